@@ -1,0 +1,204 @@
+"""From a YAML file and `key.path=value` overrides to a `Config`, or to an error that names the key and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import ValidationError
+
+from retina.config.sections import Config, Section
+from retina.errors import RetinaError
+
+_PACKAGE = Path(__file__).parents[1]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads `1e-3` as a string and silently keeps the last of two equal keys: neither here."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue  # PyYAML refuses it
+            if key.value in seen:
+                raise RetinaError(f"line {key.start_mark.line + 1}: key '{key.value}' is given twice; remove one")
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Puts text into quotes that `_Loader` would read as a number."""
+
+
+for _class in (_Loader, _Dumper):
+    _class.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+        list("-+0123456789."),
+    )
+
+
+def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Reads a YAML file and applies `key.path=value` overrides (values are YAML).
+
+    Args:
+        path: the file; None means the packaged digits demo.
+        overrides: for instance `["run.seed=3", "data.root=/data/coco"]`.
+
+    Raises:
+        RetinaError: the file is missing or not YAML, a key is unknown, a value has the wrong type or range.
+    """
+    where = "digits demo" if path is None else str(path)
+    tree = _read(default_path() if path is None else Path(path), where)
+    for override in overrides if isinstance(tree, dict) else ():
+        _apply(tree, override)
+    return parse(tree, where)
+
+
+def parse(tree: Any, where: str = "config") -> Config:
+    """Validates a tree of plain values (as read from YAML); `where` starts each error message."""
+    if not isinstance(tree, dict):
+        raise RetinaError(f"{where}: expected a mapping of sections (data, model, …), got {type(tree).__name__}")
+    try:
+        return Config.model_validate(_with_default_kinds(tree))
+    except ValidationError as error:
+        raise RetinaError(f"{where}: " + "; ".join(_explain(e) for e in error.errors())) from None
+
+
+def override(config: Config, overrides: Sequence[str]) -> Config:
+    """The configuration with `key.path=value` overrides applied."""
+    tree = config.model_dump(mode="json")
+    for text in overrides:
+        _apply(tree, text)
+    return parse(tree, "overrides") if overrides else config
+
+
+def with_absolute_root(config: Config) -> Config:
+    """The configuration with `data.root` absolute, so that a run can be evaluated from any folder."""
+    data = config.data.model_copy(update={"root": config.data.root.absolute()})
+    return config.model_copy(update={"data": data})
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved configuration, every default spelled out; `load` of it gives an equal configuration."""
+    return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def default_path() -> Path:
+    """The digits demo: in the wheel beside the package, in a checkout in `configs/`."""
+    packaged = _PACKAGE / "configs" / "digits.yaml"
+    return packaged if packaged.exists() else _PACKAGE.parent / "configs" / "digits.yaml"
+
+
+def _read(path: Path, where: str) -> Any:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise RetinaError(f"{where}: cannot read this config file: {reason}") from None
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 - _Loader is a SafeLoader
+    except RetinaError as error:
+        raise RetinaError(f"{where}: {error}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}: " if mark else ""
+        problem = " ".join(str(getattr(error, "problem", error)).split())
+        raise RetinaError(f"{where}: {line}not valid YAML: {problem}") from None
+
+
+def _apply(tree: dict, override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise RetinaError(f"override '{override}': expected key.path=value, for instance run.seed=1")
+    try:
+        value = yaml.load(text, _Loader)  # noqa: S506
+    except yaml.YAMLError:
+        raise RetinaError(f"override '{override}': the value is not valid YAML; put it in quotes") from None
+    *parents, last = key.split(".")
+    node = tree
+    for name in parents:
+        child = node.setdefault(name, {})
+        if not isinstance(child, dict):
+            raise RetinaError(f"override '{override}': '{name}' is a value, not a section")
+        node = child
+    node[last] = value
+
+
+def _with_default_kinds(tree: dict) -> dict:
+    """`optimizer.learning_rate=0.1` alone means the default optimizer's, so the default kind is filled in."""
+    out = dict(tree)
+    if isinstance(out.get("optimizer"), dict):
+        out["optimizer"] = {"kind": "sgd", **out["optimizer"]}
+    if isinstance(out.get("loss"), dict) and isinstance(out["loss"].get("box"), dict):
+        out["loss"] = {**out["loss"], "box": {"kind": "huber", **out["loss"]["box"]}}
+    return out
+
+
+def _explain(error: Any) -> str:
+    # A discriminated union puts the chosen tag into the location: the user never wrote it there.
+    location = _without_tags(error["loc"])
+    dotted = ".".join(map(str, location)) or "config"
+    if error["type"] == "extra_forbidden":
+        valid = _keys_at(error["loc"][:-1])
+        near = difflib.get_close_matches(str(location[-1]), valid, n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'?" if near else f"valid keys: {', '.join(valid)}"
+        return f"unknown key '{dotted}'; {hint}"
+    if error["type"] == "missing":
+        return f"missing key '{dotted}'"
+    if error["type"] == "union_tag_invalid":
+        tag = error["ctx"]["discriminator"].strip("'")
+        return f"'{dotted}.{tag}': expected one of {error['ctx']['expected_tags']}, got '{error['ctx']['tag']}'"
+    if error["type"] == "union_tag_not_found":
+        return f"missing key '{dotted}.{error['ctx']['discriminator'].strip(chr(39))}'"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return f"'{dotted}': {message}"
+    return f"'{dotted}': {message[0].lower()}{message[1:]}, got {error['input']!r}"
+
+
+def _without_tags(location: tuple) -> list:
+    out: list = []
+    annotation: Any = Config
+    for part in location:
+        members = _members(annotation)
+        if len(members) > 1 and part in members:
+            annotation = members[part]
+            continue
+        out.append(part)
+        annotation = _child(next(iter(members.values()), None), part)
+    return out
+
+
+def _keys_at(location: tuple) -> list[str]:
+    annotation: Any = Config
+    for part in location:
+        members = _members(annotation)
+        if len(members) > 1 and part in members:
+            annotation = members[part]
+        else:
+            annotation = _child(next(iter(members.values()), None), part)
+    section = next(iter(_members(annotation).values()), None)
+    return list(section.model_fields) if section else []
+
+
+def _members(annotation: Any) -> dict[Any, Any]:
+    """The sections that an annotation can hold, by their tag (`format` or `kind`)."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return {annotation.__name__: annotation}
+    found = {}
+    for argument in get_args(annotation):
+        for tag, section in _members(argument).items():
+            field = section.model_fields.get("format") or section.model_fields.get("kind")
+            found[field.default if field is not None else tag] = section
+    return found
+
+
+def _child(section: Any, name: Any) -> Any:
+    fields = section.model_fields if section is not None else {}
+    return fields[name].rebuild_annotation() if name in fields else None

@@ -1,0 +1,1 @@
+"""The dataset table, one file per source, and the input pipeline."""

@@ -1,0 +1,353 @@
+"""The one table that every source returns and everything else takes, and the rules that make it trustworthy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from retina.errors import RetinaError
+
+InvalidBoxes = Literal["error", "clip", "drop"]
+
+# COCO's own boxes overshoot their image by rounding; this much is cut off without a word. The second term keeps sums of
+# two-decimal numbers, such as 600.3 + 40.7, from counting as more than a whole pixel.
+_OVERSHOOT = 1.0 + 1e-6
+_SHOWN = 3
+
+
+class Objects(NamedTuple):
+    """The G objects of an image: `boxes` [G,4] xyxy pixels, `labels` [G], `crowd` [G], `difficult` [G], `areas` [G]."""
+
+    boxes: np.ndarray
+    labels: np.ndarray
+    crowd: np.ndarray
+    difficult: np.ndarray
+    areas: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class DetectionDataset:
+    """N images with M boxes of K classes, as flat read-only arrays; `build` makes one from a source's columns.
+
+    Rows `offsets[i]:offsets[i + 1]` of the per-object arrays belong to image i. Boxes are absolute-pixel xyxy inside
+    their image; labels are 0..K-1 and `category_ids` holds the source's own ids. The arrays are copied in.
+
+    Raises:
+        RetinaError: the columns contradict each other, or a box is not inside its image.
+    """
+
+    name: str  # for messages: the annotation file or the split
+    class_names: tuple[str, ...]  # K
+    category_ids: tuple[int, ...]  # K
+    image_ids: tuple[int | str, ...]  # N, the source's own
+    images: tuple[str | bytes, ...]  # N, a path to read later, or an encoded PNG or JPEG
+    sizes: np.ndarray  # [N,2] int32 (height, width)
+    offsets: np.ndarray  # [N+1] int64
+    boxes: np.ndarray  # [M,4] float64
+    labels: np.ndarray  # [M] int32
+    crowd: np.ndarray  # [M] bool
+    difficult: np.ndarray  # [M] bool
+    areas: np.ndarray  # [M] float64, pixels²: the source's own (COCO: of the mask) or the box's
+    notes: tuple[str, ...] = ()  # what was dropped or cut, with counts
+
+    def __post_init__(self) -> None:
+        for field in ("class_names", "category_ids", "image_ids", "images", "notes"):
+            object.__setattr__(self, field, tuple(getattr(self, field)))
+        for field, dtype, shape in _COLUMNS:
+            column = np.array(getattr(self, field), dtype=dtype)
+            if column.ndim != len(shape) or column.shape[1:] != shape[1:]:
+                self._fail(f"{field} must have shape {shape}, got {column.shape}")
+            column.setflags(write=False)
+            object.__setattr__(self, field, column)
+        self._check_lengths()
+        self._check_values()
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.image_ids)
+
+    def objects(self, index: int) -> Objects:
+        """The objects of image `index` (a row of the table), as views."""
+        if not 0 <= index < len(self):
+            self._fail(f"image {index} asked for, it has {len(self)} (0 to {len(self) - 1})", IndexError)
+        rows = slice(self.offsets[index], self.offsets[index + 1])
+        return Objects(self.boxes[rows], self.labels[rows], self.crowd[rows], self.difficult[rows], self.areas[rows])
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> DetectionDataset:
+        """A new table of the images in `indices` (rows, in that order, each at most once).
+
+        Raises:
+            RetinaError: an index is out of range, repeated or not whole.
+        """
+        chosen = np.asarray(indices)
+        if chosen.size == 0:
+            chosen = chosen.astype(np.int64)
+        if chosen.ndim != 1 or chosen.dtype.kind not in "iu":
+            self._fail(f"subset takes a list of whole image rows, got {chosen.dtype} of shape {chosen.shape}")
+        outside = chosen[(chosen < 0) | (chosen >= len(self))]
+        if outside.size:
+            self._fail(f"subset: image {outside[0]} asked for, it has {len(self)} (0 to {len(self) - 1})")
+        if np.unique(chosen).size != chosen.size:
+            self._fail("subset: an image is asked for twice; give each row once")
+        counts = np.diff(self.offsets)[chosen]
+        offsets = _cumulative(counts)
+        rows = np.repeat(self.offsets[chosen] - offsets[:-1], counts) + np.arange(offsets[-1])
+        return replace(
+            self,
+            image_ids=tuple(self.image_ids[i] for i in chosen),
+            images=tuple(self.images[i] for i in chosen),
+            sizes=self.sizes[chosen],
+            offsets=offsets,
+            **{field: getattr(self, field)[rows] for field in Objects._fields},
+        )
+
+    def split(self, fraction: float, seed: int) -> tuple[DetectionDataset, DetectionDataset]:
+        """Two disjoint tables: a random `fraction` of the images (rounded) and the rest, each in the table's order.
+
+        Raises:
+            RetinaError: either part would be empty.
+        """
+        count = round(fraction * len(self)) if 0 < fraction < 1 else 0
+        if not 0 < count < len(self):
+            self._fail(f"a split of {fraction} of {len(self)} images leaves one part empty; choose another fraction")
+        order = np.random.default_rng(seed).permutation(len(self))
+        return self.subset(np.sort(order[:count])), self.subset(np.sort(order[count:]))
+
+    def rename(self, names: Mapping[str, str]) -> DetectionDataset:
+        """A new table with classes called otherwise: `{old: new}`. Ids and labels stay.
+
+        Raises:
+            RetinaError: an old name is unknown, or two classes would share a name.
+        """
+        for old in names:
+            if old not in self.class_names:
+                self._fail(f"rename: unknown class '{old}'; {suggest(old, self.class_names)}")
+        return replace(self, class_names=tuple(names.get(name, name) for name in self.class_names))
+
+    def _fail(self, what: str, kind: type[Exception] = RetinaError) -> None:
+        raise kind(f"{self.name}: {what}")
+
+    def _check_lengths(self) -> None:
+        images, objects, classes = len(self.image_ids), len(self.boxes), len(self.class_names)
+        if not classes:
+            self._fail("it has no class; a detector needs at least one")
+        if len(self.category_ids) != classes:
+            self._fail(f"{classes} class names but {len(self.category_ids)} category ids")
+        for field in ("images", "sizes"):
+            if len(getattr(self, field)) != images:
+                self._fail(f"{images} image ids but {len(getattr(self, field))} {field}")
+        for field in Objects._fields:
+            if len(getattr(self, field)) != objects:
+                self._fail(f"{objects} boxes but {len(getattr(self, field))} {field}")
+        steps = self.offsets
+        if len(steps) != images + 1 or steps[0] != 0 or steps[-1] != objects or (np.diff(steps) < 0).any():
+            self._fail(f"offsets must rise from 0 to {objects} in {images + 1} numbers")
+        for field in ("class_names", "category_ids", "image_ids"):
+            again = first_repeated(getattr(self, field))
+            if again is not None:
+                self._fail(f"{field}: {again[1]!r} is given twice; each must be distinct")
+
+    def _check_values(self) -> None:
+        if (self.sizes <= 0).any():
+            row = int(np.argmax((self.sizes <= 0).any(1)))
+            self._fail(
+                f"image {self.image_ids[row]}: (height, width) is {tuple(self.sizes[row].tolist())}, not positive"
+            )
+        if ((self.labels < 0) | (self.labels >= len(self.class_names))).any():
+            self._fail(
+                f"labels must be 0 to {len(self.class_names) - 1}, got {self.labels.min()} to {self.labels.max()}"
+            )
+        height, width = np.repeat(self.sizes, np.diff(self.offsets), axis=0).T
+        x1, y1, x2, y2 = self.boxes.T
+        inside = (x1 >= 0) & (y1 >= 0) & (x2 <= width) & (y2 <= height) & (x1 < x2) & (y1 < y2)
+        if not inside.all():
+            row = int(np.argmin(inside))
+            self._fail(f"box {row} is {self.boxes[row].tolist()}, expected x1 < x2, y1 < y2 inside the image")
+        if not (np.isfinite(self.areas) & (self.areas >= 0)).all():
+            self._fail("areas must be finite and not negative")
+
+
+_COLUMNS = (
+    ("sizes", np.int32, ("N", 2)),
+    ("offsets", np.int64, ("N+1",)),
+    ("boxes", np.float64, ("M", 4)),
+    ("labels", np.int32, ("M",)),
+    ("crowd", np.bool_, ("M",)),
+    ("difficult", np.bool_, ("M",)),
+    ("areas", np.float64, ("M",)),
+)
+
+
+class RawObjects(NamedTuple):
+    """M objects as a source read them, in any order.
+
+    `image` [M] row of the image; `boxes` [M,4] xyxy pixels; `given` [M,4] the file's own numbers, for messages, and
+    `extent` [M,2] width and height as the file means them, by which a box is judged; `labels` [M]; `crowd` [M];
+    `difficult` [M]; `areas` [M], NaN where the source has none.
+    """
+
+    image: np.ndarray
+    boxes: np.ndarray
+    given: np.ndarray
+    extent: np.ndarray
+    labels: np.ndarray
+    crowd: np.ndarray
+    difficult: np.ndarray
+    areas: np.ndarray
+
+
+def build(
+    name: str,
+    classes: Mapping[str, int],
+    image_ids: Sequence[int | str],
+    images: Sequence[str | bytes],
+    sizes: np.ndarray,
+    raw: RawObjects,
+    *,
+    invalid_boxes: InvalidBoxes,
+    describe: Callable[[int], str],
+    notes: tuple[str, ...] = (),
+) -> DetectionDataset:
+    """Applies the policy for invalid boxes and groups a source's objects by image.
+
+    Args:
+        name: starts every message.
+        classes: `{class name: category id}` in label order.
+        sizes: [N,2] (height, width).
+        describe: names object `row` of `raw`, for instance "annotation 812 (image 44)".
+
+    Raises:
+        RetinaError: see `judge_boxes`; or the columns contradict each other.
+    """
+    boxes, keep, judged = judge_boxes(name, raw, sizes, invalid_boxes, describe)
+    # Stable, so that the objects of an image stay in the file's order.
+    rows = np.argsort(raw.image, kind="stable")
+    rows = rows[keep[rows]]
+    boxes, areas = boxes[rows], raw.areas[rows]
+    own = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return DetectionDataset(
+        name=name,
+        class_names=tuple(classes),
+        category_ids=tuple(classes.values()),
+        image_ids=tuple(image_ids),
+        images=tuple(images),
+        sizes=sizes,
+        offsets=_cumulative(np.bincount(raw.image[rows], minlength=len(image_ids))),
+        boxes=boxes,
+        labels=raw.labels[rows],
+        crowd=raw.crowd[rows],
+        difficult=raw.difficult[rows],
+        areas=np.where(np.isnan(areas), own, areas),
+        notes=notes + judged,
+    )
+
+
+def judge_boxes(
+    name: str, raw: RawObjects, sizes: np.ndarray, policy: InvalidBoxes, describe: Callable[[int], str]
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """The one place where a box is called invalid, and where the policy for that is applied.
+
+    Invalid is a box that is not finite, has no positive width and height as the file gives them, or reaches more than 1
+    pixel outside its image; up to 1 pixel is cut off. "drop" leaves invalid boxes out; "clip" cuts them to the image
+    and leaves out those of which nothing remains; "error" refuses.
+
+    Returns:
+        the boxes cut to their images [M,4], which of them to keep [M] bool, and notes with the counts.
+
+    Raises:
+        RetinaError: under "error", naming the first few invalid boxes, their faults and the total.
+    """
+    height, width = np.asarray(sizes, np.float64).reshape(-1, 2)[raw.image].T
+    limits = np.stack([width, height, width, height], axis=1)
+    finite = np.isfinite(raw.boxes).all(1) & np.isfinite(raw.extent).all(1)
+    with np.errstate(invalid="ignore"):
+        overshoot = np.maximum(-raw.boxes, raw.boxes - limits).max(1, initial=-np.inf)
+        cut = np.clip(raw.boxes, 0.0, limits)
+        sized = (raw.extent > 0).all(1)
+        remains = finite & sized & (cut[:, 2:] > cut[:, :2]).all(1)
+    reaching = finite & sized & (overshoot > _OVERSHOOT)
+    invalid = ~remains | reaching
+    if not invalid.any():
+        return cut, remains, ()
+    rows = np.flatnonzero(invalid)
+    counts = {
+        "not finite": int((~finite).sum()),
+        "of no positive width and height": int((finite & ~sized).sum()),
+        "reaching outside their image": int((invalid & finite & sized).sum()),
+    }
+    faults = ", ".join(f"{count} {fault}" for fault, count in counts.items() if count)
+    if policy == "error":
+        shown = "; ".join(f"{describe(row)}: {_fault(raw, row, overshoot[row], limits[row])}" for row in rows[:_SHOWN])
+        more = f"; and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
+        raise RetinaError(
+            f"{name}: {len(rows)} of {len(invalid)} boxes invalid ({faults}): {shown}{more}. "
+            "Fix the file, or set data.invalid_boxes: drop (or clip)"
+        )
+    keep = remains & ~reaching if policy == "drop" else remains
+    dropped, clipped = int((~keep).sum()), int((keep & invalid).sum())
+    done = [f"{dropped} dropped"] * bool(dropped) + [f"{clipped} cut to the image"] * bool(clipped)
+    note = f"{name}: {len(rows)} of {len(invalid)} boxes invalid ({faults}): {', '.join(done)}"
+    return cut, keep, (f"{note} (data.invalid_boxes: {policy})",)
+
+
+def with_classes(dataset: DetectionDataset, classes: Sequence[str] | None) -> DetectionDataset:
+    """The table with its classes in the order of `classes` (None: as it is); labels and ids follow.
+
+    Raises:
+        RetinaError: `classes` are not the table's names; both lists are printed.
+    """
+    if classes is None or tuple(classes) == dataset.class_names:
+        return dataset
+    if sorted(classes) != sorted(dataset.class_names):
+        raise RetinaError(
+            f"{dataset.name}: data.classes must name the classes of this file; data.classes: {list(classes)}; "
+            f"this file: {list(dataset.class_names)}"
+        )
+    old = [dataset.class_names.index(name) for name in classes]
+    new = np.argsort(old)
+    return replace(
+        dataset,
+        class_names=tuple(classes),
+        category_ids=tuple(dataset.category_ids[i] for i in old),
+        labels=new[dataset.labels],
+    )
+
+
+def suggest(name: str, valid: Sequence[str]) -> str:
+    """The end of a message about an unknown name: the nearest valid one, or all of them."""
+    near = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    return f"did you mean '{near[0]}'?" if near else f"expected one of {list(valid)}"
+
+
+def first_repeated(values: Sequence) -> tuple[int, object] | None:
+    """(index, value) of the first value that stood before, or None."""
+    if len(set(values)) == len(values):
+        return None
+    seen: set = set()
+    for index, value in enumerate(values):
+        if value in seen:
+            return index, value
+        seen.add(value)
+    return None
+
+
+def _fault(raw: RawObjects, row: int, overshoot: float, limits: np.ndarray) -> str:
+    numbers = f"[{', '.join(f'{number:.10g}' for number in raw.given[row])}]"
+    if not (np.isfinite(raw.boxes[row]).all() and np.isfinite(raw.extent[row]).all()):
+        return f"box {numbers} is not finite"
+    sides = list(zip(("width", "height"), raw.extent[row], strict=True))
+    flat = [f"zero {side}" for side, length in sides if length == 0]
+    flat += [f"negative {side} ({length:.10g})" for side, length in sides if length < 0]
+    if flat:
+        return f"box {numbers} has {' and '.join(flat)}"
+    if overshoot <= 0:
+        return f"box {numbers} is too thin to be told from a line"
+    return f"box {numbers} reaches {overshoot:.6g} px outside its image ({limits[0]:.0f} wide, {limits[1]:.0f} high)"
+
+
+def _cumulative(counts: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])

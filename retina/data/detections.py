@@ -1,0 +1,203 @@
+"""The table of detections: what inference returns, what the evaluators take, and what `detections.json` holds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from retina.errors import RetinaError
+
+if TYPE_CHECKING:
+    from retina.data.dataset import DetectionDataset
+
+
+@dataclass(frozen=True, eq=False)
+class DetectionTable:
+    """n detections over a dataset, in the order in which they were made (it decides between equal scores).
+
+    Values are converted to the types below; they are not copied where they already have them.
+
+    Attributes:
+        image: [n] int64, the row of the image in the dataset's table.
+        boxes: [n, 4] float32 or float64, xyxy in the original image's pixels.
+        scores: [n] float32.
+        labels: [n] int32, 0..K-1.
+
+    Raises:
+        RetinaError: the shapes don't belong together.
+    """
+
+    image: np.ndarray
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+
+    def __post_init__(self) -> None:
+        boxes = np.asarray(self.boxes)
+        if boxes.dtype not in (np.float32, np.float64):
+            boxes = boxes.astype(np.float64)
+        converted = {
+            "image": np.asarray(self.image, np.int64),
+            "boxes": boxes.reshape(0, 4) if boxes.size == 0 else boxes,
+            "scores": np.asarray(self.scores, np.float32),
+            "labels": np.asarray(self.labels, np.int32),
+        }
+        shapes = {name: array.shape for name, array in converted.items()}
+        n = len(converted["boxes"])
+        if shapes != {"image": (n,), "boxes": (n, 4), "scores": (n,), "labels": (n,)}:
+            raise RetinaError(
+                f"detections: expected image [n], boxes [n, 4], scores [n] and labels [n], got {shapes}; "
+                "give one row to each detection"
+            )
+        for name, array in converted.items():
+            object.__setattr__(self, name, array)
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @classmethod
+    def empty(cls) -> DetectionTable:
+        """A table without detections."""
+        return cls(np.zeros(0), np.zeros((0, 4)), np.zeros(0), np.zeros(0))
+
+
+def concatenate(tables: Sequence[DetectionTable]) -> DetectionTable:
+    """One table of all rows, in the given order; no tables give the empty table."""
+    if not tables:
+        return DetectionTable.empty()
+    return DetectionTable(
+        np.concatenate([table.image for table in tables]),
+        np.concatenate([table.boxes for table in tables]),
+        np.concatenate([table.scores for table in tables]),
+        np.concatenate([table.labels for table in tables]),
+    )
+
+
+def check(table: DetectionTable, dataset: DetectionDataset, where: str = "detections") -> None:
+    """Holds a table against the dataset that it was made on.
+
+    Raises:
+        RetinaError: names the first row whose image or label the dataset does not have, whose box is reversed, or
+            whose box or score is not finite.
+    """
+    rules = (
+        ("image", (table.image < 0) | (table.image >= len(dataset)), f"a row of the dataset, 0 to {len(dataset) - 1}"),
+        (
+            "labels",
+            (table.labels < 0) | (table.labels >= len(dataset.class_names)),
+            f"a class of the dataset, 0 to {len(dataset.class_names) - 1}",
+        ),
+        ("boxes", ~np.isfinite(table.boxes).all(axis=1), "four finite numbers x1, y1, x2, y2"),
+        ("boxes", (table.boxes[:, 2:] < table.boxes[:, :2]).any(axis=1), "x1 <= x2 and y1 <= y2"),
+        ("scores", ~np.isfinite(table.scores), "a finite number"),
+    )
+    for field, bad, expected in rules:
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise RetinaError(
+                f"{where}: row {row}: {field}: expected {expected}, got {getattr(table, field)[row].tolist()}; "
+                "evaluate detections on the dataset that they were made on"
+            )
+
+
+def to_coco(table: DetectionTable, dataset: DetectionDataset) -> list[dict[str, Any]]:
+    """The COCO results format (cocodataset.org/#format-results), with the source's own ids, ready for `json.dump`.
+
+    Returns:
+        One entry a detection: `image_id`, `category_id`, `bbox` as x, y, width, height in pixels, and `score`.
+
+    Raises:
+        RetinaError: a row does not fit the dataset (see `check`).
+    """
+    check(table, dataset)
+    boxes = to_xywh(table.boxes).tolist()
+    image_ids = [_plain(identifier) for identifier in dataset.image_ids]
+    category_ids = [_plain(identifier) for identifier in dataset.category_ids]
+    return [
+        {"image_id": image_ids[image], "category_id": category_ids[label], "bbox": box, "score": score}
+        for image, label, box, score in zip(
+            table.image.tolist(), table.labels.tolist(), boxes, table.scores.tolist(), strict=True
+        )
+    ]
+
+
+def from_coco(entries: list[dict[str, Any]], dataset: DetectionDataset, where: str = "detections") -> DetectionTable:
+    """Reads what `to_coco` writes, from any tool; keys other than the four are left alone.
+
+    Args:
+        entries: the list of a COCO results file.
+        where: starts each error message, for instance the file's name.
+
+    Raises:
+        RetinaError: it is not a list; an entry lacks a key, has an image or category that the dataset does not have,
+            or a box or score that is not a finite number, or a negative width or height.
+    """
+    if not isinstance(entries, list):
+        raise RetinaError(
+            f"{where}: expected a list of detections (image_id, category_id, bbox, score), "
+            f"got {type(entries).__name__}; give a COCO results file"
+        )
+    rows = {_plain(identifier): row for row, identifier in enumerate(dataset.image_ids)}
+    labels = {_plain(identifier): label for label, identifier in enumerate(dataset.category_ids)}
+    image, label, boxes, scores = [], [], [], []
+    for index, entry in enumerate(entries):
+        at = f"{where}: entry {index}"
+        if not isinstance(entry, dict):
+            raise RetinaError(f"{at}: expected a mapping, got {type(entry).__name__}; mend or remove it")
+        missing = [key for key in ("image_id", "category_id", "bbox", "score") if key not in entry]
+        if missing:
+            raise RetinaError(
+                f"{at}: expected image_id, category_id, bbox and score, but {missing[0]} is missing; add it"
+            )
+        image.append(_find(rows, entry["image_id"], f"{at}: image_id", "images"))
+        label.append(_find(labels, entry["category_id"], f"{at}: category_id", "categories"))
+        boxes.append(_box(entry["bbox"], at))
+        if not _is_number(entry["score"]):
+            raise RetinaError(f"{at}: expected a finite score, got {entry['score']!r}; mend or remove it")
+        scores.append(entry["score"])
+    xyxy = np.asarray(boxes, np.float64).reshape(-1, 4)
+    xyxy[:, 2:] += xyxy[:, :2]
+    return DetectionTable(np.asarray(image, np.int64), xyxy, np.asarray(scores), np.asarray(label, np.int32))
+
+
+def to_xywh(boxes: np.ndarray) -> np.ndarray:
+    """[n, 4] xyxy to [n, 4] float64 x, y, width, height; subtracts in float64, where float32 corners are exact."""
+    xywh = np.asarray(boxes, np.float64).reshape(-1, 4).copy()
+    xywh[:, 2:] -= xywh[:, :2]
+    return xywh
+
+
+def _find(table: dict[Any, int], identifier: Any, at: str, things: str) -> int:
+    # A list has no hash, and True would pass for 1.
+    if isinstance(identifier, bool) or not isinstance(identifier, (int, str, float)) or identifier not in table:
+        example = f" (such as {next(iter(table))!r})" if table else ""
+        raise RetinaError(
+            f"{at}: expected one of the dataset's {len(table)} {things}{example}, got {identifier!r}; "
+            "give the dataset that the detections were made on"
+        )
+    return table[identifier]
+
+
+def _box(value: Any, at: str) -> list[float]:
+    if not isinstance(value, (list, tuple)) or len(value) != 4 or not all(_is_number(part) for part in value):
+        raise RetinaError(
+            f"{at}: expected bbox as four finite numbers x, y, width, height, got {value!r}; mend or remove it"
+        )
+    if value[2] < 0 or value[3] < 0:
+        raise RetinaError(
+            f"{at}: expected a bbox with width and height of at least 0, got {value!r}; mend or remove it"
+        )
+    return list(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _plain(identifier: Any) -> Any:
+    """NumPy scalars become Python's: `json` refuses them."""
+    return identifier.item() if isinstance(identifier, np.generic) else identifier

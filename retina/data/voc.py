@@ -1,0 +1,262 @@
+"""Pascal VOC XML (Everingham et al., The PASCAL VOC Challenge, IJCV 2010) to `DetectionDataset`.
+
+Box convention: VOC counts pixels from 1 and includes the last one, so a box `xmin, ymin, xmax, ymax` covers
+`[xmin - 1, ymin - 1, xmax, ymax]` in the continuous coordinates used inside (as in detectron2). Whether a box has a
+positive size is judged on the numbers of the file. Tools that count from 0 write xmin = 0, which becomes 0, not -1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+from xml.etree.ElementTree import Element, ParseError
+
+import numpy as np
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import fromstring
+
+from retina.data.dataset import DetectionDataset, InvalidBoxes, RawObjects, build, first_repeated, suggest
+from retina.errors import RetinaError
+
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_EXTENSIONS = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
+_SPLIT = re.compile(r"(?:(?P<year>\w+)/)?(?P<name>[\w\-.]+)")
+_LISTED = 20
+
+
+class _Annotation(NamedTuple):
+    file: Path
+    size: tuple[int, int]  # height, width
+    names: list[str]
+    corners: list[list[float]]
+    difficult: list[bool]
+
+
+def read_voc(
+    folder: Path,
+    splits: tuple[str, ...],
+    *,
+    classes: tuple[str, ...] | None = None,
+    invalid_boxes: InvalidBoxes = "error",
+    difficult: Literal["ignore", "use", "drop"] = "ignore",
+) -> DetectionDataset:
+    """Reads splits of `ImageSets/Main`, concatenated in order; the images themselves are not opened.
+
+    Args:
+        folder: holds `Annotations`, `ImageSets` and `JPEGImages` (splits such as "train"), or year folders like
+            `VOC2007` with these, directly or in `VOCdevkit` (splits such as "2007/trainval").
+        classes: the class names in label order. None takes the sorted names of all annotations of the year folders in
+            use, so that every split gives the same list. Category ids are 1..K.
+        difficult: "ignore" flags difficult objects, "use" takes them like any other, "drop" leaves them out.
+
+    Raises:
+        RetinaError: a split, annotation or image is missing, an annotation is malformed or declares a DTD or entities,
+            a class is not in `classes`, or a box is invalid and `invalid_boxes` is "error".
+    """
+    name = f"{folder} ({', '.join(splits)})"
+    listed: list[tuple[Path, str]] = []
+    for split in splits:
+        home, file = _locate(folder, split)
+        listed += [(home, stem) for stem in _stems(file)]
+    stems = [stem for _, stem in listed]
+    again = first_repeated(stems)
+    if again is not None:
+        raise RetinaError(f"{name}: image {again[1]} is listed twice; each image may stand in one of the splits once")
+    homes = list(dict.fromkeys(home for home, _ in listed))
+    images = {home: _files(home / "JPEGImages") for home in homes}
+    paths = [_image(home, stem, images[home]) for home, stem in listed]
+    annotations = [_parse(home / "Annotations" / f"{stem}.xml") for home, stem in listed]
+    if classes is None:
+        names = _all_names(homes, annotations)
+        if not names:
+            raise RetinaError(f"{name}: no annotation has an object, so there are no class names; set data.classes")
+    else:
+        names = list(classes)
+        _check_names(annotations, names)
+    return _table(name, names, stems, paths, annotations, invalid_boxes, difficult)
+
+
+def _table(
+    name: str,
+    names: list[str],
+    stems: list[str],
+    paths: list[str],
+    annotations: list[_Annotation],
+    invalid_boxes: InvalidBoxes,
+    difficult: str,
+) -> DetectionDataset:
+    flags = np.array([flag for a in annotations for flag in a.difficult], np.bool_)
+    number = np.array([i for a in annotations for i in range(len(a.names))], np.int64)
+    image = np.repeat(np.arange(len(annotations)), [len(a.names) for a in annotations])
+    label_of = {class_name: label for label, class_name in enumerate(names)}
+    labels = np.array([label_of[class_name] for a in annotations for class_name in a.names], np.int32)
+    given = np.array([corners for a in annotations for corners in a.corners], np.float64).reshape(-1, 4)
+    notes: tuple[str, ...] = ()
+    if difficult == "drop" and flags.any():
+        notes = (f"{name}: {flags.sum()} of {len(flags)} objects are difficult: dropped (data.difficult: drop)",)
+        image, number, labels, given = image[~flags], number[~flags], labels[~flags], given[~flags]
+        flags = flags[~flags]
+    raw = RawObjects(
+        image=image,
+        boxes=given - np.array([1.0, 1.0, 0.0, 0.0]),
+        given=given,
+        extent=given[:, 2:] - given[:, :2],
+        labels=labels,
+        crowd=np.zeros(len(image), np.bool_),
+        difficult=flags & (difficult == "ignore"),
+        areas=np.full(len(image), np.nan),
+    )
+    return build(
+        name,
+        {class_name: label + 1 for class_name, label in label_of.items()},
+        stems,
+        paths,
+        np.array([a.size for a in annotations], np.int32),
+        raw,
+        invalid_boxes=invalid_boxes,
+        describe=lambda row: f"{annotations[image[row]].file.name} object {number[row]}",
+        notes=notes,
+    )
+
+
+def _locate(folder: Path, split: str) -> tuple[Path, Path]:
+    """The folder that holds `Annotations`, and the split's file."""
+    if not folder.is_dir():
+        raise RetinaError(f"{folder}: no such folder; expected a Pascal VOC folder, check data.root and folder")
+    match = _SPLIT.fullmatch(split)
+    if match is None:
+        raise RetinaError(f"{folder}: split '{split}': expected a name such as 'train' or '2007/trainval'")
+    year, name = match["year"], match["name"]
+    homes = [folder] if year is None else [folder / f"VOC{year}", folder / "VOCdevkit" / f"VOC{year}"]
+    for home in homes:
+        file = home / "ImageSets" / "Main" / f"{name}.txt"
+        if file.is_file():
+            return home, file
+    missing = homes[0] / "ImageSets" / "Main" / f"{name}.txt"
+    raise RetinaError(f"{missing}: no such split file (split '{split}'); {_existing(folder)}")
+
+
+def _existing(folder: Path) -> str:
+    found = [file.stem for file in sorted(folder.glob("ImageSets/Main/*.txt"))]
+    for pattern in ("VOC*/ImageSets/Main/*.txt", "VOCdevkit/VOC*/ImageSets/Main/*.txt"):
+        found += [f"{file.parents[2].name.removeprefix('VOC')}/{file.stem}" for file in sorted(folder.glob(pattern))]
+    # Of the devkit's 80 files, those of single classes (aeroplane_train) would bury the few that are meant.
+    plain = [name for name in found if "_" not in name] or found
+    if not plain:
+        return f"there is no ImageSets/Main/*.txt in {folder} or in year folders (VOC2007) in it"
+    return "splits that exist: " + ", ".join(plain[:_LISTED]) + (", ..." if len(plain) > _LISTED else "")
+
+
+def _stems(file: Path) -> list[str]:
+    """The first column: a second one, in the devkit's files of single classes, says whether the class is present."""
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise RetinaError(f"{file}: cannot read this split file: {reason}") from None
+    stems = []
+    for number, line in enumerate(lines, start=1):
+        columns = line.split()
+        if not columns:
+            continue
+        if "/" in columns[0] or "\\" in columns[0] or "\0" in columns[0]:
+            raise RetinaError(
+                f"{file}: line {number}: expected the name of an image without folder, got {columns[0]!r}"
+            )
+        stems.append(columns[0])
+    if not stems:
+        raise RetinaError(f"{file}: this split file lists no image")
+    return stems
+
+
+def _files(folder: Path) -> frozenset[str]:
+    if not folder.is_dir():
+        raise RetinaError(f"{folder}: no such folder; a Pascal VOC folder holds Annotations, ImageSets and JPEGImages")
+    return frozenset(entry.name for entry in folder.iterdir())
+
+
+def _image(home: Path, stem: str, files: frozenset[str]) -> str:
+    # By the split's name: the <filename> of an annotation is often that of a file before it was renamed or converted.
+    for extension in _EXTENSIONS:
+        if stem + extension in files:
+            return str(home / "JPEGImages" / (stem + extension))
+    raise RetinaError(f"{home / 'JPEGImages' / stem}: no such image (.jpg, .jpeg or .png), yet a split file lists it")
+
+
+def _parse(file: Path) -> _Annotation:
+    root = _root(file)
+    size = [_number(file, "size", root, f"size/{side}") for side in ("height", "width")]
+    for side, length in zip(("height", "width"), size, strict=True):
+        if not (1 <= length < 2**31 and length == int(length)):
+            raise RetinaError(f"{file}: size: {side} must be a positive whole number, got {length:g}; correct the size")
+    objects = root.findall("object")
+    names, corners, difficult = [], [], []
+    for index, element in enumerate(objects):
+        where = f"object {index}"
+        names.append(_text(file, where, element, "name"))
+        if element.find("bndbox") is None:
+            raise RetinaError(f"{file}: {where} has no <bndbox>; add it, or remove the object")
+        corners.append([_number(file, where, element, f"bndbox/{corner}") for corner in _CORNERS])
+        difficult.append(_flag(file, where, element))
+    return _Annotation(file, (int(size[0]), int(size[1])), names, corners, difficult)
+
+
+def _root(file: Path) -> Element:
+    try:
+        root = fromstring(file.read_bytes(), forbid_dtd=True)
+    except OSError as error:
+        raise RetinaError(
+            f"{file}: cannot read this annotation: {error.strerror}; each listed image needs one"
+        ) from None
+    except DefusedXmlException:
+        raise RetinaError(f"{file}: it declares a DTD or entities, which is refused as unsafe; remove them") from None
+    except (ParseError, ValueError, LookupError) as error:  # the latter two: unknown or broken encodings
+        raise RetinaError(f"{file}: not valid XML: {error}") from None
+    if root.tag != "annotation":
+        raise RetinaError(f"{file}: expected <annotation> as the outermost element, got <{root.tag}>")
+    return root
+
+
+def _text(file: Path, where: str, element: Element, path: str) -> str:
+    text = (element.findtext(path) or "").strip()
+    if not text:
+        raise RetinaError(f"{file}: {where} has no <{path}>, or it is empty; add it")
+    return text
+
+
+def _number(file: Path, where: str, element: Element, path: str) -> float:
+    text = _text(file, where, element, path)
+    try:
+        return float(text)
+    except ValueError:
+        raise RetinaError(f"{file}: {where}: <{path}> must be a number, got '{text}'") from None
+
+
+def _flag(file: Path, where: str, element: Element) -> bool:
+    text = (element.findtext("difficult") or "0").strip()
+    if text not in ("0", "1"):
+        raise RetinaError(f"{file}: {where}: <difficult> must be 0 or 1, got '{text}'")
+    return text == "1"
+
+
+def _all_names(homes: Sequence[Path], annotations: Sequence[_Annotation]) -> list[str]:
+    """The sorted class names of every annotation in `homes`, of which `annotations` are already parsed."""
+    names = {name for annotation in annotations for name in annotation.names}
+    known = {annotation.file for annotation in annotations}
+    for home in homes:
+        for file in sorted((home / "Annotations").glob("*.xml")):
+            if file not in known:
+                found = _root(file).findall("object")
+                names.update(_text(file, f"object {index}", element, "name") for index, element in enumerate(found))
+    return sorted(names)
+
+
+def _check_names(annotations: Sequence[_Annotation], classes: list[str]) -> None:
+    valid = set(classes)
+    for annotation in annotations:
+        for index, name in enumerate(annotation.names):
+            if name not in valid:
+                hint = suggest(name, classes)
+                raise RetinaError(f"{annotation.file}: object {index}: class '{name}' is not in data.classes; {hint}")

@@ -1,0 +1,180 @@
+"""Runs a detector over data: `Predictor.predict` for images, `detect` for a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from retina import config as configuration
+from retina.config import Config
+from retina.data.dataset import DetectionDataset
+from retina.data.detections import DetectionTable, concatenate
+from retina.errors import RetinaError
+from retina.models.detector import Detector
+
+Batch = dict[str, Any]
+_INPUTS = ("images", "size", "scale")
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What was found in one image, by falling score.
+
+    `boxes` [n, 4] float32 xyxy in the image's own pixels, `scores` [n] float32, `labels` [n] int32, `names` n strings.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def above(self, score: float) -> Detections:
+        """Those with at least this score."""
+        keep = self.scores >= score
+        names = tuple(name for name, kept in zip(self.names, keep, strict=True) if kept)
+        return Detections(self.boxes[keep], self.scores[keep], self.labels[keep], names)
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """Plain values for JSON: `name`, `label`, `score`, `box` (xyxy)."""
+        rows = zip(self.names, self.labels.tolist(), self.scores.tolist(), self.boxes.tolist(), strict=True)
+        return [{"name": name, "label": label, "score": score, "box": box} for name, label, score, box in rows]
+
+
+def compile_inference(detector: Detector) -> Callable[[Batch], dict[str, np.ndarray]]:
+    """Network, decoding and NMS as one function from a batch to arrays `boxes`, `scores`, `labels`, `valid`."""
+    forward = _FORWARD[keras.backend.backend()](detector)
+
+    def run(batch: Batch) -> dict[str, np.ndarray]:
+        found = forward({name: batch[name] for name in _INPUTS})
+        return {name: keras.ops.convert_to_numpy(value) for name, value in found.items()}
+
+    return run
+
+
+def detect(
+    run: Callable[[Batch], dict[str, np.ndarray]], dataset: DetectionDataset, data: configuration.Data, batch_size: int
+) -> DetectionTable:
+    """The detections of a whole dataset, with `run` from `compile_inference`."""
+    from retina.data.pipeline import evaluation_batches, translated
+
+    tables = []
+    with translated():
+        for batch in evaluation_batches(dataset, data, batch_size=batch_size):
+            tables.append(_table(run(batch), np.asarray(batch["index"])))
+    return concatenate(tables)
+
+
+def _table(found: dict[str, np.ndarray], index: np.ndarray) -> DetectionTable:
+    keep = found["valid"] & (index >= 0)[:, None]
+    rows = np.broadcast_to(index[:, None], keep.shape)
+    return DetectionTable(rows[keep], found["boxes"][keep], found["scores"][keep], found["labels"][keep])
+
+
+class Predictor:
+    """A trained detector with its preprocessing: what `retina.load` returns."""
+
+    def __init__(self, detector: Detector, config: Config):
+        self.detector, self.config = detector, config
+        self.class_names = detector.class_names
+        self.run = compile_inference(detector)
+
+    def predict(self, images: Any) -> list[Detections]:
+        """Detects objects.
+
+        Args:
+            images: one or several paths, or uint8 RGB arrays [H, W, 3]; sizes may differ.
+
+        Returns:
+            One `Detections` an image, in the order given.
+
+        Raises:
+            RetinaError: a file is missing or no image, or an array is no [H, W, 3] uint8.
+        """
+        return list(self.stream(images))
+
+    def stream(self, images: Any) -> Iterable[Detections]:
+        """`predict`, an image at a time."""
+        from retina.data.pipeline import canvas_image
+
+        single = isinstance(images, (str, Path)) or (isinstance(images, np.ndarray) and images.ndim == 3)
+        for image in [images] if single else images:
+            pixels = _pixels(image)
+            canvas, scale, size = canvas_image(pixels, self.config.data.resize)
+            batch = {
+                "images": canvas[None],
+                "scale": scale[None].astype(np.float32),
+                "size": size[None].astype(np.int32),
+            }
+            found = {name: value[0] for name, value in self.run(batch).items()}
+            keep = found["valid"]
+            labels = found["labels"][keep]
+            names = tuple(self.class_names[k] for k in labels)
+            yield Detections(found["boxes"][keep], found["scores"][keep], labels, names)
+
+
+def build_detector(config: Config, class_names: Sequence[str], *, random_weights: bool = False) -> Detector:
+    """The detector of a configuration; `random_weights` leaves presets out, where a checkpoint will overwrite them."""
+    model = config.model.model_copy(update={"weights": None}) if random_weights else config.model
+    return Detector(
+        class_names,
+        model=model,
+        anchors=config.anchors,
+        assignment=config.assignment,
+        loss=config.loss,
+        inference=config.inference,
+        precision=config.run.precision,
+    )
+
+
+def _pixels(image: Any) -> np.ndarray:
+    from retina.data.pipeline import load_image
+
+    if isinstance(image, (str, Path)):
+        return load_image(str(image))
+    pixels = np.asarray(image)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[-1] != 3 or 0 in pixels.shape:
+        raise RetinaError(f"predict: expected uint8 RGB [H, W, 3], got {pixels.dtype} {list(pixels.shape)}")
+    return pixels
+
+
+def _tensorflow_forward(detector: Detector) -> Callable[[Batch], Batch]:
+    import tensorflow as tf
+
+    return tf.function(lambda batch: detector.decode(detector(batch, training=False), batch))
+
+
+def _jax_forward(detector: Detector) -> Callable[[Batch], Batch]:
+    import jax
+
+    @jax.jit
+    def forward(trainable: list, frozen: list, batch: Batch) -> Batch:
+        outputs, _ = detector.stateless_call(trainable, frozen, batch, training=False)
+        return detector.decode(outputs, batch)
+
+    def run(batch: Batch) -> Batch:
+        state = ([v.value for v in group] for group in (detector.trainable_variables, detector.non_trainable_variables))
+        return forward(*state, {name: np.asarray(value) for name, value in batch.items()})
+
+    return run
+
+
+def _torch_forward(detector: Detector) -> Callable[[Batch], Batch]:
+    def run(batch: Batch) -> Batch:
+        import torch
+
+        with torch.no_grad():
+            batch = {name: keras.ops.convert_to_tensor(np.asarray(value)) for name, value in batch.items()}
+            return detector.decode(detector(batch, training=False), batch)
+
+    return run
+
+
+_FORWARD = {"tensorflow": _tensorflow_forward, "jax": _jax_forward, "torch": _torch_forward}

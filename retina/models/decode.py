@@ -1,0 +1,96 @@
+"""From network outputs to detections: candidates, boxes, exact per-class NMS (arXiv:1708.02002, section 4)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from keras import ops
+
+from retina import config
+from retina.ops import boxes as box_ops
+from retina.ops.nms import nms, stable_top_k
+
+Tensor = Any
+
+
+def decode(
+    outputs: dict[str, Tensor],
+    anchors: list[Tensor],
+    size: Tensor,
+    scale: Tensor,
+    *,
+    inference: config.Inference,
+    box_weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0),
+    max_size_ratio: float = box_ops.MAX_SIZE_RATIO,
+) -> dict[str, Tensor]:
+    """The detections of a batch.
+
+    Args:
+        outputs: `logits` [B, A, K] and `deltas` [B, A, 4].
+        anchors: [A_l, 4] of each level, in the order of the outputs.
+        size: [B, 2] height and width of the content on the canvas; boxes are cut to it.
+        scale: [B, 2] canvas pixels per original pixel (y, x).
+        inference: section of the configuration.
+        box_weights, max_size_ratio: of the box encoding, as in `config.Anchors`.
+
+    Returns:
+        `boxes` [B, D, 4] in the original image's pixels, `scores` [B, D], `labels` [B, D] int32 and `valid` [B, D]
+        bool, by falling score; zeros where not valid.
+    """
+    candidates = []
+    start = 0
+    for level in anchors:
+        stop = start + level.shape[0]
+        logits, deltas = outputs["logits"][:, start:stop], outputs["deltas"][:, start:stop]
+        pairs = _candidates(logits, deltas, level, inference)
+        candidates.append((box_ops.decode(pairs[0], pairs[1], box_weights, max_size_ratio), *pairs[2:]))
+        start = stop
+    boxes, logits, labels = (ops.concatenate(parts, axis=1) for parts in zip(*candidates, strict=True))
+    boxes = box_ops.clip(boxes, size[:, None, :])
+
+    kept = nms(boxes, logits, labels, iou_threshold=inference.nms_iou, max_detections=inference.max_detections)
+    valid = kept >= 0
+    rows = ops.maximum(kept, 0)
+    per_original = 1.0 / ops.cast(scale, boxes.dtype)
+    per_original = ops.concatenate([per_original[:, 1:], per_original[:, :1]] * 2, axis=-1)
+    boxes = ops.take_along_axis(boxes, rows[..., None], axis=1) * per_original[:, None, :]
+    return {
+        "boxes": ops.where(valid[..., None], boxes, 0.0),
+        "scores": ops.where(valid, ops.sigmoid(ops.take_along_axis(logits, rows, axis=1)), 0.0),
+        "labels": ops.where(valid, ops.take_along_axis(labels, rows, axis=1), 0),
+        "valid": valid,
+    }
+
+
+def _candidates(
+    logits: Tensor, deltas: Tensor, anchors: Tensor, inference: config.Inference
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A level's best pairs: anchors, deltas [B, N, 4], logits (-inf below the threshold), labels [B, N].
+
+    The best N pairs lie on the N anchors with the best top class, so that only those anchors' classes are sorted.
+    """
+    classes = logits.shape[-1]
+    anchor_count = min(inference.candidates, logits.shape[1])
+    _, rows = stable_top_k(ops.max(logits, axis=-1), anchor_count)
+    # Sorted rows keep equal scores in the order of the flat (anchor, class) index.
+    rows = ops.sort(rows, axis=-1)
+    logits = ops.take_along_axis(logits, rows[..., None], axis=1)
+
+    pair_count = min(inference.candidates, anchor_count * classes)
+    top, pairs = stable_top_k(ops.reshape(logits, (-1, anchor_count * classes)), pair_count)
+    labels = pairs % classes
+    rows = ops.take_along_axis(rows, pairs // classes, axis=1)
+
+    anchors = ops.take(ops.convert_to_tensor(anchors), rows, axis=0)
+    deltas = ops.take_along_axis(deltas, rows[..., None], axis=1)
+    # Suppression goes by logits: a vectorised sigmoid gives equal logits scores that differ in the last bit, depending on
+    # where in the array they stand, and high ones the same score.
+    above = top > _logit(inference.score_threshold)
+    return anchors, deltas, ops.where(above, top, -math.inf), labels
+
+
+def _logit(probability: float) -> float:
+    if probability in (0.0, 1.0):
+        return -math.inf if probability == 0.0 else math.inf
+    return math.log(probability / (1.0 - probability))

@@ -1,0 +1,79 @@
+"""Classification and box subnets, shared over pyramid levels (arXiv:1708.02002, section 4)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+from retina import config
+
+Tensor = Any
+
+
+class Subnet(keras.layers.Layer):
+    """Convolutions and a prediction, applied to each pyramid level with the same weights.
+
+    Maps `[[B, h, w, c], …]` to one [B, Σ h·w·anchors, width] float32. The prediction's bias is added in float32: in
+    bfloat16 a bias of -4.6 would round the logits to steps of 1/32.
+    """
+
+    def __init__(self, head: config.Head, anchors: int, width: int, bias: float, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.head, self.anchors, self.width, self.bias_value = head, anchors, width, bias
+        self.convolutions = [self._convolution(head.channels, True, f"conv_{i}") for i in range(head.layers)]
+        self.norms = [
+            keras.layers.GroupNormalization(32, epsilon=1e-5, dtype=self.dtype_policy, name=f"norm_{i}")
+            for i in range(head.layers if head.norm == "group" else 0)
+        ]
+        self.prediction = self._convolution(anchors * width, False, "prediction")
+
+    def _convolution(self, channels: int, bias: bool, name: str) -> keras.layers.Conv2D:
+        return keras.layers.Conv2D(
+            channels,
+            3,
+            padding="same",
+            use_bias=bias,
+            kernel_initializer=keras.initializers.RandomNormal(stddev=self.head.init_std),
+            dtype=self.dtype_policy,
+            name=name,
+        )
+
+    def build(self, shapes: list[tuple]) -> None:
+        shape = tuple(shapes[0])
+        for index, layer in enumerate(self.convolutions):
+            layer.build(shape)
+            shape = (*shape[:3], self.head.channels)
+            if self.norms:
+                self.norms[index].build(shape)
+        self.prediction.build(shape)
+        self.bias = self.add_weight(
+            name="prediction_bias",
+            shape=(self.anchors * self.width,),
+            initializer=keras.initializers.Constant(self.bias_value),
+            dtype="float32",
+            autocast=False,
+        )
+
+    def call(self, maps: list[Tensor]) -> Tensor:
+        return ops.concatenate([self._one_level(x) for x in maps], axis=1)
+
+    def _one_level(self, x: Tensor) -> Tensor:
+        for index, layer in enumerate(self.convolutions):
+            x = layer(x)
+            x = ops.relu(self.norms[index](x) if self.norms else x)
+        x = ops.cast(self.prediction(x), "float32") + ops.convert_to_tensor(self.bias)
+        return ops.reshape(x, (-1, x.shape[1] * x.shape[2] * self.anchors, self.width))
+
+
+def classification_subnet(head: config.Head, anchors: int, classes: int, **kwargs: Any) -> Subnet:
+    """Logits [B, A, K]; every class starts with probability `head.prior`."""
+    bias = -math.log((1.0 - head.prior) / head.prior)
+    return Subnet(head, anchors, classes, bias, name="classification", **kwargs)
+
+
+def box_subnet(head: config.Head, anchors: int, **kwargs: Any) -> Subnet:
+    """Deltas [B, A, 4]."""
+    return Subnet(head, anchors, 4, 0.0, name="box", **kwargs)

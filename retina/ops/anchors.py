@@ -1,0 +1,47 @@
+"""Anchor boxes of a feature pyramid (arXiv:1708.02002, section 4), as NumPy constants."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from retina.config import Anchors
+
+
+def count_per_cell(config: Anchors) -> int:
+    return len(config.scales) * len(config.ratios)
+
+
+def base_anchors(config: Anchors, level: int) -> np.ndarray:
+    """Anchors [R·S, 4] around the origin, xyxy pixels float64; ratios vary slowest, scales fastest.
+
+    Every ratio keeps the area: width = side / sqrt(ratio), height = side * sqrt(ratio).
+    """
+    sides = config.size * 2.0**level * np.asarray(config.scales, np.float64)
+    roots = np.sqrt(np.asarray(config.ratios, np.float64))
+    width = (sides[None, :] / roots[:, None]).reshape(-1)
+    height = (sides[None, :] * roots[:, None]).reshape(-1)
+    corners = np.stack([-width, -height, width, height], axis=1) / 2
+    return np.round(corners) if config.rounding else corners
+
+
+def level_shapes(canvas: tuple[int, int], levels: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Feature map (height, width) of each level; every stride-2 layer rounds up."""
+    return [(-(-canvas[0] // 2**level), -(-canvas[1] // 2**level)) for level in levels]
+
+
+def level_anchors(config: Anchors, canvas: tuple[int, int], levels: tuple[int, ...]) -> list[np.ndarray]:
+    """Anchors of each level: float32 [h·w·R·S, 4] xyxy pixels, ordered by row, column, then as `base_anchors`."""
+    out = []
+    for level, (height, width) in zip(levels, level_shapes(canvas, levels), strict=True):
+        stride = 2.0**level
+        y = (np.arange(height) + config.offset) * stride
+        x = (np.arange(width) + config.offset) * stride
+        centres = np.stack(np.broadcast_arrays(x[None, :], y[:, None], x[None, :], y[:, None]), axis=-1)
+        boxes = centres[:, :, None, :] + base_anchors(config, level)
+        out.append(boxes.reshape(-1, 4).astype(np.float32))
+    return out
+
+
+def pyramid_anchors(config: Anchors, canvas: tuple[int, int], levels: tuple[int, ...]) -> np.ndarray:
+    """All anchors [A, 4] of a canvas (height, width), finest level first: the order of the network's outputs."""
+    return np.concatenate(level_anchors(config, canvas, levels))

@@ -1,0 +1,63 @@
+"""Exact greedy per-class non-maximum suppression, in the graph, with the same indices on every backend."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+from retina.ops import boxes as box_ops
+
+Tensor = Any
+
+
+def stable_top_k(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of the last axis and their int32 indices, largest first; of equal values the lower index first."""
+    # JAX's sort, and Keras' argmax that `nms` uses, put -0.0 below 0.0.
+    values = ops.where(values == 0, 0.0, values)
+    if keras.backend.backend() == "torch":  # torch.topk promises no order among equals
+        index = ops.argsort(-values, axis=-1)[..., :k]
+        return ops.take_along_axis(values, index, axis=-1), ops.cast(index, "int32")
+    top, index = ops.top_k(values, k)
+    return top, ops.cast(index, "int32")
+
+
+def nms(boxes: Tensor, scores: Tensor, labels: Tensor, *, iou_threshold: float, max_detections: int) -> Tensor:
+    """Greedy per-class non-maximum suppression of a batch.
+
+    Repeatedly keeps the best-scored box left and removes those of its class that overlap it by more than
+    `iou_threshold`. One pass over the candidates a detection, so memory stays linear in their number.
+
+    Args:
+        boxes: [B, N, 4] xyxy pixels.
+        scores: [B, N], in any unit that grows with the probability; a candidate with a score of -inf is none.
+        labels: [B, N] int.
+        iou_threshold: boxes are suppressed strictly above it, as in `tf.image.non_max_suppression`.
+        max_detections: D.
+
+    Returns:
+        [B, D] int32 rows of the kept candidates by falling score, -1 where there are fewer.
+    """
+    batch, count = scores.shape[0], scores.shape[1]
+    rows = ops.arange(count, dtype="int32")[None, :]
+    slots = ops.arange(max_detections, dtype="int32")[None, :]
+    kept = ops.full((ops.shape(scores)[0] if batch is None else batch, max_detections), -1, dtype="int32")
+
+    def some_left(step: Tensor, left: Tensor, kept: Tensor) -> Tensor:
+        return ops.logical_and(step < max_detections, ops.any(left > -math.inf))
+
+    def keep_best(step: Tensor, left: Tensor, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        best = ops.cast(ops.argmax(left, axis=-1), "int32")[:, None]
+        exists = ops.take_along_axis(left, best, axis=1) > -math.inf
+        box = ops.take_along_axis(boxes, best[:, :, None], axis=1)
+        same_class = labels == ops.take_along_axis(labels, best, axis=1)
+        suppressed = ops.logical_and(box_ops.iou(box, boxes) > iou_threshold, same_class)
+        # The chosen one is removed by its row: the IoU of an empty box with itself is 0.
+        left = ops.where(ops.logical_or(suppressed, rows == best), -math.inf, left)
+        kept = ops.where(ops.logical_and(slots == step, exists), best, kept)
+        return step + 1, left, kept
+
+    start = (ops.zeros((), dtype="int32"), scores, kept)
+    return ops.while_loop(some_left, keep_best, start)[2]

@@ -1,0 +1,41 @@
+"""Imports TensorFlow without its start-up chatter."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+
+_CHATTER = re.compile(rb"^([IW]0000 |WARNING: All log messages before absl::InitializeLog)")
+
+
+def import_tensorflow_quietly() -> None:
+    """Imports TensorFlow once; what its C++ part writes to standard error is left out.
+
+    Part of it comes before any log level takes effect, so standard error is a file meanwhile; errors in it are passed
+    on. Later ones are not: on a machine without a GPU each run would start with "failed call to cuInit", and an error
+    that stops TensorFlow reaches Python as an exception. `TF_CPP_MIN_LOG_LEVEL`, where the user has set it, switches
+    this off.
+    """
+    if "tensorflow" in sys.modules or "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+        return
+    import tempfile
+
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    try:
+        terminal = os.dup(2)
+    except OSError:  # no standard error at all: nothing to keep quiet
+        import tensorflow
+
+        return
+    with tempfile.TemporaryFile() as caught:
+        os.dup2(caught.fileno(), 2)
+        try:
+            import tensorflow  # noqa: F401
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            caught.seek(0)
+            for line in caught:
+                if not _CHATTER.match(line):
+                    sys.stderr.write(line.decode(errors="replace"))

@@ -1,0 +1,1 @@
+"""The run: step, schedule, checkpoints, run directory, progress."""

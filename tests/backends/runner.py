@@ -1,0 +1,197 @@
+"""Computes everything that must not depend on the Keras backend, and writes it to an .npz file.
+
+    KERAS_BACKEND=jax python runner.py functions OUT.npz
+    KERAS_BACKEND=jax python runner.py detector OUT.npz WEIGHTS.npz
+
+The weights file is written where it does not exist, otherwise read. Names that start with `index/` hold what must be equal.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script: `tests` and `retina` lie there
+
+import keras
+import numpy as np
+from keras import ops
+
+from retina import config, losses
+from retina.models.decode import decode
+from retina.models.objective import loss_sums, objective
+from retina.ops import boxes as box_ops
+from retina.ops.anchors import level_anchors
+from retina.ops.assignment import match
+from retina.ops.nms import nms, stable_top_k
+from tests.gradient import value_and_gradient
+
+CANVAS = (64, 96)
+ANCHORS = config.Anchors(scales=(1.0, 1.5), ratios=(0.25, 1.0, 4.0))
+
+
+def tensor(values):
+    return ops.convert_to_tensor(values)
+
+
+def random_boxes(random, shape, limit=64):
+    """Whole-pixel boxes, a tenth of them without area."""
+    corner = random.integers(0, limit // 2, (*shape, 2))
+    sides = random.integers(2, limit // 2, (*shape, 2)) * (random.random((*shape, 1)) > 0.1)
+    return np.concatenate([corner, corner + sides], axis=-1).astype(np.float32)
+
+
+def batch_of(random, images=2):
+    boxes = random_boxes(random, (images, 5))
+    return {
+        "boxes": boxes,
+        "labels": random.integers(0, 3, (images, 5)).astype(np.int32),
+        "valid": random.random((images, 5)) < 0.8,
+        "crowd": random.random((images, 5)) < 0.2,
+        "size": np.array([CANVAS, (48, 80)], np.int32)[:images],
+        "scale": np.array([[1.0, 1.0], [0.5, 0.8]], np.float32)[:images],
+    }
+
+
+def functions():
+    random = np.random.default_rng(7)
+    out = {}
+
+    def keep(name, function, x):
+        out[name], out[f"{name}/gradient"] = value_and_gradient(function, x)
+
+    first, second = random_boxes(random, (200,)), random_boxes(random, (200,))
+    solid = first.copy()
+    solid[:, 2:] = np.maximum(solid[:, 2:], solid[:, :2] + 1)
+    keep("iou", lambda x: box_ops.iou(x[:, None], tensor(second)[None]), first + 0.25)
+    out["iou/exact"] = ops.convert_to_numpy(box_ops.iou(tensor(first)[:, None], tensor(second)[None]))
+    keep("encode", lambda x: box_ops.encode(tensor(solid), x, (10.0, 10.0, 5.0, 5.0)), second)
+    keep("decode", lambda x: box_ops.decode(tensor(solid), x), random.normal(0, 2, (200, 4)).astype(np.float32))
+    keep("giou", lambda x: losses.giou_loss(x, tensor(second)), solid + 0.25)
+
+    logits = np.concatenate([np.linspace(-200, 200, 41), random.normal(0, 4, 200)]).astype(np.float32)
+    targets = np.where(np.arange(241) % 3 == 2, 0.3, np.arange(241) % 3).astype(np.float32)
+    for gamma in (0.0, 0.5, 1.0, 2.0, 5.0):
+        for alpha in (None, 0.25):
+            focal = lambda x, a=alpha, g=gamma: losses.sigmoid_focal(x, tensor(targets), alpha=a, gamma=g)  # noqa: E731
+            keep(f"focal/{alpha}/{gamma}", focal, logits)
+    errors = np.linspace(-3, 3, 62).astype(np.float32)
+    keep("huber", lambda x: losses.huber(x, tensor(np.zeros_like(errors)), delta=1 / 9), errors)
+    keep("smooth_l1", lambda x: losses.smooth_l1(x, tensor(np.zeros_like(errors)), beta=1 / 9), errors)
+
+    # Grids make ties; both zeros count as equal.
+    values = np.round(random.normal(0, 2, (3, 500)) * 2).astype(np.float32) / 2
+    out["top_k"], out["index/top_k"] = (ops.convert_to_numpy(x) for x in stable_top_k(tensor(values), 60))
+    boxes, labels = random_boxes(random, (3, 60)), random.integers(0, 3, (3, 60)).astype(np.int32)
+    for name, scores in (("ties", values[:, :60]), ("equal", np.ones((3, 60), np.float32))):
+        rows = nms(*(tensor(x) for x in (boxes, scores, labels)), iou_threshold=0.5, max_detections=30)
+        out[f"index/nms/{name}"] = ops.convert_to_numpy(rows)
+
+    levels = level_anchors(ANCHORS, CANVAS, (3, 4, 5))
+    anchors = np.concatenate(levels)
+    batch = batch_of(random)
+    fields = {name: tensor(field) for name, field in batch.items()}
+    for force in (False, True):
+        found = match(
+            tensor(anchors), fields["boxes"], fields["valid"], fields["crowd"], config.Assignment(force_match=force)
+        )
+        index, positive, ignored = (ops.convert_to_numpy(x) for x in found)
+        out[f"index/match/{force}"] = np.stack([np.where(positive, index, -1), ignored])
+
+    logits = np.round(random.normal(-2, 2, (2, len(anchors), 3)) * 4).astype(np.float32) / 4
+    deltas = random.normal(0, 0.3, (2, len(anchors), 4)).astype(np.float32)
+    for box in (config.HuberBox(), config.SmoothL1Box(), config.GiouBox()):
+
+        def loss(box=box, logits=logits, deltas=deltas, part="loss"):
+            sums = loss_sums(
+                {"logits": tensor(logits), "deltas": tensor(deltas)},
+                fields,
+                tensor(anchors),
+                assignment=config.Assignment(),
+                loss=config.Loss(box=box),
+            )
+            return objective(sums)[part]
+
+        keep(f"loss/{box.kind}/logits", lambda x, loss=loss: loss(logits=x), logits)
+        keep(f"loss/{box.kind}/deltas", lambda x, loss=loss: loss(deltas=x, part="loss_box"), deltas)
+
+    found = decode(
+        {"logits": tensor(logits), "deltas": tensor(deltas)},
+        levels,
+        fields["size"],
+        fields["scale"],
+        inference=config.Inference(candidates=50, max_detections=40),
+    )
+    found = {name: ops.convert_to_numpy(field) for name, field in found.items()}
+    out |= {"detections/boxes": found["boxes"], "detections/scores": found["scores"]}
+    out |= {"index/detections/labels": found["labels"], "index/detections/valid": found["valid"]}
+    return out
+
+
+def detector(weights):
+    from retina.models.detector import Detector
+    from retina.training.checkpoint import gather, restore
+
+    keras.utils.set_random_seed(5)
+    random = np.random.default_rng(8)
+    model = Detector(
+        ("a", "b", "c"),
+        model=config.Model(
+            backbone="keras_cv/resnet10",
+            fpn=config.Fpn(channels=64, max_level=6),
+            head=config.Head(channels=64, layers=2, init_std=0.05),
+        ),
+        anchors=ANCHORS,
+        inference=config.Inference(candidates=100, max_detections=20, score_threshold=0.01),
+    )
+    if weights.exists():
+        with np.load(weights) as file:
+            restore(dict(file), model)
+    else:
+        np.savez(weights, **gather(model))
+
+    batch = {"images": random.integers(0, 256, (2, *CANVAS, 3)).astype(np.uint8), **batch_of(random)}
+    fields = {name: tensor(field) for name, field in batch.items()}
+    outputs = model(fields)
+    found = {name: ops.convert_to_numpy(field) for name, field in model.decode(outputs, fields).items()}
+    out = {f"outputs/{name}": ops.convert_to_numpy(x) for name, x in outputs.items()}
+    out |= {"detections/boxes": found["boxes"], "detections/scores": found["scores"]}
+    out |= {"index/detections/labels": found["labels"], "index/detections/valid": found["valid"]}
+
+    for training in (False, True):
+        losses_, gradients = losses_and_gradients(model, fields, training)
+        mode = "training" if training else "inference"
+        out |= {f"{mode}/{name}": value for name, value in losses_.items()}
+        variables = model.trainable_variables
+        out |= {f"{mode}/gradient/{v.path}": g for v, g in zip(variables, gradients, strict=True)}
+    return out
+
+
+def losses_and_gradients(model, batch, training):
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            values = objective(model.loss_sums(model(batch, training=training), batch))
+        gradients = tape.gradient(values["loss"], [v.value for v in model.trainable_variables])
+    elif backend == "jax":
+        import jax
+
+        def loss(trainable, frozen):
+            outputs, _ = model.stateless_call(trainable, frozen, batch, training=training)
+            values = objective(model.loss_sums(outputs, batch))
+            return values["loss"], values
+
+        state = [v.value for v in model.trainable_variables], [v.value for v in model.non_trainable_variables]
+        (_, values), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(*state)
+    else:
+        import torch
+
+        values = objective(model.loss_sums(model(batch, training=training), batch))
+        gradients = torch.autograd.grad(values["loss"], [v.value for v in model.trainable_variables])
+    numpy = ops.convert_to_numpy
+    return {name: numpy(value) for name, value in values.items()}, [numpy(g) for g in gradients]
+
+
+if __name__ == "__main__":
+    what, target = sys.argv[1], sys.argv[2]
+    np.savez(target, **(functions() if what == "functions" else detector(Path(sys.argv[3]))))

@@ -1,0 +1,18 @@
+"""Fixtures for all tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The folder of real data beside the checkout; where it is absent the test is skipped, in CI it fails."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        missing = "needs the real data in ../shared/data beside the checkout"
+        if os.environ.get("RETINA_REQUIRE_SHARED"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    return folder

@@ -1,0 +1,177 @@
+"""The commands as a user runs them, each in its own process: output, exit codes, and nothing else on the screen."""
+
+import json
+import re
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+import retina as package
+from retina import cli
+
+COCO = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
+COMMANDS = ["train", "evaluate", "predict", "config", "version"]
+
+
+def chatter(text: str) -> list[str]:
+    """Lines that no command of retina writes: warnings, TensorFlow's log lines, tracebacks."""
+    wanted = re.compile(r"^(step \d|digits/|resumed after step)")
+    return [line for line in text.splitlines() if line.strip() and not wanted.match(line)]
+
+
+@pytest.fixture(scope="module")
+def pictures(trained) -> list[Path]:
+    folder = trained.folder / "photographs"
+    folder.mkdir()
+    for number in range(2):
+        noise = np.random.default_rng(number).integers(0, 256, (64, 48 + 16 * number, 3), np.uint8)
+        Image.fromarray(noise).save(folder / f"{number}.png")
+    return sorted(folder.iterdir())
+
+
+def main(monkeypatch, capsys, *arguments: object) -> tuple[int, str, str]:
+    """The same entry point in this process: cheaper where TensorFlow is needed again."""
+    monkeypatch.setattr("sys.argv", ["retina", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    captured = capsys.readouterr()
+    return stop.value.code or 0, captured.out, captured.err
+
+
+def test_train_says_what_it_does_and_where_the_run_is(trained):
+    assert chatter(trained.finished.err) == []
+    assert "digits/train: 16 images" in trained.finished.err and "step 6/6  loss" in trained.finished.err
+    assert "The run is in run" in trained.finished.out and "retina evaluate run" in trained.finished.out
+
+
+def test_evaluate_as_json(retina, trained):
+    done = retina(trained.folder, "evaluate", "run", "--json", "--checkpoint", "latest")
+    assert done.code == 0 and done.err == ""
+    tree = json.loads(done.out)
+    assert list(tree["metrics"]) == COCO
+    assert list(tree["per_class"]) == [str(digit) for digit in range(10)]
+    assert (tree["run"], tree["split"], tree["checkpoint"], tree["images"]) == ("run", "validation", "latest", 6)
+    # What was measured while training is what the checkpoint scores.
+    written = json.loads((trained.run / "eval" / "step_6" / "metrics.json").read_text())
+    assert tree["metrics"] == pytest.approx(written["metrics"], abs=1e-6)
+    assert tree["detections"] == written["detections"] > 0
+
+
+def test_evaluate_as_tables_with_files(monkeypatch, capsys, trained, tmp_path):
+    monkeypatch.setenv("COLUMNS", "120")
+    code, out, err = main(monkeypatch, capsys, "evaluate", trained.run, "--split", "test", "--out", tmp_path / "test")
+    assert (code, err) == (0, "")
+    assert "AP50" in out and "4 images" in out and "per class" in out
+    assert sorted(path.name for path in (tmp_path / "test").iterdir()) == [
+        "detections.json",
+        "metrics.json",
+        "predictions.png",
+    ]
+
+
+def test_predict_as_json_with_pictures(retina, trained, pictures):
+    done = retina(trained.folder, "predict", "run", "photographs", "--out", "found", "--score", "0.1", "--json")
+    assert done.code == 0 and done.err == ""
+    tree = json.loads(done.out)
+    assert [entry["image"] for entry in tree] == ["photographs/0.png", "photographs/1.png"]
+    assert json.loads((trained.folder / "found" / "detections.json").read_text()) == tree
+    for entry, source in zip(tree, pictures, strict=True):
+        assert entry["detections"] and all(d["score"] >= 0.1 for d in entry["detections"])
+        with Image.open(trained.folder / "found" / source.name) as drawn, Image.open(source) as photograph:
+            assert drawn.width >= photograph.width
+            assert np.asarray(drawn).shape[2] == 3
+
+
+def test_predict_in_words(monkeypatch, capsys, trained, pictures, tmp_path):
+    code, out, err = main(
+        monkeypatch, capsys, "predict", trained.run, pictures[0], "--out", tmp_path / "p", "--score", "1"
+    )
+    assert (code, err) == (0, "")
+    assert out == f"{pictures[0]}: nothing found  →  {tmp_path}/p/0.png\n"
+    assert (tmp_path / "p" / "0.png").is_file()
+
+
+def test_config_prints_what_it_reads_again(retina, tmp_path):
+    done = retina(tmp_path, "config", "run.seed=7", "optimizer.learning_rate=1e-3")
+    assert done.code == 0 and done.err == ""
+    tree = yaml.safe_load(done.out)
+    assert tree["run"]["seed"] == 7 and tree["optimizer"]["learning_rate"] == 1e-3
+    assert tree["inference"]["nms_iou"] == 0.5
+    (tmp_path / "mine.yaml").write_text(done.out)
+    assert retina(tmp_path, "config", "mine.yaml").out == done.out
+
+
+def test_version(retina, tmp_path):
+    assert retina(tmp_path, "version") == (0, f"{package.__version__}\n", "")
+
+
+def test_help_names_the_commands(monkeypatch, capsys):
+    code, out, err = main(monkeypatch, capsys, "--help")
+    assert (code, err) == (0, "")
+    assert all(re.search(rf"^  {name} ", out, re.MULTILINE) for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_each_command(monkeypatch, capsys, command):
+    code, out, err = main(monkeypatch, capsys, command, "--help")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"Usage: retina {command}")
+
+
+def test_help_imports_nothing_heavy(python, tmp_path):
+    code = (
+        "import sys\nsys.argv = ['retina', '--help']\nfrom retina.cli import main\n"
+        "try:\n    main()\nfinally:\n"
+        "    heavy = {'tensorflow', 'keras', 'numpy', 'pydantic', 'PIL', 'jax', 'torch', 'rich.console'}\n"
+        "    print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    done = python(["-c", code], tmp_path)
+    assert done.code == 0 and done.err == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fly"], "No such command 'fly'"),
+        (["train", "--bogus"], "No such option: --bogus"),
+        (["evaluate"], "Missing argument"),
+        (["evaluate", "run", "--split", "holdout"], "'holdout' is not one of"),
+        (["predict", "run"], "Missing argument"),
+        (["predict", "run", "x.png", "--score", "1.5"], "--score"),
+    ],
+)
+def test_wrong_usage_is_two(monkeypatch, capsys, arguments, message):
+    code, out, err = main(monkeypatch, capsys, *arguments)
+    assert code == 2 and out == ""
+    assert message in err and "Traceback" not in err
+
+
+def test_a_defect_is_one_and_says_how_to_see_more(monkeypatch, capsys):
+    def fail(*_: object) -> None:
+        raise KeyError("broken")
+
+    monkeypatch.setattr("retina.config.load", fail)
+    code, out, err = main(monkeypatch, capsys, "config")
+    assert (code, out) == (1, "")
+    assert err == "retina: unexpected KeyError: 'broken' (a defect of retina: `--debug` shows where)\n"
+
+
+def test_a_loss_that_is_not_finite_is_one(monkeypatch, capsys):
+    def fail(*_: object) -> None:
+        raise FloatingPointError("step 3: the loss is nan")
+
+    monkeypatch.setattr("retina.config.load", fail)
+    assert main(monkeypatch, capsys, "config") == (1, "", "retina: step 3: the loss is nan\n")
+
+
+def test_control_c_is_130_without_traceback(monkeypatch, capsys):
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("retina.config.load", fail)
+    code, out, err = main(monkeypatch, capsys, "config")
+    assert code == 128 + signal.SIGINT and out == "" and "Traceback" not in err

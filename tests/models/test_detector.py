@@ -1,0 +1,249 @@
+import math
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from retina import config
+from retina.models.detector import Detector, PixelNormalization
+from retina.models.objective import objective
+from tests import reference
+
+CLASSES = ("a", "b", "c")
+TINY = config.Model(
+    backbone="keras_cv/resnet10",
+    fpn=config.Fpn(channels=32, max_level=5),
+    head=config.Head(channels=32, layers=1),
+)
+ANCHORS = config.Anchors(ratios=(0.25, 1.0, 4.0), scales=(1.0, 1.5))
+
+
+def tiny(**changes):
+    return Detector(CLASSES, **{"model": TINY, "anchors": ANCHORS, **changes})
+
+
+@pytest.fixture(scope="module")
+def detector():
+    keras.utils.set_random_seed(1)
+    return tiny()
+
+
+def batch_of(seed=0, images=2, canvas=(64, 96)):
+    """Random pixels, one object and one crowd an image, one empty slot; the second image is smaller than the canvas."""
+    random = np.random.default_rng(seed)
+    boxes = np.array([[8, 8, 40, 44], [60, 20, 90, 60], [0, 0, 0, 0]], np.float32)
+    size = [canvas] + [(canvas[0] - 16, canvas[1] - 32)] * (images - 1)
+    return {
+        "images": random.integers(0, 256, (images, *canvas, 3)).astype(np.uint8),
+        "boxes": np.tile(boxes, (images, 1, 1)),
+        "labels": np.tile(np.array([2, 0, 0], np.int32), (images, 1)),
+        "valid": np.tile([True, True, False], (images, 1)),
+        "crowd": np.tile([False, True, False], (images, 1)),
+        "size": np.array(size, np.int32),
+        "scale": np.full((images, 2), 0.5, np.float32),
+    }
+
+
+def tensors(batch):
+    return {name: ops.convert_to_tensor(field) for name, field in batch.items()}
+
+
+def zero_prediction_kernels(detector):
+    for head in (detector.classification, detector.box):
+        head.prediction.kernel.assign(np.zeros(head.prediction.kernel.shape))
+
+
+# ------------------------------------------------------------------------------------------------------ initial state
+
+
+def test_initial_biases(detector):
+    np.testing.assert_allclose(detector.classification.bias, -math.log(0.99 / 0.01), rtol=1e-6)
+    assert not ops.convert_to_numpy(detector.box.bias).any()
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_the_first_loss_equals_the_hand_computed_one(precision):
+    """Without prediction kernels each logit is its bias and each delta 0, so that the loss follows from the matches."""
+    detector, batch = tiny(precision=precision), batch_of()
+    zero_prediction_kernels(detector)
+    outputs = detector(batch)
+    np.testing.assert_allclose(outputs["logits"], -math.log(99), rtol=1e-6)
+    assert not ops.convert_to_numpy(outputs["deltas"]).any()
+
+    anchors = np.concatenate(detector.level_anchors((64, 96)))
+    rows, ignored = reference.match(anchors, batch["boxes"][0], batch["valid"][0], batch["crowd"][0])
+    positives = 2 * int((rows >= 0).sum())  # both images have the same boxes
+    negatives = 2 * int((~ignored).sum()) * len(CLASSES) - positives
+    assert positives > 4 and ignored.sum() > 10
+    prior, alpha, gamma = 0.01, 0.25, 2
+    classification = positives * alpha * (1 - prior) ** gamma * -math.log(prior)
+    classification += negatives * (1 - alpha) * prior**gamma * -math.log(1 - prior)
+    goals = [reference.encode(anchors[a], batch["boxes"][0][row]) for a, row in enumerate(rows) if row >= 0]
+    box = 2 * 9 * reference.huber(np.array(goals), 0, 1 / 9).sum()
+
+    sums = detector.loss_sums(outputs, tensors(batch))
+    assert float(sums.positives) == positives
+    np.testing.assert_allclose(float(sums.classification), classification, rtol=1e-5)
+    np.testing.assert_allclose(float(sums.box), box, rtol=1e-5)
+    loss = float(objective(sums)["loss"])
+    np.testing.assert_allclose(loss, (classification + box) / positives, rtol=1e-5)
+
+
+def test_initial_scores_are_near_the_prior(detector):
+    scores = reference.sigmoid(ops.convert_to_numpy(detector(batch_of())["logits"]))
+    assert abs(scores.mean() - 0.01) < 1e-3
+
+
+# ------------------------------------------------------------------------------------------------------ normalisation
+
+
+def test_normalization_by_hand():
+    layer = PixelNormalization((100, 50, 0), (10, 20, 0.5))
+    found = layer(np.array([[[[100, 70, 0], [0, 255, 255]]]], np.uint8))
+    np.testing.assert_allclose(found, [[[[0, 1, 0], [-10, 10.25, 510]]]], rtol=1e-6)
+
+
+def test_normalization_zeroes_the_padding_and_nothing_else():
+    layer = PixelNormalization((100, 100, 100), (10, 10, 10))
+    images = np.full((3, 4, 6, 3), 110, np.uint8)
+    found = ops.convert_to_numpy(layer(images, ops.convert_to_tensor(np.array([[4, 6], [3, 2], [0, 0]], np.int32))))
+    expected = np.zeros((3, 4, 6, 3), np.float32)
+    expected[0], expected[1, :3, :2] = 1, 1
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_what_the_padding_holds_never_matters(detector):
+    batch = batch_of()
+    dirty = {**batch, "images": batch["images"].copy()}
+    dirty["images"][1, 48:] = 255
+    dirty["images"][1, :, 64:] = 77
+    clean_logits, dirty_logits = (ops.convert_to_numpy(detector(b)["logits"]) for b in (batch, dirty))
+    np.testing.assert_array_equal(clean_logits, dirty_logits)
+    assert np.abs(ops.convert_to_numpy(detector(dirty["images"])["logits"])[1] - clean_logits[1]).max() > 1e-4
+
+
+def test_float_images_are_not_rounded_before_they_are_normalised():
+    layer = PixelNormalization((0, 0, 0), (1, 1, 1), dtype="mixed_bfloat16")
+    assert "bfloat16" in str(layer(np.zeros((1, 2, 2, 3), np.uint8)).dtype)
+    detector = tiny(precision="mixed_bfloat16")
+    images = np.full((1, 64, 64, 3), 200.4, np.float32)  # bfloat16 holds 200 and 201 there
+    seen = []
+    detector.normalization.call = lambda x, size=None: (seen.append(x), PixelNormalization.call(layer, x, size))[1]
+    detector(images)
+    np.testing.assert_array_equal(seen[0], images)
+
+
+# ---------------------------------------------------------------------------------------------------------- outputs
+
+
+def test_outputs_match_the_anchors(detector):
+    outputs = detector(batch_of())
+    count = sum(map(len, detector.level_anchors((64, 96))))
+    assert count == 6 * (8 * 12 + 4 * 6 + 2 * 3)
+    assert tuple(outputs["logits"].shape) == (2, count, 3) and tuple(outputs["deltas"].shape) == (2, count, 4)
+
+
+def test_mixed_precision_stays_close_and_gives_float32():
+    keras.utils.set_random_seed(3)
+    single = tiny()
+    mixed = tiny(precision="mixed_bfloat16")
+    # Larger kernels than at the start, so that the comparison is not one of biases.
+    for variable, other in zip(single.variables, mixed.variables, strict=True):
+        assert variable.path == other.path and "float32" in str(other.dtype)
+        if "prediction/kernel" in variable.path:
+            variable.assign(np.random.default_rng(0).normal(0, 0.05, variable.shape))
+        other.assign(variable.value)
+    batch = batch_of()
+    losses = []
+    for detector in (single, mixed):
+        outputs = detector(batch, training=True)
+        assert all("float32" in str(x.dtype) for x in outputs.values())
+        detections = detector.decode(outputs, tensors(batch))
+        assert "float32" in str(detections["boxes"].dtype) and "float32" in str(detections["scores"].dtype)
+        losses.append([float(x) for x in objective(detector.loss_sums(outputs, tensors(batch))).values()])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=0.02)
+    assert keras.config.dtype_policy().name == "float32"  # the global policy is put back
+
+
+def test_decode_gives_original_pixels():
+    detector = tiny(inference=config.Inference(max_detections=3, nms_iou=0.3))
+    batch = tensors(batch_of())
+    anchors = np.concatenate(detector.level_anchors((64, 96)))
+    logits = np.full((2, len(anchors), 3), -9.0, np.float32)
+    logits[:, 100, 1] = 3.0
+    found = detector.decode({"logits": ops.convert_to_tensor(logits), "deltas": ops.zeros((2, len(anchors), 4))}, batch)
+    for i, (height, width) in enumerate([(64, 96), (48, 64)]):
+        expected = (
+            np.clip(anchors[100], 0, [width, height, width, height]) * 2
+        )  # half a canvas pixel is one of the image
+        np.testing.assert_allclose(found["boxes"][i][0], expected, rtol=1e-6)
+        assert list(found["valid"][i]) == [True, False, False] and int(found["labels"][i][0]) == 1
+
+
+def test_frozen_batch_normalisation():
+    for backbone in ("keras_cv/resnet10", "keras_cv/csp_darknet_tiny"):  # the second hides its layers inside blocks
+        frozen = tiny(model=TINY.model_copy(update={"backbone": backbone, "batch_norm": "frozen"}))
+        trainable = [variable.path for variable in frozen.backbone.trainable_variables]
+        assert trainable and not [path for path in trainable if path.endswith(("gamma", "beta"))]
+        before = [ops.convert_to_numpy(v) for v in frozen.backbone.non_trainable_variables]
+        frozen(batch_of(), training=True)
+        for old, new in zip(before, frozen.backbone.non_trainable_variables, strict=True):
+            np.testing.assert_array_equal(old, new)
+
+
+# ------------------------------------------------------------------------------------------------------------ keras
+
+
+def test_paths_are_unique_and_equal_for_every_detector(detector):
+    paths = [variable.path for variable in detector.variables]
+    assert len(set(paths)) == len(paths)
+    keras.layers.Conv2D(1, 1)
+    for other in (tiny(), tiny(precision="mixed_bfloat16"), tiny(name="teacher")):
+        assert [v.path.removeprefix(f"{other.name}/") for v in other.variables] == [
+            path.removeprefix("detector/") for path in paths
+        ]
+
+
+def test_get_config_round_trip(detector):
+    changed = tiny(
+        loss=config.Loss(box=config.GiouBox(weight=3.0), classification=config.Focal(alpha=None, gamma=0.5)),
+        assignment=config.Assignment(force_match=True),
+        inference=config.Inference(nms_iou=0.6),
+        precision="mixed_bfloat16",
+        name="other",
+    )
+    for first in (detector, changed):
+        second = Detector.from_config(first.get_config())
+        assert second.get_config() == first.get_config()
+        assert second.sections == first.sections and second.class_names == first.class_names
+    assert changed.get_config()["precision"] == "mixed_bfloat16" and changed.get_config()["name"] == "other"
+
+
+def test_saving_and_loading_by_keras(detector, tmp_path):
+    detector.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    images = batch_of()["images"]
+    np.testing.assert_array_equal(loaded(images)["logits"], detector(images)["logits"])
+    assert loaded.get_config() == detector.get_config()
+
+
+def test_fit_lowers_the_loss_and_reports_the_objective():
+    import tensorflow as tf
+
+    keras.utils.set_random_seed(0)
+    detector = tiny()
+    batches = [batch_of(1), batch_of(2)]
+    # Of known length: Keras counts the failed read at the end of another as one more, empty batch.
+    data = tf.data.Dataset.from_tensor_slices({k: np.stack([b[k] for b in batches]) for k in batches[0]})
+    detector.compile(optimizer=keras.optimizers.Adam(1e-3))
+
+    losses = [objective(detector.loss_sums(detector(b), tensors(b))) for b in batches]
+    reported = detector.evaluate(data, verbose=0, return_dict=True)
+    assert set(reported) == {"loss", "loss_classification", "loss_box", "positives"}
+    for name in ("loss", "loss_classification", "loss_box"):
+        np.testing.assert_allclose(reported[name], np.mean([float(x[name]) for x in losses]), rtol=1e-4)
+    assert reported["positives"] == float(detector.loss_sums(detector(batches[0]), tensors(batches[0])).positives)
+
+    history = detector.fit(data.repeat(2), epochs=3, verbose=0).history["loss"]
+    assert history[-1] < 0.8 * history[0]

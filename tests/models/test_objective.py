@@ -1,0 +1,252 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import ops
+
+from retina import config
+from retina.models.objective import LossSums, loss_sums, objective
+from retina.ops.anchors import pyramid_anchors
+from tests import reference
+from tests.gradient import value_and_gradient
+
+ANCHORS = np.array([[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10]], np.float32)
+PAPER, PAPERS_LOSS = config.Assignment(), config.Loss()
+BOX_LOSSES = (config.HuberBox(), config.SmoothL1Box(), config.GiouBox())
+ids = [box.kind for box in BOX_LOSSES]
+
+
+def batch_of(boxes, labels=None, valid=None, crowd=None):
+    boxes = np.asarray(boxes, np.float32)
+    shape = boxes.shape[:2]
+    return {
+        "boxes": boxes,
+        "labels": np.zeros(shape, np.int32) if labels is None else np.asarray(labels, np.int32),
+        "valid": np.ones(shape, bool) if valid is None else np.asarray(valid, bool),
+        "crowd": np.zeros(shape, bool) if crowd is None else np.asarray(crowd, bool),
+    }
+
+
+def empty_batch(images=1, slots=2):
+    return batch_of(np.zeros((images, slots, 4)), valid=np.zeros((images, slots)))
+
+
+def sums_of(logits, deltas, batch, anchors=ANCHORS, assignment=PAPER, loss=PAPERS_LOSS):
+    outputs = {"logits": ops.convert_to_tensor(logits), "deltas": ops.convert_to_tensor(deltas)}
+    batch = {name: ops.convert_to_tensor(field) for name, field in batch.items()}
+    return loss_sums(outputs, batch, ops.convert_to_tensor(anchors), assignment=assignment, loss=loss)
+
+
+def numbers(sums):
+    return [float(value) for value in sums]
+
+
+def outputs_of(images=1, anchors=3, classes=2, seed=0):
+    random = np.random.default_rng(seed)
+    logits = random.normal(-1, 2, (images, anchors, classes)).astype(np.float32)
+    return logits, random.normal(0, 0.5, (images, anchors, 4)).astype(np.float32)
+
+
+# ------------------------------------------------------------------------------------------------------------- empty
+
+
+@pytest.mark.parametrize("slots", [0, 1, 5])
+@pytest.mark.parametrize("box", BOX_LOSSES, ids=ids)
+def test_a_batch_without_objects_trains_the_background(box, slots):
+    logits, deltas = np.zeros((2, 3, 2), np.float32), outputs_of(2)[1]
+    sums = sums_of(logits, deltas, empty_batch(2, slots), loss=config.Loss(box=box))
+    # 12 background logits of 0, each (1 - α) · (1/2)² · ln 2.
+    classification = 12 * 0.75 * 0.25 * math.log(2)
+    np.testing.assert_allclose(numbers(sums), [classification, 0, 0], rtol=1e-6)
+    losses = objective(sums)
+    assert float(losses["loss_box"]) == 0.0
+    np.testing.assert_allclose([float(losses["loss"]), float(losses["loss_classification"])], classification, rtol=1e-6)
+
+
+@pytest.mark.parametrize("box", BOX_LOSSES, ids=ids)
+def test_gradients_of_a_batch_without_objects(box):
+    logits, deltas = outputs_of(2)
+    loss = config.Loss(box=box)
+    _, slope = value_and_gradient(lambda x: sums_of(x, deltas, empty_batch(2), loss=loss).classification, logits)
+    assert np.isfinite(slope).all() and (slope > 0).all()
+    # Even deltas that overflow a box add nothing where there is no object.
+    for extreme in (deltas, np.full_like(deltas, 1e30), np.full_like(deltas, -1e30)):
+        value, slope = value_and_gradient(lambda x: sums_of(logits, x, empty_batch(2), loss=loss).box, extreme)
+        assert value == 0 and (slope == 0).all()
+
+
+@pytest.mark.parametrize("box", BOX_LOSSES, ids=ids)
+def test_padding_and_boxes_without_area_never_make_a_gradient_nan(box):
+    logits, deltas = outputs_of(1)
+    boxes = [[[0, 0, 10, 10], [0, 0, 0, 0], [45, 5, 45, 5]]]
+    for force in (False, True):
+        batch = batch_of(boxes, valid=[[True, False, True]])
+        arguments = {"loss": config.Loss(box=box), "assignment": config.Assignment(force_match=force)}
+        value, slope = value_and_gradient(lambda x, a=arguments: sums_of(logits, x, batch, **a).box, deltas)  # noqa: B023
+        assert np.isfinite(value) and value > 0 and np.isfinite(slope).all()
+        assert (slope[0, 0] != 0).any() and (slope[0, 1:] == 0).all()
+
+
+# ----------------------------------------------------------------------------------------------------------- by hand
+
+
+def test_one_positive_by_hand():
+    """Logits 0 make each positive term α/4·ln 2 and each negative one (1-α)/4·ln 2; deltas 0 against a moved box."""
+    logits, deltas = np.zeros((1, 3, 4), np.float32), np.zeros((1, 3, 4), np.float32)
+    batch = batch_of([[[1, 0, 11, 10]]], labels=[[2]])  # IoU 9/11 with the first anchor, dx = 0.1
+    sums = sums_of(logits, deltas, batch)
+    classification = (0.25 + 11 * 0.75) * 0.25 * math.log(2)
+    box = 9 * 0.1**2 / 2  # 0.1 < 1/9
+    np.testing.assert_allclose(numbers(sums), [classification, box, 1], rtol=1e-6)
+
+
+def test_the_sum_is_over_classes_and_the_divisor_the_positives():
+    logits, deltas = np.zeros((1, 3, 5), np.float32), np.zeros((1, 3, 4), np.float32)
+    batch = batch_of([[[0, 0, 10, 10], [20, 0, 30, 10]]], labels=[[0, 4]])
+    losses = objective(sums_of(logits, deltas, batch))
+    expected = (2 * 0.25 + 13 * 0.75) * 0.25 * math.log(2) / 2
+    np.testing.assert_allclose(float(losses["loss_classification"]), expected, rtol=1e-6)
+    np.testing.assert_allclose(float(losses["loss"]), expected, rtol=1e-6)
+    assert float(losses["loss_box"]) == 0.0
+
+
+def test_the_divisor_counts_the_batch_and_is_at_least_1():
+    two = objective(LossSums(ops.convert_to_tensor(6.0), ops.convert_to_tensor(3.0), ops.convert_to_tensor(4.0)))
+    assert [float(two[name]) for name in ("loss", "loss_classification", "loss_box")] == [2.25, 1.5, 0.75]
+    none = objective(LossSums(ops.convert_to_tensor(6.0), ops.convert_to_tensor(0.0), ops.convert_to_tensor(0.0)))
+    assert float(none["loss"]) == 6.0
+
+
+def test_only_the_label_of_the_matched_box_is_the_target():
+    logits, deltas = np.full((1, 3, 3), -20, np.float32), np.zeros((1, 3, 4), np.float32)
+    batch = batch_of([[[20, 0, 30, 10], [0, 0, 10, 10]]], labels=[[2, 1]])
+    logits[0, 0, 1] = logits[0, 1, 2] = 20
+    assert float(sums_of(logits, deltas, batch).classification) < 1e-6
+    logits[0, 0, 1], logits[0, 0, 0] = -20, 20  # the wrong class: 20 · α for the missed one, 20 · (1 - α) for the other
+    np.testing.assert_allclose(float(sums_of(logits, deltas, batch).classification), 20, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("height", "anchors"), [(4.5, 2), (4.0, 2), (3.9, 3)])
+def test_ignored_anchors_add_nothing(height, anchors):
+    logits, deltas = outputs_of()
+    batch = batch_of([[[0, 0, 10, height]]])
+    background = reference.focal(logits, np.zeros_like(logits), 0.25, 2.0)[0, 3 - anchors :].sum()
+    np.testing.assert_allclose(numbers(sums_of(logits, deltas, batch)), [background, 0, 0], rtol=1e-6)
+    _, slope = value_and_gradient(lambda x: sums_of(x, deltas, batch).classification, logits)
+    assert ((slope[0] == 0).all(axis=1) == [anchors == 2, False, False]).all()
+
+
+def test_anchors_in_a_crowd_add_nothing():
+    logits, deltas = outputs_of()
+    # The crowd holds exactly half of the first anchor, all of the second, nothing of the third.
+    batch = batch_of([[[5, 0, 35, 10]]], crowd=[[True]])
+    background = reference.focal(logits, np.zeros_like(logits), 0.25, 2.0)[0, 2].sum()
+    np.testing.assert_allclose(numbers(sums_of(logits, deltas, batch)), [background, 0, 0], rtol=1e-6)
+
+
+def test_force_match_adds_a_positive():
+    logits, deltas = outputs_of()
+    batch = batch_of([[[0, 0, 2, 2]]], labels=[[1]])
+    assert numbers(sums_of(logits, deltas, batch))[1:] == [0, 0]
+    expected = reference.loss_sums(logits, deltas, ANCHORS, batch, force=True)
+    found = numbers(sums_of(logits, deltas, batch, assignment=config.Assignment(force_match=True)))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert found[2] == 1
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        (config.HuberBox(delta=1.0, weight=3.0), 3 * (0.1**2 + math.log(2) ** 2) / 2),
+        (config.SmoothL1Box(beta=1 / 9, weight=2.0), 2 * (0.045 + math.log(2) - 1 / 18)),
+        (config.GiouBox(weight=5.0), 5 * (1 - 0.5)),
+    ],
+    ids=ids,
+)
+def test_box_losses_by_hand(box, expected):
+    """Anchor and box share the top left corner, the box is half as wide: centre -1/4, or the centre 0.1 off."""
+    anchors = np.array([[0, 0, 10, 10]], np.float32)
+    target = [[0, 0, 5, 10]] if box.kind == "giou" else [[3.5, 0, 8.5, 10]]
+    zeros = np.zeros((1, 1, 4), np.float32)
+    found = sums_of(zeros[..., :1], zeros, batch_of([target]), anchors=anchors, loss=config.Loss(box=box))
+    np.testing.assert_allclose(float(found.box), expected, rtol=1e-6)
+
+
+def test_default_huber_is_smooth_l1_at_a_ninth():
+    logits, deltas = outputs_of()
+    batch = batch_of([[[1, 1, 10, 9], [20, 0, 30, 10]]])
+    huber = sums_of(logits, deltas, batch, loss=config.Loss(box=config.HuberBox())).box
+    smooth = sums_of(logits, deltas, batch, loss=config.Loss(box=config.SmoothL1Box())).box
+    np.testing.assert_allclose(float(huber), float(smooth), rtol=1e-6)
+
+
+# --------------------------------------------------------------------------------------------- reference, invariances
+
+
+def random_case(seed, images=2, classes=3):
+    """Anchors of a 32-pixel canvas, and images of 4 slots with objects, crowds and padding."""
+    settings_ = config.Anchors(scales=(1.0,), ratios=(0.25, 1.0, 4.0), size=2.0)
+    anchors = pyramid_anchors(settings_, (32, 32), (3, 4))
+    random = np.random.default_rng(seed)
+    corner = random.integers(0, 20, (images, 4, 2))
+    boxes = np.concatenate([corner, corner + random.integers(4, 24, (images, 4, 2))], axis=-1)
+    labels, crowd = random.integers(0, classes, (images, 4)), random.random((images, 4)) < 0.2
+    return anchors, batch_of(boxes, labels, random.random((images, 4)) < 0.8, crowd)
+
+
+def test_equals_reference():
+    positives = 0
+    for seed in range(5):
+        anchors, batch = random_case(seed)
+        logits, deltas = outputs_of(2, len(anchors), 3, seed)
+        expected = reference.loss_sums(logits, deltas, anchors, batch)
+        found = numbers(sums_of(logits, deltas, batch, anchors=anchors))
+        # rtol: sums of some hundred float32 terms.
+        np.testing.assert_allclose(found, expected, rtol=2e-6)
+        positives += found[2]
+    assert positives > 10
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 1000), extra=st.integers(1, 6), where=st.sampled_from(BOX_LOSSES))
+def test_padding_never_changes_a_loss(seed, extra, where):
+    anchors, batch = random_case(seed)
+    logits, deltas = outputs_of(2, len(anchors), 3, seed)
+    # What lies in the padding must not matter either.
+    padded = {
+        name: np.concatenate([field, np.repeat(field[:, :1], extra, axis=1)], axis=1) for name, field in batch.items()
+    }
+    padded["valid"][:, -extra:] = False
+    loss = config.Loss(box=where)
+    assert numbers(sums_of(logits, deltas, padded, anchors, loss=loss)) == numbers(
+        sums_of(logits, deltas, batch, anchors, loss=loss)
+    )
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 1000), order=st.permutations(range(3)))
+def test_batch_order_never_matters(seed, order):
+    anchors, batch = random_case(seed, images=3)
+    logits, deltas = outputs_of(3, len(anchors), 3, seed)
+    order = list(order)
+    first = numbers(sums_of(logits, deltas, batch, anchors))
+    shuffled = numbers(
+        sums_of(logits[order], deltas[order], {name: field[order] for name, field in batch.items()}, anchors)
+    )
+    np.testing.assert_allclose(shuffled, first, rtol=1e-6)  # a sum in another order
+    alone = [
+        numbers(sums_of(logits[[i]], deltas[[i]], {name: field[[i]] for name, field in batch.items()}, anchors))
+        for i in range(3)
+    ]
+    np.testing.assert_allclose(np.sum(alone, axis=0), first, rtol=1e-6)
+
+
+def test_the_order_of_an_images_boxes_never_matters():
+    anchors, batch = random_case(4)
+    logits, deltas = outputs_of(2, len(anchors), 3, 4)
+    turned = {name: field[:, ::-1].copy() for name, field in batch.items()}
+    np.testing.assert_allclose(
+        numbers(sums_of(logits, deltas, turned, anchors)), numbers(sums_of(logits, deltas, batch, anchors)), rtol=1e-6
+    )

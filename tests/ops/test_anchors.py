@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+
+from retina.config import Anchors
+from retina.ops.anchors import base_anchors, count_per_cell, level_anchors, level_shapes, pyramid_anchors
+from tests import reference
+
+THIRDS = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
+
+
+def torchvision_cell_anchors(sizes, ratios):
+    """The formula of torchvision's AnchorGenerator: float32, rounded corners around the origin."""
+    sizes, roots = np.asarray(sizes, np.float32), np.sqrt(np.asarray(ratios, np.float32))
+    widths, heights = ((1 / roots)[:, None] * sizes).ravel(), (roots[:, None] * sizes).ravel()
+    return np.round(np.stack([-widths, -heights, widths, heights], axis=1) / 2)
+
+
+def torchvision_grid(cells, canvas, stride):
+    """Every cell's anchors, cells row by row, centred on the cells' top-left corners."""
+    out = []
+    for y in range(0, canvas[0], stride):
+        for x in range(0, canvas[1], stride):
+            out.extend(cells + np.array([x, y, x, y]))
+    return np.array(out)
+
+
+def test_number_of_anchors_in_a_cell():
+    assert count_per_cell(Anchors()) == 9
+    assert count_per_cell(Anchors(scales=(1.0,), ratios=(1.0,))) == 1
+
+
+def test_sides_and_ratios():
+    anchors = base_anchors(Anchors(), 3)
+    assert anchors.dtype == np.float64 and anchors.shape == (9, 4)
+    width, height = anchors[:, 2] - anchors[:, 0], anchors[:, 3] - anchors[:, 1]
+    # Every ratio keeps the area, 32² · scale²; the ratio is height over width and varies slowest.
+    np.testing.assert_allclose(width * height, np.tile(np.square(32 * np.array(THIRDS)), 3), rtol=1e-12)
+    np.testing.assert_allclose(height / width, np.repeat([0.5, 1, 2], 3), rtol=1e-12)
+    np.testing.assert_allclose(anchors[:, :2], -anchors[:, 2:], rtol=1e-12)
+
+
+def test_rounded_base_anchors_are_torchvisions():
+    # AnchorGenerator(((32,),), ((0.5, 1.0, 2.0),)) has these cell anchors: 32·√2/2 = 22.6, 32/√2/2 = 11.3.
+    one_scale = base_anchors(Anchors(scales=(1.0,), rounding=True), 3)
+    np.testing.assert_array_equal(one_scale, [[-23, -11, 23, 11], [-16, -16, 16, 16], [-11, -23, 11, 23]])
+    for level in (3, 4, 5, 6, 7):
+        sides = [4 * 2**level * scale for scale in THIRDS]
+        ours = base_anchors(Anchors(rounding=True), level)
+        np.testing.assert_array_equal(ours, torchvision_cell_anchors(sides, (0.5, 1, 2)))
+
+
+def test_torchvisions_retinanet_needs_its_truncated_sizes():
+    # Its model truncates the sides to whole pixels: (32, 40, 50) on P3, (64, 80, 101) on P4. Exact scales differ.
+    truncated = torchvision_cell_anchors((32, 40, 50), (0.5, 1, 2))
+    assert truncated[1].tolist() == [-28, -14, 28, 14]
+    assert base_anchors(Anchors(rounding=True), 3)[1].tolist() == [-29, -14, 29, 14]
+    np.testing.assert_array_equal(base_anchors(Anchors(scales=(1, 40 / 32, 50 / 32), rounding=True), 3), truncated)
+
+
+def test_rounded_anchors_at_offset_0_are_torchvisions_grid():
+    config = Anchors(rounding=True, offset=0.0)
+    for level, anchors in zip((3, 5), level_anchors(config, (64, 96), (3, 5)), strict=True):
+        cells = torchvision_cell_anchors([4 * 2**level * scale for scale in THIRDS], (0.5, 1, 2))
+        np.testing.assert_array_equal(anchors, torchvision_grid(cells, (64, 96), 2**level))
+
+
+@pytest.mark.parametrize("canvas", [(64, 64), (96, 160), (75, 131)])
+@pytest.mark.parametrize("offset", [0.0, 0.5])
+def test_pyramid_equals_reference(canvas, offset):
+    config = Anchors(size=3.0, scales=(1.0, 1.5), ratios=(0.4, 1.0, 3.0), offset=offset)
+    anchors = pyramid_anchors(config, canvas, (3, 4, 5, 6, 7))
+    assert anchors.dtype == np.float32
+    expected = reference.anchors(canvas, (3, 4, 5, 6, 7), 3.0, (1.0, 1.5), (0.4, 1.0, 3.0), offset)
+    np.testing.assert_array_equal(anchors, expected.astype(np.float32))
+
+
+def test_first_anchor_is_centred_on_the_first_cell():
+    config = Anchors(scales=(1.0,), ratios=(1.0,))
+    anchors = level_anchors(config, (64, 64), (3, 4))
+    assert anchors[0][0].tolist() == [-12, -12, 20, 20]  # centre (4, 4), side 32
+    assert anchors[0][1].tolist() == [-4, -12, 28, 20]  # the next column, not the next row
+    assert anchors[1][-1].tolist() == [24, 24, 88, 88]  # centre (56, 56), side 64
+
+
+def test_level_shapes_round_up():
+    assert level_shapes((800, 1333), (3, 4, 5, 6, 7)) == [(100, 167), (50, 84), (25, 42), (13, 21), (7, 11)]
+    assert level_shapes((1, 1), (3, 7)) == [(1, 1), (1, 1)]
+    assert level_shapes((0, 64), (3,)) == [(0, 8)]
+
+
+def test_empty_canvas_has_no_anchors():
+    assert pyramid_anchors(Anchors(), (0, 64), (3, 4)).shape == (0, 4)

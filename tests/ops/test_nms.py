@@ -1,0 +1,132 @@
+import numpy as np
+import pytest
+from keras import ops
+
+from retina.ops.nms import nms, stable_top_k
+from tests import reference
+
+NONE = -np.inf
+A, B, FAR = [0, 0, 10, 10], [0, 0, 10, 8], [50, 50, 60, 60]  # IoU of A and B is 0.8
+
+
+def kept(boxes, scores, labels=None, iou_threshold=0.5, max_detections=4):
+    boxes = np.asarray(boxes, np.float32).reshape(1, -1, 4)
+    labels = np.zeros(boxes.shape[1]) if labels is None else labels
+    rows = nms(
+        ops.convert_to_tensor(boxes),
+        ops.convert_to_tensor(np.asarray([scores], np.float32)),
+        ops.convert_to_tensor(np.asarray([labels], np.int32)),
+        iou_threshold=iou_threshold,
+        max_detections=max_detections,
+    )
+    rows = ops.convert_to_numpy(rows)
+    assert rows.dtype == np.int32
+    return rows[0].tolist()
+
+
+def random_batch(count, boxes=24, classes=3, seed=0):
+    """Whole-pixel boxes, so that an IoU is the same in any order of rounding; a tenth has no area, scores have ties."""
+    random = np.random.default_rng(seed)
+    corner = random.integers(0, 24, (count, boxes, 2))
+    sides = random.integers(4, 20, (count, boxes, 2)) * (random.random((count, boxes, 1)) > 0.1)
+    boxes = np.concatenate([corner, corner + sides], axis=-1).astype(np.float32)
+    scores = (random.integers(-4, 8, boxes.shape[:2]) / 4).astype(np.float32)
+    scores[random.random(scores.shape) < 0.1] = NONE
+    return boxes, scores, random.integers(0, classes, boxes.shape[:2]).astype(np.int32)
+
+
+def test_nothing_to_keep():
+    assert kept([A, B], [NONE, NONE]) == [-1, -1, -1, -1]
+    assert kept([A, FAR], [NONE, -3.0]) == [1, -1, -1, -1]  # logits are scores too
+
+
+def test_a_box_without_area_is_kept_once_and_suppresses_nothing():
+    point = [5, 5, 5, 5]
+    assert kept([point, A, point], [0.9, 0.8, 0.7]) == [0, 1, 2, -1]
+
+
+@pytest.mark.parametrize(("threshold", "expected"), [(0.8, [1, 0, 2, -1]), (0.79, [1, 2, -1, -1])])
+def test_suppression_is_strictly_above_the_threshold(threshold, expected):
+    assert kept([A, B, FAR], [0.5, 0.9, 0.3], iou_threshold=threshold) == expected
+
+
+def test_classes_do_not_suppress_each_other():
+    assert kept([A, A, A], [0.9, 0.8, 0.7], labels=[0, 1, 0]) == [0, 1, -1, -1]
+
+
+def test_of_equal_scores_the_first_is_kept():
+    assert kept([FAR, A, B, A], [0.5, 0.5, 0.5, 0.5]) == [0, 1, -1, -1]
+
+
+def test_a_suppressed_box_suppresses_nothing():
+    # 0 and 1, and 1 and 2, overlap by 1/2 ≥ IoU 1/3 > 0.3; 0 and 2 only touch.
+    assert kept([[0, 0, 10, 10], [5, 0, 15, 10], [10, 0, 20, 10]], [0.9, 0.8, 0.7], iou_threshold=0.3) == [0, 2, -1, -1]
+
+
+def test_at_most_max_detections():
+    assert kept([A, FAR, [20, 20, 30, 30]], [0.1, 0.3, 0.2], max_detections=2) == [1, 2]
+
+
+def test_fewer_candidates_than_slots():
+    assert kept([A], [0.1], max_detections=3) == [0, -1, -1]
+
+
+def test_images_do_not_affect_each_other():
+    boxes, scores, labels = random_batch(4, seed=1)
+    scores[2] = NONE
+    arguments = {"iou_threshold": 0.5, "max_detections": 10}
+
+    def rows(*fields):
+        return ops.convert_to_numpy(nms(*(ops.convert_to_tensor(field) for field in fields), **arguments))
+
+    together = rows(boxes, scores, labels)
+    for i in range(4):
+        np.testing.assert_array_equal(rows(boxes[i : i + 1], scores[i : i + 1], labels[i : i + 1])[0], together[i])
+    order = [3, 1, 0, 2]
+    np.testing.assert_array_equal(rows(boxes[order], scores[order], labels[order]), together[order])
+
+
+def tf_image_rows(boxes, scores, labels, iou_threshold, max_detections):
+    """`tf.image.non_max_suppression` of each class, merged by score and row.
+
+    It orders corners itself, so that boxes turned inside out are named as the one difference and left out here.
+    """
+    import tensorflow as tf
+
+    rows = []
+    for label in np.unique(labels):
+        own = np.flatnonzero((labels == label) & (scores > NONE))
+        if len(own):
+            rows.extend(own[tf.image.non_max_suppression(boxes[own], scores[own], len(own), iou_threshold).numpy()])
+    return sorted(rows, key=lambda row: (-scores[row], row))[:max_detections]
+
+
+@pytest.mark.parametrize("iou_threshold", [0.3, 0.5])
+def test_equals_tf_image(iou_threshold):
+    boxes, scores, labels = random_batch(200, seed=2)
+    fields = (ops.convert_to_tensor(field) for field in (boxes, scores, labels))
+    rows = ops.convert_to_numpy(nms(*fields, iou_threshold=iou_threshold, max_detections=12))
+    for i in range(200):
+        expected = tf_image_rows(boxes[i], scores[i], labels[i], iou_threshold, 12)
+        assert rows[i][rows[i] >= 0].tolist() == expected, i
+
+
+def test_equals_reference():
+    boxes, scores, labels = random_batch(20, seed=3)
+    fields = (ops.convert_to_tensor(field) for field in (boxes, scores, labels))
+    rows = ops.convert_to_numpy(nms(*fields, iou_threshold=0.4, max_detections=24))
+    for i in range(20):
+        assert rows[i][rows[i] >= 0].tolist() == reference.nms(boxes[i], scores[i], labels[i], 0.4, 24), i
+
+
+def test_stable_top_k_takes_both_zeros_for_equal():
+    values, index = stable_top_k(ops.convert_to_tensor(np.array([-0.0, 0.0, -1.0, -0.0, 0.0], np.float32)), 4)
+    assert ops.convert_to_numpy(index).tolist() == [0, 1, 3, 4]
+    assert not np.signbit(ops.convert_to_numpy(values)).any()
+
+
+def test_stable_top_k():
+    values, index = stable_top_k(ops.convert_to_tensor(np.array([[1, 3, 3, -2, 3, 1.0], [0, 0, 0, 0, 0, 0.0]])), 4)
+    assert ops.convert_to_numpy(index).tolist() == [[1, 2, 4, 0], [0, 1, 2, 3]]
+    assert ops.convert_to_numpy(values).tolist() == [[3, 3, 3, 1], [0, 0, 0, 0]]
+    assert ops.convert_to_numpy(index).dtype == np.int32

@@ -1,0 +1,182 @@
+"""Prediction and evaluation run the same network on the same pixels; what `predict` takes and refuses."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from retina import config
+from retina.data.dataset import DetectionDataset
+from retina.errors import RetinaError
+from retina.inference import Detections, Predictor, build_detector, detect
+
+SETTINGS = config.parse(
+    {
+        "data": {
+            "train": {"format": "digits"},
+            "validation": {"format": "digits"},
+            "resize": {"short": 64, "long": 96, "multiple": 32},
+        },
+        "model": {
+            "backbone": "keras_cv/resnet10",
+            "fpn": {"channels": 16, "max_level": 5},
+            # Untrained, yet with scores to look at.
+            "head": {"channels": 16, "layers": 1, "prior": 0.3, "init_std": 0.1},
+        },
+        "schedule": {"kind": "cosine", "steps": 1},
+        "inference": {"max_detections": 20},
+    }
+)
+SIZES = [(64, 96), (50, 50), (48, 72), (128, 128), (64, 96)]
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    keras.utils.set_random_seed(1)
+    return Predictor(build_detector(SETTINGS, ("ring", "cross")), SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory) -> DetectionDataset:
+    """Five images of four sizes in two canvases, so that batches of two need a filler."""
+    folder = tmp_path_factory.mktemp("photographs")
+    random = np.random.default_rng(0)
+    for number, (height, width) in enumerate(SIZES):
+        small = random.integers(0, 256, (height // 8, width // 8, 3), np.uint8)
+        Image.fromarray(small).resize((width, height)).save(folder / f"{number}.png")
+    return DetectionDataset(
+        name="photographs",
+        class_names=("ring", "cross"),
+        category_ids=(1, 2),
+        image_ids=tuple(range(len(SIZES))),
+        images=tuple(str(folder / f"{number}.png") for number in range(len(SIZES))),
+        sizes=np.array(SIZES),
+        offsets=np.zeros(len(SIZES) + 1),
+        boxes=np.zeros((0, 4)),
+        labels=np.zeros(0),
+        crowd=np.zeros(0),
+        difficult=np.zeros(0),
+        areas=np.zeros(0),
+    )
+
+
+@pytest.fixture(scope="module")
+def predictions(predictor, photographs) -> list[Detections]:
+    return predictor.predict(list(photographs.images))
+
+
+def assert_same(first: Detections, second: Detections, atol: float = 0.0) -> None:
+    np.testing.assert_allclose(first.boxes, second.boxes, rtol=0, atol=atol)
+    np.testing.assert_allclose(first.scores, second.scores, rtol=0, atol=atol)
+    np.testing.assert_array_equal(first.labels, second.labels)
+    assert first.names == second.names
+
+
+def test_no_images_give_no_detections(predictor):
+    assert predictor.predict([]) == []
+    assert predictor.predict(()) == []
+    assert predictor.predict(np.zeros((0, 64, 64, 3), np.uint8)) == []
+
+
+def test_detections_by_falling_score_inside_their_own_image(predictions):
+    assert len(predictions) == len(SIZES)
+    for found, (height, width) in zip(predictions, SIZES, strict=True):
+        assert 0 < len(found) <= 20
+        assert (np.diff(found.scores) <= 0).all() and found.scores.min() > 0.05
+        assert (found.boxes >= 0).all()
+        assert (found.boxes[:, 2] <= width + 1e-3).all() and (found.boxes[:, 3] <= height + 1e-3).all()
+        assert found.names == tuple(("ring", "cross")[label] for label in found.labels)
+        assert (found.boxes.dtype, found.scores.dtype, found.labels.dtype) == (np.float32, np.float32, np.int32)
+
+
+def test_prediction_is_evaluation(predictor, photographs, predictions):
+    table = detect(predictor.run, photographs, SETTINGS.data, 2)
+    assert set(table.image.tolist()) == set(range(len(SIZES)))
+    for row, found in enumerate(predictions):
+        mine = table.image == row
+        names = tuple(predictor.class_names[label] for label in table.labels[mine])
+        evaluated = Detections(table.boxes[mine], table.scores[mine], table.labels[mine], names)
+        assert_same(found, evaluated, atol=1e-4)
+
+
+def test_paths_arrays_and_lists_give_the_same(predictor, photographs, predictions):
+    path = photographs.images[1]
+    pixels = np.asarray(Image.open(path))
+    for given in (path, pixels, [path], [pixels], pixels[None], (image for image in [path])):
+        found = predictor.predict(given)
+        assert len(found) == 1
+        assert_same(found[0], predictions[1])
+
+
+def test_the_array_handed_in_stays_as_it_was(predictor):
+    pixels = np.full((40, 60, 3), 7, np.uint8)
+    predictor.predict(pixels)
+    np.testing.assert_array_equal(pixels, 7)
+
+
+@pytest.mark.parametrize(
+    ("image", "came"),
+    [
+        (np.zeros((8, 8, 3), np.float32), r"float32 \[8, 8, 3\]"),
+        (np.zeros((8, 8, 4), np.uint8), r"uint8 \[8, 8, 4\]"),
+        (np.zeros((3, 8, 8), np.uint8), r"uint8 \[3, 8, 8\]"),
+        (np.zeros((0, 8, 3), np.uint8), r"uint8 \[0, 8, 3\]"),
+        ([np.zeros((8, 8), np.uint8)], r"uint8 \[8, 8\]"),
+        ([7], r"int64 \[\]"),
+    ],
+)
+def test_arrays_that_are_no_images_are_refused(predictor, image, came):
+    with pytest.raises(RetinaError, match=rf"predict: expected uint8 RGB \[H, W, 3\], got {came}"):
+        predictor.predict(image)
+
+
+def test_a_missing_file_is_named(predictor, tmp_path):
+    with pytest.raises(RetinaError, match="nowhere.jpg: expected an image file"):
+        predictor.predict(tmp_path / "nowhere.jpg")
+
+
+def test_a_damaged_file_is_named(predictor, photographs, tmp_path):
+    (tmp_path / "half.png").write_bytes(open(photographs.images[0], "rb").read()[:200])
+    with pytest.raises(RetinaError, match="half.png: .*damaged or cut short"):
+        predictor.predict([photographs.images[0], tmp_path / "half.png"])
+
+
+def test_a_tiny_image_works(predictor):
+    found = predictor.predict(np.zeros((1, 1, 3), np.uint8))[0]
+    assert (found.boxes >= 0).all() and (found.boxes <= 1).all()
+
+
+def test_an_empty_dataset_gives_an_empty_table(predictor, photographs):
+    assert len(detect(predictor.run, photographs.subset([]), SETTINGS.data, 2)) == 0
+
+
+# ---------------------------------------------------------------------------------------------------- Detections
+
+
+def made_up() -> Detections:
+    boxes = np.array([[0, 0, 1, 2], [1, 1, 3, 3], [0, 0, 9, 9]], np.float32)
+    return Detections(boxes, np.array([0.75, 0.5, 0.25], np.float32), np.array([1, 0, 1], np.int32), ("b", "a", "b"))
+
+
+@pytest.mark.parametrize(("score", "kept"), [(0.0, 3), (0.5, 2), (0.51, 1), (1.0, 0)])
+def test_above_keeps_its_own_score(score, kept):
+    found = made_up().above(score)
+    assert len(found) == kept == len(found.boxes) == len(found.labels)
+    assert found.names == ("b", "a", "b")[:kept]
+
+
+def test_to_list_is_plain_json():
+    assert json.loads(json.dumps(made_up().above(0.5).to_list())) == [
+        {"name": "b", "label": 1, "score": 0.75, "box": [0.0, 0.0, 1.0, 2.0]},
+        {"name": "a", "label": 0, "score": 0.5, "box": [1.0, 1.0, 3.0, 3.0]},
+    ]
+    assert made_up().above(1.0).to_list() == []
+
+
+def test_a_detector_for_a_checkpoint_needs_no_preset():
+    with_preset = config.override(SETTINGS, ["model.weights=resnet50_imagenet", "model.backbone=keras_cv/resnet10"])
+    detector = build_detector(with_preset, ("a",), random_weights=True)
+    assert detector.class_names == ("a",)
+    assert detector.sections.model.weights is None

@@ -1,0 +1,133 @@
+"""Updates against values worked out by hand: momentum, coupled and decoupled decay, clipping."""
+
+import keras
+import numpy as np
+import pytest
+
+from retina import config
+from retina.models.detector import Detector
+from retina.training.optimizer import build_optimizer, decays, prepare_gradients
+
+CONSTANT = config.StepSchedule(steps=10)
+
+
+def variables(kernel=((1.0, -2.0),), bias=(0.5,)) -> list[keras.Variable]:
+    return [
+        keras.Variable(np.array(kernel, np.float32), name="kernel"),
+        keras.Variable(np.array(bias, np.float32), name="bias"),
+    ]
+
+
+def arrays(tensors) -> list[np.ndarray]:
+    return [keras.ops.convert_to_numpy(t) for t in tensors]
+
+
+def gradients(*values) -> list:
+    return [keras.ops.convert_to_tensor(np.array(value, np.float32)) for value in values]
+
+
+def update(optimizer, settings, weights, *values) -> None:
+    prepared, _ = prepare_gradients(gradients(*values), weights, settings)
+    optimizer.apply(prepared, weights)
+
+
+def test_zero_gradients_stay_zero_under_clipping():
+    settings = config.Sgd(clip_norm=1.0, weight_decay=0.0)
+    prepared, norm = prepare_gradients(gradients([[0.0, 0.0]], [0.0]), variables(), settings)
+    assert float(norm) == 0.0
+    for gradient in arrays(prepared):
+        np.testing.assert_array_equal(gradient, 0.0)
+
+
+def test_sgd_adds_the_decay_to_the_gradient_and_remembers_it():
+    settings = config.Sgd(learning_rate=0.1, momentum=0.9, weight_decay=0.5)
+    weights = variables()
+    optimizer = build_optimizer(settings, CONSTANT)
+    optimizer.build(weights)
+    update(optimizer, settings, weights, [[1.0, 1.0]], [1.0])
+    # v = g + wd · w = [1.5, 0] and, for the bias, 1; w - 0.1 · v
+    np.testing.assert_allclose(arrays(weights)[0], [[0.85, -2.0]], rtol=1e-6)
+    np.testing.assert_allclose(arrays(weights)[1], [0.4], rtol=1e-6)
+    update(optimizer, settings, weights, [[0.0, 2.0]], [0.0])
+    # v = 0.9 · [1.5, 0] + [0, 2] + 0.5 · [0.85, -2] = [1.775, 1]; bias 0.9
+    np.testing.assert_allclose(arrays(weights)[0], [[0.85 - 0.1775, -2.1]], rtol=1e-6)
+    np.testing.assert_allclose(arrays(weights)[1], [0.31], rtol=1e-6)
+
+
+def test_clipping_is_global_and_comes_before_the_decay():
+    settings = config.Sgd(weight_decay=0.5, clip_norm=1.0)
+    prepared, norm = prepare_gradients(gradients([[3.0, 0.0]], [4.0]), variables(), settings)
+    assert float(norm) == pytest.approx(5.0)
+    # g / 5, then the kernel's decay of 0.5 · [1, -2], which is not clipped
+    np.testing.assert_allclose(arrays(prepared)[0], [[0.6 + 0.5, -1.0]], rtol=1e-6)
+    np.testing.assert_allclose(arrays(prepared)[1], [0.8], rtol=1e-6)
+
+
+def test_a_short_gradient_is_not_lengthened():
+    settings = config.Sgd(weight_decay=0.0, clip_norm=10.0)
+    prepared, norm = prepare_gradients(gradients([[3.0, 0.0]], [4.0]), variables(), settings)
+    assert float(norm) == pytest.approx(5.0)
+    np.testing.assert_array_equal(arrays(prepared)[0], [[3.0, 0.0]])
+    np.testing.assert_array_equal(arrays(prepared)[1], [4.0])
+
+
+def test_adamw_gradients_are_left_without_decay():
+    prepared, _ = prepare_gradients(gradients([[3.0, 0.0]], [4.0]), variables(), config.AdamW(weight_decay=0.5))
+    np.testing.assert_array_equal(arrays(prepared)[0], [[3.0, 0.0]])
+
+
+def test_adamw_decays_the_kernel_only():
+    settings = config.AdamW(learning_rate=0.1, weight_decay=0.5)
+    weights = [
+        *variables(),
+        *(keras.Variable(np.ones(1, np.float32), name=name) for name in ("gamma", "beta", "prediction_bias")),
+    ]
+    optimizer = build_optimizer(settings, CONSTANT)
+    optimizer.build(weights)
+    update(optimizer, settings, weights, [[0.0, 0.0]], [0.0], [0.0], [0.0], [0.0])
+    # Without a gradient Adam moves nothing: what is left is w · (1 - 0.1 · 0.5).
+    np.testing.assert_allclose(arrays(weights)[0], [[0.95, -1.9]], rtol=1e-6)
+    np.testing.assert_array_equal(arrays(weights)[1], [0.5])
+    for array in arrays(weights[2:]):
+        np.testing.assert_array_equal(array, [1.0])
+
+
+def test_adamw_first_step_is_the_learning_rate():
+    settings = config.AdamW(learning_rate=0.1, weight_decay=0.0)
+    weights = variables()
+    optimizer = build_optimizer(settings, CONSTANT)
+    optimizer.build(weights)
+    update(optimizer, settings, weights, [[3.0, -0.01]], [4.0])
+    np.testing.assert_allclose(arrays(weights)[0], [[0.9, -1.9]], rtol=1e-4)
+    np.testing.assert_allclose(arrays(weights)[1], [0.4], rtol=1e-4)
+
+
+def test_the_schedule_counts_updates():
+    settings = config.Sgd(learning_rate=1.0, momentum=0.0, weight_decay=0.0)
+    weights = variables(kernel=((0.0, 0.0),))
+    optimizer = build_optimizer(settings, config.StepSchedule(steps=5, milestones=(1,), factor=0.1))
+    optimizer.build(weights)
+    for expected in (-1.0, -1.1):
+        update(optimizer, settings, weights, [[1.0, 1.0]], [0.0])
+        np.testing.assert_allclose(arrays(weights)[0], [[expected, expected]], rtol=1e-6)
+
+
+def test_both_optimizers_decay_the_same_variables_of_a_detector():
+    detector = Detector(
+        ("a", "b"),
+        model=config.Model(
+            backbone="keras_cv/resnet10",
+            fpn=config.Fpn(channels=32, max_level=5),
+            head=config.Head(channels=32, layers=1, norm="group"),
+        ),
+    )
+    adamw = build_optimizer(config.AdamW(), CONSTANT)
+    adamw.build(detector.trainable_variables)
+    decayed = {v.path for v in detector.trainable_variables if decays(v)}
+    # TensorFlow's optimizer asks for its own variables, whose names are other ones.
+    asked = [v.value if keras.backend.backend() == "tensorflow" else v for v in detector.trainable_variables]
+    assert decayed == {
+        v.path for v, name in zip(detector.trainable_variables, asked, strict=True) if adamw._use_weight_decay(name)
+    }
+    assert decayed == {v.path for v in detector.trainable_variables if v.path.endswith("/kernel")}
+    assert 0 < len(decayed) < len(detector.trainable_variables)

@@ -1,0 +1,142 @@
+"""The run directory: what it refuses, what it keeps, and how it forgets."""
+
+import json
+import os
+
+import pytest
+
+from retina.errors import RetinaError
+from retina.training.run_directory import BEST, LATEST, RunDirectory, refuse_if_used, write_text
+
+
+@pytest.fixture
+def run(tmp_path) -> RunDirectory:
+    return RunDirectory.create(tmp_path / "run", "data: {}\n", {"seed": 3})
+
+
+def add(run: RunDirectory, step: int) -> None:
+    run.checkpoint_path(f"step_{step}").write_bytes(b"x")
+
+
+def files(run: RunDirectory) -> list[str]:
+    return sorted(path.name for path in (run.path / "checkpoints").iterdir())
+
+
+def test_an_empty_folder_may_be_used(tmp_path):
+    refuse_if_used(tmp_path)
+    refuse_if_used(tmp_path / "new" / "deeper")
+    run = RunDirectory.create(tmp_path, "data: {}\n", {"seed": 3})
+    assert (tmp_path / "config.yaml").read_text() == "data: {}\n"
+    assert json.loads((tmp_path / "environment.json").read_text()) == {"seed": 3}
+    assert run.metrics() == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "config.yaml", "environment.json"]
+
+
+def test_a_used_run_is_refused_with_the_command_that_goes_on(run):
+    add(run, 1)
+    run.point(LATEST, run.checkpoint_path("step_1"))
+    with pytest.raises(RetinaError, match=r"not empty.*retina train --run-dir .*run --resume"):
+        refuse_if_used(run.path)
+    with pytest.raises(RetinaError, match="not empty"):
+        RunDirectory.create(run.path, "other: {}\n", {})
+    assert (run.path / "config.yaml").read_text() == "data: {}\n"
+
+
+def test_a_run_without_checkpoint_is_refused_without_promising_to_go_on(run):
+    with pytest.raises(RetinaError, match="not empty") as caught:
+        refuse_if_used(run.path)
+    assert "--resume" not in str(caught.value)
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(RetinaError, match=r"not empty; choose another --run-dir$"):
+        refuse_if_used(tmp_path)
+
+
+def test_a_file_is_refused(tmp_path):
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(RetinaError, match="run: the run directory is a file; choose another"):
+        refuse_if_used(tmp_path / "run")
+
+
+def test_a_folder_below_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(RetinaError, match="cannot write the run directory"):
+        RunDirectory.create(tmp_path / "file" / "run", "", {})
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_an_unwritable_place_is_refused(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(RetinaError, match="cannot write the run directory: Permission denied; choose another"):
+        RunDirectory.create(tmp_path / "run", "", {})
+
+
+@pytest.mark.parametrize(("make", "found"), [(True, "it has no config.yaml"), (False, "no such folder")])
+def test_opening_what_is_no_run(tmp_path, make, found):
+    path = tmp_path / "run"
+    if make:
+        path.mkdir()
+    with pytest.raises(RetinaError, match=f"not a run directory .{found}.; make one with `retina train"):
+        RunDirectory.open(path)
+
+
+def test_a_checkpoint_that_is_not_there_yet(run):
+    with pytest.raises(RetinaError, match="it has no 'latest' checkpoint"):
+        run.checkpoint_path(LATEST)
+
+
+def test_checkpoints_that_nothing_names_are_removed(run):
+    for step in (1, 2):
+        add(run, step)
+    run.point(BEST, run.checkpoint_path("step_1"))
+    assert files(run) == ["best", "step_1.npz"]
+    for step in (2, 3):
+        add(run, step)
+        run.point(LATEST, run.checkpoint_path(f"step_{step}"))
+    assert files(run) == ["best", "latest", "step_1.npz", "step_3.npz"]
+    assert run.checkpoint_path(BEST).name == "step_1.npz" and run.checkpoint_path(LATEST).name == "step_3.npz"
+
+
+def test_a_users_own_files_among_the_checkpoints_stay(run):
+    (run.path / "checkpoints" / "paper.npz").write_bytes(b"mine")
+    add(run, 1)
+    run.point(LATEST, run.checkpoint_path("step_1"))
+    assert "paper.npz" in files(run)
+
+
+def test_forgets_later_steps_and_a_torn_line(run):
+    for step in range(1, 6):
+        run.append_metrics({"step": step, "loss": step / 2})
+    with open(run.path / "metrics.jsonl", "a") as out:
+        out.write('{"step": 6, "lo')
+    run.forget_after(3)
+    assert run.metrics() == [{"step": step, "loss": step / 2} for step in (1, 2, 3)]
+    run.append_metrics({"step": 4})
+    assert [line["step"] for line in run.metrics()] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("torn", "kept"), [("", 1), ("{", 1), ("\0\0\0", 1), ('{"step": 2}', 2), ('{"step": 4}', 1)])
+def test_a_line_that_lost_only_its_end_is_whole(run, torn, kept):
+    run.append_metrics({"step": 1})
+    with open(run.path / "metrics.jsonl", "a") as out:
+        out.write(torn)
+    run.forget_after(3)
+    run.append_metrics({"step": 4})
+    assert [line["step"] for line in run.metrics()] == [1, 2][:kept] + [4]
+
+
+def test_forgetting_without_metrics_makes_no_file(run):
+    run.forget_after(3)
+    assert not (run.path / "metrics.jsonl").exists()
+
+
+def test_a_failed_write_leaves_the_old_text(run, monkeypatch):
+    def fail(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="No space"):
+        write_text(run.path / "config.yaml", "half")
+    assert (run.path / "config.yaml").read_text() == "data: {}\n"
