@@ -19,8 +19,13 @@ def value_and_gradient(function, x):
     if backend == "jax":
         import jax
 
-        value, pullback = jax.vjp(function, jax.numpy.asarray(x))
-        return np.asarray(value), np.asarray(pullback(jax.numpy.ones_like(value))[0])
+        def both(x):
+            value, pullback = jax.vjp(function, x)
+            return value, pullback(jax.numpy.ones_like(value))[0]
+
+        # One compilation, not one of every operation.
+        value, gradient = jax.jit(both)(jax.numpy.asarray(x))
+        return np.asarray(value), np.asarray(gradient)
     import torch
 
     x = torch.tensor(x, requires_grad=True)

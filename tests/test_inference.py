@@ -1,6 +1,7 @@
 """Prediction and evaluation run the same network on the same pixels; what `predict` takes and refuses."""
 
 import json
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -138,7 +139,7 @@ def test_a_missing_file_is_named(predictor, tmp_path):
 
 
 def test_a_damaged_file_is_named(predictor, photographs, tmp_path):
-    (tmp_path / "half.png").write_bytes(open(photographs.images[0], "rb").read()[:200])
+    (tmp_path / "half.png").write_bytes(Path(photographs.images[0]).read_bytes()[:200])
     with pytest.raises(RetinaError, match="half.png: .*damaged or cut short"):
         predictor.predict([photographs.images[0], tmp_path / "half.png"])
 

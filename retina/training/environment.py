@@ -26,10 +26,19 @@ def describe_environment(config: Config) -> dict[str, Any]:
         "platform": platform.platform(),
         "processors": os.cpu_count(),
         "backend": keras.backend.backend(),
-        "devices": [str(device) for device in keras.distribution.list_devices()],
+        "devices": _devices(),
         "seed": config.run.seed,
         "packages": {name: version for name in _PACKAGES if (version := _version(name))},
     }
+
+
+def _devices() -> list[str]:
+    if keras.backend.backend() != "torch":
+        return [str(device) for device in keras.distribution.list_devices()]
+    # Keras has no distribution for PyTorch, and so no list of its devices.
+    import torch
+
+    return [f"cuda:{number}" for number in range(torch.cuda.device_count())] or ["cpu:0"]
 
 
 def _version(package: str) -> str | None:

@@ -1,9 +1,9 @@
 """Computes everything that must not depend on the Keras backend, and writes it to an .npz file.
 
-    KERAS_BACKEND=jax python runner.py functions OUT.npz
-    KERAS_BACKEND=jax python runner.py detector OUT.npz WEIGHTS.npz
+    KERAS_BACKEND=jax python runner.py OUT.npz WEIGHTS.npz
 
-The weights file is written where it does not exist, otherwise read. Names that start with `index/` hold what must be equal.
+The detector's weights are written where the file does not exist, otherwise read. Results are named `functions/…` or
+`detector/…`, and `…/index/…` where they must be equal.
 """
 
 import sys
@@ -25,11 +25,20 @@ from retina.ops.nms import nms, stable_top_k
 from tests.gradient import value_and_gradient
 
 CANVAS = (64, 96)
-ANCHORS = config.Anchors(scales=(1.0, 1.5), ratios=(0.25, 1.0, 4.0))
+ANCHORS = config.Anchors(size=2.0, scales=(1.0, 1.5), ratios=(0.25, 1.0, 4.0))
 
 
 def tensor(values):
     return ops.convert_to_tensor(values)
+
+
+def compiled(function):
+    """One compilation on JAX, which otherwise compiles every operation for every shape by itself."""
+    if keras.backend.backend() != "jax":
+        return function
+    import jax
+
+    return jax.jit(function)
 
 
 def random_boxes(random, shape, limit=64):
@@ -40,12 +49,13 @@ def random_boxes(random, shape, limit=64):
 
 
 def batch_of(random, images=2):
-    boxes = random_boxes(random, (images, 5))
+    boxes = random_boxes(random, (images, 12))
+    boxes[:, :4, 2:] += 12  # some as large as anchors
     return {
         "boxes": boxes,
-        "labels": random.integers(0, 3, (images, 5)).astype(np.int32),
-        "valid": random.random((images, 5)) < 0.8,
-        "crowd": random.random((images, 5)) < 0.2,
+        "labels": random.integers(0, 3, (images, 12)).astype(np.int32),
+        "valid": random.random((images, 12)) < 0.8,
+        "crowd": random.random((images, 12)) < 0.2,
         "size": np.array([CANVAS, (48, 80)], np.int32)[:images],
         "scale": np.array([[1.0, 1.0], [0.5, 0.8]], np.float32)[:images],
     }
@@ -82,7 +92,8 @@ def functions():
     out["top_k"], out["index/top_k"] = (ops.convert_to_numpy(x) for x in stable_top_k(tensor(values), 60))
     boxes, labels = random_boxes(random, (3, 60)), random.integers(0, 3, (3, 60)).astype(np.int32)
     for name, scores in (("ties", values[:, :60]), ("equal", np.ones((3, 60), np.float32))):
-        rows = nms(*(tensor(x) for x in (boxes, scores, labels)), iou_threshold=0.5, max_detections=30)
+        suppress = compiled(lambda *arrays: nms(*arrays, iou_threshold=0.5, max_detections=30))
+        rows = suppress(*(tensor(x) for x in (boxes, scores, labels)))
         out[f"index/nms/{name}"] = ops.convert_to_numpy(rows)
 
     levels = level_anchors(ANCHORS, CANVAS, (3, 4, 5))
@@ -90,9 +101,9 @@ def functions():
     batch = batch_of(random)
     fields = {name: tensor(field) for name, field in batch.items()}
     for force in (False, True):
-        found = match(
-            tensor(anchors), fields["boxes"], fields["valid"], fields["crowd"], config.Assignment(force_match=force)
-        )
+        settings = config.Assignment(force_match=force)
+        matched = compiled(lambda *arrays, s=settings: match(tensor(anchors), *arrays, s))
+        found = matched(fields["boxes"], fields["valid"], fields["crowd"])
         index, positive, ignored = (ops.convert_to_numpy(x) for x in found)
         out[f"index/match/{force}"] = np.stack([np.where(positive, index, -1), ignored])
 
@@ -113,13 +124,9 @@ def functions():
         keep(f"loss/{box.kind}/logits", lambda x, loss=loss: loss(logits=x), logits)
         keep(f"loss/{box.kind}/deltas", lambda x, loss=loss: loss(deltas=x, part="loss_box"), deltas)
 
-    found = decode(
-        {"logits": tensor(logits), "deltas": tensor(deltas)},
-        levels,
-        fields["size"],
-        fields["scale"],
-        inference=config.Inference(candidates=50, max_detections=40),
-    )
+    inference = config.Inference(candidates=50, max_detections=40)
+    decoded = compiled(lambda outputs, *sizes: decode(outputs, levels, *sizes, inference=inference))
+    found = decoded({"logits": tensor(logits), "deltas": tensor(deltas)}, fields["size"], fields["scale"])
     found = {name: ops.convert_to_numpy(field) for name, field in found.items()}
     out |= {"detections/boxes": found["boxes"], "detections/scores": found["scores"]}
     out |= {"index/detections/labels": found["labels"], "index/detections/valid": found["valid"]}
@@ -150,34 +157,33 @@ def detector(weights):
 
     batch = {"images": random.integers(0, 256, (2, *CANVAS, 3)).astype(np.uint8), **batch_of(random)}
     fields = {name: tensor(field) for name, field in batch.items()}
-    outputs = model(fields)
-    found = {name: ops.convert_to_numpy(field) for name, field in model.decode(outputs, fields).items()}
+    outputs = compiled(model)(fields)
+    found = compiled(model.decode)(outputs, fields)
+    found = {name: ops.convert_to_numpy(field) for name, field in found.items()}
     out = {f"outputs/{name}": ops.convert_to_numpy(x) for name, x in outputs.items()}
     out |= {"detections/boxes": found["boxes"], "detections/scores": found["scores"]}
     out |= {"index/detections/labels": found["labels"], "index/detections/valid": found["valid"]}
 
-    for training in (False, True):
-        losses_, gradients = losses_and_gradients(model, fields, training)
-        mode = "training" if training else "inference"
-        out |= {f"{mode}/{name}": value for name, value in losses_.items()}
-        variables = model.trainable_variables
-        out |= {f"{mode}/gradient/{v.path}": g for v, g in zip(variables, gradients, strict=True)}
+    values, gradients = losses_and_gradients(model, fields)
+    out |= {f"training/{name}": value for name, value in values.items()}
+    out |= {f"gradient/{v.path}": g for v, g in zip(model.trainable_variables, gradients, strict=True)}
     return out
 
 
-def losses_and_gradients(model, batch, training):
+def losses_and_gradients(model, batch):
+    """In training mode: batch normalisation by the batch's own moments."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf
 
         with tf.GradientTape() as tape:
-            values = objective(model.loss_sums(model(batch, training=training), batch))
+            values = objective(model.loss_sums(model(batch, training=True), batch))
         gradients = tape.gradient(values["loss"], [v.value for v in model.trainable_variables])
     elif backend == "jax":
         import jax
 
         def loss(trainable, frozen):
-            outputs, _ = model.stateless_call(trainable, frozen, batch, training=training)
+            outputs, _ = model.stateless_call(trainable, frozen, batch, training=True)
             values = objective(model.loss_sums(outputs, batch))
             return values["loss"], values
 
@@ -186,12 +192,12 @@ def losses_and_gradients(model, batch, training):
     else:
         import torch
 
-        values = objective(model.loss_sums(model(batch, training=training), batch))
+        values = objective(model.loss_sums(model(batch, training=True), batch))
         gradients = torch.autograd.grad(values["loss"], [v.value for v in model.trainable_variables])
     numpy = ops.convert_to_numpy
     return {name: numpy(value) for name, value in values.items()}, [numpy(g) for g in gradients]
 
 
 if __name__ == "__main__":
-    what, target = sys.argv[1], sys.argv[2]
-    np.savez(target, **(functions() if what == "functions" else detector(Path(sys.argv[3]))))
+    results = {"functions": functions(), "detector": detector(Path(sys.argv[2]))}
+    np.savez(sys.argv[1], **{f"{part}/{name}": x for part, result in results.items() for name, x in result.items()})

@@ -124,7 +124,7 @@ def test_a_line_that_lost_only_its_end_is_whole(run, torn, kept):
         out.write(torn)
     run.forget_after(3)
     run.append_metrics({"step": 4})
-    assert [line["step"] for line in run.metrics()] == [1, 2][:kept] + [4]
+    assert [line["step"] for line in run.metrics()] == [*[1, 2][:kept], 4]
 
 
 def test_forgetting_without_metrics_makes_no_file(run):
