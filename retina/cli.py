@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from retina.errors import RetinaError
+from retina.errors import Interrupted, RetinaError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from retina.inference import Detections
 
-BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+FAILED, BAD_INPUT, RESUMABLE, INTERRUPTED = 1, 2, 75, 130
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+
+# Typer brings its own copy of click or takes the installed one, by its version: this is the right one's.
+_UsageError: Any = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     help="Trains, evaluates and runs RetinaNet-style object detectors.",
@@ -41,18 +44,29 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     try:
-        app(args=arguments, prog_name="retina")
-    except Exception as error:
+        sys.exit(app(args=arguments, prog_name="retina", standalone_mode=False))
+    except (Exception, KeyboardInterrupt) as error:
         if debug:
             raise
-        kinds = {RetinaError: BAD_INPUT, FloatingPointError: FAILED}
-        code = next((code for kind, code in kinds.items() if isinstance(error, kind)), FAILED)
-        text = str(error) if code == BAD_INPUT or isinstance(error, FloatingPointError) else _unexpected(error)
+        if type(error).__name__ == "NoArgsIsHelpError":  # `retina` alone: its message is the help
+            print(error, file=sys.stderr)
+            sys.exit(BAD_INPUT)
+        code, text = _explain(error)
         print(f"retina: {' '.join(text.split())}", file=sys.stderr)
         sys.exit(code)
-    except KeyboardInterrupt:
-        print("retina: interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+
+
+def _explain(error: BaseException) -> tuple[int, str]:
+    """The exit code of an error, and what the user reads of it."""
+    if isinstance(error, (RetinaError, Interrupted, FloatingPointError)):
+        codes = {RetinaError: BAD_INPUT, Interrupted: RESUMABLE, FloatingPointError: FAILED}
+        return next(code for kind, code in codes.items() if isinstance(error, kind)), str(error)
+    if isinstance(error, _UsageError):
+        command = error.ctx.command_path if error.ctx else "retina"
+        return BAD_INPUT, f"{error.format_message()} See `{command} --help`."
+    if isinstance(error, (KeyboardInterrupt, typer.Abort)):
+        return INTERRUPTED, "interrupted"
+    return FAILED, f"unexpected {type(error).__name__}: {error} (a defect of retina: `--debug` shows where)"
 
 
 @app.command()
@@ -200,10 +214,6 @@ def _in_words(detections: Detections) -> str:
     return (
         ", ".join(f"{count} {name}" for name, count in sorted(counts.items(), key=lambda c: -c[1])) or "nothing found"
     )
-
-
-def _unexpected(error: Exception) -> str:
-    return f"unexpected {type(error).__name__}: {error} (a defect of retina: `--debug` shows where)"
 
 
 def _console() -> Console:

@@ -1,8 +1,15 @@
-"""The one exception type of the package."""
+"""The exceptions of the package."""
 
 
 class RetinaError(ValueError):
     """What a user can cause and mend: the message says where, what was expected, what came, and what to do.
 
     The command line prints it as one line and exits with code 2; every other exception is a defect of `retina`.
+    """
+
+
+class Interrupted(Exception):
+    """A run stopped by a signal after its checkpoint was written; the message gives the command that goes on.
+
+    The command line exits with code 75, which schedulers don't take for finished.
     """

@@ -259,6 +259,19 @@ def test_kinds_choose_the_section():
     assert chosen.loss.box == GiouBox(weight=2.0)
 
 
+def test_another_kind_drops_what_belonged_to_the_one_before():
+    adamw = changed("optimizer.kind=adamw", "optimizer.learning_rate=0.002")
+    assert adamw.optimizer == AdamW(learning_rate=0.002)
+    assert changed("optimizer.momentum=0.5", "optimizer.kind=sgd").optimizer == Sgd(momentum=0.5), "the same kind stays"
+    assert changed("data.train.images=7", "data.train.format=digits").data.train.images == 7
+    assert "missing key 'data.train.annotations'" in message(changed, "data.train.format=coco")
+
+
+def test_a_milestone_without_effect_is_refused():
+    text = message(changed, "schedule={kind: step, steps: 10, milestones: [5, 10]}")
+    assert "milestone 10 has no effect: it must be below steps (10)" in text
+
+
 def test_the_default_kind_need_not_be_named():
     partly = config.parse({**SMALL, "optimizer": {"momentum": 0.5}, "loss": {"box": {"delta": 1.0}}})
     assert partly.optimizer == Sgd(momentum=0.5)

@@ -15,6 +15,7 @@ from retina.config.sections import Config, Section
 from retina.errors import RetinaError
 
 _PACKAGE = Path(__file__).parents[1]
+_TAGS = ("kind", "format")
 
 
 class _Loader(yaml.SafeLoader):
@@ -127,6 +128,8 @@ def _apply(tree: dict, override: str) -> None:
         if not isinstance(child, dict):
             raise RetinaError(f"override '{override}': '{name}' is a value, not a section")
         node = child
+    if last in _TAGS and node.get(last, value) != value:
+        node.clear()  # what belonged to the other kind means nothing to this one
     node[last] = value
 
 

@@ -278,6 +278,8 @@ class StepSchedule(_Warmup):
     def _increasing(self) -> StepSchedule:
         if list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError(f"milestones must increase, got {list(self.milestones)}")
+        if self.milestones and self.milestones[-1] >= self.steps:
+            raise ValueError(f"milestone {self.milestones[-1]} has no effect: it must be below steps ({self.steps})")
         return self
 
 

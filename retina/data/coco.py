@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from itertools import chain
@@ -159,9 +160,12 @@ def _paths(name: str, folder: Path, files: list[str]) -> list[str]:
             )
     if not folder.is_dir():
         raise RetinaError(f"{folder}: no such image folder (for {name}); check data.root and images")
-    first = folder / files[0]
-    if not first.is_file():
-        raise RetinaError(f"{first}: no such image (the first one in {name}); is {folder} the right image folder?")
+    existing = {entry.name for entry in os.scandir(folder)}  # one listing instead of a look-up an image
+    for index, file in enumerate(files):
+        if file not in existing and not (folder / file).is_file():
+            raise RetinaError(
+                f"{folder / file}: no such image (images[{index}] of {name}); is {folder} the right image folder?"
+            )
     return [f"{folder}/{file}" for file in files]
 
 

@@ -19,7 +19,7 @@ def load_split(data: config.Data, split: Split) -> DetectionDataset:
 
     Raises:
         RetinaError: the split is not configured, its files are missing or malformed, it has invalid boxes and
-            `data.invalid_boxes` is "error", or it is to be trained on and has no box at all.
+            `data.invalid_boxes` is "error", or no image of it has a box that counts.
     """
     sources = {"train": data.train, "validation": data.validation, "test": data.test}
     source = sources.get(split)
@@ -43,10 +43,11 @@ def load_split(data: config.Data, split: Split) -> DetectionDataset:
         )
     else:
         table = with_classes(read_digits(source.split, source.images, source.size, source.seed), data.classes)
-    if split == "train" and (table.crowd | table.difficult).all():
+    if (table.crowd | table.difficult).all():
         what = f"all its {len(table.boxes)} boxes are crowds or difficult" if len(table.boxes) else "has no box at all"
         raise RetinaError(
-            f"{table.name}: {what} in {len(table)} images, so there is nothing to train on; check data.train"
+            f"{table.name}: {what} in {len(table)} images, so there is nothing to train on or to measure; "
+            f"check data.{split}"
         )
     return table
 

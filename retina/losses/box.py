@@ -40,7 +40,7 @@ def giou_loss(prediction: Tensor, target: Tensor) -> Tensor:
         prediction, target: [..., 4] xyxy pixels. A box without area overlaps nothing.
 
     Returns:
-        [...] in [0, 2]; 0 for two boxes that are both the same point.
+        [...] in [0, 2]; 0 for equal boxes, those without area included.
 
     Example: (0, 0, 2, 2) and (1, 1, 3, 3): IoU 1/7, hull 9, union 7, so 1 - (1/7 - 2/9) = 1.07937.
     """
@@ -51,5 +51,5 @@ def giou_loss(prediction: Tensor, target: Tensor) -> Tensor:
     hull = (high[..., 0] - low[..., 0]) * (high[..., 1] - low[..., 1])
     overlap = shared / ops.where(union > 0, union, 1.0)
     waste = (hull - union) / ops.where(hull > 0, hull, 1.0)
-    both_same_point = ops.logical_and(hull <= 0, union <= 0)
-    return ops.where(both_same_point, 0.0, 1.0 - overlap + waste)
+    same_without_area = ops.logical_and(union <= 0, ops.all(prediction == target, axis=-1))
+    return ops.where(same_without_area, 0.0, 1.0 - overlap + waste)

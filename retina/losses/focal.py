@@ -39,7 +39,21 @@ def sigmoid_focal_hard(logits: Tensor, is_positive: Tensor, *, alpha: float | No
 
 def _focal_term(wrongness: Tensor, gamma: float) -> Tensor:
     """σ(z)^γ · softplus(z): the loss of a target whose logit errs by z."""
-    cross_entropy = ops.softplus(wrongness)
     if gamma == 0:
-        return cross_entropy
-    return ops.exp(-gamma * ops.softplus(-wrongness)) * cross_entropy
+        return ops.softplus(wrongness)
+
+    # The derivative σ^γ·(σ + γ·(1 - σ)·softplus) is written out: it shares its parts with the value, and left to each
+    # backend it takes half as much time again.
+    @ops.custom_gradient
+    def term(z: Tensor) -> tuple[Tensor, Any]:
+        cross_entropy = ops.softplus(z)
+        probability = ops.sigmoid(z)
+        weight = ops.square(probability) if gamma == 2 else ops.exp(-gamma * ops.softplus(-z))
+
+        def gradient(*args: Tensor, upstream: Tensor = None) -> Tensor:
+            (upstream,) = args if upstream is None else (upstream,)
+            return upstream * weight * (probability + gamma * ops.sigmoid(-z) * cross_entropy)
+
+        return weight * cross_entropy, gradient
+
+    return term(wrongness)

@@ -84,8 +84,8 @@ def _candidates(
 
     anchors = ops.take(ops.convert_to_tensor(anchors), rows, axis=0)
     deltas = ops.take_along_axis(deltas, rows[..., None], axis=1)
-    # Suppression goes by logits: a vectorised sigmoid gives equal logits scores that differ in the last bit, depending on
-    # where in the array they stand, and high ones the same score.
+    # Suppression goes by logits: a vectorised sigmoid gives equal logits scores that differ in the last bit, depending
+    # on where in the array they stand, and high logits the same score.
     above = top > _logit(inference.score_threshold)
     return anchors, deltas, ops.where(above, top, -math.inf), labels
 

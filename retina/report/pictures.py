@@ -15,26 +15,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from retina.errors import RetinaError
+from retina.report.palette import BLACK, WHITE, Colour, class_colour
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
 
-Colour = tuple[int, int, int]
 Rectangle = tuple[int, int, int, int]
 
-# Okabe and Ito (2008), "Color Universal Design": told apart with any common colour vision. Their black is left out,
-# since it can't be seen on a dark photograph. The order puts the most different ones first.
-_OKABE_ITO: tuple[Colour, ...] = (
-    (230, 159, 0),
-    (86, 180, 233),
-    (0, 158, 115),
-    (213, 94, 0),
-    (204, 121, 167),
-    (240, 228, 66),
-    (0, 114, 178),
-)
-_WHITE: Colour = (255, 255, 255)
-_BLACK: Colour = (0, 0, 0)
 _LONGEST_NAME = 28
 
 
@@ -53,27 +40,6 @@ class Style:
     font_size: int | None = None
     min_side: int = 480
     chips: bool = True
-
-
-def class_colour(index: int) -> Colour:
-    """The colour (r, g, b) of a class, the same in every picture, plot and page.
-
-    The first seven are Okabe and Ito's; further classes repeat them in lighter and darker shades, never the same twice
-    among the first hundred.
-
-    Raises:
-        RetinaError: the index is negative.
-    """
-    if index < 0:
-        raise RetinaError(f"class_colour: expected a class index of at least 0, got {index}; count classes from 0")
-    cycle, base = divmod(int(index), len(_OKABE_ITO))
-    if cycle == 0:
-        return _OKABE_ITO[base]
-    # The bit-reversed cycle number spreads the shades evenly, however many classes there are.
-    step, towards = (cycle + 1) // 2, _WHITE if cycle % 2 else _BLACK
-    share = 0.75 * int(f"{step:b}"[::-1], 2) / 2 ** step.bit_length()
-    red, green, blue = (round(own + share * (end - own)) for own, end in zip(_OKABE_ITO[base], towards, strict=True))
-    return red, green, blue
 
 
 def draw(
@@ -125,7 +91,7 @@ def draw(
         _outline(canvas, shape.box, pen.line, class_colour(shape.label))
     thin = max(1, pen.line // 2)
     for shape in truth:
-        _outline(canvas, shape.box, thin + (shape in missed), _WHITE, dash=3 * pen.line)
+        _outline(canvas, shape.box, thin + (shape in missed), WHITE, dash=3 * pen.line)
     if style.chips:
         _draw_chips(canvas, [*missed, *found], len(missed), pen)
     return canvas
@@ -137,7 +103,7 @@ def contact_sheet(
     *,
     gap: int = 12,
     max_side: int = 720,
-    background: Colour = _WHITE,
+    background: Colour = WHITE,
 ) -> np.ndarray:
     """Images side by side, row by row, centred in a grid whose rows and columns fit their largest image.
 
@@ -270,7 +236,7 @@ def _outline(canvas: np.ndarray, box: np.ndarray, line: int, colour: Colour, das
         if dash:
             on = along % (2 * dash) < dash
             ink, shade = ink * on, shade * on
-        _blend(canvas, strip, _BLACK, shade)
+        _blend(canvas, strip, BLACK, shade)
         _blend(canvas, strip, colour, ink)
 
 
@@ -323,7 +289,7 @@ def _draw_chips(canvas: np.ndarray, shapes: list[_Shape], missed: int, pen: _Pen
         if place is None:
             continue
         taken.append(place)
-        chips.append((place, shapes[rank].text, _WHITE if rank < missed else class_colour(shapes[rank].label)))
+        chips.append((place, shapes[rank].text, WHITE if rank < missed else class_colour(shapes[rank].label)))
     for place, text, colour in reversed(chips):
         _chip(canvas, place, text, colour, pen)
 
@@ -384,7 +350,7 @@ def _text_colour(ground: Colour) -> Colour:
     """Black or white, whichever has the higher contrast ratio (WCAG 2.2)."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (part / 255 for part in ground)]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-    return _BLACK if (luminance + 0.05) / 0.05 >= 1.05 / (luminance + 0.05) else _WHITE
+    return BLACK if (luminance + 0.05) / 0.05 >= 1.05 / (luminance + 0.05) else WHITE
 
 
 @functools.lru_cache(maxsize=16)

@@ -22,6 +22,7 @@ from retina.inference import build_detector, compile_inference, detect
 from retina.report.evaluation import write_evaluation
 from retina.training import checkpoint as checkpoints
 from retina.training.environment import describe_environment
+from retina.training.interruption import Interrupted, InterruptionGuard
 from retina.training.optimizer import build_optimizer
 from retina.training.progress import Report
 from retina.training.run_directory import BEST, LATEST, RunDirectory, refuse_if_used
@@ -50,6 +51,7 @@ def train(
 
     Raises:
         RetinaError: data, configuration or run directory can't be used; found before anything is written.
+        Interrupted: SIGINT or SIGTERM came; `resume` goes on from there.
         FloatingPointError: the loss or its gradient is no longer finite; no checkpoint is written then.
     """
     path = Path(run_dir)
@@ -57,8 +59,8 @@ def train(
     saved = _read_latest(path, config) if resume else None
     if not resume:
         refuse_if_used(path)
-    train_data = train_data or load_split(config.data, "train")
-    validation_data = validation_data or load_split(config.data, "validation")
+    train_data = load_split(config.data, "train") if train_data is None else train_data
+    validation_data = load_split(config.data, "validation") if validation_data is None else validation_data
     check_same_classes(train_data, validation_data)
 
     keras.utils.set_random_seed(config.run.seed)
@@ -121,6 +123,7 @@ class _Training:
             Report(self.directory.path / "log.txt", steps, self.first_step) as self.report,
             TensorBoard(self.directory.path / "tensorboard") as self.tensorboard,
             translated(),
+            InterruptionGuard() as interruption,
         ):
             self._introduce()
             meter = _Meter(settings.batch_size)
@@ -143,6 +146,13 @@ class _Training:
                 if saves:
                     self._save(step)
                     meter.restart()
+                elif interruption.signal:
+                    meter.check(step)
+                    self._save(step)
+                    raise Interrupted(
+                        f"{interruption.signal} after step {step} of {steps}; the checkpoint is written. Go on with: "
+                        f"retina train --run-dir {self.directory.path} --resume"
+                    )
         return self.directory.path
 
     def _introduce(self) -> None:

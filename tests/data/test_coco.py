@@ -26,7 +26,9 @@ TREE = {
 
 def write(folder: Path, tree) -> Path:
     (folder / "images").mkdir(exist_ok=True)
-    (folder / "images" / "b.jpg").write_bytes(b"never opened")
+    (folder / "images" / "sub").mkdir(exist_ok=True)
+    for name in ("b.jpg", "sub/a.jpg", "c..d.jpg"):
+        (folder / "images" / name).write_bytes(b"never opened")
     file = folder / "train.json"
     file.write_text(tree if isinstance(tree, str) else json.dumps(tree), encoding="utf-8")
     return file

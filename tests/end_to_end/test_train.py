@@ -38,6 +38,9 @@ sys.argv = ["retina", *sys.argv[1:]]
 main()
 """
 
+# The same with a polite request in the second update.
+STOPPED = KILLED.replace("len(calls) == 5", "len(calls) == 2").replace("SIGKILL", "SIGTERM")
+
 
 @pytest.fixture(scope="module")
 def loaded(trained):
@@ -337,3 +340,17 @@ def test_other_backends_train_resume_and_evaluate(backend, retina, tiny, tmp_pat
     assert on_tensorflow.code == on_its_own.code == 0, on_its_own.err
     first_figures, second_figures = (json.loads(done.out)["metrics"] for done in (on_tensorflow, on_its_own))
     assert first_figures == pytest.approx(second_figures, abs=1e-3)
+
+
+def test_a_run_told_to_stop_writes_its_checkpoint_and_goes_on_from_there(trained, tiny, python, retina, tmp_path):
+    config = [*tiny, f"data.root={trained.folder}"]
+    stopped = python(["-c", STOPPED, "train", *config, "--run-dir", "run"], tmp_path)
+    assert stopped.code == 75, stopped.err
+    assert "SIGTERM after step 2 of 6" in stopped.err and "retina train --run-dir run --resume" in stopped.err
+    assert read(RunDirectory.open(tmp_path / "run").checkpoint_path("latest")).step == 2
+    resumed = retina(tmp_path, "train", "--run-dir", "run", "--resume")
+    assert resumed.code == 0, resumed.err
+    ours, theirs = (read(RunDirectory.open(run).checkpoint_path("latest")) for run in (tmp_path / "run", trained.run))
+    assert ours.arrays.keys() == theirs.arrays.keys()
+    for name, array in theirs.arrays.items():
+        np.testing.assert_array_equal(ours.arrays[name], array, err_msg=name)

@@ -6,7 +6,7 @@ import pytest
 
 from retina import config
 from retina.models.detector import Detector
-from retina.training.optimizer import build_optimizer, decays, prepare_gradients
+from retina.training.optimizer import build_optimizer, decays, global_norm, prepare_gradients
 
 CONSTANT = config.StepSchedule(steps=10)
 
@@ -26,14 +26,18 @@ def gradients(*values) -> list:
     return [keras.ops.convert_to_tensor(np.array(value, np.float32)) for value in values]
 
 
+def prepare(values, weights, settings) -> tuple[list, float]:
+    norm = global_norm(values)
+    return prepare_gradients(values, weights, settings, norm), float(norm)
+
+
 def update(optimizer, settings, weights, *values) -> None:
-    prepared, _ = prepare_gradients(gradients(*values), weights, settings)
-    optimizer.apply(prepared, weights)
+    optimizer.apply(prepare(gradients(*values), weights, settings)[0], weights)
 
 
 def test_zero_gradients_stay_zero_under_clipping():
     settings = config.Sgd(clip_norm=1.0, weight_decay=0.0)
-    prepared, norm = prepare_gradients(gradients([[0.0, 0.0]], [0.0]), variables(), settings)
+    prepared, norm = prepare(gradients([[0.0, 0.0]], [0.0]), variables(), settings)
     assert float(norm) == 0.0
     for gradient in arrays(prepared):
         np.testing.assert_array_equal(gradient, 0.0)
@@ -54,9 +58,19 @@ def test_sgd_adds_the_decay_to_the_gradient_and_remembers_it():
     np.testing.assert_allclose(arrays(weights)[1], [0.31], rtol=1e-6)
 
 
+def test_old_gradients_go_on_at_the_new_rate_after_a_milestone():
+    settings = config.Sgd(learning_rate=1.0, momentum=0.5, weight_decay=0.0)
+    weights = variables()
+    optimizer = build_optimizer(settings, config.StepSchedule(steps=10, milestones=(1,), factor=0.1))
+    optimizer.build(weights)
+    update(optimizer, settings, weights, [[1.0, 0.0]], [0.0])  # v = 1, w = 1 - 1
+    update(optimizer, settings, weights, [[0.0, 0.0]], [0.0])  # v = 0.5 at rate 0.1; Keras' own would step by 0.5
+    np.testing.assert_allclose(arrays(weights)[0], [[-0.05, -2.0]], rtol=1e-6)
+
+
 def test_clipping_is_global_and_comes_before_the_decay():
     settings = config.Sgd(weight_decay=0.5, clip_norm=1.0)
-    prepared, norm = prepare_gradients(gradients([[3.0, 0.0]], [4.0]), variables(), settings)
+    prepared, norm = prepare(gradients([[3.0, 0.0]], [4.0]), variables(), settings)
     assert float(norm) == pytest.approx(5.0)
     # g / 5, then the kernel's decay of 0.5 · [1, -2], which is not clipped
     np.testing.assert_allclose(arrays(prepared)[0], [[0.6 + 0.5, -1.0]], rtol=1e-6)
@@ -65,14 +79,14 @@ def test_clipping_is_global_and_comes_before_the_decay():
 
 def test_a_short_gradient_is_not_lengthened():
     settings = config.Sgd(weight_decay=0.0, clip_norm=10.0)
-    prepared, norm = prepare_gradients(gradients([[3.0, 0.0]], [4.0]), variables(), settings)
+    prepared, norm = prepare(gradients([[3.0, 0.0]], [4.0]), variables(), settings)
     assert float(norm) == pytest.approx(5.0)
     np.testing.assert_array_equal(arrays(prepared)[0], [[3.0, 0.0]])
     np.testing.assert_array_equal(arrays(prepared)[1], [4.0])
 
 
 def test_adamw_gradients_are_left_without_decay():
-    prepared, _ = prepare_gradients(gradients([[3.0, 0.0]], [4.0]), variables(), config.AdamW(weight_decay=0.5))
+    prepared, _ = prepare(gradients([[3.0, 0.0]], [4.0]), variables(), config.AdamW(weight_decay=0.5))
     np.testing.assert_array_equal(arrays(prepared)[0], [[3.0, 0.0]])
 
 

@@ -1,0 +1,42 @@
+"""One colour a class, the same in every picture, plot and page."""
+
+from __future__ import annotations
+
+from retina.errors import RetinaError
+
+Colour = tuple[int, int, int]
+
+# Okabe and Ito (2008), "Color Universal Design": told apart with any common colour vision. Their black is left out,
+# since it can't be seen on a dark photograph. The order puts the most different ones first.
+_OKABE_ITO: tuple[Colour, ...] = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (213, 94, 0),
+    (204, 121, 167),
+    (240, 228, 66),
+    (0, 114, 178),
+)
+WHITE: Colour = (255, 255, 255)
+BLACK: Colour = (0, 0, 0)
+
+
+def class_colour(index: int) -> Colour:
+    """The colour (r, g, b) of a class, the same in every picture, plot and page.
+
+    The first seven are Okabe and Ito's; further classes repeat them in lighter and darker shades, never the same twice
+    among the first hundred.
+
+    Raises:
+        RetinaError: the index is negative.
+    """
+    if index < 0:
+        raise RetinaError(f"class_colour: expected a class index of at least 0, got {index}; count classes from 0")
+    cycle, base = divmod(int(index), len(_OKABE_ITO))
+    if cycle == 0:
+        return _OKABE_ITO[base]
+    # The bit-reversed cycle number spreads the shades evenly, however many classes there are.
+    step, towards = (cycle + 1) // 2, WHITE if cycle % 2 else BLACK
+    share = 0.75 * int(f"{step:b}"[::-1], 2) / 2 ** step.bit_length()
+    red, green, blue = (round(own + share * (end - own)) for own, end in zip(_OKABE_ITO[base], towards, strict=True))
+    return red, green, blue

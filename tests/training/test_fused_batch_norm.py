@@ -1,0 +1,69 @@
+"""TensorFlow's kernel under Keras' layer: outputs, gradients and moving statistics are Keras' own."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from retina.models import backbones
+from retina.training.fused_batch_norm import FusedBatchNormalization, fuse_batch_norms
+
+
+def layer(policy: str, *, fused: bool) -> keras.layers.BatchNormalization:
+    out = keras.layers.BatchNormalization(epsilon=1e-5, momentum=0.9, dtype=policy)
+    out.build((None, 6, 10, 8))
+    rng = np.random.default_rng(1)
+    for variable in out.weights:
+        variable.assign(rng.uniform(0.5, 1.5, variable.shape))
+    if fused:
+        out.__class__ = FusedBatchNormalization
+    return out
+
+
+def train(normalization: keras.layers.BatchNormalization, inputs: np.ndarray, upstream: np.ndarray) -> list[np.ndarray]:
+    x = tf.cast(inputs, normalization.compute_dtype)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = normalization(x, training=True)
+        loss = tf.reduce_sum(tf.cast(y, tf.float32) * upstream)
+    gradients = tape.gradient(loss, [x, normalization.gamma.value, normalization.beta.value])
+    moving = [normalization.moving_mean.value, normalization.moving_variance.value]
+    return [tf.cast(t, tf.float32).numpy() for t in [y, *gradients, *moving]]
+
+
+# bfloat16 keeps 8 bits: two roundings apart are 2^-7 of a value.
+@pytest.mark.parametrize(("policy", "bound"), [("float32", 1e-5), ("mixed_bfloat16", 2**-7)])
+def test_equals_keras(policy: str, bound: float):
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(2.0, 3.0, (4, 6, 10, 8)).astype(np.float32)
+    upstream = rng.normal(size=inputs.shape).astype(np.float32)
+    expected = train(layer(policy, fused=False), inputs, upstream)
+    for value, wanted in zip(train(layer(policy, fused=True), inputs, upstream), expected, strict=True):
+        np.testing.assert_allclose(value, wanted, atol=bound * np.abs(wanted).max(), rtol=0)
+
+
+def test_moving_variance_is_the_biased_one():
+    normalization = layer("float32", fused=True)
+    normalization.moving_variance.assign(np.zeros(8))
+    inputs = np.zeros((1, 1, 2, 8), np.float32)
+    inputs[0, 0, 1] = 2.0  # mean 1, biased variance 1, unbiased 2
+    train(normalization, inputs, np.ones_like(inputs))
+    np.testing.assert_allclose(normalization.moving_variance.numpy(), 0.1, rtol=1e-5)
+
+
+def test_inference_and_frozen_layers_use_the_moving_statistics():
+    inputs = np.random.default_rng(2).normal(size=(2, 6, 10, 8)).astype(np.float32)
+    plain, fused = layer("float32", fused=False), layer("float32", fused=True)
+    np.testing.assert_array_equal(fused(inputs, training=False), plain(inputs, training=False))
+    plain.trainable = fused.trainable = False
+    np.testing.assert_array_equal(fused(inputs, training=True), plain(inputs, training=True))
+
+
+@pytest.mark.parametrize("name", ["keras_cv/resnet10", "keras_cv/mobilenet_v3_small"])
+def test_every_batch_norm_of_a_backbone_is_fused_and_keeps_its_variables(name: str):
+    network = backbones.build(name)
+    before = [variable.path for variable in network.variables]
+    fuse_batch_norms(network)
+    kinds = {type(item) for item in network._flatten_layers() if isinstance(item, keras.layers.BatchNormalization)}
+    assert kinds == {FusedBatchNormalization}
+    assert [variable.path for variable in network.variables] == before
