@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -47,7 +48,7 @@ def main() -> None:
         sys.exit(app(args=arguments, prog_name="retina", standalone_mode=False))
     except (Exception, KeyboardInterrupt) as error:
         if debug:
-            raise
+            traceback.print_exc()
         if type(error).__name__ == "NoArgsIsHelpError":  # `retina` alone: its message is the help
             print(error, file=sys.stderr)
             sys.exit(BAD_INPUT)
@@ -140,6 +141,11 @@ def predict(
     from retina.training.loading import load
 
     predictor = load(run, checkpoint)
+    lowest = predictor.config.inference.score_threshold
+    if score < lowest:
+        raise RetinaError(
+            f"--score {score}: the run's inference.score_threshold is {lowest}; nothing below it is found"
+        )
     # Everything is detected before anything is written: a broken image leaves no half-filled folder.
     found = [detections.above(score) for detections in predictor.predict(files)]
     pictures = write_predictions(out, files, found, predictor.class_names)

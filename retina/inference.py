@@ -120,17 +120,17 @@ class Predictor:
             yield Detections(found["boxes"][keep], found["scores"][keep], labels, names)
 
 
-def build_detector(config: Config, class_names: Sequence[str], *, random_weights: bool = False) -> Detector:
-    """The detector of a configuration; `random_weights` leaves presets out, where a checkpoint will overwrite them."""
-    model = config.model.model_copy(update={"weights": None}) if random_weights else config.model
+def build_detector(config: Config, class_names: Sequence[str], *, load_weights: bool = True) -> Detector:
+    """The detector of a configuration; `load_weights` False leaves its preset out, for a checkpoint to overwrite."""
     return Detector(
         class_names,
-        model=model,
+        model=config.model,
         anchors=config.anchors,
         assignment=config.assignment,
         loss=config.loss,
         inference=config.inference,
         precision=config.run.precision,
+        load_weights=load_weights,
     )
 
 

@@ -267,6 +267,16 @@ def test_another_kind_drops_what_belonged_to_the_one_before():
     assert "missing key 'data.train.annotations'" in message(changed, "data.train.format=coco")
 
 
+def test_frozen_statistics_need_the_weights_they_come_with():
+    assert "batch_norm: frozen needs pretrained weights" in message(changed, "model.batch_norm=frozen")
+
+
+def test_a_preset_needs_the_pixels_it_was_trained_on():
+    assert "expect pixels in [0, 1]" in message(changed, "model.weights=resnet50_imagenet")
+    pixels = ("model.pixel_mean=[0.0, 0.0, 0.0]", "model.pixel_std=[255.0, 255.0, 255.0]")
+    assert changed("model.weights=resnet50_imagenet", *pixels).model.weights == "resnet50_imagenet"
+
+
 def test_a_milestone_without_effect_is_refused():
     text = message(changed, "schedule={kind: step, steps: 10, milestones: [5, 10]}")
     assert "milestone 10 has no effect: it must be below steps (10)" in text

@@ -177,7 +177,13 @@ def test_to_list_is_plain_json():
 
 
 def test_a_detector_for_a_checkpoint_needs_no_preset():
-    with_preset = config.override(SETTINGS, ["model.weights=resnet50_imagenet", "model.backbone=keras_cv/resnet10"])
-    detector = build_detector(with_preset, ("a",), random_weights=True)
+    with_preset = config.override(
+        SETTINGS,
+        [
+            "model={weights: resnet50_imagenet, backbone: keras_cv/resnet10, pixel_mean: [0.0, 0.0, 0.0], "
+            "pixel_std: [255.0, 255.0, 255.0]}"
+        ],
+    )
+    detector = build_detector(with_preset, ("a",), load_weights=False)
     assert detector.class_names == ("a",)
-    assert detector.sections.model.weights is None
+    assert detector.sections.model.weights == "resnet50_imagenet"

@@ -101,6 +101,11 @@ class Data(Section):
     resize: Resize = Resize()
     augment: Augment = Augment()
 
+    @field_validator("root")
+    @classmethod
+    def _home(cls, root: Path) -> Path:
+        return root.expanduser()
+
     @field_validator("classes")
     @classmethod
     def _distinct(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
@@ -149,7 +154,10 @@ class Head(Section):
 
 
 class Model(Section):
-    """`pixel_mean` and `pixel_std` are in units of [0, 255], RGB; `weights` names a preset, null for random ones."""
+    """`weights` names a preset, null draws random ones; `batch_norm: frozen` uses the statistics that come with one.
+
+    `pixel_mean` and `pixel_std` are in units of [0, 255], RGB.
+    """
 
     backbone: str = "keras_cv/resnet50"
     weights: str | None = None
@@ -158,6 +166,18 @@ class Model(Section):
     head: Head = Head()
     pixel_mean: tuple[Float, Float, Float] = (123.675, 116.28, 103.53)
     pixel_std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (58.395, 57.12, 57.375)
+
+    @model_validator(mode="after")
+    def _as_the_weights_expect(self) -> Model:
+        if self.weights is None and self.batch_norm == "frozen":
+            raise ValueError("batch_norm: frozen needs pretrained weights; set batch_norm: train")
+        pixels = (*self.pixel_mean, *self.pixel_std)
+        if self.weights and self.backbone.startswith("keras_cv/") and pixels != (0.0, 0.0, 0.0, 255.0, 255.0, 255.0):
+            raise ValueError(
+                "keras-cv's presets expect pixels in [0, 1]; set pixel_mean: [0.0, 0.0, 0.0] and "
+                "pixel_std: [255.0, 255.0, 255.0]"
+            )
+        return self
 
 
 class Anchors(Section):
@@ -296,7 +316,7 @@ Schedule = Annotated[Union[StepSchedule, CosineSchedule], Field(discriminator="k
 class Run(Section):
     """`evaluate_every` and `checkpoint_every` are in steps; null means at the end only."""
 
-    seed: NonNegativeInt = 0
+    seed: Annotated[Int, Field(ge=0, lt=2**32)] = 0
     batch_size: PositiveInt = 8
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
     deterministic: bool = False

@@ -20,7 +20,7 @@ from retina.data.dataset import DetectionDataset, RawObjects, build
 _SPLITS = {"train": range(0, 14), "validation": range(14, 17), "test": range(17, 20)}
 _GLYPH = 64  # pixels of a glyph's side, ink and margin
 _INK = 0.5  # opacity from which a pixel belongs to the digit
-_HEIGHTS = (18 / 128, 60 / 128)  # of a digit, relative to the image's side
+_HEIGHTS = (22 / 128, 64 / 128)  # of a digit, relative to the image's side
 _ANGLE = 12.0  # degrees
 _ASPECT = 1.12
 _CONTRAST = 80.0  # least difference in luma (0 to 255) between a digit and the mean of its background
@@ -44,7 +44,7 @@ def read_digits(
     """`images` square pictures of `size` pixels as PNG, with 0 to 6 digits each, classes "0" to "9" (ids 0 to 9).
 
     Image i depends on `seed`, `split`, `size` and i only, so a longer set begins with the shorter one. Digits are about
-    18 to 60 pixels high at size 128 and in proportion otherwise; each box is the tight box of the ink that is visible.
+    22 to 64 pixels high at size 128 and in proportion otherwise; each box is the tight box of the ink that is visible.
     """
     handwriting = _load(split)
     code = list(_SPLITS).index(split)

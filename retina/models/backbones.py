@@ -226,5 +226,6 @@ def _preset(name: str, weights: str) -> keras.Model:
         reason = " ".join(str(error).split())[:200]
         raise RetinaError(
             f"model.weights: cannot fetch keras-cv preset '{weights}' ({type(error).__name__}: {reason}). "
-            "It is downloaded from Kaggle on first use: connect this machine once, or set model.weights: null"
+            "It is downloaded from Kaggle on first use: connect this machine once, or train from "
+            "scratch with model.weights=null model.batch_norm=train"
         ) from error

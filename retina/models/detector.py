@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from retina import config
+from retina.errors import RetinaError
 from retina.models import backbones
 from retina.models.decode import decode
 from retina.models.fpn import FeaturePyramid
@@ -74,6 +75,7 @@ class Detector(keras.Model):
         class_names: K names; label k is `class_names[k]`.
         model, anchors, assignment, loss, inference: sections of `retina.Config`; the defaults are the paper's.
         precision: `float32` or `mixed_bfloat16`; boxes and losses are float32 under both.
+        load_weights: False leaves `model.weights` out, where a checkpoint will overwrite them.
     """
 
     def __init__(
@@ -86,17 +88,19 @@ class Detector(keras.Model):
         loss: config.Loss = config.Loss(),  # noqa: B008
         inference: config.Inference = config.Inference(),  # noqa: B008
         precision: str = "float32",
+        load_weights: bool = True,
         **kwargs: Any,
     ):
         # Keras would round float images to bfloat16 before they are normalised.
         super().__init__(dtype=precision, autocast=False, **{"name": "detector", **kwargs})
         self.class_names = tuple(class_names)
         self.sections = Sections(model, anchors, assignment, loss, inference)
+        weights = model.weights if load_weights else None
         per_cell = count_per_cell(anchors)
         self.normalization = PixelNormalization(
             model.pixel_mean, model.pixel_std, dtype=precision, name="normalization"
         )
-        self.backbone = _with_policy(precision, lambda: backbones.build(model.backbone, model.weights))
+        self.backbone = _with_policy(precision, lambda: backbones.build(model.backbone, weights))
         if model.batch_norm == "frozen":
             for layer in self.backbone._flatten_layers():  # some lie inside the blocks of a network
                 if isinstance(layer, keras.layers.BatchNormalization):
@@ -119,6 +123,11 @@ class Detector(keras.Model):
 
     def call(self, inputs: Tensor | Batch, training: bool | None = None) -> dict[str, Tensor]:
         images, size = (inputs["images"], inputs["size"]) if isinstance(inputs, dict) else (inputs, None)
+        if None in images.shape[1:3] and isinstance(inputs, dict):
+            raise RetinaError(
+                "Detector: the batches come in several shapes, which Keras' fit traces as unknown; expected one. Set "
+                "data.resize.max_canvases=1, or train with retina.train"
+            )
         features = self.backbone(self.normalization(images, size), training=training)
         maps = self.fpn(features)
         return {"logits": self.classification(maps), "deltas": self.box(maps)}
@@ -179,7 +188,7 @@ class Detector(keras.Model):
     @classmethod
     def from_config(cls, values: dict[str, Any], custom_objects: Any = None) -> Detector:
         sections = {name: kind.model_validate(values[name]) for name, kind in _SECTION_KINDS.items()}
-        return cls(**{**values, **sections})
+        return cls(**{**values, **sections}, load_weights=False)
 
 
 @lru_cache(maxsize=64)

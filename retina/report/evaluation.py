@@ -13,6 +13,7 @@ from retina.data.detections import DetectionTable, to_coco
 from retina.errors import RetinaError
 from retina.evaluation.coco import Metrics
 from retina.evaluation.tables import to_json
+from retina.files import write_text, written
 from retina.report.pictures import contact_sheet, draw
 
 # A picture shows what a user would act on; the metrics take every detection above inference.score_threshold.
@@ -29,10 +30,11 @@ def write_evaluation(
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "metrics.json").write_text(json.dumps(to_json(metrics), indent=2) + "\n", encoding="utf-8")
-        (folder / "detections.json").write_text(json.dumps(to_coco(detections, dataset)), encoding="utf-8")
+        write_text(folder / "metrics.json", json.dumps(to_json(metrics), indent=2) + "\n")
+        write_text(folder / "detections.json", json.dumps(to_coco(detections, dataset)))
         if pictures:
-            Image.fromarray(prediction_sheet(dataset, detections, pictures)).save(folder / "predictions.png")
+            with written(folder / "predictions.png") as temporary:
+                Image.fromarray(prediction_sheet(dataset, detections, pictures)).save(temporary)
     except OSError as error:
         reason = error.strerror or error
         raise RetinaError(f"{folder}: cannot write the evaluation: {reason}; choose another folder") from None

@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from retina.errors import RetinaError
+from retina.files import write_text, written
 from retina.inference import Detections
 from retina.report.pictures import draw
 
@@ -37,9 +38,10 @@ def write_predictions(
         for file, detections, picture in zip(files, found, pictures, strict=True):
             image = load_image(str(file))
             drawn = draw(image, detections.boxes, detections.labels, class_names, scores=detections.scores)
-            Image.fromarray(drawn).save(picture)
+            with written(picture) as temporary:
+                Image.fromarray(drawn).save(temporary)
         tree = [{"image": str(f), "detections": d.to_list()} for f, d in zip(files, found, strict=True)]
-        (folder / "detections.json").write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
+        write_text(folder / "detections.json", json.dumps(tree, indent=2) + "\n")
     except OSError as error:
         reason = error.strerror or error
         raise RetinaError(f"{folder}: cannot write the predictions: {reason}; choose another --out") from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
 import zipfile
 import zlib
@@ -15,6 +14,7 @@ import keras
 import numpy as np
 
 from retina.errors import RetinaError
+from retina.files import written
 
 # What NumPy, zipfile and json raise over a file that is cut short, altered, or something else altogether.
 _DAMAGE = (
@@ -80,18 +80,9 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "category_ids": list(checkpoint.category_ids),
         "best": checkpoint.best,
     }
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        with open(temporary, "wb") as file:
-            arrays: dict[str, Any] = {"__meta__": np.array(json.dumps(meta)), **checkpoint.arrays}
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        # On a full disk the half file would take the room that the next one needs.
-        temporary.unlink(missing_ok=True)
-        raise
+    arrays: dict[str, Any] = {"__meta__": np.array(json.dumps(meta)), **checkpoint.arrays}
+    with written(path) as temporary:
+        np.savez(temporary, **arrays)
 
 
 def read(path: Path) -> Checkpoint:

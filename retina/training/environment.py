@@ -26,13 +26,14 @@ def describe_environment(config: Config) -> dict[str, Any]:
         "platform": platform.platform(),
         "processors": os.cpu_count(),
         "backend": keras.backend.backend(),
-        "devices": _devices(),
+        "devices": devices(),
         "seed": config.run.seed,
         "packages": {name: version for name in _PACKAGES if (version := _version(name))},
     }
 
 
-def _devices() -> list[str]:
+def devices() -> list[str]:
+    """The devices that the backend sees, in its own words."""
     if keras.backend.backend() != "torch":
         return [str(device) for device in keras.distribution.list_devices()]
     # Keras has no distribution for PyTorch, and so no list of its devices.

@@ -30,7 +30,7 @@ def load(run: str | Path, checkpoint: str = "best") -> Predictor:
     path = RunDirectory.open(Path(run)).checkpoint_path(checkpoint)
     saved = read(path)
     config = configuration.parse(saved.config, str(path))
-    detector = build_detector(config, saved.class_names, random_weights=True)
+    detector = build_detector(config, saved.class_names, load_weights=False)
     restore(saved.arrays, detector)
     return Predictor(detector, config)
 

@@ -47,6 +47,9 @@ class Report:
         self.console.print(text, soft_wrap=True, markup=False)
         self._write(text)
 
+    def advance(self, step: int) -> None:
+        self.progress.update(self.task, completed=step)
+
     def scalars(self, line: dict[str, Any], remaining_seconds: float) -> None:
         """One line of `metrics.jsonl`, shown."""
         figures = (

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from retina.errors import RetinaError
+from retina.files import write_text
 
 BEST, LATEST = "best", "latest"
 
@@ -51,12 +51,15 @@ class RunDirectory:
         if name in (BEST, LATEST):
             pointer = self.path / "checkpoints" / name
             if not pointer.is_file():
-                raise RetinaError(
-                    f"{self.path}: it has no '{name}' checkpoint: the run ended before its first one, or is still on "
-                    "its way; train again with another --run-dir"
-                )
+                raise RetinaError(f"{self.path}: it has no '{name}' checkpoint; {self._remedy(name)}")
             name = pointer.read_text(encoding="utf-8").strip()
         return self.path / "checkpoints" / f"{name}.npz"
+
+    def _remedy(self, name: str) -> str:
+        other = LATEST if name == BEST else BEST
+        if (self.path / "checkpoints" / other).is_file():
+            return f"take --checkpoint {other}, or train it further with --resume"
+        return "the run ended before its first one, or is still on its way; train again with another --run-dir"
 
     def point(self, name: str, target: Path) -> None:
         """Makes `best` or `latest` name a checkpoint, then removes the checkpoints that neither names."""
@@ -108,12 +111,3 @@ def refuse_if_used(path: Path) -> None:
         resumable = (path / "config.yaml").is_file() and (path / "checkpoints" / LATEST).is_file()
         resume = f"; go on with `retina train --run-dir {path} --resume`" if resumable else ""
         raise RetinaError(f"{path}: the run directory is not empty; choose another --run-dir{resume}")
-
-
-def write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.partial")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import time
 from pathlib import Path
@@ -21,13 +22,16 @@ from retina.evaluation.coco import evaluate as evaluate_coco
 from retina.inference import build_detector, compile_inference, detect
 from retina.report.evaluation import write_evaluation
 from retina.training import checkpoint as checkpoints
-from retina.training.environment import describe_environment
+from retina.training.environment import describe_environment, devices
 from retina.training.interruption import Interrupted, InterruptionGuard
 from retina.training.optimizer import build_optimizer
 from retina.training.progress import Report
 from retina.training.run_directory import BEST, LATEST, RunDirectory, refuse_if_used
 from retina.training.step import build_step
 from retina.training.tensorboard import TensorBoard
+
+# The disk is full or the folder is no longer ours: the last checkpoint stands.
+_STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def train(
@@ -62,16 +66,26 @@ def train(
     train_data = load_split(config.data, "train") if train_data is None else train_data
     validation_data = load_split(config.data, "validation") if validation_data is None else validation_data
     check_same_classes(train_data, validation_data)
+    if saved is not None:
+        _check_classes(saved, train_data)
 
     keras.utils.set_random_seed(config.run.seed)
     if config.run.deterministic:
         _make_deterministic()
-    detector = build_detector(config, train_data.class_names, random_weights=saved is not None)
+    detector = build_detector(config, train_data.class_names, load_weights=saved is None)
     if resume:
         run = RunDirectory.open(path)
     else:
         run = RunDirectory.create(path, configuration.to_yaml(config), describe_environment(config))
-    return _Training(config, run, detector, train_data, validation_data, saved).run()
+    try:
+        return _Training(config, run, detector, train_data, validation_data, saved).run()
+    except OSError as error:
+        if error.errno not in _STORAGE_ERRORS:
+            raise
+        raise RetinaError(
+            f"{path}: the run stopped, since it cannot be written: {error.strerror}; make room, then go on with: "
+            f"retina train --run-dir {path} --resume"
+        ) from None
 
 
 def _make_deterministic() -> None:
@@ -123,7 +137,7 @@ class _Training:
             Report(self.directory.path / "log.txt", steps, self.first_step) as self.report,
             TensorBoard(self.directory.path / "tensorboard") as self.tensorboard,
             translated(),
-            InterruptionGuard() as interruption,
+            InterruptionGuard(self.report.say) as interruption,
         ):
             self._introduce()
             meter = _Meter(settings.batch_size)
@@ -132,23 +146,19 @@ class _Training:
                 with meter.waiting():
                     batch = next(iterator)
                 meter.add(self.step(batch))
-                logs, evaluates, saves = (
-                    _due(step, every, steps)
-                    for every in (settings.log_every, settings.evaluate_every, settings.checkpoint_every)
-                )
-                if logs or evaluates or saves:
+                self.report.advance(step)
+                evaluates = _due(step, settings.evaluate_every, steps)
+                # Every evaluation is a place to go on from, whatever `checkpoint_every` says.
+                saves = evaluates or _due(step, settings.checkpoint_every, steps) or bool(interruption.signal)
+                if saves or step % settings.log_every == 0:
                     meter.check(step)
-                if logs:
                     self._log(step, meter)
                 if evaluates:
                     self._evaluate(step)
-                    meter.restart()
                 if saves:
                     self._save(step)
                     meter.restart()
-                elif interruption.signal:
-                    meter.check(step)
-                    self._save(step)
+                if interruption.signal and step < steps:
                     raise Interrupted(
                         f"{interruption.signal} after step {step} of {steps}; the checkpoint is written. Go on with: "
                         f"retina train --run-dir {self.directory.path} --resume"
@@ -156,6 +166,7 @@ class _Training:
         return self.directory.path
 
     def _introduce(self) -> None:
+        self.report.say(f"training on {', '.join(devices())} ({keras.backend.backend()})")
         for data in (self.train_data, self.validation_data):
             self.report.say(
                 f"{data.name}: {len(data)} images, {len(data.boxes)} boxes, {len(data.class_names)} classes"
@@ -295,6 +306,15 @@ def _read_latest(path: Path, config: Config) -> checkpoints.Checkpoint:
     if saved.step >= config.schedule.steps:
         raise RetinaError(f"{path}: this run is finished ({saved.step} of {config.schedule.steps} steps)")
     return saved
+
+
+def _check_classes(saved: checkpoints.Checkpoint, data: DetectionDataset) -> None:
+    before, now = (saved.class_names, saved.category_ids), (data.class_names, data.category_ids)
+    if before != now:
+        raise RetinaError(
+            f"{data.name}: cannot resume: its classes {list(now[0])} with category ids {list(now[1])} are not the "
+            f"checkpoint's {list(before[0])} with {list(before[1])}; restore the data, or start a new run"
+        )
 
 
 def _changed_keys(before: Any, after: Any, prefix: str = "") -> list[str]:

@@ -36,7 +36,7 @@ def test_counts_sizes_classes_and_overlaps(data):
     counts = np.diff(data.offsets)
     assert counts.max() == 6 and 0 <= (counts == 0).sum() <= 10 and 2.5 < counts.mean() < 4
     heights = data.boxes[:, 3] - data.boxes[:, 1]
-    assert heights.min() >= 14 and heights.max() <= 60
+    assert heights.min() >= 17 and heights.max() <= 64
     assert (heights < 20).mean() > 0.1 and (heights > 40).mean() > 0.1
     assert np.bincount(data.labels, minlength=10).min() > 20
     for index in range(len(data)):
@@ -92,7 +92,7 @@ def test_ink_stands_out_from_its_background(luma):
 def test_digits_scale_with_the_image():
     large = read_digits("test", 30, 256, seed=0)
     heights = large.boxes[:, 3] - large.boxes[:, 1]
-    assert (large.sizes == 256).all() and heights.min() >= 28 and 60 < heights.max() <= 120
+    assert (large.sizes == 256).all() and heights.min() >= 35 and 64 < heights.max() <= 128
 
 
 def test_the_handwriting_of_the_splits_is_disjoint_and_stratified():

@@ -6,7 +6,8 @@ import os
 import pytest
 
 from retina.errors import RetinaError
-from retina.training.run_directory import BEST, LATEST, RunDirectory, refuse_if_used, write_text
+from retina.files import write_text
+from retina.training.run_directory import BEST, LATEST, RunDirectory, refuse_if_used
 
 
 @pytest.fixture
