@@ -37,7 +37,7 @@ def test_counts_sizes_classes_and_overlaps(data):
     assert counts.max() == 6 and 0 <= (counts == 0).sum() <= 10 and 2.5 < counts.mean() < 4
     heights = data.boxes[:, 3] - data.boxes[:, 1]
     assert heights.min() >= 17 and heights.max() <= 64
-    assert (heights < 20).mean() > 0.1 and (heights > 40).mean() > 0.1
+    assert (heights < 28).mean() > 0.1 and (heights > 50).mean() > 0.1
     assert np.bincount(data.labels, minlength=10).min() > 20
     for index in range(len(data)):
         boxes = data.objects(index).boxes
