@@ -211,7 +211,7 @@ def test_a_write_that_fails_midway_leaves_the_previous_checkpoint(file, monkeypa
     before = file.read_bytes()
 
     def full_disk(out, **arrays):
-        out.write(b"half a checkpoint")
+        out.write_bytes(b"half a checkpoint")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoints.np, "savez", full_disk)
@@ -224,7 +224,7 @@ def test_a_write_that_fails_midway_leaves_the_previous_checkpoint(file, monkeypa
 
 
 def test_a_leftover_of_a_killed_write_is_in_nobodys_way(file):
-    file.with_name(".step_7.npz.partial").write_bytes(b"half")
+    file.with_name(".partial.step_7.npz").write_bytes(b"half")
     save(file, checkpoint({}, step=7))
     assert read(file).step == 7
     assert [path.name for path in file.parent.iterdir()] == ["step_7.npz"]
