@@ -199,7 +199,7 @@ def test_no_path_of_a_machine_and_no_package_index() -> None:
             continue
         read.add(path.relative_to(ROOT).as_posix())
         found += [f"{path.relative_to(ROOT)}: {match[0]}" for match in FOREIGN.finditer(text)]
-    assert {"pyproject.toml", "scripts/setup", ".ci/run", "retina/config.py"} <= read
+    assert {"pyproject.toml", "scripts/setup", ".ci/run", "retina/config/reading.py"} <= read
     assert found == []
 
 

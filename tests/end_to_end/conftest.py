@@ -39,7 +39,7 @@ def run_python(arguments: list[str], folder: Path, **environment: str) -> Finish
         env={**kept, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1200,
     )
     return Finished(done.returncode, done.stdout, done.stderr)
 

@@ -377,6 +377,6 @@ def test_a_bad_file_in_a_process_of_its_own(python, tmp_path):
 @pytest.mark.parametrize("place", [["--debug", "config"], ["config", "--debug"]])
 def test_debug_shows_the_traceback(python, tmp_path, place):
     done = python(["-m", "retina", *place, "nowhere.yaml"], tmp_path)
-    assert done.code != 0 and done.out == ""
+    assert (done.code, done.out) == (2, "")
     assert "Traceback (most recent call last)" in done.err
-    assert done.err.splitlines()[-1].startswith("retina.errors.RetinaError: nowhere.yaml: cannot read")
+    assert done.err.splitlines()[-1].startswith("retina: nowhere.yaml: cannot read")

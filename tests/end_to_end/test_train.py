@@ -99,7 +99,7 @@ def test_metrics_have_the_promised_keys(trained):
 
 def test_the_log_has_a_time_on_every_line(trained):
     lines = (trained.run / "log.txt").read_text().splitlines()
-    assert len(lines) == 2 + 6 + 2
+    assert len(lines) == 1 + 2 + 6 + 2
     assert all(line[4] == line[7] == "-" and line[10] == "T" and line[19:21] == "  " for line in lines)
 
 
