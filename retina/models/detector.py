@@ -101,10 +101,10 @@ class Detector(keras.Model):
             model.pixel_mean, model.pixel_std, dtype=precision, name="normalization"
         )
         self.backbone = _with_policy(precision, lambda: backbones.build(model.backbone, weights))
-        if model.batch_norm == "frozen":
-            for layer in self.backbone._flatten_layers():  # some lie inside the blocks of a network
-                if isinstance(layer, keras.layers.BatchNormalization):
-                    layer.trainable = False
+        for layer in self.backbone._flatten_layers():  # some lie inside the blocks of a network
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.trainable = model.batch_norm != "frozen"
+                layer.momentum = model.batch_norm_momentum or layer.momentum
         self.fpn = FeaturePyramid(model.fpn, dtype=precision, name="fpn")
         self.classification = classification_subnet(model.head, per_cell, len(self.class_names), dtype=precision)
         self.box = box_subnet(model.head, per_cell, dtype=precision)

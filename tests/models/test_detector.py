@@ -181,6 +181,19 @@ def test_decode_gives_original_pixels():
         assert list(found["valid"][i]) == [True, False, False] and int(found["labels"][i][0]) == 1
 
 
+def test_the_momentum_of_batch_normalisation():
+    own = {layer.momentum for layer in batch_norms(tiny())}
+    assert own == {0.99}
+    assert {
+        layer.momentum for layer in batch_norms(tiny(model=TINY.model_copy(update={"batch_norm_momentum": 0.9})))
+    } == {0.9}
+
+
+def batch_norms(detector: Detector) -> list[keras.layers.BatchNormalization]:
+    layers = detector.backbone._flatten_layers()
+    return [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
+
+
 def test_frozen_batch_normalisation():
     for backbone in ("keras_cv/resnet10", "keras_cv/csp_darknet_tiny"):  # the second hides its layers inside blocks
         frozen = tiny(model=TINY.model_copy(update={"backbone": backbone, "batch_norm": "frozen"}))
