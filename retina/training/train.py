@@ -55,7 +55,7 @@ def train(
 
     Raises:
         RetinaError: data, configuration or run directory can't be used; found before anything is written.
-        Interrupted: SIGINT or SIGTERM came; `resume` goes on from there.
+        Interrupted: SIGINT, SIGTERM or SIGHUP came; `resume` goes on from there.
         FloatingPointError: the loss or its gradient is no longer finite; no checkpoint is written then.
     """
     path = Path(run_dir)
@@ -147,20 +147,20 @@ class _Training:
                     batch = next(iterator)
                 meter.add(self.step(batch))
                 self.report.advance(step)
+                stopped_by = interruption.signal  # read once: one that comes later waits for the next step
                 evaluates = _due(step, settings.evaluate_every, steps)
                 # Every evaluation is a place to go on from, whatever `checkpoint_every` says.
-                saves = evaluates or _due(step, settings.checkpoint_every, steps) or bool(interruption.signal)
+                saves = evaluates or _due(step, settings.checkpoint_every, steps) or bool(stopped_by)
                 if saves or step % settings.log_every == 0:
                     meter.check(step)
                     self._log(step, meter)
-                if evaluates:
-                    self._evaluate(step)
+                is_best = evaluates and self._evaluate(step)
                 if saves:
-                    self._save(step)
+                    self._save(step, is_best)
                     meter.restart()
-                if interruption.signal and step < steps:
+                if stopped_by and step < steps:
                     raise Interrupted(
-                        f"{interruption.signal} after step {step} of {steps}; the checkpoint is written. Go on with: "
+                        f"{stopped_by} after step {step} of {steps}; the checkpoint is written. Go on with: "
                         f"retina train --run-dir {self.directory.path} --resume"
                     )
         return self.directory.path
@@ -188,7 +188,8 @@ class _Training:
     def _rate(self, step: int) -> Any:
         return self.optimizer._learning_rate(step)  # the schedule; the public property reads it at `iterations`
 
-    def _evaluate(self, step: int) -> None:
+    def _evaluate(self, step: int) -> bool:
+        """Measures the detector on the validation data; True if it is the best so far."""
         self.step.sync()
         start = time.perf_counter()
         table = detect(self.infer, self.validation_data, self.config.data, self.config.inference.batch_size)
@@ -203,17 +204,21 @@ class _Training:
             f"step {step}: validation AP {metrics.metrics['AP']:.4f}, AP50 {metrics.metrics['AP50']:.4f} "
             f"({time.perf_counter() - start:.1f} s)"
         )
-        self._keep_if_best(step, metrics)
+        return self._is_best(metrics)
 
-    def _keep_if_best(self, step: int, metrics: Metrics) -> None:
+    def _is_best(self, metrics: Metrics) -> bool:
         value = metrics.metrics[self.config.evaluation.metric]
-        if self.best is None or value > self.best:
-            self.best = value
-            self.directory.point(BEST, self._write(step))
+        if self.best is not None and value <= self.best:
+            return False
+        self.best = value
+        return True
 
-    def _save(self, step: int) -> None:
+    def _save(self, step: int, is_best: bool) -> None:
         self.step.sync()
-        self.directory.point(LATEST, self._write(step))
+        path = self._write(step)
+        if is_best:
+            self.directory.point(BEST, path)
+        self.directory.point(LATEST, path)
 
     def _write(self, step: int) -> Path:
         path = self.directory.checkpoint_path(f"step_{step}")
