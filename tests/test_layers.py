@@ -28,7 +28,7 @@ FLOORS = (
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 # Evaluation turns tables into figures and knows neither models nor sources: of its own floor it sees these only.
-EVALUATION_MAY = {"retina.data.dataset", "retina.data.detections"}
+EVALUATION_MAY = {"retina.data.dataset", "retina.data.detections", "retina.data.scoring"}
 
 # A run writes pictures of its predictions while it trains, so these three of the report lie below training in truth:
 # training may import them, and they may import only what training's ground floor may.

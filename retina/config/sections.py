@@ -342,9 +342,27 @@ class Inference(Section):
 
 
 class Evaluation(Section):
-    """`metric` selects the best checkpoint on the validation data."""
+    """`metric` selects the best checkpoint on the validation data. Both engines give equal figures; one is fast.
+
+    `max_detections` are three bounds on the detections of one class in one image: AP uses the last, AR each.
+    `area_ranges` are in square pixels, both ends included, and name the figures: `s` gives APs and ARs.
+    """
 
     metric: Literal["AP", "AP50", "AP75"] = "AP"
+    engine: Literal["hotcoco", "pycocotools"] = "hotcoco"
+    max_detections: tuple[PositiveInt, PositiveInt, PositiveInt] = (1, 10, 100)
+    area_ranges: dict[str, tuple[NonNegativeFloat, PositiveFloat]] = Field(
+        default={"s": (0.0, 1024.0), "m": (1024.0, 9216.0), "l": (9216.0, 1e10)}
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Evaluation:
+        if not self.max_detections[0] < self.max_detections[1] < self.max_detections[2]:
+            raise ValueError(f"max_detections must increase, got {list(self.max_detections)}")
+        for name, (low, high) in self.area_ranges.items():
+            if not (name.isalpha() and low < high):
+                raise ValueError(f"area_ranges: '{name}' must be letters, its range must increase: got {low} to {high}")
+        return self
 
 
 class Config(Section):

@@ -1,162 +1,237 @@
-"""The twelve COCO figures (cocodataset.org/#detection-eval) and those of each class, computed by pycocotools."""
+"""The twelve COCO figures (cocodataset.org/#detection-eval), those of each class, and those of each overlap.
+
+Two engines compute the same arrays of precision and recall: `pycocotools`, the reference, and `hotcoco`, which is over
+a hundred times as fast (`scripts/benchmark_evaluation`) and the default, because the tests hold each of its figures to
+the reference.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from retina.data.detections import DetectionTable, check, to_xywh
+from retina import config
+from retina.data.scoring import GroundTruth, Results, check_results
 from retina.errors import RetinaError
+from retina.evaluation.matching import ALL_AREAS, IOU_THRESHOLDS, average_precision, id_order
 
-if TYPE_CHECKING:
-    from retina.data.dataset import DetectionDataset
+Engine = Literal["hotcoco", "pycocotools"]
+AreaRanges = Mapping[str, tuple[float, float]]
 
-# The place of each size in pycocotools' axis of area ranges: up to 32² px, up to 96² px, above.
-_SIZES = {"s": 1, "m": 2, "l": 3}
-# Below every area range, zero included: pycocotools (and every engine that follows it) then ignores the box in each of
-# them, with the plain overlap. Its own `ignore` key is overwritten, and `iscrowd` would change the overlap.
+MAX_DETECTIONS = (1, 10, 100)
+# Pixels², both ends included: COCO's small, medium and large.
+AREA_RANGES: AreaRanges = MappingProxyType({"s": (0.0, 32.0**2), "m": (32.0**2, 96.0**2), "l": (96.0**2, 1e10)})
+
+# Below every area range, zero included: both engines then ignore the box in each of them, with the plain overlap.
+# pycocotools overwrites a box's own `ignore` key, and `iscrowd` would change the overlap.
 _IGNORED_AREA = -1.0
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """What `evaluate` found.
+    """What `evaluate` found. Every figure is a fraction in [0, 1], or -1 where no ground truth defines it.
 
     Attributes:
-        metrics: `AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl`, fractions in [0, 1], -1 where no ground truth
-            defines them. The three `AR` numbers follow `max_detections`.
-        per_class: for each class name `AP`, `AP50`, `AP75` (-1 without ground truth) and `boxes`, the number of ground
-            truth boxes that count (neither crowd nor difficult).
+        metrics: `AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl`. The three `AR` numbers follow `max_detections`,
+            the letters `area_ranges`.
+        per_class: for each class name the same twelve, and `boxes`, the number of ground truth boxes that count
+            (neither crowd nor difficult).
+        per_iou: AP at each overlap, `{"0.50": …, "0.55": …}`.
         images: images evaluated, those without boxes included.
         boxes: ground truth boxes that count, over all classes.
         detections: rows handed in.
+        engine: which computed them.
     """
 
     metrics: dict[str, float]
     per_class: dict[str, dict[str, float]]
+    per_iou: dict[str, float]
     images: int
     boxes: int
     detections: int
+    engine: Engine
+
+
+class _Tables(NamedTuple):
+    """`precision` [10 IoU, 101 recalls, K, areas, 3 limits] and `recall` [10, K, areas, 3]; the first area is all."""
+
+    precision: np.ndarray
+    recall: np.ndarray
+
+
+class _Settings(NamedTuple):
+    limits: list[int]
+    areas: dict[str, tuple[float, float]]
 
 
 def evaluate(
-    dataset: DetectionDataset,
-    detections: DetectionTable,
+    truth: GroundTruth,
+    found: Results,
     *,
-    max_detections: Sequence[int] = (1, 10, 100),
+    max_detections: Sequence[int] = MAX_DETECTIONS,
+    area_ranges: AreaRanges = AREA_RANGES,
+    engine: Engine = "hotcoco",
 ) -> Metrics:
-    """COCO's figures for `detections` on all images of `dataset`.
+    """COCO's figures for the detections `found` on all images of `truth`.
 
     Crowd boxes are COCO's `iscrowd`: they absorb any number of detections that lie at least IoU-threshold deep inside
     them. Difficult boxes are ignored as COCO ignores a box outside the area range: a detection whose plain IoU with
     one passes the threshold is neither right nor wrong (one detection for each box and threshold). Neither kind counts
     as ground truth. Equal scores are ranked as pycocotools ranks them: by ascending image id where the ids can be
-    ordered (else by the dataset's order), then by the order of the table.
+    ordered (else by the table's order), then by the order of the table.
 
     Args:
-        dataset: the ground truth; ids of any kind, since all of them are renumbered from 1 internally.
-        detections: rows refer to `dataset`.
+        truth, found: ids of any kind, since all of them are renumbered from 1 internally.
         max_detections: three increasing bounds on the detections of one class in one image; AP uses the last one.
+        area_ranges: name to smallest and largest area in pixels², both included; decides a box by its annotated area.
+        engine: both give equal figures.
 
     Raises:
-        RetinaError: `max_detections` is not three increasing positive numbers, or a row does not fit the dataset.
+        RetinaError: `max_detections` is not three increasing positive numbers, an area range is empty, or a detection
+            does not fit the ground truth.
     """
+    settings = _Settings(_limits(max_detections), _areas(area_ranges))
+    check_results(found, truth)
+    if not len(truth.class_names):
+        raise RetinaError(f"{truth.name}: no classes to evaluate; give ground truth with at least one category")
+    tables = {"hotcoco": _run_hotcoco, "pycocotools": _run_pycocotools}[engine](truth, found, settings)
+    boxes = np.bincount(truth.labels[truth.counted], minlength=len(truth.class_names))
+    return Metrics(
+        metrics=_summary(tables, settings),
+        per_class={
+            name: {**_summary(_of_class(tables, k), settings), "boxes": int(boxes[k])}
+            for k, name in enumerate(truth.class_names)
+        },
+        per_iou={
+            f"{iou:.2f}": average_precision(tables.precision[t, :, :, 0, -1]) for t, iou in enumerate(IOU_THRESHOLDS)
+        },
+        images=len(truth),
+        boxes=int(boxes.sum()),
+        detections=len(found),
+        engine=engine,
+    )
+
+
+def evaluate_as(settings: config.Evaluation, truth: GroundTruth, found: Results) -> Metrics:
+    """`evaluate` as the configuration says."""
+    return evaluate(
+        truth,
+        found,
+        max_detections=settings.max_detections,
+        area_ranges=settings.area_ranges,
+        engine=settings.engine,
+    )
+
+
+def _limits(max_detections: Sequence[int]) -> list[int]:
     limits = [int(limit) for limit in max_detections]
     if len(limits) != 3 or limits[0] < 1 or not limits[0] < limits[1] < limits[2]:
         raise RetinaError(
             f"max_detections: expected three increasing positive numbers, got {list(max_detections)}; "
             "COCO's are [1, 10, 100]"
         )
-    check(detections, dataset)
-    precision, recall = _run_pycocotools(dataset, detections, limits)
-    labels = dataset.labels[~(dataset.crowd | dataset.difficult)]
-    boxes = np.bincount(labels, minlength=len(dataset.class_names))
-    return Metrics(
-        metrics=_summary(precision, recall, limits),
-        per_class={
-            name: {
-                "AP": _mean(precision[:, :, k, 0, -1]),
-                "AP50": _mean(precision[0, :, k, 0, -1]),
-                "AP75": _mean(precision[5, :, k, 0, -1]),
-                "boxes": int(boxes[k]),
-            }
-            for k, name in enumerate(dataset.class_names)
-        },
-        images=len(dataset),
-        boxes=len(labels),
-        detections=len(detections),
-    )
+    return limits
 
 
-def _summary(precision: np.ndarray, recall: np.ndarray, limits: list[int]) -> dict[str, float]:
-    """Precision [10 IoU, 101 recalls, K, 4 areas, 3 limits] and recall [10, K, 4, 3], averaged over what is defined.
+def _areas(ranges: AreaRanges) -> dict[str, tuple[float, float]]:
+    for name, (low, high) in ranges.items():
+        if not 0 <= low < high:
+            raise RetinaError(
+                f"area_ranges: {name}: expected 0 <= smallest < largest in square pixels, got {low} and {high}; "
+                "COCO's small is (0, 1024)"
+            )
+    return {"": ALL_AREAS, **ranges}
 
-    pycocotools' own summary insists on a limit of 100 and prints.
-    """
+
+def _summary(tables: _Tables, settings: _Settings) -> dict[str, float]:
+    """The mean of what is defined. pycocotools' own summary insists on a limit of 100 and prints."""
+    precision, recall = tables
+    sizes = {name: place for place, name in enumerate(settings.areas) if name}
     return {
-        "AP": _mean(precision[:, :, :, 0, -1]),
-        "AP50": _mean(precision[0, :, :, 0, -1]),
-        "AP75": _mean(precision[5, :, :, 0, -1]),
-        **{f"AP{size}": _mean(precision[:, :, :, area, -1]) for size, area in _SIZES.items()},
-        **{f"AR{limit}": _mean(recall[:, :, 0, place]) for place, limit in enumerate(limits)},
-        **{f"AR{size}": _mean(recall[:, :, area, -1]) for size, area in _SIZES.items()},
+        "AP": average_precision(precision[:, :, :, 0, -1]),
+        "AP50": average_precision(precision[0, :, :, 0, -1]),
+        "AP75": average_precision(precision[5, :, :, 0, -1]),
+        **{f"AP{name}": average_precision(precision[:, :, :, place, -1]) for name, place in sizes.items()},
+        **{f"AR{limit}": average_precision(recall[:, :, 0, place]) for place, limit in enumerate(settings.limits)},
+        **{f"AR{name}": average_precision(recall[:, :, place, -1]) for name, place in sizes.items()},
     }
 
 
-def _mean(values: np.ndarray) -> float:
-    defined = values[values > -1]
-    return float(defined.mean()) if defined.size else -1.0
+def _of_class(tables: _Tables, k: int) -> _Tables:
+    return _Tables(tables.precision[:, :, k : k + 1], tables.recall[:, k : k + 1])
 
 
-def _run_pycocotools(
-    dataset: DetectionDataset, detections: DetectionTable, limits: list[int]
-) -> tuple[np.ndarray, np.ndarray]:
-    # pycocotools takes long to import, and `retina.evaluation` is imported by commands that never evaluate.
+# ------------------------------------------------------------------------------------------------------- engines
+
+
+def _run_hotcoco(truth: GroundTruth, found: Results, settings: _Settings) -> _Tables:
+    from hotcoco import COCO, COCOeval
+
+    ids = id_order(truth.image_ids) + 1
+    images = [{"id": n} for n in range(1, len(truth) + 1)]
+    categories = [{"id": k, "name": str(k)} for k in range(1, len(truth.class_names) + 1)]
+    there = COCO.from_arrays(
+        images,
+        categories,
+        ids[truth.image],
+        truth.labels + 1,
+        truth.boxes,
+        area=_truth_areas(truth),
+        iscrowd=truth.crowd,
+    )
+    # Detections are annotations with a score, which columns can't carry: `loadRes` takes them as an array.
+    rows = np.column_stack([ids[found.image], found.boxes, found.scores, found.labels + 1])
+    evaluation = COCOeval(there, there.loadRes(rows), "bbox")
+    _set_params(evaluation.params, settings)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    tables: Any = evaluation.eval
+    return _Tables(tables["precision"], tables["recall"])
+
+
+def _run_pycocotools(truth: GroundTruth, found: Results, settings: _Settings) -> _Tables:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    ids = _internal_ids(dataset.image_ids)
-    images = [{"id": n} for n in range(1, len(dataset) + 1)]
-    categories = [{"id": k} for k in range(1, len(dataset.class_names) + 1)]
-    truth, found = COCO(), COCO()
-    truth.dataset = {"images": images, "categories": categories, "annotations": _truth(dataset, ids)}
-    found.dataset = {"images": images, "categories": categories, "annotations": _found(detections, ids)}
+    ids = id_order(truth.image_ids) + 1
+    images = [{"id": n} for n in range(1, len(truth) + 1)]
+    categories = [{"id": k} for k in range(1, len(truth.class_names) + 1)]
+    there, seen = COCO(), COCO()
+    there.dataset = {"images": images, "categories": categories, "annotations": _truth_entries(truth, ids)}
+    seen.dataset = {"images": images, "categories": categories, "annotations": _found_entries(found, ids)}
     with contextlib.redirect_stdout(io.StringIO()):
-        truth.createIndex()
-        found.createIndex()
-        evaluation = COCOeval(truth, found, "bbox")
-        evaluation.params.maxDets = limits
+        there.createIndex()
+        seen.createIndex()
+        evaluation = COCOeval(there, seen, "bbox")
+        _set_params(evaluation.params, settings)
         evaluation.evaluate()
         evaluation.accumulate()
-    return evaluation.eval["precision"], evaluation.eval["recall"]
+    return _Tables(evaluation.eval["precision"], evaluation.eval["recall"])
 
 
-def _internal_ids(image_ids: Sequence[Any]) -> np.ndarray:
-    """[N] 1..N, ascending with the source's ids: pycocotools visits images in that order, which decides ties."""
-    rows = range(len(image_ids))
-    try:
-        order = sorted(rows, key=lambda row: image_ids[row])
-    except TypeError:  # Numbers and strings mixed.
-        order = list(rows)
-    ids = np.empty(len(order), np.int64)
-    ids[order] = np.arange(1, len(order) + 1)
-    return ids
+def _set_params(params: Any, settings: _Settings) -> None:
+    params.maxDets = settings.limits
+    params.areaRng = [list(bounds) for bounds in settings.areas.values()]
+    params.areaRngLbl = [name or "all" for name in settings.areas]
 
 
-def _truth(dataset: DetectionDataset, ids: np.ndarray) -> list[dict[str, Any]]:
-    # Crowd wins: a region stays a region, whoever also calls it difficult.
-    area = np.where(dataset.difficult & ~dataset.crowd, _IGNORED_AREA, dataset.areas)
+def _truth_areas(truth: GroundTruth) -> np.ndarray:
+    return np.where(truth.difficult & ~truth.crowd, _IGNORED_AREA, truth.areas)
+
+
+def _truth_entries(truth: GroundTruth, ids: np.ndarray) -> list[dict[str, Any]]:
     fields = zip(
-        np.repeat(ids, np.diff(dataset.offsets)).tolist(),
-        (dataset.labels + 1).tolist(),
-        to_xywh(dataset.boxes).tolist(),
-        area.tolist(),
-        dataset.crowd.astype(int).tolist(),
+        ids[truth.image].tolist(),
+        (truth.labels + 1).tolist(),
+        truth.boxes.tolist(),
+        _truth_areas(truth).tolist(),
+        truth.crowd.astype(int).tolist(),
         strict=True,
     )
     return [
@@ -165,14 +240,13 @@ def _truth(dataset: DetectionDataset, ids: np.ndarray) -> list[dict[str, Any]]:
     ]
 
 
-def _found(detections: DetectionTable, ids: np.ndarray) -> list[dict[str, Any]]:
-    boxes = to_xywh(detections.boxes)
+def _found_entries(found: Results, ids: np.ndarray) -> list[dict[str, Any]]:
     fields = zip(
-        ids[detections.image].tolist(),
-        (detections.labels + 1).tolist(),
-        boxes.tolist(),
-        (boxes[:, 2] * boxes[:, 3]).tolist(),
-        detections.scores.tolist(),
+        ids[found.image].tolist(),
+        (found.labels + 1).tolist(),
+        found.boxes.tolist(),
+        (found.boxes[:, 2] * found.boxes[:, 3]).tolist(),
+        found.scores.tolist(),
         strict=True,
     )
     return [

@@ -9,9 +9,9 @@ from retina import config as configuration
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import DetectionTable
 from retina.data.load import Split, load_split
+from retina.data.scoring import ground_truth, results
 from retina.errors import RetinaError
-from retina.evaluation.coco import Metrics
-from retina.evaluation.coco import evaluate as evaluate_coco
+from retina.evaluation.coco import Metrics, evaluate_as
 from retina.inference import Predictor, build_detector, detect
 from retina.training.checkpoint import read, restore
 from retina.training.run_directory import RunDirectory
@@ -58,4 +58,5 @@ def evaluate(
             f"{list(predictor.class_names)}"
         )
     table = detect(predictor.run, dataset, data, predictor.config.inference.batch_size)
-    return evaluate_coco(dataset, table), table, dataset
+    metrics = evaluate_as(predictor.config.evaluation, ground_truth(dataset), results(table, dataset))
+    return metrics, table, dataset

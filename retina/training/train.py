@@ -16,9 +16,9 @@ from retina.config import Config
 from retina.data.dataset import DetectionDataset
 from retina.data.load import check_same_classes, load_split
 from retina.data.pipeline import training_batches, translated
+from retina.data.scoring import ground_truth, results
 from retina.errors import RetinaError
-from retina.evaluation.coco import Metrics
-from retina.evaluation.coco import evaluate as evaluate_coco
+from retina.evaluation.coco import Metrics, evaluate_as
 from retina.inference import build_detector, compile_inference, detect
 from retina.report.evaluation import write_evaluation
 from retina.training import checkpoint as checkpoints
@@ -193,7 +193,8 @@ class _Training:
         self.step.sync()
         start = time.perf_counter()
         table = detect(self.infer, self.validation_data, self.config.data, self.config.inference.batch_size)
-        metrics = evaluate_coco(self.validation_data, table)
+        truth, found = ground_truth(self.validation_data), results(table, self.validation_data)
+        metrics = evaluate_as(self.config.evaluation, truth, found)
         write_evaluation(
             self.directory.evaluation(step), self.validation_data, table, metrics, pictures=self.config.run.pictures
         )

@@ -10,14 +10,19 @@ import pytest
 
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import DetectionTable, from_coco, to_coco
+from retina.data.scoring import ground_truth, results
 from retina.errors import RetinaError
-from retina.evaluation.coco import evaluate
+from retina.evaluation import coco
 from retina.evaluation.tables import class_table, metrics_table, to_json
 
 NAMES = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
 SIZED = ["APs", "APm", "APl", "ARs", "ARm", "ARl"]
 BOX = (0.0, 0.0, 10.0, 10.0)
 FAR = (50.0, 50.0, 60.0, 60.0)
+
+
+def evaluate(data, table, **options):
+    return coco.evaluate(ground_truth(data), results(table, data), **options)
 
 
 def dataset(images, classes=("cat",), image_ids=None, category_ids=None, areas=None, sizes=None):
@@ -95,7 +100,8 @@ def pycocotools_on(tree, results):
 def test_no_image_defines_nothing():
     result = evaluate(dataset([]), found())
     assert result.metrics == dict.fromkeys(NAMES, -1.0)
-    assert result.per_class == {"cat": {"AP": -1.0, "AP50": -1.0, "AP75": -1.0, "boxes": 0}}
+    assert result.per_class == {"cat": {**dict.fromkeys(NAMES, -1.0), "boxes": 0}}
+    assert result.per_iou == {f"{0.5 + 0.05 * t:.2f}": -1.0 for t in range(10)}
     assert (result.images, result.boxes, result.detections) == (0, 0, 0)
 
 
@@ -109,7 +115,7 @@ def test_no_detections_score_zero_where_there_is_ground_truth():
     result = evaluate(dataset([[(BOX, 0)], []], ("cat", "dog")), found())
     for name in NAMES:
         assert result.metrics[name] == (-1.0 if name[2:] in ("m", "l") else 0.0), name
-    assert result.per_class["cat"] == {"AP": 0.0, "AP50": 0.0, "AP75": 0.0, "boxes": 1}
+    assert result.per_class["cat"] == {**result.metrics, "boxes": 1}
     assert result.per_class["dog"]["AP"] == -1.0
 
 

@@ -10,13 +10,18 @@ from PIL import Image
 
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import DetectionTable
+from retina.data.scoring import ground_truth, results
 from retina.errors import RetinaError
-from retina.evaluation.coco import evaluate
+from retina.evaluation import coco
 from retina.inference import Detections
 from retina.report.evaluation import prediction_sheet, write_evaluation
 from retina.report.predictions import write_predictions
 
 NOTHING = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32), ())
+
+
+def evaluate(data: DetectionDataset, table: DetectionTable) -> coco.Metrics:
+    return coco.evaluate(ground_truth(data), results(table, data))
 
 
 def png(value: int, height: int = 40, width: int = 60) -> bytes:
