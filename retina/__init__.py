@@ -22,12 +22,13 @@ _HOMES = {
     "train": "retina.training.train",
     "evaluate": "retina.training.loading",
     "load": "retina.training.loading",
+    "score": "retina.scoring",
 }
 
 __all__ = ["__version__", "losses", *_HOMES]
 
 
-_LIGHT = ("retina.errors", "retina.config", "retina.data.dataset", "retina.data.load")
+_LIGHT = ("retina.errors", "retina.config", "retina.data.dataset", "retina.data.load", "retina.scoring")
 
 
 def __getattr__(name: str) -> Any:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from retina.ablation.command import ablate
 from retina.errors import Interrupted, RetinaError
 
 if TYPE_CHECKING:
@@ -38,6 +39,10 @@ Overrides = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")]
 Checkpoint = Annotated[str, typer.Option(help="best, latest or step_N.")]
 Split = Literal["train", "validation", "test"]
+ProtocolOption = Annotated[Literal["coco", "voc07", "voc10", "pascal-devkit"], typer.Option(help="Whose rules.")]
+Replicates = Annotated[
+    int | None, typer.Option(help="Resamples of the images for coco's intervals: 1000, or 0 for none.", min=0)
+]
 
 
 def main() -> None:
@@ -97,30 +102,138 @@ def evaluate(
     overrides: Overrides = None,
     split: Annotated[Split, typer.Option(help="Which of the config's data to evaluate on.")] = "validation",
     checkpoint: Checkpoint = "best",
-    out: Annotated[Path | None, typer.Option(help="Also write metrics, detections and pictures here.")] = None,
+    protocol: ProtocolOption = "coco",
+    replicates: Replicates = None,
+    out: Annotated[Path | None, typer.Option(help="Also write metrics, detections, plots and pictures here.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Print the COCO metrics of a trained run."""
+    """Print the metrics of a trained run, how sure they are, and what keeps them down."""
     from retina.startup import import_tensorflow_quietly
 
     import_tensorflow_quietly()
-    from retina.evaluation.tables import class_table, metrics_table, to_json
-    from retina.report.evaluation import write_evaluation
-    from retina.training.loading import evaluate as evaluate_run
+    from retina.data.scoring import ground_truth, results
+    from retina.report.score import print_score, write_score
+    from retina.scoring import judge
+    from retina.training.loading import detect_split
 
-    metrics, table, dataset = evaluate_run(run, split, checkpoint=checkpoint, overrides=overrides or ())
+    table, dataset, config = detect_split(run, split, checkpoint=checkpoint, overrides=overrides or ())
+    result = judge(
+        ground_truth(dataset),
+        results(table, dataset),
+        protocol=protocol,
+        settings=config.evaluation,
+        replicates=replicates,
+    )
     if out is not None:
-        write_evaluation(out, dataset, table, metrics, pictures=9)
+        write_score(out, result, dataset.images)
     if as_json:
-        print(json.dumps({"run": str(run), "split": split, "checkpoint": checkpoint, **to_json(metrics)}, indent=2))
+        print(json.dumps({"run": str(run), "split": split, "checkpoint": checkpoint, **result.to_json()}, indent=2))
         return
     console = _console()
     for note in dataset.notes:
         console.print(note, markup=False)
-    console.print(metrics_table(metrics))
-    console.print(class_table(metrics))
+    print_score(console, result)
     if out is not None:
-        console.print(f"Metrics, detections and pictures are in {out}.", markup=False)
+        console.print(f"All of it, with pictures, is in {out}.", markup=False, soft_wrap=True)
+
+
+@app.command()
+def score(
+    ground_truth: Annotated[Path, typer.Option(help="COCO JSON, VOC folder, text folder, configuration or run.")],
+    detections: Annotated[Path, typer.Option(help="COCO results JSON, or a folder of text files.")],
+    protocol: ProtocolOption = "coco",
+    engine: Annotated[Literal["hotcoco", "pycocotools"] | None, typer.Option(help="Of coco; equal figures.")] = None,
+    max_detections: Annotated[str | None, typer.Option(help="Of coco, per class and image: 1,10,100.")] = None,
+    replicates: Replicates = None,
+    iou: Annotated[list[float] | None, typer.Option(help="Of the others, repeatable; 0.5 if left out.")] = None,
+    difficult: Annotated[Literal["ignore", "use"], typer.Option(help="VOC's difficult boxes.")] = "ignore",
+    pixels: Annotated[
+        Literal["inclusive", "continuous"] | None,
+        typer.Option(help="Meaning of the numbers; VOC protocols: inclusive, coco: continuous."),
+    ] = None,
+    gt_pixels: Annotated[
+        Literal["inclusive", "continuous"] | None, typer.Option(help="The same for the ground truth alone.")
+    ] = None,
+    gt_format: Annotated[
+        Literal["auto", "coco", "voc", "config", "xywh", "xyxy", "yolo"], typer.Option(help="Of the ground truth.")
+    ] = "auto",
+    dt_format: Annotated[
+        Literal["auto", "coco", "voc", "xywh", "xyxy", "yolo", "ultralytics"], typer.Option(help="Of the detections.")
+    ] = "auto",
+    splits: Annotated[str | None, typer.Option(help="Of the ground truth: 2007/test,2012/val or validation.")] = None,
+    names: Annotated[Path | None, typer.Option(help="Class names, one a line, where files hold indices.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of images, where text files need their sizes.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write metrics, detections and plots here.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Score anybody's detections against anybody's ground truth, without a model."""
+    from retina.report.score import print_score, write_score
+    from retina.scoring import score as score_files
+
+    result = score_files(
+        ground_truth,
+        detections,
+        protocol=protocol,
+        engine=engine,
+        max_detections=None if max_detections is None else _whole_numbers("--max-detections", max_detections),
+        replicates=replicates,
+        iou=iou or None,
+        difficult=difficult,
+        pixels=pixels,
+        gt_pixels=gt_pixels,
+        gt_format=gt_format,
+        dt_format=dt_format,
+        splits=splits.split(",") if splits else (),
+        names=names,
+        images=images,
+    )
+    if out is not None:
+        write_score(out, result)
+    if as_json:
+        print(json.dumps(result.to_json(), indent=2))
+        return
+    console = _console()
+    print_score(console, result)
+    if out is not None:
+        console.print(f"All of it is in {out}.", markup=False, soft_wrap=True)
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(help="A run directory, or a COCO results file.")],
+    b: Annotated[Path, typer.Argument(help="Another one, on the same ground truth.")],
+    ground_truth: Annotated[
+        Path | None, typer.Option(help="What results files are scored against; runs bring their own.")
+    ] = None,
+    split: Annotated[Split | None, typer.Option(help="Which data to compare on; runs: validation.")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="Of both runs: best (default), latest or step_N.")] = None,
+    replicates: Annotated[int, typer.Option(help="Resamples of the images.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
+    level: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
+    as_json: Json = False,
+) -> None:
+    """Tell whether B is better than A on the same images, with intervals from a paired bootstrap."""
+    from retina.evaluation.comparison import class_comparison_table, comparison_table, to_json, verdict
+    from retina.training.comparing import compare as compare_detectors
+
+    compared = compare_detectors(
+        a,
+        b,
+        ground_truth=ground_truth,
+        split=split,
+        checkpoint=checkpoint,
+        replicates=replicates,
+        seed=seed,
+        level=level,
+    )
+    if as_json:
+        print(json.dumps({"a": str(a), "b": str(b), **to_json(compared)}, indent=2))
+        return
+    console = _console()
+    console.print(f"A: {a}\nB: {b}", markup=False, soft_wrap=True)
+    console.print(comparison_table(compared))
+    console.print(class_comparison_table(compared))
+    console.print(verdict(compared), markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -154,6 +267,9 @@ def predict(
         return
     for file, detections, picture in zip(files, found, pictures, strict=True):
         print(f"{file}: {_in_words(detections)}  →  {picture}")
+
+
+app.command()(ablate)
 
 
 @app.command("config")
@@ -207,6 +323,13 @@ def _image_files(paths: list[Path]) -> list[Path]:
         else:
             raise RetinaError(f"{path}: no such image")
     return files
+
+
+def _whole_numbers(option: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise RetinaError(f"{option}: expected whole numbers such as 1,10,100, got '{text}'") from None
 
 
 def _as_tree(file: Path, detections: Detections) -> dict[str, Any]:

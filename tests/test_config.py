@@ -151,7 +151,27 @@ def test_missing_sections(write):
         ("loss.classification.gamma=.inf", "'loss.classification.gamma': input should be a finite number, got inf"),
         ("loss.classification.gamma=yes", "'loss.classification.gamma': input should be a valid number, got True"),
         ("loss.box.delta=0", "'loss.box.delta': input should be greater than 0, got 0"),
-        ("loss.box={kind: l2}", "'loss.box.kind': expected one of 'huber', 'smooth_l1', 'giou', got 'l2'"),
+        (
+            "loss.box={kind: l2}",
+            "'loss.box.kind': expected one of 'huber', 'smooth_l1', 'giou', 'diou', 'ciou', got 'l2'",
+        ),
+        (
+            "loss.classification.kind=softmax",
+            "'loss.classification.kind': expected one of 'focal', 'cross_entropy', 'ohem', 'quality_focal', "
+            "'varifocal', got 'softmax'",
+        ),
+        ("loss.classification={kind: ohem, hardest: 3}", "hardest (3) must be at least 1 + ratio (4)"),
+        ("loss.classification={kind: ohem, ratio: 0}", "'loss.classification.ratio': input should be greater than 0"),
+        (
+            "loss.classification={kind: ohem, ratio: 1.5}",
+            "'loss.classification.ratio': input should be a valid integer",
+        ),
+        (
+            "loss.classification={kind: cross_entropy, gamma: 1}",
+            "unknown key 'loss.classification.gamma'; valid keys: kind, alpha",
+        ),
+        ("loss.classification={kind: varifocal, beta: 1}", "unknown key 'loss.classification.beta'"),
+        ("loss.classification={kind: quality_focal, beta: -1}", "'loss.classification.beta': input should be greater"),
         ("loss.box={kind: giou, beta: 1}", "unknown key 'loss.box.beta'; valid keys: kind, weight"),
         # optimizer and schedule
         ("optimizer.kind=rmsprop", "'optimizer.kind': expected one of 'sgd', 'adamw', got 'rmsprop'"),
@@ -287,6 +307,36 @@ def test_the_default_kind_need_not_be_named():
     assert partly.optimizer == Sgd(momentum=0.5)
     assert partly.loss.box == HuberBox(delta=1.0)
     assert partly.schedule == StepSchedule(steps=10)
+    focal = config.parse({**SMALL, "loss": {"classification": {"gamma": 1.0}}})
+    assert focal.loss.classification == config.Focal(alpha=0.25, gamma=1.0)
+
+
+def test_another_kind_replaces_a_default_that_was_not_named(write):
+    path = write(SMALL_YAML + "loss: {classification: {alpha: 0.5, gamma: 1.0}}")
+    assert config.load(path, ["loss.classification.gamma=3"]).loss.classification == config.Focal(alpha=0.5, gamma=3.0)
+    changed = config.load(path, ["loss.classification.kind=cross_entropy"])
+    assert changed.loss.classification == config.CrossEntropy(alpha=0.75)
+
+
+@pytest.mark.parametrize(
+    ("kind", "section"),
+    [
+        ("focal", config.Focal(alpha=0.25, gamma=2.0)),
+        ("cross_entropy", config.CrossEntropy(alpha=0.75)),
+        ("ohem", config.Ohem(ratio=3, hardest=128)),
+        ("quality_focal", config.QualityFocal(beta=2.0)),
+        ("varifocal", config.Varifocal(alpha=0.75, gamma=2.0)),
+    ],
+)
+def test_kinds_of_classification_loss(kind, section):
+    assert changed(f"loss.classification.kind={kind}").loss.classification == section
+
+
+@pytest.mark.parametrize(
+    ("kind", "section"), [("diou", config.DiouBox(weight=2.0)), ("ciou", config.CiouBox(weight=2.0))]
+)
+def test_kinds_of_box_loss(kind, section):
+    assert changed(f"loss.box.kind={kind}").loss.box == section
 
 
 def test_overrides(write):
@@ -317,6 +367,7 @@ def test_nothing_is_mutated():
         ["data.classes=[é, 'yes', '1e-3', 'null']", "optimizer.learning_rate=1e-5", "loss.classification.alpha=null"],
         ["data.train={format: voc, folder: a/b, splits: [x]}", "schedule={kind: cosine, steps: 7}"],
         ["data.test={format: coco, annotations: a.json, images: i}", "loss.box={kind: smooth_l1}"],
+        ["loss.classification={kind: ohem, ratio: null}", "loss.box={kind: ciou}"],
     ],
 )
 def test_round_trip(write, overrides):

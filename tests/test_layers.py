@@ -19,7 +19,7 @@ FLOORS = (
     ("ops",),
     ("losses",),
     ("data", "models", "evaluation"),
-    ("inference", "doctor"),
+    ("inference", "doctor", "scoring"),
     ("training",),
     ("ablation", "export", "report"),
     ("cli",),
@@ -30,9 +30,9 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # Evaluation turns tables into figures and knows neither models nor sources: of its own floor it sees these only.
 EVALUATION_MAY = {"retina.data.dataset", "retina.data.detections", "retina.data.scoring"}
 
-# A run writes pictures of its predictions while it trains, so these three of the report lie below training in truth:
+# A run writes pictures of its predictions while it trains, so these four of the report lie below training in truth:
 # training may import them, and they may import only what training's ground floor may.
-PICTURES = {"retina.report.palette", "retina.report.pictures", "retina.report.evaluation"}
+PICTURES = {"retina.report.palette", "retina.report.pictures", "retina.report.plots", "retina.report.evaluation"}
 
 NO_TENSORFLOW = {"ops", "losses", "models"}
 TENSORFLOW_AT_THE_TOP = {"data", "export"}

@@ -11,11 +11,15 @@ from typing import Any, get_args
 import yaml
 from pydantic import ValidationError
 
-from retina.config.sections import Config, Section
+from retina.config.sections import Config
+from retina.config.values import Section
 from retina.errors import RetinaError
 
 _PACKAGE = Path(__file__).parents[1]
 _TAGS = ("kind", "format")
+
+# Sections whose kind need not be named, by their path.
+_DEFAULT_KINDS = {("optimizer",): "sgd", ("loss", "classification"): "focal", ("loss", "box"): "huber"}
 
 
 class _Loader(yaml.SafeLoader):
@@ -55,7 +59,7 @@ def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Confi
         RetinaError: the file is missing or not YAML, a key is unknown, a value has the wrong type or range.
     """
     where = "digits demo" if path is None else str(path)
-    tree = _read(default_path() if path is None else Path(path), where)
+    tree = read_yaml(default_path() if path is None else Path(path), where)
     for override in overrides if isinstance(tree, dict) else ():
         _apply(tree, override)
     return parse(tree, where)
@@ -96,7 +100,12 @@ def default_path() -> Path:
     return packaged if packaged.exists() else _PACKAGE.parent / "configs" / "digits.yaml"
 
 
-def _read(path: Path, where: str) -> Any:
+def read_yaml(path: Path, where: str) -> Any:
+    """The plain values of a YAML file, read as configurations are: `1e-3` is a number, a key given twice an error.
+
+    Raises:
+        RetinaError: the file can't be read or is not YAML; `where` starts the message.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -128,19 +137,21 @@ def _apply(tree: dict, override: str) -> None:
         if not isinstance(child, dict):
             raise RetinaError(f"override '{override}': '{name}' is a value, not a section")
         node = child
-    if last in _TAGS and node.get(last, value) != value:
+    if last in _TAGS and node.get(last, _DEFAULT_KINDS.get(tuple(parents), value)) != value:
         node.clear()  # what belonged to the other kind means nothing to this one
     node[last] = value
 
 
 def _with_default_kinds(tree: dict) -> dict:
     """`optimizer.learning_rate=0.1` alone means the default optimizer's, so the default kind is filled in."""
-    out = dict(tree)
-    if isinstance(out.get("optimizer"), dict):
-        out["optimizer"] = {"kind": "sgd", **out["optimizer"]}
-    if isinstance(out.get("loss"), dict) and isinstance(out["loss"].get("box"), dict):
-        out["loss"] = {**out["loss"], "box": {"kind": "huber", **out["loss"]["box"]}}
-    return out
+
+    def filled(node: Any, path: tuple[str, ...]) -> Any:
+        if not isinstance(node, dict):
+            return node
+        below = {key: filled(child, (*path, key)) for key, child in node.items()}
+        return {"kind": _DEFAULT_KINDS[path], **below} if path in _DEFAULT_KINDS else below
+
+    return filled(tree, ())
 
 
 def _explain(error: Any) -> str:

@@ -5,21 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Union
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-# Strict: YAML 1.1 reads `yes` and `on` as true, which pydantic would otherwise take for the number 1.
-Int = Annotated[int, Field(strict=True)]
-Float = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-PositiveFloat = Annotated[Float, Field(gt=0)]
-NonNegativeFloat = Annotated[Float, Field(ge=0)]
-Fraction = Annotated[Float, Field(ge=0, le=1)]
-PositiveInt = Annotated[Int, Field(gt=0)]
-NonNegativeInt = Annotated[Int, Field(ge=0)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
+from retina.config.losses import Loss
+from retina.config.values import (
+    Float,
+    Fraction,
+    Int,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+)
 
 # ---------------------------------------------------------------------------------------------------------- data
 
@@ -43,14 +41,35 @@ class VocSource(Section):
     splits: tuple[str, ...] = Field(min_length=1)
 
 
+# The share of the image's side that the widest digit, turned and stretched, still fits into.
+DigitHeight = Annotated[Float, Field(gt=0, le=0.6)]
+
+
 class DigitsSource(Section):
-    """The built-in digits: generated in memory, no files. The handwriting in `train` and `validation` is disjoint."""
+    """The built-in digits: generated in memory, no files. The handwriting in `train` and `validation` is disjoint.
+
+    An image has at most `most` digits, of a height in the range `height` relative to the image's side. The classes are
+    "0" to "9", or with `single_class` just "digit".
+    """
 
     format: Literal["digits"] = "digits"
     split: Literal["train", "validation", "test"] = "train"
     images: PositiveInt = 1000
     size: Annotated[Int, Field(ge=64)] = 128
+    most: PositiveInt = 6
+    height: tuple[DigitHeight, DigitHeight] = (22 / 128, 64 / 128)
+    single_class: bool = False
     seed: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _legible(self) -> DigitsSource:
+        low, high = self.height
+        if high < low or low * self.size < 8:
+            raise ValueError(
+                f"height must be (low, high) with low <= high and low * size at least 8 pixels, got {self.height} "
+                f"at size {self.size}"
+            )
+        return self
 
 
 Source = Annotated[Union[CocoSource, VocSource, DigitsSource], Field(discriminator="format")]
@@ -218,43 +237,6 @@ class Assignment(Section):
         if self.negative_iou > self.positive_iou:
             raise ValueError(f"negative_iou ({self.negative_iou}) must not exceed positive_iou ({self.positive_iou})")
         return self
-
-
-# ---------------------------------------------------------------------------------------------------------- loss
-
-
-class Focal(Section):
-    """Sigmoid focal loss, arXiv:1708.02002 section 3. `alpha: null` switches the balancing off."""
-
-    alpha: Fraction | None = 0.25
-    gamma: NonNegativeFloat = 2.0
-
-
-class HuberBox(Section):
-    """Huber(delta) = delta * smooth-L1(beta=delta): with delta 1/9 and weight 9 this is smooth-L1 at 1/9."""
-
-    kind: Literal["huber"] = "huber"
-    delta: PositiveFloat = 1 / 9
-    weight: PositiveFloat = 9.0
-
-
-class SmoothL1Box(Section):
-    kind: Literal["smooth_l1"] = "smooth_l1"
-    beta: PositiveFloat = 1 / 9
-    weight: PositiveFloat = 1.0
-
-
-class GiouBox(Section):
-    kind: Literal["giou"] = "giou"
-    weight: PositiveFloat = 2.0
-
-
-BoxLoss = Annotated[Union[HuberBox, SmoothL1Box, GiouBox], Field(discriminator="kind")]
-
-
-class Loss(Section):
-    classification: Focal = Focal()
-    box: BoxLoss = HuberBox()
 
 
 # ------------------------------------------------------------------------------------------------------ training

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from retina.data.dataset import DetectionDataset, InvalidBoxes, RawObjects, build, first_repeated, with_classes
+from retina.data.detections import short
 from retina.errors import RetinaError
 
 # Polygons are most of a COCO file. Cut out before parsing, they cost neither the time nor the gigabytes that their
@@ -34,7 +35,7 @@ def read_coco(
             box is invalid and `invalid_boxes` is "error".
     """
     name = str(annotations)
-    tree = _read(annotations)
+    tree = read_tree(annotations)
     pictures, objects, categories = (_entries(name, tree, key) for key in ("images", "annotations", "categories"))
     if not pictures:
         raise RetinaError(f"{name}: 'images' is empty; a dataset needs at least one image")
@@ -69,24 +70,39 @@ def read_coco(
     return with_classes(table, classes)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_json(path: Path, what: str = "COCO annotation file", hint: str = "check the path") -> Any:
+    """A JSON file's content, without the polygons of its segmentations.
+
+    Raises:
+        RetinaError: the file can't be read, or is not JSON.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise RetinaError(
-            f"{path}: cannot read this COCO annotation file: {error.strerror}; check data.root and annotations"
-        ) from None
+        raise RetinaError(f"{path}: cannot read this {what}: {error.strerror}; {hint}") from None
     try:
         try:
-            tree = json.loads(_POLYGONS.sub(b'"segmentation":0', data))
+            return json.loads(_POLYGONS.sub(b'"segmentation":0', data))
         except json.JSONDecodeError:
-            tree = json.loads(data)  # again, so that the message's line and column are the file's own
+            return json.loads(data)  # again, so that the message's line and column are the file's own
     except json.JSONDecodeError as error:
         raise RetinaError(
-            f"{path}: not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}; is the file complete?"
+            f"{path}: not valid JSON: {error.msg.removesuffix(' at')} at line {error.lineno}, column {error.colno}; "
+            "is the file complete?"
         ) from None
     except (UnicodeDecodeError, RecursionError):
-        raise RetinaError(f"{path}: not a JSON text file; expected COCO annotations") from None
+        raise RetinaError(f"{path}: not a JSON text file; expected a {what}") from None
+    except ValueError as error:  # a whole number of more than 4300 digits
+        raise RetinaError(f"{path}: not valid JSON: {error}; is this a {what}?") from None
+
+
+def read_tree(path: Path, hint: str = "check data.root and annotations") -> dict[str, Any]:
+    """The object that a COCO annotation file holds.
+
+    Raises:
+        RetinaError: the file can't be read, is not JSON or holds something else.
+    """
+    tree = read_json(path, hint=hint)
     if not isinstance(tree, dict):
         raise RetinaError(
             f"{path}: expected an object with 'images', 'annotations' and 'categories', got a {type(tree).__name__}"
@@ -129,7 +145,7 @@ def _refuse(name: str, table: str, key: str, values: Sequence, wrong: Sequence[b
     """Raises for the first value that is wrong, if any."""
     if any(wrong):
         index = list(wrong).index(True)
-        raise RetinaError(f"{name}: {table}[{index}]: '{key}' must be {expected}, got {_short(values[index])}")
+        raise RetinaError(f"{name}: {table}[{index}]: '{key}' must be {expected}, got {short(values[index])}")
 
 
 def _distinct(name: str, table: str, key: str, values: list) -> None:
@@ -155,7 +171,7 @@ def _paths(name: str, folder: Path, files: list[str]) -> list[str]:
     for index, file in enumerate(files):
         if not file or file[0] in "/\\" or file[1:2] == ":" or (".." in file and _climbs(file)):
             raise RetinaError(
-                f"{name}: images[{index}]: file_name {_short(file)} leaves the image folder; "
+                f"{name}: images[{index}]: file_name {short(file)} leaves the image folder; "
                 f"expected a path relative to {folder}"
             )
     if not folder.is_dir():
@@ -217,8 +233,3 @@ def _boxes(name: str, boxes: list[list]) -> np.ndarray:
 
 def _fits(number: float) -> bool:
     return type(number) is float or abs(number) < 10**300
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

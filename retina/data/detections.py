@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -136,32 +137,86 @@ def from_coco(entries: list[dict[str, Any]], dataset: DetectionDataset, where: s
         RetinaError: it is not a list; an entry lacks a key, has an image or category that the dataset does not have,
             or a box or score that is not a finite number, or a negative width or height.
     """
+    rows = {_plain(identifier): row for row, identifier in enumerate(dataset.image_ids)}
+    labels = {_plain(identifier): label for label, identifier in enumerate(dataset.category_ids)}
+    columns = coco_columns(entries, rows, labels, where)
+    boxes = columns.boxes
+    boxes[:, 2:] += boxes[:, :2]
+    return DetectionTable(columns.image, boxes, columns.scores, columns.labels)
+
+
+class Columns(NamedTuple):
+    """n entries of a COCO results file: `image` [n], `boxes` [n, 4] float64 x, y, width, height, `scores` [n] float64,
+    `labels` [n]."""
+
+    image: np.ndarray
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+
+
+def coco_columns(entries: Any, rows: Mapping[Any, int], labels: Mapping[Any, int], where: str) -> Columns:
+    """The entries' four keys as arrays, with the file's own numbers; other keys are left alone.
+
+    Column by column, which takes a second for a million entries; only a fault makes it look at each entry.
+
+    Args:
+        rows: the row of each image id.
+        labels: the label of each category id.
+        where: starts each error message.
+
+    Raises:
+        RetinaError: see `from_coco`.
+    """
     if not isinstance(entries, list):
         raise RetinaError(
             f"{where}: expected a list of detections (image_id, category_id, bbox, score), "
             f"got {type(entries).__name__}; give a COCO results file"
         )
-    rows = {_plain(identifier): row for row, identifier in enumerate(dataset.image_ids)}
-    labels = {_plain(identifier): label for label, identifier in enumerate(dataset.category_ids)}
-    image, label, boxes, scores = [], [], [], []
+    columns = _fast_columns(entries, rows, labels)
+    if columns is not None:
+        return columns
     for index, entry in enumerate(entries):
-        at = f"{where}: entry {index}"
-        if not isinstance(entry, dict):
-            raise RetinaError(f"{at}: expected a mapping, got {type(entry).__name__}; mend or remove it")
-        missing = [key for key in ("image_id", "category_id", "bbox", "score") if key not in entry]
-        if missing:
-            raise RetinaError(
-                f"{at}: expected image_id, category_id, bbox and score, but {missing[0]} is missing; add it"
-            )
-        image.append(_find(rows, entry["image_id"], f"{at}: image_id", "images"))
-        label.append(_find(labels, entry["category_id"], f"{at}: category_id", "categories"))
-        boxes.append(_box(entry["bbox"], at))
-        if not _is_number(entry["score"]):
-            raise RetinaError(f"{at}: expected a finite score, got {entry['score']!r}; mend or remove it")
-        scores.append(entry["score"])
-    xyxy = np.asarray(boxes, np.float64).reshape(-1, 4)
-    xyxy[:, 2:] += xyxy[:, :2]
-    return DetectionTable(np.asarray(image, np.int64), xyxy, np.asarray(scores), np.asarray(label, np.int32))
+        _check_entry(entry, rows, labels, f"{where}: entry {index}")
+    raise AssertionError("entries were refused by the fast check and passed the slow one")
+
+
+def _fast_columns(entries: list[Any], rows: Mapping[Any, int], labels: Mapping[Any, int]) -> Columns | None:
+    """None where anything is wrong, whatever it is."""
+    try:
+        image_ids = [entry["image_id"] for entry in entries]
+        category_ids = [entry["category_id"] for entry in entries]
+        boxes = [entry["bbox"] for entry in entries]
+        scores = [entry["score"] for entry in entries]
+        ids = set(map(type, image_ids)) | set(map(type, category_ids))
+        numbers = set(map(type, chain.from_iterable(boxes))) | set(map(type, scores))
+        shapes = set(map(type, boxes)) <= {list, tuple} and set(map(len, boxes)) <= {4}
+        if not (ids <= {int, str, float} and numbers <= {int, float} and shapes):
+            return None
+        columns = Columns(
+            np.array([rows[identifier] for identifier in image_ids], np.int64),
+            np.array(list(chain.from_iterable(boxes)), np.float64).reshape(-1, 4),
+            np.array(scores, np.float64),
+            np.array([labels[identifier] for identifier in category_ids], np.int64),
+        )
+    # A missing key, an entry or box of another kind, an unknown id, a whole number of more than 308 digits.
+    except (KeyError, TypeError, IndexError, OverflowError):
+        return None
+    sound = np.isfinite(columns.boxes).all() and np.isfinite(columns.scores).all() and (columns.boxes[:, 2:] >= 0).all()
+    return columns if sound else None
+
+
+def _check_entry(entry: Any, rows: Mapping[Any, int], labels: Mapping[Any, int], at: str) -> None:
+    if not isinstance(entry, dict):
+        raise RetinaError(f"{at}: expected a mapping, got {type(entry).__name__}; mend or remove it")
+    missing = [key for key in ("image_id", "category_id", "bbox", "score") if key not in entry]
+    if missing:
+        raise RetinaError(f"{at}: expected image_id, category_id, bbox and score, but {missing[0]} is missing; add it")
+    _check_id(rows, entry["image_id"], f"{at}: image_id", "images")
+    _check_id(labels, entry["category_id"], f"{at}: category_id", "categories")
+    _check_box(entry["bbox"], at)
+    if not _is_number(entry["score"]):
+        raise RetinaError(f"{at}: expected a finite score, got {short(entry['score'])}; mend or remove it")
 
 
 def to_xywh(boxes: np.ndarray) -> np.ndarray:
@@ -171,31 +226,57 @@ def to_xywh(boxes: np.ndarray) -> np.ndarray:
     return xywh
 
 
-def _find(table: dict[Any, int], identifier: Any, at: str, things: str) -> int:
+Pixels = Literal["inclusive", "continuous"]
+
+
+def to_continuous(xywh: np.ndarray, pixels: Pixels) -> np.ndarray:
+    """[n, 4] x, y, width, height as a file means them, to those of continuous coordinates.
+
+    "inclusive" is Pascal VOC's: pixels are counted from 1 and a box from x to x + width holds both of these columns,
+    so that it covers x - 1 to x + width. The plain overlap of such boxes is the devkit's, with its areas of + 1.
+    """
+    if pixels == "continuous":
+        return xywh
+    return xywh + np.array([-1.0, -1.0, 1.0, 1.0])
+
+
+def short(value: Any) -> str:
+    """A value in a message, cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of more than 4300 digits
+        text = f"a {type(value).__name__} too long to print"
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _check_id(table: Mapping[Any, int], identifier: Any, at: str, things: str) -> None:
     # A list has no hash, and True would pass for 1.
     if isinstance(identifier, bool) or not isinstance(identifier, (int, str, float)) or identifier not in table:
         example = f" (such as {next(iter(table))!r})" if table else ""
         raise RetinaError(
-            f"{at}: expected one of the dataset's {len(table)} {things}{example}, got {identifier!r}; "
+            f"{at}: expected one of the dataset's {len(table)} {things}{example}, got {short(identifier)}; "
             "give the dataset that the detections were made on"
         )
-    return table[identifier]
 
 
-def _box(value: Any, at: str) -> list[float]:
+def _check_box(value: Any, at: str) -> None:
     if not isinstance(value, (list, tuple)) or len(value) != 4 or not all(_is_number(part) for part in value):
         raise RetinaError(
-            f"{at}: expected bbox as four finite numbers x, y, width, height, got {value!r}; mend or remove it"
+            f"{at}: expected bbox as four finite numbers x, y, width, height, got {short(value)}; mend or remove it"
         )
     if value[2] < 0 or value[3] < 0:
         raise RetinaError(
-            f"{at}: expected a bbox with width and height of at least 0, got {value!r}; mend or remove it"
+            f"{at}: expected a bbox with width and height of at least 0, got {short(value)}; mend or remove it"
         )
-    return list(value)
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number of more than 308 digits
+        return False
 
 
 def _plain(identifier: Any) -> Any:

@@ -20,11 +20,9 @@ from retina.data.dataset import DetectionDataset, RawObjects, build
 _SPLITS = {"train": range(0, 14), "validation": range(14, 17), "test": range(17, 20)}
 _GLYPH = 64  # pixels of a glyph's side, ink and margin
 _INK = 0.5  # opacity from which a pixel belongs to the digit
-_HEIGHTS = (22 / 128, 64 / 128)  # of a digit, relative to the image's side
 _ANGLE = 12.0  # degrees
 _ASPECT = 1.12
 _CONTRAST = 80.0  # least difference in luma (0 to 255) between a digit and the mean of its background
-_MOST = 6  # digits an image
 _EMPTY = 0.02  # share of images without a digit
 _OVERLAP = 0.1  # IoU that the boxes of two digits stay below
 _NOISE = 5  # gray levels
@@ -38,33 +36,52 @@ class _Handwriting(NamedTuple):
     labels: list[int]
 
 
-def read_digits(
-    split: Literal["train", "validation", "test"], images: int, size: int = 128, seed: int = 0
-) -> DetectionDataset:
-    """`images` square pictures of `size` pixels as PNG, with 0 to 6 digits each, classes "0" to "9" (ids 0 to 9).
+class _Style(NamedTuple):
+    """Of all images of a set: side in pixels, most digits, range of their heights relative to the side."""
 
-    Image i depends on `seed`, `split`, `size` and i only, so a longer set begins with the shorter one. Digits are about
-    22 to 64 pixels high at size 128 and in proportion otherwise; each box is the tight box of the ink that is visible.
+    size: int
+    most: int
+    height: tuple[float, float]
+
+
+def read_digits(
+    split: Literal["train", "validation", "test"],
+    images: int,
+    size: int = 128,
+    seed: int = 0,
+    *,
+    most: int = 6,
+    height: tuple[float, float] = (22 / 128, 64 / 128),
+    single_class: bool = False,
+) -> DetectionDataset:
+    """`images` square pictures of `size` pixels as PNG, with 0 to `most` digits each, classes "0" to "9" (ids 0 to 9),
+    or with `single_class` all of class "digit" (id 0).
+
+    Image i depends on i and the other arguments but `images`, so a longer set begins with the shorter one. The heights
+    of the digits are log-uniform over the range `height`, relative to the image's side: about 22 to 64 pixels at size
+    128. Each box is the tight box of the ink that is visible.
     """
     handwriting = _load(split)
     code = list(_SPLITS).index(split)
-    drawn = [_compose(handwriting, size, np.random.default_rng([seed, code, i])) for i in range(images)]
+    style = _Style(size, most, height)
+    drawn = [_compose(handwriting, style, np.random.default_rng([seed, code, i])) for i in range(images)]
     image = np.repeat(np.arange(images), [len(labels) for _, _, labels in drawn])
     boxes = np.array([box for _, found, _ in drawn for box in found], np.float64).reshape(-1, 4)
+    values = np.array([value for _, _, labels in drawn for value in labels], np.int32)
     none = np.zeros(len(boxes), np.bool_)
     raw = RawObjects(
         image=image,
         boxes=boxes,
         given=boxes,
         extent=boxes[:, 2:] - boxes[:, :2],
-        labels=np.array([label for _, _, labels in drawn for label in labels], np.int32),
+        labels=np.zeros_like(values) if single_class else values,
         crowd=none,
         difficult=none,
         areas=np.full(len(boxes), np.nan),
     )
     return build(
         f"digits/{split}",
-        {str(digit): digit for digit in range(10)},
+        {"digit": 0} if single_class else {str(digit): digit for digit in range(10)},
         range(images),
         [encoded for encoded, _, _ in drawn],
         np.full((images, 2), size, np.int32),
@@ -103,17 +120,18 @@ def _glyph(pixels: np.ndarray) -> Image.Image:
 
 
 def _compose(
-    handwriting: _Handwriting, size: int, rng: np.random.Generator
+    handwriting: _Handwriting, style: _Style, rng: np.random.Generator
 ) -> tuple[bytes, list[tuple[int, int, int, int]], list[int]]:
     """One picture: PNG bytes, boxes xyxy and labels."""
+    size = style.size
     canvas = np.array(_background(handwriting, size, rng), np.float32)
     taken = np.zeros((size, size), np.bool_)
     boxes: list[tuple[int, int, int, int]] = []
     labels: list[int] = []
-    count = 0 if rng.random() < _EMPTY else int(rng.integers(1, _MOST + 1))
+    count = 0 if rng.random() < _EMPTY else int(rng.integers(1, style.most + 1))
     for _ in range(count):
         row = int(rng.integers(len(handwriting.labels)))
-        opacity = _pose(handwriting.glyphs[row], size, rng)
+        opacity = _pose(handwriting.glyphs[row], style, rng)
         place = _place(opacity, taken, boxes, size, rng)
         if place is None:
             continue
@@ -130,13 +148,13 @@ def _compose(
     return buffer.getvalue(), boxes, labels
 
 
-def _pose(glyph: Image.Image, size: int, rng: np.random.Generator) -> np.ndarray:
+def _pose(glyph: Image.Image, style: _Style, rng: np.random.Generator) -> np.ndarray:
     """The glyph turned, stretched and scaled: opacity [h,w] 0 to 1, cropped to what shows at all."""
     turned = glyph.rotate(rng.uniform(-_ANGLE, _ANGLE), Image.Resampling.BICUBIC)
     box = turned.point(_VISIBLE).getbbox()
     assert box is not None, "every glyph has ink"
-    low, high = np.log(_HEIGHTS)
-    height = size * np.exp(rng.uniform(low, high))
+    low, high = np.log(style.height)
+    height = style.size * np.exp(rng.uniform(low, high))
     ratio = (box[2] - box[0]) / (box[3] - box[1]) * np.exp(rng.uniform(-1, 1) * np.log(_ASPECT))
     wanted = (max(4, round(height * ratio)), round(height))
     small = np.asarray(turned.resize(wanted, Image.Resampling.BICUBIC, box=box), np.float32)

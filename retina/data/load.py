@@ -42,7 +42,16 @@ def load_split(data: config.Data, split: Split) -> DetectionDataset:
             difficult=data.difficult,
         )
     else:
-        table = with_classes(read_digits(source.split, source.images, source.size, source.seed), data.classes)
+        drawn = read_digits(
+            source.split,
+            source.images,
+            source.size,
+            source.seed,
+            most=source.most,
+            height=source.height,
+            single_class=source.single_class,
+        )
+        table = with_classes(drawn, data.classes)
     if (table.crowd | table.difficult).all():
         what = f"all its {len(table.boxes)} boxes are crowds or difficult" if len(table.boxes) else "has no box at all"
         raise RetinaError(

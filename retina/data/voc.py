@@ -34,6 +34,23 @@ class _Annotation(NamedTuple):
     difficult: list[bool]
 
 
+class VocObjects(NamedTuple):
+    """M objects in N images as their files give them.
+
+    `names` [K] in label order; `stems` [N]; `sizes` [N,2] (height, width); `image` [M] rows of `stems`; `corners` [M,4]
+    float64 xmin, ymin, xmax, ymax; `labels` [M]; `difficult` [M].
+    """
+
+    name: str
+    names: tuple[str, ...]
+    stems: tuple[str, ...]
+    sizes: np.ndarray
+    image: np.ndarray
+    corners: np.ndarray
+    labels: np.ndarray
+    difficult: np.ndarray
+
+
 def read_voc(
     folder: Path,
     splits: tuple[str, ...],
@@ -56,26 +73,84 @@ def read_voc(
             a class is not in `classes`, or a box is invalid and `invalid_boxes` is "error".
     """
     name = f"{folder} ({', '.join(splits)})"
-    listed: list[tuple[Path, str]] = []
-    for split in splits:
-        home, file = _locate(folder, split)
-        listed += [(home, stem) for stem in _stems(file)]
+    listed = _list_images(name, folder, splits)
     stems = [stem for _, stem in listed]
-    again = first_repeated(stems)
-    if again is not None:
-        raise RetinaError(f"{name}: image {again[1]} is listed twice; each image may stand in one of the splits once")
     homes = list(dict.fromkeys(home for home, _ in listed))
     images = {home: _files(home / "JPEGImages") for home in homes}
     paths = [_image(home, stem, images[home]) for home, stem in listed]
     annotations = [_parse(home / "Annotations" / f"{stem}.xml") for home, stem in listed]
     if classes is None:
-        names = _all_names(homes, annotations)
-        if not names:
-            raise RetinaError(f"{name}: no annotation has an object, so there are no class names; set data.classes")
+        names = _class_names(name, homes, annotations)
     else:
         names = list(classes)
         _check_names(annotations, names)
     return _table(name, names, stems, paths, annotations, invalid_boxes, difficult)
+
+
+def read_voc_objects(folder: Path, splits: tuple[str, ...]) -> VocObjects:
+    """Every object of the splits with the numbers of its file, whatever they are: nothing is cut, dropped or opened.
+
+    Args:
+        splits: as in `read_voc`; none takes the folder's only split or, in a folder without any, all of `Annotations`.
+
+    Raises:
+        RetinaError: a split or annotation is missing or malformed, or there are several splits to choose from.
+    """
+    name = f"{folder} ({', '.join(splits)})" if splits else str(folder)
+    if splits or not (known := _split_names(folder)):
+        listed = _list_images(name, folder, splits) if splits else _all_annotations(folder)
+    elif len(known) == 1:
+        listed = _list_images(name, folder, (known[0],))
+    else:
+        raise RetinaError(f"{folder}: it has several splits; choose with --splits, {_existing(folder)}")
+    annotations = [_parse(home / "Annotations" / f"{stem}.xml") for home, stem in listed]
+    names = _class_names(name, list(dict.fromkeys(home for home, _ in listed)), annotations)
+    label_of = {class_name: label for label, class_name in enumerate(names)}
+    corners = np.array([row for a in annotations for row in a.corners], np.float64).reshape(-1, 4)
+    image = np.repeat(np.arange(len(annotations)), [len(a.names) for a in annotations])
+    infinite = ~np.isfinite(corners).all(axis=1)
+    if infinite.any():
+        row = int(np.argmax(infinite))
+        file, number = annotations[image[row]].file, row - int(np.searchsorted(image, image[row]))
+        raise RetinaError(f"{file}: object {number}: <bndbox> must hold finite numbers, got {corners[row].tolist()}")
+    return VocObjects(
+        name,
+        tuple(names),
+        tuple(stem for _, stem in listed),
+        np.array([a.size for a in annotations], np.float64).reshape(-1, 2),
+        image,
+        corners,
+        np.array([label_of[class_name] for a in annotations for class_name in a.names], np.int64),
+        np.array([flag for a in annotations for flag in a.difficult], np.bool_),
+    )
+
+
+def _list_images(name: str, folder: Path, splits: tuple[str, ...]) -> list[tuple[Path, str]]:
+    """(home, stem) of each image in the splits, home being the folder that holds `Annotations`."""
+    listed: list[tuple[Path, str]] = []
+    for split in splits:
+        home, file = _locate(folder, split)
+        listed += [(home, stem) for stem in _stems(file)]
+    again = first_repeated([stem for _, stem in listed])
+    if again is not None:
+        raise RetinaError(f"{name}: image {again[1]} is listed twice; each image may stand in one of the splits once")
+    return listed
+
+
+def _all_annotations(folder: Path) -> list[tuple[Path, str]]:
+    listed = [(folder, file.stem) for file in sorted((folder / "Annotations").glob("*.xml"))]
+    if not listed:
+        raise RetinaError(
+            f"{folder}: expected a Pascal VOC folder, got neither ImageSets/Main/*.txt nor Annotations/*.xml"
+        )
+    return listed
+
+
+def _class_names(name: str, homes: Sequence[Path], annotations: Sequence[_Annotation]) -> list[str]:
+    names = _all_names(homes, annotations)
+    if not names:
+        raise RetinaError(f"{name}: no annotation has an object, so there are no class names; set data.classes")
+    return names
 
 
 def _table(
@@ -138,12 +213,16 @@ def _locate(folder: Path, split: str) -> tuple[Path, Path]:
     raise RetinaError(f"{missing}: no such split file (split '{split}'); {_existing(folder)}")
 
 
-def _existing(folder: Path) -> str:
+def _split_names(folder: Path) -> list[str]:
     found = [file.stem for file in sorted(folder.glob("ImageSets/Main/*.txt"))]
     for pattern in ("VOC*/ImageSets/Main/*.txt", "VOCdevkit/VOC*/ImageSets/Main/*.txt"):
         found += [f"{file.parents[2].name.removeprefix('VOC')}/{file.stem}" for file in sorted(folder.glob(pattern))]
     # Of the devkit's 80 files, those of single classes (aeroplane_train) would bury the few that are meant.
-    plain = [name for name in found if "_" not in name] or found
+    return [name for name in found if "_" not in name] or found
+
+
+def _existing(folder: Path) -> str:
+    plain = _split_names(folder)
     if not plain:
         return f"there is no ImageSets/Main/*.txt in {folder} or in year folders (VOC2007) in it"
     return "splits that exist: " + ", ".join(plain[:_LISTED]) + (", ..." if len(plain) > _LISTED else "")

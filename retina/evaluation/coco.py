@@ -46,6 +46,7 @@ class Metrics:
         images: images evaluated, those without boxes included.
         boxes: ground truth boxes that count, over all classes.
         detections: rows handed in.
+        max_detections: three bounds on the detections of one class in one image.
         engine: which computed them.
     """
 
@@ -55,6 +56,7 @@ class Metrics:
     images: int
     boxes: int
     detections: int
+    max_detections: tuple[int, int, int]
     engine: Engine
 
 
@@ -66,7 +68,7 @@ class _Tables(NamedTuple):
 
 
 class _Settings(NamedTuple):
-    limits: list[int]
+    limits: tuple[int, int, int]
     areas: dict[str, tuple[float, float]]
 
 
@@ -114,6 +116,7 @@ def evaluate(
         images=len(truth),
         boxes=int(boxes.sum()),
         detections=len(found),
+        max_detections=settings.limits,
         engine=engine,
     )
 
@@ -129,9 +132,9 @@ def evaluate_as(settings: config.Evaluation, truth: GroundTruth, found: Results)
     )
 
 
-def _limits(max_detections: Sequence[int]) -> list[int]:
-    limits = [int(limit) for limit in max_detections]
-    if len(limits) != 3 or limits[0] < 1 or not limits[0] < limits[1] < limits[2]:
+def _limits(max_detections: Sequence[int]) -> tuple[int, int, int]:
+    limits = tuple(int(limit) for limit in max_detections)
+    if len(limits) != 3 or not 0 < limits[0] < limits[1] < limits[2]:
         raise RetinaError(
             f"max_detections: expected three increasing positive numbers, got {list(max_detections)}; "
             "COCO's are [1, 10, 100]"
@@ -216,7 +219,7 @@ def _run_pycocotools(truth: GroundTruth, found: Results, settings: _Settings) ->
 
 
 def _set_params(params: Any, settings: _Settings) -> None:
-    params.maxDets = settings.limits
+    params.maxDets = list(settings.limits)
     params.areaRng = [list(bounds) for bounds in settings.areas.values()]
     params.areaRngLbl = [name or "all" for name in settings.areas]
 

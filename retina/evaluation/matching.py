@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from retina.data.scoring import GroundTruth, Results, check_results
+from retina.evaluation.pairs import pairs
 
 # The same float64 numbers as pycocotools': 0.1-steps added up would differ in the last bit, and with them the matches.
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -204,12 +205,8 @@ def _greedy(
     """
     taken = np.full((len(thresholds), len(order)), -1, np.int64)
     ignored = np.zeros_like(taken, np.bool_)
-    detection, box = _pairs(truth, found, order)
-    overlap = overlaps(found.boxes[order[detection]], truth.boxes[box], truth.crowd[box])
     least = np.minimum(thresholds, 1 - 1e-10)
-    # Crowds and boxes below every threshold are the only ones that a pair could be dropped for beforehand.
-    near = overlap >= least.min() if len(least) else np.zeros(0, np.bool_)
-    detection, box, overlap = detection[near], box[near], overlap[near]
+    detection, box, overlap = _near(truth, found, order, least.min(initial=np.inf))
     by_rank = np.lexsort((box, detection, rank[detection]))
     detection, box, overlap = detection[by_rank], box[by_rank], overlap[by_rank]
     free = np.ones((len(thresholds), len(truth.boxes)), np.bool_)
@@ -218,6 +215,23 @@ def _greedy(
         pair = slice(start, stop)
         _choose(detection[pair], box[pair], overlap[pair], least, truth.crowd, ignored_truth, free, taken, ignored)
     return taken, ignored
+
+
+def _near(
+    truth: GroundTruth, found: Results, order: np.ndarray, least: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every detection (its place in `order`) with every box (row of `truth`) of its image and class that it overlaps by
+    at least `least`, and by how much."""
+    classes = len(truth.class_names)
+    keys = found.image[order] * classes + found.labels[order]
+    detections, boxes, values = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0)]
+    for detection, box in pairs(keys, truth.image * classes + truth.labels):
+        overlap = overlaps(found.boxes[order[detection]], truth.boxes[box], truth.crowd[box])
+        near = overlap >= least
+        detections.append(detection[near])
+        boxes.append(box[near])
+        values.append(overlap[near])
+    return np.concatenate(detections), np.concatenate(boxes), np.concatenate(values)
 
 
 def _choose(
@@ -249,17 +263,3 @@ def _choose(
         ignored[t, chooser[which]] = is_ignored
         free[t, rows] = False
         undecided[t, which] = False
-
-
-def _pairs(truth: GroundTruth, found: Results, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Every detection (its place in `order`) with every box (row of `truth`) of its image and class."""
-    classes = len(truth.class_names)
-    box_key = truth.image * classes + truth.labels
-    sorted_boxes = np.argsort(box_key, kind="stable")
-    keys = found.image[order] * classes + found.labels[order]
-    low = np.searchsorted(box_key[sorted_boxes], keys, side="left")
-    high = np.searchsorted(box_key[sorted_boxes], keys, side="right")
-    counts = high - low
-    detection = np.repeat(np.arange(len(order)), counts)
-    starts = np.cumsum(counts) - counts
-    return detection, sorted_boxes[np.repeat(low - starts, counts) + np.arange(counts.sum())]

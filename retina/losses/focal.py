@@ -1,10 +1,16 @@
-"""Focal losses (Lin et al. 2017, arXiv:1708.02002, section 3)."""
+"""Focal losses (Lin et al. 2017, arXiv:1708.02002, section 3) and their relatives with an overlap as the target."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from keras import ops
+
+from retina.errors import RetinaError
+from retina.losses.cross_entropy import logistic
+from retina.losses.labels import class_targets
 
 Tensor = Any
 
@@ -35,6 +41,99 @@ def sigmoid_focal_hard(logits: Tensor, is_positive: Tensor, *, alpha: float | No
     """`sigmoid_focal` where every target is 0 or 1, given as bool [...]: the detector's case, at half the work."""
     positive, negative = (1.0, 1.0) if alpha is None else (alpha, 1.0 - alpha)
     return ops.where(is_positive, positive, negative) * _focal_term(ops.where(is_positive, -logits, logits), gamma)
+
+
+def softmax_focal(
+    logits: Tensor, targets: Tensor, *, gamma: float, alpha: float | Sequence[float] | None = None
+) -> Tensor:
+    """Focal loss on softmax probabilities, per sample: -Σ_k y_k·α_k·(1-p_k)^γ·log p_k.
+
+    The multi-class form of arXiv:1708.02002, eq. 4 and 5 (its footnote 1 leaves the extension to the reader). Computed
+    from log-softmax; 1-p of the likeliest class is taken from the others, so that value and gradient are finite and
+    exact at any logit and any γ ≥ 0. γ = 0 is softmax cross-entropy.
+
+    Args:
+        logits: [..., K] float, K at least 2.
+        targets: labels [...] in 0..K-1, or a distribution [..., K].
+        gamma: focusing exponent, at least 0.
+        alpha: the weight of every class, one for each [K], or None for 1.
+
+    Returns:
+        [...].
+
+    Raises:
+        RetinaError: there is one class only, the shapes don't belong together, or a label is known (not traced) and
+            outside 0..K-1.
+
+    Example: logits (ln 3, 0) make p = (3/4, 1/4): with γ = 2, label 0 gives (1/4)² · ln(4/3) = 0.01798 and label 1
+    gives (3/4)² · ln 4 = 0.77979.
+    """
+    if logits.shape[-1] < 2:
+        raise RetinaError(
+            f"softmax_focal: expected logits of at least 2 classes, got {logits.shape[-1]}; "
+            "use sigmoid_focal for a single class"
+        )
+    targets = class_targets(logits, targets, "softmax_focal")
+    weights = targets if alpha is None else targets * ops.convert_to_tensor(alpha, dtype=logits.dtype)
+    return ops.sum(weights * _focal_term(_log_odds_against(logits), gamma), axis=-1)
+
+
+def quality_focal(logits: Tensor, targets: Tensor, *, beta: float) -> Tensor:
+    """Quality focal loss (Li et al. 2020, arXiv:2006.04388, eq. 3), elementwise.
+
+    With p = σ(x): QFL = -|y - p|^β·((1-y)·log(1-p) + y·log p). The target is a quality, in a detector the IoU of the
+    predicted box at its class and 0 elsewhere; the loss is 0 where p = y. For 0 < β < 1 its slope has no bound there,
+    and is given as 0 at p = y itself.
+
+    Args:
+        logits: [...] float.
+        targets: [...] in [0, 1], broadcast against `logits`; no gradient passes to them.
+        beta: focusing exponent, at least 0; the paper takes 2. 0 is binary cross-entropy.
+
+    Example: x = 0 and y = 3/4 with β = 2 give (1/4)² · ln 2 = 0.04332.
+    """
+    targets = ops.stop_gradient(ops.cast(targets, logits.dtype))
+    cross_entropy = logistic(logits, targets)
+    if beta == 0:
+        return cross_entropy
+    # y - p in a form that loses nothing at y = 0 and 1, where p may round to them.
+    error = targets * ops.sigmoid(-logits) - (1.0 - targets) * ops.sigmoid(logits)
+    if beta == 2:
+        return ops.square(error) * cross_entropy
+    exact = error == 0
+    weight = ops.power(ops.abs(ops.where(exact, 1.0, error)), beta)
+    return ops.where(exact, 0.0, weight) * cross_entropy
+
+
+def varifocal(logits: Tensor, targets: Tensor, *, alpha: float, gamma: float) -> Tensor:
+    """Varifocal loss (Zhang et al. 2021, arXiv:2008.13367, eq. 2), elementwise.
+
+    With p = σ(x): -q·(q·log p + (1-q)·log(1-p)) where q > 0, and -α·p^γ·log(1-p) where q = 0. Only negatives are
+    focused; positives weigh as much as their quality.
+
+    Args:
+        logits: [...] float.
+        targets: [...] qualities q in [0, 1], broadcast against `logits`; no gradient passes to them.
+        alpha: weight of the negatives; the paper takes 0.75.
+        gamma: focusing exponent of the negatives, at least 0; the paper takes 2.
+
+    Example: x = 0: q = 0.8 gives 0.8 · ln 2 = 0.55452; q = 0, α = 0.75, γ = 2 give 0.75 · (1/2)² · ln 2 = 0.12997.
+    """
+    targets = ops.stop_gradient(ops.cast(targets, logits.dtype))
+    return ops.where(targets > 0, targets * logistic(logits, targets), alpha * _focal_term(logits, gamma))
+
+
+def _log_odds_against(logits: Tensor) -> Tensor:
+    """log((1 - p_k) / p_k) [..., K] of softmax probabilities: with it, softmax is a sigmoid for each class.
+
+    1 - p is a sum over the others for the likeliest class, where 1 - p itself would cancel, and is at least 1/2 for
+    the rest.
+    """
+    likeliest = ops.argmax(logits, axis=-1)[..., None] == ops.arange(logits.shape[-1], dtype="int32")
+    others = ops.logsumexp(ops.where(likeliest, -math.inf, logits), axis=-1, keepdims=True)
+    log_p = ops.log_softmax(logits, axis=-1)
+    p = ops.where(likeliest, 0.0, ops.exp(log_p))
+    return ops.where(likeliest, others - logits, ops.log1p(-p) - log_p)
 
 
 def _focal_term(wrongness: Tensor, gamma: float) -> Tensor:

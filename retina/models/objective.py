@@ -8,10 +8,11 @@ import keras
 from keras import ops
 
 from retina import config
-from retina.losses.box import giou_loss, huber, smooth_l1
-from retina.losses.focal import sigmoid_focal_hard
+from retina.losses.box import ciou_loss, diou_loss, giou_loss, huber, smooth_l1
+from retina.losses.focal import quality_focal, sigmoid_focal_hard, varifocal
 from retina.ops import boxes as box_ops
 from retina.ops.assignment import Match, match
+from retina.ops.nms import stable_top_k
 
 Tensor = Any
 
@@ -37,6 +38,9 @@ def loss_sums(
 ) -> LossSums:
     """Matches anchors to boxes and sums both losses over the batch.
 
+    Hard example mining (`kind: ohem`) chooses anchors in each image by itself and is divided by all positives, as every
+    other classification loss is: so its sums add up over replicas, too.
+
     Args:
         outputs: `logits` [B, A, K] and `deltas` [B, A, 4], float32.
         batch: `boxes` [B, G, 4] canvas pixels, `labels` [B, G], `valid` [B, G], `crowd` [B, G].
@@ -47,10 +51,10 @@ def loss_sums(
     if batch["boxes"].shape[1] == 0:
         batch = {**batch, **{name: _with_one_slot(batch[name]) for name in ("boxes", "labels", "valid", "crowd")}}
     found = match(anchors, batch["boxes"], batch["valid"], batch["crowd"], assignment)
+    pairs = _Pairs(outputs["deltas"], batch["boxes"], anchors, found, box_weights, max_size_ratio)
     return LossSums(
-        _classification_sum(outputs["logits"], batch["labels"], found, loss.classification),
-        loss.box.weight
-        * _box_sum(outputs["deltas"], batch["boxes"], anchors, found, loss.box, box_weights, max_size_ratio),
+        _classification_sum(outputs["logits"], batch["labels"], found, loss.classification, pairs),
+        loss.box.weight * _box_sum(pairs, loss.box),
         ops.sum(ops.cast(found.positive, "float32")),
     )
 
@@ -68,32 +72,95 @@ def _with_one_slot(padded: Tensor) -> Tensor:
     return ops.zeros(shape, dtype=keras.backend.standardize_dtype(padded.dtype))
 
 
-def _classification_sum(logits: Tensor, labels: Tensor, found: Match, focal: config.Focal) -> Tensor:
+class _Pairs:
+    """Each anchor's prediction beside its matched box; where it has none, its own box and deltas of 0 stand for both.
+
+    They are put in before a loss, not after it: 0 · inf of a padded box would poison the gradient.
+    """
+
+    def __init__(
+        self,
+        deltas: Tensor,
+        boxes: Tensor,
+        anchors: Tensor,
+        found: Match,
+        weights: tuple[float, ...],
+        max_size_ratio: float,
+    ):
+        self.positive = found.positive[..., None]
+        self.deltas = ops.where(self.positive, deltas, 0.0)
+        self._matched = ops.take_along_axis(boxes, found.index[..., None], axis=1)
+        self._anchors, self._weights, self._max_size_ratio = anchors, weights, max_size_ratio
+
+    def target_deltas(self) -> Tensor:
+        """[B, A, 4]: what `deltas` should be."""
+        return ops.where(self.positive, box_ops.encode(self._anchors, self._matched, self._weights), 0.0)
+
+    def boxes(self) -> tuple[Tensor, Tensor]:
+        """Predicted and matched boxes, [B, A, 4] each, canvas pixels."""
+        predicted = box_ops.decode(self._anchors, self.deltas, self._weights, self._max_size_ratio)
+        return predicted, ops.where(self.positive, self._matched, self._anchors)
+
+
+def _classification_sum(
+    logits: Tensor, labels: Tensor, found: Match, kind: config.ClassificationLoss, pairs: _Pairs
+) -> Tensor:
     # Background anchors get class -1, which no class equals.
     anchor_labels = ops.take_along_axis(ops.cast(labels, "int32"), found.index, axis=1)
     anchor_labels = ops.where(found.positive, anchor_labels, -1)
     is_positive = anchor_labels[..., None] == ops.arange(logits.shape[-1], dtype="int32")
-    loss = sigmoid_focal_hard(logits, is_positive, alpha=focal.alpha, gamma=focal.gamma)
-    return ops.sum(ops.where(found.ignored[..., None], 0.0, loss))
+    if kind.kind == "focal":
+        loss = sigmoid_focal_hard(logits, is_positive, alpha=kind.alpha, gamma=kind.gamma)
+    elif kind.kind == "cross_entropy":
+        loss = sigmoid_focal_hard(logits, is_positive, alpha=kind.alpha, gamma=0.0)
+    elif kind.kind == "ohem":
+        loss = sigmoid_focal_hard(logits, is_positive, alpha=None, gamma=0.0)
+    else:
+        quality = ops.stop_gradient(box_ops.iou(*pairs.boxes()))
+        targets = ops.where(is_positive, quality[..., None], 0.0)
+        if kind.kind == "quality_focal":
+            loss = quality_focal(logits, targets, beta=kind.beta)
+        else:
+            loss = varifocal(logits, targets, alpha=kind.alpha, gamma=kind.gamma)
+    of_anchor = ops.sum(loss, axis=-1)
+    if kind.kind == "ohem":
+        return _hardest_sum(of_anchor, found, kind)
+    # Ignored anchors are dropped from [B, A], not from [B, A, K]: a pass less over the largest tensor.
+    return ops.sum(ops.where(found.ignored, 0.0, of_anchor))
 
 
-def _box_sum(
-    deltas: Tensor,
-    boxes: Tensor,
-    anchors: Tensor,
-    found: Match,
-    kind: config.BoxLoss,
-    weights: tuple[float, ...],
-    max_size_ratio: float,
-) -> Tensor:
-    matched = ops.take_along_axis(boxes, found.index[..., None], axis=1)
-    positive = found.positive[..., None]
-    # Replaced before the loss, not after: 0 · inf of a padded box would poison the gradient.
-    deltas = ops.where(positive, deltas, 0.0)
-    if kind.kind == "giou":
-        matched = ops.where(positive, matched, anchors)
-        return ops.sum(giou_loss(box_ops.decode(anchors, deltas, weights, max_size_ratio), matched))
-    target = ops.where(positive, box_ops.encode(anchors, matched, weights), 0.0)
+def _hardest_sum(losses: Tensor, found: Match, kind: config.Ohem) -> Tensor:
+    """Sum of the losses [B, A] of the anchors that mining keeps, chosen for each image by itself.
+
+    Of equal losses the lower anchor counts. An image without a positive keeps the negatives of one, so that its
+    background is trained as with every other loss.
+    """
+    considered = ops.logical_not(found.ignored)
+    if kind.ratio is None:
+        return _sum_of_largest(losses, considered, kind.hardest)
+    most = kind.hardest // (1 + kind.ratio)
+    positives = ops.minimum(ops.sum(ops.cast(found.positive, "int32"), axis=-1), most)
+    background = ops.logical_and(considered, ops.logical_not(found.positive))
+    return _sum_of_largest(losses, found.positive, most) + _sum_of_largest(
+        losses, background, kind.ratio * most, kind.ratio * ops.maximum(positives, 1)
+    )
+
+
+def _sum_of_largest(losses: Tensor, candidates: Tensor, most: int, limit: Tensor | None = None) -> Tensor:
+    """Scalar: each row's `most` largest losses [B, A] among its candidates, at most `limit` [B], added up."""
+    most = min(most, losses.shape[1])
+    # No loss is negative: whatever is no candidate comes last.
+    largest, _ = stable_top_k(ops.where(candidates, losses, -1.0), most)
+    count = ops.sum(ops.cast(candidates, "int32"), axis=-1)
+    if limit is not None:
+        count = ops.minimum(count, limit)
+    return ops.sum(ops.where(ops.arange(most, dtype="int32")[None, :] < count[:, None], largest, 0.0))
+
+
+def _box_sum(pairs: _Pairs, kind: config.BoxLoss) -> Tensor:
     if kind.kind == "huber":
-        return ops.sum(huber(deltas, target, delta=kind.delta))
-    return ops.sum(smooth_l1(deltas, target, beta=kind.beta))
+        return ops.sum(huber(pairs.deltas, pairs.target_deltas(), delta=kind.delta))
+    if kind.kind == "smooth_l1":
+        return ops.sum(smooth_l1(pairs.deltas, pairs.target_deltas(), beta=kind.beta))
+    overlap_losses = {"giou": giou_loss, "diou": diou_loss, "ciou": ciou_loss}
+    return ops.sum(overlap_losses[kind.kind](*pairs.boxes()))

@@ -15,8 +15,7 @@ Tensor = Any
 
 def stable_top_k(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest of the last axis and their int32 indices, largest first; of equal values the lower index first."""
-    # JAX's sort, and Keras' argmax that `nms` uses, put -0.0 below 0.0.
-    values = ops.where(values == 0, 0.0, values)
+    values = _with_one_zero(values)
     if keras.backend.backend() == "torch":  # torch.topk promises no order among equals
         index = ops.argsort(-values, axis=-1)[..., :k]
         return ops.take_along_axis(values, index, axis=-1), ops.cast(index, "int32")
@@ -40,6 +39,7 @@ def nms(boxes: Tensor, scores: Tensor, labels: Tensor, *, iou_threshold: float, 
     Returns:
         [B, D] int32 rows of the kept candidates by falling score, -1 where there are fewer.
     """
+    scores = _with_one_zero(scores)
     batch, count = scores.shape[0], scores.shape[1]
     rows = ops.arange(count, dtype="int32")[None, :]
     slots = ops.arange(max_detections, dtype="int32")[None, :]
@@ -61,3 +61,8 @@ def nms(boxes: Tensor, scores: Tensor, labels: Tensor, *, iou_threshold: float, 
 
     start = (ops.zeros((), dtype="int32"), scores, kept)
     return ops.while_loop(some_left, keep_best, start)[2]
+
+
+def _with_one_zero(values: Tensor) -> Tensor:
+    """-0.0 as 0.0: JAX's sort and Keras' argmax put it below, on some backends."""
+    return ops.where(values == 0, 0.0, values)

@@ -46,6 +46,18 @@ def evaluate(
     Raises:
         RetinaError: no such split, its classes are not the checkpoint's, or an override of another section.
     """
+    table, dataset, config = detect_split(run, split, checkpoint=checkpoint, overrides=overrides)
+    return evaluate_as(config.evaluation, ground_truth(dataset), results(table, dataset)), table, dataset
+
+
+def detect_split(
+    run: str | Path, split: Split, *, checkpoint: str = "best", overrides: Sequence[str] = ()
+) -> tuple[DetectionTable, DetectionDataset, configuration.Config]:
+    """What a run's detector finds in one of its splits, with the data and the checkpoint's configuration.
+
+    Raises:
+        RetinaError: as `evaluate`.
+    """
     for override in overrides:
         if not override.startswith("data."):
             raise RetinaError(f"override '{override}': an evaluation takes only data.*; the rest is the checkpoint's")
@@ -58,5 +70,4 @@ def evaluate(
             f"{list(predictor.class_names)}"
         )
     table = detect(predictor.run, dataset, data, predictor.config.inference.batch_size)
-    metrics = evaluate_as(predictor.config.evaluation, ground_truth(dataset), results(table, dataset))
-    return metrics, table, dataset
+    return table, dataset, predictor.config

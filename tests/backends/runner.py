@@ -75,7 +75,8 @@ def functions():
     out["iou/exact"] = ops.convert_to_numpy(box_ops.iou(tensor(first)[:, None], tensor(second)[None]))
     keep("encode", lambda x: box_ops.encode(tensor(solid), x, (10.0, 10.0, 5.0, 5.0)), second)
     keep("decode", lambda x: box_ops.decode(tensor(solid), x), random.normal(0, 2, (200, 4)).astype(np.float32))
-    keep("giou", lambda x: losses.giou_loss(x, tensor(second)), solid + 0.25)
+    for overlap in (losses.giou_loss, losses.diou_loss, losses.ciou_loss):
+        keep(overlap.__name__, lambda x, overlap=overlap: overlap(x, tensor(second)), solid + 0.25)
 
     logits = np.concatenate([np.linspace(-200, 200, 41), random.normal(0, 4, 200)]).astype(np.float32)
     targets = np.where(np.arange(241) % 3 == 2, 0.3, np.arange(241) % 3).astype(np.float32)
@@ -86,6 +87,8 @@ def functions():
     errors = np.linspace(-3, 3, 62).astype(np.float32)
     keep("huber", lambda x: losses.huber(x, tensor(np.zeros_like(errors)), delta=1 / 9), errors)
     keep("smooth_l1", lambda x: losses.smooth_l1(x, tensor(np.zeros_like(errors)), beta=1 / 9), errors)
+
+    classic_losses(np.random.default_rng(9), keep, out)
 
     # Grids make ties; both zeros count as equal.
     values = np.round(random.normal(0, 2, (3, 500)) * 2).astype(np.float32) / 2
@@ -109,20 +112,27 @@ def functions():
 
     logits = np.round(random.normal(-2, 2, (2, len(anchors), 3)) * 4).astype(np.float32) / 4
     deltas = random.normal(0, 0.3, (2, len(anchors), 4)).astype(np.float32)
-    for box in (config.HuberBox(), config.SmoothL1Box(), config.GiouBox()):
+    focal, huber = config.Focal(), config.HuberBox()
+    objectives = {
+        **{box.kind: (focal, box) for box in (huber, config.SmoothL1Box(), config.GiouBox(), config.CiouBox())},
+        **{f"ohem/{ratio}": (config.Ohem(ratio=ratio, hardest=32), huber) for ratio in (None, 3)},
+        "quality_focal": (config.QualityFocal(), huber),
+        "varifocal": (config.Varifocal(), huber),
+    }
+    for name, (classification, box) in objectives.items():
 
-        def loss(box=box, logits=logits, deltas=deltas, part="loss"):
+        def loss(classification=classification, box=box, logits=logits, deltas=deltas, part="loss"):
             sums = loss_sums(
                 {"logits": tensor(logits), "deltas": tensor(deltas)},
                 fields,
                 tensor(anchors),
                 assignment=config.Assignment(),
-                loss=config.Loss(box=box),
+                loss=config.Loss(classification=classification, box=box),
             )
             return objective(sums)[part]
 
-        keep(f"loss/{box.kind}/logits", lambda x, loss=loss: loss(logits=x), logits)
-        keep(f"loss/{box.kind}/deltas", lambda x, loss=loss: loss(deltas=x, part="loss_box"), deltas)
+        keep(f"loss/{name}/logits", lambda x, loss=loss: loss(logits=x), logits)
+        keep(f"loss/{name}/deltas", lambda x, loss=loss: loss(deltas=x, part="loss_box"), deltas)
 
     inference = config.Inference(candidates=50, max_detections=40)
     decoded = compiled(lambda outputs, *sizes: decode(outputs, levels, *sizes, inference=inference))
@@ -131,6 +141,33 @@ def functions():
     out |= {"detections/boxes": found["boxes"], "detections/scores": found["scores"]}
     out |= {"index/detections/labels": found["labels"], "index/detections/valid": found["valid"]}
     return out
+
+
+def classic_losses(random, keep, out):
+    """All losses but sigmoid focal and the box losses; what they choose by a rank or a largest has no ties here."""
+    logits = np.concatenate([np.linspace(-200, 200, 41), random.normal(0, 4, 200)]).astype(np.float32)
+    targets = np.where(np.arange(241) % 3 == 2, 0.3, np.arange(241) % 3).astype(np.float32)
+    keep("logistic", lambda x: losses.logistic(x, tensor(targets)), logits)
+    for power in (0.5, 1.0, 2.0):
+        keep(f"quality_focal/{power}", lambda x, b=power: losses.quality_focal(x, tensor(targets), beta=b), logits)
+        keep(f"varifocal/{power}", lambda x, g=power: losses.varifocal(x, tensor(targets), alpha=0.75, gamma=g), logits)
+    signs = np.where(targets > 0, 1, -1).astype(np.int32)
+    keep("hinge", lambda x: losses.hinge(x, tensor(signs)), logits)
+
+    rows = np.concatenate([random.normal(0, 4, (40, 5)), 200 * np.eye(5), -200 * np.eye(5)]).astype(np.float32)
+    labels = random.integers(0, 5, 50).astype(np.int32)
+    keep("softmax_cross_entropy", lambda x: losses.softmax_cross_entropy(x, tensor(labels)), rows)
+    keep("multiclass_hinge", lambda x: losses.multiclass_hinge(x, tensor(labels)), rows)
+    for gamma in (0.5, 2.0):
+        keep(f"softmax_focal/{gamma}", lambda x, g=gamma: losses.softmax_focal(x, tensor(labels), gamma=g), rows)
+
+    centers, small = random.normal(0, 1, (5, 5)).astype(np.float32), rows[:40]
+    keep("center", lambda x: losses.center_loss(x, tensor(labels[:40]), tensor(centers)), small)
+    keep("triplet", lambda x: losses.triplet(x, tensor(small[::-1].copy()), tensor(small + 1), margin=3.0), small)
+    keep("batch_hard", lambda x: losses.batch_hard_triplet(x, tensor(labels[:40]), margin=3.0), small)
+    layer = losses.Centers(5)
+    layer(tensor(small), tensor(labels[:40]), training=True)
+    out["centers"] = ops.convert_to_numpy(layer.centers)
 
 
 def detector(weights):

@@ -13,7 +13,8 @@ from retina.data.detections import DetectionTable, from_coco, to_coco
 from retina.data.scoring import ground_truth, results
 from retina.errors import RetinaError
 from retina.evaluation import coco
-from retina.evaluation.tables import class_table, metrics_table, to_json
+from retina.evaluation.document import to_json
+from retina.evaluation.tables import class_table, metrics_table
 
 NAMES = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
 SIZED = ["APs", "APm", "APl", "ARs", "ARm", "ARl"]
@@ -339,15 +340,19 @@ def test_tables_say_why_a_figure_is_missing():
     assert "0.505" in lines["AP"] and "IoU 0.50 to 0.95" in lines["AP"]
     assert "no ground truth of that size" in lines["APl"] and "-1" not in text
     assert "1 images, 2 boxes, 1 detections" in text
-    classes = {line.split()[0]: line for line in _text(class_table(result)).splitlines() if line.strip()}
+    text = _text(class_table(result))
+    classes = {line.split()[0]: line.split() for line in text.splitlines() if line.strip()}
     assert "0.505" in classes["cat"]
-    assert "no ground truth" in classes["[dog]"]
+    assert classes["[dog]"] == ["[dog]", "0", "–", "–", "–"]
+    assert "–: no ground truth" in text
 
 
 def test_json_holds_plain_numbers():
     result = evaluate(dataset([[(BOX, 0)]]), found((0, BOX, 0.9)))
     tree = json.loads(json.dumps(to_json(result), allow_nan=False))
-    assert list(tree) == ["metrics", "per_class", "images", "boxes", "detections"]
+    assert list(tree) == [
+        "protocol", "conventions", "engine", "metrics", "per_class", "per_iou", "images", "boxes", "detections"
+    ]  # fmt: skip
     assert list(tree["metrics"]) == NAMES
     assert tree["metrics"]["APl"] == -1.0
     assert tree["per_class"]["cat"]["boxes"] == 1

@@ -1,10 +1,12 @@
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
 
-from retina.losses.box import giou_loss, huber, smooth_l1
+from retina.losses.box import ciou_loss, diou_loss, giou_loss, huber, smooth_l1
 from tests import reference
 from tests.gradient import value_and_gradient
 
@@ -85,14 +87,99 @@ def test_giou_by_hand(first, second, expected):
         assert np.isfinite(gradient).all()
 
 
-def test_no_boxes():
-    assert tuple(giou_loss(tensor(np.zeros((0, 4))), tensor(np.zeros((0, 4)))).shape) == (0,)
+@pytest.mark.parametrize("loss", [giou_loss, diou_loss, ciou_loss])
+def test_no_boxes(loss):
+    assert tuple(loss(tensor(np.zeros((0, 4))), tensor(np.zeros((0, 4)))).shape) == (0,)
+
+
+def atan_gap(first, second):
+    return 4 / math.pi**2 * (math.atan(first) - math.atan(second)) ** 2
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "diou", "extra"),
+    [
+        (POINT, POINT, 0.0, 0.0),
+        ([3, 3, 3, 5], [3, 3, 3, 5], 0.0, 0.0),  # a line
+        # Centre (3, 3) against (5, 5), diagonal² 200. The aspect of a point is 0 by convention: v = ¼, α = ¼ / 1¼.
+        (POINT, BOX, 1 + 8 / 200, 0.25 * 0.25 / 1.25),
+        (UNIT, UNIT, 0.0, 0.0),
+        (UNIT, [1, 0, 2, 1], 1 + 1 / 5, 0.0),
+        (UNIT, [9, 9, 10, 10], 1 + 162 / 200, 0.0),
+        ([0, 0, 2, 2], [1, 1, 3, 3], 1 - 1 / 7 + 1 / 9, 0.0),
+        # IoU ½, centre 1 apart, diagonal² 20.
+        ([0, 0, 2, 2], [0, 0, 4, 2], 0.5 + 1 / 20, atan_gap(2, 1) ** 2 / (0.5 + atan_gap(2, 1))),
+        # One inside the other and upright: IoU ⅛, centre (1, 4) against (2, 2), diagonal² 4² + 8².
+        ([0, 0, 2, 8], [0, 0, 4, 4], 1 - 8 / 24 + 5 / 80, atan_gap(1, 1 / 4) ** 2 / (2 / 3 + atan_gap(1, 1 / 4))),
+    ],
+)
+def test_diou_and_ciou_by_hand(first, second, diou, extra):
+    for pair in ((first, second), (second, first)):
+        for loss, expected in ((diou_loss, diou), (ciou_loss, diou + extra)):
+            value, gradient = value_and_gradient(
+                lambda x, loss=loss, other=pair[1]: loss(x, tensor([other])), tensor([pair[0]])
+            )
+            np.testing.assert_allclose(value, [expected], rtol=1e-6, atol=1e-7)
+            assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("loss", [giou_loss, diou_loss, ciou_loss])
+def test_boxes_that_are_far_or_thin_or_reversed_have_finite_gradients(loss):
+    boxes = tensor([[0, 0, 0, 10], [0, 0, 10, 0], [5, 5, 2, 1], [-1e4, -1e4, 1e4, 1e4], [1e4, 0, 1e4 + 1, 1e-3], POINT])
+    for target in (UNIT, BOX, POINT, [0, 0, 0, 7]):
+        value, gradient = value_and_gradient(lambda x, target=target: loss(x, tensor([target])), boxes)
+        assert np.isfinite(value).all() and np.isfinite(gradient).all()
+
+
+def test_diou_attracts_where_nothing_overlaps():
+    _, gradient = value_and_gradient(lambda x: diou_loss(x, tensor([UNIT])), tensor([[9, 0, 10, 1]]))
+    # ρ² = 81, c² = 101: moved to the right, ρ²/c² grows by 18/101 - 81·20/101².
+    np.testing.assert_allclose(gradient[0, 0] + gradient[0, 2], 18 / 101 - 81 * 20 / 101**2, rtol=1e-5)
 
 
 def random_pairs(count, seed):
     random = np.random.default_rng(seed)
     low = random.uniform(0, 60, (2, count, 2))
     return np.concatenate([low, low + random.uniform(2, 60, (2, count, 2))], axis=-1).astype(np.float32)
+
+
+def reference_diou(a, b):
+    """arXiv:1911.08287, eq. 7."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    centre = (a[:2] + a[2:]) / 2 - (b[:2] + b[2:]) / 2
+    hull = np.maximum(a[2:], b[2:]) - np.minimum(a[:2], b[:2])
+    return 1 - reference.iou(a, b) + (centre**2).sum() / (hull**2).sum()
+
+
+def aspect_penalty(a, b):
+    """arXiv:1911.08287, eq. 9."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    return atan_gap(*((box[2] - box[0]) / (box[3] - box[1]) for box in (b, a)))
+
+
+def test_diou_equals_reference():
+    first, second = random_pairs(50, 2)
+    value, gradient = value_and_gradient(lambda x: diou_loss(x, tensor(second)), first)
+    for a, b, found, slope in zip(first, second, value, gradient, strict=True):
+        np.testing.assert_allclose(found, reference_diou(a, b), rtol=1e-6, atol=1e-5)  # as GIoU's below
+        expected = reference.central_difference(lambda x, b=b: reference_diou(x, b), a)
+        np.testing.assert_allclose(slope, expected, rtol=1e-6, atol=1e-5)
+
+
+def test_ciou_equals_reference_with_a_constant_alpha():
+    first, second = random_pairs(50, 3)
+    value, gradient = value_and_gradient(lambda x: ciou_loss(x, tensor(second)), first)
+    differs = 0
+    for a, b, found, slope in zip(first, second, value, gradient, strict=True):
+        v = aspect_penalty(a, b)
+        alpha = v / (1 - reference.iou(a, b) + v)
+        np.testing.assert_allclose(found, reference_diou(a, b) + alpha * v, rtol=1e-6, atol=1e-5)
+        expected = reference.central_difference(
+            lambda x, b=b, alpha=alpha: reference_diou(x, b) + alpha * aspect_penalty(x, b), a
+        )
+        np.testing.assert_allclose(slope, expected, rtol=1e-6, atol=1e-5)
+        differs += np.abs(slope - reference.central_difference(lambda x, b=b: reference_diou(x, b), a)).max() > 1e-3
+    assert differs > 10  # the aspect's part is not lost in the tolerance
 
 
 def test_giou_equals_reference():

@@ -14,8 +14,17 @@ from tests.gradient import value_and_gradient
 
 ANCHORS = np.array([[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10]], np.float32)
 PAPER, PAPERS_LOSS = config.Assignment(), config.Loss()
-BOX_LOSSES = (config.HuberBox(), config.SmoothL1Box(), config.GiouBox())
+BOX_LOSSES = (config.HuberBox(), config.SmoothL1Box(), config.GiouBox(), config.DiouBox(), config.CiouBox())
 ids = [box.kind for box in BOX_LOSSES]
+CLASSIFICATION_LOSSES = (
+    config.Focal(),
+    config.CrossEntropy(),
+    config.Ohem(hardest=8),
+    config.Ohem(hardest=8, ratio=None),
+    config.QualityFocal(),
+    config.Varifocal(),
+)
+kinds = ["focal", "cross_entropy", "ohem", "ohem_without_ratio", "quality_focal", "varifocal"]
 
 
 def batch_of(boxes, labels=None, valid=None, crowd=None):
@@ -156,19 +165,25 @@ def test_force_match_adds_a_positive():
     assert found[2] == 1
 
 
+ASPECT = 4 / math.pi**2 * (math.atan(1 / 2) - math.atan(1)) ** 2
+
+
 @pytest.mark.parametrize(
     ("box", "expected"),
     [
         (config.HuberBox(delta=1.0, weight=3.0), 3 * (0.1**2 + math.log(2) ** 2) / 2),
         (config.SmoothL1Box(beta=1 / 9, weight=2.0), 2 * (0.045 + math.log(2) - 1 / 18)),
         (config.GiouBox(weight=5.0), 5 * (1 - 0.5)),
+        # Centres 2½ apart, a hull of 10 by 10.
+        (config.DiouBox(weight=5.0), 5 * (0.5 + 6.25 / 200)),
+        (config.CiouBox(weight=5.0), 5 * (0.5 + 6.25 / 200 + ASPECT**2 / (0.5 + ASPECT))),
     ],
     ids=ids,
 )
 def test_box_losses_by_hand(box, expected):
     """Anchor and box share the top left corner, the box is half as wide: centre -1/4, or the centre 0.1 off."""
     anchors = np.array([[0, 0, 10, 10]], np.float32)
-    target = [[0, 0, 5, 10]] if box.kind == "giou" else [[3.5, 0, 8.5, 10]]
+    target = [[0, 0, 5, 10]] if box.kind in ("giou", "diou", "ciou") else [[3.5, 0, 8.5, 10]]
     zeros = np.zeros((1, 1, 4), np.float32)
     found = sums_of(zeros[..., :1], zeros, batch_of([target]), anchors=anchors, loss=config.Loss(box=box))
     np.testing.assert_allclose(float(found.box), expected, rtol=1e-6)
@@ -180,6 +195,144 @@ def test_default_huber_is_smooth_l1_at_a_ninth():
     huber = sums_of(logits, deltas, batch, loss=config.Loss(box=config.HuberBox())).box
     smooth = sums_of(logits, deltas, batch, loss=config.Loss(box=config.SmoothL1Box())).box
     np.testing.assert_allclose(float(huber), float(smooth), rtol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------- classification's kinds
+
+
+def classification(logits, deltas, batch, kind, anchors=ANCHORS):
+    return sums_of(logits, deltas, batch, anchors=anchors, loss=config.Loss(classification=kind)).classification
+
+
+@pytest.mark.parametrize("kind", CLASSIFICATION_LOSSES, ids=kinds)
+def test_every_kind_trains_the_background_of_a_batch_without_objects(kind):
+    logits, deltas = outputs_of(2)
+    value, slope = value_and_gradient(lambda x: classification(x, deltas, empty_batch(2), kind), logits)
+    assert value > 0 and np.isfinite(slope).all() and (slope >= 0).all()
+    assert ((slope != 0).any(axis=(1, 2))).all(), "in each image"
+
+
+@pytest.mark.parametrize("kind", CLASSIFICATION_LOSSES, ids=kinds)
+def test_no_kind_reads_ignored_anchors(kind):
+    logits, deltas = outputs_of()
+    batch = batch_of([[[0, 0, 10, 4.5]]])  # IoU 0.45 with the first anchor
+    _, slope = value_and_gradient(lambda x: classification(x, deltas, batch, kind), logits)
+    assert (slope[0, 0] == 0).all() and (slope[0, 1:] != 0).all()
+
+
+@pytest.mark.parametrize("kind", CLASSIFICATION_LOSSES, ids=kinds)
+def test_every_kind_adds_up_over_images(kind):
+    """So it does over replicas; mining chooses in each image by itself."""
+    anchors, batch = random_case(3, images=3)
+    logits, deltas = outputs_of(3, len(anchors), 3, 3)
+    whole = float(classification(logits, deltas, batch, kind, anchors))
+    parts = [
+        float(classification(logits[[i]], deltas[[i]], {n: f[[i]] for n, f in batch.items()}, kind, anchors))
+        for i in range(3)
+    ]
+    np.testing.assert_allclose(sum(parts), whole, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", CLASSIFICATION_LOSSES, ids=kinds)
+def test_no_classification_loss_moves_a_box(kind):
+    logits, deltas = outputs_of()
+    batch = batch_of([[[0, 0, 10, 9], [20, 0, 30, 10]]], labels=[[1, 0]])
+    _, slope = value_and_gradient(lambda x: classification(logits, x, batch, kind) + 0.0 * ops.sum(x), deltas)
+    assert (slope == 0).all()
+
+
+@pytest.mark.parametrize(("alpha", "positive", "negative"), [(0.75, 0.75, 0.25), (None, 1, 1)])
+def test_cross_entropy_by_hand(alpha, positive, negative):
+    logits, deltas = np.zeros((1, 3, 4), np.float32), np.zeros((1, 3, 4), np.float32)
+    batch = batch_of([[[0, 0, 10, 10]]], labels=[[2]])
+    found = classification(logits, deltas, batch, config.CrossEntropy(alpha=alpha))
+    np.testing.assert_allclose(float(found), (positive + 11 * negative) * math.log(2), rtol=1e-6)
+
+
+def quality_case():
+    """Deltas 0: each anchor predicts itself. The first has IoU 0.8 with its box (class 1), the second 1 (class 0)."""
+    batch = batch_of([[[0, 0, 10, 8], [20, 0, 30, 10]]], labels=[[1, 0]])
+    return np.zeros((1, 3, 2), np.float32), np.zeros((1, 3, 4), np.float32), batch
+
+
+def test_quality_focal_by_hand():
+    # Targets 0.8 and 1 for a probability of 1/2, and four times 0.
+    expected = (0.3**2 + 0.5**2 + 4 * 0.5**2) * math.log(2)
+    np.testing.assert_allclose(float(classification(*quality_case(), config.QualityFocal())), expected, rtol=1e-6)
+    expected = (0.3 + 0.5 + 4 * 0.5) * math.log(2)
+    np.testing.assert_allclose(
+        float(classification(*quality_case(), config.QualityFocal(beta=1.0))), expected, rtol=1e-6
+    )
+
+
+def test_varifocal_by_hand():
+    expected = (0.8 + 1 + 4 * 0.75 * 0.5**2) * math.log(2)
+    np.testing.assert_allclose(float(classification(*quality_case(), config.Varifocal())), expected, rtol=1e-6)
+
+
+def test_the_quality_is_of_the_predicted_box():
+    logits, deltas, batch = quality_case()
+    deltas[0, 0] = [0, -0.1, 0, math.log(0.8)]  # from (0, 0, 10, 10) to the box itself
+    expected = (2 + 4 * 0.75 * 0.5**2) * math.log(2)
+    np.testing.assert_allclose(float(classification(logits, deltas, batch, config.Varifocal())), expected, rtol=1e-6)
+
+
+def mining_case():
+    """Six anchors of one class: cross-entropy ln(1 + e^-x) for the two positives, ln(1 + e^x) for three negatives.
+
+    Positives have the logits 0 and 3, negatives 2, 1 and -1; one anchor, with the largest loss of all, is ignored.
+    """
+    anchors = np.array([[20 * i, 0, 20 * i + 10, 10] for i in range(6)], np.float32)
+    batch = batch_of([[[0, 0, 10, 10], [20, 0, 30, 10], [100, 0, 110, 4.5]]])
+    logits = np.array([0, 3, 2, 1, -1, 9], np.float32).reshape(1, 6, 1)
+    losses = np.log1p(np.exp(np.array([0, -3, 2, 1, -1])))
+    return (logits, np.zeros((1, 6, 4), np.float32), batch), anchors, losses
+
+
+@pytest.mark.parametrize(
+    ("kind", "kept"),
+    [
+        (config.Ohem(ratio=None, hardest=1), [2]),
+        (config.Ohem(ratio=None, hardest=3), [2, 3, 0]),
+        (config.Ohem(ratio=None, hardest=4), [2, 3, 0, 4]),
+        (config.Ohem(ratio=None, hardest=100), [0, 1, 2, 3, 4]),
+        (config.Ohem(ratio=1, hardest=2), [0, 2]),
+        (config.Ohem(ratio=1, hardest=3), [0, 2]),  # no room for a second pair
+        (config.Ohem(ratio=1, hardest=100), [0, 1, 2, 3]),  # two positives ask for two negatives
+        (config.Ohem(ratio=2, hardest=3), [0, 2, 3]),
+        (config.Ohem(ratio=3, hardest=100), [0, 1, 2, 3, 4]),  # there are no six
+    ],
+    ids=lambda value: f"{value.ratio}-{value.hardest}" if isinstance(value, config.Ohem) else None,
+)
+def test_mining_keeps_the_hardest(kind, kept):
+    (logits, deltas, batch), anchors, losses = mining_case()
+    value, slope = value_and_gradient(lambda x: classification(x, deltas, batch, kind, anchors), logits)
+    np.testing.assert_allclose(value, losses[kept].sum(), rtol=1e-6)
+    assert np.flatnonzero(slope).tolist() == sorted(kept)
+    sigmoid = reference.sigmoid(logits[0, :, 0])
+    expected = np.where(np.arange(6) < 2, sigmoid - 1, sigmoid)
+    np.testing.assert_allclose(slope[0, kept, 0], expected[kept], rtol=1e-6)
+
+
+def test_mining_ranks_anchors_by_their_loss_over_all_classes():
+    """Three middling losses outrank one large one: 3 ln 2 = 2.08 against ln(1 + e^1.5) = 1.70."""
+    logits = np.array([[[0, 0, 0], [1.5, -50, -50], [-50, -50, -50]]], np.float32)
+    value = classification(logits, np.zeros((1, 3, 4), np.float32), empty_batch(), config.Ohem(ratio=None, hardest=1))
+    np.testing.assert_allclose(float(value), 3 * math.log(2), rtol=1e-6)
+
+
+@pytest.mark.parametrize("ratio", [1, 2])
+def test_mining_without_a_positive_keeps_the_negatives_of_one(ratio):
+    logits = np.array([[[0.0], [2.0], [1.0]]], np.float32)
+    value = classification(logits, np.zeros((1, 3, 4), np.float32), empty_batch(), config.Ohem(ratio=ratio, hardest=60))
+    np.testing.assert_allclose(float(value), np.log1p(np.exp([2.0, 1.0][:ratio])).sum(), rtol=1e-6)
+
+
+def test_mining_is_divided_by_all_positives():
+    (logits, deltas, batch), anchors, losses = mining_case()
+    kind = config.Loss(classification=config.Ohem(ratio=1, hardest=2))
+    found = objective(sums_of(logits, deltas, batch, anchors, loss=kind))
+    np.testing.assert_allclose(float(found["loss_classification"]), losses[[0, 2]].sum() / 2, rtol=1e-6)
 
 
 # --------------------------------------------------------------------------------------------- reference, invariances

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from retina import config
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import DetectionTable
 from retina.data.scoring import ground_truth, results
 from retina.errors import RetinaError
 from retina.evaluation import coco
+from retina.evaluation.assessment import assess
 from retina.inference import Detections
-from retina.report.evaluation import prediction_sheet, write_evaluation
+from retina.report.evaluation import prediction_sheet, surroundings, write_assessment, write_evaluation
 from retina.report.predictions import write_predictions
 
 NOTHING = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32), ())
@@ -95,6 +97,62 @@ def test_pictures_show_what_scores_at_least_forty_percent():
     )
     np.testing.assert_array_equal(hidden, none)
     assert (shown != none).any()
+
+
+# --------------------------------------------------------------------------------------------------- assessments
+
+
+def assessed(data: DetectionDataset, table: DetectionTable):
+    there, seen = ground_truth(data), results(table, data)
+    return there, seen, assess(there, seen, config.Evaluation(), replicates=5)
+
+
+def test_an_assessment_leaves_figures_plots_and_pictures(tmp_path):
+    """Image 0 is right, image 1 has nothing found, image 2 a detection far from its box."""
+    data = dataset()
+    table = DetectionTable([0, 2], [[10, 10, 30, 30], [35, 0, 55, 15]], [0.9, 0.8], [0, 0])
+    write_assessment(tmp_path, *assessed(data, table), data.images)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {
+        "metrics.json", "detections.json", "precision_recall.png", "confidence.png", "calibration.png", "errors.png",
+        "confusion.png", "worst_images.png", "mistakes.png",
+    }  # fmt: skip
+    tree = json.loads((tmp_path / "metrics.json").read_text())
+    assert tree["errors"]["counts"]["Bkg"] == 1 and tree["intervals"]["replicates"] == 5
+    written = json.loads((tmp_path / "detections.json").read_text())
+    assert written == [
+        {"image_id": 100, "category_id": 4, "bbox": [10, 10, 20, 20], "score": pytest.approx(0.9)},
+        {"image_id": 114, "category_id": 4, "bbox": [35, 0, 20, 15], "score": pytest.approx(0.8)},
+    ]
+    with Image.open(tmp_path / "mistakes.png") as one:
+        assert one.width < 800  # a single cell
+
+
+def test_where_nothing_went_wrong_there_are_no_pictures_of_mistakes(tmp_path):
+    data = dataset()
+    write_assessment(tmp_path, *assessed(data, hits(0, 1, 2)), data.images)
+    assert not {"worst_images.png", "mistakes.png"} & {path.name for path in tmp_path.iterdir()}
+
+
+def test_an_assessment_in_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(RetinaError, match="cannot write the evaluation: .*; choose another folder"):
+        write_assessment(tmp_path / "file", *assessed(dataset(1), DetectionTable.empty()))
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        ((40, 40, 60, 60), (0, 0, 100, 90)),  # 160 px around its middle are more than the image
+        ((500, 300, 600, 400), (400, 200, 700, 500)),  # three times its side
+        ((-30, -30, -10, -10), (0, 0, 60, 60)),  # outside: what is nearest
+    ],
+)
+def test_surroundings_stay_inside(box, expected):
+    width, height = (100, 90) if box[0] == 40 else (1000, 800)
+    left, top, right, bottom = surroundings(np.array(box, float), width, height)
+    assert (left, top, right, bottom) == expected
+    assert 0 <= left < right <= width and 0 <= top < bottom <= height
 
 
 # --------------------------------------------------------------------------------------------------- predictions

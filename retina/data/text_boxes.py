@@ -1,0 +1,220 @@
+"""Boxes in text files, one line a box: of YOLO's tools, of review_object_detection_metrics, and of VOC's devkit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+
+from retina.data.dataset import suggest
+from retina.data.detections import short
+from retina.errors import RetinaError
+
+TruthLayout = Literal["xywh", "xyxy", "yolo"]
+ResultLayout = Literal["xywh", "xyxy", "yolo", "ultralytics", "voc"]
+FRACTIONS = ("yolo", "ultralytics")
+TRUTH_LAYOUTS: tuple[str, ...] = get_args(TruthLayout)
+RESULT_LAYOUTS: tuple[str, ...] = get_args(ResultLayout)
+
+_BOX = {"xywh": "x y w h", "xyxy": "x1 y1 x2 y2", "yolo": "cx cy w h", "ultralytics": "cx cy w h", "voc": "x1 y1 x2 y2"}
+# labelImg and others write the class names beside the labels, under this name.
+CLASSES_FILE = "classes.txt"
+# Fractions of an image may leave it a little; those that don't even come near are pixels.
+_LARGEST_FRACTION = 2.0
+
+
+class Lines(NamedTuple):
+    """n lines of several files: the first `words` [n] and the `numbers` [n, c]; `file` [n] and `line` [n] (from 1)."""
+
+    words: list[str]
+    numbers: np.ndarray
+    file: np.ndarray
+    line: np.ndarray
+
+
+def columns(layout: str, scored: bool) -> str:
+    """What a line holds, in words, such as "class score x y w h"."""
+    if layout == "voc":
+        return f"image score {_BOX[layout]}"
+    if not scored:
+        return f"class {_BOX[layout]}"
+    return f"class {_BOX[layout]} score" if layout == "ultralytics" else f"class score {_BOX[layout]}"
+
+
+def text_files(folder: Path) -> list[Path]:
+    """The `.txt` files of a folder by name, without `classes.txt`.
+
+    Raises:
+        RetinaError: the folder can't be read.
+    """
+    try:
+        return sorted(file for file in folder.iterdir() if file.suffix == ".txt" and file.name != CLASSES_FILE)
+    except OSError as error:
+        raise RetinaError(
+            f"{folder}: cannot read this folder of text files: {error.strerror}; check the path"
+        ) from None
+
+
+def read_names(file: Path) -> list[str]:
+    """The class names of a file, one a line, in the order of their indices.
+
+    Raises:
+        RetinaError: it can't be read, is empty, or a name stands in it twice.
+    """
+    names = [line.strip() for line in _text(file).splitlines()]
+    while names and not names[-1]:
+        names.pop()
+    if not names:
+        raise RetinaError(f"{file}: this file of class names is empty; expected one name a line")
+    for number, name in enumerate(names, start=1):
+        if not name or name in names[: number - 1]:
+            what = f"{name!r} for the second time" if name else "an empty line"
+            raise RetinaError(f"{file}: line {number}: expected a class name of its own, got {what}")
+    return names
+
+
+def read_lines(files: Sequence[Path], expected: str, *, spaces: bool) -> Lines:
+    """Every line of the files; empty lines are skipped.
+
+    Args:
+        expected: the columns in words; all but the first are numbers.
+        spaces: whether the first column may hold spaces, as the class "traffic light" does.
+
+    Raises:
+        RetinaError: names the file and the line with a wrong number of columns or with something that is not a finite
+            number; or a file can't be read or is not UTF-8 text.
+    """
+    count = len(expected.split()) - 1
+    words: list[str] = []
+    parts: list[np.ndarray] = []
+    file: list[int] = []
+    line: list[int] = []
+    for index, path in enumerate(files):
+        numbers: list[str] = []
+        for position, text in enumerate(_text(path).splitlines(), start=1):
+            row = text.strip().rsplit(None, count)
+            if not row:
+                continue
+            if len(row) != count + 1 or not (spaces or len(row[0].split()) == 1):
+                raise RetinaError(
+                    f"{path}: line {position}: expected {count + 1} columns ({expected}), "
+                    f"got {len(text.split())}: {short(text.strip())}"
+                )
+            words.append(row[0])
+            numbers += row[1:]
+            file.append(index)
+            line.append(position)
+        parts.append(_numbers(numbers, count, path, line[-(len(numbers) // count) :], expected))
+    values = np.concatenate(parts) if parts else np.zeros((0, count))
+    return Lines(words, values, np.array(file, np.int64), np.array(line, np.int64))
+
+
+def labels_of(
+    lines: Lines,
+    files: Sequence[Path],
+    classes: Mapping[str, int],
+    names: Sequence[str] | None,
+    expected: str,
+) -> np.ndarray:
+    """[n] labels of the lines' words: names of classes, or indices.
+
+    Args:
+        classes: the label of each class name.
+        names: what the indices count; None counts the classes themselves in the order of their labels. A word that is
+            both a name and an index is a name.
+        expected: the columns in words.
+
+    Raises:
+        RetinaError: names the file and line of the first word that is no class of `classes`.
+    """
+    counted = list(classes) if names is None else list(names)
+    known = {str(index): classes.get(name, -1) for index, name in enumerate(counted)} | dict(classes)
+    labels = np.array([known.get(word, -1) for word in lines.words], np.int64)
+    if (labels < 0).any():
+        row = int(np.argmax(labels < 0))
+        word = lines.words[row]
+        if len(word.split()) > 1 and all(map(_is_finite, word.split()[1:])):
+            count = len(word.split()) + lines.numbers.shape[1]
+            refuse(lines, files, row, f"expected {len(expected.split())} columns ({expected}), got {count}")
+        if word.isdecimal() and int(word) < len(counted):
+            refuse(lines, files, row, f"class {word} is '{counted[int(word)]}', which the ground truth does not have")
+        hint = f"an index from 0 to {len(counted) - 1}" if word.isdecimal() else suggest(word, list(classes))
+        refuse(lines, files, row, f"expected a class of the ground truth, got {short(word)}; {hint}")
+    return labels
+
+
+def to_xywh(
+    lines: Lines, boxes: np.ndarray, layout: str, files: Sequence[Path], sizes: np.ndarray | None = None
+) -> np.ndarray:
+    """[n, 4] x, y, width, height in pixels, from the four numbers `boxes` [n, 4] of each line.
+
+    Args:
+        sizes: [n, 2] (height, width) of each line's image, for the layouts in FRACTIONS.
+
+    Raises:
+        RetinaError: names the file and line of a box with a negative side, of fractions that can't be any, or of an
+            image whose size is not known.
+    """
+    if layout in ("xyxy", "voc"):
+        out = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+    elif layout == "xywh":
+        out = boxes.copy()
+    else:
+        far = (np.abs(boxes) > _LARGEST_FRACTION).any(axis=1)
+        if far.any():
+            row = int(np.argmax(far))
+            got = " ".join(f"{number:g}" for number in boxes[row])
+            refuse(
+                lines, files, row, f"expected cx cy w h as fractions of the image's sides, got {got}; are they pixels?"
+            )
+        assert sizes is not None
+        unknown = np.isnan(sizes).any(axis=1)
+        if unknown.any():
+            what = "fractions need the size of the image, which the ground truth does not know; give --images"
+            refuse(lines, files, int(np.argmax(unknown)), what)
+        sides = np.tile(sizes[:, ::-1], 2)
+        out = np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, 2:]], axis=1) * sides
+    negative = (out[:, 2:] < 0).any(axis=1)
+    if negative.any():
+        row = int(np.argmax(negative))
+        width, height = out[row, 2:]
+        refuse(lines, files, row, f"expected a width and height of at least 0, got {width:g} and {height:g}; mend it")
+    return out
+
+
+def refuse(lines: Lines, files: Sequence[Path], row: int, what: str) -> None:
+    """Raises what is wrong with a row, with its file and line."""
+    raise RetinaError(f"{files[lines.file[row]]}: line {lines.line[row]}: {what}")
+
+
+def _numbers(texts: list[str], count: int, path: Path, line: list[int], expected: str) -> np.ndarray:
+    try:
+        values = np.array(list(map(float, texts)), np.float64).reshape(-1, count)
+        if np.isfinite(values).all():
+            return values
+    except ValueError:
+        pass
+    index = next(index for index, text in enumerate(texts) if not _is_finite(text))
+    column = expected.split()[1 + index % count]
+    raise RetinaError(
+        f"{path}: line {line[index // count]}: {column}: expected a finite number, got {short(texts[index])} "
+        f"(columns: {expected}); mend or remove it"
+    )
+
+
+def _is_finite(text: str) -> bool:
+    try:
+        return bool(np.isfinite(float(text)))
+    except ValueError:
+        return False
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RetinaError(f"{file}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    except OSError as error:
+        raise RetinaError(f"{file}: cannot read this text file: {error.strerror}; check the path") from None

@@ -1,0 +1,126 @@
+"""The whole answer to "how good is it, how sure are we, and what to mend": figures, intervals and reasons together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from retina import config
+from retina.data.scoring import GroundTruth, Results
+from retina.evaluation.bootstrap import NAMES, bootstrap, interval
+from retina.evaluation.calibration import Reliability, reliability
+from retina.evaluation.coco import Metrics, evaluate_as
+from retina.evaluation.confusion import Confusion, confusion
+from retina.evaluation.curves import BestF1, best_f1
+from retina.evaluation.errors import Tide, tide
+from retina.evaluation.matching import Matches, match
+
+IOU = 0.5
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Percentile intervals from resampled images (see `retina.evaluation.bootstrap`).
+
+    Attributes:
+        level: of confidence, in (0, 1).
+        replicates, seed: of the bootstrap.
+        metrics: low and high of `AP AP50 AP75`; those that nothing defines are left out.
+        per_class: the same for each class name.
+    """
+
+    level: float
+    replicates: int
+    seed: int
+    metrics: dict[str, Interval]
+    per_class: dict[str, dict[str, Interval]]
+
+
+@dataclass(frozen=True, eq=False)
+class Assessment:
+    """What `assess` found. All but `metrics` and `intervals` are at IoU 0.5.
+
+    Attributes:
+        metrics: COCO's figures.
+        intervals: None where none were asked for.
+        errors: TIDE's kinds of error and their costs.
+        operating: the score thresholds of the largest F1.
+        calibration: None where the scores are no probabilities (outside [0, 1]).
+        confusion: at the overall threshold of `operating`, or at 0.5 where no threshold finds anything.
+        matches: at COCO's ten overlaps, for curves.
+    """
+
+    metrics: Metrics
+    intervals: Intervals | None
+    errors: Tide
+    operating: BestF1
+    calibration: Reliability | None
+    confusion: Confusion
+    matches: Matches
+
+
+def assess(
+    truth: GroundTruth,
+    found: Results,
+    settings: config.Evaluation,
+    *,
+    replicates: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Assessment:
+    """COCO's figures with their intervals, and what keeps them down.
+
+    Args:
+        replicates: of the bootstrap; 0 for no intervals.
+
+    Raises:
+        RetinaError: the detections don't fit the ground truth, or a bad `replicates`, `seed` or `level`.
+    """
+    limit = settings.max_detections[-1]
+    matches = match(truth, found, max_detections=limit)
+    operating = best_f1(matches, iou=IOU)
+    threshold = operating.overall.threshold
+    return Assessment(
+        metrics=evaluate_as(settings, truth, found),
+        intervals=intervals(matches, truth.class_names, replicates, seed, level) if replicates else None,
+        errors=tide(truth, found, iou=IOU, max_detections=limit),
+        operating=operating,
+        calibration=_calibration(matches),
+        confusion=confusion(truth, found, score_threshold=IOU if threshold is None else threshold, iou=IOU),
+        matches=matches,
+    )
+
+
+def intervals(
+    matches: Matches, class_names: tuple[str, ...], replicates: int, seed: int = 0, level: float = 0.95
+) -> Intervals:
+    """Bootstrap over images, of the means and of each class.
+
+    Raises:
+        RetinaError: a bad `replicates`, `seed` or `level`.
+    """
+    figures = bootstrap(matches, replicates=replicates, seed=seed)
+    overall = {name: interval(figures[name], level) for name in NAMES}
+    each = {name: interval(figures.per_class[name], level) for name in NAMES}
+    return Intervals(
+        level,
+        replicates,
+        seed,
+        {name: _pair(ends) for name, ends in overall.items() if ends[0] == ends[0]},
+        {
+            label: {name: _pair(ends[:, k]) for name, ends in each.items() if ends[0, k] == ends[0, k]}
+            for k, label in enumerate(class_names)
+        },
+    )
+
+
+def _pair(ends: np.ndarray) -> Interval:
+    return float(ends[0]), float(ends[1])
+
+
+def _calibration(matches: Matches) -> Reliability | None:
+    if ((matches.scores < 0) | (matches.scores > 1)).any():
+        return None
+    return reliability(matches, iou=IOU, bins=10)

@@ -1,0 +1,281 @@
+"""Two detectors on the same images: is one better, or is it the choice of images? A paired bootstrap answers.
+
+Both are scored on the very same resamples of the images (Efron & Tibshirani 1993, chapter 8), so that what makes an
+image hard for both cancels in the difference. Two intervals of one figure each may overlap although the difference is
+clear.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from retina.data.scoring import GroundTruth
+from retina.errors import RetinaError
+from retina.evaluation.bootstrap import NAMES, Figures, Method, bootstrap, interval, observed
+from retina.evaluation.matching import Matches
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+# Sums of the same terms in another order differ by less; it is no difference between detectors.
+_EQUAL = 1e-12
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One figure of two detectors A and B; all NaN where no box counts.
+
+    Attributes:
+        a, b: in [0, 1], on the images themselves.
+        difference: b - a.
+        low, high: interval of the difference.
+        superiority: the share of replicates in which B has more than A, those in which both have the same for half.
+    """
+
+    a: float
+    b: float
+    difference: float
+    low: float
+    high: float
+    superiority: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found.
+
+    Attributes:
+        figures: `AP`, `AP50`, `AP75`.
+        per_class: the same for each class name.
+        boxes: for each class name the boxes that count.
+        images: N.
+        replicates, seed, level, method: of the bootstrap.
+    """
+
+    figures: dict[str, Difference]
+    per_class: dict[str, dict[str, Difference]]
+    boxes: dict[str, int]
+    images: int
+    replicates: int
+    seed: int
+    level: float
+    method: Method
+
+
+def compare(
+    truth: GroundTruth,
+    matches_a: Matches,
+    matches_b: Matches,
+    *,
+    replicates: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+    method: Method = "percentile",
+) -> Comparison:
+    """Differences B - A with their intervals, from the same resamples of the images for both.
+
+    Args:
+        truth: what both were matched with.
+        replicates, seed: see `retina.evaluation.bootstrap.bootstrap`.
+        level, method: see `retina.evaluation.bootstrap.interval`.
+
+    Raises:
+        RetinaError: matches of other ground truth or other overlaps, or a bad `replicates`, `seed` or `level`.
+    """
+    for name, matches in (("A", matches_a), ("B", matches_b)):
+        _check(truth, matches, name)
+    if not np.array_equal(matches_a.iou_thresholds, matches_b.iou_thresholds) or not np.array_equal(
+        matches_a.counted, matches_b.counted
+    ):
+        raise RetinaError(
+            "compare: expected both to be matched at the same overlaps and area range, got "
+            f"{matches_a.iou_thresholds.tolist()} with {matches_a.counted.sum()} boxes that count for A and "
+            f"{matches_b.iou_thresholds.tolist()} with {matches_b.counted.sum()} for B; match both alike"
+        )
+    plain = observed(matches_a), observed(matches_b)
+    drawn = tuple(bootstrap(matches, replicates=replicates, seed=seed) for matches in (matches_a, matches_b))
+
+    def differences(values: Sequence[np.ndarray], samples: Sequence[np.ndarray]) -> list[Difference]:
+        return _differences(values[0], values[1], samples[0], samples[1], level, method)
+
+    def columns(figures: Figures, name: str) -> np.ndarray:
+        return np.column_stack((figures[name], figures.per_class[name]))
+
+    by_name = {
+        name: differences([columns(f, name)[0] for f in plain], [columns(f, name) for f in drawn]) for name in NAMES
+    }
+    return Comparison(
+        figures={name: rows[0] for name, rows in by_name.items()},
+        per_class={
+            label: {name: rows[1 + k] for name, rows in by_name.items()} for k, label in enumerate(truth.class_names)
+        },
+        boxes=dict(zip(truth.class_names, matches_a.positives.tolist(), strict=True)),
+        images=len(truth),
+        replicates=replicates,
+        seed=seed,
+        level=level,
+        method=method,
+    )
+
+
+def check_same_truth(a: GroundTruth, b: GroundTruth) -> None:
+    """Two evaluations are of the same images with the same boxes of the same classes, row by row.
+
+    Raises:
+        RetinaError: says what differs, with the first of it.
+    """
+    for what, ours, theirs in (
+        ("classes", a.class_names, b.class_names),
+        ("images", a.image_ids, b.image_ids),
+    ):
+        if ours == theirs:
+            continue
+        only = [sorted(set(one) - set(other), key=repr) for one, other in ((ours, theirs), (theirs, ours))]
+        parts = [f"only in {table.name}: {_some(names)}" for table, names in zip((a, b), only, strict=True) if names]
+        detail = "; ".join(parts) or f"the same ones in another order: {_some(ours)} and {_some(theirs)}"
+        raise RetinaError(
+            f"{_both(a, b)}: expected the same {what} to compare on, got {len(ours)} and {len(theirs)} ({detail}); "
+            "evaluate both on one ground truth"
+        )
+    if len(a.boxes) != len(b.boxes):
+        counts = [np.bincount(table.image, minlength=len(table)) for table in (a, b)]
+        row = int(np.argmax(counts[0] != counts[1]))
+        raise RetinaError(
+            f"{_both(a, b)}: expected the same boxes to compare on, got {len(a.boxes)} and {len(b.boxes)} (image "
+            f"{a.image_ids[row]!r} has {counts[0][row]} and {counts[1][row]}); evaluate both on one ground truth"
+        )
+    for field in ("image", "labels", "boxes", "crowd", "difficult", "areas"):
+        mine, other = getattr(a, field), getattr(b, field)
+        if not np.array_equal(mine, other):
+            row = int(np.argmax((mine != other).reshape(len(mine), -1).any(axis=1)))
+            raise RetinaError(
+                f"{_both(a, b)}: expected the same boxes to compare on, but box {row} (image "
+                f"{a.image_ids[a.image[row]]!r}) has {field} {mine[row].tolist()} and {other[row].tolist()}; "
+                "evaluate both on one ground truth"
+            )
+
+
+def verdict(comparison: Comparison) -> str:
+    """What the AP says, in one sentence."""
+    overall = comparison.figures["AP"]
+    level = f"{100 * comparison.level:g} %"
+    if np.isnan(overall.difference):
+        return "nothing can be compared: no box of the ground truth counts"
+    if overall.low > 0:
+        return f"B is better by {_shown(overall.difference)} AP ({level} interval {_span(overall.low, overall.high)})"
+    if overall.high < 0:
+        span = _span(-overall.high, -overall.low)
+        return f"A is better by {_shown(-overall.difference)} AP ({level} interval {span})"
+    return (
+        f"no difference can be told at {level}: B - A is {_shown(overall.difference)} AP "
+        f"(interval {_span(overall.low, overall.high)})"
+    )
+
+
+def to_json(comparison: Comparison) -> dict[str, Any]:
+    """Plain values: `metrics` (by figure: `a`, `b`, `difference`, `low`, `high`, `superiority`), `per_class` (the same
+    by class, and `boxes`), `images`, `replicates`, `seed`, `level`, `method`, `verdict`. What is not defined is None,
+    as -1 would be a difference."""
+
+    def plain(figures: dict[str, Difference]) -> dict[str, Any]:
+        return {
+            name: {key: None if np.isnan(value) else value for key, value in asdict(figure).items()}
+            for name, figure in figures.items()
+        }
+
+    return {
+        "metrics": plain(comparison.figures),
+        "per_class": {
+            name: {"boxes": comparison.boxes[name], **plain(figures)} for name, figures in comparison.per_class.items()
+        },
+        **{key: getattr(comparison, key) for key in ("images", "replicates", "seed", "level", "method")},
+        "verdict": verdict(comparison),
+    }
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """One row a figure."""
+    table = _table(comparison, f"{comparison.images:,} images, {sum(comparison.boxes.values()):,} boxes", "figure")
+    for name, figure in comparison.figures.items():
+        table.add_row(name, *_cells(figure))
+    return table
+
+
+def class_comparison_table(comparison: Comparison) -> Table:
+    """AP of each class, in the ground truth's order."""
+    from rich.markup import escape
+
+    table = _table(comparison, "AP per class", "class", "boxes")
+    for name, figures in comparison.per_class.items():
+        table.add_row(escape(name), f"{comparison.boxes[name]:,}", *_cells(figures["AP"]))
+    return table
+
+
+def _check(truth: GroundTruth, matches: Matches, name: str) -> None:
+    if (
+        matches.images != len(truth)
+        or len(matches.offsets) - 1 != len(truth.class_names)
+        or not np.array_equal(matches.truth_labels, truth.labels)
+        or not np.array_equal(matches.truth_image, truth.image)
+    ):
+        raise RetinaError(
+            f"compare: {name}: expected matches with {truth.name} ({len(truth)} images, {len(truth.boxes)} boxes, "
+            f"{len(truth.class_names)} classes), got those with {matches.images} images, {len(matches.truth_labels)} "
+            f"boxes, {len(matches.offsets) - 1} classes, or another order; match both with the same ground truth"
+        )
+
+
+def _differences(
+    a: np.ndarray, b: np.ndarray, drawn_a: np.ndarray, drawn_b: np.ndarray, level: float, method: Method
+) -> list[Difference]:
+    """One for each of C columns, from figures [C] and their replicates [B, C]."""
+    estimate, drawn = b - a, drawn_b - drawn_a
+    estimate, drawn = (np.where(np.abs(values) <= _EQUAL, 0.0, values) for values in (estimate, drawn))
+    low, high = interval(drawn, level, method=method, estimate=estimate)
+    defined = ~np.isnan(drawn)
+    wins = ((drawn > 0) + (drawn == 0) / 2).sum(axis=0)
+    count = defined.sum(axis=0)
+    superiority = np.divide(wins, count, out=np.full(len(wins), np.nan), where=count > 0)
+    rows = zip(a, b, estimate, low, high, superiority, strict=True)
+    return [Difference(*(float(value) for value in row)) for row in rows]
+
+
+def _table(comparison: Comparison, title: str, *keys: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column(keys[0])
+    for header in (*keys[1:], "A", "B", "B - A", f"{100 * comparison.level:g} % interval", "P(B > A)"):
+        table.add_column(header, justify="right")
+    return table
+
+
+def _cells(figure: Difference) -> list[str]:
+    if np.isnan(figure.difference):
+        return ["[dim]no ground truth[/dim]", *["–"] * 4]
+    values = f"{figure.a:.3f}", f"{figure.b:.3f}", f"{figure.difference:+.3f}"
+    return [*values, _span(figure.low, figure.high, sign="+"), f"{figure.superiority:.3f}"]
+
+
+def _span(low: float, high: float, sign: str = "") -> str:
+    return f"{_shown(low, sign)} to {_shown(high, sign)}"
+
+
+def _shown(value: float, sign: str = "") -> str:
+    """Three decimals, or the first digit that is not zero: an end that isn't zero must not look like it."""
+    return f"{value:{sign}.3f}" if abs(value) >= 0.0005 or value == 0 else f"{value:{sign}.1g}"
+
+
+def _both(a: GroundTruth, b: GroundTruth) -> str:
+    return f"{a.name} and {b.name}" if a.name != b.name else a.name
+
+
+def _some(values: Sequence[Any]) -> str:
+    more = f" and {len(values) - _SHOWN} more" if len(values) > _SHOWN else ""
+    return ", ".join(repr(value) for value in values[:_SHOWN]) + more

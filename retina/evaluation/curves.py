@@ -1,0 +1,160 @@
+"""Precision, recall and F1 along the score, and the threshold that a user should set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from retina.errors import RetinaError
+from retina.evaluation.matching import Matches
+
+
+@dataclass(frozen=True, eq=False)
+class PrecisionRecall:
+    """After each of the p judged detections of a class in the order of their ranking, as AP counts them.
+
+    Attributes:
+        recall, precision: [p] fractions in [0, 1]; recall never falls.
+        scores: [p] descending.
+    """
+
+    recall: np.ndarray
+    precision: np.ndarray
+    scores: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class ConfidenceCurve:
+    """What is kept when detections below a score are dropped, for each of the q different scores.
+
+    A threshold can't part equal scores, so they share a point.
+
+    Attributes:
+        thresholds: [q] descending; detections with at least this score are kept.
+        precision, recall, f1: [q] fractions in [0, 1].
+    """
+
+    thresholds: np.ndarray
+    precision: np.ndarray
+    recall: np.ndarray
+    f1: np.ndarray
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """The threshold of the largest F1; of several, the highest.
+
+    Attributes:
+        threshold: keep detections with at least this score; None if no threshold finds a box.
+        precision: None if no threshold finds a box.
+        recall, f1: 0 if no threshold finds a box; None without boxes to find.
+    """
+
+    threshold: float | None
+    precision: float | None
+    recall: float | None
+    f1: float | None
+
+
+@dataclass(frozen=True)
+class BestF1:
+    """The operating points of `best_f1`.
+
+    Attributes:
+        overall: one threshold for all classes, their detections and boxes taken together (micro average).
+        per_class: [K], one threshold for each class.
+    """
+
+    overall: OperatingPoint
+    per_class: tuple[OperatingPoint, ...]
+
+
+def threshold_index(matches: Matches, iou: float) -> int:
+    """The place of an overlap in `matches.iou_thresholds`, whatever the rounding of its last digits.
+
+    Raises:
+        RetinaError: the matches were not made at this overlap.
+    """
+    places = np.flatnonzero(np.isclose(matches.iou_thresholds, iou, rtol=0, atol=1e-9))
+    if not len(places):
+        made = ", ".join(f"{threshold:g}" for threshold in matches.iou_thresholds)
+        raise RetinaError(f"iou: expected one of the overlaps that were matched ({made}), got {iou:g}; choose one")
+    return int(places[0])
+
+
+def precision_recall(matches: Matches, label: int, *, iou: float = 0.5) -> PrecisionRecall | None:
+    """The curve under which AP is measured, of one class; detections that are neither right nor wrong leave no trace.
+
+    Returns:
+        None for a class without boxes to find: it has no recall.
+
+    Raises:
+        RetinaError: the matches were not made at this overlap.
+    """
+    t = threshold_index(matches, iou)
+    positives = matches.positives[label]
+    if not positives:
+        return None
+    right, scores = _judged(matches, t, label)
+    hits = np.cumsum(right)
+    return PrecisionRecall(hits / positives, hits / np.arange(1, len(hits) + 1), scores)
+
+
+def confidence_curve(matches: Matches, label: int | None = None, *, iou: float = 0.5) -> ConfidenceCurve | None:
+    """Precision, recall and F1 as functions of the score threshold, of one class or of all together (None).
+
+    Returns:
+        None without boxes to find: there is no recall.
+
+    Raises:
+        RetinaError: the matches were not made at this overlap.
+    """
+    t = threshold_index(matches, iou)
+    positives = int(matches.positives.sum() if label is None else matches.positives[label])
+    if not positives:
+        return None
+    right, scores = _judged(matches, t, label)
+    if label is None:
+        order = np.argsort(-scores, kind="stable")
+        right, scores = right[order], scores[order]
+    # The last of equal scores: from there on the threshold keeps all of them.
+    last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True)[: len(scores)])
+    hits, kept = np.cumsum(right)[last], last + 1
+    return ConfidenceCurve(scores[last], hits / kept, hits / positives, 2 * hits / (kept + positives))
+
+
+def best_f1(matches: Matches, *, iou: float = 0.5) -> BestF1:
+    """The score threshold with the largest F1, for all classes together and for each.
+
+    The figure is the best on these very images; on new ones the same threshold does somewhat worse.
+
+    Raises:
+        RetinaError: the matches were not made at this overlap.
+    """
+    classes = range(len(matches.offsets) - 1)
+    return BestF1(
+        overall=_best(confidence_curve(matches, iou=iou)),
+        per_class=tuple(_best(confidence_curve(matches, label, iou=iou)) for label in classes),
+    )
+
+
+def _best(curve: ConfidenceCurve | None) -> OperatingPoint:
+    if curve is None:
+        return OperatingPoint(None, None, None, None)
+    if not curve.f1.any():
+        return OperatingPoint(None, None, 0.0, 0.0)
+    place = int(np.argmax(curve.f1))
+    return OperatingPoint(
+        float(curve.thresholds[place]),
+        float(curve.precision[place]),
+        float(curve.recall[place]),
+        float(curve.f1[place]),
+    )
+
+
+def _judged(matches: Matches, t: int, label: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """[p] right and [p] scores of the detections that are right or wrong, in the order of `matches`."""
+    places = slice(None) if label is None else slice(matches.offsets[label], matches.offsets[label + 1])
+    judged = ~matches.ignored[t, places]
+    return matches.right[t, places][judged], matches.scores[places][judged]

@@ -1,0 +1,137 @@
+"""`metrics.json` and what `--json` prints: the keys of an evaluation, in one place.
+
+| key | value |
+|---|---|
+| `protocol`, `conventions` | `coco`, and the rules behind the figures in words |
+| `engine` | which engine computed them; both give the same |
+| `metrics` | `AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl`, fractions in [0, 1], -1 where nothing defines one |
+| `per_class` | for each class name the same twelve, and `boxes`, how many of it there are to find |
+| `per_iou` | AP at each overlap, `"0.50"` to `"0.95"` |
+| `images`, `boxes`, `detections` | how many went in; `boxes` without crowds and difficult ones |
+
+and, after an assessment (`retina evaluate`, `retina score`):
+
+| key | value |
+|---|---|
+| `intervals` | `level`, `replicates`, `seed`, and `[low, high]` of AP, AP50, AP75 in `metrics` and `per_class`; null without |
+| `errors` | TIDE at `iou` and `background_iou`: `base_ap`, `delta_ap` (what mending a kind adds, null without boxes), `special`, `counts`, `per_class` counts |
+| `operating_points` | `overall` and `per_class`: `threshold` of the largest F1 at IoU 0.5, its `precision`, `recall`, `f1`; null where there is none |
+| `calibration` | `expected_error`, `maximum_error`, and `bins` with `low`, `high`, `count`, `score`, `precision` (null when empty); null where scores are no probabilities |
+| `confusion` | `score_threshold`, `iou`, `names` (the classes and `background`), `matrix` (rows: what it is; columns: what it was called) |
+"""  # noqa: E501
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from retina.evaluation.assessment import Assessment, Intervals
+from retina.evaluation.calibration import Reliability
+from retina.evaluation.coco import Metrics
+from retina.evaluation.confusion import Confusion
+from retina.evaluation.errors import Tide
+
+
+def conventions(metrics: Metrics) -> dict[str, str]:
+    """The rules behind COCO's figures, in words: the same detections give other numbers under others."""
+    limits = metrics.max_detections
+    return {
+        "average_precision": "mean over the overlaps 0.50, 0.55, ... 0.95 of the precision at 101 recalls (COCO)",
+        "matching": "by descending score, each detection takes the box of its class it overlaps most of those still "
+        "free, a hit from the threshold on (>=)",
+        "crowd": "crowds don't count; detections that lie in one at the overlap's depth are neither right nor wrong",
+        "difficult": "difficult boxes don't count, nor do detections of them",
+        "limit": f"at most {limits[-1]} detections of a class in an image; average recall at "
+        f"{', '.join(map(str, limits))}",
+        "ties": "equal scores by ascending image id, then in the order given",
+        "undefined": "-1 where no ground truth defines a figure; such classes are left out of the means",
+    }
+
+
+def to_json(metrics: Metrics, assessment: Assessment | None = None) -> dict[str, Any]:
+    """Plain values under the keys of the module's docstring; undefined figures stay -1 or become None, never NaN."""
+    tree: dict[str, Any] = {
+        "protocol": "coco",
+        "conventions": conventions(metrics),
+        "engine": metrics.engine,
+        "metrics": dict(metrics.metrics),
+        "per_class": {name: dict(figures) for name, figures in metrics.per_class.items()},
+        "per_iou": dict(metrics.per_iou),
+        "images": metrics.images,
+        "boxes": metrics.boxes,
+        "detections": metrics.detections,
+    }
+    if assessment is None:
+        return tree
+    points = assessment.operating
+    return {
+        **tree,
+        "intervals": assessment.intervals and _intervals(assessment.intervals),
+        "errors": _errors(assessment.errors),
+        "operating_points": {
+            "iou": 0.5,
+            "overall": dataclasses.asdict(points.overall),
+            "per_class": {
+                name: dataclasses.asdict(point) for name, point in zip(metrics.per_class, points.per_class, strict=True)
+            },
+        },
+        "calibration": assessment.calibration and _calibration(assessment.calibration),
+        "confusion": _confusion(assessment.confusion),
+    }
+
+
+def _intervals(intervals: Intervals) -> dict[str, Any]:
+    return {
+        "level": intervals.level,
+        "replicates": intervals.replicates,
+        "seed": intervals.seed,
+        "metrics": {name: list(ends) for name, ends in intervals.metrics.items()},
+        "per_class": {
+            label: {name: list(ends) for name, ends in figures.items()}
+            for label, figures in intervals.per_class.items()
+        },
+    }
+
+
+def _errors(errors: Tide) -> dict[str, Any]:
+    return {
+        "iou": errors.iou,
+        "background_iou": errors.background_iou,
+        "base_ap": errors.base_ap,
+        "delta_ap": dict(errors.delta_ap),
+        "special": dict(errors.special),
+        "counts": dict(errors.counts),
+        "per_class": {name: dict(counts) for name, counts in errors.per_class.items()},
+    }
+
+
+def _calibration(calibration: Reliability) -> dict[str, Any]:
+    return {
+        "iou": 0.5,
+        "expected_error": calibration.expected_error,
+        "maximum_error": calibration.maximum_error,
+        "bins": [
+            {
+                "low": float(calibration.edges[b]),
+                "high": float(calibration.edges[b + 1]),
+                "count": int(calibration.count[b]),
+                "score": _defined(calibration.score[b]),
+                "precision": _defined(calibration.precision[b]),
+            }
+            for b in range(len(calibration.count))
+        ],
+    }
+
+
+def _confusion(confusion: Confusion) -> dict[str, Any]:
+    return {
+        "score_threshold": confusion.score_threshold,
+        "iou": confusion.iou,
+        "names": list(confusion.names),
+        "matrix": confusion.matrix.tolist(),
+    }
+
+
+def _defined(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)

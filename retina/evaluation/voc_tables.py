@@ -1,0 +1,77 @@
+"""VOC's figures as flat names, for `--json`, and as tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from retina.evaluation.voc import VocMetrics
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+# A figure is named after the way its curve is averaged, for the same detections differ in it.
+SHORT = {"voc07": "11pt", "voc10": "allpt"}
+_WORDS = {"voc07": "mean of 11 precisions (VOC 2007)", "voc10": "area under every point (VOC 2010 and later)"}
+
+
+def flat_metrics(voc: Sequence[VocMetrics]) -> dict[str, float]:
+    """`{"mAP_11pt@0.5": …, "mAP_allpt@0.5": …}`, by overlap and protocol."""
+    return {f"mAP_{name}": figures["mAP"] for name, figures, _ in _columns(voc)}
+
+
+def flat_classes(voc: Sequence[VocMetrics]) -> dict[str, dict[str, float]]:
+    """For each class `{"AP_11pt@0.5": …, "boxes": …}`."""
+    columns = _columns(voc)
+    out: dict[str, dict[str, float]] = {}
+    for class_name in columns[0][1]["per_class"] if columns else ():
+        rows = {name: figures["per_class"][class_name] for name, figures, _ in columns}
+        out[class_name] = {f"AP_{name}": row["AP"] for name, row in rows.items()}
+        out[class_name]["boxes"] = next(iter(rows.values()))["boxes"]
+    return out
+
+
+def voc_metrics_table(voc: Sequence[VocMetrics], title: str) -> Table:
+    """One row a figure: its name, its value (or in words why there is none) and what it means."""
+    table = _table(title, "figure", "value", "meaning")
+    for name, figures, protocol in _columns(voc):
+        meaning = f"mean over classes at IoU {name.partition('@')[2]}, {_WORDS[protocol]}"
+        value = figures["mAP"]
+        table.add_row(f"mAP_{name}", _value(value), meaning if value >= 0 else "[dim]no ground truth[/dim]")
+    return table
+
+
+def voc_class_table(voc: Sequence[VocMetrics]) -> Table:
+    """One row a class, in the order of the labels."""
+    from rich.markup import escape
+
+    classes = flat_classes(voc)
+    names = [name for name, _, _ in _columns(voc)]
+    table = _table("AP per class", "class", "boxes", *names)
+    for class_name, figures in classes.items():
+        values = [_value(figures[f"AP_{name}"]) for name in names]
+        if not figures["boxes"]:
+            values = ["[dim]no ground truth[/dim]", *["–"] * (len(names) - 1)]
+        table.add_row(escape(class_name), f"{int(figures['boxes']):,}", *values)
+    return table
+
+
+def _columns(voc: Sequence[VocMetrics]) -> list[tuple[str, dict, str]]:
+    """(name such as "11pt@0.5", its figures, protocol), by overlap and then protocol."""
+    overlaps = list(voc[0].figures) if voc else []
+    return [(f"{SHORT[one.protocol]}@{iou}", one.figures[iou], one.protocol) for iou in overlaps for one in voc]
+
+
+def _value(value: float) -> str:
+    return f"{value:.3f}" if value >= 0 else "–"
+
+
+def _table(title: str, first: str, *others: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column(first)
+    for header in others:
+        table.add_column(header, justify="left" if header == "meaning" else "right")
+    return table

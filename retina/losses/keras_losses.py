@@ -1,0 +1,347 @@
+"""The losses as `keras.losses.Loss`, for any `compile`.
+
+`y_true` comes first, as everywhere in Keras. The default reduction is the mean: over all elements of an elementwise
+loss, over the samples of a per-sample one. Detectors take `reduction="sum"` and divide by their positives. Labels may
+be [B] or [B, 1]. Keras turns targets into floats before a loss sees them, so labels are exact up to 2²⁴.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from retina.errors import RetinaError
+from retina.losses import box, cross_entropy, focal, margin, metric
+
+Tensor = Any
+_TINY = float(np.finfo(np.float32).tiny)
+_registered = keras.saving.register_keras_serializable("retina")
+
+
+class _Loss(keras.losses.Loss):
+    """A loss whose settings are its attributes of the same names, and its serialised form.
+
+    Args of every loss here:
+        reduction: as in `keras.losses.Loss`.
+        name: `None` for the class's name in snake case.
+        dtype: of the computation, Keras' default if None.
+    """
+
+    settings: tuple[str, ...] = ()
+
+    def __init__(self, reduction: str | None = "sum_over_batch_size", name: str | None = None, dtype: Any = None):
+        super().__init__(name=name, reduction=reduction, dtype=dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "dtype": self.dtype, **{name: getattr(self, name) for name in self.settings}}
+
+    def _require(self, name: str, low: float, high: float = math.inf) -> None:
+        """Raises a RetinaError unless the setting lies in [low, high] and is finite."""
+        value = getattr(self, name)
+        if not (low <= value <= high and math.isfinite(value)):
+            expected = f"at least {low:g}" if high == math.inf else f"{low:g} to {high:g}"
+            raise RetinaError(f"{type(self).__name__}: {name}: expected {expected}, got {value}; mend it")
+
+    def _like(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """Elementwise targets in the shape of the predictions: [B] against [B, 1] would broadcast to [B, B]."""
+        true, predicted = tuple(y_true.shape), tuple(y_pred.shape)
+        if len(true) == len(predicted) - 1 and predicted[-1] == 1:
+            return y_true[..., None]
+        if len(true) == len(predicted) + 1 and true[-1] == 1:
+            return y_true[..., 0]
+        if len(true) != len(predicted):
+            raise RetinaError(
+                f"{type(self).__name__}: expected targets of the predictions' shape {predicted}, got {true}; "
+                "reshape the targets"
+            )
+        return y_true
+
+
+def _labels(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    """Labels [B, 1] as [B]; a distribution over the classes stays."""
+    rank = len(y_pred.shape)
+    return y_true[..., 0] if len(y_true.shape) == rank and y_true.shape[-1] == 1 != y_pred.shape[-1] else y_true
+
+
+# ------------------------------------------------------------------------------------------- sigmoid and softmax
+
+
+@_registered
+class SigmoidFocal(_Loss):
+    """`retina.losses.sigmoid_focal` (arXiv:1708.02002): -y·α·(1-p)^γ·log p - (1-y)·(1-α)·p^γ·log(1-p), elementwise.
+
+    `y_true` [...] in [0, 1], `y_pred` [...] logits.
+
+    Example: logit 0, y = 1: 0.25 · (1/2)² · ln 2 = 0.04332.
+    """
+
+    settings = ("alpha", "gamma")
+
+    def __init__(self, alpha: float | None = 0.25, gamma: float = 2.0, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.alpha, self.gamma = alpha, gamma
+        self._require("gamma", 0.0)
+        if alpha is not None:
+            self._require("alpha", 0.0, 1.0)
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        return focal.sigmoid_focal(y_pred, self._like(y_true, y_pred), alpha=self.alpha, gamma=self.gamma)
+
+
+@_registered
+class SoftmaxFocal(_Loss):
+    """`retina.losses.softmax_focal` (arXiv:1708.02002): -Σ_k y_k·α_k·(1-p_k)^γ·log p_k, per sample.
+
+    `y_true` labels [...] or a distribution [..., K], `y_pred` [..., K] logits; `alpha` one weight, or one a class.
+
+    Example: logits (ln 3, 0), label 1: (3/4)² · ln 4 = 0.77979.
+    """
+
+    settings = ("gamma", "alpha")
+
+    def __init__(self, gamma: float = 2.0, alpha: float | Sequence[float] | None = None, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.gamma = gamma
+        self.alpha = list(alpha) if isinstance(alpha, Sequence) else alpha
+        self._require("gamma", 0.0)
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        return focal.softmax_focal(y_pred, _labels(y_true, y_pred), gamma=self.gamma, alpha=self.alpha)
+
+
+@_registered
+class SoftmaxCrossEntropy(_Loss):
+    """`retina.losses.softmax_cross_entropy` (Bridle 1990): -Σ_k y_k·log p_k, per sample.
+
+    `y_true` labels [...] or a distribution [..., K], `y_pred` [..., K] logits.
+
+    Example: logits (ln 3, 0), label 0: ln(4/3) = 0.28768.
+    """
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        return cross_entropy.softmax_cross_entropy(y_pred, _labels(y_true, y_pred))
+
+
+@_registered
+class Logistic(_Loss):
+    """`retina.losses.logistic` (Cox 1958): -y·log p - (1-y)·log(1-p), elementwise.
+
+    `y_true` [...] in [0, 1], `y_pred` [...] logits.
+
+    Example: logit ln 3, y = 1: ln(4/3) = 0.28768.
+    """
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        return cross_entropy.logistic(y_pred, self._like(y_true, y_pred))
+
+
+@_registered
+class QualityFocal(_Loss):
+    """`retina.losses.quality_focal` (arXiv:2006.04388, eq. 3): |y - p|^β times binary cross-entropy, elementwise.
+
+    `y_true` [...] qualities in [0, 1], `y_pred` [...] logits.
+
+    Example: logit 0, y = 3/4: (1/4)² · ln 2 = 0.04332.
+    """
+
+    settings = ("beta",)
+
+    def __init__(self, beta: float = 2.0, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.beta = beta
+        self._require("beta", 0.0)
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        return focal.quality_focal(y_pred, self._like(y_true, y_pred), beta=self.beta)
+
+
+@_registered
+class Varifocal(_Loss):
+    """`retina.losses.varifocal` (arXiv:2008.13367, eq. 2): q · cross-entropy where q > 0, else -α·p^γ·log(1-p).
+
+    Elementwise; `y_true` [...] qualities q in [0, 1], `y_pred` [...] logits.
+
+    Example: logit 0, q = 0: 0.75 · (1/2)² · ln 2 = 0.12997.
+    """
+
+    settings = ("alpha", "gamma")
+
+    def __init__(self, alpha: float = 0.75, gamma: float = 2.0, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.alpha, self.gamma = alpha, gamma
+        self._require("alpha", 0.0)
+        self._require("gamma", 0.0)
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        return focal.varifocal(y_pred, self._like(y_true, y_pred), alpha=self.alpha, gamma=self.gamma)
+
+
+# ----------------------------------------------------------------------------------------------------- regression
+
+
+@_registered
+class Huber(_Loss):
+    """`retina.losses.huber` (Huber 1964): ½e² where |e| ≤ δ, else δ·(|e| - ½δ), elementwise.
+
+    Example: δ = 1, error 3: 2.5.
+    """
+
+    settings = ("delta",)
+
+    def __init__(self, delta: float = 1.0, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.delta = delta
+        self._require("delta", _TINY)
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        return box.huber(y_pred, self._like(y_true, y_pred), delta=self.delta)
+
+
+@_registered
+class SmoothL1(_Loss):
+    """`retina.losses.smooth_l1` (arXiv:1504.08083): ½e²/β where |e| ≤ β, else |e| - ½β, elementwise.
+
+    Example: β = 1/9, error 1: 17/18 = 0.94444.
+    """
+
+    settings = ("beta",)
+
+    def __init__(self, beta: float = 1.0, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.beta = beta
+        self._require("beta", _TINY)
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        return box.smooth_l1(y_pred, self._like(y_true, y_pred), beta=self.beta)
+
+
+@_registered
+class Giou(_Loss):
+    """`retina.losses.giou_loss` (arXiv:1902.09630): 1 - IoU + the empty share of the hull; boxes [..., 4] xyxy.
+
+    Example: (0, 0, 2, 2) and (1, 1, 3, 3): 1 - 1/7 + 2/9 = 1.07937.
+    """
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        return box.giou_loss(y_pred, y_true)
+
+
+@_registered
+class Diou(_Loss):
+    """`retina.losses.diou_loss` (arXiv:1911.08287, eq. 7): 1 - IoU + ρ²/c²; boxes [..., 4] xyxy.
+
+    Example: (0, 0, 2, 2) and (1, 1, 3, 3): 1 - 1/7 + 1/9 = 0.96825.
+    """
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        return box.diou_loss(y_pred, y_true)
+
+
+@_registered
+class Ciou(_Loss):
+    """`retina.losses.ciou_loss` (arXiv:1911.08287, eq. 10): 1 - IoU + ρ²/c² + αv; boxes [..., 4] xyxy.
+
+    Example: (0, 0, 2, 2) and (0, 0, 4, 2): 1/2 + 1/20 + 0.00325 = 0.55325.
+    """
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        return box.ciou_loss(y_pred, y_true)
+
+
+# --------------------------------------------------------------------------------------------- embeddings, margins
+
+
+@_registered
+class Center(_Loss):
+    """`retina.losses.center_loss` (Wen et al. 2016, eq. 2) to centres that stay: ½‖x - c_y‖², per sample.
+
+    `y_true` labels [B], `y_pred` embeddings [B, F]. Centres that are learned are state of a model, which a loss cannot
+    hold on every backend: for those, see the layer `retina.losses.Centers`.
+
+    Args:
+        centers: [K, F].
+
+    Example: x = (1, 2) and c_y = (0, 0): 2.5.
+    """
+
+    settings = ("centers",)
+
+    def __init__(self, centers: Sequence[Sequence[float]] | np.ndarray, **kwargs: Any):
+        super().__init__(**kwargs)
+        array = np.asarray(centers, np.float64)
+        if array.ndim != 2 or not np.isfinite(array).all():
+            raise RetinaError(
+                f"Center: centers: expected finite numbers of shape [classes, features], got shape {array.shape}; "
+                "give each class one row"
+            )
+        self.centers = array.tolist()
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        centers = ops.convert_to_tensor(self.centers, dtype=y_pred.dtype)
+        return metric.center_loss(y_pred, _labels(y_true, y_pred), centers)
+
+
+@_registered
+class Triplet(_Loss):
+    """`retina.losses.batch_hard_triplet` (arXiv:1503.03832, arXiv:1703.07737): each sample's hardest triplet.
+
+    max(0, ‖a - p‖² - ‖a - n‖² + margin) per sample; `y_true` labels [B], `y_pred` embeddings [B, F].
+
+    Example: embeddings 0, 1, 3 with labels 0, 0, 1 and margin 4: 0, 1 and 0.
+    """
+
+    settings = ("margin",)
+
+    def __init__(self, margin: float = 1.0, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.margin = margin
+        self._require("margin", 0.0)
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        labels = y_true[:, 0] if len(y_true.shape) == 2 else y_true
+        return metric.batch_hard_triplet(y_pred, labels, margin=self.margin)
+
+
+@_registered
+class Hinge(_Loss):
+    """`retina.losses.hinge` (Cortes and Vapnik 1995): max(0, margin - y·s), elementwise.
+
+    `y_true` [...], -1 or 1: in `fit` this cannot be checked, see the function. `y_pred` [...] scores.
+
+    Example: s = 0.5, y = -1: 1.5.
+    """
+
+    settings = ("margin",)
+
+    def __init__(self, margin: float = 1.0, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.margin = margin
+        self._require("margin", 0.0)
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        return margin.hinge(y_pred, self._like(y_true, y_pred), margin=self.margin)
+
+
+@_registered
+class MulticlassHinge(_Loss):
+    """`retina.losses.multiclass_hinge` (Weston and Watkins 1999): Σ_{j ≠ y} max(0, s_j - s_y + margin), per sample.
+
+    `y_true` labels [...], `y_pred` [..., K] scores.
+
+    Example: scores (3.2, 5.1, -1.7), label 0: 2.9.
+    """
+
+    settings = ("margin",)
+
+    def __init__(self, margin: float = 1.0, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.margin = margin
+        self._require("margin", 0.0)
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        return margin.multiclass_hinge(y_pred, _labels(y_true, y_pred), margin=self.margin)

@@ -1,0 +1,173 @@
+"""Losses on embeddings: centre loss and triplet loss, per sample. Distances are squared: no root, no infinite slope."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+from retina.errors import RetinaError
+from retina.losses.labels import check_labels
+
+Tensor = Any
+
+
+def center_loss(features: Tensor, labels: Tensor, centers: Tensor) -> Tensor:
+    """Centre loss (Wen et al. 2016, "A discriminative feature learning approach for deep face recognition", eq. 2).
+
+    ½‖x - c_y‖² per sample; the centres get no gradient, `updated_centers` or the layer `Centers` moves them.
+
+    Args:
+        features: [B, F] float.
+        labels: [B], 0..K-1.
+        centers: [K, F].
+
+    Returns:
+        [B].
+
+    Raises:
+        RetinaError: a label is known (not traced) and outside 0..K-1.
+
+    Example: x = (1, 2) and c_y = (0, 0) give ½ · 5 = 2.5.
+    """
+    return 0.5 * ops.sum(ops.square(_offsets(features, labels, centers)), axis=-1)
+
+
+def updated_centers(features: Tensor, labels: Tensor, centers: Tensor, rate: float) -> Tensor:
+    """The centres [K, F] after a batch (Wen et al. 2016, eq. 4): c_j - α·Σ_{y_i = j}(c_j - x_i) / (1 + n_j).
+
+    n_j counts the batch's samples of class j; a class without any stays where it is. No gradient passes.
+
+    Args:
+        features, labels, centers: as in `center_loss`.
+        rate: the paper's α, in [0, 1].
+
+    Example: c_j = 0, its samples 2 and 4, α = ½: 0 - ½ · (-2 - 4) / 3 = 1.
+    """
+    classes, labels = centers.shape[0], ops.cast(labels, "int32")
+    offsets = ops.stop_gradient(_offsets(features, labels, centers))
+    summed = ops.segment_sum(offsets, labels, num_segments=classes)
+    count = ops.segment_sum(ops.ones_like(offsets[:, :1]), labels, num_segments=classes)
+    return centers + rate * summed / (1.0 + count)
+
+
+def _offsets(features: Tensor, labels: Tensor, centers: Tensor) -> Tensor:
+    """x - c_y [B, F]."""
+    check_labels(labels, centers.shape[0], "center_loss")
+    return features - ops.stop_gradient(ops.take(centers, ops.cast(labels, "int32"), axis=0))
+
+
+@keras.saving.register_keras_serializable("retina")
+class Centers(keras.layers.Layer):
+    """Holds a centre for each class, gives `center_loss` per sample [B] and, in training, moves the centres after it.
+
+    Called with `features` [B, F] and `labels` [B]; the loss is of the centres before the update, as in the paper. With
+    a `weight` the layer also adds weight · mean(loss) to its model's loss, so that any `compile` trains with it:
+
+        features = keras.layers.Dense(2)(images)
+        Centers(10, weight=0.003)(features, labels)     # `labels` is a second input of the model
+
+    Args:
+        classes: K.
+        rate: the paper's α, how far a batch moves the centres, in [0, 1]; its experiments use 0.5.
+        weight: the paper's λ, or None to leave the loss to the caller.
+
+    Raises:
+        RetinaError: an argument is out of range.
+    """
+
+    def __init__(self, classes: int, rate: float = 0.5, weight: float | None = None, **kwargs: Any):
+        # Under mixed precision Keras would round the features to bfloat16 on the way in.
+        super().__init__(**{"autocast": False, **kwargs})
+        if classes < 1 or not 0 <= rate <= 1 or (weight is not None and not 0 < weight < math.inf):
+            raise RetinaError(
+                "Centers: expected classes >= 1, rate in [0, 1] and weight None or above 0, "
+                f"got {classes}, {rate} and {weight}; mend them"
+            )
+        self.classes, self.rate, self.weight = classes, rate, weight
+
+    def build(self, features_shape: tuple[int | None, ...], labels_shape: tuple[int | None, ...]) -> None:
+        self.centers = self.add_weight(
+            shape=(self.classes, features_shape[-1]), initializer="zeros", trainable=False, name="centers"
+        )
+
+    def call(self, features: Tensor, labels: Tensor, training: bool | None = None) -> Tensor:
+        features = ops.cast(features, self.centers.dtype)
+        before = ops.convert_to_tensor(self.centers)
+        losses = center_loss(features, labels, before)
+        if training:
+            self.centers.assign(updated_centers(features, labels, before, self.rate))
+        if self.weight is not None:
+            self.add_loss(self.weight * ops.mean(losses))
+        return losses
+
+    def compute_output_shape(
+        self, features_shape: tuple[int | None, ...], labels_shape: tuple[int | None, ...]
+    ) -> tuple[int | None, ...]:
+        return features_shape[:1]
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "classes": self.classes, "rate": self.rate, "weight": self.weight}
+
+
+def triplet(anchor: Tensor, positive: Tensor, negative: Tensor, *, margin: float) -> Tensor:
+    """Triplet loss (Schroff et al. 2015, arXiv:1503.03832, eq. 3), per sample.
+
+    max(0, ‖a - p‖² - ‖a - n‖² + margin), each distance over the last dimension of its own sample.
+
+    Args:
+        anchor, positive, negative: [..., F] embeddings.
+        margin: how much farther the negative should be, in squared units of the embedding.
+
+    Returns:
+        [...].
+
+    Example: a = (0, 0), p = (1, 0), n = (0, 2): distances 1 and 4; margin 1 gives 0, margin 4 gives 1.
+    """
+    return ops.maximum(_squared_distance(anchor, positive) - _squared_distance(anchor, negative) + margin, 0.0)
+
+
+def batch_hard_triplet(embeddings: Tensor, labels: Tensor, *, margin: float) -> Tensor:
+    """Triplet loss with each sample as the anchor of its hardest triplet in the batch (arXiv:1703.07737, eq. 5).
+
+    The positive is the farthest other sample of the anchor's class, the negative the nearest of another class.
+    Distances are squared, as in `triplet`; that paper takes their roots.
+
+    Args:
+        embeddings: [B, F].
+        labels: [B], equal for one class.
+
+    Returns:
+        [B]; 0 where the batch has no other sample of the class, or none of another class.
+
+    Example: embeddings 0, 1, 3 with labels 0, 0, 1 and margin 4: 1 - 9 + 4 < 0 gives 0, 1 - 4 + 4 gives 1, and the
+    last has no positive: 0.
+    """
+    count = embeddings.shape[0]
+    if count == 0:  # no argmax of nothing
+        return ops.sum(embeddings, axis=-1)
+    labels = ops.convert_to_tensor(labels)
+    distance = _pairwise_squared_distances(ops.stop_gradient(embeddings))
+    same = labels[:, None] == labels[None, :]
+    rows = ops.arange(ops.shape(embeddings)[0], dtype="int32")
+    positive = ops.logical_and(same, rows[:, None] != rows[None, :])
+    farthest = ops.argmax(ops.where(positive, distance, -math.inf), axis=-1)
+    nearest = ops.argmin(ops.where(same, math.inf, distance), axis=-1)
+    losses = triplet(
+        embeddings, ops.take(embeddings, farthest, axis=0), ops.take(embeddings, nearest, axis=0), margin=margin
+    )
+    usable = ops.logical_and(ops.any(positive, axis=-1), ops.logical_not(ops.all(same, axis=-1)))
+    return ops.where(usable, losses, 0.0)
+
+
+def _squared_distance(first: Tensor, second: Tensor) -> Tensor:
+    return ops.sum(ops.square(first - second), axis=-1)
+
+
+def _pairwise_squared_distances(points: Tensor) -> Tensor:
+    """[B, B] to choose by, in memory for B² rather than B²·F numbers: rounded, more so far from the origin."""
+    points = points - ops.mean(points, axis=0, keepdims=True)
+    squares = ops.sum(ops.square(points), axis=-1)
+    return squares[:, None] + squares[None, :] - 2.0 * ops.matmul(points, ops.transpose(points))

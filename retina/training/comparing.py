@@ -1,0 +1,103 @@
+"""Two runs, or two results files, on the same ground truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from retina import config as configuration
+from retina.data.load import Split
+from retina.data.results import read_results
+from retina.data.scoring import GroundTruth, Results, results
+from retina.data.scoring import ground_truth as as_ground_truth
+from retina.data.truth import read_ground_truth
+from retina.errors import RetinaError
+from retina.evaluation.comparison import Comparison, check_same_truth
+from retina.evaluation.comparison import compare as compare_matches
+from retina.evaluation.matching import match
+from retina.startup import import_tensorflow_quietly
+from retina.training.run_directory import RunDirectory
+
+_COCO_LIMIT = 100
+
+
+class Pair(NamedTuple):
+    """What is compared: two results on one ground truth, with at most `limit` detections of a class in an image."""
+
+    truth: GroundTruth
+    a: Results
+    b: Results
+    limit: int
+
+
+def compare(
+    a: str | Path,
+    b: str | Path,
+    *,
+    ground_truth: str | Path | None = None,
+    split: Split | None = None,
+    checkpoint: str | None = None,
+    replicates: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Comparison:
+    """Tells whether B is better than A: two run directories, or with a ground truth two COCO results files.
+
+    Runs are evaluated anew: detections that lie in them may be of another checkpoint or of other data.
+
+    Args:
+        ground_truth: anything that `retina.data.truth.read_ground_truth` tells by itself; runs bring their own.
+        split: "validation" by default; with a ground truth, the split of it if it has several.
+        checkpoint: of both runs, "best" by default.
+        replicates, seed, level: see `retina.evaluation.comparison.compare`.
+
+    Raises:
+        RetinaError: not runs, or no results files; they are of different data or classes; a run's and the other's
+            `evaluation.max_detections` differ; a setting without effect; or bad `replicates`, `seed` or `level`.
+    """
+    paths = Path(a), Path(b)
+    if ground_truth is None:
+        pair = _runs(*paths, split or "validation", checkpoint or "best")
+    elif checkpoint is not None:
+        raise RetinaError(f"--checkpoint {checkpoint}: it has no effect on results files; leave it out")
+    else:
+        pair = _files(*paths, Path(ground_truth), (split,) if split else ())
+    matches = [match(pair.truth, found, max_detections=pair.limit) for found in (pair.a, pair.b)]
+    return compare_matches(pair.truth, *matches, replicates=replicates, seed=seed, level=level)
+
+
+def _files(a: Path, b: Path, truth_path: Path, splits: tuple[str, ...]) -> Pair:
+    for path in (a, b):
+        if path.is_dir():
+            raise RetinaError(
+                f"{path}: expected a COCO results file beside --ground-truth, got a folder; to compare runs leave "
+                "--ground-truth out"
+            )
+    truth = read_ground_truth(truth_path, splits=splits)
+    return Pair(truth, read_results(a, truth), read_results(b, truth), _COCO_LIMIT)
+
+
+def _runs(a: Path, b: Path, split: Split, checkpoint: str) -> Pair:
+    for path in (a, b):
+        if path.is_file():
+            raise RetinaError(f"{path}: expected a run directory, got a file; add --ground-truth to compare files")
+    limits = [_limit(run) for run in (a, b)]
+    if limits[0] != limits[1]:
+        raise RetinaError(
+            f"{a} and {b}: evaluation.max_detections: expected the same to compare, got {limits[0]} and {limits[1]} "
+            "for AP; compare their detections.json with --ground-truth instead"
+        )
+    import_tensorflow_quietly()
+    # Brings in Keras, which two files can do without.
+    from retina.training.loading import evaluate
+
+    evaluated = [evaluate(run, split, checkpoint=checkpoint) for run in (a, b)]
+    truth, other = (as_ground_truth(dataset) for _, _, dataset in evaluated)
+    check_same_truth(truth, other)
+    found_a, found_b = (results(table, dataset) for _, table, dataset in evaluated)
+    return Pair(truth, found_a, found_b, limits[0])
+
+
+def _limit(run: Path) -> int:
+    directory = RunDirectory.open(run)
+    return configuration.load(str(directory.path / "config.yaml")).evaluation.max_detections[-1]
