@@ -156,13 +156,26 @@ def interval(
 ) -> np.ndarray:
     """The interval of a figure from its replicates.
 
+    COCO's envelope takes the largest of noisy precisions, so AP of few images is too high, and that of their resamples
+    higher once more: the ends of a percentile interval of AP lie too high. In simulations with five classes of 0.1 to
+    1.2 objects an image (`scripts/reproduce/interval_coverage --images 100 300 1000`, 1000 repetitions each, standard
+    error 0.7 to 1 %, 2026-11-23) 95 % intervals of 100, 300 and 1000 images held the true value this often:
+
+                                            percentile          bias-corrected
+        AP, mean of the classes             89.4  90.7  90.5    92.4  93.7  92.9
+        AP50, mean of the classes           94.8  94.3  94.1    94.5  94.4  93.7
+        AP of a class, >= 0.2 objects       92.1 to 94.8        91.9 to 95.3
+        AP of a class, 0.1 objects          89.2  92.1  94.3    90.5  93.2  94.7
+
+    So: percentiles for AP50, and for the AP of a class with some 60 boxes in 300 images or more; the correction for the
+    mean AP. Of 100 images take neither at its word. Differences of two detectors have no such bias: percentiles.
+
     Args:
         values: [B] or [B, ...]; replicates that are NaN are left out.
         level: of confidence, above 0 and below 1.
         method: "percentile": the middle `level` of the replicates (Efron & Tibshirani 1993, chapter 13).
             "bias-corrected": the percentiles shifted by how far the replicates' median lies from `estimate` (chapter
-            14). COCO's envelope makes AP of few images too high, and of their resample higher once more; the shift
-            takes both back.
+            14, without acceleration).
         estimate: of shape [...], the figure of the images themselves; the bias correction needs it.
 
     Returns:

@@ -13,7 +13,7 @@ and, after an assessment (`retina evaluate`, `retina score`):
 
 | key | value |
 |---|---|
-| `intervals` | `level`, `replicates`, `seed`, and `[low, high]` of AP, AP50, AP75 in `metrics` and `per_class`; null without |
+| `intervals` | `level`, `method`, `replicates`, `seed`, and `[low, high]` of AP, AP50, AP75 in `metrics` and `per_class`; null without |
 | `errors` | TIDE at `iou` and `background_iou`: `base_ap`, `delta_ap` (what mending a kind adds, null without boxes), `special`, `counts`, `per_class` counts |
 | `operating_points` | `overall` and `per_class`: `threshold` of the largest F1 at IoU 0.5, its `precision`, `recall`, `f1`; null where there is none |
 | `calibration` | `expected_error`, `maximum_error`, and `bins` with `low`, `high`, `count`, `score`, `precision` (null when empty); null where scores are no probabilities |
@@ -84,6 +84,7 @@ def to_json(metrics: Metrics, assessment: Assessment | None = None) -> dict[str,
 def _intervals(intervals: Intervals) -> dict[str, Any]:
     return {
         "level": intervals.level,
+        "method": intervals.method,
         "replicates": intervals.replicates,
         "seed": intervals.seed,
         "metrics": {name: list(ends) for name, ends in intervals.metrics.items()},
