@@ -414,5 +414,5 @@ def test_every_config_builds(path):
 
 
 def test_there_are_configs():
-    names = {"digits", "bccd", "voc07", "voc0712", "coco_r50_fpn_1x", "coco_r101_fpn_1x"}
+    names = {"digits", "ablation_digits", "bccd", "voc07", "voc0712", "coco_r50_fpn_1x", "coco_r101_fpn_1x"}
     assert names <= {path.stem for path in CONFIGS}

@@ -95,6 +95,17 @@ def test_digits_scale_with_the_image():
     assert (large.sizes == 256).all() and heights.min() >= 35 and 64 < heights.max() <= 128
 
 
+def test_fewer_and_smaller_digits_of_one_class():
+    table = read_digits("train", 60, 128, seed=0, most=2, height=(0.13, 0.26), single_class=True)
+    counts, heights = np.diff(table.offsets), table.boxes[:, 3] - table.boxes[:, 1]
+    assert counts.max() == 2 and (counts == 1).any()
+    assert heights.min() >= 0.13 * 128 - 5 and 0.2 * 128 < heights.max() <= 0.26 * 128 + 1
+    assert table.class_names == ("digit",) and table.category_ids == (0,) and not table.labels.any()
+    # The defaults are the numbers that the demo has always had.
+    plain, spelled = (read_digits("test", 3, **more) for more in ({}, {"most": 6, "height": (22 / 128, 64 / 128)}))
+    assert plain.images == spelled.images
+
+
 def test_the_handwriting_of_the_splits_is_disjoint_and_stratified():
     targets = load_digits().target
     rows = {split: sample_rows(targets, split) for split in ("train", "validation", "test")}

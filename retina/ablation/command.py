@@ -1,0 +1,183 @@
+"""`retina ablate`: parses, and calls one function per form of the command."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from retina.errors import RetinaError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_DISTRIBUTION = "loss-distribution"
+_OUT = Path("runs/ablation")
+
+
+def ablate(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[CONFIG] [KEY.PATH=VALUE]...",
+            help="A YAML file (none: the digits demo) and settings that replace its own; or loss-distribution RUN.",
+        ),
+    ] = None,
+    gamma: Annotated[str | None, typer.Option(help="Values of γ: 0,0.5,1,2,5.")] = None,
+    alpha: Annotated[str | None, typer.Option(help="Values of α, each with each γ: 0.25,0.5,none.")] = None,
+    pairs: Annotated[str | None, typer.Option(help="Pairs γ:α instead: 0:0.75,2:0.25.")] = None,
+    grid: Annotated[Path | None, typer.Option(help="YAML file: settings of any keys.")] = None,
+    preset: Annotated[
+        Literal["table1a", "table1b", "table1d"] | None, typer.Option(help="A table of arXiv:1708.02002.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="Trainings of each setting (3).")] = None,
+    baseline: Annotated[str | None, typer.Option(help="Name of the setting to compare with.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the study (runs/ablation), or of the figure.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Only rebuild the outputs of the study in this folder.")] = None,
+    executor: Annotated[Literal["local", "ray"] | None, typer.Option(help="Where trials run (local).")] = None,
+    retries: Annotated[int | None, typer.Option(help="Further attempts at a trial that fails (1).")] = None,
+    replicates: Annotated[int | None, typer.Option(help="Resamples of seeds and images (1000).")] = None,
+    images: Annotated[int | None, typer.Option(help="loss-distribution: validation images to look at (all).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Compare settings of the loss, or of anything, over several seeds; the same command goes on after a kill.
+
+    `retina ablate loss-distribution RUN [--gamma 0,0.5,1,2] [--images N] [--out DIR]` draws figure 4 of the paper
+    instead: how the focal loss spreads over easy and hard anchors.
+    """
+    words = arguments or []
+    varied: dict[str, Any] = {
+        "gamma": gamma, "alpha": alpha, "pairs": pairs, "grid": grid, "preset": preset, "seeds": seeds,
+        "baseline": baseline, "executor": executor, "retries": retries,
+    }  # fmt: skip
+    if report is not None:
+        _refuse("--report", {**varied, "out": out, "images": images}, words)
+        _rebuild(report, 1000 if replicates is None else replicates, as_json)
+    elif words[:1] == [_DISTRIBUTION]:
+        del varied["gamma"]
+        _refuse(_DISTRIBUTION, {**varied, "replicates": replicates}, words[2:])
+        if len(words) != 2:
+            raise RetinaError(f"ablate {_DISTRIBUTION}: expected a run directory, got none")
+        _draw_distribution(Path(words[1]), gamma or "0,0.5,1,2", out, images, as_json)
+    else:
+        _refuse("a study", {"images": images}, [])
+        _run(words, varied, out or _OUT, 1000 if replicates is None else replicates, as_json)
+
+
+def _refuse(form: str, options: dict[str, Any], words: list[str]) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise RetinaError(f"ablate: --{name} has no effect on {form}; leave it out")
+    if words:
+        raise RetinaError(f"ablate: '{words[0]}' has no effect on {form}; leave it out")
+
+
+def _run(words: list[str], varied: dict[str, Any], out: Path, replicates: int, as_json: bool) -> None:
+    from retina import config as configuration
+    from retina.ablation.directory import Study
+    from retina.ablation.execute import run_locally, run_on_ray
+    from retina.ablation.plan import make_plan, number_pairs, numbers, numbers_or_none
+
+    _check_replicates(replicates)
+    retries = 1 if varied["retries"] is None else varied["retries"]
+    if retries < 0:
+        raise RetinaError(f"--retries: expected at least 0, got {retries}")
+    file = words[0] if words and ("=" not in words[0] or Path(words[0]).exists()) else None
+    config = configuration.load(file, words[0 if file is None else 1 :])
+    plan = make_plan(
+        config,
+        gammas=numbers("--gamma", varied["gamma"]) if varied["gamma"] else (),
+        alphas=numbers_or_none("--alpha", varied["alpha"]) if varied["alpha"] else (),
+        pairs=number_pairs("--pairs", varied["pairs"]) if varied["pairs"] else (),
+        grid=varied["grid"],
+        preset=varied["preset"],
+        baseline=varied["baseline"],
+        seeds=3 if varied["seeds"] is None else varied["seeds"],
+    )
+    study = Study.start(out, plan)
+    again = shlex.join(["retina", *sys.argv[1:]])
+    say = _say()
+    say(f"{len(plan.settings)} settings × {plan.seeds} seeds = {len(plan.trials)} trials in {out}")
+    with study.locked() as lock:
+        if varied["executor"] == "ray":
+            run_on_ray(study, retries=retries, say=say, again=again)
+        else:
+            run_locally(study, retries=retries, say=say, again=again, lock=lock)
+    _rebuild(out, replicates, as_json)
+
+
+def _rebuild(path: Path, replicates: int, as_json: bool) -> None:
+    from retina.ablation.directory import Study
+    from retina.ablation.outputs import write_outputs
+    from retina.ablation.results import collect, to_json
+    from retina.ablation.tables import table
+
+    _check_replicates(replicates)
+    study = Study.open(path)
+    result = collect(study, replicates=replicates, say=_say())
+    write_outputs(study, result)
+    if as_json:
+        print(json.dumps(to_json(result), indent=2, ensure_ascii=False))
+    else:
+        console = _console()
+        console.print(table(result))
+        for line in (*result.conclusions, "", *result.notes):
+            console.print(line, markup=False, soft_wrap=True)
+        console.print(f"\nTable, plots and page are in {path}: study.html, study.csv, study.json.", markup=False)
+    if result.failed:
+        trial = result.failed[0]
+        print(
+            f"retina: {len(result.failed)} of {len(result.trials)} trials failed, the first is {trial.name}: "
+            f"{trial.outcome.error}; see {path / 'trials' / trial.name}.log and repeat the command",
+            file=sys.stderr,
+        )
+        raise typer.Exit(1)
+
+
+def _draw_distribution(run: Path, gamma: str, out: Path | None, images: int | None, as_json: bool) -> None:
+    from retina.ablation.plan import numbers
+    from retina.startup import import_tensorflow_quietly
+
+    gammas = numbers("--gamma", gamma)
+    import_tensorflow_quietly()
+    from retina.ablation.loss_distribution import loss_distribution, table, to_json, write
+
+    samples, found = loss_distribution(run, gammas, images=images)
+    folder = out or run / "report"
+    write(folder, samples, found)
+    if as_json:
+        print(json.dumps(to_json(samples, found), indent=2))
+        return
+    console = _console()
+    console.print(table(samples, found))
+    for gamma_, kinds in found.items():
+        console.print(
+            f"γ = {gamma_:g}: the hardest 10 % carry {kinds['foreground'].shares[0.1]:.1%} of the foreground's loss "
+            f"and {kinds['background'].shares[0.1]:.1%} of the background's.",
+            markup=False,
+            soft_wrap=True,
+        )
+    console.print(f"The figure is {folder / 'loss_distribution.png'}.", markup=False, soft_wrap=True)
+
+
+def _check_replicates(replicates: int) -> None:
+    if replicates < 1:
+        raise RetinaError(f"--replicates: expected at least 1, got {replicates}; 1000 are usual")
+
+
+def _say() -> Any:
+    """Progress goes to standard error, so that `--json` stays clean."""
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False)
+    return lambda text: console.print(text, markup=False, soft_wrap=True)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False)

@@ -1,0 +1,168 @@
+"""The folder of a study: its plan, its trials, and what became of them.
+
+study.yaml            the plan, written first
+trials/NAME.yaml      the configuration of a trial; NAME is SETTING_SEED
+trials/NAME/          its run directory, as `retina train` makes it
+trials/NAME.log       what its process printed
+trials/NAME.json      how it ended, unless it is still to come
+study.csv, study.json, study.txt, study.html, *.png      see `retina.ablation.outputs`
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from retina import config as configuration
+from retina.ablation.plan import Plan, Trial, changes
+from retina.config.reading import read_yaml
+from retina.errors import RetinaError
+from retina.files import write_text
+
+# Of a trial that ended; "pending" is one that is still to come or was interrupted.
+Status = Literal["finished", "diverged", "failed", "pending"]
+
+_LOCK_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended.
+
+    Attributes:
+        status: "diverged": its loss was no longer finite, which is a result and not retried.
+        attempts: processes started for it, in the call that ended it.
+        seconds: these took together.
+        error: the last line of its log, where it is not finished.
+    """
+
+    status: Status
+    attempts: int = 0
+    seconds: float = 0.0
+    error: str = ""
+
+
+class Study:
+    """Paths and records of one study."""
+
+    def __init__(self, path: Path, plan: Plan):
+        self.path, self.plan = path, plan
+
+    @classmethod
+    def start(cls, path: Path, plan: Plan) -> Study:
+        """A new study, or the one at `path` if it has the same plan.
+
+        Raises:
+            RetinaError: the folder holds something else, or a study with another plan: names what changed.
+        """
+        file = path / "study.yaml"
+        if file.is_file():
+            before = _read_tree(file)
+            changed = changes(before, plan.to_tree())
+            if changed:
+                more = f" and {len(changed) - 6} more" if len(changed) > 6 else ""
+                raise RetinaError(
+                    f"{path}: a study with another plan is here; changed: {', '.join(changed[:6])}{more}. Repeat the "
+                    "command that began it, or choose another --out"
+                )
+            return cls(path, plan)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RetinaError(f"{path}: expected a new folder or a study, found something else; choose another --out")
+        try:
+            (path / "trials").mkdir(parents=True, exist_ok=True)
+            write_text(file, yaml.safe_dump(plan.to_tree(), sort_keys=False, allow_unicode=True))
+        except OSError as error:
+            raise RetinaError(f"{path}: cannot write the study: {error.strerror}; choose another --out") from None
+        return cls(path, plan)
+
+    @classmethod
+    def open(cls, path: Path) -> Study:
+        """The study at `path`.
+
+        Raises:
+            RetinaError: there is none.
+        """
+        file = path / "study.yaml"
+        if not file.is_file():
+            raise RetinaError(
+                f"{path}: not a study (it has no study.yaml); make one with `retina ablate … --out {path}`"
+            )
+        return cls(path, Plan.from_tree(_read_tree(file), str(file)))
+
+    def run_dir(self, trial: Trial) -> Path:
+        return self.path / "trials" / trial.name
+
+    def file(self, trial: Trial, suffix: str) -> Path:
+        """`NAME.yaml`, `NAME.log` or `NAME.json` beside the run directory."""
+        return self.path / "trials" / f"{trial.name}.{suffix}"
+
+    def evaluation(self, trial: Trial) -> Path:
+        """Where the trial's last evaluation is, or will be: the one at its last step."""
+        return self.run_dir(trial) / "eval" / f"step_{self.plan.trial_config(trial).schedule.steps}"
+
+    def is_finished(self, trial: Trial) -> bool:
+        return all((self.evaluation(trial) / name).is_file() for name in ("metrics.json", "detections.json"))
+
+    def write_config(self, trial: Trial) -> None:
+        write_text(self.file(trial, "yaml"), configuration.to_yaml(self.plan.trial_config(trial)))
+
+    def outcome(self, trial: Trial) -> Outcome:
+        """What is on the disk decides: a trial is finished once its last evaluation is there."""
+        record = _read_record(self.file(trial, "json"))
+        if self.is_finished(trial):
+            return record if record is not None and record.status == "finished" else Outcome("finished")
+        return record if record is not None and record.status != "finished" else Outcome("pending")
+
+    def record(self, trial: Trial, outcome: Outcome) -> None:
+        write_text(self.file(trial, "json"), json.dumps(asdict(outcome), indent=2) + "\n")
+
+    @contextmanager
+    def locked(self) -> Iterator[int]:
+        """Keeps a second study out of this folder; gives the descriptor that the trials' processes inherit.
+
+        They hold the lock as long as they live, so that a study whose own process was killed is not resumed over the
+        head of a trial that still ends. Where there are no such locks (Windows), nothing is locked.
+
+        Raises:
+            RetinaError: the folder is in use and stays so.
+        """
+        try:
+            import fcntl
+        except ImportError:
+            yield -1
+            return
+        with open(self.path / ".lock", "w", encoding="utf-8") as file:
+            deadline = time.monotonic() + _LOCK_SECONDS
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise RetinaError(
+                            f"{self.path}: another study or one of its trials is running here; wait for it or end it"
+                        ) from None
+                    time.sleep(0.1)
+            yield file.fileno()
+
+
+def _read_tree(file: Path) -> dict[str, Any]:
+    tree = read_yaml(file, str(file))
+    Plan.from_tree(tree, str(file))
+    assert isinstance(tree, dict), "from_tree refuses anything else"
+    return tree
+
+
+def _read_record(file: Path) -> Outcome | None:
+    """None where there is none, or a damaged one: the trial is then looked at anew."""
+    try:
+        return Outcome(**json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None

@@ -1,0 +1,299 @@
+"""Runs the trials of a study: each in a fresh process, one after another or on a Ray cluster."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from retina.ablation.directory import Outcome, Study
+from retina.ablation.plan import Trial
+from retina.errors import Interrupted, RetinaError
+from retina.training.interruption import InterruptionGuard
+
+Say = Callable[[str], None]
+
+INTERRUPTED = 75  # the exit code of `retina train` after a signal
+
+# `retina`, ended at once when the process that started it is gone: its standard input, a pipe, then closes. Nobody
+# would wait for its result, and the study's next call would train the same trial beside it.
+_RETINA = (
+    "import os, runpy, threading\n"
+    "def end_with_parent():\n"
+    "    os.read(0, 1)\n"  # not sys.stdin: its lock, held by this thread, would break the end of the interpreter
+    "    os._exit(1)\n"
+    "threading.Thread(target=end_with_parent, daemon=True).start()\n"
+    "runpy.run_module('retina', run_name='__main__')\n"
+)
+
+# What `retina train` says last when its numbers are no longer finite.
+_DIVERGED = re.compile(r"step \d+: the (loss|norm of the gradient) is -?(nan|inf)")
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one trial needs, ready to be sent to another machine (that sees the same files).
+
+    Attributes:
+        name: of the trial.
+        config, run_dir, log: its configuration, run directory and log.
+        results: the files that exist once it is finished.
+        retries: attempts after the first that fails.
+        program: in place of `retina` of this Python, called with `train CONFIG --run-dir DIR [--resume]`.
+    """
+
+    name: str
+    config: Path
+    run_dir: Path
+    log: Path
+    results: tuple[Path, ...]
+    retries: int
+    program: tuple[str, ...] = ()
+
+    def command(self, resume: bool) -> list[str]:
+        program = self.program or (sys.executable, "-c", _RETINA)
+        return [*program, "train", str(self.config), "--run-dir", str(self.run_dir), *(["--resume"] if resume else [])]
+
+
+def work_of(study: Study, trial: Trial, retries: int, program: tuple[str, ...] = ()) -> Work:
+    """The work of a trial; its configuration is written."""
+    study.write_config(trial)
+    results = tuple(study.evaluation(trial).absolute() / name for name in ("metrics.json", "detections.json"))
+    return Work(
+        trial.name,
+        study.file(trial, "yaml").absolute(),
+        study.run_dir(trial).absolute(),
+        study.file(trial, "log").absolute(),
+        results,
+        retries,
+        program,
+    )
+
+
+def run_locally(
+    study: Study, *, retries: int, say: Say, again: str, program: tuple[str, ...] = (), lock: int = -1
+) -> None:
+    """Runs what is not finished, one after another; records how each trial ended.
+
+    Args:
+        retries: further attempts at a trial that fails.
+        say: gets a line of progress.
+        again: the command that goes on, for the message of an interruption.
+        program: see `Work`.
+        lock: a descriptor that each process inherits, -1 for none.
+
+    Raises:
+        Interrupted: a signal came and the running trial has written its checkpoint.
+    """
+    progress = _Progress(study, say)
+    with InterruptionGuard(say) as guard:
+        for trial in progress.todo:
+            progress.starts(trial)
+            work = work_of(study, trial, retries, program)
+            outcome = run_trial(work, stop=lambda: bool(guard.signal), lock=lock)
+            if outcome is None:
+                raise progress.interrupted(guard.signal, again)
+            study.record(trial, outcome)
+            progress.ended(trial, outcome)
+
+
+def run_on_ray(study: Study, *, retries: int, say: Say, again: str, program: tuple[str, ...] = ()) -> None:
+    """`run_locally`, with a Ray task a trial on an existing cluster whose machines see the study's folder.
+
+    The cluster is the one at `RAY_ADDRESS`, else the one of this machine. A trial takes one CPU slot, and one GPU where
+    the cluster has any.
+
+    Raises:
+        RetinaError: Ray is not installed, or there is no cluster.
+        Interrupted: see `run_locally`.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise RetinaError("--executor ray: Ray is not installed; install it with: pip install 'retina[ray]'") from None
+    progress = _Progress(study, say)
+    if not progress.todo:
+        return
+    already = ray.is_initialized()
+    if not already:
+        try:
+            ray.init(address="auto", log_to_driver=False)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise RetinaError(
+                f"--executor ray: no cluster found ({reason}); start one with: ray start --head"
+            ) from None
+    try:
+        with InterruptionGuard(say) as guard:
+            gpus = 1 if ray.cluster_resources().get("GPU") else 0
+            task = ray.remote(max_retries=0, num_gpus=gpus)(_on_worker)
+            pending = {task.remote(work_of(study, trial, retries, program)): trial for trial in progress.todo}
+            progress.workers = int(ray.cluster_resources().get("GPU" if gpus else "CPU", 1))
+            cancelled = interrupted = False
+            while pending:
+                done, _ = ray.wait(list(pending), num_returns=1, timeout=0.5)
+                for reference in done:
+                    trial = pending.pop(reference)
+                    outcome = _result(ray, reference)
+                    if outcome is None:
+                        interrupted = True
+                        continue
+                    study.record(trial, outcome)
+                    progress.ended(trial, outcome)
+                if (guard.signal or interrupted) and not cancelled:
+                    cancelled = True
+                    for reference in pending:
+                        ray.cancel(reference)
+            if cancelled or interrupted:
+                raise progress.interrupted(guard.signal, again)
+    finally:
+        if not already:
+            ray.shutdown()
+
+
+def run_trial(work: Work, *, stop: Callable[[], bool], lock: int = -1) -> Outcome | None:
+    """Trains one trial to its end, from its checkpoint if it has one; None if it was interrupted.
+
+    A retry goes on from the checkpoint, too, unless the attempt that failed had begun with one: then it starts anew.
+    """
+    start = time.monotonic()
+    attempts, error, resumed = 0, "", False
+    while attempts <= work.retries:
+        resumed = _prepare(work.run_dir, anew=resumed)
+        attempts += 1
+        code = _run_process(work.command(resumed), work.log, stop, lock)
+        seconds = round(time.monotonic() - start, 1)
+        if code == 0 and all(file.is_file() for file in work.results):
+            return Outcome("finished", attempts, seconds)
+        if code == INTERRUPTED or stop():
+            return None
+        error = _last_line(work.log) or f"exit code {code}"
+        if code == 0:
+            error = "the process ended without its last evaluation"
+        elif code < 0:
+            error = f"killed by signal {-code}; last it said: {error}"
+        if _DIVERGED.search(error):
+            return Outcome("diverged", attempts, seconds, error)
+    return Outcome("failed", attempts, round(time.monotonic() - start, 1), error)
+
+
+class _Progress:
+    """What is to be done, and lines about it."""
+
+    def __init__(self, study: Study, say: Say):
+        self.say, self.workers = say, 1
+        self.trials = study.plan.trials
+        self.todo = [trial for trial in self.trials if study.outcome(trial).status not in ("finished", "diverged")]
+        self.left = len(self.todo)
+        self.seconds: list[float] = []
+        if self.todo and len(self.todo) < len(self.trials):
+            say(f"{len(self.trials) - len(self.todo)} of {len(self.trials)} trials are done already")
+
+    def starts(self, trial: Trial) -> None:
+        self.say(f"{self._place(len(self.trials) - self.left + 1)} {trial.name} …")
+
+    def ended(self, trial: Trial, outcome: Outcome) -> None:
+        self.left -= 1
+        self.seconds.append(outcome.seconds)
+        text = (
+            f"{self._place(len(self.trials) - self.left)} {trial.name}: {outcome.status} in {duration(outcome.seconds)}"
+        )
+        if outcome.attempts > 1:
+            text += f", {outcome.attempts} attempts"
+        if outcome.error:
+            text += f": {outcome.error}"
+        if self.left:
+            remaining = sum(self.seconds) / len(self.seconds) * self.left / self.workers
+            text += f"  ({self.left} left, about {duration(remaining)})"
+        self.say(text)
+
+    def interrupted(self, signal: str, again: str) -> Interrupted:
+        done = len(self.trials) - self.left
+        return Interrupted(
+            f"{signal or 'a trial was interrupted'}: {done} of {len(self.trials)} trials are done; go on with: {again}"
+        )
+
+    def _place(self, number: int) -> str:
+        return f"[{number}/{len(self.trials)}]"
+
+
+def duration(seconds: float) -> str:
+    """`1:05` for 65 seconds, `1:00:05` for an hour and five."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _prepare(run_dir: Path, anew: bool) -> bool:
+    """True if the run can be resumed; else its folder is gone."""
+    if not anew and (run_dir / "checkpoints" / "latest").is_file() and (run_dir / "config.yaml").is_file():
+        return True
+    if run_dir.exists():
+        shutil.rmtree(run_dir)
+    return False
+
+
+def _run_process(command: Sequence[str], log: Path, stop: Callable[[], bool], lock: int) -> int:
+    """The exit code; `stop` is asked every moment, and passed on as SIGTERM once."""
+    with open(log, "ab") as out:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            # Of its own session: Ctrl-C must reach it once, through us, and not a second time from the terminal.
+            start_new_session=True,
+            pass_fds=(lock,) if lock >= 0 else (),
+        )
+    assert process.stdin is not None, "a pipe was asked for"
+    told = False
+    try:
+        while True:
+            try:
+                return process.wait(timeout=0.1)
+            except subprocess.TimeoutExpired:
+                if stop() and not told:
+                    told = True
+                    process.terminate()
+    except KeyboardInterrupt:
+        # Ray's cancellation, or a second Ctrl-C: the first lets it write its checkpoint, the second ends it at once.
+        process.terminate()
+        process.wait()
+        raise
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        process.stdin.close()
+
+
+def _last_line(log: Path) -> str:
+    with open(log, "rb") as file:
+        file.seek(0, 2)
+        file.seek(max(0, file.tell() - 4000))
+        lines = [line.strip() for line in file.read().decode("utf-8", errors="replace").splitlines()]
+    return next((line[:300] for line in reversed(lines) if line), "")
+
+
+def _on_worker(work: Work) -> Outcome | None:
+    try:
+        return run_trial(work, stop=lambda: False)
+    except KeyboardInterrupt:  # how Ray cancels
+        return None
+
+
+def _result(ray: Any, reference: Any) -> Outcome | None:
+    try:
+        outcome: Outcome | None = ray.get(reference)
+    except ray.exceptions.TaskCancelledError:
+        return None
+    except ray.exceptions.RayError as error:
+        text = " ".join(str(error).split())
+        return Outcome("failed", 1, 0.0, text[:300])
+    return outcome

@@ -1,0 +1,295 @@
+"""What a study trains: settings × seeds, from γ and α, pairs, a grid file or one of the paper's tables."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from retina import config as configuration
+from retina.ablation.presets import PRESETS, Setting, focal
+from retina.config import Config
+from retina.config.reading import read_yaml
+from retina.errors import RetinaError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
+# A setting may change anything but what its figures are measured on.
+_SHARED = ("evaluation", "data.validation", "data.root", "data.classes", "data.difficult", "data.invalid_boxes")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training: `index` counts the seeds from 0, `seed` is `run.seed`."""
+
+    setting: str
+    index: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.setting}_{self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole study.
+
+    Attributes:
+        config: the configuration that the settings are variations of.
+        settings: at least one, distinct by name and by configuration.
+        seeds: how many; trial s of a setting has `run.seed` + s.
+        baseline: the name of the setting that the others are compared with.
+        preset: whose figures of the paper stand beside ours, or None.
+    """
+
+    config: Config
+    settings: tuple[Setting, ...]
+    seeds: int
+    baseline: str
+    preset: str | None = None
+
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """Seed by seed: a study that is cut short has compared all settings with the seeds it has."""
+        first = self.config.run.seed
+        return tuple(Trial(s.name, index, first + index) for index in range(self.seeds) for s in self.settings)
+
+    def setting(self, name: str) -> Setting:
+        return next(setting for setting in self.settings if setting.name == name)
+
+    def trial_config(self, trial: Trial) -> Config:
+        """The configuration of one trial: the setting's overrides and its seed."""
+        return configuration.override(
+            self.config, [*_texts(self.setting(trial.setting).overrides), f"run.seed={trial.seed}"]
+        )
+
+    def to_tree(self) -> dict[str, Any]:
+        """Plain values for YAML; `from_tree` reads them."""
+        return {
+            "preset": self.preset,
+            "baseline": self.baseline,
+            "seeds": self.seeds,
+            "settings": [asdict(setting) for setting in self.settings],
+            "config": self.config.model_dump(mode="json"),
+        }
+
+    @classmethod
+    def from_tree(cls, tree: Any, where: str) -> Plan:
+        """Raises:
+        RetinaError: it is not a study's plan; `where` names the file.
+        """
+        try:
+            settings = tuple(Setting(**entry) for entry in tree["settings"])
+            return cls(
+                configuration.parse(tree["config"], where), settings, tree["seeds"], tree["baseline"], tree["preset"]
+            )
+        except (KeyError, TypeError):
+            raise RetinaError(
+                f"{where}: expected the plan of a study; restore the file or take another folder"
+            ) from None
+
+
+def make_plan(
+    config: Config,
+    *,
+    gammas: Sequence[float] = (),
+    alphas: Sequence[float | None] = (),
+    pairs: Sequence[tuple[float, float | None]] = (),
+    grid: Path | None = None,
+    preset: str | None = None,
+    baseline: str | None = None,
+    seeds: int = 3,
+) -> Plan:
+    """Collects all settings that are asked for, in this order: preset, γ × α, pairs, grid.
+
+    Args:
+        config: what the settings are variations of.
+        gammas, alphas: their product; where one is empty, the configuration's own value.
+        pairs: (γ, α).
+        grid: a YAML file, see `read_grid`.
+        preset: `table1a`, `table1b` or `table1d`.
+        baseline: the name of a setting; None takes the preset's, else the first with γ 0, else the first.
+        seeds: trainings of each setting.
+
+    Raises:
+        RetinaError: there is nothing to vary, a setting is not valid or stands twice, changes the validation data, or
+            there is no such baseline.
+    """
+    config = configuration.with_absolute_root(config)
+    settings = list(PRESETS[preset].settings) if preset else []
+    if gammas or alphas:
+        own = config.loss.classification
+        if not (gammas and alphas) and own.kind != "focal":
+            raise RetinaError(f"the config's loss.classification is '{own.kind}': give both --gamma and --alpha")
+        all_gammas = gammas or (own.gamma,)  # type: ignore[union-attr]
+        all_alphas = alphas or (own.alpha,)  # type: ignore[union-attr]
+        settings += [focal(gamma, alpha) for gamma, alpha in itertools.product(all_gammas, all_alphas)]
+    settings += [focal(gamma, alpha) for gamma, alpha in pairs]
+    settings += read_grid(grid) if grid else []
+    if not settings:
+        raise RetinaError("nothing to vary: give --gamma, --alpha, --pairs, --grid or --preset")
+    if baseline is None:
+        baseline = PRESETS[preset].baseline if preset else _natural_baseline(settings)
+    plan = Plan(config, tuple(settings), seeds, baseline, preset)
+    _check(plan)
+    return plan
+
+
+def read_grid(path: Path) -> list[Setting]:
+    """Settings from a YAML file.
+
+    A mapping of dotted keys to lists of values gives their product. A list gives one setting an entry,
+    `{name: …, overrides: {dotted.key: value}}`, or a product of its own, `{product: {dotted.key: [values]}}`.
+
+    Raises:
+        RetinaError: the file can't be read, or an entry has another form.
+    """
+    tree = read_yaml(path, str(path))
+    entries = [{"product": tree}] if isinstance(tree, dict) else tree
+    if not isinstance(entries, list) or not entries:
+        raise RetinaError(f"{path}: expected a mapping of keys to lists of values, or a list of settings")
+    settings = []
+    for number, entry in enumerate(entries):
+        where = f"{path}: entry {number}"
+        keys = set(entry) if isinstance(entry, dict) else None
+        if keys == {"name", "overrides"} and isinstance(entry["overrides"], dict):
+            settings.append(Setting(str(entry["name"]), str(entry["name"]), entry["overrides"], {}))
+        elif keys == {"product"} and isinstance(entry["product"], dict):
+            settings += _product(entry["product"], where)
+        else:
+            raise RetinaError(f"{where}: expected {{name, overrides}} with a mapping, or {{product}} with a mapping")
+    return settings
+
+
+def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """In words, what differs between two plans (`Plan.to_tree`), one entry a difference."""
+    out = []
+    old, new = ({entry["name"]: entry for entry in tree["settings"]} for tree in (before, after))
+    out += [f"setting '{name}' is new" for name in new if name not in old]
+    out += [f"setting '{name}' is gone" for name in old if name not in new]
+    out += [f"setting '{name}' is another one" for name in new if name in old and new[name] != old[name]]
+    if not out and list(old) != list(new):
+        out.append("the order of the settings")
+    for key in ("seeds", "baseline", "preset"):
+        if before[key] != after[key]:
+            out.append(f"{key} ({before[key]} → {after[key]})")
+    return out + _changed_keys(before["config"], after["config"])
+
+
+def numbers(option: str, text: str) -> list[float]:
+    """`0,0.5,1` as numbers.
+
+    Raises:
+        RetinaError: names the option and the word that is none.
+    """
+    return [_number(option, word) for word in text.split(",")]
+
+
+def numbers_or_none(option: str, text: str) -> list[float | None]:
+    """`numbers`, with `none` for no value."""
+    return [None if word.strip() == "none" else _number(option, word) for word in text.split(",")]
+
+
+def number_pairs(option: str, text: str) -> list[tuple[float, float | None]]:
+    """`0:0.75,2:0.25` as pairs; the second may be `none`."""
+    out = []
+    for word in text.split(","):
+        first, colon, second = word.partition(":")
+        if not colon:
+            raise RetinaError(f"{option}: expected GAMMA:ALPHA such as 2:0.25, got '{word}'")
+        out.append((_number(option, first), numbers_or_none(option, second)[0]))
+    return out
+
+
+def _number(option: str, word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        raise RetinaError(f"{option}: expected numbers such as 0,0.5,2, got '{word}'") from None
+
+
+def _product(keys: dict[str, Any], where: str) -> list[Setting]:
+    for key, values in keys.items():
+        if not isinstance(values, list) or not values:
+            raise RetinaError(f"{where}: '{key}': expected a list of values, got {values!r}; put it into brackets")
+    settings = []
+    for values in itertools.product(*keys.values()):
+        overrides = dict(zip(keys, values, strict=True))
+        parts = [f"{str(key).rpartition('.')[2]}={_compact(value)}" for key, value in overrides.items()]
+        settings.append(Setting(re.sub(r"[^A-Za-z0-9._=+-]+", "-", "_".join(parts)), ", ".join(parts), overrides, {}))
+    return settings
+
+
+def _compact(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _texts(overrides: dict[str, Any]) -> list[str]:
+    """Overrides as `retina.config` takes them; what chooses a kind comes first, for it clears the other kind's keys."""
+    order = sorted(overrides, key=lambda key: str(key).rpartition(".")[2] not in ("kind", "format"))
+    return [f"{key}={json.dumps(overrides[key], ensure_ascii=False)}" for key in order]
+
+
+def _natural_baseline(settings: Sequence[Setting]) -> str:
+    for setting in settings:
+        loss = setting.overrides.get("loss.classification", {})
+        if isinstance(loss, dict) and loss.get("gamma") == 0:
+            return setting.name
+    return settings[0].name
+
+
+def _check(plan: Plan) -> None:
+    if plan.seeds < 1:
+        raise RetinaError(f"--seeds: expected at least 1, got {plan.seeds}; 3 is usual")
+    last = plan.config.run.seed + plan.seeds - 1
+    if last >= 2**32:
+        raise RetinaError(f"run.seed: expected seeds below 2**32, got up to {last}; lower run.seed")
+    names = [setting.name for setting in plan.settings]
+    for name in names:
+        if not _NAME.fullmatch(name):
+            raise RetinaError(
+                f"setting '{name}': expected a name of letters, digits and ._=+- for its folder; rename it"
+            )
+        if names.count(name) > 1:
+            raise RetinaError(f"setting '{name}' is given {names.count(name)} times; give it once")
+    if plan.baseline not in names:
+        raise RetinaError(f"baseline '{plan.baseline}': expected one of the settings {', '.join(names)}")
+    base, seen = plan.config.model_dump(mode="json"), dict[str, str]()
+    for setting in plan.settings:
+        try:
+            resolved = configuration.override(plan.config, _texts(setting.overrides))
+        except RetinaError as error:
+            raise RetinaError(f"setting '{setting.name}': {error}") from None
+        tree = resolved.model_dump(mode="json")
+        if resolved.run.seed != plan.config.run.seed:
+            raise RetinaError(f"setting '{setting.name}': run.seed is the study's to choose; remove it, give --seeds")
+        for key in _SHARED:
+            if _at(tree, key) != _at(base, key):
+                raise RetinaError(
+                    f"setting '{setting.name}': changes {key}, so that its figures can't be compared; remove it"
+                )
+        twin = seen.setdefault(json.dumps(tree, sort_keys=True), setting.name)
+        if twin != setting.name:
+            raise RetinaError(f"settings '{twin}' and '{setting.name}' are the same configuration; give one of them")
+
+
+def _at(tree: dict[str, Any], key: str) -> Any:
+    node: Any = tree
+    for part in key.split("."):
+        node = node[part]
+    return node
+
+
+def _changed_keys(before: Any, after: Any, prefix: str = "") -> list[str]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = sorted(set(before) | set(after))
+        return [
+            name
+            for key in keys
+            for name in _changed_keys(before.get(key), after.get(key), f"{prefix}.{key}".lstrip("."))
+        ]
+    return [] if before == after else [f"{prefix} ({before} → {after})"]

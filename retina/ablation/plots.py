@@ -1,0 +1,165 @@
+"""The plots of a study as PNG files, drawn with matplotlib."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from retina.ablation.directory import Study
+from retina.ablation.results import SettingResult, StudyResult
+from retina.files import written
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_INK = "#1f2933"
+_GREY = "#8a8f98"
+
+
+def write_plots(study: Study, result: StudyResult) -> dict[str, Path]:
+    """Writes what there is something to draw for; gives the files by title, in the order of the page.
+
+    `differences.png` (from the baseline, with intervals), `heatmap.png` (mean AP over γ and α), `curves.png` (training
+    loss and validation AP over the steps).
+    """
+    plots: list[tuple[str, str, Callable[[Figure], None] | None, tuple[float, float]]] = [
+        (
+            "Difference from the baseline",
+            "differences.png",
+            (lambda figure: _differences(figure, result)) if _compared(result) else None,
+            (6.8, 1.4 + 0.36 * len(_compared(result))),
+        ),
+        (
+            "Mean AP over γ and α",
+            "heatmap.png",
+            (lambda figure: _heatmap(figure, result)) if len(_pairs(result)) > 1 else None,
+            (6.4, 4.2),
+        ),
+        ("Learning curves", "curves.png", lambda figure: _curves(figure, study, result), (9.6, 4.2)),
+    ]
+    drawn = {}
+    for title, name, paint, size in plots:
+        if paint is None:
+            (study.path / name).unlink(missing_ok=True)
+            continue
+        save(study.path / name, size, paint)
+        drawn[title] = study.path / name
+    return drawn
+
+
+def save(path: Path, size: tuple[float, float], paint: Callable[[Figure], None]) -> None:
+    """A figure of this size in inches, painted and written whole."""
+    # The object interface: pyplot would keep the figures and choose a window system.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained", dpi=130)
+    FigureCanvasAgg(figure)
+    paint(figure)
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+    with written(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def colours(count: int) -> list[Any]:
+    """As many colours as there are lines, dark to light in the order of the settings, readable on white."""
+    from matplotlib import colormaps
+
+    return [colormaps["viridis"](share) for share in np.linspace(0.0, 0.86, max(count, 1))]
+
+
+def _compared(result: StudyResult) -> list[SettingResult]:
+    return [row for row in result.settings if row.differences["AP"] is not None]
+
+
+def _pairs(result: StudyResult) -> list[SettingResult]:
+    """Settings that differ in γ and α alone."""
+    return [
+        row
+        for row in result.settings
+        if set(row.setting.overrides) == {"loss.classification"}
+        and row.gamma is not None
+        and row.alpha is not None
+        and row.figures["AP"].mean is not None
+    ]
+
+
+def _differences(figure: Figure, result: StudyResult) -> None:
+    axes = figure.add_subplot()
+    rows = _compared(result)
+    for place, row in enumerate(rows):
+        found = row.differences["AP"]
+        assert found is not None, "only such rows are drawn"
+        colour = _INK if row.significant else _GREY
+        axes.plot([found.low, found.high], [place, place], color=colour, linewidth=2)
+        axes.plot(found.value, place, "o", color=colour, markersize=6)
+    axes.axvline(0.0, color=_INK, linewidth=0.8, linestyle=":")
+    axes.set_yticks(range(len(rows)), [row.setting.label for row in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    base = result.plan.setting(result.plan.baseline).label
+    axes.set_xlabel(f"AP minus that of {base}; 95 % interval, dark: significant")
+
+
+def _heatmap(figure: Figure, result: StudyResult) -> None:
+    rows = _pairs(result)
+    gammas = sorted({row.gamma for row in rows if row.gamma is not None})
+    alphas = sorted({row.alpha for row in rows if row.alpha is not None})
+    table = np.full((len(alphas), len(gammas)), np.nan)
+    for row in rows:
+        assert row.gamma is not None, "_pairs leaves such rows out"
+        assert row.alpha is not None, "likewise"
+        table[alphas.index(row.alpha), gammas.index(row.gamma)] = row.figures["AP"].mean
+    axes = figure.add_subplot()
+    image = axes.imshow(table, cmap="viridis", aspect="auto", origin="lower")
+    low, high = np.nanmin(table), np.nanmax(table)
+    for (y, x), value in np.ndenumerate(table):
+        if not np.isnan(value):
+            light = value - low > 0.6 * (high - low)
+            axes.text(x, y, f"{value:.3f}", ha="center", va="center", color="black" if light else "white", fontsize=9)
+    axes.set_xticks(range(len(gammas)), [f"{gamma:g}" for gamma in gammas])
+    axes.set_yticks(range(len(alphas)), [f"{alpha:g}" for alpha in alphas])
+    axes.set(xlabel="γ", ylabel="α")
+    figure.colorbar(image, ax=axes, label="AP, mean over seeds")
+
+
+def _curves(figure: Figure, study: Study, result: StudyResult) -> None:
+    losses, scores = figure.subplots(1, 2)
+    for row, colour in zip(result.settings, colours(len(result.settings)), strict=True):
+        trials = [trial for trial in result.trials if trial.setting == row.setting.name]
+        lines = [_metrics(study.path / "trials" / trial.name / "metrics.jsonl") for trial in trials]
+        for axes, key in ((losses, "loss"), (scores, "AP")):
+            label: str | None = row.setting.label
+            for line in lines:
+                points = line[key]
+                if points:
+                    steps, values = zip(*points, strict=True)
+                    marker = "o" if len(points) < 8 else None
+                    axes.plot(steps, values, color=colour, linewidth=1.2, markersize=3, marker=marker, label=label)
+                    label = None  # one entry a setting, not a seed
+    losses.set(title="Training loss (its scale depends on the setting)", xlabel="step", yscale="log")
+    scores.set(title="Validation AP", xlabel="step", ylim=(0, None))
+    handles, labels = losses.get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8)
+
+
+def _metrics(file: Path) -> dict[str, list[tuple[int, float]]]:
+    """`loss` and validation `AP` by step; a torn line ends the reading."""
+    out: dict[str, list[tuple[int, float]]] = {"loss": [], "AP": []}
+    if not file.is_file():
+        return out
+    for text in file.read_text(encoding="utf-8").splitlines():
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            break
+        if "loss" in line:
+            out["loss"].append((line["step"], line["loss"]))
+        elif "metrics" in line:
+            out["AP"].append((line["step"], line["metrics"]["AP"]))
+    return out

@@ -1,0 +1,262 @@
+"""What a study found, in numbers and in words: what `study.json` holds and every other output shows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from retina.ablation import statistics
+from retina.ablation.directory import Outcome, Status, Study
+from retina.ablation.plan import Plan
+from retina.ablation.presets import NAMES, PRESETS, Setting
+from retina.ablation.scores import Scores, score
+from retina.ablation.statistics import Difference, Spread
+
+# Below this many seeds a note says how coarse the intervals are.
+_MANY_SEEDS = 8
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """One training; `figures` are `AP`, `AP50`, `AP75` at its last step, empty unless it is finished."""
+
+    name: str
+    setting: str
+    seed: int
+    figures: dict[str, float]
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class SettingResult:
+    """One setting over its seeds.
+
+    Attributes:
+        gamma, alpha: of its classification loss; None where that has none.
+        statuses: how many of its trials are finished, diverged, failed, pending.
+        figures: `AP`, `AP50`, `AP75`.
+        differences: of the same from the baseline; None for the baseline itself and where no seed is shared.
+        p_holm: of AP, adjusted for all settings of the study; None where there is none.
+    """
+
+    setting: Setting
+    gamma: float | None
+    alpha: float | None
+    statuses: dict[Status, int]
+    figures: dict[str, Spread]
+    differences: dict[str, Difference | None]
+    p_holm: float | None
+
+    @property
+    def significant(self) -> bool:
+        """AP differs from the baseline's at 95 %, after the adjustment."""
+        return self.p_holm is not None and self.p_holm < 1 - statistics.LEVEL
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """Everything; `conclusions` are sentences on the settings, `notes` on how the figures are to be read."""
+
+    plan: Plan
+    settings: tuple[SettingResult, ...]
+    trials: tuple[TrialResult, ...]
+    images: int
+    replicates: int
+    seed: int
+    conclusions: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def failed(self) -> tuple[TrialResult, ...]:
+        return tuple(trial for trial in self.trials if trial.outcome.status == "failed")
+
+
+def collect(
+    study: Study, *, replicates: int = 1000, seed: int = 0, say: Callable[[str], None] | None = None
+) -> StudyResult:
+    """Scores the finished trials and compares the settings.
+
+    Raises:
+        RetinaError: see `retina.ablation.scores.score`.
+    """
+    scores = score(study, replicates=replicates, seed=seed, say=say)
+    outcomes = {trial.name: study.outcome(trial) for trial in study.plan.trials}
+    return summarise(study.plan, outcomes, scores, seed)
+
+
+def summarise(plan: Plan, outcomes: dict[str, Outcome], scores: Scores, seed: int = 0) -> StudyResult:
+    """The result of a plan from how its trials ended (by name) and their figures."""
+    rows = {setting.name: row for row, setting in enumerate(plan.settings)}
+    base = rows[plan.baseline]
+    trials = tuple(
+        TrialResult(
+            trial.name,
+            trial.setting,
+            trial.seed,
+            {
+                name: float(value)
+                for name in NAMES
+                if not np.isnan(value := scores.observed[name][rows[trial.setting], trial.index])
+            },
+            outcomes[trial.name],
+        )
+        for trial in plan.trials
+    )
+    differences = [
+        {name: None if row == base else _difference(scores, name, row, base, seed) for name in NAMES}
+        for row in range(len(plan.settings))
+    ]
+    adjusted = statistics.holm([d["AP"].p if d["AP"] is not None else None for d in differences])
+    settings = []
+    for row, setting in enumerate(plan.settings):
+        loss = plan.trial_config(next(trial for trial in plan.trials if trial.setting == setting.name)).loss
+        statuses = Counter(trial.outcome.status for trial in trials if trial.setting == setting.name)
+        settings.append(
+            SettingResult(
+                setting,
+                getattr(loss.classification, "gamma", None),
+                getattr(loss.classification, "alpha", None),
+                dict(statuses),
+                {name: statistics.spread(scores.observed[name][row]) for name in NAMES},
+                differences[row],
+                adjusted[row],
+            )
+        )
+    replicates = scores.replicates["AP"].shape[-1]
+    return StudyResult(
+        plan,
+        tuple(settings),
+        trials,
+        scores.images,
+        replicates,
+        seed,
+        tuple(_conclusion(plan, result) for result in settings if result.setting.name != plan.baseline),
+        tuple(_notes(plan, settings, scores.images, replicates)),
+    )
+
+
+def to_json(result: StudyResult) -> dict[str, Any]:
+    """What `study.json` holds: plain values, figures as fractions in [0, 1], null where there is none.
+
+    Keys: `format` 1, `baseline`, `preset`, `seeds`, `images` (of the validation data), `replicates` and `seed` (of the
+    bootstrap), `level`; `settings`, each with `name`, `label`, `overrides`, `gamma`, `alpha`, `trials` (how many by
+    status), `figures` and `differences` by `AP`, `AP50`, `AP75` (fields of `Spread` and `Difference`), `p_holm`,
+    `significant` and `paper`; `trials`, each with `name`, `setting`, `seed`, `status`, `attempts`, `seconds`, `error`
+    and the figures; `conclusions` and `notes`, sentences.
+    """
+    plan = result.plan
+    tree = {
+        "format": 1,
+        "baseline": plan.baseline,
+        "preset": plan.preset,
+        "seeds": plan.seeds,
+        "images": result.images,
+        "replicates": result.replicates,
+        "seed": result.seed,
+        "level": statistics.LEVEL,
+        "settings": [
+            {
+                "name": row.setting.name,
+                "label": row.setting.label,
+                "overrides": row.setting.overrides,
+                "gamma": row.gamma,
+                "alpha": row.alpha,
+                "trials": row.statuses,
+                "figures": {name: asdict(figure) for name, figure in row.figures.items()},
+                "differences": {name: asdict(d) if d is not None else None for name, d in row.differences.items()},
+                "p_holm": row.p_holm,
+                "significant": row.significant,
+                "paper": row.setting.paper,
+            }
+            for row in result.settings
+        ],
+        "trials": [
+            {
+                "name": trial.name,
+                "setting": trial.setting,
+                "seed": trial.seed,
+                **asdict(trial.outcome),
+                **{name: trial.figures.get(name) for name in NAMES},
+            }
+            for trial in result.trials
+        ],
+        "conclusions": list(result.conclusions),
+        "notes": list(result.notes),
+    }
+    plain: dict[str, Any] = _without_nan(tree)
+    return plain
+
+
+def _difference(scores: Scores, name: str, row: int, base: int, seed: int) -> Difference | None:
+    observed, replicates = scores.observed[name], scores.replicates[name]
+    error = statistics.seed_error(observed)
+    return statistics.difference(
+        observed[row], observed[base], replicates[row], replicates[base], error=error, seed=seed
+    )
+
+
+def _conclusion(plan: Plan, row: SettingResult) -> str:
+    label, baseline = row.setting.label, plan.setting(plan.baseline).label
+    told = [f"{count} {status}" for status, count in row.statuses.items() if status != "finished"]
+    lost = f" ({', '.join(told)} of {plan.seeds} trials)" if told else ""
+    found = row.differences["AP"]
+    if found is None:
+        return f"{label}: nothing to compare with {baseline}{lost}."
+    span = f"{found.value:+.3f} AP, 95 % interval {found.low:+.3f} to {found.high:+.3f}"
+    if found.p is None:
+        return (
+            f"{label}: {span} against {baseline} on these images{lost}; one seed can't tell whether another one would "
+            "repeat it."
+        )
+    direction = "better" if found.value > 0 else "worse"
+    words = f"significantly {direction} than" if row.significant else "no significant difference from"
+    return f"{label}: {words} {baseline} ({span}, Holm-adjusted p {_p(row.p_holm)}){lost}."
+
+
+def _p(value: float | None) -> str:
+    return "–" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _notes(plan: Plan, settings: list[SettingResult], images: int, replicates: int) -> list[str]:
+    notes = [
+        f"Figures are those of each trial's last step on {images} validation images: mean ± standard deviation over "
+        "seeds.",
+    ]
+    compared = sum(row.p_holm is not None for row in settings)
+    if len(settings) > 1:
+        notes.append(
+            f"Intervals come from a paired bootstrap that resamples seeds and images both ({replicates} replicates); "
+            "each is a 95 % interval by itself, not adjusted for the number of settings."
+        )
+    if compared:
+        notes.append(
+            "A difference of AP is called significant if the larger p-value of that bootstrap and of a t-test over "
+            "seeds (its error pooled over settings) is below 0.05 after Holm's adjustment for "
+            f"{compared} comparison{'s' if compared > 1 else ''}."
+        )
+    if len(settings) > 1 and plan.seeds < _MANY_SEEDS:
+        few = "one seed: its intervals leave the variance between seeds out"
+        if plan.seeds > 1:
+            few = (
+                f"{plan.seeds} seeds give a coarse interval: where seeds matter more than images it is little more "
+                f"than the span of {plan.seeds} differences, and too short"
+            )
+        notes.append(few[0].upper() + few[1:] + ".")
+    if plan.preset:
+        notes.append(
+            f"Paper: {PRESETS[plan.preset].note}. Other data and another network: compare the differences between "
+            "settings, not the levels."
+        )
+    return notes
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -1,0 +1,162 @@
+"""Means over seeds, and whether a difference from the baseline is one.
+
+A figure of a trial varies for two reasons: other images would have given another figure, and so would another seed.
+The bootstrap here resamples both, crossed: a replicate draws seeds with replacement and images with replacement, the
+same for both settings, which share the initial weights and the data order of each seed, so that differences are paired
+(Owen 2007, "The pigeonhole bootstrap", arXiv:0712.1111; Bouthillier et al. 2021, arXiv:2103.03098, for seeds as a
+source of variance).
+
+Few seeds make a coarse interval: a draw of three from three has ten different means, and where the seeds' variance is
+the larger one, the 95 % interval is simply the span of the three differences, which misses the true one in a quarter
+of all studies (all three on one side: 2 · ½³). So nothing is called significant by the bootstrap alone: the
+differences of the seeds must also pass Student's paired t-test, which knows how few they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from retina.evaluation.bootstrap import interval
+
+LEVEL = 0.95
+# Differences of sums in another order are smaller; they are none between settings.
+_EQUAL = 1e-12
+
+
+@dataclass(frozen=True)
+class Spread:
+    """`mean` and `sd` (sample standard deviation, None for fewer than two) over `count` trials; mean None for none."""
+
+    count: int
+    mean: float | None
+    sd: float | None
+
+
+@dataclass(frozen=True)
+class SeedError:
+    """`variance` of one figure around the sum of a setting's and a seed's effect, with its `freedom` in degrees."""
+
+    variance: float
+    freedom: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A figure of a setting minus the baseline's, over the seeds that both have.
+
+    Attributes:
+        seeds: how many these are.
+        value: mean difference.
+        low, high: percentile interval at 95 %, seeds and images resampled; not adjusted for several settings.
+        superiority: share of the replicates in which the setting has more, ties for half.
+        p_bootstrap: two-sided, from the share of replicates on the other side of 0.
+        p_seeds: two-sided, of the t-test over seeds; None where there is no estimate of their error.
+        p: the larger of both; None likewise: one seed can't tell chance from effect.
+    """
+
+    seeds: int
+    value: float
+    low: float
+    high: float
+    superiority: float
+    p_bootstrap: float
+    p_seeds: float | None
+    p: float | None
+
+
+def spread(values: np.ndarray) -> Spread:
+    """Of the figures [R] of a setting's trials; NaN where there is none."""
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return Spread(0, None, None)
+    return Spread(len(known), float(known.mean()), float(known.std(ddof=1)) if len(known) > 1 else None)
+
+
+def seed_error(observed: np.ndarray) -> SeedError | None:
+    """The residual of figures [S, R] after the means of settings and seeds, from the settings that have all seeds.
+
+    A setting that never found anything (0 throughout) has no spread to learn from and is left out. None where fewer
+    than two settings or two seeds are left.
+    """
+    complete = observed[~np.isnan(observed).any(axis=1) & (observed != 0).any(axis=1)]
+    settings, seeds = complete.shape
+    if settings < 2 or seeds < 2:
+        return None
+    residual = complete - complete.mean(axis=1, keepdims=True) - complete.mean(axis=0) + complete.mean()
+    freedom = (settings - 1) * (seeds - 1)
+    return SeedError(float((residual**2).sum()) / freedom, freedom)
+
+
+def difference(
+    observed: np.ndarray,
+    baseline: np.ndarray,
+    replicates: np.ndarray,
+    baseline_replicates: np.ndarray,
+    *,
+    error: SeedError | None = None,
+    seed: int = 0,
+) -> Difference | None:
+    """How a setting differs from the baseline; None if they have no seed in common.
+
+    Args:
+        observed, baseline: [R] figures by seed, NaN where a trial has none.
+        replicates, baseline_replicates: [R, B] the same figures under the same B resamples of the images.
+        error: pooled over the study's settings; None takes that of these two alone.
+        seed: of the draws of seeds.
+    """
+    common = ~np.isnan(observed - baseline)
+    count = int(common.sum())
+    if not count:
+        return None
+    differences = (observed - baseline)[common]
+    table = (replicates - baseline_replicates)[common]
+    draws = np.random.default_rng(seed).integers(count, size=(table.shape[1], count))
+    resampled = table[draws, np.arange(table.shape[1])[:, None]].mean(axis=1)
+    resampled = resampled[~np.isnan(resampled)]
+    resampled[np.abs(resampled) < _EQUAL] = 0.0
+    low, high = interval(resampled, LEVEL)
+    above, below = int((resampled > 0).sum()), int((resampled < 0).sum())
+    total = len(resampled)
+    # One more than counted on each side: a share of 0 among B replicates is not a probability of 0.
+    p_bootstrap = min(1.0, 2 * (min(total - above, total - below) + 1) / (total + 1))
+    p_seeds = _t_test(differences, error)
+    return Difference(
+        count,
+        float(differences.mean()),
+        float(low),
+        float(high),
+        (above + (total - above - below) / 2) / total if total else 0.5,
+        p_bootstrap,
+        p_seeds,
+        None if p_seeds is None else max(p_bootstrap, p_seeds),
+    )
+
+
+def holm(values: Sequence[float | None]) -> list[float | None]:
+    """Holm's (1979) adjustment of p-values for having looked at all of them; None stays None and does not count."""
+    known = sorted((value, place) for place, value in enumerate(values) if value is not None)
+    out: list[float | None] = [None] * len(values)
+    highest = 0.0
+    for rank, (value, place) in enumerate(known):
+        highest = max(highest, min(1.0, value * (len(known) - rank)))
+        out[place] = highest
+    return out
+
+
+def _t_test(differences: np.ndarray, error: SeedError | None) -> float | None:
+    """Two-sided p of Student's test that the mean of [n] differences is 0; None without an estimate of their error."""
+    from scipy.special import stdtr
+
+    count, mean = len(differences), float(differences.mean())
+    if error is None:
+        if count < 2:
+            return None
+        # Of a difference of two figures, hence the half.
+        error = SeedError(float(differences.var(ddof=1)) / 2, count - 1)
+    deviation = (2 * error.variance / count) ** 0.5
+    if deviation < _EQUAL:  # the same in every seed
+        return 1.0 if abs(mean) < _EQUAL else 0.0
+    return float(2 * stdtr(error.freedom, -abs(mean) / deviation))

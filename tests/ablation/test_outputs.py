@@ -1,0 +1,215 @@
+"""Every file of a study: it parses, agrees with the others, and holds what was measured."""
+
+import csv
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from retina.ablation.directory import Outcome, Study
+from retina.ablation.execute import run_locally
+from retina.ablation.outputs import csv_text, plain_text, write_outputs
+from retina.ablation.page import render
+from retina.ablation.plan import make_plan
+from retina.ablation.results import collect, summarise, to_json
+from retina.ablation.scores import Scores
+from retina.ablation.tables import cells, header
+from retina.data.scoring import ground_truth, results
+from retina.errors import RetinaError
+from retina.evaluation.coco import evaluate
+
+BASE, FOCAL, STRONG = "gamma0_alpha0.75", "gamma2_alpha0.25", "gamma5_alpha0.25"
+
+
+@pytest.fixture
+def done(bench):
+    """All trials run; the trainer of the third setting diverged once."""
+    bench.behave(f"{STRONG}_1", "diverges")
+    run_locally(bench.study, retries=0, say=bench.said.append, again="", program=bench.program)
+    return bench
+
+
+@pytest.fixture
+def result(done):
+    return collect(done.study, replicates=50)
+
+
+def made(plan, observed, *, statuses=None, replicates: int = 200, sd: float = 0.01):
+    """A result from figures [S, R]; the noise of images is the same for all."""
+    observed = np.asarray(observed, float)
+    noise = np.random.default_rng(0).normal(0, sd, replicates)
+    figures = dict.fromkeys(("AP", "AP50", "AP75"), observed)
+    drawn = dict.fromkeys(figures, observed[..., None] + noise)
+    outcomes = {trial.name: Outcome("finished", 1, 60.0) for trial in plan.trials} | (statuses or {})
+    return summarise(plan, outcomes, Scores(figures, drawn, 300))
+
+
+# ------------------------------------------------------------------------------------------------------ nothing yet
+
+
+def test_an_unfinished_study_has_no_outputs(bench):
+    with pytest.raises(RetinaError, match="no trial is finished yet"):
+        collect(bench.study)
+
+
+# ---------------------------------------------------------------------------------------------------------- figures
+
+
+def test_figures_are_those_of_the_evaluator(result, done, validation):
+    """The trials' detections through COCO's engine give the same AP."""
+    from retina.data.detections import from_coco
+
+    for trial in result.trials:
+        if trial.name == f"{STRONG}_1":
+            assert trial.figures == {} and trial.outcome.status == "diverged"
+            continue
+        entries = json.loads((done.book / f"{trial.setting}.json").read_text())
+        found = results(from_coco(entries, validation), validation)
+        expected = evaluate(ground_truth(validation), found).metrics
+        assert trial.figures == pytest.approx({name: expected[name] for name in ("AP", "AP50", "AP75")}, abs=1e-9)
+    assert result.trials[1].figures["AP"] == pytest.approx(1.0)  # the focal trials find every box
+    assert result.images == 8 and result.replicates == 50
+
+
+def test_settings(result):
+    base, focal, strong = result.settings
+    assert (focal.gamma, focal.alpha) == (2.0, 0.25)
+    assert focal.figures["AP"].mean == pytest.approx(1.0) and focal.figures["AP"].sd == pytest.approx(0.0, abs=1e-12)
+    assert base.differences == {"AP": None, "AP50": None, "AP75": None} and base.p_holm is None
+    assert focal.differences["AP"].value == pytest.approx(1 - base.figures["AP"].mean)
+    assert strong.statuses == {"finished": 1, "diverged": 1} and strong.figures["AP"].count == 1
+
+
+def test_csv(result):
+    rows = list(csv.DictReader(io.StringIO(csv_text(result))))
+    assert [row["trial"] for row in rows] == [trial.name for trial in result.trials]
+    assert list(rows[0]) == ["trial", "setting", "seed", "gamma", "alpha", "status", "AP", "AP50", "AP75"]
+    assert (rows[1]["seed"], rows[1]["gamma"], rows[1]["alpha"], rows[1]["status"]) == ("0", "2.0", "0.25", "finished")
+    assert float(rows[0]["AP"]) == result.trials[0].figures["AP"]
+    assert (rows[5]["status"], rows[5]["AP"]) == ("diverged", "")
+
+
+def test_json(result):
+    tree = json.loads(json.dumps(to_json(result), allow_nan=False))
+    assert tree["format"] == 1 and tree["baseline"] == BASE and tree["level"] == 0.95
+    assert [row["name"] for row in tree["settings"]] == [BASE, FOCAL, STRONG]
+    assert tree["settings"][0]["differences"]["AP"] is None and tree["settings"][1]["differences"]["AP"]["seeds"] == 2
+    assert tree["trials"][5]["AP"] is None and tree["trials"][5]["status"] == "diverged"
+    assert "the loss is nan" in tree["trials"][5]["error"]
+    assert len(tree["conclusions"]) == 2
+
+
+def test_all_files_are_written_and_rebuilt(result, done):
+    path = done.study.path
+    write_outputs(done.study, result)
+    names = {"study.csv", "study.json", "study.txt", "study.html", "differences.png", "heatmap.png", "curves.png"}
+    assert names <= {file.name for file in path.iterdir()}
+    for name in names:
+        if name.endswith("png"):
+            with Image.open(path / name) as picture:
+                assert picture.width > 600 and np.asarray(picture.convert("L")).std() > 5
+    before = {name: (path / name).read_bytes() for name in names}
+    for name in names:
+        (path / name).unlink()
+    again = Study.open(path)
+    write_outputs(again, collect(again, replicates=50))
+    assert {name: (path / name).read_bytes() for name in names} == before
+
+
+# ------------------------------------------------------------------------------------------------------------ words
+
+
+@pytest.fixture
+def three(base):
+    return make_plan(base, pairs=[(0.0, 0.75), (2.0, 0.25), (5.0, 0.25)], seeds=3)
+
+
+def test_conclusions_say_what_is_significant_and_what_is_not(three):
+    observed = [[0.30, 0.31, 0.32], [0.40, 0.41, 0.421], [0.28, 0.33, 0.30]]
+    better, unclear = made(three, observed).conclusions
+    assert better.startswith("γ 2, α 0.25: significantly better than γ 0, α 0.75 (+0.100 AP, 95 % interval +0.100 to")
+    assert "Holm-adjusted p" in better
+    assert unclear.startswith("γ 5, α 0.25: no significant difference from γ 0, α 0.75 (-0.007 AP")
+
+
+def test_worse_is_said_too(three):
+    observed = [[0.40, 0.41, 0.42], [0.30, 0.31, 0.321], [0.1, 0.1, 0.1]]
+    assert "significantly worse than" in made(three, observed).conclusions[0]
+
+
+def test_lost_trials_are_told(three):
+    statuses = {f"{STRONG}_{seed}": Outcome("diverged", 1, 9.0, "nan") for seed in range(3)}
+    found = made(three, [[0.3] * 3, [0.3] * 3, [np.nan] * 3], statuses=statuses)
+    assert found.conclusions[1] == "γ 5, α 0.25: nothing to compare with γ 0, α 0.75 (3 diverged of 3 trials)."
+    assert cells(found, found.settings[2])[:4] == ["γ 5, α 0.25", "0 of 3", "–", "–"]
+
+
+def test_one_seed_is_no_evidence(base):
+    plan = make_plan(base, pairs=[(0.0, 0.75), (2.0, 0.25)], seeds=1)
+    found = made(plan, [[0.3], [0.5]])
+    assert "one seed can't tell" in found.conclusions[0] and "significant" not in found.conclusions[0]
+    assert any(note.startswith("One seed: its intervals leave") for note in found.notes)
+
+
+def test_notes_tell_few_seeds_and_the_adjustment(three):
+    notes = " ".join(made(three, [[0.3] * 3] * 3).notes)
+    assert "3 seeds give a coarse interval" in notes and "Holm's adjustment for 2 comparisons" in notes
+    assert "300 validation images" in notes and "200 replicates" in notes
+
+
+def test_the_papers_figures_stand_beside_ours(base):
+    plan = make_plan(base, preset="table1b", seeds=3)
+    found = made(plan, [[0.3, 0.31, 0.32]] * 7)
+    assert header(found)[-2:] == ["paper AP", "paper Δ"]
+    rows = {row.setting.name: cells(found, row) for row in found.settings}
+    assert rows[FOCAL][-2:] == ["0.340", "+0.029"] and rows[BASE][-2:] == ["0.311", ""]
+    text = plain_text(found)
+    assert "0.340" in text and "+0.029" in text and "table 1b" in text
+    assert max(map(len, text.splitlines())) <= 118
+
+
+def test_without_a_preset_there_are_no_such_columns(three):
+    found = made(three, [[0.3] * 3] * 3)
+    assert "paper AP" not in header(found) and all(len(cells(found, r)) == len(header(found)) for r in found.settings)
+
+
+# --------------------------------------------------------------------------------------------------------- the page
+
+
+class Page(HTMLParser):
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_offline_and_escaped(three, tmp_path):
+    picture = tmp_path / "x.png"
+    Image.new("RGB", (4, 4)).save(picture)
+    statuses = {f"{STRONG}_0": Outcome("failed", 2, 9.0, "<script>alert(1)</script> & more")}
+    found = made(three, [[0.3, 0.31, 0.3], [0.4, 0.41, 0.4], [np.nan, 0.3, 0.31]], statuses=statuses)
+    text = render(found, {"Curves <b>": picture})
+    page = Page(text)
+    assert page.open == []
+    assert "<script" not in text and "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more" in text
+    images = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert [image["alt"] for image in images] == ["Curves <b>"]
+    assert all(image["src"].startswith("data:image/png;base64,") for image in images)
+    assert not re.search(r"https?://", text) and not any("href" in a or "onload" in a for _, a in page.tags)
+    assert "prefers-color-scheme: dark" in text and 'name="viewport"' in text
+    # Whatever is wider than a telephone scrolls inside its own box.
+    assert text.count('<div class="wide"><table>') == text.count("<table>") == 2
+    assert "γ 2, α 0.25" in text and "schedule:" in text
