@@ -20,15 +20,23 @@ _HOMES = {
     "load_split": "retina.data.load",
     "Detector": "retina.models.detector",
     "train": "retina.training.train",
-    "evaluate": "retina.training.loading",
-    "load": "retina.training.loading",
+    "evaluate": "retina.export.loading",
+    "load": "retina.export.loading",
     "score": "retina.scoring",
+    "compare": "retina.training.comparing",
 }
 
 __all__ = ["__version__", "losses", *_HOMES]
 
 
-_LIGHT = ("retina.errors", "retina.config", "retina.data.dataset", "retina.data.load", "retina.scoring")
+_LIGHT = (
+    "retina.errors",
+    "retina.config",
+    "retina.data.dataset",
+    "retina.data.load",
+    "retina.scoring",
+    "retina.training.comparing",
+)
 
 
 def __getattr__(name: str) -> Any:

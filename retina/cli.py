@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import sys
 import traceback
@@ -12,6 +14,9 @@ import typer
 
 from retina.ablation.command import ablate
 from retina.errors import Interrupted, RetinaError
+from retina.export.benchmark_command import benchmark
+from retina.export.command import export
+from retina.files import IMAGE_SUFFIXES, exists, is_file_name
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,7 +24,6 @@ if TYPE_CHECKING:
     from retina.inference import Detections
 
 FAILED, BAD_INPUT, RESUMABLE, INTERRUPTED = 1, 2, 75, 130
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 
 # Typer brings its own copy of click or takes the installed one, by its version: this is the right one's.
 _UsageError: Any = typer.BadParameter.__mro__[1]
@@ -41,7 +45,7 @@ Checkpoint = Annotated[str, typer.Option(help="best, latest or step_N.")]
 Split = Literal["train", "validation", "test"]
 ProtocolOption = Annotated[Literal["coco", "voc07", "voc10", "pascal-devkit"], typer.Option(help="Whose rules.")]
 Replicates = Annotated[
-    int | None, typer.Option(help="Resamples of the images for coco's intervals: 1000, or 0 for none.", min=0)
+    int | None, typer.Option(help="Resamples of the images for coco's intervals: 1000; 0 for none.", min=0)
 ]
 
 
@@ -49,6 +53,7 @@ def main() -> None:
     """Entry point: one clear line on standard error and exit code 2 for bad input; `--debug` shows the traceback."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
+    _never_fail_to_print()
     try:
         sys.exit(app(args=arguments, prog_name="retina", standalone_mode=False))
     except (Exception, KeyboardInterrupt) as error:
@@ -62,6 +67,13 @@ def main() -> None:
         sys.exit(code)
 
 
+def _never_fail_to_print() -> None:
+    """A terminal that can't show a character shows a question mark, instead of ending the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
+
+
 def _explain(error: BaseException) -> tuple[int, str]:
     """The exit code of an error, and what the user reads of it."""
     if isinstance(error, (RetinaError, Interrupted, FloatingPointError)):
@@ -70,6 +82,8 @@ def _explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, _UsageError):
         command = error.ctx.command_path if error.ctx else "retina"
         return BAD_INPUT, f"{error.format_message()} See `{command} --help`."
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:  # wherever a path of the user's is first used
+        return BAD_INPUT, f"{error.filename}: cannot look for this file or folder: {error.strerror}; check the path"
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
         return INTERRUPTED, "interrupted"
     return FAILED, f"unexpected {type(error).__name__}: {error} (a defect of retina: `--debug` shows where)"
@@ -98,7 +112,7 @@ def train(
 
 @app.command()
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    run: Annotated[Path, typer.Argument(help="A run directory, or an export.")],
     overrides: Overrides = None,
     split: Annotated[Split, typer.Option(help="Which of the config's data to evaluate on.")] = "validation",
     checkpoint: Checkpoint = "best",
@@ -111,26 +125,25 @@ def evaluate(
     from retina.startup import import_tensorflow_quietly
 
     import_tensorflow_quietly()
-    from retina.data.scoring import ground_truth, results
+    from retina.export.loading import detect_split
     from retina.report.score import print_score, write_score
     from retina.scoring import judge
-    from retina.training.loading import detect_split
 
-    table, dataset, config = detect_split(run, split, checkpoint=checkpoint, overrides=overrides or ())
+    detected = detect_split(run, split, checkpoint=checkpoint, overrides=overrides or ())
     result = judge(
-        ground_truth(dataset),
-        results(table, dataset),
+        detected.truth,
+        detected.found,
         protocol=protocol,
-        settings=config.evaluation,
+        settings=detected.config.evaluation,
         replicates=replicates,
     )
     if out is not None:
-        write_score(out, result, dataset.images)
+        write_score(out, result, detected.dataset.images)
     if as_json:
         print(json.dumps({"run": str(run), "split": split, "checkpoint": checkpoint, **result.to_json()}, indent=2))
         return
     console = _console()
-    for note in dataset.notes:
+    for note in detected.dataset.notes:
         console.print(note, markup=False)
     print_score(console, result)
     if out is not None:
@@ -144,6 +157,9 @@ def score(
     protocol: ProtocolOption = "coco",
     engine: Annotated[Literal["hotcoco", "pycocotools"] | None, typer.Option(help="Of coco; equal figures.")] = None,
     max_detections: Annotated[str | None, typer.Option(help="Of coco, per class and image: 1,10,100.")] = None,
+    area_ranges: Annotated[
+        str | None, typer.Option(help="Of coco, in square pixels: s=0:1024,m=1024:9216,l=9216:1e10.")
+    ] = None,
     replicates: Replicates = None,
     iou: Annotated[list[float] | None, typer.Option(help="Of the others, repeatable; 0.5 if left out.")] = None,
     difficult: Annotated[Literal["ignore", "use"], typer.Option(help="VOC's difficult boxes.")] = "ignore",
@@ -169,6 +185,7 @@ def score(
     """Score anybody's detections against anybody's ground truth, without a model."""
     from retina.report.score import print_score, write_score
     from retina.scoring import score as score_files
+    from retina.startup import import_tensorflow_quietly
 
     result = score_files(
         ground_truth,
@@ -176,6 +193,7 @@ def score(
         protocol=protocol,
         engine=engine,
         max_detections=None if max_detections is None else _whole_numbers("--max-detections", max_detections),
+        area_ranges=None if area_ranges is None else _ranges("--area-ranges", area_ranges),
         replicates=replicates,
         iou=iou or None,
         difficult=difficult,
@@ -188,6 +206,8 @@ def score(
         images=images,
     )
     if out is not None:
+        if result.pictures is not None:  # TensorFlow decodes them
+            import_tensorflow_quietly()
         write_score(out, result)
     if as_json:
         print(json.dumps(result.to_json(), indent=2))
@@ -205,7 +225,9 @@ def compare(
     ground_truth: Annotated[
         Path | None, typer.Option(help="What results files are scored against; runs bring their own.")
     ] = None,
-    split: Annotated[Split | None, typer.Option(help="Which data to compare on; runs: validation.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Which data to compare on; of runs validation if left out, of a VOC folder any.")
+    ] = None,
     checkpoint: Annotated[str | None, typer.Option(help="Of both runs: best (default), latest or step_N.")] = None,
     replicates: Annotated[int, typer.Option(help="Resamples of the images.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
@@ -231,14 +253,14 @@ def compare(
         return
     console = _console()
     console.print(f"A: {a}\nB: {b}", markup=False, soft_wrap=True)
-    console.print(comparison_table(compared))
-    console.print(class_comparison_table(compared))
+    console.print(comparison_table(compared, console.width))
+    console.print(class_comparison_table(compared, console.width))
     console.print(verdict(compared), markup=False, soft_wrap=True)
 
 
 @app.command()
 def predict(
-    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    run: Annotated[Path, typer.Argument(help="A run directory, or an export.")],
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
     out: Annotated[Path, typer.Option(help="Folder for the pictures and detections.json.")] = Path("predictions"),
     score: Annotated[float, typer.Option(min=0.0, max=1.0, help="Leave out detections below this score.")] = 0.4,
@@ -250,8 +272,8 @@ def predict(
     from retina.startup import import_tensorflow_quietly
 
     import_tensorflow_quietly()
+    from retina.export.loading import load
     from retina.report.predictions import write_predictions
-    from retina.training.loading import load
 
     predictor = load(run, checkpoint)
     lowest = predictor.config.inference.score_threshold
@@ -270,6 +292,8 @@ def predict(
 
 
 app.command()(ablate)
+app.command()(export)
+app.command()(benchmark)
 
 
 @app.command("config")
@@ -303,7 +327,7 @@ def _train() -> Any:
 
 def _config_arguments(config: str | None, overrides: list[str] | None) -> tuple[str | None, list[str]]:
     """`retina train run.seed=1` has no CONFIG: what looks like an override is one."""
-    if config is not None and "=" in config and not Path(config).exists():
+    if config is not None and "=" in config and not is_file_name(config):
         return None, [config, *(overrides or [])]
     return config, overrides or []
 
@@ -311,6 +335,8 @@ def _config_arguments(config: str | None, overrides: list[str] | None) -> tuple[
 def _image_files(paths: list[Path]) -> list[Path]:
     files = []
     for path in paths:
+        if not exists(path):
+            raise RetinaError(f"{path}: no such image")
         if path.is_dir():
             inside = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
             if not inside:
@@ -321,15 +347,24 @@ def _image_files(paths: list[Path]) -> list[Path]:
         elif path.is_file():
             files.append(path)
         else:
-            raise RetinaError(f"{path}: no such image")
+            raise RetinaError(f"{path}: no such image; expected a file or a folder, got a device, a pipe or a socket")
     return files
 
 
 def _whole_numbers(option: str, text: str) -> list[int]:
+    parts = text.split(",")
+    # Python's int would also take 1_0 and digits of other scripts, and stop at those too long to convert.
+    if not all(part.isascii() and part.isdecimal() and len(part) <= 100 for part in map(str.strip, parts)):
+        raise RetinaError(f"{option}: expected whole numbers such as 1,10,100, got '{text}'")
+    return [int(part) for part in parts]
+
+
+def _ranges(option: str, text: str) -> dict[str, tuple[float, float]]:
     try:
-        return [int(part) for part in text.split(",")]
+        named = dict(part.split("=", 1) for part in text.split(","))
+        return {name: (float(low), float(high)) for name, (low, high) in ((n, r.split(":")) for n, r in named.items())}
     except ValueError:
-        raise RetinaError(f"{option}: expected whole numbers such as 1,10,100, got '{text}'") from None
+        raise RetinaError(f"{option}: expected names and ranges such as s=0:1024,m=1024:9216, got '{text}'") from None
 
 
 def _as_tree(file: Path, detections: Detections) -> dict[str, Any]:

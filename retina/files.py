@@ -7,6 +7,34 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from retina.errors import RetinaError
+
+# What TensorFlow and Pillow both decode.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+
+
+def exists(path: Path) -> bool:
+    """Whether there is a file or folder of this name.
+
+    Raises:
+        RetinaError: the system won't look for it: its name is too long, or it lies in a folder that may not be entered.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a zero byte in the name
+        return False
+    except OSError as error:
+        raise RetinaError(f"{path}: cannot look for this file or folder: {error.strerror}; check the path") from None
+    return True
+
+
+def is_file_name(word: str) -> bool:
+    """Whether a word of the command line names something that is there; what is too long for a name does not."""
+    try:
+        return exists(Path(word))
+    except RetinaError:
+        return False
+
 
 @contextmanager
 def written(path: Path) -> Iterator[Path]:

@@ -148,7 +148,22 @@ def _pixels(image: Any) -> np.ndarray:
 def _tensorflow_forward(detector: Detector) -> Callable[[Batch], Batch]:
     import tensorflow as tf
 
-    return tf.function(lambda batch: detector.decode(detector(batch, training=False), batch))
+    # One graph for every canvas: nothing is traced anew for a picture of another size, and an export, whose graph can't
+    # know the canvas either, gives the same numbers bit for bit (graphs of known and unknown shape differ by rounding).
+    @tf.function(
+        input_signature=[
+            {
+                "images": tf.TensorSpec([None, None, None, 3], tf.uint8),
+                "size": tf.TensorSpec([None, 2], tf.int32),
+                "scale": tf.TensorSpec([None, 2], tf.float32),
+            }
+        ]
+    )
+    def forward(batch: Batch) -> Batch:
+        maps = detector.feature_maps(batch["images"], batch["size"], training=False)
+        return detector.decode(detector.predictions(maps), batch)
+
+    return forward
 
 
 def _jax_forward(detector: Detector) -> Callable[[Batch], Batch]:

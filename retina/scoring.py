@@ -13,12 +13,13 @@ from retina import config
 from retina.data import text_boxes
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import Pixels
+from retina.data.image_names import image_files
 from retina.data.results import ResultFormat, read_results, result_format
 from retina.data.scoring import GroundTruth, Results
-from retina.data.truth import TruthFormat, from_dataset, read_ground_truth, truth_format
+from retina.data.truth import FileTruth, TruthFormat, from_dataset, read_ground_truth, truth_format
 from retina.errors import RetinaError
 from retina.evaluation.assessment import Assessment, assess
-from retina.evaluation.coco import Engine, Metrics
+from retina.evaluation.coco import AreaRanges, Engine, Metrics
 from retina.evaluation.document import conventions, to_json
 from retina.evaluation.voc import Difficult, VocMetrics, evaluate_voc
 from retina.evaluation.voc_tables import SHORT, flat_classes, flat_metrics
@@ -26,6 +27,8 @@ from retina.evaluation.voc_tables import SHORT, flat_classes, flat_metrics
 Protocol = Literal["coco", "voc07", "voc10", "pascal-devkit"]
 
 REPLICATES = 1000
+# The ends of a 95 % interval are then the third of either side.
+LEAST_REPLICATES = 100
 
 _VOC: dict[str, tuple[Literal["voc07", "voc10"], ...]] = {
     "voc07": ("voc07",),
@@ -48,6 +51,7 @@ class Score:
         assessment: figures, intervals and reasons under "coco", else None.
         voc: the figures of each way to average under the others: one, or both for "pascal-devkit".
         truth, found: what was scored, in continuous coordinates.
+        pictures: [N] the image files where they are known, else None.
     """
 
     protocol: Protocol
@@ -56,6 +60,7 @@ class Score:
     voc: tuple[VocMetrics, ...]
     truth: GroundTruth
     found: Results
+    pictures: tuple[str, ...] | None = None
 
     @property
     def coco(self) -> Metrics | None:
@@ -84,6 +89,7 @@ def score(
     protocol: Protocol = "coco",
     engine: Engine | None = None,
     max_detections: Sequence[int] | None = None,
+    area_ranges: AreaRanges | None = None,
     replicates: int | None = None,
     iou: Sequence[float] | None = None,
     difficult: Difficult = "ignore",
@@ -99,8 +105,9 @@ def score(
 
     Args:
         protocol: "coco"; "voc07" (11 points), "voc10" (every point); or "pascal-devkit", both of the latter.
-        engine, max_detections: of "coco", see `retina.evaluation.coco.evaluate`.
-        replicates: of the bootstrap that gives "coco" its intervals: 1000 by default, 0 for none.
+        engine, max_detections, area_ranges: of "coco", see `retina.evaluation.coco.evaluate`. By default those of the
+            configuration or run that `ground_truth` is, else COCO's.
+        replicates: of the bootstrap that gives "coco" its intervals: 1000 by default, at least 100, or 0 for none.
         iou: the overlaps of the others, 0.5 by default.
         difficult: "ignore" makes VOC's difficult boxes neither hits nor misses, "use" counts them like any other.
         pixels: what the numbers of the detections mean (see `retina.data.detections.to_continuous`), and those of
@@ -109,12 +116,13 @@ def score(
             configuration are continuous.
         gt_pixels: overrules `pixels` for the ground truth; a VOC folder is "inclusive" unless told otherwise here.
         gt_format, dt_format, splits, names, images: see `retina.data.truth.read_ground_truth` and
-            `retina.data.results.read_results`.
+            `retina.data.results.read_results`; `images` also says where the pictures are, for `retina.report.score`.
 
     Raises:
         RetinaError: a file is missing or malformed, the two don't fit, or a setting has no effect.
     """
-    _check_settings(protocol, engine, max_detections, replicates, iou, difficult, pixels, gt_pixels)
+    given = {"engine": engine, "max_detections": max_detections, "area_ranges": area_ranges}
+    _check_settings(protocol, given, replicates, iou, difficult, pixels, gt_pixels)
     formats = _Formats(
         None
         if isinstance(ground_truth, GroundTruth | DetectionDataset)
@@ -124,39 +132,28 @@ def score(
     _check_effects(formats, pixels, gt_pixels, splits, names, images)
     truth_pixels, found_pixels = _pixels(formats, protocol, pixels, gt_pixels)
     names, images = (None if path is None else Path(path) for path in (names, images))
-    if isinstance(ground_truth, GroundTruth):
-        truth = ground_truth
-    elif isinstance(ground_truth, DetectionDataset):
-        truth = from_dataset(ground_truth)
-    else:
-        truth = read_ground_truth(
-            ground_truth,
-            format=gt_format,
-            pixels=None if formats.truth == "config" else truth_pixels,
-            splits=splits,
-            names=names if formats.text_truth else None,
-            images=images if formats.text_truth else None,
-        )
-    if isinstance(detections, Results):
-        found = detections
-    else:
+    truth = _truth(ground_truth, formats, gt_format, truth_pixels, splits, names, images)
+    found = detections
+    if not isinstance(found, Results):
         found = read_results(
-            detections,
+            found,
             truth,
             format=dt_format,
             pixels=found_pixels,
             names=names if formats.indices else None,
             images=images if formats.fractions else None,
         )
-    settings = config.Evaluation()
-    changes = {"engine": engine, "max_detections": max_detections and tuple(max_detections)}
-    settings = settings.model_copy(update={key: value for key, value in changes.items() if value is not None})
+    settings = _settings(ground_truth, formats, given)
     judged = judge(
         truth, found, protocol=protocol, settings=settings, replicates=replicates, iou=iou, difficult=difficult
     )
     spoken = {"ground_truth_pixels": _PIXELS[truth_pixels]} if formats.truth else {}
     spoken |= {"detection_pixels": _PIXELS[found_pixels]} if formats.found else {}
-    return replace(judged, conventions=judged.conventions | spoken)
+    if formats.found == "coco" and found_pixels == "inclusive" and pixels is None:
+        spoken["detection_pixels"] += (
+            "; taken so because the protocol is VOC's: for retina's or COCO's own files say --pixels continuous"
+        )
+    return replace(judged, conventions=judged.conventions | spoken, pictures=_pictures(truth, images))
 
 
 def judge(
@@ -175,7 +172,10 @@ def judge(
         settings: of "coco".
     """
     if difficult == "use":
+        if not truth.difficult.any():
+            raise RetinaError(f"--difficult use: it has no effect, {truth.name} has no difficult box; leave it out")
         truth = replace(truth, difficult=np.zeros_like(truth.difficult))
+    _check_replicates(replicates)
     if protocol == "coco":
         assessment = assess(truth, found, settings, replicates=REPLICATES if replicates is None else replicates)
         rules = conventions(assessment.metrics)
@@ -222,11 +222,62 @@ def _pixels(
     return truth, pixels or usual
 
 
-def _check_settings(protocol: str, engine: Any, max_detections: Any, replicates: Any, iou: Any, *others: Any) -> None:
+def _truth(
+    given: str | Path | GroundTruth | DetectionDataset,
+    formats: _Formats,
+    format: TruthFormat,
+    pixels: Pixels,
+    splits: Sequence[str],
+    names: Path | None,
+    images: Path | None,
+) -> GroundTruth:
+    if isinstance(given, GroundTruth):
+        return given
+    if isinstance(given, DetectionDataset):
+        return from_dataset(given)
+    return read_ground_truth(
+        given,
+        format=format,
+        pixels=None if formats.truth == "config" else pixels,
+        splits=splits,
+        names=names if formats.text_truth else None,
+        images=images if formats.text_truth else None,
+    )
+
+
+def _pictures(truth: GroundTruth, images: Path | None) -> tuple[str, ...] | None:
+    """The files of all images, by their names."""
+    if images is None or not isinstance(truth, FileTruth):
+        return None
+    files = image_files(images)
+    for name in truth.stems:
+        if name not in files:
+            raise RetinaError(f"{images}: no image called '{name}', which {truth.name} has; give the folder of all")
+    return tuple(str(files[name]) for name in truth.stems)
+
+
+def _settings(ground_truth: Any, formats: _Formats, given: dict[str, Any]) -> config.Evaluation:
+    """COCO's, or those of the configuration or run that is the ground truth; `given` ones replace them."""
+    settings = config.Evaluation()
+    if formats.truth == "config":
+        path = Path(ground_truth)
+        settings = config.load(path / "config.yaml" if path.is_dir() else path).evaluation
+    return settings.model_copy(update={key: value for key, value in given.items() if value is not None})
+
+
+def _check_replicates(replicates: int | None) -> None:
+    if replicates is not None and replicates != 0 and replicates < LEAST_REPLICATES:
+        raise RetinaError(
+            f"--replicates: expected 0 for no intervals, or at least {LEAST_REPLICATES}, got {replicates}; fewer don't "
+            "reach the ends of a 95 % interval"
+        )
+
+
+def _check_settings(protocol: str, of_coco: dict[str, Any], replicates: Any, iou: Any, *others: Any) -> None:
     difficult, pixels, gt_pixels = others
     for name, value, allowed in (
         ("protocol", protocol, get_args(Protocol)),
-        ("engine", engine, (None, *get_args(Engine))),
+        ("engine", of_coco["engine"], (None, *get_args(Engine))),
         ("difficult", difficult, get_args(Difficult)),
         ("pixels", pixels, (None, *get_args(Pixels))),
         ("gt_pixels", gt_pixels, (None, *get_args(Pixels))),
@@ -236,8 +287,7 @@ def _check_settings(protocol: str, engine: Any, max_detections: Any, replicates:
             raise RetinaError(f"{name}: expected one of {known}, got {value!r}; choose one of them")
     coco = protocol == "coco"
     for name, given, used, instead in (
-        ("engine", engine, coco, "--protocol coco"),
-        ("max-detections", max_detections, coco, "--protocol coco"),
+        *((name.replace("_", "-"), value, coco, "--protocol coco") for name, value in of_coco.items()),
         ("replicates", replicates, coco, "--protocol coco"),
         ("iou", iou, not coco, "--protocol voc07, voc10 or pascal-devkit"),
     ):
@@ -258,7 +308,7 @@ def _check_effects(
             "ground truth in a VOC folder or a configuration",
         ),
         ("--names", names is not None, formats.text_truth or formats.indices, "text files whose class is an index"),
-        ("--images", images is not None, formats.text_truth or formats.fractions, "text files"),
+        ("--images", images is not None, formats.truth not in ("config", None) or formats.fractions, "files"),
         ("--gt-pixels", gt_pixels is not None, formats.truth not in ("config", None), "ground truth from files"),
         ("--pixels", pixels is not None, files, "files"),
     ):

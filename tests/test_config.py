@@ -189,6 +189,10 @@ def test_missing_sections(write):
         ("run.batch_size='8'", "'run.batch_size': input should be a valid integer, got '8'"),
         ("run.seed=1e-3", "'run.seed': input should be a valid integer"),
         ("run.seed=-1", "'run.seed': input should be greater than or equal to 0, got -1"),
+        (
+            "evaluation.max_detections=[1, 10, 1000001]",
+            "'evaluation': max_detections must be 1000000 at most, got 1000001",
+        ),
         ("run.precision=float16", "'run.precision': input should be 'float32' or 'mixed_bfloat16', got 'float16'"),
         ("inference.nms_iou=1.5", "'inference.nms_iou': input should be less than or equal to 1, got 1.5"),
         ("inference.candidates=0", "'inference.candidates': input should be greater than 0, got 0"),

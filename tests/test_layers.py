@@ -13,7 +13,8 @@ MAX_LINES = 400
 
 # From the ground up: a room may import rooms of lower floors only, and itself.
 FLOORS = (
-    ("errors", "files", "startup"),
+    ("errors",),
+    ("files", "startup"),
     ("",),  # the package itself: its version, and names that are imported when asked for
     ("config",),
     ("ops",),

@@ -1,13 +1,17 @@
 """Published and computed figures come out of the files that other people wrote."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import retina
 from retina import config
+from retina.data.load import load_split
 from retina.data.scoring import ground_truth
+from retina.data.split_truth import split_truth
 from retina.data.truth import read_ground_truth
 from retina.data.voc import read_voc
 from retina.errors import RetinaError
@@ -178,8 +182,90 @@ def test_settings_without_effect_or_meaning(tmp_path):
         '{"images": [{"id": 1}], "categories": [{"id": 1, "name": "cat"}], "annotations": []}'
     )
     (tmp_path / "dt.json").write_text("[]")
-    for wrong in ({"names": tmp_path / "names"}, {"images": tmp_path}):
-        with pytest.raises(RetinaError, match="it has no effect here, it is for text files"):
-            score(tmp_path / "gt.json", tmp_path / "dt.json", **wrong)
+    with pytest.raises(RetinaError, match="it has no effect here, it is for text files"):
+        score(tmp_path / "gt.json", tmp_path / "dt.json", names=tmp_path / "names")
+    with pytest.raises(RetinaError, match="replicates: expected 0 for no intervals, or at least 100, got 7"):
+        score(tmp_path / "gt.json", tmp_path / "dt.json", replicates=7)
     undefined = score(tmp_path / "gt.json", tmp_path / "dt.json").to_json()
     assert set(undefined["metrics"].values()) == {-1.0} and undefined["boxes"] == 0
+
+
+def a_config(tmp_path, text: str) -> Path:
+    """A configuration of one COCO file, whose second box has no area and whose third reaches outside its image."""
+    boxes = [[10, 10, 20, 20], [5, 5, 0, 10], [90, 90, 30, 30]]
+    annotations = [
+        {"id": n, "image_id": 7, "category_id": 3, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+        for n, box in enumerate(boxes)
+    ]
+    tree = {
+        "images": [{"id": 7, "file_name": "x.png", "height": 100, "width": 100}],
+        "categories": [{"id": 3, "name": "cat"}],
+        "annotations": annotations,
+    }
+    (tmp_path / "gt.json").write_text(json.dumps(tree))
+    Image.new("RGB", (100, 100)).save(tmp_path / "x.png")
+    source = f"{{format: coco, annotations: {tmp_path}/gt.json, images: {tmp_path}}}"
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        f"data:\n  train: {source}\n  validation: {source}\n  invalid_boxes: drop\n"
+        f"schedule: {{kind: step, steps: 5}}\n{text}"
+    )
+    return file
+
+
+def test_a_configuration_is_scored_as_its_files(tmp_path):
+    """Training drops two of three boxes; pycocotools counts all of them, and so does every way to evaluate."""
+    file = a_config(tmp_path, "")
+    found = [
+        {"image_id": 7, "category_id": 3, "bbox": [10, 10, 20, 20], "score": 0.9},
+        {"image_id": 7, "category_id": 3, "bbox": [90, 90, 30, 30], "score": 0.8},
+    ]
+    (tmp_path / "dt.json").write_text(json.dumps(found))
+    by_config, by_file = (score(path, tmp_path / "dt.json", replicates=0).coco for path in (file, tmp_path / "gt.json"))
+    assert by_config.metrics == by_file.metrics
+    assert by_config.boxes == 3
+    # Two of three: precision 1 up to recall 2/3, which is 67 of 101 points.
+    assert by_config.metrics["AP"] == pytest.approx(67 / 101, abs=1e-12)
+
+
+def test_a_configuration_brings_its_limits_and_sizes(tmp_path):
+    file = a_config(
+        tmp_path, "evaluation: {max_detections: [1, 2, 3], area_ranges: {tiny: [0, 100], huge: [101, 1e9]}}\n"
+    )
+    (tmp_path / "dt.json").write_text("[]")
+    own = score(file, tmp_path / "dt.json", replicates=0).coco
+    assert {"AR1", "AR2", "AR3", "APtiny", "ARhuge"} <= set(own.metrics) and "APs" not in own.metrics
+    other = score(file, tmp_path / "dt.json", replicates=0, area_ranges={"wide": (0, 50)}, max_detections=(2, 4, 6))
+    assert {"AR2", "AR6", "APwide"} <= set(other.coco.metrics) and "APtiny" not in other.coco.metrics
+    assert other.conventions["sizes"] == "wide: up to 50 square px"
+
+
+def test_pictures_come_from_the_folder_of_images(tmp_path):
+    a_config(tmp_path, "")
+    (tmp_path / "dt.json").write_text('[{"image_id": 7, "category_id": 3, "bbox": [40, 40, 20, 20], "score": 0.9}]')
+    result = score(tmp_path / "gt.json", tmp_path / "dt.json", images=tmp_path)
+    assert result.pictures == (str(tmp_path / "x.png"),)
+    write_score(tmp_path / "out", result)
+    assert {"mistakes.png", "worst_images.png"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    (tmp_path / "x.png").rename(tmp_path / "y.png")
+    with pytest.raises(RetinaError, match="no image called 'x', which .*gt.json has"):
+        score(tmp_path / "gt.json", tmp_path / "dt.json", images=tmp_path)
+
+
+def test_ids_of_a_voc_class_do_not_depend_on_the_order_of_the_labels(shared_data):
+    """What a run writes under data.classes of any order is what a reader of the folder takes it for."""
+    folder = shared_data / "bccd"
+    dataset = read_voc(folder, ("val",), classes=("WBC", "RBC", "Platelets"), invalid_boxes="drop")
+    truth = read_ground_truth(folder, splits=("val",))
+    of_run = dict(zip(dataset.class_names, dataset.category_ids, strict=True))
+    assert of_run == dict(zip(truth.class_names, truth.category_ids, strict=True)) == {
+        "Platelets": 1, "RBC": 2, "WBC": 3
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("policy", "boxes", "counted"), [("ignore", 273, 235), ("use", 273, 273), ("drop", 235, 235)])
+def test_difficult_boxes_of_a_configured_split(shared_data, policy, boxes, counted):
+    source = config.VocSource(folder=shared_data / "voc100", splits=("all",))
+    data = config.Data(train=source, validation=source, difficult=policy)
+    truth = split_truth(data, "validation", load_split(data, "validation"))
+    assert (len(truth.boxes), int(truth.counted.sum())) == (boxes, counted)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from retina.errors import RetinaError
+from retina.files import is_file_name
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,7 +41,9 @@ def ablate(
     report: Annotated[Path | None, typer.Option(help="Only rebuild the outputs of the study in this folder.")] = None,
     executor: Annotated[Literal["local", "ray"] | None, typer.Option(help="Where trials run (local).")] = None,
     retries: Annotated[int | None, typer.Option(help="Further attempts at a trial that fails (1).")] = None,
-    replicates: Annotated[int | None, typer.Option(help="Resamples of seeds and images (1000).")] = None,
+    replicates: Annotated[
+        int | None, typer.Option(help="Resamples of seeds and images (1000, or more for many settings).")
+    ] = None,
     images: Annotated[int | None, typer.Option(help="loss-distribution: validation images to look at (all).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
@@ -56,16 +59,16 @@ def ablate(
     }  # fmt: skip
     if report is not None:
         _refuse("--report", {**varied, "out": out, "images": images}, words)
-        _rebuild(report, 1000 if replicates is None else replicates, as_json)
+        _rebuild(report, replicates, as_json)
     elif words[:1] == [_DISTRIBUTION]:
         del varied["gamma"]
         _refuse(_DISTRIBUTION, {**varied, "replicates": replicates}, words[2:])
         if len(words) != 2:
             raise RetinaError(f"ablate {_DISTRIBUTION}: expected a run directory, got none")
-        _draw_distribution(Path(words[1]), gamma or "0,0.5,1,2", out, images, as_json)
+        _draw_distribution(Path(words[1]), "0,0.5,1,2" if gamma is None else gamma, out, images, as_json)
     else:
         _refuse("a study", {"images": images}, [])
-        _run(words, varied, out or _OUT, 1000 if replicates is None else replicates, as_json)
+        _run(words, varied, out or _OUT, replicates, as_json)
 
 
 def _refuse(form: str, options: dict[str, Any], words: list[str]) -> None:
@@ -76,7 +79,7 @@ def _refuse(form: str, options: dict[str, Any], words: list[str]) -> None:
         raise RetinaError(f"ablate: '{words[0]}' has no effect on {form}; leave it out")
 
 
-def _run(words: list[str], varied: dict[str, Any], out: Path, replicates: int, as_json: bool) -> None:
+def _run(words: list[str], varied: dict[str, Any], out: Path, replicates: int | None, as_json: bool) -> None:
     from retina import config as configuration
     from retina.ablation.directory import Study
     from retina.ablation.execute import run_locally, run_on_ray
@@ -86,13 +89,13 @@ def _run(words: list[str], varied: dict[str, Any], out: Path, replicates: int, a
     retries = 1 if varied["retries"] is None else varied["retries"]
     if retries < 0:
         raise RetinaError(f"--retries: expected at least 0, got {retries}")
-    file = words[0] if words and ("=" not in words[0] or Path(words[0]).exists()) else None
+    file = words[0] if words and ("=" not in words[0] or is_file_name(words[0])) else None
     config = configuration.load(file, words[0 if file is None else 1 :])
     plan = make_plan(
         config,
-        gammas=numbers("--gamma", varied["gamma"]) if varied["gamma"] else (),
-        alphas=numbers_or_none("--alpha", varied["alpha"]) if varied["alpha"] else (),
-        pairs=number_pairs("--pairs", varied["pairs"]) if varied["pairs"] else (),
+        gammas=numbers("--gamma", varied["gamma"]) if varied["gamma"] is not None else (),
+        alphas=numbers_or_none("--alpha", varied["alpha"]) if varied["alpha"] is not None else (),
+        pairs=number_pairs("--pairs", varied["pairs"]) if varied["pairs"] is not None else (),
         grid=varied["grid"],
         preset=varied["preset"],
         baseline=varied["baseline"],
@@ -110,7 +113,7 @@ def _run(words: list[str], varied: dict[str, Any], out: Path, replicates: int, a
     _rebuild(out, replicates, as_json)
 
 
-def _rebuild(path: Path, replicates: int, as_json: bool) -> None:
+def _rebuild(path: Path, replicates: int | None, as_json: bool) -> None:
     from retina.ablation.directory import Study
     from retina.ablation.outputs import write_outputs
     from retina.ablation.results import collect, to_json
@@ -124,15 +127,25 @@ def _rebuild(path: Path, replicates: int, as_json: bool) -> None:
         print(json.dumps(to_json(result), indent=2, ensure_ascii=False))
     else:
         console = _console()
-        console.print(table(result))
+        console.print(table(result, console.width))
         for line in (*result.conclusions, "", *result.notes):
             console.print(line, markup=False, soft_wrap=True)
-        console.print(f"\nTable, plots and page are in {path}: study.html, study.csv, study.json.", markup=False)
+        console.print(
+            f"\nTable, plots and page are in {path}: study.html, study.csv, study.json.", markup=False, soft_wrap=True
+        )
     if result.failed:
         trial = result.failed[0]
         print(
             f"retina: {len(result.failed)} of {len(result.trials)} trials failed, the first is {trial.name}: "
             f"{trial.outcome.error}; see {path / 'trials' / trial.name}.log and repeat the command",
+            file=sys.stderr,
+        )
+        raise typer.Exit(1)
+    if result.empty:
+        trial = result.trials[0]
+        print(
+            f"retina: all {len(result.trials)} trials diverged, the first is {trial.name}: {trial.outcome.error}; "
+            "lower the learning rate or the loss's weights, and choose another --out",
             file=sys.stderr,
         )
         raise typer.Exit(1)
@@ -164,8 +177,8 @@ def _draw_distribution(run: Path, gamma: str, out: Path | None, images: int | No
     console.print(f"The figure is {folder / 'loss_distribution.png'}.", markup=False, soft_wrap=True)
 
 
-def _check_replicates(replicates: int) -> None:
-    if replicates < 1:
+def _check_replicates(replicates: int | None) -> None:
+    if replicates is not None and replicates < 1:
         raise RetinaError(f"--replicates: expected at least 1, got {replicates}; 1000 are usual")
 
 

@@ -3,6 +3,7 @@
 study.yaml            the plan, written first
 trials/NAME.yaml      the configuration of a trial; NAME is SETTING_SEED
 trials/NAME/          its run directory, as `retina train` makes it
+trials/NAME.failed_1/ one that could not be resumed
 trials/NAME.log       what its process printed
 trials/NAME.json      how it ended, unless it is still to come
 study.csv, study.json, study.txt, study.html, *.png      see `retina.ablation.outputs`
@@ -16,13 +17,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import yaml
+from typing import Literal
 
 from retina import config as configuration
 from retina.ablation.plan import Plan, Trial, changes
-from retina.config.reading import read_yaml
+from retina.config.reading import read_yaml, write_yaml
 from retina.errors import RetinaError
 from retina.files import write_text
 
@@ -64,20 +63,21 @@ class Study:
         """
         file = path / "study.yaml"
         if file.is_file():
-            before = _read_tree(file)
-            changed = changes(before, plan.to_tree())
+            # Read as a plan and not as it stands: keys that this version added have their defaults on both sides.
+            changed = changes(cls.open(path).plan.to_tree(), plan.to_tree())
             if changed:
                 more = f" and {len(changed) - 6} more" if len(changed) > 6 else ""
                 raise RetinaError(
                     f"{path}: a study with another plan is here; changed: {', '.join(changed[:6])}{more}. Repeat the "
                     "command that began it, or choose another --out"
                 )
-            return cls(path, plan)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise RetinaError(f"{path}: expected a new folder or a study, found something else; choose another --out")
         try:
-            (path / "trials").mkdir(parents=True, exist_ok=True)
-            write_text(file, yaml.safe_dump(plan.to_tree(), sort_keys=False, allow_unicode=True))
+            path.mkdir(parents=True, exist_ok=True)
+            if not file.is_file():
+                write_text(file, write_yaml(plan.to_tree()))
+            (path / "trials").mkdir(exist_ok=True)
         except OSError as error:
             raise RetinaError(f"{path}: cannot write the study: {error.strerror}; choose another --out") from None
         return cls(path, plan)
@@ -94,7 +94,7 @@ class Study:
             raise RetinaError(
                 f"{path}: not a study (it has no study.yaml); make one with `retina ablate … --out {path}`"
             )
-        return cls(path, Plan.from_tree(_read_tree(file), str(file)))
+        return cls(path, Plan.from_tree(read_yaml(file, str(file)), str(file)))
 
     def run_dir(self, trial: Trial) -> Path:
         return self.path / "trials" / trial.name
@@ -151,13 +151,6 @@ class Study:
                         ) from None
                     time.sleep(0.1)
             yield file.fileno()
-
-
-def _read_tree(file: Path) -> dict[str, Any]:
-    tree = read_yaml(file, str(file))
-    Plan.from_tree(tree, str(file))
-    assert isinstance(tree, dict), "from_tree refuses anything else"
-    return tree
 
 
 def _read_record(file: Path) -> Outcome | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from retina.training.interruption import InterruptionGuard
 
 Say = Callable[[str], None]
 
+BAD_INPUT = 2
 INTERRUPTED = 75  # the exit code of `retina train` after a signal
 
 # `retina`, ended at once when the process that started it is gone: its standard input, a pipe, then closes. Nobody
@@ -161,19 +163,21 @@ def run_trial(work: Work, *, stop: Callable[[], bool], lock: int = -1) -> Outcom
     """Trains one trial to its end, from its checkpoint if it has one; None if it was interrupted.
 
     A retry goes on from the checkpoint, too, unless the attempt that failed had begun with one: then it starts anew.
+    It does not after bad input, which is no fault of the checkpoint.
     """
     start = time.monotonic()
-    attempts, error, resumed = 0, "", False
+    attempts, error, resumed, code = 0, "", False, 0
     while attempts <= work.retries:
-        resumed = _prepare(work.run_dir, anew=resumed)
+        resumed = _prepare(work.run_dir, anew=resumed and code != BAD_INPUT)
         attempts += 1
+        before = work.log.stat().st_size if work.log.exists() else 0
         code = _run_process(work.command(resumed), work.log, stop, lock)
         seconds = round(time.monotonic() - start, 1)
         if code == 0 and all(file.is_file() for file in work.results):
             return Outcome("finished", attempts, seconds)
         if code == INTERRUPTED or stop():
             return None
-        error = _last_line(work.log) or f"exit code {code}"
+        error = _last_line(work.log, before) or f"exit code {code}"
         if code == 0:
             error = "the process ended without its last evaluation"
         elif code < 0:
@@ -231,10 +235,13 @@ def duration(seconds: float) -> str:
 
 
 def _prepare(run_dir: Path, anew: bool) -> bool:
-    """True if the run can be resumed; else its folder is gone."""
+    """True if the run can be resumed; else its folder is gone, moved aside if there are checkpoints in it."""
     if not anew and (run_dir / "checkpoints" / "latest").is_file() and (run_dir / "config.yaml").is_file():
         return True
-    if run_dir.exists():
+    if (run_dir / "checkpoints").is_dir():
+        aside = (run_dir.with_name(f"{run_dir.name}.failed_{number}") for number in itertools.count(1))
+        run_dir.rename(next(path for path in aside if not path.exists()))
+    elif run_dir.exists():
         shutil.rmtree(run_dir)
     return False
 
@@ -273,10 +280,11 @@ def _run_process(command: Sequence[str], log: Path, stop: Callable[[], bool], lo
         process.stdin.close()
 
 
-def _last_line(log: Path) -> str:
+def _last_line(log: Path, start: int) -> str:
+    """Of what was written after the first `start` bytes."""
     with open(log, "rb") as file:
         file.seek(0, 2)
-        file.seek(max(0, file.tell() - 4000))
+        file.seek(max(start, file.tell() - 4000))
         lines = [line.strip() for line in file.read().decode("utf-8", errors="replace").splitlines()]
     return next((line[:300] for line in reversed(lines) if line), "")
 

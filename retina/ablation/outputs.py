@@ -55,7 +55,7 @@ def plain_text(result: StudyResult) -> str:
 
     out = io.StringIO()
     console = Console(file=out, width=_WIDTH, highlight=False, color_system=None)
-    console.print(table(result))
+    console.print(table(result, _WIDTH))
     for line in (*result.conclusions, "", *result.notes):
         console.print(line, markup=False)
     return out.getvalue()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from retina import config as configuration
 from retina.ablation.execute import duration
 from retina.ablation.presets import NAMES
-from retina.ablation.tables import cells, header
+from retina.ablation.tables import cells, header, title
 
 if TYPE_CHECKING:
     from retina.ablation.results import StudyResult
@@ -29,14 +29,14 @@ def render(result: StudyResult, plots: dict[str, Path]) -> str:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     ).from_string(_TEMPLATE.read_text(encoding="utf-8"))
     return template.render(
-        title=f"γ/α study: {len(result.settings)} settings, {result.plan.seeds} seeds",
+        title=title(result),
         header=header(result),
         rows=[(cells(result, row), row.significant) for row in result.settings],
         conclusions=result.conclusions,
         notes=result.notes,
         plots=[
-            (title, "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode("ascii"))
-            for title, file in plots.items()
+            (name, "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode("ascii"))
+            for name, file in plots.items()
         ],
         names=NAMES,
         trials=[

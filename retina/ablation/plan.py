@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ from retina.config.reading import read_yaml
 from retina.errors import RetinaError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
+_NAME_LENGTH = 100  # with a seed and a suffix it must stay below the 255 that file systems take
 # A setting may change anything but what its figures are measured on.
 _SHARED = ("evaluation", "data.validation", "data.root", "data.classes", "data.difficult", "data.invalid_boxes")
 
@@ -61,11 +63,17 @@ class Plan:
     def setting(self, name: str) -> Setting:
         return next(setting for setting in self.settings if setting.name == name)
 
+    def setting_config(self, setting: Setting) -> Config:
+        """The configuration with the setting's overrides.
+
+        Raises:
+            RetinaError: they are not valid; names the setting.
+        """
+        return _resolved(self.config, setting)
+
     def trial_config(self, trial: Trial) -> Config:
         """The configuration of one trial: the setting's overrides and its seed."""
-        return configuration.override(
-            self.config, [*_texts(self.setting(trial.setting).overrides), f"run.seed={trial.seed}"]
-        )
+        return configuration.override(self.setting_config(self.setting(trial.setting)), [f"run.seed={trial.seed}"])
 
     def to_tree(self) -> dict[str, Any]:
         """Plain values for YAML; `from_tree` reads them."""
@@ -132,8 +140,9 @@ def make_plan(
     settings += read_grid(grid) if grid else []
     if not settings:
         raise RetinaError("nothing to vary: give --gamma, --alpha, --pairs, --grid or --preset")
+    _check_names([setting.name for setting in settings])
     if baseline is None:
-        baseline = PRESETS[preset].baseline if preset else _natural_baseline(settings)
+        baseline = PRESETS[preset].baseline if preset else _natural_baseline(config, settings)
     plan = Plan(config, tuple(settings), seeds, baseline, preset)
     _check(plan)
     return plan
@@ -149,19 +158,28 @@ def read_grid(path: Path) -> list[Setting]:
         RetinaError: the file can't be read, or an entry has another form.
     """
     tree = read_yaml(path, str(path))
-    entries = [{"product": tree}] if isinstance(tree, dict) else tree
+    entries = [{"product": tree}] if isinstance(tree, dict) and tree else tree
     if not isinstance(entries, list) or not entries:
         raise RetinaError(f"{path}: expected a mapping of keys to lists of values, or a list of settings")
     settings = []
     for number, entry in enumerate(entries):
         where = f"{path}: entry {number}"
         keys = set(entry) if isinstance(entry, dict) else None
+        try:
+            json.dumps(entry)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise RetinaError(
+                f"{where}: expected numbers, text, true, false, null, lists and mappings; {error}; "
+                "put dates into quotes"
+            ) from None
         if keys == {"name", "overrides"} and isinstance(entry["overrides"], dict):
             settings.append(Setting(str(entry["name"]), str(entry["name"]), entry["overrides"], {}))
-        elif keys == {"product"} and isinstance(entry["product"], dict):
+        elif keys == {"product"} and isinstance(entry["product"], dict) and entry["product"]:
             settings += _product(entry["product"], where)
         else:
-            raise RetinaError(f"{where}: expected {{name, overrides}} with a mapping, or {{product}} with a mapping")
+            raise RetinaError(
+                f"{where}: expected {{name, overrides}} with a mapping, or {{product}} with keys and lists"
+            )
     return settings
 
 
@@ -178,6 +196,32 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
         if before[key] != after[key]:
             out.append(f"{key} ({before[key]} → {after[key]})")
     return out + _changed_keys(before["config"], after["config"])
+
+
+def plain_loss(config: Config) -> tuple[float, float | None] | None:
+    """(γ, α) where the classification loss is focal loss or, with γ 0, cross-entropy; else None."""
+    loss = config.loss.classification
+    if loss.kind == "cross_entropy":
+        return 0.0, loss.alpha
+    return (loss.gamma, loss.alpha) if loss.kind == "focal" else None
+
+
+def varied(plan: Plan) -> list[str]:
+    """Dotted keys in which the settings' configurations differ from the first one's, in the order of their names.
+
+    Where they differ in the kind of a section, this section stands for all of its keys. Cross-entropy counts as focal
+    loss with γ 0.
+    """
+    trees = []
+    for setting in plan.settings:
+        config = plan.setting_config(setting)
+        tree = config.model_dump(mode="json")
+        if (pair := plain_loss(config)) is not None:
+            tree["loss"]["classification"] = {"gamma": pair[0], "alpha": pair[1], "kind": "focal"}
+        trees.append(tree)
+    keys = {key for tree in trees for key in _differing(trees[0], tree)}
+    whole = {key.rpartition(".")[0] for key in keys if key.rpartition(".")[2] in ("kind", "format")}
+    return sorted({next((section for section in whole if key.startswith(f"{section}.")), key) for key in keys})
 
 
 def numbers(option: str, text: str) -> list[float]:
@@ -207,9 +251,12 @@ def number_pairs(option: str, text: str) -> list[tuple[float, float | None]]:
 
 def _number(option: str, word: str) -> float:
     try:
-        return float(word)
+        value = float(word) + 0.0  # -0 is 0
     except ValueError:
-        raise RetinaError(f"{option}: expected numbers such as 0,0.5,2, got '{word}'") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise RetinaError(f"{option}: expected numbers such as 0,0.5,2, got '{word}'")
+    return value
 
 
 def _product(keys: dict[str, Any], where: str) -> list[Setting]:
@@ -234,12 +281,34 @@ def _texts(overrides: dict[str, Any]) -> list[str]:
     return [f"{key}={json.dumps(overrides[key], ensure_ascii=False)}" for key in order]
 
 
-def _natural_baseline(settings: Sequence[Setting]) -> str:
+def _natural_baseline(config: Config, settings: Sequence[Setting]) -> str:
     for setting in settings:
-        loss = setting.overrides.get("loss.classification", {})
-        if isinstance(loss, dict) and loss.get("gamma") == 0:
+        pair = plain_loss(_resolved(config, setting))
+        if pair is not None and pair[0] == 0:
             return setting.name
     return settings[0].name
+
+
+def _resolved(config: Config, setting: Setting) -> Config:
+    try:
+        return configuration.override(config, _texts(setting.overrides))
+    except RetinaError as error:
+        raise RetinaError(f"setting '{setting.name}': {error}") from None
+
+
+def _check_names(names: list[str]) -> None:
+    for name in names:
+        if not _NAME.fullmatch(name):
+            raise RetinaError(
+                f"setting '{name}': expected a name of letters, digits and ._=+- for its folder; rename it"
+            )
+        if len(name) > _NAME_LENGTH:
+            raise RetinaError(
+                f"setting '{name[:40]}…': expected a name of at most {_NAME_LENGTH} characters for its folder, got "
+                f"{len(name)}; name it yourself in the grid: {{name: …, overrides: …}}"
+            )
+        if names.count(name) > 1:
+            raise RetinaError(f"setting '{name}' is given {names.count(name)} times; give it once")
 
 
 def _check(plan: Plan) -> None:
@@ -249,21 +318,11 @@ def _check(plan: Plan) -> None:
     if last >= 2**32:
         raise RetinaError(f"run.seed: expected seeds below 2**32, got up to {last}; lower run.seed")
     names = [setting.name for setting in plan.settings]
-    for name in names:
-        if not _NAME.fullmatch(name):
-            raise RetinaError(
-                f"setting '{name}': expected a name of letters, digits and ._=+- for its folder; rename it"
-            )
-        if names.count(name) > 1:
-            raise RetinaError(f"setting '{name}' is given {names.count(name)} times; give it once")
     if plan.baseline not in names:
         raise RetinaError(f"baseline '{plan.baseline}': expected one of the settings {', '.join(names)}")
     base, seen = plan.config.model_dump(mode="json"), dict[str, str]()
     for setting in plan.settings:
-        try:
-            resolved = configuration.override(plan.config, _texts(setting.overrides))
-        except RetinaError as error:
-            raise RetinaError(f"setting '{setting.name}': {error}") from None
+        resolved = plan.setting_config(setting)
         tree = resolved.model_dump(mode="json")
         if resolved.run.seed != plan.config.run.seed:
             raise RetinaError(f"setting '{setting.name}': run.seed is the study's to choose; remove it, give --seeds")
@@ -284,12 +343,15 @@ def _at(tree: dict[str, Any], key: str) -> Any:
     return node
 
 
-def _changed_keys(before: Any, after: Any, prefix: str = "") -> list[str]:
+def _changed_keys(before: Any, after: Any) -> list[str]:
+    return [f"{key} ({old} → {new})" for key, (old, new) in _differing(before, after).items()]
+
+
+def _differing(before: Any, after: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """The dotted keys in which two trees differ, and what stands there; None for a key that one of them lacks."""
     if isinstance(before, dict) and isinstance(after, dict):
-        keys = sorted(set(before) | set(after))
-        return [
-            name
-            for key in keys
-            for name in _changed_keys(before.get(key), after.get(key), f"{prefix}.{key}".lstrip("."))
-        ]
-    return [] if before == after else [f"{prefix} ({before} → {after})"]
+        found: dict[str, tuple[Any, Any]] = {}
+        for key in sorted(set(before) | set(after)):
+            found |= _differing(before.get(key), after.get(key), f"{prefix}.{key}".lstrip("."))
+        return found
+    return {} if before == after else {prefix: (before, after)}

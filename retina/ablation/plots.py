@@ -78,14 +78,11 @@ def _compared(result: StudyResult) -> list[SettingResult]:
 
 
 def _pairs(result: StudyResult) -> list[SettingResult]:
-    """Settings that differ in γ and α alone."""
+    """Settings that differ in γ and α alone, and have a figure."""
     return [
         row
         for row in result.settings
-        if set(row.setting.overrides) == {"loss.classification"}
-        and row.gamma is not None
-        and row.alpha is not None
-        and row.figures["AP"].mean is not None
+        if row.in_plane and row.gamma is not None and row.alpha is not None and row.figures["AP"].mean is not None
     ]
 
 
@@ -113,7 +110,9 @@ def _heatmap(figure: Figure, result: StudyResult) -> None:
     for row in rows:
         assert row.gamma is not None, "_pairs leaves such rows out"
         assert row.alpha is not None, "likewise"
-        table[alphas.index(row.alpha), gammas.index(row.gamma)] = row.figures["AP"].mean
+        place = alphas.index(row.alpha), gammas.index(row.gamma)
+        if np.isnan(table[place]):  # cross-entropy and focal loss with γ 0 share one: the first is shown
+            table[place] = row.figures["AP"].mean
     axes = figure.add_subplot()
     image = axes.imshow(table, cmap="viridis", aspect="auto", origin="lower")
     low, high = np.nanmin(table), np.nanmax(table)

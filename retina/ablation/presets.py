@@ -37,13 +37,18 @@ class Preset:
 
 def focal(gamma: float, alpha: float | None, paper: dict[str, float] | None = None) -> Setting:
     """Focal loss with these two; gamma 0 is α-balanced cross-entropy, alpha None no balancing."""
-    shown = "none" if alpha is None else f"{alpha:g}"
+    first, second = _short(gamma), "none" if alpha is None else _short(alpha)
     return Setting(
-        f"gamma{gamma:g}_alpha{shown}",
-        f"γ {gamma:g}, α {shown}",
+        f"gamma{first}_alpha{second}",
+        f"γ {first}, α {second}",
         {"loss.classification": {"kind": "focal", "alpha": alpha, "gamma": gamma}},
         paper or {},
     )
+
+
+def _short(value: float) -> str:
+    """As few digits as name this number and no other."""
+    return f"{value:g}" if float(f"{value:g}") == value else repr(float(value))
 
 
 def _ohem(hardest: int, ratio: int | None, paper: dict[str, float]) -> Setting:

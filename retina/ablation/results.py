@@ -11,10 +11,11 @@ import numpy as np
 
 from retina.ablation import statistics
 from retina.ablation.directory import Outcome, Status, Study
-from retina.ablation.plan import Plan
+from retina.ablation.plan import Plan, plain_loss
 from retina.ablation.presets import NAMES, PRESETS, Setting
 from retina.ablation.scores import Scores, score
 from retina.ablation.statistics import Difference, Spread
+from retina.config import Config
 
 # Below this many seeds a note says how coarse the intervals are.
 _MANY_SEEDS = 8
@@ -36,7 +37,9 @@ class SettingResult:
     """One setting over its seeds.
 
     Attributes:
-        gamma, alpha: of its classification loss; None where that has none.
+        gamma, alpha: of its classification loss, γ of cross-entropy 0; None where that has none.
+        in_plane: its loss is focal or cross-entropy, and γ and α are all that sets it apart from the study's
+            configuration: it has a place in the heatmap.
         statuses: how many of its trials are finished, diverged, failed, pending.
         figures: `AP`, `AP50`, `AP75`.
         differences: of the same from the baseline; None for the baseline itself and where no seed is shared.
@@ -46,6 +49,7 @@ class SettingResult:
     setting: Setting
     gamma: float | None
     alpha: float | None
+    in_plane: bool
     statuses: dict[Status, int]
     figures: dict[str, Spread]
     differences: dict[str, Difference | None]
@@ -74,11 +78,19 @@ class StudyResult:
     def failed(self) -> tuple[TrialResult, ...]:
         return tuple(trial for trial in self.trials if trial.outcome.status == "failed")
 
+    @property
+    def empty(self) -> bool:
+        """No trial has a figure."""
+        return not any(trial.figures for trial in self.trials)
+
 
 def collect(
-    study: Study, *, replicates: int = 1000, seed: int = 0, say: Callable[[str], None] | None = None
+    study: Study, *, replicates: int | None = None, seed: int = 0, say: Callable[[str], None] | None = None
 ) -> StudyResult:
     """Scores the finished trials and compares the settings.
+
+    Args:
+        replicates, seed: see `retina.ablation.scores.score`.
 
     Raises:
         RetinaError: see `retina.ablation.scores.score`.
@@ -113,13 +125,17 @@ def summarise(plan: Plan, outcomes: dict[str, Outcome], scores: Scores, seed: in
     adjusted = statistics.holm([d["AP"].p if d["AP"] is not None else None for d in differences])
     settings = []
     for row, setting in enumerate(plan.settings):
-        loss = plan.trial_config(next(trial for trial in plan.trials if trial.setting == setting.name)).loss
+        config = plan.setting_config(setting)
+        gamma, alpha = plain_loss(config) or (
+            getattr(config.loss.classification, name, None) for name in ("gamma", "alpha")
+        )
         statuses = Counter(trial.outcome.status for trial in trials if trial.setting == setting.name)
         settings.append(
             SettingResult(
                 setting,
-                getattr(loss.classification, "gamma", None),
-                getattr(loss.classification, "alpha", None),
+                gamma,
+                alpha,
+                plain_loss(config) is not None and _without_loss(config) == _without_loss(plan.config),
                 dict(statuses),
                 {name: statistics.spread(scores.observed[name][row]) for name in NAMES},
                 differences[row],
@@ -135,7 +151,7 @@ def summarise(plan: Plan, outcomes: dict[str, Outcome], scores: Scores, seed: in
         replicates,
         seed,
         tuple(_conclusion(plan, result) for result in settings if result.setting.name != plan.baseline),
-        tuple(_notes(plan, settings, scores.images, replicates)),
+        tuple(_notes(plan, settings, scores, replicates)),
     )
 
 
@@ -193,7 +209,7 @@ def to_json(result: StudyResult) -> dict[str, Any]:
 
 def _difference(scores: Scores, name: str, row: int, base: int, seed: int) -> Difference | None:
     observed, replicates = scores.observed[name], scores.replicates[name]
-    error = statistics.seed_error(observed)
+    error = statistics.seed_error(observed) if statistics.pooled(observed)[[row, base]].all() else None
     return statistics.difference(
         observed[row], observed[base], replicates[row], replicates[base], error=error, seed=seed
     )
@@ -207,24 +223,27 @@ def _conclusion(plan: Plan, row: SettingResult) -> str:
     if found is None:
         return f"{label}: nothing to compare with {baseline}{lost}."
     span = f"{found.value:+.3f} AP, 95 % interval {found.low:+.3f} to {found.high:+.3f}"
+    on = "" if found.seeds == plan.seeds else f" on the {found.seeds} of {plan.seeds} seeds that both finished"
     if found.p is None:
         return (
-            f"{label}: {span} against {baseline} on these images{lost}; one seed can't tell whether another one would "
-            "repeat it."
+            f"{label}: {span} against {baseline}{on or ' on these images'}{lost}; one seed can't tell whether another "
+            "one would repeat it."
         )
     direction = "better" if found.value > 0 else "worse"
     words = f"significantly {direction} than" if row.significant else "no significant difference from"
-    return f"{label}: {words} {baseline} ({span}, Holm-adjusted p {_p(row.p_holm)}){lost}."
+    return f"{label}: {words} {baseline}{on} ({span}, Holm-adjusted p {_p(row.p_holm)}){lost}."
 
 
 def _p(value: float | None) -> str:
     return "–" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _notes(plan: Plan, settings: list[SettingResult], images: int, replicates: int) -> list[str]:
+def _notes(plan: Plan, settings: list[SettingResult], scores: Scores, replicates: int) -> list[str]:
+    if not scores.images:
+        return ["No trial has finished, so there is no figure."]
     notes = [
-        f"Figures are those of each trial's last step on {images} validation images: mean ± standard deviation over "
-        "seeds.",
+        f"Figures are those of each trial's last step on {scores.images} validation images: mean ± standard deviation "
+        "over seeds.",
     ]
     compared = sum(row.p_holm is not None for row in settings)
     if len(settings) > 1:
@@ -235,9 +254,15 @@ def _notes(plan: Plan, settings: list[SettingResult], images: int, replicates: i
     if compared:
         notes.append(
             "A difference of AP is called significant if the larger p-value of that bootstrap and of a t-test over "
-            "seeds (its error pooled over settings) is below 0.05 after Holm's adjustment for "
-            f"{compared} comparison{'s' if compared > 1 else ''}."
+            "seeds is below 0.05 after Holm's adjustment for "
+            f"{compared} comparison{'s' if compared > 1 else ''}. {_error_note(scores.observed['AP'])}"
         )
+        if statistics.too_few_replicates(replicates, compared):
+            notes.append(
+                f"{replicates} replicates are too few for {compared} comparison{'s' if compared > 1 else ''}: no "
+                "difference can come out as significant, however large. Repeat with --replicates "
+                f"{max(1000, statistics.enough_replicates(compared))}."
+            )
     if len(settings) > 1 and plan.seeds < _MANY_SEEDS:
         few = "one seed: its intervals leave the variance between seeds out"
         if plan.seeds > 1:
@@ -252,6 +277,26 @@ def _notes(plan: Plan, settings: list[SettingResult], images: int, replicates: i
             "settings, not the levels."
         )
     return notes
+
+
+def _error_note(observed: np.ndarray) -> str:
+    """How the t-test came by its error."""
+    error = statistics.seed_error(observed)
+    if error is None or error.settings < 3:
+        return "The error of that test is the pair's own."
+    left_out = len(observed) - int(statistics.pooled(observed).sum())
+    return (
+        f"The error of that test is pooled over {error.settings} settings ({error.freedom} degrees of freedom), which "
+        "assumes that seeds scatter them alike; a pair that scatters more counts with its own"
+        + (f", and so do pairs with {left_out} that stayed below half of the best" if left_out else "")
+        + "."
+    )
+
+
+def _without_loss(config: Config) -> dict[str, Any]:
+    tree = config.model_dump(mode="json")
+    del tree["loss"]["classification"]
+    return tree
 
 
 def _without_nan(value: Any) -> Any:

@@ -10,13 +10,17 @@ import numpy as np
 from retina.ablation.directory import Study
 from retina.ablation.plan import Trial
 from retina.ablation.presets import NAMES
+from retina.ablation.statistics import enough_replicates
 from retina.data.coco import read_json
 from retina.data.detections import coco_columns
 from retina.data.load import load_split
-from retina.data.scoring import GroundTruth, Results, ground_truth
+from retina.data.scoring import GroundTruth, Results
+from retina.data.split_truth import split_truth
 from retina.errors import RetinaError
 from retina.evaluation.bootstrap import bootstrap, observed
 from retina.evaluation.matching import match
+
+_REPLICATES = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +30,7 @@ class Scores:
     Attributes:
         observed: of each of `AP`, `AP50`, `AP75` [S, R].
         replicates: of each [S, R, B], under the same B resamples of the images.
-        images: of the validation data.
+        images: of the validation data; 0 if it was not read, because no trial has a figure.
     """
 
     observed: dict[str, np.ndarray]
@@ -34,28 +38,38 @@ class Scores:
     images: int
 
 
-def score(study: Study, *, replicates: int = 1000, seed: int = 0, say: Callable[[str], None] | None = None) -> Scores:
-    """Scores every finished trial.
+def score(
+    study: Study, *, replicates: int | None = None, seed: int = 0, say: Callable[[str], None] | None = None
+) -> Scores:
+    """Scores every finished trial; a study whose trials have all ended without figures has none, and no images.
 
     The evaluation at the last step counts, not the best one on the way: the largest of several noisy figures favours
     the setting with the most noise.
 
     Args:
-        replicates, seed: of the resamples of the images, see `retina.evaluation.bootstrap`.
+        replicates: resamples of the images, see `retina.evaluation.bootstrap`; None takes 1000, or as many more as
+            the number of settings needs.
+        seed: of the resamples.
 
     Raises:
-        RetinaError: no trial is finished, or the validation data or a trial's detections can't be read.
+        RetinaError: no trial is finished and some are still to come, or the validation data or a trial's detections
+            can't be read.
     """
     plan = study.plan
     finished = [trial for trial in plan.trials if study.is_finished(trial)]
-    if not finished:
+    if not finished and any(study.outcome(trial).status == "pending" for trial in plan.trials):
         raise RetinaError(f"{study.path}: no trial is finished yet; go on with the command that began the study")
-    if say is not None:
+    if replicates is None:
+        replicates = max(_REPLICATES, enough_replicates(len(plan.settings) - 1))
+    if say is not None and finished:
         say(f"scoring {len(finished)} trials on {replicates} resamples of the images")
-    truth = ground_truth(load_split(plan.config.data, "validation"))
     shape = (len(plan.settings), plan.seeds)
     plain = {name: np.full(shape, np.nan) for name in NAMES}
     drawn = {name: np.full((*shape, replicates), np.nan) for name in NAMES}
+    if not finished:
+        return Scores(plain, drawn, 0)
+    data = plan.config.data
+    truth = split_truth(data, "validation", load_split(data, "validation"))
     rows = {setting.name: row for row, setting in enumerate(plan.settings)}
     for trial in finished:
         matches = match(truth, _results(study, trial, truth), max_detections=plan.config.evaluation.max_detections[-1])

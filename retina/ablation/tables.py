@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from retina.ablation.plan import varied
 from retina.ablation.presets import NAMES
 from retina.ablation.results import SettingResult, StudyResult
 from retina.ablation.statistics import Difference, Spread
@@ -11,22 +12,74 @@ from retina.ablation.statistics import Difference, Spread
 if TYPE_CHECKING:
     from rich.table import Table
 
+_KEYS = {
+    "loss.classification.gamma": "γ",
+    "loss.classification.alpha": "α",
+    "loss.classification": "the classification loss",
+}
 
-def table(result: StudyResult) -> Table:
-    """One row a setting, with the paper's AP and its difference where a preset has them."""
+
+# What a narrow table does without, in this order.
+_DISPENSABLE = (NAMES[1:], ("paper AP", "paper Δ"), ("P(better)",), ("seeds",), ("p (Holm)",))
+_LABEL_WIDTH = 16  # longer ones are folded where room is short
+
+
+def table(result: StudyResult, width: int) -> Table:
+    """One row a setting, with the paper's AP and its difference where a preset has them.
+
+    Args:
+        width: characters of a line. Where they don't suffice, columns are left out, which the caption says.
+    """
     from rich import box
     from rich.markup import escape
     from rich.table import Table
 
     columns = header(result)
-    title = f"{len(result.settings)} settings, {result.plan.seeds} seeds"
-    out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in columns:
-        out.add_column(name, justify="left" if name == columns[0] else "right")
-    for row in result.settings:
-        bold = "bold" if row.significant else None
-        out.add_row(*(escape(cell) for cell in cells(result, row)), style=bold)
+    rows = [cells(result, row) for row in result.settings]
+    shown = _fitting(columns, rows, width)
+    left_out = ", ".join(name for place, name in enumerate(columns) if place not in shown)
+    out = Table(
+        title=title(result),
+        title_justify="left",
+        caption=f"Too narrow for {left_out}: see study.html" if left_out else None,
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    for place in shown:
+        if place == 0:
+            out.add_column(
+                columns[place], overflow="fold", min_width=min(_LABEL_WIDTH, max(len(row[0]) for row in rows))
+            )
+        else:
+            out.add_column(columns[place], justify="right", no_wrap=True)
+    for result_row, row in zip(result.settings, rows, strict=True):
+        bold = "bold" if result_row.significant else None
+        out.add_row(*(escape(row[place]) for place in shown), style=bold)
     return out
+
+
+def title(result: StudyResult) -> str:
+    """What varies, and over how much."""
+    keys = [_KEYS.get(key, key.removeprefix("loss.")) for key in varied(result.plan)] or ["nothing"]
+    more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
+    count, seeds = len(result.settings), result.plan.seeds
+    return (
+        f"Study of {', '.join(keys[:4])}{more}: {count} setting{'s' if count > 1 else ''}, "
+        f"{seeds} seed{'s' if seeds > 1 else ''}"
+    )
+
+
+def _fitting(columns: list[str], rows: list[list[str]], width: int) -> list[int]:
+    """The columns that fit into this many characters, by place."""
+    widths = [max(len(text) for text in column) for column in zip(columns, *rows, strict=True)]
+    widths[0] = min(widths[0], _LABEL_WIDTH)
+    shown = list(range(len(columns)))
+    for names in _DISPENSABLE:
+        if sum(widths[place] + 2 for place in shown) + 1 <= width:
+            break
+        shown = [place for place in shown if columns[place] not in names]
+    return shown
 
 
 def header(result: StudyResult) -> list[str]:

@@ -29,8 +29,10 @@ class Ohem(Section):
 
     Each image keeps its `hardest` anchors, by their loss summed over classes. With a `ratio` it keeps its hardest
     positives, at most `hardest / (1 + ratio)` of them, and `ratio` times as many of its hardest negatives (`ratio`
-    where it has no positive); null keeps whatever is hardest. Unlike in the papers, no non-maximum suppression comes
-    before.
+    where it has no positive); null keeps whatever is hardest. It departs from arXiv:1604.03540 in
+    four ways: anchors are ranked by the classification loss alone, where that paper ranks by the whole loss; no
+    non-maximum suppression comes before; the box loss keeps all positives; and the divisor is the number of all
+    positives, kept or not.
     """
 
     kind: Literal["ohem"] = "ohem"
@@ -40,7 +42,10 @@ class Ohem(Section):
     @model_validator(mode="after")
     def _room_for_a_positive(self) -> Ohem:
         if self.ratio is not None and self.hardest < 1 + self.ratio:
-            raise ValueError(f"hardest ({self.hardest}) must be at least 1 + ratio ({1 + self.ratio})")
+            raise ValueError(
+                f"hardest ({self.hardest}) must be at least 1 + ratio ({1 + self.ratio}); "
+                "raise loss.classification.hardest, or lower ratio or set it to null"
+            )
         return self
 
 

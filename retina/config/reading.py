@@ -91,7 +91,12 @@ def with_absolute_root(config: Config) -> Config:
 
 def to_yaml(config: Config) -> str:
     """The resolved configuration, every default spelled out; `load` of it gives an equal configuration."""
-    return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return write_yaml(config.model_dump(mode="json"))
+
+
+def write_yaml(tree: Any) -> str:
+    """Plain values as YAML in the order given; `read_yaml` of it gives equal values."""
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def default_path() -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from retina.data.dataset import DetectionDataset, InvalidBoxes, RawObjects, build, first_repeated, with_classes
-from retina.data.detections import short
+from retina.data.detections import is_name, short
 from retina.errors import RetinaError
 
 # Polygons are most of a COCO file. Cut out before parsing, they cost neither the time nor the gigabytes that their
@@ -162,6 +162,7 @@ def _categories(name: str, categories: list[dict]) -> dict[str, int]:
     """`{name: id}` in the order of the ids."""
     ids = _column(name, "categories", categories, "id", (int,))
     names = _column(name, "categories", categories, "name", (str,))
+    _refuse(name, "categories", "name", names, [not is_name(called) for called in names], "a text of whole characters")
     _distinct(name, "categories", "id", ids)
     _distinct(name, "categories", "name", names)
     return {names[i]: ids[i] for i in sorted(range(len(ids)), key=ids.__getitem__)}

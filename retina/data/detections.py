@@ -15,6 +15,9 @@ from retina.errors import RetinaError
 if TYPE_CHECKING:
     from retina.data.dataset import DetectionDataset
 
+# No picture has such pixels; the area of a box of larger numbers may exceed float64, and no overlap is then defined.
+LARGEST = 1e100
+
 
 @dataclass(frozen=True, eq=False)
 class DetectionTable:
@@ -126,25 +129,6 @@ def to_coco(table: DetectionTable, dataset: DetectionDataset) -> list[dict[str, 
     ]
 
 
-def from_coco(entries: list[dict[str, Any]], dataset: DetectionDataset, where: str = "detections") -> DetectionTable:
-    """Reads what `to_coco` writes, from any tool; keys other than the four are left alone.
-
-    Args:
-        entries: the list of a COCO results file.
-        where: starts each error message, for instance the file's name.
-
-    Raises:
-        RetinaError: it is not a list; an entry lacks a key, has an image or category that the dataset does not have,
-            or a box or score that is not a finite number, or a negative width or height.
-    """
-    rows = {_plain(identifier): row for row, identifier in enumerate(dataset.image_ids)}
-    labels = {_plain(identifier): label for label, identifier in enumerate(dataset.category_ids)}
-    columns = coco_columns(entries, rows, labels, where)
-    boxes = columns.boxes
-    boxes[:, 2:] += boxes[:, :2]
-    return DetectionTable(columns.image, boxes, columns.scores, columns.labels)
-
-
 class Columns(NamedTuple):
     """n entries of a COCO results file: `image` [n], `boxes` [n, 4] float64 x, y, width, height, `scores` [n] float64,
     `labels` [n]."""
@@ -166,7 +150,8 @@ def coco_columns(entries: Any, rows: Mapping[Any, int], labels: Mapping[Any, int
         where: starts each error message.
 
     Raises:
-        RetinaError: see `from_coco`.
+        RetinaError: it is not a list; an entry lacks a key, has an image or category that is not known, or a box or
+            score that is not a finite number, or a negative width or height.
     """
     if not isinstance(entries, list):
         raise RetinaError(
@@ -202,8 +187,9 @@ def _fast_columns(entries: list[Any], rows: Mapping[Any, int], labels: Mapping[A
     # A missing key, an entry or box of another kind, an unknown id, a whole number of more than 308 digits.
     except (KeyError, TypeError, IndexError, OverflowError):
         return None
-    sound = np.isfinite(columns.boxes).all() and np.isfinite(columns.scores).all() and (columns.boxes[:, 2:] >= 0).all()
-    return columns if sound else None
+    # Written so that NaN is not sound.
+    sound = all((np.abs(numbers) <= LARGEST).all() for numbers in (columns.boxes, columns.scores))
+    return columns if sound and (columns.boxes[:, 2:] >= 0).all() else None
 
 
 def _check_entry(entry: Any, rows: Mapping[Any, int], labels: Mapping[Any, int], at: str) -> None:
@@ -215,8 +201,10 @@ def _check_entry(entry: Any, rows: Mapping[Any, int], labels: Mapping[Any, int],
     _check_id(rows, entry["image_id"], f"{at}: image_id", "images")
     _check_id(labels, entry["category_id"], f"{at}: category_id", "categories")
     _check_box(entry["bbox"], at)
-    if not _is_number(entry["score"]):
-        raise RetinaError(f"{at}: expected a finite score, got {short(entry['score'])}; mend or remove it")
+    if not is_number(entry["score"]):
+        raise RetinaError(
+            f"{at}: expected a finite score, got {short(entry['score'])}{beyond(entry['score'])}; mend or remove it"
+        )
 
 
 def to_xywh(boxes: np.ndarray) -> np.ndarray:
@@ -240,6 +228,21 @@ def to_continuous(xywh: np.ndarray, pixels: Pixels) -> np.ndarray:
     return xywh + np.array([-1.0, -1.0, 1.0, 1.0])
 
 
+def is_number(value: Any) -> bool:
+    """A number of a JSON file that can be computed with: NaN, true and what exceeds `LARGEST` can't."""
+    return type(value) in (int, float) and -LARGEST <= value <= LARGEST
+
+
+def beyond(value: Any) -> str:
+    """Why a number that is finite is refused all the same, for the message; else nothing."""
+    return f" (beyond {LARGEST:g})" if type(value) in (int, float) and LARGEST < abs(value) < math.inf else ""
+
+
+def is_name(value: Any) -> bool:
+    """A text that can be printed and written: JSON's escapes can hold half a character (a lone surrogate)."""
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
+
+
 def short(value: Any) -> str:
     """A value in a message, cut where it is long."""
     try:
@@ -260,23 +263,16 @@ def _check_id(table: Mapping[Any, int], identifier: Any, at: str, things: str) -
 
 
 def _check_box(value: Any, at: str) -> None:
-    if not isinstance(value, (list, tuple)) or len(value) != 4 or not all(_is_number(part) for part in value):
+    if not isinstance(value, (list, tuple)) or len(value) != 4 or not all(is_number(part) for part in value):
+        large = "".join(beyond(part) for part in value[:4]) if isinstance(value, (list, tuple)) else ""
         raise RetinaError(
-            f"{at}: expected bbox as four finite numbers x, y, width, height, got {short(value)}; mend or remove it"
+            f"{at}: expected bbox as four finite numbers x, y, width, height, got {short(value)}{large}; "
+            "mend or remove it"
         )
     if value[2] < 0 or value[3] < 0:
         raise RetinaError(
             f"{at}: expected a bbox with width and height of at least 0, got {short(value)}; mend or remove it"
         )
-
-
-def _is_number(value: Any) -> bool:
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # a whole number of more than 308 digits
-        return False
 
 
 def _plain(identifier: Any) -> Any:

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from retina import config
-from retina.data import augment, plan
+from retina.data import augment, pixels, plan
 from retina.data.dataset import DetectionDataset
 from retina.errors import RetinaError
 
@@ -162,7 +162,7 @@ def load_image(image: str | os.PathLike | bytes, name: str = "image") -> np.ndar
         raise RetinaError(f"{name}: expected an image, it is empty (0 bytes); restore or remove it")
     try:
         with tf.device("CPU:0"):
-            return _decode(tf.constant(image)).numpy()
+            return pixels.decode(tf.constant(image)).numpy()
     except tf.errors.OpError as error:
         known = "Unknown image file format" not in error.message
         fault = "it is damaged or cut short" if known else "it is not an image"
@@ -194,8 +194,8 @@ def canvas_image(image: np.ndarray, resize: config.Resize) -> tuple[np.ndarray, 
     geometry = plan.fit(np.array([image.shape[:2]]), resize)
     with tf.device("CPU:0"):
         view = augment.View(tf.zeros(2, tf.int32), tf.constant(image.shape[:2]), tf.constant(geometry.resized[0]))
-        canvas = _pad(_show(tf.constant(image), view), tf.constant(geometry.canvases[0]))
-        return canvas.numpy(), _scale(view).numpy(), geometry.resized[0]
+        canvas = pixels.pad(pixels.show(tf.constant(image), view), tf.constant(geometry.canvases[0]))
+        return canvas.numpy(), pixels.scale(view).numpy(), geometry.resized[0]
 
 
 def readable(error: BaseException) -> RetinaError | None:
@@ -298,7 +298,7 @@ def _example(
         view = augment.View(tf.zeros(2, tf.int32), stored, resized)
     else:
         view = augment.zoomed_view(stored, resized, canvas_size, draws, options.scale)
-    shown, boxes = _show(image, view), _move(boxes, view)
+    shown, boxes = pixels.show(image, view), _move(boxes, view)
     if options is not None and options.horizontal_flip:
         shown, boxes = augment.horizontal_flip(shown, boxes, draws, options.horizontal_flip)
     if options is not None and options.vertical_flip:
@@ -306,14 +306,14 @@ def _example(
     boxes, centred, sized = _clip(boxes, tf.cast(view.content, tf.float32))
     keep = tf.ones_like(ignored) if options is None else (centred | ignored) & sized
     return {
-        "images": _pad(shown, canvas_size),
+        "images": pixels.pad(shown, canvas_size),
         "boxes": _padded(tf.where(keep[:, None], boxes, 0.0), table.slots),
         "labels": _padded(tf.where(keep, labels, 0), table.slots),
         "valid": _padded(keep, table.slots),
         "crowd": _padded(ignored & keep, table.slots),
         "index": index,
         "sample": sample,
-        "scale": _scale(view),
+        "scale": pixels.scale(view),
         "size": view.content,
     }
 
@@ -341,54 +341,17 @@ def _padded(column: tf.Tensor, slots: int) -> tf.Tensor:
 def _row(table: _Table, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
     """Image [h,w,3] uint8, boxes [g,4], labels [g] and ignored [g] of one row of the table."""
     rows = slice(table.offsets[index], table.offsets[index + 1])
-    image = _read(table.images[index], table.from_file)
+    image = pixels.read(table.images[index], table.from_file)
     stored, declared = tf.shape(image)[:2], table.sizes[index]
     report = [_MARK, table.names[index], int(table.from_file), declared, stored]
     with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(stored == declared), report)]):
         return tf.identity(image), table.boxes[rows], table.labels[rows], table.ignored[rows]
 
 
-def _read(image: tf.Tensor, from_file: bool) -> tf.Tensor:
-    """The decoded image, or [0,0,3] where that fails: the graph's `try`, for an error of tf.data names no file."""
-
-    def attempt(image: tf.Tensor) -> tf.Tensor:
-        return _decode(tf.io.read_file(image) if from_file else image)
-
-    tried = tf.data.Dataset.from_tensors(image).map(attempt).ignore_errors()
-    failed = tf.data.Dataset.from_tensors(tf.zeros([0, 0, 3], tf.uint8))
-    return tried.concatenate(failed).take(1).get_single_element()
-
-
-def _decode(encoded: tf.Tensor) -> tf.Tensor:
-    # decode_image would take libjpeg's fast transform, which is off by up to 20 levels; this one equals Pillow's.
-    image = tf.cond(
-        tf.io.is_jpeg(encoded),
-        lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"),
-        lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
-    )
-    return tf.ensure_shape(image, [None, None, 3])
-
-
-def _show(image: tf.Tensor, view: augment.View) -> tf.Tensor:
-    """The view's window of the image resized to its content size: bilinear, half-pixel centres, no antialias; uint8."""
-    (top, left), (height, width) = tf.unstack(view.offset), tf.unstack(view.window)
-    part = image[top : top + height, left : left + width]
-    return tf.cast(tf.round(tf.image.resize(part, view.content)), tf.uint8)
-
-
-def _pad(content: tf.Tensor, canvas: tf.Tensor) -> tf.Tensor:
-    missing = canvas - tf.shape(content)[:2]
-    return tf.pad(content, [[0, missing[0]], [0, missing[1]], [0, 0]])
-
-
-def _scale(view: augment.View) -> tf.Tensor:
-    return tf.cast(view.content, tf.float32) / tf.cast(view.window, tf.float32)
-
-
 def _move(boxes: tf.Tensor, view: augment.View) -> tf.Tensor:
     """Boxes [g,4] from pixels of the stored image to pixels of the content."""
     corner = tf.tile(tf.cast(view.offset[::-1], tf.float32), [2])
-    return (boxes - corner) * tf.tile(_scale(view)[::-1], [2])
+    return (boxes - corner) * tf.tile(pixels.scale(view)[::-1], [2])
 
 
 def _clip(boxes: tf.Tensor, limits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

@@ -12,9 +12,11 @@ from retina.data import text_boxes
 from retina.data.coco import read_json
 from retina.data.dataset import first_repeated
 from retina.data.detections import Pixels, coco_columns, short, to_continuous
+from retina.data.image_names import image_files, image_size, stem
 from retina.data.scoring import GroundTruth, Results
-from retina.data.truth import FileTruth, image_files, image_size, stem
+from retina.data.truth import FileTruth
 from retina.errors import RetinaError
+from retina.files import exists
 
 ResultFormat = Literal["auto", "coco", "voc", "xywh", "xyxy", "yolo", "ultralytics"]
 
@@ -72,10 +74,12 @@ def result_format(path: Path, format: ResultFormat) -> str:
         )
     if format != "auto":
         return format
-    if not path.exists():
+    if not exists(path):
         raise RetinaError(f"{path}: no such detections; expected a COCO results file or a folder of text files")
-    if path.is_file():
+    if path.is_file() or path.is_fifo():
         return "coco"
+    if not path.is_dir():
+        raise RetinaError(f"{path}: expected a COCO results file or a folder of text files, got a device or a socket")
     raise RetinaError(
         f"{path}: a folder of text files does not tell what its numbers mean; say it with --dt-format: "
         f"{', '.join(text_boxes.RESULT_LAYOUTS)}"
@@ -119,13 +123,19 @@ def _by_name(where: str, tree: dict[str, Any], table: str, key: str, known: Mapp
     if not entries:
         return None
     out: dict[Any, int] = {}
+    called: dict[Any, str] = {}
     for index, entry in enumerate(entries):
         identifier, name = entry.get("id"), entry[key]
         if type(identifier) not in (int, str):
             raise RetinaError(
                 f"{where}: {table}[{index}]: 'id' must be a whole number or a text, got {short(identifier)}"
             )
-        name = name if name in known else stem(name)
+        if called.setdefault(identifier, name) != name:
+            raise RetinaError(
+                f"{where}: {table}[{index}]: id {short(identifier)} is already that of {short(called[identifier])}, "
+                f"got {short(name)}; give each an id of its own"
+            )
+        name = stem(name) if table == "images" and name not in known else name
         if name in known:
             out[identifier] = known[name]
     if not out:
@@ -167,7 +177,16 @@ def _from_text(
 def _from_devkit(folder: Path, truth: GroundTruth, pixels: Pixels) -> Results:
     files = text_boxes.text_files(folder)
     classes, rows = _labels_of_names(truth), _rows_of_stems(truth)
-    of_file = np.array([_class_of(file, classes) for file in files], np.int64)
+    labels = [_class_of(file, classes) for file in files]
+    again = first_repeated(labels)
+    if again is not None:
+        label = labels[again[0]]
+        other = files[labels.index(label)]
+        raise RetinaError(
+            f"{files[again[0]]}: expected one file a class, got {other.name} of '{truth.class_names[label]}', too; "
+            "remove one of them, or score each in a folder of its own"
+        )
+    of_file = np.array(labels, np.int64)
     expected = text_boxes.columns("voc", scored=True)
     lines = text_boxes.read_lines(files, expected, spaces=False)
     image = np.array([rows.get(word, -1) for word in lines.words], np.int64)

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from retina.data.dataset import DetectionDataset
-from retina.data.detections import DetectionTable, check, to_xywh
+from retina.data.dataset import DetectionDataset, first_repeated
+from retina.data.detections import LARGEST, DetectionTable, check, to_xywh
 from retina.errors import RetinaError
 
 Id = int | str
@@ -24,18 +24,19 @@ class GroundTruth:
 
     Attributes:
         name: for messages: a file or a split.
-        class_names: [K], in the order of the labels.
+        class_names: [K], in the order of the labels; distinct, because figures stand under them.
         category_ids: [K], the source's own.
         image_ids: [N], the source's own; distinct.
         image: [M] int64, rows of `image_ids`.
-        boxes: [M, 4] float64, x, y, width, height in pixels.
+        boxes: [M, 4] float64, x, y, width, height in pixels; none beyond `retina.data.detections.LARGEST`.
         labels: [M] int64, 0..K-1.
         crowd: [M] bool, COCO's `iscrowd`.
         difficult: [M] bool, Pascal VOC's; neither a hit nor a miss.
         areas: [M] float64, pixels²: decides small, medium or large.
 
     Raises:
-        RetinaError: the columns don't belong together, or point to images or classes that are not there.
+        RetinaError: the columns don't belong together, or point to images or classes that are not there; a box is not
+            finite or too large to compute with; or two classes share a name.
     """
 
     name: str
@@ -68,6 +69,12 @@ class GroundTruth:
                 f"{self.name}: {len(self.class_names)} class names for {len(self.category_ids)} category ids; "
                 "give each class one id"
             )
+        again = first_repeated(self.class_names)
+        if again is not None:
+            raise RetinaError(
+                f"{self.name}: class {again[0]} is called '{again[1]}' like one before; rename one of them"
+            )
+        _check_numbers(self.name, "box", "boxes", self.boxes)
         _check_range(self.name, "image", self.image, len(self.image_ids))
         _check_range(self.name, "labels", self.labels, len(self.class_names))
 
@@ -93,7 +100,7 @@ class Results:
         labels: [n] int64, 0..K-1.
 
     Raises:
-        RetinaError: the columns don't belong together, or a box or score is not finite.
+        RetinaError: the columns don't belong together, or a box or score is not finite or too large to compute with.
     """
 
     name: str
@@ -112,13 +119,8 @@ class Results:
                 "labels": (np.int64, ()),
             },
         )
-        for field, finite in (("boxes", np.isfinite(self.boxes).all(axis=1)), ("scores", np.isfinite(self.scores))):
-            if not finite.all():
-                row = int(np.argmin(finite))
-                raise RetinaError(
-                    f"{self.name}: detection {row}: {field}: expected finite numbers, got "
-                    f"{getattr(self, field)[row].tolist()}; mend or remove it"
-                )
+        _check_numbers(self.name, "detection", "boxes", self.boxes)
+        _check_numbers(self.name, "detection", "scores", self.scores)
 
     def __len__(self) -> int:
         """The number of detections."""
@@ -186,6 +188,17 @@ def _set_columns(table: GroundTruth | Results, columns: dict[str, tuple[type, tu
             )
         column.setflags(write=False)
         object.__setattr__(table, field, column)
+
+
+def _check_numbers(name: str, thing: str, field: str, values: np.ndarray) -> None:
+    # Written so that NaN is wrong.
+    sound = (np.abs(values) <= LARGEST).all(axis=tuple(range(1, values.ndim)))
+    if not sound.all():
+        row = int(np.argmin(sound))
+        raise RetinaError(
+            f"{name}: {thing} {row}: {field}: expected finite numbers up to {LARGEST:g}, got {values[row].tolist()}; "
+            "mend or remove it"
+        )
 
 
 def _check_range(name: str, field: str, values: np.ndarray, end: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -9,7 +10,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 
 from retina.data.dataset import suggest
-from retina.data.detections import short
+from retina.data.detections import LARGEST, beyond, short
 from retina.errors import RetinaError
 
 TruthLayout = Literal["xywh", "xyxy", "yolo"]
@@ -23,6 +24,9 @@ _BOX = {"xywh": "x y w h", "xyxy": "x1 y1 x2 y2", "yolo": "cx cy w h", "ultralyt
 CLASSES_FILE = "classes.txt"
 # Fractions of an image may leave it a little; those that don't even come near are pixels.
 _LARGEST_FRACTION = 2.0
+# Python's float would also take 1_0 and digits of other scripts.
+_PLAIN_NUMBERS = re.compile(r"[0-9eE+\-. ]*")
+_INDEX = re.compile(r"[0-9]{1,9}")
 
 
 class Lines(NamedTuple):
@@ -122,14 +126,16 @@ def labels_of(
 
     Args:
         classes: the label of each class name.
-        names: what the indices count; None counts the classes themselves in the order of their labels. A word that is
-            both a name and an index is a name.
+        names: what the indices count; None counts the classes themselves in the order of their labels, unless all of
+            them are called by numbers: then a number is a name and nothing else. A word that is both a name and an
+            index is a name.
         expected: the columns in words.
 
     Raises:
         RetinaError: names the file and line of the first word that is no class of `classes`.
     """
-    counted = list(classes) if names is None else list(names)
+    numbered = names is None and all(map(is_index, classes))
+    counted = [] if numbered else list(classes) if names is None else list(names)
     known = {str(index): classes.get(name, -1) for index, name in enumerate(counted)} | dict(classes)
     labels = np.array([known.get(word, -1) for word in lines.words], np.int64)
     if (labels < 0).any():
@@ -138,11 +144,28 @@ def labels_of(
         if len(word.split()) > 1 and all(map(_is_finite, word.split()[1:])):
             count = len(word.split()) + lines.numbers.shape[1]
             refuse(lines, files, row, f"expected {len(expected.split())} columns ({expected}), got {count}")
-        if word.isdecimal() and int(word) < len(counted):
+        if is_index(word) and int(word) < len(counted):
             refuse(lines, files, row, f"class {word} is '{counted[int(word)]}', which the ground truth does not have")
-        hint = f"an index from 0 to {len(counted) - 1}" if word.isdecimal() else suggest(word, list(classes))
-        refuse(lines, files, row, f"expected a class of the ground truth, got {short(word)}; {hint}")
+        refuse(
+            lines,
+            files,
+            row,
+            f"expected a class of the ground truth, got {short(word)}; {_hint(word, classes, counted)}",
+        )
     return labels
+
+
+def is_index(word: str) -> bool:
+    """Whether a word of a file is an index of a class: plain digits."""
+    return _INDEX.fullmatch(word) is not None
+
+
+def _hint(word: str, classes: Mapping[str, int], counted: Sequence[str]) -> str:
+    if not is_index(word):
+        return suggest(word, list(classes))
+    if counted:
+        return f"an index from 0 to {len(counted) - 1}"
+    return f"its classes are {', '.join(classes)}; if these are indices, give the names that they count with --names"
 
 
 def to_xywh(
@@ -192,23 +215,29 @@ def refuse(lines: Lines, files: Sequence[Path], row: int, what: str) -> None:
 def _numbers(texts: list[str], count: int, path: Path, line: list[int], expected: str) -> np.ndarray:
     try:
         values = np.array(list(map(float, texts)), np.float64).reshape(-1, count)
-        if np.isfinite(values).all():
+        if (np.abs(values) <= LARGEST).all() and _PLAIN_NUMBERS.fullmatch(" ".join(texts)):
             return values
     except ValueError:
         pass
     index = next(index for index, text in enumerate(texts) if not _is_finite(text))
-    column = expected.split()[1 + index % count]
+    number, column = _number(texts[index]), expected.split()[1 + index % count]
+    large = "" if number is None else beyond(number)
     raise RetinaError(
-        f"{path}: line {line[index // count]}: {column}: expected a finite number, got {short(texts[index])} "
+        f"{path}: line {line[index // count]}: {column}: expected a finite number, got {short(texts[index])}{large} "
         f"(columns: {expected}); mend or remove it"
     )
 
 
 def _is_finite(text: str) -> bool:
+    number = _number(text)
+    return number is not None and abs(number) <= LARGEST
+
+
+def _number(text: str) -> float | None:
     try:
-        return bool(np.isfinite(float(text)))
+        return float(text) if _PLAIN_NUMBERS.fullmatch(text) else None
     except ValueError:
-        return False
+        return None
 
 
 def _text(file: Path) -> str:

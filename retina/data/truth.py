@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -14,15 +14,15 @@ from retina import config
 from retina.data import text_boxes
 from retina.data.coco import read_tree
 from retina.data.dataset import DetectionDataset
-from retina.data.detections import Pixels, short, to_continuous
+from retina.data.detections import Pixels, beyond, is_name, is_number, short, to_continuous
+from retina.data.image_names import image_files, image_size, stem
 from retina.data.load import load_split
 from retina.data.scoring import GroundTruth, Id, ground_truth
 from retina.data.voc import read_voc_objects
 from retina.errors import RetinaError
+from retina.files import exists
 
 TruthFormat = Literal["auto", "coco", "voc", "config", "xywh", "xyxy", "yolo"]
-
-_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,12 +99,14 @@ def truth_format(path: Path, format: TruthFormat) -> str:
         )
     if format != "auto":
         return format
-    if not path.exists():
+    if not exists(path):
         raise RetinaError(f"{path}: no such ground truth; expected a COCO JSON file, a folder or a configuration")
-    if path.suffix in (".yaml", ".yml") or (path / "config.yaml").is_file():
+    if path.suffix in (".yaml", ".yml") or exists(path / "config.yaml"):
         return "config"
-    if path.is_file():
+    if path.is_file() or path.is_fifo():
         return "coco"
+    if not path.is_dir():
+        raise RetinaError(f"{path}: expected a COCO JSON file or a folder, got a device or a socket")
     if any((path / inside).is_dir() for inside in ("Annotations", "VOCdevkit")) or any(path.glob("VOC*/Annotations")):
         return "voc"
     if text_boxes.text_files(path):
@@ -125,54 +127,18 @@ def from_dataset(dataset: DetectionDataset) -> FileTruth:
     return FileTruth(**vars(truth), stems=stems, sizes=np.asarray(dataset.sizes, np.float64))
 
 
-def stem(file: str) -> str:
-    """A file's name without folder and extension, whichever system wrote it."""
-    return PureWindowsPath(file).stem
-
-
-def image_files(folder: Path) -> dict[str, Path]:
-    """The images of a folder by their stems, sorted.
-
-    Raises:
-        RetinaError: the folder can't be read or holds no image, or two images share a stem.
-    """
-    try:
-        files = sorted(file for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES)
-    except OSError as error:
-        raise RetinaError(f"{folder}: cannot read this folder of images: {error.strerror}; check --images") from None
-    if not files:
-        raise RetinaError(f"{folder}: no image in this folder; expected files ending in {', '.join(sorted(_SUFFIXES))}")
-    by_stem: dict[str, Path] = {}
-    for file in files:
-        if file.stem in by_stem:
-            raise RetinaError(
-                f"{folder}: {by_stem[file.stem].name} and {file.name} share a name; text files can't tell them apart"
-            )
-        by_stem[file.stem] = file
-    return by_stem
-
-
-def image_size(file: Path) -> tuple[int, int]:
-    """(height, width) as stored, from the file's header.
-
-    Raises:
-        RetinaError: the file can't be read.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(file) as image:
-            return image.height, image.width
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise RetinaError(f"{file}: cannot read the size of this image: {error}; mend or replace it") from None
-
-
 def _from_config(path: Path, splits: tuple[str, ...]) -> FileTruth:
     if len(splits) > 1 or set(splits) - {"train", "validation", "test"}:
         raise RetinaError(f"{path}: --splits: expected one of train, validation and test, got {', '.join(splits)}")
     file = path / "config.yaml" if path.is_dir() else path
     split: Any = splits[0] if splits else "validation"
-    return from_dataset(load_split(config.load(file).data, split))
+    data = config.load(file).data
+    # It reads the split's files with this very module.
+    from retina.data.split_truth import split_truth
+
+    dataset = load_split(data, split)
+    known = from_dataset(dataset)
+    return FileTruth(**vars(split_truth(data, split, dataset)), stems=known.stems, sizes=known.sizes)
 
 
 def _from_voc(folder: Path, splits: tuple[str, ...], pixels: Pixels) -> FileTruth:
@@ -243,13 +209,13 @@ def _from_text(folder: Path, layout: str, pixels: Pixels, names: Path | None, im
 
 def _sorted_words(words: Sequence[str]) -> list[str]:
     """The distinct classes, indices as numbers: 2 before 10."""
-    distinct = set(words)
-    return sorted(distinct, key=int) if all(word.isdecimal() for word in distinct) else sorted(distinct)
+    distinct = sorted(set(words))
+    return sorted(distinct, key=int) if all(map(text_boxes.is_index, distinct)) else distinct
 
 
 def _ids(classes: Sequence[str]) -> tuple[Id, ...]:
     """The indices that the files use: classes known by their number only keep it."""
-    indices = all(name.isdecimal() and str(int(name)) == name for name in classes)
+    indices = all(text_boxes.is_index(name) and str(int(name)) == name for name in classes)
     return tuple(int(name) for name in classes) if indices else tuple(range(len(classes)))
 
 
@@ -317,13 +283,15 @@ def _id(name: str, table: str, index: int, entry: dict[str, Any], key: str) -> I
 
 
 def _categories(name: str, categories: list[dict[str, Any]]) -> dict[Id, str]:
-    """`{id: name}` in the order of the ids; names that two ids share get their id, for figures stand under a name."""
+    """`{id: name}` in the order of the ids; a name that two ids share gets the id, for figures stand under a name."""
     by_id: dict[Id, str] = {}
     for index, entry in enumerate(categories):
         identifier = _id(name, "categories", index, entry, "id")
         called = entry.get("name", str(identifier))
-        if not isinstance(called, str):
-            raise RetinaError(f"{name}: categories[{index}]: 'name' must be a text, got {short(called)}")
+        if not is_name(called):
+            raise RetinaError(
+                f"{name}: categories[{index}]: 'name' must be a text of whole characters, got {short(called)}"
+            )
         if by_id.setdefault(identifier, called) != called:
             raise RetinaError(
                 f"{name}: categories[{index}]: id {identifier!r} is already that of '{by_id[identifier]}'; "
@@ -333,8 +301,18 @@ def _categories(name: str, categories: list[dict[str, Any]]) -> dict[Id, str]:
         ids = sorted(by_id, key=lambda identifier: identifier)
     except TypeError:  # Numbers and texts mixed: the file's order.
         ids = list(by_id)
-    shared = {called for called, count in Counter(by_id.values()).items() if count > 1}
-    return {i: f"{by_id[i]} ({i})" if by_id[i] in shared else by_id[i] for i in ids}
+    counts = Counter(by_id.values())
+    taken = {called for called, count in counts.items() if count == 1}
+    names: dict[Id, str] = {}
+    for i in ids:
+        called = by_id[i]
+        if counts[called] > 1:
+            called = f"{called} ({i})"
+            while called in taken:
+                called = f"{called} ({i})"
+        taken.add(called)
+        names[i] = called
+    return names
 
 
 def _look_up(name: str, annotations: list[dict[str, Any]], key: str, table: dict[Id, int], place: str) -> np.ndarray:
@@ -355,7 +333,7 @@ def _boxes(name: str, annotations: list[dict[str, Any]]) -> np.ndarray:
     except KeyError:
         index = next(i for i, entry in enumerate(annotations) if "bbox" not in entry)
         raise RetinaError(f"{name}: annotations[{index}] has no 'bbox'; add it") from None
-    wrong = [not (isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))) for box in values]
+    wrong = [not (isinstance(box, list) and len(box) == 4 and all(map(is_number, box))) for box in values]
     _refuse(name, values, wrong, "bbox", "four finite numbers (x, y, width, height)")
     return np.array(values, np.float64).reshape(-1, 4)
 
@@ -363,19 +341,17 @@ def _boxes(name: str, annotations: list[dict[str, Any]]) -> np.ndarray:
 def _areas(name: str, annotations: list[dict[str, Any]], boxes: np.ndarray) -> np.ndarray:
     own = (boxes[:, 2] * boxes[:, 3]).tolist()
     areas = [entry.get("area", area) for entry, area in zip(annotations, own, strict=True)]
-    _refuse(name, areas, [not _is_number(area) for area in areas], "area", "a finite number")
+    wrong = ["area" in entry and not is_number(entry["area"]) for entry in annotations]
+    _refuse(name, areas, wrong, "area", "a finite number")
     return np.array(areas, np.float64)
 
 
 def _refuse(name: str, values: Sequence[Any], wrong: list[bool], key: str, expected: str) -> None:
     if any(wrong):
         index = wrong.index(True)
-        raise RetinaError(f"{name}: annotations[{index}]: '{key}' must be {expected}, got {short(values[index])}")
-
-
-def _is_number(value: Any) -> bool:
-    # Written so that NaN and whole numbers beyond float64 are refused, too.
-    return type(value) in (int, float) and -1e300 < value < 1e300
+        value = values[index]
+        large = "".join(map(beyond, value)) if isinstance(value, list) else beyond(value)
+        raise RetinaError(f"{name}: annotations[{index}]: '{key}' must be {expected}, got {short(value)}{large}")
 
 
 def _is_flag(value: Any) -> bool:
@@ -388,4 +364,4 @@ def _stem(entry: dict[str, Any], identifier: Id) -> str:
 
 
 def _size(entry: dict[str, Any]) -> list[Any]:
-    return [entry[side] if _is_number(entry.get(side)) else np.nan for side in ("height", "width")]
+    return [entry[side] if is_number(entry.get(side)) else np.nan for side in ("height", "width")]

@@ -65,7 +65,7 @@ def read_voc(
         folder: holds `Annotations`, `ImageSets` and `JPEGImages` (splits such as "train"), or year folders like
             `VOC2007` with these, directly or in `VOCdevkit` (splits such as "2007/trainval").
         classes: the class names in label order. None takes the sorted names of all annotations of the year folders in
-            use, so that every split gives the same list. Category ids are 1..K.
+            use, so that every split gives the same list. Category ids are 1..K in the order of the sorted names.
         difficult: "ignore" flags difficult objects, "use" takes them like any other, "drop" leaves them out.
 
     Raises:
@@ -185,7 +185,8 @@ def _table(
     )
     return build(
         name,
-        {class_name: label + 1 for class_name, label in label_of.items()},
+        # By name, whatever the order of the labels: then two readers of one folder give a class the same id.
+        {class_name: sorted(names).index(class_name) + 1 for class_name in names},
         stems,
         paths,
         np.array([a.size for a in annotations], np.int32),

@@ -8,7 +8,7 @@ import numpy as np
 
 from retina import config
 from retina.data.scoring import GroundTruth, Results
-from retina.evaluation.bootstrap import NAMES, Method, bootstrap, interval, observed
+from retina.evaluation.bootstrap import NAMES, Method, bootstrap, interval, observed, resampled
 from retina.evaluation.calibration import Reliability, reliability
 from retina.evaluation.coco import Metrics, evaluate_as
 from retina.evaluation.confusion import Confusion, confusion
@@ -28,7 +28,7 @@ class Intervals:
         level: of confidence, in (0, 1).
         method: of `retina.evaluation.bootstrap.interval`.
         replicates, seed: of the bootstrap.
-        metrics: low and high of `AP AP50 AP75`; those that nothing defines are left out.
+        metrics: low and high of `AP AP50 AP75`; left out where nothing defines them, or boxes lie in one image only.
         per_class: the same for each class name.
     """
 
@@ -80,12 +80,14 @@ def assess(
     Raises:
         RetinaError: the detections don't fit the ground truth, or a bad `replicates`, `seed` or `level`.
     """
+    # First, because it checks the settings.
+    metrics = evaluate_as(settings, truth, found)
     limit = settings.max_detections[-1]
     matches = match(truth, found, max_detections=limit)
     operating = best_f1(matches, iou=IOU)
     threshold = operating.overall.threshold
     return Assessment(
-        metrics=evaluate_as(settings, truth, found),
+        metrics=metrics,
         intervals=intervals(matches, truth.class_names, replicates, seed, level) if replicates else None,
         errors=tide(truth, found, iou=IOU, max_detections=limit),
         operating=operating,
@@ -108,6 +110,7 @@ def intervals(
     """
     method: Method = "bias-corrected"
     figures, plain = bootstrap(matches, replicates=replicates, seed=seed), observed(matches)
+    several = resampled(matches)
     overall = {name: interval(figures[name], level, method=method, estimate=plain[name][0]) for name in NAMES}
     each = {
         name: interval(figures.per_class[name], level, method=method, estimate=plain.per_class[name][0])
@@ -118,9 +121,11 @@ def intervals(
         method,
         replicates,
         seed,
-        {name: _pair(ends) for name, ends in overall.items() if not np.isnan(ends[0])},
+        {name: _pair(ends) for name, ends in overall.items() if several[0] and not np.isnan(ends[0])},
         {
-            label: {name: _pair(ends[:, k]) for name, ends in each.items() if not np.isnan(ends[0, k])}
+            label: {
+                name: _pair(ends[:, k]) for name, ends in each.items() if several[1 + k] and not np.isnan(ends[0, k])
+            }
             for k, label in enumerate(class_names)
         },
     )

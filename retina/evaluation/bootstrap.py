@@ -147,6 +147,15 @@ def observed(matches: Matches) -> Figures:
     return weighted_ap(matches, np.ones((1, matches.images), np.int64))
 
 
+def resampled(matches: Matches) -> np.ndarray:
+    """[1 + K] bool: whether counted boxes lie in at least two images, of any class and of each. Every resample of a
+    single image that has boxes is that image again, so its spread says nothing."""
+    classes = len(matches.offsets) - 1
+    where = np.column_stack([matches.truth_labels, matches.truth_image])[matches.counted]
+    each = np.bincount(np.unique(where, axis=0)[:, 0], minlength=classes)
+    return np.append(len(np.unique(where[:, 1])), each) >= 2
+
+
 def interval(
     values: np.ndarray,
     level: float = 0.95,

@@ -56,15 +56,6 @@ def reliability(matches: Matches, label: int | None = None, *, iou: float = 0.5,
     return _diagram(matches.scores[places][judged], matches.right[t, places][judged], bins)
 
 
-def classwise_errors(matches: Matches, *, iou: float = 0.5, bins: int = 10) -> list[float | None]:
-    """[K] the expected calibration error of each class; None for one without detections.
-
-    Raises:
-        RetinaError: as `reliability`.
-    """
-    return [reliability(matches, label, iou=iou, bins=bins).expected_error for label in range(len(matches.offsets) - 1)]
-
-
 def _diagram(scores: np.ndarray, right: np.ndarray, bins: int) -> Reliability:
     # Quotients, not multiples of 1 / bins, are the numbers that a score such as 0.3 is written as.
     edges = np.arange(bins + 1) / bins

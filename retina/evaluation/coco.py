@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from retina import config
+from retina.data.detections import short
 from retina.data.scoring import GroundTruth, Results, check_results
 from retina.errors import RetinaError
 from retina.evaluation.matching import ALL_AREAS, IOU_THRESHOLDS, average_precision, id_order
@@ -25,6 +26,8 @@ Engine = Literal["hotcoco", "pycocotools"]
 AreaRanges = Mapping[str, tuple[float, float]]
 
 MAX_DETECTIONS = (1, 10, 100)
+# More than anything finds in an image; both engines and NumPy count so far.
+_LARGEST_LIMIT = 1_000_000
 # Pixels², both ends included: COCO's small, medium and large.
 AREA_RANGES: AreaRanges = MappingProxyType({"s": (0.0, 32.0**2), "m": (32.0**2, 96.0**2), "l": (96.0**2, 1e10)})
 
@@ -47,6 +50,7 @@ class Metrics:
         boxes: ground truth boxes that count, over all classes.
         detections: rows handed in.
         max_detections: three bounds on the detections of one class in one image.
+        area_ranges: name to smallest and largest area in pixels², both included.
         engine: which computed them.
     """
 
@@ -57,6 +61,7 @@ class Metrics:
     boxes: int
     detections: int
     max_detections: tuple[int, int, int]
+    area_ranges: dict[str, tuple[float, float]]
     engine: Engine
 
 
@@ -90,19 +95,23 @@ def evaluate(
 
     Args:
         truth, found: ids of any kind, since all of them are renumbered from 1 internally.
-        max_detections: three increasing bounds on the detections of one class in one image; AP uses the last one.
+        max_detections: three increasing bounds, up to a million, on the detections of one class in one image; AP uses
+            the last one.
         area_ranges: name to smallest and largest area in pixels², both included; decides a box by its annotated area.
         engine: both give equal figures.
 
     Raises:
-        RetinaError: `max_detections` is not three increasing positive numbers, an area range is empty, or a detection
-            does not fit the ground truth.
+        RetinaError: `max_detections` is not three increasing positive numbers, an area range is empty, the engine is
+            unknown, or a detection does not fit the ground truth.
     """
     settings = _Settings(_limits(max_detections), _areas(area_ranges))
     check_results(found, truth)
     if not len(truth.class_names):
         raise RetinaError(f"{truth.name}: no classes to evaluate; give ground truth with at least one category")
-    tables = {"hotcoco": _run_hotcoco, "pycocotools": _run_pycocotools}[engine](truth, found, settings)
+    engines = {"hotcoco": _run_hotcoco, "pycocotools": _run_pycocotools}
+    if engine not in engines:
+        raise RetinaError(f"engine: expected one of {', '.join(engines)}, got {engine!r}; choose one of them")
+    tables = engines[engine](truth, found, settings)
     boxes = np.bincount(truth.labels[truth.counted], minlength=len(truth.class_names))
     return Metrics(
         metrics=_summary(tables, settings),
@@ -117,6 +126,7 @@ def evaluate(
         boxes=int(boxes.sum()),
         detections=len(found),
         max_detections=settings.limits,
+        area_ranges={name: bounds for name, bounds in settings.areas.items() if name},
         engine=engine,
     )
 
@@ -134,10 +144,10 @@ def evaluate_as(settings: config.Evaluation, truth: GroundTruth, found: Results)
 
 def _limits(max_detections: Sequence[int]) -> tuple[int, int, int]:
     limits = tuple(int(limit) for limit in max_detections)
-    if len(limits) != 3 or not 0 < limits[0] < limits[1] < limits[2]:
+    if len(limits) != 3 or not 0 < limits[0] < limits[1] < limits[2] <= _LARGEST_LIMIT:
         raise RetinaError(
-            f"max_detections: expected three increasing positive numbers, got {list(max_detections)}; "
-            "COCO's are [1, 10, 100]"
+            f"max_detections: expected three increasing positive numbers up to {_LARGEST_LIMIT}, got "
+            f"{short(list(max_detections))}; COCO's are [1, 10, 100]"
         )
     return limits
 

@@ -12,15 +12,16 @@ For two detectors of the same skill the 95 % percentile interval of the differen
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from retina.data.scoring import GroundTruth
 from retina.errors import RetinaError
-from retina.evaluation.bootstrap import NAMES, Figures, Method, bootstrap, interval, observed
+from retina.evaluation.bootstrap import NAMES, Figures, Method, bootstrap, interval, observed, resampled
 from retina.evaluation.matching import Matches
+from retina.evaluation.terminal import NONE, Column, table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -37,7 +38,7 @@ class Difference:
     Attributes:
         a, b: in [0, 1], on the images themselves.
         difference: b - a.
-        low, high: interval of the difference.
+        low, high: interval of the difference; NaN where all its boxes lie in one image.
         superiority: the share of replicates in which B has more than A, those in which both have the same for half.
     """
 
@@ -110,8 +111,10 @@ def compare(
     def columns(figures: Figures, name: str) -> np.ndarray:
         return np.column_stack((figures[name], figures.per_class[name]))
 
+    known = resampled(matches_a).tolist()
     by_name = {
-        name: differences([columns(f, name)[0] for f in plain], [columns(f, name) for f in drawn]) for name in NAMES
+        name: _told(differences([columns(f, name)[0] for f in plain], [columns(f, name) for f in drawn]), known)
+        for name in NAMES
     }
     return Comparison(
         figures={name: rows[0] for name, rows in by_name.items()},
@@ -125,6 +128,12 @@ def compare(
         level=level,
         method=method,
     )
+
+
+def _told(differences: list[Difference], known: list[bool]) -> list[Difference]:
+    """Resamples of a single image all are that image: they don't tell how sure a difference is."""
+    nothing = {"low": np.nan, "high": np.nan, "superiority": np.nan}
+    return [figure if told else replace(figure, **nothing) for figure, told in zip(differences, known, strict=True)]
 
 
 def check_same_truth(a: GroundTruth, b: GroundTruth) -> None:
@@ -170,6 +179,10 @@ def verdict(comparison: Comparison) -> str:
     level = f"{100 * comparison.level:g} %"
     if np.isnan(overall.difference):
         return "nothing can be compared: no box of the ground truth counts"
+    if np.isnan(overall.low):
+        return (
+            f"nothing can be told: B - A is {_shown(overall.difference)} AP, but all boxes that count lie in one image"
+        )
     if overall.low > 0:
         return f"B is better by {_shown(overall.difference)} AP ({level} interval {_span(overall.low, overall.high)})"
     if overall.high < 0:
@@ -202,22 +215,31 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def comparison_table(comparison: Comparison) -> Table:
-    """One row a figure."""
-    table = _table(comparison, f"{comparison.images:,} images, {sum(comparison.boxes.values()):,} boxes", "figure")
-    for name, figure in comparison.figures.items():
-        table.add_row(name, *_cells(figure))
-    return table
+def comparison_table(comparison: Comparison, width: int | None = None) -> Table:
+    """One row a figure; `width` as in `class_comparison_table`."""
+    rows = [[name, *_cells(figure)] for name, figure in comparison.figures.items()]
+    title = f"{comparison.images:,} images, {sum(comparison.boxes.values()):,} boxes"
+    return table(title, [Column("figure", "left"), *_columns(comparison)], rows, width=width)
 
 
-def class_comparison_table(comparison: Comparison) -> Table:
-    """AP of each class, in the ground truth's order."""
+def class_comparison_table(comparison: Comparison, width: int | None = None) -> Table:
+    """AP of each class, in the ground truth's order.
+
+    Args:
+        width: of the terminal; None leaves no column out.
+    """
     from rich.markup import escape
 
-    table = _table(comparison, "AP per class", "class", "boxes")
-    for name, figures in comparison.per_class.items():
-        table.add_row(escape(name), f"{comparison.boxes[name]:,}", *_cells(figures["AP"]))
-    return table
+    rows = [
+        [escape(name), f"{comparison.boxes[name]:,}", *_cells(figures["AP"])]
+        for name, figures in comparison.per_class.items()
+    ]
+    figures = [figures["AP"] for figures in comparison.per_class.values()]
+    notes = [f"{NONE}: no ground truth"] if any(np.isnan(figure.difference) for figure in figures) else []
+    if any(np.isnan(figure.low) and not np.isnan(figure.difference) for figure in figures):
+        notes.append(f"{NONE} as interval: all boxes lie in one image")
+    columns = [Column("class", "left"), Column("boxes"), *_columns(comparison)]
+    return table("AP per class", columns, rows, width=width, notes=notes)
 
 
 def _check(truth: GroundTruth, matches: Matches, name: str) -> None:
@@ -249,21 +271,17 @@ def _differences(
     return [Difference(*(float(value) for value in row)) for row in rows]
 
 
-def _table(comparison: Comparison, title: str, *keys: str) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column(keys[0])
-    for header in (*keys[1:], "A", "B", "B - A", f"{100 * comparison.level:g} % interval", "P(B > A)"):
-        table.add_column(header, justify="right")
-    return table
+def _columns(comparison: Comparison) -> list[Column]:
+    interval_column = Column(f"{100 * comparison.level:g} % interval", group="interval")
+    return [Column("A"), Column("B"), Column("B - A"), interval_column, Column("P(B > A)", group="superiority")]
 
 
 def _cells(figure: Difference) -> list[str]:
     if np.isnan(figure.difference):
-        return ["[dim]no ground truth[/dim]", *["–"] * 4]
+        return [NONE] * 5
     values = f"{figure.a:.3f}", f"{figure.b:.3f}", f"{figure.difference:+.3f}"
+    if np.isnan(figure.low):
+        return [*values, NONE, NONE]
     return [*values, _span(figure.low, figure.high, sign="+"), f"{figure.superiority:.3f}"]
 
 

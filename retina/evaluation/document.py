@@ -8,6 +8,7 @@
 | `per_class` | for each class name the same twelve, and `boxes`, how many of it there are to find |
 | `per_iou` | AP at each overlap, `"0.50"` to `"0.95"` |
 | `images`, `boxes`, `detections` | how many went in; `boxes` without crowds and difficult ones |
+| `max_detections`, `area_ranges` | the three bounds of the AR figures, and `[low, high]` of the sizes in square pixels |
 
 and, after an assessment (`retina evaluate`, `retina score`):
 
@@ -31,6 +32,7 @@ from retina.evaluation.calibration import Reliability
 from retina.evaluation.coco import Metrics
 from retina.evaluation.confusion import Confusion
 from retina.evaluation.errors import Tide
+from retina.evaluation.matching import ALL_AREAS
 
 
 def conventions(metrics: Metrics) -> dict[str, str]:
@@ -44,6 +46,7 @@ def conventions(metrics: Metrics) -> dict[str, str]:
         "difficult": "difficult boxes don't count, nor do detections of them",
         "limit": f"at most {limits[-1]} detections of a class in an image; average recall at "
         f"{', '.join(map(str, limits))}",
+        "sizes": "; ".join(f"{name}: {area_in_words(*bounds)}" for name, bounds in metrics.area_ranges.items()),
         "ties": "equal scores by ascending image id, then in the order given",
         "undefined": "-1 where no ground truth defines a figure; such classes are left out of the means",
     }
@@ -61,6 +64,8 @@ def to_json(metrics: Metrics, assessment: Assessment | None = None) -> dict[str,
         "images": metrics.images,
         "boxes": metrics.boxes,
         "detections": metrics.detections,
+        "max_detections": list(metrics.max_detections),
+        "area_ranges": {name: list(bounds) for name, bounds in metrics.area_ranges.items()},
     }
     if assessment is None:
         return tree
@@ -79,6 +84,18 @@ def to_json(metrics: Metrics, assessment: Assessment | None = None) -> dict[str,
         "calibration": assessment.calibration and _calibration(assessment.calibration),
         "confusion": _confusion(assessment.confusion),
     }
+
+
+def area_in_words(low: float, high: float) -> str:
+    """An area range, both ends included: `32² to 96² px`."""
+    if low <= 0:
+        return f"up to {_side(high)} px"
+    return f"above {_side(low)} px" if high >= ALL_AREAS[1] else f"{_side(low)} to {_side(high)} px"
+
+
+def _side(area: float) -> str:
+    root = math.sqrt(area)
+    return f"{root:.0f}²" if root == round(root) else f"{area:g} square"
 
 
 def _intervals(intervals: Intervals) -> dict[str, Any]:

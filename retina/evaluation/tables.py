@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from retina.evaluation.document import area_in_words
+from retina.evaluation.terminal import NONE, Column, optional, table, value
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -10,14 +14,7 @@ if TYPE_CHECKING:
     from retina.evaluation.assessment import Assessment, Interval, Intervals
     from retina.evaluation.coco import Metrics
 
-Column = tuple[str, Literal["left", "right"]]
-
-_SIZES = {
-    "s": "small objects (up to 32² px)",
-    "m": "medium objects (32² to 96² px)",
-    "l": "large objects (above 96² px)",
-}
-_OPERATING: tuple[Column, ...] = (("best F1", "right"), ("at score", "right"))
+_OPERATING = (Column("best F1", group="operating"), Column("at score", group="operating"))
 _KINDS = {
     "Cls": "well placed, but the wrong class",
     "Loc": "the right class, but badly placed",
@@ -30,65 +27,58 @@ _KINDS = {
 
 def metrics_table(metrics: Metrics, intervals: Intervals | None = None) -> Table:
     """One row a figure: its name, its value (or in words why there is none), its interval and what it means."""
-    table = _table(
-        f"{metrics.images:,} images, {metrics.boxes:,} boxes, {metrics.detections:,} detections",
-        ("figure", "left"),
-        ("value", "right"),
-        *_interval_column(intervals),
-        ("meaning", "left"),
-    )
-    for name, value in metrics.metrics.items():
+    rows = []
+    for name, figure in metrics.metrics.items():
         ends = [_interval(intervals.metrics.get(name))] if intervals else []
-        said = meaning(name) if value >= 0 else f"[dim]{undefined(name)}[/dim]"
-        table.add_row(name, _value(value), *ends, said)
-    return table
+        said = meaning(name, metrics.area_ranges) if figure >= 0 else f"[dim]{undefined(name)}[/dim]"
+        rows.append([name, value(figure), *ends, said])
+    title = f"{metrics.images:,} images, {metrics.boxes:,} boxes, {metrics.detections:,} detections"
+    columns = [Column("figure", "left"), Column("value"), *_interval_column(intervals), Column("meaning", "left")]
+    return table(title, columns, rows)
 
 
-def class_table(metrics: Metrics, assessment: Assessment | None = None) -> Table:
-    """One row a class, in the dataset's order; after an assessment with intervals of AP and the best threshold."""
+def class_table(metrics: Metrics, assessment: Assessment | None = None, width: int | None = None) -> Table:
+    """One row a class, in the dataset's order; after an assessment with intervals of AP and the best threshold.
+
+    Args:
+        width: of the terminal; None leaves no column out.
+    """
     from rich.markup import escape
 
     intervals = assessment.intervals if assessment else None
-    table = _table(
-        "per class",
-        ("class", "left"),
-        ("boxes", "right"),
-        ("AP", "right"),
-        *_interval_column(intervals),
-        ("AP50", "right"),
-        ("AP75", "right"),
-        *(_OPERATING if assessment else ()),
-    )
+    rows = []
     for k, (name, figures) in enumerate(metrics.per_class.items()):
-        values = [_value(figures[key]) for key in ("AP", "AP50", "AP75")]
+        values = [value(figures[key]) for key in ("AP", "AP50", "AP75")]
         ends = [_interval(intervals.per_class[name].get("AP"))] if intervals else []
         point = assessment.operating.per_class[k] if assessment else None
-        best = [_optional(point.f1), _optional(point.threshold)] if point else []
-        table.add_row(escape(name), f"{int(figures['boxes']):,}", values[0], *ends, *values[1:], *best)
-    if any(figures["AP"] < 0 for figures in metrics.per_class.values()):
-        table.caption = "–: no ground truth, or no score that finds any; left out of the means"
-        table.caption_justify = "left"
-    return table
+        best = [optional(point.f1), optional(point.threshold)] if point else []
+        rows.append([escape(name), f"{int(figures['boxes']):,}", values[0], *ends, *values[1:], *best])
+    columns = [
+        Column("class", "left"),
+        Column("boxes"),
+        Column("AP"),
+        *_interval_column(intervals),
+        Column("AP50"),
+        Column("AP75"),
+        *(_OPERATING if assessment else ()),
+    ]
+    return table("per class", columns, rows, width=width, notes=_dashes(metrics, assessment))
 
 
 def errors_table(assessment: Assessment) -> Table:
     """One row a kind of error, by its cost."""
     errors = assessment.errors
-    table = _table(
-        f"what keeps AP50 down (TIDE, IoU {errors.iou:g})",
-        ("error", "left"),
-        ("AP50 lost", "right"),
-        ("number", "right"),
-        ("meaning", "left"),
-    )
-    for kind, cost in sorted(errors.delta_ap.items(), key=lambda item: -(item[1] or 0.0)):
-        table.add_row(kind, _optional(cost), f"{errors.counts[kind]:,}", _KINDS[kind])
-    return table
+    rows = [
+        [kind, optional(cost), f"{errors.counts[kind]:,}", _KINDS[kind]]
+        for kind, cost in sorted(errors.delta_ap.items(), key=lambda item: -(item[1] or 0.0))
+    ]
+    columns = [Column("error", "left"), Column("AP50 lost"), Column("number"), Column("meaning", "left")]
+    return table(f"what keeps AP50 down (TIDE, IoU {errors.iou:g})", columns, rows)
 
 
 def advice(assessment: Assessment) -> list[str]:
-    """Sentences on what to set and whom to believe: the threshold, the calibration, the interval's origin."""
-    lines = []
+    """Lines on what to set and how far to believe it: AP by overlap, threshold, calibration, the interval's origin."""
+    lines = ["AP by IoU: " + ", ".join(f"{iou} {value(ap)}" for iou, ap in assessment.metrics.per_iou.items())]
     point, calibration, intervals = assessment.operating.overall, assessment.calibration, assessment.intervals
     if point.threshold is not None:
         lines.append(
@@ -108,12 +98,12 @@ def advice(assessment: Assessment) -> list[str]:
     return lines
 
 
-def meaning(name: str) -> str:
+def meaning(name: str, area_ranges: Mapping[str, tuple[float, float]]) -> str:
     """What a figure is, in words: `AP50`, `ARs`, `AR100`, …"""
     kind, rest = name[:2], name[2:]
     what = "average precision" if kind == "AP" else "average recall"
     if rest.isalpha():
-        return f"{what}, {_SIZES.get(rest, f'objects of the area range {rest!r}')}"
+        return f"{what}, objects {area_in_words(*area_ranges[rest])}"
     if kind == "AP":
         return f"{what} at IoU {f'0.{rest}' if rest else '0.50 to 0.95'}"
     return f"{what} with at most {rest} detection{'' if rest == '1' else 's'} per class and image"
@@ -124,27 +114,23 @@ def undefined(name: str) -> str:
     return "no ground truth of that size" if name[2:].isalpha() else "no ground truth"
 
 
-def _value(value: float) -> str:
-    return f"{value:.3f}" if value >= 0 else "–"
-
-
-def _optional(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
-
-
 def _interval(ends: Interval | None) -> str:
-    return "–" if ends is None else f"{ends[0]:.3f}–{ends[1]:.3f}"
+    return NONE if ends is None else f"{ends[0]:.3f}–{ends[1]:.3f}"
 
 
 def _interval_column(intervals: Intervals | None) -> list[Column]:
-    return [(f"{intervals.level:.0%} interval", "right")] if intervals else []
+    return [Column(f"{intervals.level:.0%} interval", group="interval")] if intervals else []
 
 
-def _table(title: str, *columns: Column) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for header, justify in columns:
-        table.add_column(header, justify=justify, no_wrap=justify == "right", overflow="fold")
-    return table
+def _dashes(metrics: Metrics, assessment: Assessment | None) -> list[str]:
+    """What the dashes of `class_table` mean, those that there are."""
+    there = [name for name, figures in metrics.per_class.items() if figures["AP"] >= 0]
+    notes = []
+    if len(there) < len(metrics.per_class):
+        notes.append(f"{NONE}: no ground truth, left out of the means")
+    if assessment and assessment.intervals and any("AP" not in assessment.intervals.per_class[name] for name in there):
+        notes.append(f"{NONE} as interval: all boxes lie in one image")
+    points = assessment.operating.per_class if assessment else ()
+    if any(point.threshold is None and point.f1 is not None for point in points):
+        notes.append(f"{NONE} at score: no detection of the class is right")
+    return notes

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from retina.evaluation.terminal import NONE, Column, table, value
 from retina.evaluation.voc import VocMetrics
 
 if TYPE_CHECKING:
@@ -33,45 +34,38 @@ def flat_classes(voc: Sequence[VocMetrics]) -> dict[str, dict[str, float]]:
 
 def voc_metrics_table(voc: Sequence[VocMetrics], title: str) -> Table:
     """One row a figure: its name, its value (or in words why there is none) and what it means."""
-    table = _table(title, "figure", "value", "meaning")
+    rows = []
     for name, figures, protocol in _columns(voc):
         meaning = f"mean over classes at IoU {name.partition('@')[2]}, {_WORDS[protocol]}"
-        value = figures["mAP"]
-        table.add_row(f"mAP_{name}", _value(value), meaning if value >= 0 else "[dim]no ground truth[/dim]")
-    return table
+        said = meaning if figures["mAP"] >= 0 else "[dim]no ground truth[/dim]"
+        rows.append([f"mAP_{name}", value(figures["mAP"]), said])
+    return table(title, [Column("figure", "left"), Column("value"), Column("meaning", "left")], rows)
 
 
-def voc_class_table(voc: Sequence[VocMetrics]) -> Table:
-    """One row a class, in the order of the labels."""
+def voc_class_table(voc: Sequence[VocMetrics], width: int | None = None) -> Table:
+    """One row a class, in the order of the labels.
+
+    Args:
+        width: of the terminal; None leaves no column out.
+    """
     from rich.markup import escape
 
     classes = flat_classes(voc)
     names = [name for name, _, _ in _columns(voc)]
-    table = _table("AP per class", "class", "boxes", *names)
-    for class_name, figures in classes.items():
-        values = [_value(figures[f"AP_{name}"]) for name in names]
-        if not figures["boxes"]:
-            values = ["[dim]no ground truth[/dim]", *["–"] * (len(names) - 1)]
-        table.add_row(escape(class_name), f"{int(figures['boxes']):,}", *values)
-    return table
+    rows = [
+        [escape(class_name), f"{int(figures['boxes']):,}", *(value(figures[f"AP_{name}"]) for name in names)]
+        for class_name, figures in classes.items()
+    ]
+    # The first figure stays, each of the others may go.
+    groups = ["", *names[1:]]
+    columns = [Column("class", "left"), Column("boxes")]
+    columns += [Column(name, group=group) for name, group in zip(names, groups, strict=False)]
+    nothing = any(not figures["boxes"] for figures in classes.values())
+    notes = [f"{NONE}: no ground truth, left out of the mean"] if nothing else []
+    return table("AP per class", columns, rows, width=width, notes=notes)
 
 
 def _columns(voc: Sequence[VocMetrics]) -> list[tuple[str, dict, str]]:
     """(name such as "11pt@0.5", its figures, protocol), by overlap and then protocol."""
     overlaps = list(voc[0].figures) if voc else []
     return [(f"{SHORT[one.protocol]}@{iou}", one.figures[iou], one.protocol) for iou in overlaps for one in voc]
-
-
-def _value(value: float) -> str:
-    return f"{value:.3f}" if value >= 0 else "–"
-
-
-def _table(title: str, first: str, *others: str) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column(first)
-    for header in others:
-        table.add_column(header, justify="left" if header == "meaning" else "right")
-    return table

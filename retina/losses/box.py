@@ -11,6 +11,9 @@ from retina.ops import boxes as box_ops
 
 Tensor = Any
 
+# Boxes with both sides below this, in pixels, have no aspect.
+_POINT = 1e-6
+
 
 def huber(prediction: Tensor, target: Tensor, *, delta: float) -> Tensor:
     """Huber loss (Huber 1964), elementwise: ½e² where |e| ≤ δ, else δ·(|e| - ½δ). Equals δ · smooth_l1(β = δ).
@@ -77,7 +80,8 @@ def ciou_loss(prediction: Tensor, target: Tensor) -> Tensor:
     replace its factor 1/(w² + h²) by 1 (below eq. 12).
 
     Args:
-        prediction, target: [..., 4] xyxy pixels. A box without area overlaps nothing; the aspect of a point is 0.
+        prediction, target: [..., 4] xyxy pixels. A box without area overlaps nothing; the aspect of a point, a box
+            with both sides below 1e-6, is 0.
 
     Returns:
         [...], at least 0; 0 for equal boxes, those without area included.
@@ -120,8 +124,11 @@ def _centre_distance(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def _aspect_angle(boxes: Tensor) -> Tensor:
-    """atan(width / height) [...] in [0, π/2]; 0 for a point, whose angle has no gradient."""
+    """atan(width / height) [...] in [0, π/2]; 0 for a point, whose angle has no gradient.
+
+    Its gradient grows as 1 / side: squares of sides below 1e-19 would vanish, and it with them become NaN.
+    """
     width = ops.maximum(boxes[..., 2] - boxes[..., 0], 0.0)
     height = ops.maximum(boxes[..., 3] - boxes[..., 1], 0.0)
-    point = ops.logical_and(width <= 0, height <= 0)
+    point = ops.logical_and(width < _POINT, height < _POINT)
     return ops.where(point, 0.0, ops.arctan2(width, ops.where(point, 1.0, height)))

@@ -6,7 +6,7 @@ from typing import Any
 
 from keras import ops
 
-from retina.losses.labels import class_targets
+from retina.losses.labels import class_targets, nan_unless
 
 Tensor = Any
 
@@ -37,9 +37,10 @@ def softmax_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
         [...].
 
     Raises:
-        RetinaError: the shapes don't belong together, or a label is known (not traced) and outside 0..K-1.
+        RetinaError: the shapes don't belong together, or a label is outside 0..K-1. While traced (`fit`,
+            `tf.function`, `jax.jit`) such a label cannot raise: its sample's loss is NaN.
 
     Example: logits (ln 3, 0) make p = (3/4, 1/4): label 0 gives ln(4/3) = 0.28768, label 1 gives ln 4 = 1.38629.
     """
-    targets = class_targets(logits, targets, "softmax_cross_entropy")
-    return -ops.sum(targets * ops.log_softmax(logits, axis=-1), axis=-1)
+    targets, legal = class_targets(logits, targets, "softmax_cross_entropy")
+    return nan_unless(legal, -ops.sum(targets * ops.log_softmax(logits, axis=-1), axis=-1))

@@ -10,7 +10,7 @@ from keras import ops
 
 from retina.errors import RetinaError
 from retina.losses.cross_entropy import logistic
-from retina.losses.labels import class_targets
+from retina.losses.labels import class_targets, nan_unless
 
 Tensor = Any
 
@@ -56,14 +56,15 @@ def softmax_focal(
         logits: [..., K] float, K at least 2.
         targets: labels [...] in 0..K-1, or a distribution [..., K].
         gamma: focusing exponent, at least 0.
-        alpha: the weight of every class, one for each [K], or None for 1.
+        alpha: the weight of every class, or one for each [K], at least 0; None for 1.
 
     Returns:
         [...].
 
     Raises:
-        RetinaError: there is one class only, the shapes don't belong together, or a label is known (not traced) and
-            outside 0..K-1.
+        RetinaError: there is one class only, the shapes don't belong together, `alpha` has another length than K, or
+            a label is outside 0..K-1. While traced (`fit`, `tf.function`, `jax.jit`) such a label cannot raise: its
+            sample's loss is NaN.
 
     Example: logits (ln 3, 0) make p = (3/4, 1/4): with γ = 2, label 0 gives (1/4)² · ln(4/3) = 0.01798 and label 1
     gives (3/4)² · ln 4 = 0.77979.
@@ -73,9 +74,16 @@ def softmax_focal(
             f"softmax_focal: expected logits of at least 2 classes, got {logits.shape[-1]}; "
             "use sigmoid_focal for a single class"
         )
-    targets = class_targets(logits, targets, "softmax_focal")
-    weights = targets if alpha is None else targets * ops.convert_to_tensor(alpha, dtype=logits.dtype)
-    return ops.sum(weights * _focal_term(_log_odds_against(logits), gamma), axis=-1)
+    weights, legal = class_targets(logits, targets, "softmax_focal")
+    if alpha is not None:
+        of_class = ops.convert_to_tensor(alpha, dtype=logits.dtype)
+        if tuple(of_class.shape) not in ((), (logits.shape[-1],)):
+            raise RetinaError(
+                f"softmax_focal: alpha: expected one number or {logits.shape[-1]}, one for each class, "
+                f"got shape {tuple(of_class.shape)}; give each class its weight"
+            )
+        weights = weights * of_class
+    return nan_unless(legal, ops.sum(weights * _focal_term(_log_odds_against(logits), gamma), axis=-1))
 
 
 def quality_focal(logits: Tensor, targets: Tensor, *, beta: float) -> Tensor:

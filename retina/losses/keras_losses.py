@@ -2,7 +2,8 @@
 
 `y_true` comes first, as everywhere in Keras. The default reduction is the mean: over all elements of an elementwise
 loss, over the samples of a per-sample one. Detectors take `reduction="sum"` and divide by their positives. Labels may
-be [B] or [B, 1]. Keras turns targets into floats before a loss sees them, so labels are exact up to 2²⁴.
+be [B] or [B, 1]. Keras turns targets into floats before a loss sees them, so labels are exact up to 2²⁴. A label that
+a loss refuses is a loss of NaN in `fit`, where nothing can be raised; targets of another shape are refused everywhere.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from keras import ops
 
 from retina.errors import RetinaError
 from retina.losses import box, cross_entropy, focal, margin, metric
+from retina.losses.labels import differ
 
 Tensor = Any
 _TINY = float(np.finfo(np.float32).tiny)
@@ -51,21 +53,35 @@ class _Loss(keras.losses.Loss):
         """Elementwise targets in the shape of the predictions: [B] against [B, 1] would broadcast to [B, B]."""
         true, predicted = tuple(y_true.shape), tuple(y_pred.shape)
         if len(true) == len(predicted) - 1 and predicted[-1] == 1:
-            return y_true[..., None]
-        if len(true) == len(predicted) + 1 and true[-1] == 1:
-            return y_true[..., 0]
-        if len(true) != len(predicted):
+            y_true = y_true[..., None]
+        elif len(true) == len(predicted) + 1 and true[-1] == 1:
+            y_true = y_true[..., 0]
+        if differ(tuple(y_true.shape), predicted):
             raise RetinaError(
                 f"{type(self).__name__}: expected targets of the predictions' shape {predicted}, got {true}; "
                 "reshape the targets"
             )
         return y_true
 
+    def _boxes(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """Target boxes in the shape of the predicted ones, [..., 4]."""
+        if y_pred.shape[-1] != 4:
+            raise RetinaError(
+                f"{type(self).__name__}: expected boxes [..., 4] as xyxy, got predictions of shape "
+                f"{tuple(y_pred.shape)}; give the network 4 outputs a box"
+            )
+        return self._like(y_true, y_pred)
+
 
 def _labels(y_true: Tensor, y_pred: Tensor) -> Tensor:
     """Labels [B, 1] as [B]; a distribution over the classes stays."""
     rank = len(y_pred.shape)
     return y_true[..., 0] if len(y_true.shape) == rank and y_true.shape[-1] == 1 != y_pred.shape[-1] else y_true
+
+
+def _column(y_true: Tensor) -> Tensor:
+    """Labels [B, 1] as [B], whatever the predictions are."""
+    return y_true[:, 0] if len(y_true.shape) == 2 and y_true.shape[-1] == 1 else y_true
 
 
 # ------------------------------------------------------------------------------------------- sigmoid and softmax
@@ -97,18 +113,32 @@ class SigmoidFocal(_Loss):
 class SoftmaxFocal(_Loss):
     """`retina.losses.softmax_focal` (arXiv:1708.02002): -Σ_k y_k·α_k·(1-p_k)^γ·log p_k, per sample.
 
-    `y_true` labels [...] or a distribution [..., K], `y_pred` [..., K] logits; `alpha` one weight, or one a class.
+    `y_true` labels [...] or a distribution [..., K], `y_pred` [..., K] logits; `alpha` one
+    weight, or one for each class, at least 0.
 
     Example: logits (ln 3, 0), label 1: (3/4)² · ln 4 = 0.77979.
     """
 
     settings = ("gamma", "alpha")
 
-    def __init__(self, gamma: float = 2.0, alpha: float | Sequence[float] | None = None, **kwargs: Any):
+    def __init__(self, gamma: float = 2.0, alpha: float | Sequence[float] | np.ndarray | None = None, **kwargs: Any):
         super().__init__(**kwargs)
         self.gamma = gamma
-        self.alpha = list(alpha) if isinstance(alpha, Sequence) else alpha
+        self.alpha = None if alpha is None else self._weights(alpha)
         self._require("gamma", 0.0)
+
+    @staticmethod
+    def _weights(alpha: Any) -> float | list[float]:
+        """As plain numbers, which serialise."""
+        values = np.asarray(alpha)
+        numeric = values.dtype.kind in "iuf" and values.ndim <= 1 and values.size > 0
+        if not numeric or not (np.isfinite(values) & (values >= 0)).all():
+            raise RetinaError(
+                "SoftmaxFocal: alpha: expected None, a finite number of at least 0, or one for each class, "
+                f"got {values.tolist()}; mend it"
+            )
+        weights: float | list[float] = values.tolist()
+        return weights
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return focal.softmax_focal(y_pred, _labels(y_true, y_pred), gamma=self.gamma, alpha=self.alpha)
@@ -228,7 +258,7 @@ class Giou(_Loss):
     """
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        return box.giou_loss(y_pred, y_true)
+        return box.giou_loss(y_pred, self._boxes(y_true, y_pred))
 
 
 @_registered
@@ -239,7 +269,7 @@ class Diou(_Loss):
     """
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        return box.diou_loss(y_pred, y_true)
+        return box.diou_loss(y_pred, self._boxes(y_true, y_pred))
 
 
 @_registered
@@ -250,7 +280,7 @@ class Ciou(_Loss):
     """
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        return box.ciou_loss(y_pred, y_true)
+        return box.ciou_loss(y_pred, self._boxes(y_true, y_pred))
 
 
 # --------------------------------------------------------------------------------------------- embeddings, margins
@@ -283,7 +313,7 @@ class Center(_Loss):
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         centers = ops.convert_to_tensor(self.centers, dtype=y_pred.dtype)
-        return metric.center_loss(y_pred, _labels(y_true, y_pred), centers)
+        return metric.center_loss(y_pred, _column(y_true), centers)
 
 
 @_registered
@@ -303,15 +333,14 @@ class Triplet(_Loss):
         self._require("margin", 0.0)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        labels = y_true[:, 0] if len(y_true.shape) == 2 else y_true
-        return metric.batch_hard_triplet(y_pred, labels, margin=self.margin)
+        return metric.batch_hard_triplet(y_pred, _column(y_true), margin=self.margin)
 
 
 @_registered
 class Hinge(_Loss):
     """`retina.losses.hinge` (Cortes and Vapnik 1995): max(0, margin - y·s), elementwise.
 
-    `y_true` [...], -1 or 1: in `fit` this cannot be checked, see the function. `y_pred` [...] scores.
+    `y_true` [...], -1 or 1: any other label is an error, and in `fit` a loss of NaN. `y_pred` [...] scores.
 
     Example: s = 0.5, y = -1: 1.5.
     """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -25,25 +27,57 @@ def known(values: Tensor) -> np.ndarray | None:
         return None
 
 
-def check_labels(labels: Tensor, classes: int, where: str) -> None:
-    """Every label is one of 0..`classes` - 1.
+def differ(first: Sequence[int | None], second: Sequence[int | None]) -> bool:
+    """Whether two shapes are certain to differ: in rank, or in a dimension that both know."""
+    if len(first) != len(second):
+        return True
+    return any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in zip(first, second, strict=True))
+
+
+def legal_labels(labels: Tensor, leading: Sequence[int | None], classes: int, where: str) -> Tensor | None:
+    """Which labels are one of 0..`classes` - 1: None for all of them, else a mask for `nan_unless`.
+
+    Args:
+        labels: numbers of the shape `leading`, as far as it is known.
+
+    Returns:
+        None where the values are known; a bool tensor of the labels' shape while they are traced.
 
     Raises:
-        RetinaError: one is not. Under tracing nothing is known, and nothing is raised.
+        RetinaError: the shape is another one, or a known label is no class.
     """
+    if not hasattr(labels, "shape"):
+        labels = np.asarray(labels)
+    if differ(tuple(labels.shape), tuple(leading)):
+        raise RetinaError(
+            f"{where}: expected one label for each sample, shape {tuple(leading)}, got shape {tuple(labels.shape)}; "
+            "reshape the labels"
+        )
     values = known(labels)
     if values is None:
-        return
-    wrong = values[(values < 0) | (values >= classes) | (values != np.floor(values))]
+        floating = keras.backend.is_float_dtype(keras.backend.standardize_dtype(labels.dtype))
+        numbers = labels if floating else ops.cast(labels, "float32")
+        in_range = ops.logical_and(numbers >= 0, numbers <= classes - 1)
+        return ops.logical_and(in_range, numbers == ops.floor(numbers))
+    wrong = values[~((values >= 0) & (values < classes) & (values == np.floor(values)))]
     if wrong.size:
         raise RetinaError(
             f"{where}: expected labels 0 to {classes - 1}, got {wrong.flat[0]}; "
             "number the classes from 0, one output of the network each"
         )
+    return None
 
 
-def class_targets(logits: Tensor, targets: Tensor, where: str) -> Tensor:
-    """Targets as a distribution over classes [..., K], of the dtype of `logits` [..., K].
+def nan_unless(legal: Tensor | None, losses: Tensor) -> Tensor:
+    """`losses` with NaN, and no gradient, where a label is not legal; a mask of None leaves them as they are.
+
+    A compiled function cannot raise, and any other number would pass for a loss.
+    """
+    return losses if legal is None else ops.where(legal, losses, math.nan)
+
+
+def class_targets(logits: Tensor, targets: Tensor, where: str) -> tuple[Tensor, Tensor | None]:
+    """Targets as a distribution over classes [..., K], of the dtype of `logits` [..., K], and a mask for `nan_unless`.
 
     Args:
         targets: labels [...], one dimension fewer than `logits`, or already a distribution [..., K].
@@ -52,16 +86,16 @@ def class_targets(logits: Tensor, targets: Tensor, where: str) -> Tensor:
         RetinaError: the shapes don't belong together, or a label is known and not one of 0..K-1.
     """
     targets = ops.convert_to_tensor(targets)
-    classes, rank = logits.shape[-1], len(logits.shape)
-    if len(targets.shape) == rank and targets.shape[-1] == classes:
-        return ops.cast(targets, logits.dtype)
-    if len(targets.shape) != rank - 1:
+    shape, classes = tuple(logits.shape), logits.shape[-1]
+    if not differ(tuple(targets.shape), shape):
+        return ops.cast(targets, logits.dtype), None
+    if differ(tuple(targets.shape), shape[:-1]):
         raise RetinaError(
             f"{where}: expected labels with one dimension fewer than the logits, or a distribution over their "
-            f"{classes} classes, got shape {tuple(targets.shape)} for logits {tuple(logits.shape)}; reshape the targets"
+            f"{classes} classes, got shape {tuple(targets.shape)} for logits {shape}; reshape the targets"
         )
-    check_labels(targets, classes, where)
-    return ops.cast(is_class(targets, classes), logits.dtype)
+    legal = legal_labels(targets, shape[:-1], classes, where)
+    return ops.cast(is_class(targets, classes), logits.dtype), legal
 
 
 def is_class(labels: Tensor, classes: int) -> Tensor:

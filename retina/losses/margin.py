@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from retina.errors import RetinaError
-from retina.losses.labels import check_labels, is_class, known
+from retina.losses.labels import is_class, known, legal_labels, nan_unless
 
 Tensor = Any
 
@@ -18,20 +18,23 @@ def hinge(scores: Tensor, labels: Tensor, *, margin: float = 1.0) -> Tensor:
 
     Args:
         scores: [...] float.
-        labels: [...], -1 or 1, broadcast against `scores`. Inside a compiled function (`tf.function`, `jax.jit`, and so
-            `fit`) values cannot be looked at: there a label of 0 goes unnoticed, as the constant loss `margin`.
+        labels: [...], -1 or 1, broadcast against `scores`.
         margin: the score from which on a sample adds nothing.
 
     Raises:
-        RetinaError: a label is known (not traced) and neither -1 nor 1.
+        RetinaError: a label is neither -1 nor 1. While traced (`fit`, `tf.function`, `jax.jit`) such a label cannot
+            raise: its loss is NaN.
 
     Example: s = 0.5 gives 0.5 for y = 1 and 1.5 for y = -1.
     """
-    values = known(labels)
-    if values is not None and not np.isin(values, (-1, 1)).all():
+    values, legal = known(labels), None
+    if values is None:
+        legal = ops.abs(ops.cast(labels, "float32")) == 1.0
+        labels = ops.where(legal, ops.cast(labels, scores.dtype), 0.0)  # of a NaN the gradient would be NaN
+    elif not np.isin(values, (-1, 1)).all():
         wrong = values[~np.isin(values, (-1, 1))].flat[0]
         raise RetinaError(f"hinge: expected labels -1 and 1, got {wrong}; turn labels 0 and 1 into 2 * labels - 1")
-    return ops.maximum(margin - ops.cast(labels, scores.dtype) * scores, 0.0)
+    return nan_unless(legal, ops.maximum(margin - ops.cast(labels, scores.dtype) * scores, 0.0))
 
 
 def multiclass_hinge(scores: Tensor, labels: Tensor, *, margin: float = 1.0) -> Tensor:
@@ -45,12 +48,14 @@ def multiclass_hinge(scores: Tensor, labels: Tensor, *, margin: float = 1.0) -> 
         [...].
 
     Raises:
-        RetinaError: a label is known (not traced) and outside 0..K-1.
+        RetinaError: there is not one label for each sample, or a label is outside 0..K-1. While traced (`fit`,
+            `tf.function`, `jax.jit`) such a label cannot raise: its sample's loss is NaN.
 
     Example: scores (3.2, 5.1, -1.7) and label 0 give max(0, 2.9) + max(0, -3.9) = 2.9.
     """
     classes = scores.shape[-1]
-    check_labels(labels, classes, "multiclass_hinge")
+    legal = legal_labels(labels, scores.shape[:-1], classes, "multiclass_hinge")
     own = is_class(labels, classes)
     own_score = ops.sum(ops.where(own, scores, 0.0), axis=-1, keepdims=True)
-    return ops.sum(ops.where(own, 0.0, ops.maximum(scores - own_score + margin, 0.0)), axis=-1)
+    losses = ops.sum(ops.where(own, 0.0, ops.maximum(scores - own_score + margin, 0.0)), axis=-1)
+    return nan_unless(legal, losses)

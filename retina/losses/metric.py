@@ -6,10 +6,11 @@ import math
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from retina.errors import RetinaError
-from retina.losses.labels import check_labels
+from retina.losses.labels import differ, legal_labels, nan_unless
 
 Tensor = Any
 
@@ -28,35 +29,45 @@ def center_loss(features: Tensor, labels: Tensor, centers: Tensor) -> Tensor:
         [B].
 
     Raises:
-        RetinaError: a label is known (not traced) and outside 0..K-1.
+        RetinaError: there is not one label for each sample, or a label is outside 0..K-1. While traced (`fit`,
+            `tf.function`, `jax.jit`) such a label cannot raise: its sample's loss is NaN.
 
     Example: x = (1, 2) and c_y = (0, 0) give ½ · 5 = 2.5.
     """
-    return 0.5 * ops.sum(ops.square(_offsets(features, labels, centers)), axis=-1)
+    offsets, _, legal = _offsets(features, labels, centers)
+    return nan_unless(legal, 0.5 * ops.sum(ops.square(offsets), axis=-1))
 
 
 def updated_centers(features: Tensor, labels: Tensor, centers: Tensor, rate: float) -> Tensor:
     """The centres [K, F] after a batch (Wen et al. 2016, eq. 4): c_j - α·Σ_{y_i = j}(c_j - x_i) / (1 + n_j).
 
-    n_j counts the batch's samples of class j; a class without any stays where it is. No gradient passes.
+    n_j counts the batch's samples of class j; a class without any stays where it is. No gradient passes. While traced,
+    a label outside 0..K-1 makes all centres NaN.
 
     Args:
         features, labels, centers: as in `center_loss`.
         rate: the paper's α, in [0, 1].
 
+    Raises:
+        RetinaError: as `center_loss`.
+
     Example: c_j = 0, its samples 2 and 4, α = ½: 0 - ½ · (-2 - 4) / 3 = 1.
     """
-    classes, labels = centers.shape[0], ops.cast(labels, "int32")
-    offsets = ops.stop_gradient(_offsets(features, labels, centers))
+    classes = centers.shape[0]
+    offsets, labels, legal = _offsets(ops.stop_gradient(features), labels, centers)
     summed = ops.segment_sum(offsets, labels, num_segments=classes)
     count = ops.segment_sum(ops.ones_like(offsets[:, :1]), labels, num_segments=classes)
-    return centers + rate * summed / (1.0 + count)
+    moved = centers + rate * summed / (1.0 + count)
+    return nan_unless(None if legal is None else ops.all(legal), moved)
 
 
-def _offsets(features: Tensor, labels: Tensor, centers: Tensor) -> Tensor:
-    """x - c_y [B, F]."""
-    check_labels(labels, centers.shape[0], "center_loss")
-    return features - ops.stop_gradient(ops.take(centers, ops.cast(labels, "int32"), axis=0))
+def _offsets(features: Tensor, labels: Tensor, centers: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """x - c_y [B, F], the labels as int32 [B] that can be looked up, and the mask of `legal_labels`."""
+    legal = legal_labels(labels, features.shape[:-1], centers.shape[0], "center_loss")
+    labels = ops.cast(labels, "int32")
+    if legal is not None:
+        labels = ops.where(legal, labels, 0)
+    return features - ops.stop_gradient(ops.take(centers, labels, axis=0)), labels, legal
 
 
 @keras.saving.register_keras_serializable("retina")
@@ -64,7 +75,8 @@ class Centers(keras.layers.Layer):
     """Holds a centre for each class, gives `center_loss` per sample [B] and, in training, moves the centres after it.
 
     Called with `features` [B, F] and `labels` [B]; the loss is of the centres before the update, as in the paper. With
-    a `weight` the layer also adds weight · mean(loss) to its model's loss, so that any `compile` trains with it:
+    a `weight` the layer also adds weight · mean(loss) to its model's loss (0 for no samples), so that any `compile`
+    trains with it:
 
         features = keras.layers.Dense(2)(images)
         Centers(10, weight=0.003)(features, labels)     # `labels` is a second input of the model
@@ -81,12 +93,13 @@ class Centers(keras.layers.Layer):
     def __init__(self, classes: int, rate: float = 0.5, weight: float | None = None, **kwargs: Any):
         # Under mixed precision Keras would round the features to bfloat16 on the way in.
         super().__init__(**{"autocast": False, **kwargs})
-        if classes < 1 or not 0 <= rate <= 1 or (weight is not None and not 0 < weight < math.inf):
+        whole = isinstance(classes, (int, np.integer)) and classes >= 1
+        if not whole or not 0 <= rate <= 1 or (weight is not None and not 0 < weight < math.inf):
             raise RetinaError(
-                "Centers: expected classes >= 1, rate in [0, 1] and weight None or above 0, "
+                "Centers: expected a whole number of classes >= 1, rate in [0, 1] and weight None or above 0, "
                 f"got {classes}, {rate} and {weight}; mend them"
             )
-        self.classes, self.rate, self.weight = classes, rate, weight
+        self.classes, self.rate, self.weight = int(classes), rate, weight
 
     def build(self, features_shape: tuple[int | None, ...], labels_shape: tuple[int | None, ...]) -> None:
         self.centers = self.add_weight(
@@ -100,7 +113,8 @@ class Centers(keras.layers.Layer):
         if training:
             self.centers.assign(updated_centers(features, labels, before, self.rate))
         if self.weight is not None:
-            self.add_loss(self.weight * ops.mean(losses))
+            count = ops.cast(ops.shape(losses)[0], losses.dtype)
+            self.add_loss(self.weight * ops.sum(losses) / ops.maximum(count, 1.0))
         return losses
 
     def compute_output_shape(
@@ -142,19 +156,28 @@ def batch_hard_triplet(embeddings: Tensor, labels: Tensor, *, margin: float) -> 
     Returns:
         [B]; 0 where the batch has no other sample of the class, or none of another class.
 
+    Raises:
+        RetinaError: there is not one label for each sample.
+
     Example: embeddings 0, 1, 3 with labels 0, 0, 1 and margin 4: 1 - 9 + 4 < 0 gives 0, 1 - 4 + 4 gives 1, and the
     last has no positive: 0.
     """
-    count = embeddings.shape[0]
-    if count == 0:  # no argmax of nothing
-        return ops.sum(embeddings, axis=-1)
     labels = ops.convert_to_tensor(labels)
+    if differ(tuple(labels.shape), tuple(embeddings.shape[:1])):
+        raise RetinaError(
+            f"batch_hard_triplet: expected one label for each of the embeddings {tuple(embeddings.shape)}, "
+            f"got shape {tuple(labels.shape)}; reshape the labels"
+        )
+    if embeddings.shape[0] == 0:  # nothing to take from
+        return ops.sum(embeddings, axis=-1)
     distance = _pairwise_squared_distances(ops.stop_gradient(embeddings))
     same = labels[:, None] == labels[None, :]
     rows = ops.arange(ops.shape(embeddings)[0], dtype="int32")
     positive = ops.logical_and(same, rows[:, None] != rows[None, :])
-    farthest = ops.argmax(ops.where(positive, distance, -math.inf), axis=-1)
-    nearest = ops.argmin(ops.where(same, math.inf, distance), axis=-1)
+    # A last column that is never chosen: there is no argmax of nothing, and a traced batch may turn out empty.
+    column = ((0, 0), (0, 1))
+    farthest = ops.argmax(ops.pad(ops.where(positive, distance, -math.inf), column, constant_values=-math.inf), axis=-1)
+    nearest = ops.argmin(ops.pad(ops.where(same, math.inf, distance), column, constant_values=math.inf), axis=-1)
     losses = triplet(
         embeddings, ops.take(embeddings, farthest, axis=0), ops.take(embeddings, nearest, axis=0), margin=margin
     )

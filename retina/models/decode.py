@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from keras import ops
 
@@ -14,13 +14,22 @@ from retina.ops.nms import nms, stable_top_k
 Tensor = Any
 
 
+class Limits(NamedTuple):
+    """What `config.Inference` holds, where the caller of a graph decides it: scalar tensors but for `candidates`."""
+
+    score_threshold: Tensor
+    candidates: int
+    nms_iou: Tensor
+    max_detections: Tensor
+
+
 def decode(
     outputs: dict[str, Tensor],
     anchors: list[Tensor],
     size: Tensor,
     scale: Tensor,
     *,
-    inference: config.Inference,
+    inference: config.Inference | Limits,
     box_weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0),
     max_size_ratio: float = box_ops.MAX_SIZE_RATIO,
 ) -> dict[str, Tensor]:
@@ -31,7 +40,7 @@ def decode(
         anchors: [A_l, 4] of each level, in the order of the outputs.
         size: [B, 2] height and width of the content on the canvas; boxes are cut to it.
         scale: [B, 2] canvas pixels per original pixel (y, x).
-        inference: section of the configuration.
+        inference: section of the configuration; or, in a graph that takes them as inputs, `Limits`.
         box_weights, max_size_ratio: of the box encoding, as in `config.Anchors`.
 
     Returns:
@@ -41,7 +50,7 @@ def decode(
     candidates = []
     start = 0
     for level in anchors:
-        stop = start + level.shape[0]
+        stop = start + ops.shape(level)[0]
         logits, deltas = outputs["logits"][:, start:stop], outputs["deltas"][:, start:stop]
         pairs = _candidates(logits, deltas, level, inference)
         candidates.append((box_ops.decode(pairs[0], pairs[1], box_weights, max_size_ratio), *pairs[2:]))
@@ -64,20 +73,20 @@ def decode(
 
 
 def _candidates(
-    logits: Tensor, deltas: Tensor, anchors: Tensor, inference: config.Inference
+    logits: Tensor, deltas: Tensor, anchors: Tensor, inference: config.Inference | Limits
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """A level's best pairs: anchors, deltas [B, N, 4], logits (-inf below the threshold), labels [B, N].
 
     The best N pairs lie on the N anchors with the best top class, so that only those anchors' classes are sorted.
     """
     classes = logits.shape[-1]
-    anchor_count = min(inference.candidates, logits.shape[1])
+    anchor_count = _least(inference.candidates, ops.shape(logits)[1])
     _, rows = stable_top_k(ops.max(logits, axis=-1), anchor_count)
     # Sorted rows keep equal scores in the order of the flat (anchor, class) index.
     rows = ops.sort(rows, axis=-1)
     logits = ops.take_along_axis(logits, rows[..., None], axis=1)
 
-    pair_count = min(inference.candidates, anchor_count * classes)
+    pair_count = _least(inference.candidates, anchor_count * classes)
     top, pairs = stable_top_k(ops.reshape(logits, (-1, anchor_count * classes)), pair_count)
     labels = pairs % classes
     rows = ops.take_along_axis(rows, pairs // classes, axis=1)
@@ -90,7 +99,14 @@ def _candidates(
     return anchors, deltas, ops.where(above, top, -math.inf), labels
 
 
-def _logit(probability: float) -> float:
+def _least(candidates: int, count: Tensor) -> Tensor:
+    """The smaller one; `count` is a tensor where the canvas is known only when the graph runs."""
+    return min(candidates, count) if isinstance(count, int) else ops.minimum(candidates, count)
+
+
+def _logit(probability: Tensor) -> Tensor:
+    if not isinstance(probability, float):
+        return ops.log(probability) - ops.log1p(-probability)
     if probability in (0.0, 1.0):
         return -math.inf if probability == 0.0 else math.inf
     return math.log(probability / (1.0 - probability))

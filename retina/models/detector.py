@@ -13,11 +13,11 @@ from keras import ops
 from retina import config
 from retina.errors import RetinaError
 from retina.models import backbones
-from retina.models.decode import decode
+from retina.models.decode import Limits, decode
 from retina.models.fpn import FeaturePyramid
 from retina.models.heads import box_subnet, classification_subnet
 from retina.models.objective import LossSums, loss_sums, objective
-from retina.ops.anchors import count_per_cell, level_anchors
+from retina.ops.anchors import count_per_cell, level_anchors, level_anchors_in_graph
 
 Tensor = Any
 Batch = dict[str, Tensor]
@@ -56,8 +56,9 @@ class PixelNormalization(keras.layers.Layer):
     def call(self, images: Tensor, size: Tensor | None = None) -> Tensor:
         pixels = ops.cast(images, "float32") * self.factor + self.shift
         if size is not None:
-            inside_y = ops.arange(images.shape[1], dtype="int32")[None, :] < size[:, :1]
-            inside_x = ops.arange(images.shape[2], dtype="int32")[None, :] < size[:, 1:]
+            _, height, width, _ = ops.shape(images)
+            inside_y = ops.arange(height, dtype="int32")[None, :] < size[:, :1]
+            inside_x = ops.arange(width, dtype="int32")[None, :] < size[:, 1:]
             inside = ops.logical_and(inside_y[:, :, None], inside_x[:, None, :])
             pixels = ops.where(inside[..., None], pixels, 0.0)
         return ops.cast(pixels, self.compute_dtype)
@@ -128,12 +129,20 @@ class Detector(keras.Model):
                 "Detector: the batches come in several shapes, which Keras' fit traces as unknown; expected one. Set "
                 "data.resize.max_canvases=1, or train with retina.train"
             )
-        features = self.backbone(self.normalization(images, size), training=training)
-        maps = self.fpn(features)
+        return self.predictions(self.feature_maps(images, size, training=training))
+
+    def feature_maps(self, images: Tensor, size: Tensor | None = None, training: bool | None = None) -> list[Tensor]:
+        """The pyramid's maps, finest first; the first half of `call`, which takes canvases of unknown size as well."""
+        return self.fpn(self.backbone(self.normalization(images, size), training=training))
+
+    def predictions(self, maps: list[Tensor]) -> dict[str, Tensor]:
+        """The second half of `call`: `logits` [B, A, K] and `deltas` [B, A, 4] of the pyramid's maps."""
         return {"logits": self.classification(maps), "deltas": self.box(maps)}
 
-    def level_anchors(self, canvas: tuple[int, int]) -> list[np.ndarray]:
-        """Anchors of each level [A_l, 4] float32 for a canvas (height, width)."""
+    def level_anchors(self, canvas: tuple[Any, Any]) -> list[Any]:
+        """Anchors of each level [A_l, 4] float32 for a canvas (height, width): arrays, or tensors if a side is one."""
+        if not all(isinstance(side, int) for side in canvas):
+            return level_anchors_in_graph(self.sections.anchors, canvas, self.fpn.levels)
         return _cached_anchors(self.sections.anchors, tuple(canvas), self.fpn.levels)
 
     def loss_sums(self, outputs: dict[str, Tensor], batch: Batch) -> LossSums:
@@ -149,14 +158,17 @@ class Detector(keras.Model):
             max_size_ratio=self.sections.anchors.max_size_ratio,
         )
 
-    def decode(self, outputs: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Detections in the original images' pixels: `boxes` [B, D, 4], `scores`, `labels` and `valid` [B, D]."""
+    def decode(self, outputs: dict[str, Tensor], batch: Batch, limits: Limits | None = None) -> dict[str, Tensor]:
+        """Detections in the original images' pixels: `boxes` [B, D, 4], `scores`, `labels` and `valid` [B, D].
+
+        `limits` replaces the configuration's, for a graph whose caller decides them.
+        """
         return decode(
             outputs,
-            self.level_anchors(tuple(batch["images"].shape[1:3])),
+            self.level_anchors(ops.shape(batch["images"])[1:3]),
             batch["size"],
             batch["scale"],
-            inference=self.sections.inference,
+            inference=limits or self.sections.inference,
             box_weights=self.sections.anchors.box_weights,
             max_size_ratio=self.sections.anchors.max_size_ratio,
         )

@@ -63,4 +63,5 @@ class FeaturePyramid(keras.layers.Layer):
 def _upsample_to(coarse: Tensor, fine: Tensor) -> Tensor:
     """Nearest neighbour to twice the size, cut where the finer map's side is odd."""
     doubled = ops.repeat(ops.repeat(coarse, 2, axis=1), 2, axis=2)
-    return doubled[:, : fine.shape[1], : fine.shape[2], :]
+    _, height, width, _ = ops.shape(fine)
+    return doubled[:, :height, :width, :]

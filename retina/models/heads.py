@@ -65,7 +65,8 @@ class Subnet(keras.layers.Layer):
             x = layer(x)
             x = ops.relu(self.norms[index](x) if self.norms else x)
         x = ops.cast(self.prediction(x), "float32") + ops.convert_to_tensor(self.bias)
-        return ops.reshape(x, (-1, x.shape[1] * x.shape[2] * self.anchors, self.width))
+        _, height, width, _ = ops.shape(x)
+        return ops.reshape(x, (-1, height * width * self.anchors, self.width))
 
 
 def classification_subnet(head: config.Head, anchors: int, classes: int, **kwargs: Any) -> Subnet:

@@ -1,8 +1,11 @@
-"""Anchor boxes of a feature pyramid (arXiv:1708.02002, section 4), as NumPy constants."""
+"""Anchor boxes of a feature pyramid (arXiv:1708.02002, section 4), as NumPy constants wherever the canvas is known."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from keras import ops
 
 from retina.config import Anchors
 
@@ -39,6 +42,23 @@ def level_anchors(config: Anchors, canvas: tuple[int, int], levels: tuple[int, .
         centres = np.stack(np.broadcast_arrays(x[None, :], y[:, None], x[None, :], y[:, None]), axis=-1)
         boxes = centres[:, :, None, :] + base_anchors(config, level)
         out.append(boxes.reshape(-1, 4).astype(np.float32))
+    return out
+
+
+def level_anchors_in_graph(config: Anchors, canvas: tuple[Any, Any], levels: tuple[int, ...]) -> list[Any]:
+    """`level_anchors`, bit for bit, of a canvas whose sides are known only when the graph runs: int32 scalars.
+
+    For backends with float64, which the rounding to float32 has to start from.
+    """
+    out = []
+    for level in levels:
+        height, width = ((side + (2**level - 1)) // 2**level for side in canvas)
+        y = (ops.arange(height, dtype="float64") + config.offset) * 2.0**level
+        x = (ops.arange(width, dtype="float64") + config.offset) * 2.0**level
+        y, x = ops.broadcast_to(y[:, None], (height, width)), ops.broadcast_to(x[None, :], (height, width))
+        centres = ops.stack([x, y, x, y], axis=-1)
+        boxes = centres[:, :, None, :] + ops.convert_to_tensor(base_anchors(config, level), dtype="float64")
+        out.append(ops.cast(ops.reshape(boxes, (-1, 4)), "float32"))
     return out
 
 

@@ -23,7 +23,7 @@ def stable_top_k(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return top, ops.cast(index, "int32")
 
 
-def nms(boxes: Tensor, scores: Tensor, labels: Tensor, *, iou_threshold: float, max_detections: int) -> Tensor:
+def nms(boxes: Tensor, scores: Tensor, labels: Tensor, *, iou_threshold: Tensor, max_detections: Tensor) -> Tensor:
     """Greedy per-class non-maximum suppression of a batch.
 
     Repeatedly keeps the best-scored box left and removes those of its class that overlap it by more than
@@ -34,16 +34,16 @@ def nms(boxes: Tensor, scores: Tensor, labels: Tensor, *, iou_threshold: float, 
         scores: [B, N], in any unit that grows with the probability; a candidate with a score of -inf is none.
         labels: [B, N] int.
         iou_threshold: boxes are suppressed strictly above it, as in `tf.image.non_max_suppression`.
-        max_detections: D.
+        max_detections: D. Both may be scalar tensors, as in a graph that takes them as inputs.
 
     Returns:
         [B, D] int32 rows of the kept candidates by falling score, -1 where there are fewer.
     """
     scores = _with_one_zero(scores)
-    batch, count = scores.shape[0], scores.shape[1]
+    batch, count = ops.shape(scores)
     rows = ops.arange(count, dtype="int32")[None, :]
     slots = ops.arange(max_detections, dtype="int32")[None, :]
-    kept = ops.full((ops.shape(scores)[0] if batch is None else batch, max_detections), -1, dtype="int32")
+    kept = ops.full((batch, max_detections), -1, dtype="int32")
 
     def some_left(step: Tensor, left: Tensor, kept: Tensor) -> Tensor:
         return ops.logical_and(step < max_detections, ops.any(left > -math.inf))

@@ -6,13 +6,14 @@ import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import DetectionTable, to_coco
-from retina.data.scoring import GroundTruth, Results, as_coco
+from retina.data.scoring import GroundTruth, Results
 from retina.errors import RetinaError
 from retina.evaluation.assessment import Assessment
 from retina.evaluation.coco import Metrics
@@ -38,11 +39,21 @@ def write_evaluation(
     Raises:
         RetinaError: the folder can't be made or written.
     """
+    write_figures(folder, to_json(metrics), to_coco(detections, dataset))
     with _into(folder):
-        write_text(folder / "metrics.json", json.dumps(to_json(metrics), indent=2) + "\n")
-        write_text(folder / "detections.json", json.dumps(to_coco(detections, dataset)))
         if pictures:
             _save(folder / "predictions.png", prediction_sheet(dataset, detections, pictures))
+
+
+def write_figures(folder: Path, metrics: dict[str, Any], detections: list[dict[str, Any]]) -> None:
+    """Writes `metrics.json` and `detections.json`.
+
+    Raises:
+        RetinaError: the folder can't be made or written.
+    """
+    with _into(folder):
+        write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+        write_text(folder / "detections.json", json.dumps(detections))
 
 
 def write_assessment(
@@ -52,17 +63,14 @@ def write_assessment(
     assessment: Assessment,
     images: Sequence[str | bytes] | None = None,
 ) -> None:
-    """What an assessment leaves: `metrics.json` (see `retina.evaluation.document`), `detections.json` (COCO results),
-    the plots of `retina.report.plots`, and with `images` [N] also `worst_images.png` and `mistakes.png`.
+    """Writes the plots of `retina.report.plots`, and with `images` [N] also `worst_images.png` and `mistakes.png`.
 
     Raises:
-        RetinaError: the folder can't be made or written.
+        RetinaError: the folder can't be made or written, or an image can't be read.
     """
     from retina.report.plots import write_plots
 
     with _into(folder):
-        write_text(folder / "metrics.json", json.dumps(to_json(assessment.metrics, assessment), indent=2) + "\n")
-        write_text(folder / "detections.json", json.dumps(as_coco(found, truth)))
         write_plots(folder, assessment)
         if images is not None:
             for name, cells in (

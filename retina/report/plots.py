@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 # More curves than this can't be told apart; then they are drawn thin and grey, and only their mean is named.
 _NAMED_CURVES = 7
 _NAMED_CELLS = 25
+# Cells of a class name; of a longer one the middle is left out, because endings tell apart what beginnings don't.
+_LABEL = 24
 _GREY = "#8a8f98"
 _INK = "#1f2933"
 
@@ -49,9 +52,13 @@ def _save(path: Path, size: tuple[float, float], paint: Callable[[Axes], None]) 
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
-    paint(axes)
-    with written(path) as temporary:
-        figure.savefig(temporary, format="png")
+    with warnings.catch_warnings():
+        # Class names are the user's: a script that the font lacks is drawn as boxes, and that is all there is to say.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+        warnings.filterwarnings("ignore", message="constrained_layout not applied", category=UserWarning)
+        paint(axes)
+        with written(path) as temporary:
+            figure.savefig(temporary, format="png")
 
 
 def _precision_recall(axes: Axes, matches: Matches, names: tuple[str, ...]) -> None:
@@ -60,16 +67,24 @@ def _precision_recall(axes: Axes, matches: Matches, names: tuple[str, ...]) -> N
     if not len(classes):
         return _nothing(axes, "no ground truth, so no recall")
     few = len(classes) <= _NAMED_CURVES
+    labels = []
     for k in classes:
         curve = precision_recall(matches, int(k), iou=0.5)
         assert curve is not None
-        style = {"color": _colour(int(k)), "label": _plain(names[k])} if few else {"color": _GREY, "alpha": 0.25}
-        if len(curve.recall):
-            axes.plot(curve.recall, curve.precision, linewidth=1.6 if few else 0.8, **style)
+        if not len(curve.recall):
+            continue
+        if few:
+            labels.append(_label(names[k]))
+        # The legend would leave out a name that begins with an underscore: it gets the names below.
+        style = {"color": _colour(int(k)), "label": f"class {k}"} if few else {"color": _GREY, "alpha": 0.25}
+        axes.plot(curve.recall, curve.precision, linewidth=1.6 if few else 0.8, **style)
     if len(classes) > 1:
-        axes.plot(RECALLS, _mean_envelope(matches), color=_INK, linewidth=2.2, label="mean, interpolated")
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, loc="lower left", fontsize="small")
+        labels.append("mean, interpolated")
+        axes.plot(RECALLS, _mean_envelope(matches), color=_INK, linewidth=2.2, label=labels[-1])
+    if labels:
+        legend = axes.legend(frameon=False, loc="lower left", fontsize="small")
+        for text, label in zip(legend.get_texts(), labels, strict=True):
+            text.set(text=label, parse_math=False)
     return None
 
 
@@ -150,10 +165,10 @@ def _confusion(axes: Axes, assessment: Assessment) -> None:
         title=f"Confusion at score {confusion.score_threshold:.3f}, IoU {confusion.iou:g}",
         xlabel="called", ylabel="is", xticks=range(count), yticks=range(count),
     )  # fmt: skip
-    labels = [_plain(name) for name in confusion.names]
+    labels = [_label(name) for name in confusion.names]
     size = "small" if count <= _NAMED_CELLS else 4
-    axes.set_xticklabels(labels, rotation=90, fontsize=size)
-    axes.set_yticklabels(labels, fontsize=size)
+    axes.set_xticklabels(labels, rotation=90, fontsize=size, parse_math=False)
+    axes.set_yticklabels(labels, fontsize=size, parse_math=False)
     axes.spines[:].set_visible(False)
     if count > _NAMED_CELLS:
         return
@@ -173,6 +188,9 @@ def _colour(index: int) -> tuple[float, float, float]:
     return red / 255, green / 255, blue / 255
 
 
-def _plain(name: str) -> str:
-    """A class name as text: matplotlib would read `$…$` as mathematics."""
-    return name.replace("$", r"\$")
+def _label(name: str) -> str:
+    """A class name on one line, short enough for a legend."""
+    name = " ".join(name.split())
+    if len(name) <= _LABEL:
+        return name
+    return f"{name[: _LABEL - 9].rstrip()}…{name[-8:].lstrip()}"

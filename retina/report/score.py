@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retina.data.scoring import as_coco
-from retina.errors import RetinaError
-from retina.files import write_text
-from retina.report.evaluation import write_assessment
+from retina.report.evaluation import write_assessment, write_figures
 from retina.scoring import Score
 
 if TYPE_CHECKING:
@@ -19,22 +16,15 @@ if TYPE_CHECKING:
 
 def write_score(folder: Path, result: Score, images: Sequence[str | bytes] | None = None) -> None:
     """Writes `metrics.json`, what `--json` prints, and `detections.json`, COCO results with the ground truth's ids;
-    under "coco" also plots, and with `images` [N] pictures (see `retina.report.evaluation.write_assessment`).
+    under "coco" also plots, and with `images` [N] (by default the score's own) pictures of what went wrong.
 
     Raises:
-        RetinaError: the folder can't be made or written.
+        RetinaError: the folder can't be made or written, or an image can't be read.
     """
+    write_figures(folder, result.to_json(), as_coco(result.found, result.truth))
     if result.assessment is not None:
-        write_assessment(folder, result.truth, result.found, result.assessment, images)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # With the conventions of the pixels, which an assessment does not know.
-        write_text(folder / "metrics.json", json.dumps(result.to_json(), indent=2) + "\n")
-        write_text(folder / "detections.json", json.dumps(as_coco(result.found, result.truth)))
-    except OSError as error:
-        raise RetinaError(
-            f"{folder}: cannot write the evaluation: {error.strerror or error}; choose another folder"
-        ) from None
+        pictures = result.pictures if images is None else images
+        write_assessment(folder, result.truth, result.found, result.assessment, pictures)
 
 
 def print_score(console: Console, result: Score) -> None:
@@ -44,14 +34,14 @@ def print_score(console: Console, result: Score) -> None:
 
     if result.assessment is not None:
         console.print(metrics_table(result.assessment.metrics, result.assessment.intervals))
-        console.print(class_table(result.assessment.metrics, result.assessment))
+        console.print(class_table(result.assessment.metrics, result.assessment, console.width))
         console.print(errors_table(result.assessment))
         for line in advice(result.assessment):
             console.print(line, markup=False, soft_wrap=True)
     else:
         title = f"{len(result.truth):,} images, {result.boxes:,} boxes, {len(result.found):,} detections"
         console.print(voc_metrics_table(result.voc, title))
-        console.print(voc_class_table(result.voc))
+        console.print(voc_class_table(result.voc, console.width))
     console.print(f"Conventions ({result.protocol}):", markup=False)
     for key, words in result.conventions.items():
         console.print(f"  {key.replace('_', ' ')}: {words}", markup=False, soft_wrap=True)

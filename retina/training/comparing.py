@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast, get_args
 
 from retina import config as configuration
 from retina.data.load import Split
 from retina.data.results import read_results
-from retina.data.scoring import GroundTruth, Results, results
-from retina.data.scoring import ground_truth as as_ground_truth
+from retina.data.scoring import GroundTruth, Results
 from retina.data.truth import read_ground_truth
 from retina.errors import RetinaError
 from retina.evaluation.comparison import Comparison, check_same_truth
 from retina.evaluation.comparison import compare as compare_matches
 from retina.evaluation.matching import match
+from retina.files import exists
+from retina.scoring import LEAST_REPLICATES
 from retina.startup import import_tensorflow_quietly
 from retina.training.run_directory import RunDirectory
 
@@ -35,7 +36,7 @@ def compare(
     b: str | Path,
     *,
     ground_truth: str | Path | None = None,
-    split: Split | None = None,
+    split: str | None = None,
     checkpoint: str | None = None,
     replicates: int = 1000,
     seed: int = 0,
@@ -47,7 +48,8 @@ def compare(
 
     Args:
         ground_truth: anything that `retina.data.truth.read_ground_truth` tells by itself; runs bring their own.
-        split: "validation" by default; with a ground truth, the split of it if it has several.
+        split: of runs "train", "validation" (the default) or "test"; of a ground truth that has several, theirs, with
+            commas between them ("2007/test,2012/val").
         checkpoint: of both runs, "best" by default.
         replicates, seed, level: see `retina.evaluation.comparison.compare`.
 
@@ -56,19 +58,25 @@ def compare(
             `evaluation.max_detections` differ; a setting without effect; or bad `replicates`, `seed` or `level`.
     """
     paths = Path(a), Path(b)
+    if replicates < LEAST_REPLICATES:
+        raise RetinaError(f"--replicates: expected at least {LEAST_REPLICATES}, got {replicates}; 1000 are usual")
+    if not 0 < level < 1:
+        raise RetinaError(f"--level: expected a number between 0 and 1, got {level}; 0.95 is usual")
     if ground_truth is None:
-        pair = _runs(*paths, split or "validation", checkpoint or "best")
+        if split is not None and split not in get_args(Split):
+            raise RetinaError(f"--split: expected one of {', '.join(get_args(Split))}, got '{split}'")
+        pair = _runs(*paths, cast(Split, split or "validation"), checkpoint or "best")
     elif checkpoint is not None:
         raise RetinaError(f"--checkpoint {checkpoint}: it has no effect on results files; leave it out")
     else:
-        pair = _files(*paths, Path(ground_truth), (split,) if split else ())
+        pair = _files(*paths, Path(ground_truth), tuple(split.split(",")) if split else ())
     matches = [match(pair.truth, found, max_detections=pair.limit) for found in (pair.a, pair.b)]
     return compare_matches(pair.truth, *matches, replicates=replicates, seed=seed, level=level)
 
 
 def _files(a: Path, b: Path, truth_path: Path, splits: tuple[str, ...]) -> Pair:
     for path in (a, b):
-        if path.is_dir():
+        if exists(path) and path.is_dir():
             raise RetinaError(
                 f"{path}: expected a COCO results file beside --ground-truth, got a folder; to compare runs leave "
                 "--ground-truth out"
@@ -79,7 +87,7 @@ def _files(a: Path, b: Path, truth_path: Path, splits: tuple[str, ...]) -> Pair:
 
 def _runs(a: Path, b: Path, split: Split, checkpoint: str) -> Pair:
     for path in (a, b):
-        if path.is_file():
+        if exists(path) and path.is_file():
             raise RetinaError(f"{path}: expected a run directory, got a file; add --ground-truth to compare files")
     limits = [_limit(run) for run in (a, b)]
     if limits[0] != limits[1]:
@@ -89,13 +97,11 @@ def _runs(a: Path, b: Path, split: Split, checkpoint: str) -> Pair:
         )
     import_tensorflow_quietly()
     # Brings in Keras, which two files can do without.
-    from retina.training.loading import evaluate
+    from retina.training.loading import detect_split
 
-    evaluated = [evaluate(run, split, checkpoint=checkpoint) for run in (a, b)]
-    truth, other = (as_ground_truth(dataset) for _, _, dataset in evaluated)
-    check_same_truth(truth, other)
-    found_a, found_b = (results(table, dataset) for _, table, dataset in evaluated)
-    return Pair(truth, found_a, found_b, limits[0])
+    detected_a, detected_b = (detect_split(run, split, checkpoint=checkpoint) for run in (a, b))
+    check_same_truth(detected_a.truth, detected_b.truth)
+    return Pair(detected_a.truth, detected_a.found, detected_b.found, limits[0])
 
 
 def _limit(run: Path) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from retina.errors import RetinaError
-from retina.files import write_text
+from retina.files import exists, write_text
 
 BEST, LATEST = "best", "latest"
 
@@ -39,7 +39,7 @@ class RunDirectory:
         Raises:
             RetinaError: there is none at `path`.
         """
-        if not (path / "config.yaml").is_file():
+        if not (exists(path) and (path / "config.yaml").is_file()):
             found = "it has no config.yaml" if path.is_dir() else "no such folder"
             raise RetinaError(
                 f"{path}: not a run directory ({found}); make one with `retina train CONFIG --run-dir {path}`"
@@ -105,7 +105,7 @@ class RunDirectory:
 
 
 def refuse_if_used(path: Path) -> None:
-    if path.exists() and not path.is_dir():
+    if exists(path) and not path.is_dir():
         raise RetinaError(f"{path}: the run directory is a file; choose another --run-dir")
     if path.is_dir() and any(path.iterdir()):
         resumable = (path / "config.yaml").is_file() and (path / "checkpoints" / LATEST).is_file()

@@ -16,7 +16,8 @@ from retina.config import Config
 from retina.data.dataset import DetectionDataset
 from retina.data.load import check_same_classes, load_split
 from retina.data.pipeline import training_batches, translated
-from retina.data.scoring import ground_truth, results
+from retina.data.scoring import GroundTruth, ground_truth, results
+from retina.data.split_truth import split_truth
 from retina.errors import RetinaError
 from retina.evaluation.coco import Metrics, evaluate_as
 from retina.inference import build_detector, compile_inference, detect
@@ -64,7 +65,11 @@ def train(
     if not resume:
         refuse_if_used(path)
     train_data = load_split(config.data, "train") if train_data is None else train_data
-    validation_data = load_split(config.data, "validation") if validation_data is None else validation_data
+    if validation_data is None:
+        validation_data = load_split(config.data, "validation")
+        validation_truth = split_truth(config.data, "validation", validation_data)
+    else:
+        validation_truth = ground_truth(validation_data)
     check_same_classes(train_data, validation_data)
     if saved is not None:
         _check_classes(saved, train_data)
@@ -78,7 +83,7 @@ def train(
     else:
         run = RunDirectory.create(path, configuration.to_yaml(config), describe_environment(config))
     try:
-        return _Training(config, run, detector, train_data, validation_data, saved).run()
+        return _Training(config, run, detector, train_data, validation_data, validation_truth, saved).run()
     except OSError as error:
         if error.errno not in _STORAGE_ERRORS:
             raise
@@ -109,10 +114,12 @@ class _Training:
         detector: Any,
         train_data: DetectionDataset,
         validation_data: DetectionDataset,
+        validation_truth: GroundTruth,
         saved: checkpoints.Checkpoint | None,
     ):
         self.config, self.directory, self.detector = config, run, detector
         self.train_data, self.validation_data = train_data, validation_data
+        self.validation_truth = validation_truth
         self.optimizer = build_optimizer(config.optimizer, config.schedule)
         self.optimizer.build(detector.trainable_variables)
         self.first_step, self.best = 0, None
@@ -193,8 +200,8 @@ class _Training:
         self.step.sync()
         start = time.perf_counter()
         table = detect(self.infer, self.validation_data, self.config.data, self.config.inference.batch_size)
-        truth, found = ground_truth(self.validation_data), results(table, self.validation_data)
-        metrics = evaluate_as(self.config.evaluation, truth, found)
+        found = results(table, self.validation_data)
+        metrics = evaluate_as(self.config.evaluation, self.validation_truth, found)
         write_evaluation(
             self.directory.evaluation(step), self.validation_data, table, metrics, pictures=self.config.run.pictures
         )

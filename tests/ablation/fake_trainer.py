@@ -54,6 +54,16 @@ def fails_late(book: Path, name: str, config: Path, run: Path) -> int:
     return fails(book, name, config, run)
 
 
+def bad_input_late(book: Path, name: str, config: Path, run: Path) -> int:
+    checkpoint(run)
+    print("retina: no such data")
+    return 2
+
+
+def dies_silently(book: Path, name: str, config: Path, run: Path) -> int:
+    return 4
+
+
 def diverges(book: Path, name: str, config: Path, run: Path) -> int:
     print("retina: step 7: the loss is nan; lower optimizer.learning_rate")
     return 1
@@ -81,7 +91,8 @@ def hangs(book: Path, name: str, config: Path, run: Path) -> int:
     return 1
 
 
-BEHAVIOURS = {function.__name__: function for function in (ok, fails, fails_late, diverges, says_nothing, waits, hangs)}
+FUNCTIONS = (ok, fails, fails_late, bad_input_late, dies_silently, diverges, says_nothing, waits, hangs)
+BEHAVIOURS = {function.__name__: function for function in FUNCTIONS}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -10,8 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 import retina
+from retina import config as configuration
 from retina.ablation.directory import Outcome, Study
 from retina.ablation.execute import _RETINA, duration, run_locally, run_on_ray, run_trial, work_of
 from retina.ablation.plan import make_plan
@@ -35,6 +37,33 @@ def test_another_plan_is_refused_and_the_changes_named(bench, base):
         Study.start(bench.study.path, other)
     assert Study.start(bench.study.path, bench.study.plan).plan == bench.study.plan
     assert Study.open(bench.study.path).plan == bench.study.plan
+
+
+def test_a_key_that_is_new_since_the_study_began_is_no_change(bench):
+    file = bench.study.path / "study.yaml"
+    tree = yaml.safe_load(file.read_text())
+    del tree["config"]["inference"]["candidates"], tree["config"]["export"]
+    file.write_text(yaml.safe_dump(tree))
+    assert Study.start(bench.study.path, bench.study.plan).plan == bench.study.plan
+    tree["config"]["inference"]["candidates"] = 7  # but one that had another value is
+    file.write_text(yaml.safe_dump(tree))
+    with pytest.raises(RetinaError, match=r"changed: inference.candidates \(7 → 1000\)\. Repeat"):
+        Study.start(bench.study.path, bench.study.plan)
+
+
+def test_text_that_looks_like_a_number_stays_text_in_the_file(tmp_path, base):
+    grid = tmp_path / "grid.yaml"
+    grid.write_text("- {name: '1e3', overrides: {data.train.images: 7}}\n- {name: '5e-1', overrides: {}}\n")
+    plan = make_plan(base, grid=grid, seeds=1)
+    Study.start(tmp_path / "study", plan)
+    assert Study.open(tmp_path / "study").plan == plan
+    assert [setting.name for setting in Study.open(tmp_path / "study").plan.settings] == ["1e3", "5e-1"]
+
+
+def test_a_study_killed_before_its_trials_folder_is_one(bench):
+    (bench.study.path / "trials").rmdir()
+    Study.start(bench.study.path, bench.study.plan)
+    assert (bench.study.path / "trials").is_dir()
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path, plan):
@@ -84,7 +113,8 @@ def test_all_trials_run_seed_by_seed_and_once(bench):
 def test_each_trial_has_its_configuration(bench):
     run(bench)
     for trial in bench.study.plan.trials:
-        assert bench.study.file(trial, "yaml").read_text().count(f"seed: {trial.seed}\n") >= 1
+        config = configuration.load(bench.study.file(trial, "yaml"))
+        assert config == bench.study.plan.trial_config(trial) and config.run.seed == trial.seed
 
 
 def test_a_missing_evaluation_is_made_again(bench):
@@ -136,6 +166,24 @@ def test_a_failure_after_a_checkpoint_is_resumed_then_begun_anew(bench):
     run(bench, retries=2)
     assert bench.calls[:3] == [FIRST, f"{FIRST} resumed", FIRST]
     assert bench.statuses()[FIRST] == "finished"
+    aside = bench.study.run_dir(bench.study.plan.trials[0]).with_name(f"{FIRST}.failed_1")
+    assert (aside / "checkpoints" / "latest").read_text() == "step_1"  # nothing trained is thrown away
+
+
+def test_bad_input_is_no_fault_of_the_checkpoint(bench):
+    bench.behave(FIRST, "fails_late bad_input_late bad_input_late ok")
+    run(bench, retries=3)
+    assert bench.calls[:4] == [FIRST, *[f"{FIRST} resumed"] * 3]
+    assert not list(bench.study.path.glob("trials/*.failed_*"))
+
+
+def test_an_attempt_that_says_nothing_does_not_quote_the_one_before(bench):
+    log = bench.study.file(bench.study.plan.trials[0], "log")
+    log.write_text("retina: step 7: the loss is nan\n")
+    bench.behave(FIRST, "dies_silently")
+    run(bench, retries=0)
+    outcome = bench.study.outcome(bench.study.plan.trials[0])
+    assert (outcome.status, outcome.error) == ("failed", "exit code 4")
 
 
 def test_numbers_that_are_not_finite_are_a_result(bench):

@@ -9,6 +9,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
+from scipy.stats import ttest_rel
 
 from retina.ablation.directory import Outcome, Study
 from retina.ablation.execute import run_locally
@@ -17,8 +19,8 @@ from retina.ablation.page import render
 from retina.ablation.plan import make_plan
 from retina.ablation.results import collect, summarise, to_json
 from retina.ablation.scores import Scores
-from retina.ablation.tables import cells, header
-from retina.data.scoring import ground_truth, results
+from retina.ablation.tables import cells, header, table, title
+from retina.data.scoring import Results, ground_truth
 from retina.errors import RetinaError
 from retina.evaluation.coco import evaluate
 
@@ -56,19 +58,52 @@ def test_an_unfinished_study_has_no_outputs(bench):
         collect(bench.study)
 
 
+def test_a_study_whose_trials_all_diverged_is_a_table_of_dashes(bench):
+    for trial in bench.study.plan.trials:
+        bench.study.record(trial, Outcome("diverged", 1, 9.0, "step 7: the loss is nan"))
+    found = collect(bench.study)
+    write_outputs(bench.study, found)
+    assert found.empty and found.images == 0 and found.failed == ()
+    assert cells(found, found.settings[1])[:6] == ["γ 2, α 0.25", "0 of 2", "–", "–", "–", "–"]
+    assert "nothing to compare with γ 0, α 0.75 (2 diverged of 2 trials)" in found.conclusions[0]
+    assert found.notes == ("No trial has finished, so there is no figure.",)
+    rows = list(csv.DictReader(io.StringIO((bench.study.path / "study.csv").read_text())))
+    assert {(row["status"], row["AP"]) for row in rows} == {("diverged", "")} and len(rows) == 6
+    assert not (bench.study.path / "heatmap.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("status", "said"), [("failed", "6 of 6 trials failed"), ("diverged", "all 6 trials diverged")]
+)
+def test_such_a_study_ends_with_one_and_its_summary(bench, monkeypatch, capsys, status, said):
+    from retina import cli
+
+    for trial in bench.study.plan.trials:
+        bench.study.record(trial, Outcome(status, 1, 9.0, "step 7"))
+    monkeypatch.setattr("sys.argv", ["retina", "ablate", "--report", str(bench.study.path)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    out, err = capsys.readouterr()
+    assert stop.value.code == 1 and said in err and "0 of 2" in out
+
+
 # ---------------------------------------------------------------------------------------------------------- figures
 
 
 def test_figures_are_those_of_the_evaluator(result, done, validation):
     """The trials' detections through COCO's engine give the same AP."""
-    from retina.data.detections import from_coco
+    from retina.data.detections import coco_columns
 
     for trial in result.trials:
         if trial.name == f"{STRONG}_1":
             assert trial.figures == {} and trial.outcome.status == "diverged"
             continue
         entries = json.loads((done.book / f"{trial.setting}.json").read_text())
-        found = results(from_coco(entries, validation), validation)
+        rows, labels = (
+            {one: place for place, one in enumerate(ids)} for ids in (validation.image_ids, validation.category_ids)
+        )
+        columns = coco_columns(entries, rows, labels, trial.setting)
+        found = Results("detections", columns.image, columns.boxes, columns.scores, columns.labels)
         expected = evaluate(ground_truth(validation), found).metrics
         assert trial.figures == pytest.approx({name: expected[name] for name in ("AP", "AP50", "AP75")}, abs=1e-9)
     assert result.trials[1].figures["AP"] == pytest.approx(1.0)  # the focal trials find every box
@@ -148,6 +183,43 @@ def test_lost_trials_are_told(three):
     assert cells(found, found.settings[2])[:4] == ["γ 5, α 0.25", "0 of 3", "–", "–"]
 
 
+def test_one_surviving_seed_is_no_evidence(three):
+    statuses = {f"{FOCAL}_{seed}": Outcome("diverged", 1, 9.0, "nan") for seed in (1, 2)}
+    observed = [[0.3, 0.31, 0.3], [0.9, np.nan, np.nan], [0.3, 0.3, 0.31]]
+    found = made(three, observed, statuses=statuses)
+    row = found.settings[1]
+    assert not row.significant and row.p_holm is None and row.differences["AP"].p is None
+    assert found.conclusions[0] == (
+        "γ 2, α 0.25: +0.600 AP, 95 % interval +0.600 to +0.600 against γ 0, α 0.75 on the 1 of 3 seeds that both "
+        "finished (2 diverged of 3 trials); one seed can't tell whether another one would repeat it."
+    )
+
+
+def test_a_difference_on_some_seeds_says_so(three):
+    statuses = {f"{FOCAL}_2": Outcome("diverged", 1, 9.0, "nan")}
+    found = made(three, [[0.3, 0.31, 0.3], [0.9, 0.91, np.nan], [0.5, 0.5, 0.51]], statuses=statuses)
+    assert "better than γ 0, α 0.75 on the 2 of 3 seeds that both finished (+0.600 AP" in found.conclusions[0]
+    assert "seeds that both" not in found.conclusions[1]
+
+
+def test_too_few_replicates_are_told(three):
+    observed = [[0.3, 0.31, 0.3], [0.4, 0.41, 0.4], [0.5, 0.5, 0.51]]
+    # 2 comparisons · 2/79 > 0.05 is too much, 2 · 2/81 is not.
+    few, enough = made(three, observed, replicates=78), made(three, observed, replicates=80)
+    assert any("78 replicates are too few for 2 comparisons" in note for note in few.notes)
+    assert "--replicates 1000." in " ".join(few.notes) and not any("too few" in note for note in enough.notes)
+    assert not any(row.significant for row in few.settings) and enough.settings[1].significant
+
+
+def test_many_settings_get_more_replicates(bench, base, tmp_path):
+    plan = make_plan(base, gammas=[float(step) for step in range(16)], seeds=1)
+    study = Study.start(tmp_path / "many", plan)
+    for trial in plan.trials:
+        study.record(trial, Outcome("diverged", 1, 1.0, "nan"))
+    assert collect(study).replicates == 1200  # 80 for each of 15 comparisons
+    assert collect(study, replicates=9).replicates == 9
+
+
 def test_one_seed_is_no_evidence(base):
     plan = make_plan(base, pairs=[(0.0, 0.75), (2.0, 0.25)], seeds=1)
     found = made(plan, [[0.3], [0.5]])
@@ -157,6 +229,7 @@ def test_one_seed_is_no_evidence(base):
 
 def test_notes_tell_few_seeds_and_the_adjustment(three):
     notes = " ".join(made(three, [[0.3] * 3] * 3).notes)
+    assert "pooled over 3 settings (4 degrees of freedom)" in notes
     assert "3 seeds give a coarse interval" in notes and "Holm's adjustment for 2 comparisons" in notes
     assert "300 validation images" in notes and "200 replicates" in notes
 
@@ -170,6 +243,69 @@ def test_the_papers_figures_stand_beside_ours(base):
     text = plain_text(found)
     assert "0.340" in text and "+0.029" in text and "table 1b" in text
     assert max(map(len, text.splitlines())) <= 118
+
+
+def test_the_pool_is_told_as_it_was(three):
+    notes = " ".join(made(three, [[0.3, 0.31, 0.3], [0.4, 0.41, 0.4], [0.1, 0.01, 0.1]]).notes)
+    assert "The error of that test is the pair's own." in notes
+    notes = " ".join(made(three, [[0.3, 0.31, 0.3], [0.4, 0.41, 0.4], [0.35, np.nan, 0.34]]).notes)
+    assert "pooled over 3 settings (3 degrees of freedom)" in notes
+
+
+def test_a_pair_with_a_setting_that_broke_down_uses_its_own_error(base):
+    plan = make_plan(base, pairs=[(0.0, 0.75), (1.0, 0.25), (2.0, 0.25), (5.0, 0.25)], seeds=3)
+    observed = [[0.50, 0.52, 0.51], [0.51, 0.52, 0.53], [0.51, 0.50, 0.52], [0.2, 0.1, 0.0]]
+    found = made(plan, observed)
+    own = ttest_rel(observed[3], observed[0]).pvalue
+    assert found.settings[3].differences["AP"].p_seeds == pytest.approx(own)
+    assert found.settings[1].differences["AP"].p_seeds != pytest.approx(ttest_rel(observed[1], observed[0]).pvalue)
+    assert "pooled over 3 settings (4 degrees of freedom)" in " ".join(found.notes)
+    assert "so do pairs with 1 that stayed below half of the best" in " ".join(found.notes)
+
+
+def printed(result, width: int) -> str:
+    out = io.StringIO()
+    Console(file=out, width=width, color_system=None).print(table(result, width))
+    return out.getvalue()
+
+
+def test_a_narrow_table_leaves_columns_out_and_breaks_no_number(base):
+    plan = make_plan(base, preset="table1b", seeds=3)
+    found = made(plan, np.linspace(0.3, 0.5, 21).reshape(7, 3))
+    wide, narrow = printed(found, 118), printed(found, 80)
+    assert "AP50" in wide and "Too narrow" not in wide
+    assert "Too narrow for AP50, AP75" in narrow and max(map(len, narrow.splitlines())) <= 80
+    row = cells(found, found.settings[5])
+    line = next(line for line in narrow.splitlines() if "γ 2, α 0.25" in line)
+    columns = header(found)
+    left_out = narrow[narrow.index("Too narrow for ") + 15 : narrow.index(": see")].split(", ")
+    kept = [cell for name, cell in zip(columns, row, strict=True) if name not in left_out]
+    assert len(kept) >= 6 and all(cell in line for cell in kept)
+
+
+def test_the_title_names_what_varies(base, three, tmp_path):
+    assert title(made(three, [[0.3] * 3] * 3)) == "Study of α, γ: 3 settings, 3 seeds"
+    file = tmp_path / "grid.yaml"
+    file.write_text("model.head.prior: [0.01, 0.5]")
+    plan = make_plan(base, grid=file, seeds=1)
+    assert title(made(plan, [[0.3]] * 2)) == "Study of model.head.prior: 2 settings, 1 seed"
+
+
+def test_the_heatmap_holds_what_differs_in_gamma_and_alpha_alone(base, tmp_path):
+    file = tmp_path / "grid.yaml"
+    file.write_text(
+        "- {name: ce, overrides: {loss.classification: {kind: cross_entropy, alpha: 0.5}}}\n"
+        "- {name: gamma, overrides: {loss.classification.gamma: 1.0}}\n"
+        "- {name: prior, overrides: {loss.classification.gamma: 1.5, model.head.prior: 0.5}}\n"
+        "- {name: box, overrides: {loss.box.weight: 3.0}}\n"
+        "- {name: ohem, overrides: {loss.classification.kind: ohem}}\n"
+        "- {name: varifocal, overrides: {loss.classification: {kind: varifocal}}}\n"
+    )
+    found = made(make_plan(base, grid=file, seeds=1), [[0.3]] * 6)
+    assert [row.setting.name for row in found.settings if row.in_plane] == ["ce", "gamma"]
+    assert [(row.gamma, row.alpha) for row in found.settings[:2]] == [(0.0, 0.5), (1.0, 0.25)]
+    first = next(csv.DictReader(io.StringIO(csv_text(found))))
+    assert (first["setting"], first["gamma"], first["alpha"]) == ("ce", "0.0", "0.5")
 
 
 def test_without_a_preset_there_are_no_such_columns(three):

@@ -3,7 +3,7 @@
 import pytest
 
 from retina import config as configuration
-from retina.ablation.plan import Plan, changes, make_plan, number_pairs, numbers, numbers_or_none
+from retina.ablation.plan import Plan, changes, make_plan, number_pairs, numbers, numbers_or_none, varied
 from retina.ablation.presets import PRESETS
 from retina.errors import RetinaError
 
@@ -38,6 +38,8 @@ def test_no_seed(base, seeds):
         (lambda: numbers("--gamma", ""), "--gamma: expected numbers such as 0,0.5,2, got ''"),
         (lambda: numbers("--gamma", "0,x"), "got 'x'"),
         (lambda: numbers("--gamma", "none"), "got 'none'"),
+        (lambda: numbers("--gamma", "nan"), "got 'nan'"),
+        (lambda: numbers_or_none("--alpha", "inf"), "got 'inf'"),
         (lambda: number_pairs("--pairs", "2"), "--pairs: expected GAMMA:ALPHA such as 2:0.25, got '2'"),
         (lambda: number_pairs("--pairs", "2:0.25,:"), "got ''"),
     ],
@@ -49,6 +51,7 @@ def test_words_that_are_no_numbers(call, message):
 
 def test_words_that_are():
     assert numbers("--gamma", "0,0.5, 1e-1") == [0.0, 0.5, 0.1]
+    assert str(numbers("--gamma", "-0")) == "[0.0]"
     assert numbers_or_none("--alpha", "0.25,none") == [0.25, None]
     assert number_pairs("--pairs", "0:0.75,2:none") == [(0.0, 0.75), (2.0, None)]
 
@@ -58,6 +61,7 @@ def test_words_that_are():
     [
         ({"gammas": [-1.0]}, "setting 'gamma-1_alpha0.25': .*gamma"),
         ({"alphas": [1.5]}, "setting 'gamma2_alpha1.5': .*alpha"),
+        ({"gammas": numbers("--gamma", "0,-0")}, "'gamma0_alpha0.25' is given 2 times"),
         ({"gammas": [1.0, 1.0]}, "'gamma1_alpha0.25' is given 2 times"),
         ({"gammas": [0.0], "baseline": "x"}, "baseline 'x': expected one of the settings gamma0_alpha0.25"),
     ],
@@ -78,6 +82,12 @@ def grid(tmp_path, text: str):
     [
         ("", "expected a mapping of keys to lists of values, or a list"),
         ("[]", "expected a mapping"),
+        ("{}", "expected a mapping of keys to lists of values"),
+        ("- product: {}", "entry 0: expected {name, overrides}"),
+        ("model.head.prior: [2026-11-23]", "entry 0: expected numbers, text, .*date"),
+        ("- {name: a, overrides: {data.train: !!set {x}}}", "entry 0: expected numbers, text"),
+        ("- &a [*a]", "entry 0: expected numbers, text"),
+        ("data.train: [{format: " + "x" * 200 + "}]", "expected a name of at most 100 characters .*, got 2"),
         ("3", "expected a mapping"),
         ("- {name: a}", "entry 0: expected {name, overrides}"),
         ("- {name: a, overrides: {run.seed: 3}}", "setting 'a': run.seed is the study's to choose"),
@@ -172,6 +182,37 @@ def test_a_mapping_is_a_product(base, tmp_path):
     plan = make_plan(base, grid=grid(tmp_path, "model.head.prior: [0.01, 0.5]\nmodel.head.layers: [0, 1]"))
     assert names(plan) == ["prior=0.01_layers=0", "prior=0.01_layers=1", "prior=0.5_layers=0", "prior=0.5_layers=1"]
     assert plan.baseline == "prior=0.01_layers=0"
+
+
+def test_numbers_that_look_alike_have_their_own_names(base):
+    plan = make_plan(base, gammas=[0.1234567, 0.12345671])
+    assert names(plan) == ["gamma0.1234567_alpha0.25", "gamma0.12345671_alpha0.25"]
+    assert plan.settings[1].label == "γ 0.12345671, α 0.25"
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        "{loss.classification.gamma: 0.0}",
+        "{loss.classification: {kind: focal, gamma: 0.0}}",
+        "{loss.classification.kind: cross_entropy}",
+    ],
+)
+def test_the_baseline_is_cross_entropy_however_it_is_written(base, tmp_path, overrides):
+    file = grid(tmp_path, f"- {{name: first, overrides: {{}}}}\n- {{name: ce, overrides: {overrides}}}")
+    assert make_plan(base, grid=file).baseline == "ce"
+
+
+def test_what_varies(base, tmp_path):
+    assert varied(make_plan(base, gammas=[0.0, 2.0])) == ["loss.classification.gamma"]
+    assert varied(make_plan(base, gammas=[2.0])) == []
+    assert varied(make_plan(base, preset="table1d")) == ["loss.classification"]
+    file = grid(
+        tmp_path,
+        "- {name: a, overrides: {loss.classification.gamma: 1, model.head.prior: 0.5}}\n"
+        "- {name: b, overrides: {loss.classification.kind: cross_entropy, loss.classification.alpha: 0.25}}",
+    )
+    assert varied(make_plan(base, grid=file)) == ["loss.classification.gamma", "model.head.prior"]
 
 
 # -------------------------------------------------------------------------------------------------- the paper's tables

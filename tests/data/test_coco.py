@@ -67,6 +67,10 @@ def changed(path: str, value=None):
         (changed("categories", {}), "'categories' is a dict, not a list"),
         (changed("images", []), "'images' is empty"),
         (changed("categories", []), "'categories' is empty"),
+        (
+            changed("categories.1.name", "\udfff"),
+            r"categories\[1\]: 'name' must be a text of whole characters, got '\\udf",
+        ),
         (changed("annotations.1", 7), r"annotations\[1\] is a int, expected an object"),
         (changed("images.1.id"), r"images\[1\] has no 'id'"),
         (changed("images.1.height"), r"images\[1\] has no 'height'"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from retina.data.dataset import DetectionDataset
-from retina.data.detections import DetectionTable, check, concatenate, from_coco, to_coco
+from retina.data.detections import DetectionTable, check, coco_columns, concatenate, to_coco
 from retina.errors import RetinaError
 
 
@@ -36,16 +36,23 @@ def entry(**changes):
     return {"image_id": "a", "category_id": 90, "bbox": [1, 2, 3, 4], "score": 0.5} | changes
 
 
+def columns(entries, where="detections", image_ids=("b", "a"), category_ids=(0, 90)):
+    rows = {identifier: row for row, identifier in enumerate(image_ids)}
+    labels = {identifier: label for label, identifier in enumerate(category_ids)}
+    return coco_columns(entries, rows, labels, where)
+
+
 def test_empty_tables():
     for empty in (
         DetectionTable.empty(),
         concatenate([]),
         concatenate([DetectionTable.empty()] * 2),
-        from_coco([], dataset()),
     ):
         assert len(empty) == 0
         assert empty.boxes.shape == (0, 4)
         assert to_coco(empty, dataset()) == []
+    nothing = columns([])
+    assert nothing.boxes.shape == (0, 4) and nothing.image.shape == nothing.scores.shape == nothing.labels.shape == (0,)
     # A model that found nothing may hand over a flat empty array.
     assert DetectionTable([], [], [], []).boxes.shape == (0, 4)
 
@@ -77,9 +84,10 @@ def test_to_coco_speaks_the_sources_ids():
         {"image_id": "b", "category_id": 90, "bbox": [10.0, 20.0, 20.5, 40.0], "score": 0.5},
         {"image_id": "a", "category_id": 0, "bbox": [10.0, 20.0, 20.5, 40.0], "score": 0.25},
     ]
-    back = from_coco(json.loads(json.dumps(entries)), dataset())
-    for name in ("image", "boxes", "scores", "labels"):
+    back = columns(json.loads(json.dumps(entries)))
+    for name in ("image", "scores", "labels"):
         np.testing.assert_array_equal(getattr(back, name), getattr(table(), name))
+    np.testing.assert_array_equal(back.boxes, [[10.0, 20.0, 20.5, 40.0]] * 2)
 
 
 def test_numpy_ids_become_plain_numbers():
@@ -87,7 +95,6 @@ def test_numpy_ids_become_plain_numbers():
     assert json.loads(json.dumps(to_coco(table(), data)))[1] == {
         "image_id": 0, "category_id": 3, "bbox": [10.0, 20.0, 20.5, 40.0], "score": 0.25,
     }  # fmt: skip
-    assert from_coco([entry(image_id=0, category_id=3)], data).image.tolist() == [1]
 
 
 def test_float32_boxes_are_subtracted_in_float64():
@@ -111,22 +118,26 @@ def test_float32_boxes_are_subtracted_in_float64():
         ({"bbox": [1, 2, float("nan"), 4]}, r"entry 1: expected bbox as four finite numbers"),
         ({"bbox": [1, 2, -3, 4]}, r"entry 1: expected a bbox with width and height of at least 0"),
         ({"score": None}, r"entry 1: expected a finite score, got None"),
-        ({"score": float("inf")}, r"entry 1: expected a finite score, got inf"),
+        ({"score": float("inf")}, r"entry 1: expected a finite score, got inf;"),
+        ({"score": np.float64(0.5)}, r"entry 1: expected a finite score, got np.float64"),
+        ({"score": -1e200}, r"entry 1: expected a finite score, got -1e\+200 \(beyond 1e\+100\); mend"),
+        ({"bbox": [1, 2, 3, 1e200]}, r"entry 1: expected bbox as four .*, got \[1, 2, 3, 1e\+200\] \(beyond 1e\+100\)"),
+        ({"bbox": [1, 10**120, 3, 4]}, r"entry 1: expected bbox as four .* \(beyond 1e\+100\); mend"),
     ],
 )
 def test_bad_entry_is_named(bad, said):
     with pytest.raises(RetinaError, match=said):
-        from_coco([entry(), entry(**bad)], dataset(), "f.json")
+        columns([entry(), entry(**bad)], "f.json")
 
 
 def test_other_bad_results():
     with pytest.raises(RetinaError, match="f.json: expected a list of detections .* got dict"):
-        from_coco({"annotations": []}, dataset(), "f.json")
+        columns({"annotations": []}, "f.json")
     with pytest.raises(RetinaError, match="entry 0: expected a mapping, got int"):
-        from_coco([3], dataset())
+        columns([3])
     for key in entry():
         with pytest.raises(RetinaError, match=f"entry 0: .* but {key} is missing"):
-            from_coco([{name: value for name, value in entry().items() if name != key}], dataset())
+            columns([{name: value for name, value in entry().items() if name != key}])
 
 
 def test_rows_that_do_not_fit_the_dataset():

@@ -1,6 +1,7 @@
 """Other people's files, read for scoring: ground truth and detections, COCO's JSON, VOC's folders and text."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image
 from retina import config
 from retina.data.detections import to_continuous
 from retina.data.results import read_results
-from retina.data.scoring import GroundTruth
+from retina.data.scoring import GroundTruth, Results
 from retina.data.truth import FileTruth, from_dataset, read_ground_truth
 from retina.data.voc import read_voc
 from retina.errors import RetinaError
@@ -445,3 +446,166 @@ def test_settings_without_effect(tmp_path):
     for read in (lambda p: read_results(p, given), read_ground_truth):
         with pytest.raises(RetinaError, match="nowhere: no such"):
             read(tmp_path / "nowhere")
+
+
+# --------------------------------------------------------------------------- what would be taken for something else
+
+
+def test_classes_known_by_number_only_are_not_counted(tmp_path):
+    """The ground truth's third class is called 3: a detection's 2 is not it."""
+    write(tmp_path / "gts/a.txt", "0 1 2 3 4\n1 1 2 3 4\n3 1 2 3 4")
+    given = read_ground_truth(tmp_path / "gts", format="xywh")
+    write(tmp_path / "dt/a.txt", "3 .5 1 2 3 4\n0 .5 1 2 3 4")
+    assert read_results(tmp_path / "dt", given, format="xywh").labels.tolist() == [2, 0]
+    write(tmp_path / "dt/a.txt", "3 .5 1 2 3 4\n2 .5 1 2 3 4")
+    said = r"a\.txt: line 2: expected a class of the ground truth, got '2'; its classes are 0, 1, 3; if .* --names$"
+    with pytest.raises(RetinaError, match=said):
+        read_results(tmp_path / "dt", given, format="xywh")
+    # A file of names says what the indices mean.
+    names = write(tmp_path / "names", "3\n1\n0")
+    assert read_results(tmp_path / "dt", given, format="xywh", names=names).labels.tolist() == [2, 0]
+    # Without a number beyond them, an index of 5000 digits is no class either.
+    write(tmp_path / "dt/a.txt", f"{'9' * 5000} .5 1 2 3 4")
+    with pytest.raises(RetinaError, match=r"line 1: expected a class of the ground truth, got '999.*\.\.\.; expected"):
+        read_results(tmp_path / "dt", given, format="xywh")
+
+
+def test_two_devkit_files_of_one_class(tmp_path):
+    given = read_ground_truth(voc(tmp_path, {"000001": [("car", 0, (1, 1, 5, 5))]}))
+    write(tmp_path / "dt/comp3_det_test_car.txt", "000001 .5 1 1 1 1\n")
+    assert len(read_results(tmp_path / "dt", given, format="voc")) == 1
+    for other in ("comp4_det_test_car.txt", "car.txt"):
+        file = write(tmp_path / "dt" / other, "")
+        with pytest.raises(RetinaError, match=r"\.txt: expected one file a class, got .* of 'car', too; ") as caught:
+            read_results(tmp_path / "dt", given, format="voc")
+        assert "comp3_det_test_car.txt" in str(caught.value) and other in str(caught.value)
+        file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("categories", "expected"),
+    [
+        ([(1, "x"), (2, "x"), (3, "x (1)")], ("x (1) (1)", "x (2)", "x (1)")),
+        ([(1, "x"), (2, "x (1)"), (3, "x (1)"), (4, "x")], ("x (1)", "x (1) (2)", "x (1) (3)", "x (4)")),
+        ([(1, "x"), ("1", "x")], ("x (1)", "x (1) (1)")),
+    ],
+)
+def test_names_told_apart_by_id_are_distinct(tmp_path, categories, expected):
+    entries = [{"id": identifier, "name": name} for identifier, name in categories]
+    assert truth(tmp_path, categories=entries, annotations=[]).class_names == expected
+
+
+def test_one_id_under_two_names(tmp_path):
+    given = truth(tmp_path)
+    categories = [{"id": 9, "name": "dog"}, {"id": 9, "name": "traffic light"}]
+    content = {"categories": categories, "annotations": [entry()]}
+    with pytest.raises(
+        RetinaError, match=r"dt\.json: categories\[1\]: id 9 is already that of 'dog', got 'traffic lig"
+    ):
+        detections(tmp_path, given, content)
+    images = [{"id": 7, "file_name": "x.jpg"}, {"id": 7, "file_name": "y.jpg"}]
+    with pytest.raises(RetinaError, match=r"dt\.json: images\[1\]: id 7 is already that of 'x.jpg'"):
+        detections(tmp_path, given, content | {"categories": categories[:1], "images": images})
+    twice = content | {"categories": [categories[0]] * 2}
+    assert detections(tmp_path, given, twice).labels.tolist() == [1]
+
+
+def test_a_category_is_not_a_file_name(tmp_path):
+    content = {"categories": [{"id": 9, "name": "dog.2"}, {"id": 8, "name": "dog"}], "annotations": [entry()]}
+    with pytest.raises(RetinaError, match="entry 0: category_id: .* got 9"):
+        detections(tmp_path, truth(tmp_path), content)
+
+
+def test_half_a_character_is_no_name(tmp_path):
+    with pytest.raises(
+        RetinaError, match=r"categories\[1\]: 'name' must be a text of whole characters, got 'a\\ud800'"
+    ):
+        truth(tmp_path, categories=[{"id": 0, "name": "b"}, {"id": 9, "name": "a\ud800"}])
+    assert truth(tmp_path, categories=[{"id": 0, "name": "😀"}, {"id": 9, "name": "b"}]).class_names == ("😀", "b")
+
+
+# --------------------------------------------------------------------------------------------- numbers, large and odd
+
+
+@pytest.mark.parametrize("number", [1e200, -1e101, 10**150])
+def test_boxes_too_large_to_compute_with(tmp_path, number):
+    """Their areas exceed float64: no overlap would be defined."""
+    wrong = {"image_id": 7, "category_id": 9, "bbox": [1, 2, number, 4]}
+    with pytest.raises(RetinaError, match=r"annotations\[1\]: 'bbox' must be four .* \(beyond 1e\+100\)$"):
+        truth(tmp_path, annotations=[coco()["annotations"][0], wrong])
+    with pytest.raises(RetinaError, match=r"annotations\[0\]: 'area' must be a finite number, .*\(beyond 1e\+100\)$"):
+        truth(tmp_path, annotations=[wrong | {"bbox": [1, 2, 3, 4], "area": number}])
+    given = truth(tmp_path)
+    with pytest.raises(RetinaError, match=r"entry 0: expected bbox as four .* \(beyond 1e\+100\)"):
+        detections(tmp_path, given, [entry(bbox=[number, 0, 1, 1])])
+    write(tmp_path / "dt/x.txt", f"dog .5 1 2 {number:g} 4")
+    with pytest.raises(RetinaError, match=r"x\.txt: line 1: w: expected a finite number, got .* \(beyond 1e\+100\) "):
+        read_results(tmp_path / "dt", given, format="xywh")
+    voc(tmp_path / "voc", {"p": [("dog", 0, (1, 1, number, 5))]})
+    with pytest.raises(RetinaError, match=r"1e\+100"):
+        read_ground_truth(tmp_path / "voc")
+
+
+def test_large_boxes_have_areas(tmp_path):
+    """Without an `area` a box has its own, which may exceed what a file may hold."""
+    given = truth(tmp_path, annotations=[{"image_id": 7, "category_id": 9, "bbox": [0, 0, 1e100, 1e100]}])
+    assert given.areas.tolist() == [1e200]
+    assert detections(tmp_path, given, [entry(bbox=[-1e100, 0, 1e100, 0])]).boxes.tolist() == [[-1e100, 0, 1e100, 0]]
+
+
+@pytest.mark.parametrize("number", ["1_0", "１", "٣", "0x1", "1e", "1e999", "--1", "infinity", "1,5"])
+def test_text_that_is_no_plain_number(tmp_path, number):
+    write(tmp_path / "dt/x.txt", f"dog .5 1 2 3 4\ndog {number} 1 2 3 4")
+    with pytest.raises(
+        RetinaError, match=rf"x\.txt: line 2: score: expected a finite number, got '{number}' \(columns"
+    ):
+        read_results(tmp_path / "dt", truth(tmp_path), format="xywh")
+    write(tmp_path / "dt/x.txt", "dog +.5e-1 -1 2. 3E0 4")
+    assert read_results(tmp_path / "dt", truth(tmp_path), format="xywh").scores.tolist() == [0.05]
+
+
+def made(**changes):
+    columns = {
+        "name": "made", "class_names": ("a", "b"), "category_ids": (1, 2), "image_ids": (1,), "image": [0],
+        "boxes": [[0, 0, 1, 1]], "labels": [1], "crowd": [False], "difficult": [False], "areas": [1.0],
+    }  # fmt: skip
+    return GroundTruth(**(columns | changes))
+
+
+def test_tables_made_in_memory_are_checked():
+    assert len(made().boxes) == 1
+    with pytest.raises(RetinaError, match="made: class 1 is called 'a' like one before; rename one of them"):
+        made(class_names=("a", "a"))
+    for number in (np.nan, np.inf, 1e200):
+        with pytest.raises(RetinaError, match=r"made: box 0: boxes: expected finite numbers up to 1e\+100, got \[0\.0"):
+            made(boxes=[[0, 0, number, 1]])
+        with pytest.raises(RetinaError, match=r"found: detection 0: boxes: expected finite numbers up to 1e\+100"):
+            Results("found", [0], [[0, 0, number, 1]], [0.5], [0])
+        with pytest.raises(RetinaError, match=r"found: detection 1: scores: expected finite numbers up to 1e\+100"):
+            Results("found", [0, 0], [[0, 0, 1, 1]] * 2, [0.5, number], [0, 0])
+
+
+# -------------------------------------------------------------------------------------------------------------- paths
+
+
+def test_neither_file_nor_folder(tmp_path):
+    given = truth(tmp_path)
+    device = Path("/dev/null")
+    if not device.is_char_device():
+        pytest.skip("this system has no /dev/null")
+    with pytest.raises(
+        RetinaError, match="/dev/null: expected a COCO results file or a folder of text files, got a dev"
+    ):
+        read_results(device, given)
+    with pytest.raises(RetinaError, match="/dev/null: expected a COCO JSON file or a folder, got a device or a socket"):
+        read_ground_truth(device)
+
+
+def test_paths_that_the_system_will_not_look_for(tmp_path):
+    given, name = truth(tmp_path), "n" * 300
+    for read in (lambda path, **settings: read_results(path, given, **settings), read_ground_truth):
+        for settings in ({}, {"format": "coco"}, {"format": "xywh"}):
+            with pytest.raises(RetinaError, match=rf"{name}: cannot (look for|read) .*File name too long; check"):
+                read(tmp_path / name, **settings)
+        with pytest.raises(RetinaError, match="no such"):
+            read(tmp_path / "a\0b")

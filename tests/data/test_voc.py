@@ -139,7 +139,7 @@ def test_difficult(tmp_path, policy, boxes, flags, notes):
 def test_classes(tmp_path):
     devkit(tmp_path, {"a": xml(obj("dog"), obj("cat"))}, {"train": "a"})
     data = read_voc(tmp_path, ("train",), classes=("dog", "emu", "cat"))
-    assert data.labels.tolist() == [0, 2] and data.category_ids == (1, 2, 3)
+    assert data.labels.tolist() == [0, 2] and data.category_ids == (2, 3, 1)  # by name: cat, dog, emu
     with pytest.raises(RetinaError, match="a.xml: object 1: class 'cat' is not in data.classes; did you mean 'cart'?"):
         read_voc(tmp_path, ("train",), classes=("dog", "cart"))
 

@@ -37,6 +37,8 @@ def overlap(anchors: np.ndarray, boxes: np.ndarray) -> np.ndarray:
         ([], "nothing to vary: give --gamma"),
         (["none.yaml", "--gamma", "0"], "none.yaml: cannot read"),
         (["--gamma", "x"], "--gamma: expected numbers"),
+        (["--gamma", ""], "--gamma: expected numbers"),
+        (["--pairs", ""], "--pairs: expected GAMMA:ALPHA"),
         (["--gamma", "0", "run.sed=1"], "unknown key 'run.sed'"),
         (["--gamma", "0", "--retries", "-1"], "--retries: expected at least 0"),
         (["--gamma", "0", "--replicates", "0"], "--replicates: expected at least 1"),

@@ -356,6 +356,29 @@ def test_predict(refused, trained, tmp_path):
     refused("good.png: the picture would overwrite this input image", "predict", run, "good.png", "--out", ".")
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["evaluate", "n" * 300],
+        ["predict", "n" * 300, "x.png"],
+        ["predict", "run", "n" * 300],
+        ["train", "--run-dir", "n" * 300],
+        ["config", "n" * 300],
+        ["compare", "n" * 300, "b"],
+        ["compare", "n" * 300, "b.json", "--ground-truth", "gt.json"],
+    ],
+)
+def test_paths_that_the_system_will_not_look_for(refused, tmp_path, arguments):
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    refused("n{300}: cannot .*: File name too long", *arguments)
+
+
+def test_an_override_longer_than_a_file_s_name_is_none(retina):
+    classes = [f"class {n}" for n in range(100)]
+    done = retina("config", f"data.classes=[{', '.join(classes)}]")
+    assert (done.code, done.err) == (0, "") and "class 99" in done.out
+
+
 # ---------------------------------------------------------------------------------------------- a process of its own
 
 

@@ -2,8 +2,10 @@
 
 import json
 import sys
+import warnings
 
 import pytest
+from PIL import Image
 
 from retina.cli import main
 
@@ -85,6 +87,17 @@ def test_out(call, files):
         ("gt.json", json.dumps(TRUTH | {"annotations": [{"image_id": 0}]}), "gt.json: annotations[0] has no"),
         ("gt.json", "{}", "gt.json: has no 'images'"),
         ("gt.json", "[]", "gt.json: expected an object"),
+        ("dt.json", json.dumps([FOUND | {"bbox": [0, 0, 1e200, 1e200]}]), "dt.json: entry 0: expected bbox as four"),
+        (
+            "gt.json",
+            json.dumps(TRUTH | {"annotations": [{"image_id": 0, "category_id": 3, "bbox": [0, 0, 1e200, 1e200]}]}),
+            "gt.json: annotations[0]: 'bbox' must be four finite numbers",
+        ),
+        (
+            "gt.json",
+            json.dumps(TRUTH | {"categories": [{"id": 3, "name": "\ud800"}, {"id": 5, "name": "dog"}]}),
+            "gt.json: categories[0]: 'name' must be a text of whole characters, got '\\ud800'",
+        ),
     ],
 )
 @pytest.mark.parametrize("protocol", ["coco", "voc07"])
@@ -105,6 +118,16 @@ def test_malformed_files_end_with_one_line(call, files, file, content, said, pro
         (["--ground-truth", "nowhere"], "nowhere: no such ground truth"),
         (["--detections", "."], ".: a folder of text files does not tell what its numbers mean"),
         (["--dt-format", "xywh"], "dt.json: cannot read this folder of text files"),
+        (["--max-detections", f"1,10,{'9' * 23}"], "max_detections: expected three increasing positive numbers up to"),
+        (["--max-detections", f"1,10,{'9' * 5000}"], "--max-detections: expected whole numbers"),
+        (
+            ["--max-detections", "1,1_0,100"],
+            "--max-detections: expected whole numbers such as 1,10,100, got '1,1_0,100",
+        ),
+        (["--detections", "n" * 300], "cannot look for this file or folder: File name too long; check the path"),
+        (["--ground-truth", "n" * 300], "cannot look for this file or folder: File name too long; check the path"),
+        (["--out", "n" * 300], "cannot write the evaluation: File name too long"),
+        (["--difficult", "use"], "--difficult use: it has no effect, gt.json has no difficult box; leave it out"),
     ],
 )
 def test_wrong_usage_ends_with_one_line(call, options, said):
@@ -120,6 +143,38 @@ def test_in_a_process_of_its_own(retina, files):
     done = retina(files, "score", "--ground-truth", "gt.json", "--detections", "dt.json")
     assert done.code == 2 and done.out == ""
     assert done.err == "retina: dt.json: entry 1: expected a finite score, got 'high'; mend or remove it\n"
+
+
+def test_names_of_any_script_on_any_terminal(retina, files):
+    """Characters that it can't show become question marks, and nothing else is said, whatever draws the pictures."""
+    Image.new("RGB", (100, 100)).save(files / "x.jpg")
+    (files / "dt.json").write_text(json.dumps([FOUND, FOUND | {"bbox": [60, 60, 20, 20]}]))
+    tree = TRUTH | {"categories": [{"id": 3, "name": "長い" * 150}, {"id": 5, "name": "größe"}]}
+    (files / "gt.json").write_text(json.dumps(tree))
+    command = ("score", "--ground-truth", "gt.json", "--detections", "dt.json")
+    for encoding, shown in (("ascii", "gr??e"), ("utf-8", "größe")):
+        options = ("--out", "scores", "--images", ".") if encoding == "utf-8" else ()
+        done = retina(files, *command, *options, PYTHONIOENCODING=encoding, PYTHONUTF8="1", COLUMNS="80")
+        assert (done.code, done.err) == (0, "")
+        assert shown in done.out
+    assert {"mistakes.png", "confusion.png"} <= {path.name for path in (files / "scores").iterdir()}
+    done = retina(files, *command, "--names", "größe", PYTHONIOENCODING="ascii:strict", PYTHONUTF8="1")
+    assert (done.code, done.out) == (2, "") and done.err.startswith("retina: --names") and done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("protocol", ["coco", "voc07"])
+def test_the_largest_boxes_are_scored_quietly(call, files, protocol):
+    """Numbers just within the bound: their areas still are numbers."""
+    box = [-1e99, 0, 1e100, 1e100]
+    annotation = {"image_id": 0, "category_id": 3, "bbox": box, "area": 1e100}
+    (files / "gt.json").write_text(json.dumps(TRUTH | {"annotations": [*TRUTH["annotations"], annotation]}))
+    near = FOUND | {"bbox": [-1e99, 0, 1e100, 0.9e100], "score": 0.4}
+    (files / "dt.json").write_text(json.dumps([FOUND, near, FOUND | {"bbox": [0, 0, 1e-200, 1e100]}]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        code, out, err = call("--protocol", protocol, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["boxes"] == 2
 
 
 def test_scoring_needs_no_framework(python, files):

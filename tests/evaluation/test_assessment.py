@@ -53,9 +53,8 @@ def test_by_hand():
     )  # fmt: skip
     tree = strict(document.to_json(result.metrics, result))
     assert tree["metrics"]["AP"] == tree["per_iou"]["0.95"] == pytest.approx(51 / 101, abs=1e-12)
-    # Of one image every resample is the image itself.
-    assert tree["intervals"]["metrics"]["AP"] == pytest.approx([51 / 101] * 2, abs=1e-12)
-    assert tree["intervals"]["per_class"]["a"]["AP50"] == pytest.approx([51 / 101] * 2, abs=1e-12)
+    # Of one image every resample is the image itself, which tells nothing.
+    assert tree["intervals"]["metrics"] == {} and tree["intervals"]["per_class"] == {"a": {}}
     assert tree["errors"]["counts"] == {"Cls": 0, "Loc": 0, "Both": 0, "Dupe": 0, "Bkg": 1, "Miss": 1}
     assert tree["errors"]["delta_ap"]["Miss"] == pytest.approx(50 / 101, abs=1e-12)
     assert tree["operating_points"]["overall"] == {
@@ -114,3 +113,24 @@ def test_tables_name_every_error_and_interval():
     assert f"{low:.3f}–{high:.3f}" in text(metrics_table(result.metrics, result.intervals))
     ends = result.intervals.per_class["a"]["AP"]
     assert f"{ends[0]:.3f}–{ends[1]:.3f}" in text(class_table(result.metrics, result))
+
+
+def test_intervals_need_boxes_in_two_images():
+    """Class a has boxes in two images, b in one, c none: mean and a have an interval."""
+    there = truth([(0, 0, BOX), (1, 0, BOX), (1, 1, FAR)], images=2, classes=3)
+    seen = found([(0, 0, BOX, 0.9), (1, 1, FAR, 0.8)])
+    result = assess(there, seen, SETTINGS, replicates=200)
+    assert set(result.intervals.metrics) == {"AP", "AP50", "AP75"}
+    assert {name: set(figures) for name, figures in result.intervals.per_class.items()} == {
+        "a": {"AP", "AP50", "AP75"}, "b": set(), "c": set(),
+    }  # fmt: skip
+    low, high = result.intervals.per_class["a"]["AP50"]
+    assert (low, high) == (0.0, 1.0)  # both images, the found one twice, or the missed one twice
+
+
+def test_sizes_are_told_in_words():
+    ranges = config.Evaluation(area_ranges={"s": (0.0, 100.0), "m": (144.0, 500.0)})
+    result = assess(truth([(0, 0, BOX)]), found([]), ranges, replicates=0)
+    assert "objects up to 10² px" in text(metrics_table(result.metrics))
+    assert document.conventions(result.metrics)["sizes"] == "s: up to 10² px; m: 12² to 500 square px"
+    assert document.area_in_words(9216, 1e10) == "above 96² px"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from retina.errors import RetinaError
-from retina.evaluation.calibration import classwise_errors, reliability
+from retina.evaluation.calibration import reliability
 from retina.evaluation.matching import match
 from tests.evaluation.made import crowded, drawn, found, truth
 
@@ -23,7 +23,7 @@ def test_without_detections(there):
     assert diagram.count.tolist() == [0, 0, 0, 0]
     assert np.isnan(diagram.score).all() and np.isnan(diagram.precision).all()
     assert diagram.expected_error is None and diagram.maximum_error is None
-    assert classwise_errors(match(there, found([]))) == [None]
+    assert reliability(match(there, found([])), 0).expected_error is None
 
 
 def test_only_ignored_detections():
@@ -67,7 +67,8 @@ def test_by_hand():
     high = (0.9 + 0.8 + 0.76) / 3 - 2 / 3
     assert diagram.expected_error == pytest.approx((3 * high + 1 * 0.1) / 4)
     assert diagram.maximum_error == pytest.approx(max(high, 0.1))
-    assert classwise_errors(matches, bins=4) == [pytest.approx(high), pytest.approx(0.1)]
+    of_classes = [reliability(matches, label, bins=4).expected_error for label in range(2)]
+    assert of_classes == [pytest.approx(high), pytest.approx(0.1)]
     assert reliability(matches, 1, bins=4).count.tolist() == [1, 0, 0, 0]
 
 

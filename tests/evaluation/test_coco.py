@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from retina.data.dataset import DetectionDataset
-from retina.data.detections import DetectionTable, from_coco, to_coco
+from retina.data.detections import DetectionTable, coco_columns, to_coco
 from retina.data.scoring import ground_truth, results
 from retina.errors import RetinaError
 from retina.evaluation import coco
@@ -77,6 +77,15 @@ def read_coco(tree):
     areas = [annotation["area"] for annotation in flat]
     sizes = [(image["height"], image["width"]) for image in tree["images"]]
     return dataset(images, names, list(by_image), list(labels), areas, sizes)
+
+
+def read_back(entries, data):
+    """COCO results as a table of detections: boxes as corners."""
+    rows = {identifier: row for row, identifier in enumerate(data.image_ids)}
+    labels = {identifier: label for label, identifier in enumerate(data.category_ids)}
+    columns = coco_columns(entries, rows, labels, "results")
+    corners = np.concatenate([columns.boxes[:, :2], columns.boxes[:, :2] + columns.boxes[:, 2:]], axis=1)
+    return DetectionTable(columns.image, corners, columns.scores, columns.labels)
 
 
 def pycocotools_on(tree, results):
@@ -227,7 +236,7 @@ def test_ids_of_any_kind_give_the_same_figures(image_ids, category_ids):
     images = [[(BOX, 0), (FAR, 1)], [(FAR, 0), (BOX, 1)]]
     data = dataset(images, ("cat", "dog"), image_ids, category_ids)
     table = found((0, BOX, 0.9, 0), (0, FAR, 0.8, 1))
-    result = evaluate(data, from_coco(to_coco(table, data), data))
+    result = evaluate(data, read_back(to_coco(table, data), data))
     assert result.metrics["AP"] == pytest.approx(51 / 101, abs=1e-12)
     assert result.metrics["AR100"] == pytest.approx(0.5, abs=1e-12)
 
@@ -249,9 +258,16 @@ def test_limits_on_detections():
     result = evaluate(data, table, max_detections=(1, 2, 3))
     assert (result.metrics["AR1"], result.metrics["AR2"], result.metrics["AR3"]) == (0.0, 0.0, 1.0)
     assert result.metrics["AP"] == pytest.approx(1 / 3, abs=1e-12)
-    for limits in ([1, 10], [10, 1, 100], [0, 1, 2]):
-        with pytest.raises(RetinaError, match="three increasing positive numbers"):
+    for limits in ([1, 10], [10, 1, 100], [0, 1, 2], [1, 10, 1_000_001], [1, 10, 10**23], [1, 10, 10**5000]):
+        with pytest.raises(RetinaError, match="three increasing positive numbers up to 1000000, got ") as caught:
             evaluate(data, table, max_detections=limits)
+        assert len(str(caught.value)) < 250
+    assert evaluate(data, table, max_detections=(1, 2, 1_000_000)).metrics["AP"] == pytest.approx(1 / 3, abs=1e-12)
+
+
+def test_an_unknown_engine():
+    with pytest.raises(RetinaError, match="engine: expected one of hotcoco, pycocotools, got 'foo'"):
+        evaluate(dataset([[(BOX, 0)]]), found((0, BOX, 0.9)), engine="foo")
 
 
 def test_rows_that_do_not_fit_are_refused_and_nothing_is_printed(capsys):
@@ -285,7 +301,7 @@ def test_published_case(shared_data: Path, case: str):
     folder = shared_data / "eval_cases" / case
     tree, results, expected = (json.loads((folder / f"{part}.json").read_text()) for part in ("gt", "dt", "expected"))
     data = read_coco(tree)
-    result = evaluate(data, from_coco(results, data))
+    result = evaluate(data, read_back(results, data))
     # keras-cv publishes float32 figures; the same boxes were given to pycocotools too.
     published = expected["meta"].get("pycocotools", expected["expected"])
     for name in NAMES:
@@ -315,7 +331,7 @@ def test_equals_pycocotools_on_photographs_with_crowds(shared_data: Path):
                 }
             )
     data = read_coco(tree)
-    result = evaluate(data, from_coco(results, data))
+    result = evaluate(data, read_back(results, data))
     expected = pycocotools_on(tree, results)
     assert 0.05 < expected["AP"] < 0.95
     for name in NAMES:
@@ -351,7 +367,8 @@ def test_json_holds_plain_numbers():
     result = evaluate(dataset([[(BOX, 0)]]), found((0, BOX, 0.9)))
     tree = json.loads(json.dumps(to_json(result), allow_nan=False))
     assert list(tree) == [
-        "protocol", "conventions", "engine", "metrics", "per_class", "per_iou", "images", "boxes", "detections"
+        "protocol", "conventions", "engine", "metrics", "per_class", "per_iou", "images", "boxes", "detections",
+        "max_detections", "area_ranges",
     ]  # fmt: skip
     assert list(tree["metrics"]) == NAMES
     assert tree["metrics"]["APl"] == -1.0

@@ -225,3 +225,13 @@ def test_matches_of_other_ground_truth_are_refused():
         compare(truth, ours, match(truth, results([]), iou_thresholds=[0.5]))
     with pytest.raises(RetinaError, match="6 boxes that count for A and .* 0 for B"):
         compare(truth, ours, match(truth, results([]), area_range=(0, 5)))
+
+
+def test_one_image_tells_nothing():
+    truth = ground_truth([(0, BOX, 0)], 1)
+    a, b = match(truth, results([])), match(truth, results([(0, BOX, 0.9, 0)]))
+    compared = compare(truth, a, b, replicates=100)
+    assert compared.figures["AP"].difference == pytest.approx(1.0, abs=1e-12)
+    assert np.isnan(compared.figures["AP"].low) and np.isnan(compared.figures["AP"].superiority)
+    assert "nothing can be told" in verdict(compared) and "one image" in verdict(compared)
+    assert to_json(compared)["metrics"]["AP"]["low"] is None

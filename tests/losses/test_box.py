@@ -131,6 +131,26 @@ def test_boxes_that_are_far_or_thin_or_reversed_have_finite_gradients(loss):
         assert np.isfinite(value).all() and np.isfinite(gradient).all()
 
 
+@pytest.mark.parametrize("side", [1e-5, 1e-12, 1e-19, 1e-20, 1e-30, 1e-38])
+@pytest.mark.parametrize("loss", [giou_loss, diou_loss, ciou_loss])
+def test_tiny_boxes_have_finite_gradients(loss, side):
+    """The squares of such sides are 0 in float32."""
+    for target in ([0, 0, side, side], [0, 0, 2 * side, side], [3 * side, 0, 4 * side, side], UNIT, [0, 0, 0, 0]):
+        value, gradient = value_and_gradient(
+            lambda x, target=target: loss(x, tensor([target])), tensor([[0, 0, side, side]])
+        )
+        assert np.isfinite(value).all() and np.isfinite(gradient).all()
+
+
+def test_ciou_takes_a_tiny_box_for_a_point():
+    tiny = tensor([[0, 0, 1e-8, 4e-8]])
+    # No overlap to speak of, centres √½ apart, diagonal² 2, and the aspect of a point: v = ¼, α = ¼ / 1¼.
+    np.testing.assert_allclose(ciou_loss(tiny, tensor([UNIT])), [1 + 0.5 / 2 + 0.05], rtol=1e-6)
+    np.testing.assert_allclose(  # 10⁻⁵ px have an aspect, here that of the target
+        ciou_loss(tensor([[0, 0, 1e-5, 1e-5]]), tensor([UNIT])), [1 + 0.5 / 2], rtol=1e-4
+    )
+
+
 def test_diou_attracts_where_nothing_overlaps():
     _, gradient = value_and_gradient(lambda x: diou_loss(x, tensor([UNIT])), tensor([[9, 0, 10, 1]]))
     # ρ² = 81, c² = 101: moved to the right, ρ²/c² grows by 18/101 - 81·20/101².

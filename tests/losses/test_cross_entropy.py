@@ -78,7 +78,7 @@ def test_a_label_of_no_class(label, named):
         softmax_cross_entropy(tensor(ROWS), np.array([0, 1, 2, 0, 1, 2, label]))
 
 
-@pytest.mark.parametrize("shape", [(7, 4), (7, 3, 1), ()])
+@pytest.mark.parametrize("shape", [(7, 4), (7, 3, 1), (), (1,), (6,), (1, 3), (7, 1)])
 def test_targets_of_another_shape(shape):
     with pytest.raises(RetinaError, match="distribution over their 3 classes, got shape"):
         softmax_cross_entropy(tensor(ROWS), np.zeros(shape, np.float32))

@@ -92,6 +92,58 @@ def test_targets_of_another_rank_are_refused():
         losses.Logistic()(np.zeros(2, np.float32), np.zeros((2, 3), np.float32))
 
 
+ELEMENTWISE = ["SigmoidFocal", "Logistic", "QualityFocal", "Varifocal", "Huber", "SmoothL1", "Hinge"]
+
+
+@pytest.mark.parametrize("shape", [(2, 1), (1, 4), (3, 4), (4,), (2, 4, 4)])
+@pytest.mark.parametrize("name", [*ELEMENTWISE, "Giou", "Diou", "Ciou"])
+def test_targets_do_not_broadcast(name, shape):
+    y_true, y_pred = arrays(np.ones(shape), np.ones((2, 4)))
+    with pytest.raises(RetinaError, match=rf"{name}: expected targets of the predictions' shape \(2, 4\), got"):
+        getattr(losses, name)()(y_true, y_pred)
+
+
+@pytest.mark.parametrize("name", ["Giou", "Diou", "Ciou"])
+def test_boxes_have_four_numbers(name):
+    with pytest.raises(
+        RetinaError, match=rf"{name}: expected boxes \[..., 4\] as xyxy, got predictions of shape \(2, 3\)"
+    ):
+        getattr(losses, name)()(*arrays(np.ones((2, 3)), np.ones((2, 3))))
+
+
+def test_broadcasting_is_refused_in_fit():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3)])
+    model.compile(optimizer="sgd", loss=losses.SigmoidFocal(), jit_compile=False)
+    with pytest.raises(
+        RetinaError, match=r"SigmoidFocal: expected targets of the predictions' shape \(.*, 3\), got \("
+    ):
+        model.fit(np.ones((4, 3), np.float32), np.ones((4, 1), np.float32), verbose=0)
+
+
+def test_labels_of_embeddings_are_no_distribution():
+    with pytest.raises(RetinaError, match="batch_hard_triplet: expected one label for each of the embeddings"):
+        losses.Triplet()(*arrays([[1, 0], [0, 1]], [[0, 1], [2, 3]]))
+    # A column of labels, and embeddings of one number: ½·1 and ½·4.
+    found = losses.Center([[0], [1]], reduction=None)(*arrays([[0], [1]], [[1], [3]]))
+    np.testing.assert_array_equal(found, [0.5, 2])
+
+
+@pytest.mark.parametrize("alpha", [np.array([2.0, 0.5], np.float32), (2, 0.5), [2.0, 0.5]])
+def test_weights_of_classes_serialise(alpha):
+    copy = again(losses.SoftmaxFocal(gamma=0.0, alpha=alpha))
+    assert copy.alpha == [2.0, 0.5]
+    assert again(losses.SoftmaxFocal(alpha=np.float32(0.5))).alpha == 0.5
+    np.testing.assert_allclose(copy.call(*arrays([0, 1], TWO)), [2 * math.log(4 / 3), LN2], rtol=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [[2.0], [1.0, 2.0, 3.0]])
+def test_a_weight_for_each_class(alpha):
+    with pytest.raises(
+        RetinaError, match=r"softmax_focal: alpha: expected one number or 2, one for each class, got sh"
+    ):
+        losses.SoftmaxFocal(alpha=alpha)(*arrays([0, 1], TWO))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -100,6 +152,12 @@ def test_targets_of_another_rank_are_refused():
         (lambda: losses.QualityFocal(beta=math.nan), "QualityFocal: beta: expected at least 0, got nan"),
         (lambda: losses.Huber(delta=0), "Huber: delta: expected at least"),
         (lambda: losses.Triplet(margin=math.inf), "Triplet: margin: expected at least 0, got inf"),
+        (lambda: losses.SoftmaxFocal(alpha=-0.5), "SoftmaxFocal: alpha: expected None, a finite number of at least 0"),
+        (lambda: losses.SoftmaxFocal(alpha=[1, math.nan]), "SoftmaxFocal: alpha: .* got .1.0, nan.; mend it"),
+        (lambda: losses.SoftmaxFocal(alpha=np.array([1, math.inf])), "SoftmaxFocal: alpha: .* got .1.0, inf.; mend it"),
+        (lambda: losses.SoftmaxFocal(alpha=[]), "SoftmaxFocal: alpha: .* got ..; mend it"),
+        (lambda: losses.SoftmaxFocal(alpha=[[1, 2]]), "SoftmaxFocal: alpha: .* got ..1, 2..; mend it"),
+        (lambda: losses.SoftmaxFocal(alpha="half"), "SoftmaxFocal: alpha: .* got half; mend it"),
         (
             lambda: losses.Center([1, 2]),
             r"Center: centers: expected finite numbers of shape \[classes, features\], got",
@@ -134,3 +192,37 @@ def test_fit_makes_it_smaller(loss, outputs, tmp_path):
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert type(loaded.loss) is type(loss) and loaded.loss.get_config() == loss.get_config()
     np.testing.assert_allclose(loaded.evaluate(x, labels, batch_size=48, verbose=0), after, rtol=1e-5)
+
+
+def target_of(name, count):
+    """Targets of 12 samples that the loss takes, for a network of `count` outputs."""
+    random = np.random.default_rng(1)
+    if name in ("Giou", "Diou", "Ciou"):
+        low = random.uniform(0, 2, (12, 2))
+        return np.concatenate([low, low + random.uniform(1, 3, (12, 2))], axis=-1).astype(np.float32)
+    if name in ELEMENTWISE:
+        return random.choice([-1, 1] if name == "Hinge" else [0, 1], (12, count)).astype(np.float32)
+    return np.arange(12) % 3
+
+
+@pytest.mark.parametrize("name", [name for name in losses.__all__ if name[0].isupper() and name != "Centers"])
+def test_every_loss_fits_and_comes_back(name, tmp_path):
+    keras.utils.set_random_seed(0)
+    count = 4 if name in ("Giou", "Diou", "Ciou") else 3
+    loss = losses.Center(np.eye(3)) if name == "Center" else getattr(losses, name)()
+    x, y = np.random.default_rng(0).normal(0, 1, (12, 5)).astype(np.float32), target_of(name, count)
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(count, bias_initializer=keras.initializers.Ones())])
+    model.compile(optimizer=keras.optimizers.SGD(0.01), loss=loss, jit_compile=False)
+    expected = float(loss(ops.convert_to_tensor(y.astype(np.float32)), model(x)))
+    kernel = ops.convert_to_numpy(model.layers[-1].kernel).copy()
+    history = model.fit(x, y, batch_size=12, epochs=1, verbose=0).history
+    np.testing.assert_allclose(history["loss"], [expected], rtol=1e-5)
+    assert expected > 0 and np.isfinite(model.layers[-1].kernel).all()
+    assert np.abs(ops.convert_to_numpy(model.layers[-1].kernel) - kernel).max() > 0
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert type(loaded.loss) is type(loss) and loaded.loss.get_config() == loss.get_config()
+    np.testing.assert_array_equal(loaded.layers[-1].kernel, model.layers[-1].kernel)
+    after = float(loss(ops.convert_to_tensor(y.astype(np.float32)), model(x)))
+    found = float(loaded.loss(ops.convert_to_tensor(y.astype(np.float32)), loaded(x)))
+    np.testing.assert_allclose(found, after, rtol=1e-6)

@@ -68,10 +68,31 @@ def test_the_layer_is_serialisable():
     assert (again.classes, again.rate, again.weight, again.name) == (3, 0.25, 0.1, "centers")
 
 
-@pytest.mark.parametrize("arguments", [{"classes": 0}, {"classes": 2, "rate": 1.5}, {"classes": 2, "weight": 0.0}])
+@pytest.mark.parametrize(
+    "arguments", [{"classes": 0}, {"classes": 2.5}, {"classes": 2, "rate": 1.5}, {"classes": 2, "weight": 0.0}]
+)
 def test_the_layer_refuses(arguments):
-    with pytest.raises(RetinaError, match="Centers: expected classes >= 1, rate in"):
+    with pytest.raises(RetinaError, match="Centers: expected a whole number of classes >= 1, rate in"):
         Centers(**arguments)
+
+
+def test_the_layer_adds_nothing_for_no_samples():
+    layer = Centers(2, weight=0.5)
+    layer(tensor(np.zeros((0, 3))), ops.convert_to_tensor(np.zeros(0, np.int32)), training=True)
+    assert [float(loss) for loss in layer.losses] == [0.0]
+    np.testing.assert_array_equal(layer.centers, np.zeros((2, 3)))
+    layer(tensor([[2, 0, 0], [0, 4, 0]]), ops.convert_to_tensor([0, 1]))
+    assert float(layer.losses[-1]) == 0.5 * (2 + 8) / 2
+
+
+@pytest.mark.parametrize("labels", [[0], [0, 1, 1], [[0], [1]]])
+def test_labels_do_not_broadcast(labels):
+    with pytest.raises(RetinaError, match=r"center_loss: expected one label for each sample, shape \(2,\), got shape"):
+        center_loss(tensor([[1, 2], [3, 4]]), labels, tensor(CENTERS))
+    with pytest.raises(
+        RetinaError, match=r"batch_hard_triplet: expected one label for each of the embeddings \(2, 2\)"
+    ):
+        batch_hard_triplet(tensor([[1, 2], [3, 4]]), labels, margin=1.0)
 
 
 def test_the_layer_in_a_model():
@@ -97,6 +118,16 @@ def test_triplet_of_no_samples():
     none = tensor(np.zeros((0, 2)))
     assert triplet(none, none, none, margin=1.0).shape == (0,)
     assert batch_hard_triplet(none, np.zeros(0, np.int32), margin=1.0).shape == (0,)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="no other backend leaves a shape open")
+def test_batch_hard_of_a_batch_that_turns_out_empty():
+    import tensorflow as tf
+
+    shapes = [tf.TensorSpec((None, 1)), tf.TensorSpec((None,), tf.int32)]
+    traced = tf.function(lambda x, y: batch_hard_triplet(x, y, margin=4.0), input_signature=shapes)
+    assert traced(tf.zeros((0, 1)), tf.zeros((0,), tf.int32)).shape == (0,)
+    np.testing.assert_array_equal(traced(tf.constant([[0.0], [1.0], [3.0]]), tf.constant([0, 0, 1])), [0, 1, 0])
 
 
 def test_triplet_by_hand():

@@ -1,8 +1,16 @@
+import keras
 import numpy as np
 import pytest
 
 from retina.config import Anchors
-from retina.ops.anchors import base_anchors, count_per_cell, level_anchors, level_shapes, pyramid_anchors
+from retina.ops.anchors import (
+    base_anchors,
+    count_per_cell,
+    level_anchors,
+    level_anchors_in_graph,
+    level_shapes,
+    pyramid_anchors,
+)
 from tests import reference
 
 THIRDS = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
@@ -90,3 +98,16 @@ def test_level_shapes_round_up():
 
 def test_empty_canvas_has_no_anchors():
     assert pyramid_anchors(Anchors(), (0, 64), (3, 4)).shape == (0, 4)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow's graphs have unknown shapes")
+@pytest.mark.parametrize(
+    "anchors", [Anchors(), Anchors(offset=0.0, rounding=True), Anchors(size=2.7, ratios=(0.7, 1.3))]
+)
+def test_anchors_in_a_graph_are_the_same_bit_for_bit(anchors):
+    for canvas in ((32, 32), (96, 640), (100, 70), (1344, 800)):
+        inside = level_anchors_in_graph(anchors, tuple(map(keras.ops.convert_to_tensor, canvas)), (3, 4, 5, 6, 7))
+        for ours, expected in zip(inside, level_anchors(anchors, canvas, (3, 4, 5, 6, 7)), strict=True):
+            ours = keras.ops.convert_to_numpy(ours)
+            assert ours.dtype == expected.dtype == np.float32
+            np.testing.assert_array_equal(ours, expected)

@@ -18,6 +18,8 @@ from retina.evaluation.assessment import assess
 from retina.inference import Detections
 from retina.report.evaluation import prediction_sheet, surroundings, write_assessment, write_evaluation
 from retina.report.predictions import write_predictions
+from retina.report.score import write_score
+from retina.scoring import Score
 
 NOTHING = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32), ())
 
@@ -111,7 +113,8 @@ def test_an_assessment_leaves_figures_plots_and_pictures(tmp_path):
     """Image 0 is right, image 1 has nothing found, image 2 a detection far from its box."""
     data = dataset()
     table = DetectionTable([0, 2], [[10, 10, 30, 30], [35, 0, 55, 15]], [0.9, 0.8], [0, 0])
-    write_assessment(tmp_path, *assessed(data, table), data.images)
+    there, seen, assessment = assessed(data, table)
+    write_score(tmp_path, Score("coco", {}, assessment, (), there, seen), data.images)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {
         "metrics.json", "detections.json", "precision_recall.png", "confidence.png", "calibration.png", "errors.png",

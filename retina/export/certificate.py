@@ -1,0 +1,325 @@
+"""The proof that an export scores what its checkpoint scores."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import retina
+from retina.data.dataset import DetectionDataset
+from retina.data.detections import DetectionTable
+from retina.data.scoring import GroundTruth, ground_truth, results
+from retina.errors import RetinaError
+from retina.evaluation.coco import evaluate_as
+from retina.export import stages, worker
+from retina.export.agreement import MATCH_IOU, Agreement, agreement
+from retina.export.description import float32_detector
+from retina.export.limits import Limits, problems
+from retina.export.runner import format_of, open_artefact
+from retina.files import write_text
+from retina.inference import Detections, Predictor
+from retina.training.loading import load
+
+NAME = "certificate"
+
+# A machine that loads ResNet-101 from a slow disk and runs COCO's 5000 images on two cores is done in time.
+_PATIENCE = 24 * 3600
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What `certify` found; its fields are plain values, and `certificate.json` holds them.
+
+    `ap` and `latency_ms` (median and 90th percentile of one image, from its encoded bytes to its detections) have the
+    keys `checkpoint` and `export`; `ap["export"]` is None if the detections could not be scored, and an export that
+    does not run has no latency.
+    """
+
+    passed: bool
+    problems: tuple[str, ...]
+    stage: str | None
+    difference: str | None
+    export: str
+    format: str
+    data: str
+    images: int
+    precision: str
+    ap: dict[str, float | None]
+    delta_ap: float | None
+    detections: dict[str, int]
+    agreement: dict[str, float]
+    latency_ms: dict[str, dict[str, float]]
+    size_bytes: int
+    limits: dict[str, float | None]
+    environment: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"retina": retina.__version__, **asdict(self), "problems": list(self.problems)}
+
+    @classmethod
+    def from_json(cls, tree: dict[str, Any]) -> Certificate:
+        values = {name: value for name, value in tree.items() if name != "retina"}
+        return cls(**{**values, "problems": tuple(values["problems"])})
+
+    def words(self) -> str:
+        """A paragraph a line, for people."""
+        pairs, ap, found = self.agreement, self.ap, self.detections
+        ours, theirs = self.latency_ms["checkpoint"], self.latency_ms["export"]
+        verdict = "Passed" if self.passed else "Refused"
+        lines = [
+            f"{verdict}: {self.export} ({self.format}) on {self.images} images of {self.data}.",
+            f"AP {_figure(ap['checkpoint'])} of the {self.precision} checkpoint, {_figure(ap['export'])} of the export "
+            f"(difference {_signed(self.delta_ap)}).",
+            f"{pairs['matched']:.0f} pairs of detections (same class, IoU at least {MATCH_IOU}): boxes shifted by at "
+            f"most {pairs['box_shift']:.3g} px, scores by {pairs['score_difference']:.3g}; without a partner are "
+            f"{pairs['unmatched_checkpoint']:.0f} of the checkpoint's {found['checkpoint']} and "
+            f"{pairs['unmatched_export']:.0f} of the export's {found['export']}.",
+        ]
+        if theirs:
+            lines.append(
+                f"One image took {theirs['median']:.1f} ms (median; 90 % within {theirs['p90']:.1f} ms), the "
+                f"checkpoint {ours['median']:.1f} ms; {self.size_bytes / 1e6:.1f} MB on disk."
+            )
+        lines += [f"Problem: {problem}." for problem in self.problems]
+        if self.difference is not None:
+            where = f"in {self.stage}" if self.stage else "at a stage that can't be told"
+            lines.append(f"The first difference arises {where}: {self.difference}.")
+        return "\n".join(lines)
+
+
+def certify(
+    artefact: str | Path,
+    checkpoint: str | Path | Predictor,
+    dataset: DetectionDataset,
+    *,
+    limits: Limits,
+    truth: GroundTruth | None = None,
+) -> Certificate:
+    """Compares an export, run in a process of its own, with the checkpoint on a dataset.
+
+    Both see every image alone and on its own canvas, from its encoded bytes. Where a run was trained in bfloat16, a
+    SavedModel computes in it too; other formats compute in float32, and so does the checkpoint that they are held to.
+
+    Args:
+        artefact: a SavedModel's folder or a file, see `retina.export.runner`.
+        checkpoint: a run directory (its best checkpoint), or a loaded one.
+        truth: what AP is taken on, if the dataset's own boxes are not all that were annotated.
+
+    Raises:
+        RetinaError: there is no export, the dataset is empty, or an image can't be read.
+    """
+    artefact = Path(artefact)
+    kind = format_of(artefact)
+    if kind is None:
+        open_artefact(artefact)  # raises, and says what was expected
+    if not len(dataset):
+        raise RetinaError(f"{dataset.name}: expected at least one image to certify an export with, got none")
+    predictor = checkpoint if isinstance(checkpoint, Predictor) else load(checkpoint)
+    if kind != "saved_model":
+        predictor = _in_float32(predictor)
+    encoded = [image if isinstance(image, bytes) else Path(image).read_bytes() for image in dataset.images]
+    ours, our_seconds = _of_checkpoint(predictor, encoded)
+    with tempfile.TemporaryDirectory(prefix="retina_certificate_") as folder:
+        files = _write_images(Path(folder), encoded)
+        fault: str | None = None
+        try:
+            theirs, their_seconds = _of_export(artefact, files, predictor.class_names, Path(folder))
+        except _CannotRun as error:
+            theirs, their_seconds, fault = [_nothing()] * len(encoded), np.zeros(0), str(error)
+        agreed = agreement(ours, theirs)
+        truth = truth or ground_truth(dataset)
+        expected = _ap(ours, dataset, truth, predictor)
+        try:
+            got = None if fault else _ap(theirs, dataset, truth, predictor)
+        except RetinaError as error:
+            got, fault = None, f"its detections can't be scored: {error}"
+        delta = None if got is None else got - expected
+        found = ((fault,) if fault else ()) + problems(limits, delta, agreed)
+        difference = None
+        if found and their_seconds.size:
+            worst = max(agreed.worst, 0)
+            theirs_at = _stages_of_export(artefact, files[worst], Path(folder))
+            difference = stages.first_difference(
+                stages.of_checkpoint(predictor, encoded[worst]), theirs_at, limits.stage
+            )
+    return Certificate(
+        passed=not found,
+        problems=found,
+        stage=difference.stage if difference else None,
+        difference=difference.words if difference else None,
+        export=artefact.name,
+        format=str(kind),
+        data=dataset.name,
+        images=len(dataset),
+        precision=predictor.config.run.precision,
+        ap={"checkpoint": expected, "export": got},
+        delta_ap=delta,
+        detections={"checkpoint": sum(map(len, ours)), "export": sum(map(len, theirs))},
+        agreement=_plain(agreed),
+        latency_ms={"checkpoint": _latency(our_seconds), "export": _latency(their_seconds)},
+        size_bytes=size_of(artefact),
+        limits=asdict(limits),
+        environment=_environment(),
+    )
+
+
+def write_certificate(certificate: Certificate, artefact: Path) -> tuple[Path, Path]:
+    """`certificate.json` and `.txt`: inside a SavedModel's `assets.extra`, or beside a file and named after it."""
+    inside = artefact / "assets.extra" / NAME
+    stem = inside if artefact.is_dir() else artefact.with_name(f"{artefact.name}.{NAME}")
+    stem.parent.mkdir(exist_ok=True)
+    tree, words = stem.with_name(f"{stem.name}.json"), stem.with_name(f"{stem.name}.txt")
+    write_text(tree, json.dumps(certificate.to_json(), indent=2) + "\n")
+    write_text(words, certificate.words() + "\n")
+    return tree, words
+
+
+def size_of(artefact: Path) -> int:
+    """Bytes on disk of a file, or of all files in a folder."""
+    files = artefact.rglob("*") if artefact.is_dir() else [artefact]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+# -------------------------------------------------------------------------------------------------------- both sides
+
+
+class _CannotRun(Exception):
+    """The export fails in its own process; the message says how."""
+
+
+def _of_checkpoint(predictor: Predictor, encoded: Sequence[bytes]) -> tuple[list[Detections], np.ndarray]:
+    from retina.data.pipeline import load_image
+
+    predictor.predict(load_image(encoded[0]))  # the first call builds the graph
+    found, seconds = [], []
+    for image in encoded:
+        start = time.perf_counter()
+        found += predictor.predict(load_image(image))
+        seconds.append(time.perf_counter() - start)
+    return found, np.array(seconds)
+
+
+def _of_export(
+    artefact: Path, files: Sequence[Path], class_names: Sequence[str], folder: Path
+) -> tuple[list[Detections], np.ndarray]:
+    out = _run_worker(artefact, files, folder, stages=False)
+    ends = np.cumsum(out["counts"])
+    found = []
+    for start, end in zip(ends - out["counts"], ends, strict=True):
+        labels = out["labels"][start:end]
+        names = tuple(class_names[k] if 0 <= k < len(class_names) else f"no class {k}" for k in labels)
+        found.append(Detections(out["boxes"][start:end], out["scores"][start:end], labels, names))
+    return found, out["seconds"]
+
+
+def _stages_of_export(artefact: Path, file: Path, folder: Path) -> dict[str, np.ndarray]:
+    try:
+        return _run_worker(artefact, [file], folder, stages=True)
+    except _CannotRun:
+        return {}
+
+
+def _run_worker(artefact: Path, files: Sequence[Path], folder: Path, *, stages: bool) -> dict[str, np.ndarray]:
+    """Runs the export in a fresh process: for a SavedModel one with nothing of ours but the worker's own file."""
+    plain = format_of(artefact) == "saved_model"
+    job, out = folder / "job.json", folder / "out.npz"
+    tree = {"artefact": str(artefact.absolute()), "images": list(map(str, files)), "stages": stages, "plain": plain}
+    write_text(job, json.dumps(tree))
+    how = ["-I", str(Path(worker.__file__))] if plain else ["-m", worker.__name__]
+    package = str(Path(retina.__file__).parents[1])
+    paths = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": paths}
+    done = subprocess.run(
+        [sys.executable, *how, str(job), str(out)],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=_PATIENCE,
+    )
+    if done.returncode != 0:
+        last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), f"exit {done.returncode}")
+        raise _CannotRun(f"it does not run in a process of its own: {last.strip()}")
+    with np.load(out) as arrays:
+        return dict(arrays)
+
+
+def _write_images(folder: Path, encoded: Sequence[bytes]) -> list[Path]:
+    files = [folder / f"{row}" for row in range(len(encoded))]
+    for file, image in zip(files, encoded, strict=True):
+        file.write_bytes(image)
+    return files
+
+
+def _in_float32(predictor: Predictor) -> Predictor:
+    detector = float32_detector(predictor)
+    if detector is predictor.detector:
+        return predictor
+    run = predictor.config.run.model_copy(update={"precision": "float32"})
+    return Predictor(detector, predictor.config.model_copy(update={"run": run}))
+
+
+def _ap(found: Sequence[Detections], dataset: DetectionDataset, truth: GroundTruth, predictor: Predictor) -> float:
+    table = table_of(found)
+    return evaluate_as(predictor.config.evaluation, truth, results(table, dataset)).metrics["AP"]
+
+
+def table_of(found: Sequence[Detections]) -> DetectionTable:
+    """The detections of a dataset's images, in its order, as one table."""
+    return DetectionTable(
+        np.repeat(np.arange(len(found)), [len(one) for one in found]),
+        np.concatenate([one.boxes for one in found]),
+        np.concatenate([one.scores for one in found]),
+        np.concatenate([one.labels for one in found]),
+    )
+
+
+# ------------------------------------------------------------------------------------------------------- small parts
+
+
+def _nothing() -> Detections:
+    return Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32), ())
+
+
+def _latency(seconds: np.ndarray) -> dict[str, float]:
+    if not seconds.size:
+        return {}
+    median, p90 = np.percentile(seconds * 1e3, [50, 90])
+    return {"median": round(float(median), 3), "p90": round(float(p90), 3)}
+
+
+def _plain(found: Agreement) -> dict[str, float]:
+    values = {name: value for name, value in asdict(found).items() if name != "worst"}
+    return {**values, "unmatched_share": found.unmatched_share}
+
+
+def _environment() -> dict[str, str]:
+    import keras
+    import tensorflow as tf
+
+    return {
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def _figure(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.6f}"
+
+
+def _signed(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:+.2g}" if value else "exactly 0"

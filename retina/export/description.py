@@ -1,0 +1,96 @@
+"""What every ONNX and LiteRT export says about itself, and what their writers and runners share."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import retina
+from retina.errors import RetinaError
+from retina.inference import Predictor, build_detector
+from retina.models.detector import Detector
+
+FORMAT = 1
+_PACKAGES = ("tensorflow", "keras", "tf2onnx", "onnx", "ai-edge-litert", "numpy")
+
+
+def describe(
+    predictor: Predictor, category_ids: Sequence[int] | None, notes: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """The document that travels inside an export; `config` is the whole resolved configuration of the training.
+
+    Raises:
+        RetinaError: the number of category ids is not the number of classes.
+    """
+    names = list(predictor.class_names)
+    ids = list(range(len(names))) if category_ids is None else list(category_ids)
+    if len(ids) != len(names):
+        raise RetinaError(f"export: expected {len(names)} category ids, one a class, got {len(ids)}")
+    return {
+        "format": FORMAT,
+        "class_names": names,
+        "category_ids": ids,
+        "boxes": "xyxy, pixels of the image as stored (EXIF rotation is not applied)",
+        "config": predictor.config.model_dump(mode="json"),
+        "versions": {"retina": retina.__version__, **_versions()},
+        **(notes or {}),
+    }
+
+
+def float32_detector(predictor: Predictor) -> Detector:
+    """The detector itself, or a float32 copy of one that computes in bfloat16."""
+    if predictor.config.run.precision == "float32":
+        return predictor.detector
+    run = predictor.config.run.model_copy(update={"precision": "float32"})
+    config = predictor.config.model_copy(update={"run": run})
+    detector = build_detector(config, predictor.class_names, load_weights=False)
+    detector.set_weights(predictor.detector.get_weights())
+    return detector
+
+
+def check_backend(kind: str) -> None:
+    """
+    Raises:
+        RetinaError: Keras does not run on TensorFlow.
+    """
+    import keras
+
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
+        raise RetinaError(
+            f"export to {kind}: expected the TensorFlow backend, got {backend}; set KERAS_BACKEND=tensorflow"
+        )
+
+
+def missing_extra(extra: str, error: ImportError) -> RetinaError:
+    return RetinaError(f"{extra}: {error.name or error} is not installed; pip install 'retina[{extra}]'")
+
+
+def pixels_of(image: np.ndarray | bytes | str | Path) -> np.ndarray:
+    """The image as uint8 RGB [H, W, 3]; files are decoded as everywhere in retina.
+
+    Raises:
+        RetinaError: it is missing, damaged, empty, or an array of another shape or type.
+    """
+    if isinstance(image, (str, Path, bytes)):
+        from retina.data.pipeline import load_image
+
+        return load_image(image)
+    pixels = np.asarray(image)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[-1] != 3 or 0 in pixels.shape:
+        raise RetinaError(f"image: expected uint8 RGB [H, W, 3], got {pixels.dtype} {list(pixels.shape)}; convert it")
+    return pixels
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,155 @@
+"""The graph of a LiteRT export, of operations that LiteRT has built in.
+
+`retina.models.decode` in other words: LiteRT lacks some of what Keras' `argmax`, `sort` and `arange` become. The order
+of candidates, ties and arithmetic are the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from retina import config
+from retina.models.detector import Detector, Sections
+from retina.ops.anchors import base_anchors
+
+Tensors = dict[str, tf.Tensor]
+
+
+def network(detector: Detector, canvas: tf.Tensor) -> Tensors:
+    """`logits` [B, A, K] and `deltas` [B, A, 4] of `canvas` [B, h, w, 3] float32, levels 0…255 of RGB.
+
+    Padding holds the mean colour, which normalising turns into (nearly) zero: a mask made of the content's size would
+    have a shape that LiteRT knows only while it runs, and its fast kernels want to know it before.
+    """
+    pixels = canvas * detector.normalization.factor + detector.normalization.shift
+    maps = detector.fpn(detector.backbone(pixels, training=False))
+    return {"logits": detector.classification(maps), "deltas": detector.box(maps)}
+
+
+def detections(
+    outputs: Tensors, canvas: tf.Tensor, size: tf.Tensor, scale: tf.Tensor, sections: Sections, levels: Sequence[int]
+) -> Tensors:
+    """Decoding and suppression.
+
+    Args:
+        outputs: of `network`.
+        canvas: its input; only the shape counts.
+        size: [B, 2] int32 (h, w) of the content, in pixels of the canvas.
+        scale: [B, 2] float32 (y, x): canvas pixels per pixel of the image.
+
+    Returns:
+        `boxes` [B, D, 4] xyxy in pixels of the image, `scores` [B, D], `labels` [B, D] int32 by falling score, zeros
+        behind the first `num_detections` [B] int32.
+    """
+    inference = sections.inference
+    parts: list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]] = []
+    start: tf.Tensor | int = 0
+    for level in levels:
+        anchors = level_anchors(sections.anchors, tf.shape(canvas), level)
+        stop = start + tf.shape(anchors)[0]
+        logits, deltas = (outputs[name][:, start:stop] for name in ("logits", "deltas"))
+        parts.append(_candidates(logits, deltas, anchors, sections))
+        start = stop
+    boxes, strength, labels = (tf.concat(columns, axis=1) for columns in zip(*parts, strict=True))
+    boxes = tf.minimum(tf.maximum(boxes, 0.0), tf.expand_dims(_xyxy(tf.cast(size, tf.float32)), 1))
+    kept = suppress(boxes, strength, labels, inference.nms_iou, inference.max_detections)
+    valid = kept >= 0
+    rows = tf.maximum(kept, 0)
+    boxes = tf.gather(boxes, rows, batch_dims=1) * tf.expand_dims(_xyxy(1.0 / scale), 1)
+    scores = tf.sigmoid(tf.gather(strength, rows, batch_dims=1))
+    return {
+        "boxes": tf.where(tf.expand_dims(valid, -1), boxes, 0.0),
+        "scores": tf.where(valid, scores, 0.0),
+        "labels": tf.where(valid, tf.gather(labels, rows, batch_dims=1), 0),
+        "num_detections": tf.reduce_sum(tf.cast(valid, tf.int32), axis=1),
+    }
+
+
+def level_anchors(anchors: config.Anchors, canvas: tf.Tensor, level: int) -> tf.Tensor:
+    """Anchors [A_l, 4] of a canvas' shape [4]; float32, within one rounding of `retina.ops.anchors`' float64."""
+    stride = 2**level
+    base = base_anchors(anchors, level).astype(np.float32)
+    rows, columns = ((canvas[axis] + stride - 1) // stride for axis in (1, 2))
+    y, x = ((tf.cast(tf.range(count), tf.float32) + anchors.offset) * float(stride) for count in (rows, columns))
+    centres = tf.reshape(y, [-1, 1, 1, 1]) * [0.0, 1.0, 0.0, 1.0] + tf.reshape(x, [1, -1, 1, 1]) * [1.0, 0.0, 1.0, 0.0]
+    return tf.reshape(centres + base, [-1, 4])
+
+
+def suppress(
+    boxes: tf.Tensor, strength: tf.Tensor, labels: tf.Tensor, iou_threshold: float, max_detections: int
+) -> tf.Tensor:
+    """Greedy per-class suppression as `retina.ops.nms.nms`: rows [B, D] int32 of the kept, -1 where there are fewer.
+
+    Args:
+        boxes: [B, N, 4].
+        strength: [B, N], -inf for what is no candidate.
+        labels: [B, N] int32.
+    """
+    shape = tf.shape(strength)
+    rows = tf.expand_dims(tf.range(shape[1]), 0)
+    slots = tf.expand_dims(tf.range(max_detections), 0)
+    kept = tf.fill([shape[0], max_detections], -1)
+    corners = tf.unstack(boxes, axis=-1)
+    areas = _area(corners)
+
+    def some_left(step: tf.Tensor, left: tf.Tensor, kept: tf.Tensor) -> tf.Tensor:
+        return tf.logical_and(step < max_detections, tf.reduce_max(left) > -math.inf)
+
+    def keep_best(step: tf.Tensor, left: tf.Tensor, kept: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        best = tf.expand_dims(tf.argmax(left, axis=-1, output_type=tf.int32), 1)
+        exists = tf.gather(left, best, batch_dims=1) > -math.inf
+        box = [tf.gather(corner, best, batch_dims=1) for corner in corners]
+        same_class = tf.equal(labels, tf.gather(labels, best, batch_dims=1))
+        width = tf.minimum(box[2], corners[2]) - tf.maximum(box[0], corners[0])
+        height = tf.minimum(box[3], corners[3]) - tf.maximum(box[1], corners[1])
+        shared = tf.maximum(width, 0.0) * tf.maximum(height, 0.0)
+        union = _area(box) + areas - shared
+        suppressed = tf.logical_and(shared / tf.where(union > 0, union, 1.0) > iou_threshold, same_class)
+        left = tf.where(tf.logical_or(suppressed, tf.equal(rows, best)), -math.inf, left)
+        return step + 1, left, tf.where(tf.logical_and(tf.equal(slots, step), exists), best, kept)
+
+    shapes = (tf.TensorShape([]), tf.TensorShape([None, None]), tf.TensorShape([None, max_detections]))
+    return tf.while_loop(some_left, keep_best, (tf.constant(0), strength, kept), shape_invariants=shapes)[2]
+
+
+def _candidates(
+    logits: tf.Tensor, deltas: tf.Tensor, anchors: tf.Tensor, sections: Sections
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """A level's best pairs of anchor and class: boxes [B, N, 4], logits [B, N] (-inf below the threshold), labels."""
+    inference, classes = sections.inference, logits.shape[-1]
+    anchor_count = tf.minimum(inference.candidates, tf.shape(logits)[1])
+    rows = tf.math.top_k(tf.reduce_max(logits, axis=-1), anchor_count)[1]
+    rows = -tf.math.top_k(-rows, anchor_count)[0]
+    logits = tf.gather(logits, rows, batch_dims=1)
+    pair_count = tf.minimum(inference.candidates, anchor_count * classes)
+    top, pairs = tf.math.top_k(tf.reshape(logits, [tf.shape(logits)[0], -1]), pair_count)
+    rows = tf.gather(rows, pairs // classes, batch_dims=1)
+    boxes = _decode(tf.gather(anchors, rows), tf.gather(deltas, rows, batch_dims=1), sections.anchors)
+    return boxes, tf.where(top > _logit(inference.score_threshold), top, -math.inf), pairs % classes
+
+
+def _decode(anchors: tf.Tensor, deltas: tf.Tensor, section: config.Anchors) -> tf.Tensor:
+    deltas = deltas / tf.constant(section.box_weights, tf.float32)
+    side = anchors[..., 2:] - anchors[..., :2]
+    centre = anchors[..., :2] + 0.5 * side + deltas[..., :2] * side
+    half = 0.5 * side * tf.exp(tf.minimum(deltas[..., 2:], math.log(section.max_size_ratio)))
+    return tf.concat([centre - half, centre + half], axis=-1)
+
+
+def _area(corners: Sequence[tf.Tensor]) -> tf.Tensor:
+    return tf.maximum(corners[2] - corners[0], 0.0) * tf.maximum(corners[3] - corners[1], 0.0)
+
+
+def _xyxy(pairs: tf.Tensor) -> tf.Tensor:
+    """(y, x) [B, 2] as (x, y, x, y) [B, 4]."""
+    return tf.gather(pairs, [1, 0, 1, 0], axis=1)
+
+
+def _logit(probability: float) -> float:
+    if probability in (0.0, 1.0):
+        return -math.inf if probability == 0.0 else math.inf
+    return math.log(probability / (1.0 - probability))

@@ -1,0 +1,117 @@
+"""The README's commands that score and compare, typed as they stand there, on tiny files of the names they give."""
+
+import json
+import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from retina.cli import main
+
+TEXT = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+
+
+def commands(section: str) -> list[str]:
+    """The `retina` lines in the code blocks of a section."""
+    body = TEXT.split(f"\n## {section}\n", 1)[1].split("\n## ", 1)[0]
+    blocks = re.findall(r"```bash\n(.*?)```", body, re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line.startswith("retina ")]
+
+
+SCORE, COMPARE = commands("Score anybody's detections"), commands("Is B better than A?")
+FILES = [line for line in SCORE + COMPARE if "runs/" not in line]
+RUNS = [line for line in SCORE + COMPARE if "runs/" in line]
+
+
+@pytest.fixture
+def type_in(monkeypatch, capsys, tmp_path):
+    """`type_in(line)` runs a command in this process, in `tmp_path`: what it prints, if it succeeds."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "160")
+
+    def run(line: str) -> str:
+        monkeypatch.setattr(sys, "argv", shlex.split(line, comments=True))
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        out, err = capsys.readouterr()
+        assert (stopped.value.code or 0, err) == (0, ""), err
+        return out
+
+    return run
+
+
+def coco_files(folder: Path) -> None:
+    """Two images with a cat each: a.json finds one of them, b.json and results.json both."""
+    tree = {
+        "images": [{"id": n, "file_name": f"{n}.jpg", "width": 64, "height": 64} for n in (1, 2)],
+        "categories": [{"id": 17, "name": "cat"}],
+        "annotations": [
+            {"id": n, "image_id": n, "category_id": 17, "bbox": [8, 8, 16, 16], "area": 256, "iscrowd": 0}
+            for n in (1, 2)
+        ],
+    }
+    found = [{"image_id": n, "category_id": 17, "bbox": [8, 8, 16, 16], "score": 0.9} for n in (1, 2)]
+    for name, content in (
+        ("instances_val2017", tree), ("results", found), ("a", found[:1]), ("b", found),
+    ):  # fmt: skip
+        (folder / f"{name}.json").write_text(json.dumps(content))
+
+
+def devkit_files(folder: Path) -> None:
+    """VOC2007's test split of one image with one car, and the devkit's result file of that class."""
+    home = folder / "VOCdevkit/VOC2007"
+    for inside in ("Annotations", "ImageSets/Main"):
+        (home / inside).mkdir(parents=True)
+    box = "<xmin>9</xmin><ymin>9</ymin><xmax>24</xmax><ymax>24</ymax>"
+    (home / "Annotations/000001.xml").write_text(
+        "<annotation><size><width>64</width><height>64</height><depth>3</depth></size>"
+        f"<object><name>car</name><difficult>0</difficult><bndbox>{box}</bndbox></object></annotation>"
+    )
+    (home / "ImageSets/Main/test.txt").write_text("000001\n")
+    (folder / "results").mkdir()
+    (folder / "results/comp4_det_test_car.txt").write_text("000001 0.9 9 9 24 24\n")
+
+
+def yolo_files(folder: Path) -> None:
+    """An image of 64 px with one box, labelled by fractions, and found in Ultralytics' order of columns."""
+    for name in ("images", "labels", "found"):
+        (folder / name).mkdir()
+    Image.new("RGB", (64, 64)).save(folder / "images/x.png")
+    (folder / "labels/x.txt").write_text("0 0.25 0.25 0.25 0.25\n")
+    (folder / "found/x.txt").write_text("0 0.25 0.25 0.25 0.25 0.9\n")
+
+
+def test_the_commands_are_found():
+    assert (len(SCORE), len(COMPARE), len(RUNS)) == (3, 2, 1)
+
+
+@pytest.mark.parametrize("line", FILES)
+def test_commands_on_files(type_in, tmp_path, line):
+    for make in (coco_files, devkit_files, yolo_files):
+        make(tmp_path)
+    shown = type_in(line)
+    rows = [words for words in map(str.split, shown.splitlines()) if len(words) > 1]
+    figures = {words[0]: words[1] for words in reversed(rows)}  # the first table is that of the means
+    tree = json.loads(type_in(f"{line} --json"))
+    if " compare " in line:
+        # A finds one of two alike: precision 1 up to a recall of a half, 51 of 101 points.
+        assert figures["AP"] == "0.505" and tree["metrics"]["AP"]["b"] == pytest.approx(1.0, abs=1e-12)
+        assert "0.495" in shown
+        return
+    # Everything is found exactly, under the name that the rules give it.
+    expected = {"mAP_11pt@0.5", "mAP_allpt@0.5"} if "pascal-devkit" in line else {"AP", "AP50", "AP75"}
+    assert expected <= set(tree["metrics"])
+    for name in expected:
+        assert tree["metrics"][name] == pytest.approx(1.0, abs=1e-12) and figures[name] == "1.000"
+
+
+@pytest.mark.parametrize("line", RUNS)
+def test_commands_on_runs(type_in, trained, tmp_path, line):
+    for name in ("a", "b"):
+        shutil.copytree(trained.run, tmp_path / "runs" / name)
+    shown = type_in(line)
+    assert "A: runs/a" in shown and "no difference can be told at 95 %: B - A is 0.000 AP" in shown

@@ -1,0 +1,100 @@
+"""How far detections agree, and which limits that exceeds; figures derived by hand."""
+
+import numpy as np
+import pytest
+
+from retina.export.agreement import agreement
+from retina.export.limits import LIMITS, Limits, problems
+from retina.inference import Detections
+
+
+def detections(*rows) -> Detections:
+    """Rows of (x1, y1, x2, y2, score, label)."""
+    table = np.array(rows, np.float64).reshape(-1, 6)
+    labels = table[:, 5].astype(np.int32)
+    return Detections(table[:, :4].astype(np.float32), table[:, 4], labels, tuple(map(str, labels)))
+
+
+NONE = detections()
+BOX = (10, 20, 110, 70)
+
+
+def test_no_image_and_no_detection():
+    for sides in (([], []), ([NONE], [NONE])):
+        found = agreement(*sides)
+        assert (found.matched, found.unmatched, found.unmatched_share, found.box_shift) == (0, 0, 0.0, 0.0)
+        assert found.worst == -1
+
+
+def test_detections_of_one_side_only():
+    found = agreement([NONE, detections((*BOX, 0.9, 0))], [detections((*BOX, 0.9, 0)), NONE])
+    assert (found.matched, found.unmatched_checkpoint, found.unmatched_export) == (0, 1, 1)
+    assert found.unmatched_share == 1.0
+
+
+def test_equal_boxes_without_area_are_a_pair():
+    point = detections((5, 5, 5, 9, 0.5, 1))
+    assert agreement([point], [point]).matched == 1
+
+
+def test_a_box_that_is_not_finite_has_no_partner():
+    found = agreement([detections((*BOX, 0.9, 0))], [detections((10, np.nan, 110, 70, 0.9, 0))])
+    assert (found.matched, found.unmatched) == (0, 2)
+
+
+def test_shift_and_score_difference():
+    # IoU of the shifted box: 99.5 · 50 / (2 · 5000 - 99.5 · 50) = 0.990.
+    found = agreement([detections((*BOX, 0.9, 0))], [detections((10.5, 20, 110.5, 70, 0.8, 0))])
+    assert (found.matched, found.unmatched) == (1, 0)
+    assert found.box_shift == 0.5
+    assert found.score_difference == pytest.approx(0.1)
+    assert found.worst == 0
+
+
+def test_an_overlap_below_nine_tenths_is_no_pair():
+    # 10 of 100 columns shifted: 90 / 110 = 0.82.
+    found = agreement([detections((*BOX, 0.9, 0))], [detections((20, 20, 120, 70, 0.9, 0))])
+    assert (found.matched, found.unmatched, found.box_shift) == (0, 2, 0.0)
+
+
+def test_another_class_is_no_pair():
+    assert agreement([detections((*BOX, 0.9, 0))], [detections((*BOX, 0.9, 1))]).matched == 0
+
+
+def test_the_better_score_chooses_first_and_takes_the_closest():
+    ours = detections((*BOX, 0.3, 0), (10, 20, 111, 70, 0.8, 0))
+    theirs = detections((10, 20, 111, 70, 0.8, 0), (*BOX, 0.3, 0))
+    found = agreement([ours], [theirs])
+    assert (found.matched, found.box_shift, found.score_difference) == (2, 0.0, 0.0)
+    # With one left to take, the better score has it, although the other one lies closer.
+    found = agreement([ours], [detections((*BOX, 0.3, 0))])
+    assert (found.matched, found.unmatched_checkpoint, found.box_shift) == (1, 1, 1.0)
+
+
+def test_the_worst_image_is_that_with_most_unmatched():
+    shifted = detections((10.5, 20, 110.5, 70, 0.9, 0))
+    ours = [detections((*BOX, 0.9, 0))] * 3
+    assert agreement(ours, [ours[0], shifted, ours[0]]).worst == 1
+    assert agreement(ours, [ours[0], shifted, NONE]).worst == 2
+
+
+def test_limits_of_the_formats():
+    assert LIMITS["saved_model"].delta_ap == 0.0
+    assert [LIMITS[name].delta_ap for name in ("onnx", "litert, float32", "litert, float16", "litert, int8")] == [
+        0.001, 0.001, 0.002, 0.02,
+    ]  # fmt: skip
+    for name in ("saved_model", "onnx", "litert, float32"):
+        assert (LIMITS[name].box_shift, LIMITS[name].unmatched) == (0.05, 0.001)
+
+
+def test_what_exceeds_a_limit():
+    same = agreement([detections((*BOX, 0.9, 0))], [detections((*BOX, 0.9, 0))])
+    shifted = agreement([detections((*BOX, 0.9, 0))], [detections((10.5, 20, 110.5, 70, 0.9, 0))])
+    lost = agreement([detections((*BOX, 0.9, 0))], [NONE])
+    limits = Limits(0.0, 0.05, 0.001)
+    assert problems(limits, 0.0, same) == ()
+    assert problems(limits, -1e-9, same) == ("AP differs by -0.000000, allowed is none",)
+    assert problems(limits, 0.0, shifted) == ("a box is shifted by 0.5 px, allowed is 0.05 px",)
+    assert problems(limits, None, lost) == ("1 detections (100.00%) have no partner, allowed are 0.1%",)
+    assert problems(Limits(0.02), 0.02, lost) == ()
+    assert problems(Limits(0.02), float("nan"), same) == ("AP differs by +nan, allowed is ±0.02",)
