@@ -126,6 +126,7 @@ def evaluate(
 
     import_tensorflow_quietly()
     from retina.export.loading import detect_split
+    from retina.report.evaluation import write_sheet
     from retina.report.score import print_score, write_score
     from retina.scoring import judge
 
@@ -139,6 +140,7 @@ def evaluate(
     )
     if out is not None:
         write_score(out, result, detected.dataset.images)
+        write_sheet(out, detected.dataset, detected.table, pictures=9)
     if as_json:
         print(json.dumps({"run": str(run), "split": split, "checkpoint": checkpoint, **result.to_json()}, indent=2))
         return

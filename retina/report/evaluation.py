@@ -40,9 +40,18 @@ def write_evaluation(
         RetinaError: the folder can't be made or written.
     """
     write_figures(folder, to_json(metrics), to_coco(detections, dataset))
+    if pictures:
+        write_sheet(folder, dataset, detections, pictures)
+
+
+def write_sheet(folder: Path, dataset: DetectionDataset, detections: DetectionTable, pictures: int) -> None:
+    """Writes `predictions.png`: evenly spread images with what was found in them.
+
+    Raises:
+        RetinaError: the folder can't be made or written, or an image can't be read.
+    """
     with _into(folder):
-        if pictures:
-            _save(folder / "predictions.png", prediction_sheet(dataset, detections, pictures))
+        _save(folder / "predictions.png", prediction_sheet(dataset, detections, pictures))
 
 
 def write_figures(folder: Path, metrics: dict[str, Any], detections: list[dict[str, Any]]) -> None:
