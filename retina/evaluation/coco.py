@@ -1,8 +1,8 @@
 """The twelve COCO figures (cocodataset.org/#detection-eval), those of each class, and those of each overlap.
 
-Two engines compute the same arrays of precision and recall: `pycocotools`, the reference, and `hotcoco`, which is over
-a hundred times as fast (`scripts/benchmark_evaluation`) and the default, because the tests hold each of its figures to
-the reference.
+Two engines compute the same arrays of precision and recall: `pycocotools`, the reference, and `hotcoco`, the default,
+because the tests hold each of its figures to the reference. On 5,000 images with 100 detections each it took 0.42 s and
+0.34 GB where pycocotools took 44.9 s and 2.26 GB (2 cores, 2026-11-23: `scripts/benchmark_evaluation --rounds 3`).
 """
 
 from __future__ import annotations
