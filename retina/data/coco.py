@@ -36,7 +36,7 @@ def read_coco(
     """
     name = str(annotations)
     tree = read_tree(annotations)
-    pictures, objects, categories = (_entries(name, tree, key) for key in ("images", "annotations", "categories"))
+    pictures, objects, categories = (entries(name, tree, key) for key in ("images", "annotations", "categories"))
     if not pictures:
         raise RetinaError(f"{name}: 'images' is empty; a dataset needs at least one image")
     if not categories:
@@ -110,7 +110,12 @@ def read_tree(path: Path, hint: str = "check data.root and annotations") -> dict
     return tree
 
 
-def _entries(name: str, tree: dict[str, Any], key: str) -> list[dict[str, Any]]:
+def entries(name: str, tree: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    """The list under a key of a COCO tree, each entry an object.
+
+    Raises:
+        RetinaError: it is missing, no list, or one of its entries is none.
+    """
     entries = tree.get(key)
     if not isinstance(entries, list):
         what = f"has no '{key}'" if key not in tree else f"'{key}' is a {type(entries).__name__}, not a list"

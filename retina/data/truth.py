@@ -12,7 +12,7 @@ import numpy as np
 
 from retina import config
 from retina.data import text_boxes
-from retina.data.coco import read_tree
+from retina.data.coco import entries, read_tree
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import Pixels, beyond, is_name, is_number, short, to_continuous
 from retina.data.image_names import image_files, image_size, stem
@@ -229,9 +229,9 @@ def _from_coco(path: Path, pixels: Pixels) -> FileTruth:
     """
     name = str(path)
     tree = read_tree(path, hint="check --ground-truth")
-    pictures, annotations, categories = (_entries(name, tree, key) for key in ("images", "annotations", "categories"))
-    for key, entries in (("images", pictures), ("categories", categories)):
-        if not entries:
+    pictures, annotations, categories = (entries(name, tree, key) for key in ("images", "annotations", "categories"))
+    for key, rows_of in (("images", pictures), ("categories", categories)):
+        if not rows_of:
             raise RetinaError(f"{name}: '{key}' is empty; ground truth needs at least one")
     # pycocotools keeps the last of several images with one id.
     by_id = {_id(name, "images", index, entry, "id"): entry for index, entry in enumerate(pictures)}
@@ -260,17 +260,6 @@ def _from_coco(path: Path, pixels: Pixels) -> FileTruth:
         stems=tuple(_stem(entry, identifier) for identifier, entry in by_id.items()),
         sizes=np.array([_size(entry) for entry in by_id.values()], np.float64),
     )
-
-
-def _entries(name: str, tree: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    entries = tree.get(key)
-    if not isinstance(entries, list):
-        what = f"has no '{key}'" if key not in tree else f"'{key}' is a {type(entries).__name__}, not a list"
-        raise RetinaError(f"{name}: {what}; expected COCO annotations with 'images', 'annotations' and 'categories'")
-    for index, entry in enumerate(entries):
-        if not isinstance(entry, dict):
-            raise RetinaError(f"{name}: {key}[{index}] is a {type(entry).__name__}, expected an object")
-    return entries
 
 
 def _id(name: str, table: str, index: int, entry: dict[str, Any], key: str) -> Id:
