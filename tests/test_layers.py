@@ -23,6 +23,7 @@ FLOORS = (
     ("inference", "doctor", "scoring"),
     ("training",),
     ("ablation", "export", "report"),
+    ("commands",),
     ("cli",),
     ("__main__",),
 )

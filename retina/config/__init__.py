@@ -4,6 +4,7 @@ Nothing is inherited, interpolated or read from the environment. Every component
 A key that no component reads is an error that names its dotted path and the nearest valid key.
 """
 
+from retina.config.data import Augment, CocoSource, Data, DigitsSource, Resize, Source, VocSource
 from retina.config.losses import (
     BoxLoss,
     CiouBox,
@@ -19,32 +20,10 @@ from retina.config.losses import (
     SmoothL1Box,
     Varifocal,
 )
+from retina.config.model import Anchors, Assignment, Fpn, Head, Model
 from retina.config.reading import default_path, load, override, parse, to_yaml, with_absolute_root
-from retina.config.sections import (
-    AdamW,
-    Anchors,
-    Assignment,
-    Augment,
-    CocoSource,
-    Config,
-    CosineSchedule,
-    Data,
-    DigitsSource,
-    Evaluation,
-    Export,
-    Fpn,
-    Head,
-    Inference,
-    Model,
-    Optimizer,
-    Resize,
-    Run,
-    Schedule,
-    Sgd,
-    Source,
-    StepSchedule,
-    VocSource,
-)
+from retina.config.sections import Config, Evaluation, Export, Inference
+from retina.config.training import AdamW, CosineSchedule, Optimizer, Run, Schedule, Sgd, StepSchedule
 from retina.config.values import Section
 
 __all__ = [

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -87,11 +88,13 @@ def test_loss_distribution_counts_the_anchors_of_training(retina, trained):
     ]
 
 
-def test_loss_distribution_in_words_of_fewer_images(retina, trained):
-    done = retina(trained.folder, "ablate", "loss-distribution", "run", "--images", "3", COLUMNS="120")
+def test_loss_distribution_in_words_of_fewer_images(retina, trained, tmp_path):
+    # In a copy: it writes into the run's report/, and other tests list the files of the run they share.
+    run = shutil.copytree(trained.run, tmp_path / "run")
+    done = retina(trained.folder, "ablate", "loss-distribution", run, "--images", "3", COLUMNS="120")
     assert done.code == 0, done.err
     assert "3 images" in done.out and "γ = 2: the hardest 10 % carry" in done.out
-    assert (trained.run / "report" / "loss_distribution.png").is_file()
+    assert (run / "report" / "loss_distribution.png").is_file()
 
 
 # ----------------------------------------------------------------------------------------------------------- studies

@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 import retina.training.loading
+from retina.commands.benchmark import benchmark as command
+from retina.commands.benchmark import table
 from retina.errors import RetinaError
 from retina.export import benchmark as module
 from retina.export.benchmark import Benchmark, Timing, benchmark, synthetic_image
-from retina.export.benchmark_command import benchmark as command
-from retina.export.benchmark_command import table
 from tests.export.small import noise
 
 if keras.backend.backend() != "tensorflow":

@@ -1,0 +1,36 @@
+"""Options that several commands share, and where they print."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from retina.files import is_file_name
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Settings that replace the file's.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")]
+Checkpoint = Annotated[str, typer.Option(help="best, latest or step_N.")]
+Split = Literal["train", "validation", "test"]
+ProtocolOption = Annotated[Literal["coco", "voc07", "voc10", "pascal-devkit"], typer.Option(help="Whose rules.")]
+Replicates = Annotated[
+    int | None, typer.Option(help="Resamples of the images for coco's intervals: 1000; 0 for none.", min=0)
+]
+
+
+def config_arguments(config: str | None, overrides: list[str] | None) -> tuple[str | None, list[str]]:
+    """`retina train run.seed=1` has no CONFIG: what looks like an override is one."""
+    if config is not None and "=" in config and not is_file_name(config):
+        return None, [config, *(overrides or [])]
+    return config, overrides or []
+
+
+def console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False)

@@ -1,0 +1,35 @@
+"""`retina train`: parses, trains, and says where the run is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from retina.commands.options import Overrides, config_arguments, console
+
+
+def train(
+    config: Annotated[str | None, typer.Argument(help="A YAML file; without one, the digits demo.")] = None,
+    overrides: Overrides = None,
+    run_dir: Annotated[Path, typer.Option(help="A new folder for everything the run writes.")] = Path("runs/latest"),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's latest checkpoint.")] = False,
+) -> None:
+    """Train a detector and evaluate it on the validation data."""
+    from retina import config as configuration
+
+    file, settings = config_arguments(config, overrides)
+    if resume and file is None:
+        file = str(run_dir / "config.yaml")
+    # Read before TensorFlow is imported, which takes seconds: a typo is told at once.
+    resolved = configuration.load(file, settings)
+    from retina.startup import import_tensorflow_quietly
+
+    import_tensorflow_quietly()
+    from retina.training.train import train as train_run
+
+    train_run(resolved, run_dir, resume=resume)
+    terminal = console()
+    terminal.print(f"The run is in {run_dir}. Look at it:", markup=False)
+    terminal.print(f"  retina evaluate {run_dir}\n  retina predict {run_dir} IMAGE…", markup=False)
