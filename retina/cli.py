@@ -13,13 +13,17 @@ import typer
 from retina.commands.ablate import ablate
 from retina.commands.benchmark import benchmark
 from retina.commands.compare import compare
+from retina.commands.convert import convert
+from retina.commands.doctor import doctor
 from retina.commands.evaluate import evaluate
 from retina.commands.export import export
+from retina.commands.export_weights import export_weights
+from retina.commands.import_weights import import_weights
 from retina.commands.options import Overrides, config_arguments
 from retina.commands.predict import predict
 from retina.commands.score import score
 from retina.commands.train import train
-from retina.errors import Interrupted, RetinaError
+from retina.errors import Interrupted, RetinaError, RunFailed
 
 FAILED, BAD_INPUT, RESUMABLE, INTERRUPTED = 1, 2, 75, 130
 
@@ -64,7 +68,7 @@ def _never_fail_to_print() -> None:
 def _explain(error: BaseException) -> tuple[int, str]:
     """The exit code of an error, and what the user reads of it."""
     if isinstance(error, (RetinaError, Interrupted, FloatingPointError)):
-        codes = {RetinaError: BAD_INPUT, Interrupted: RESUMABLE, FloatingPointError: FAILED}
+        codes = {RunFailed: FAILED, RetinaError: BAD_INPUT, Interrupted: RESUMABLE, FloatingPointError: FAILED}
         return next(code for kind, code in codes.items() if isinstance(error, kind)), str(error)
     if isinstance(error, _UsageError):
         command = error.ctx.command_path if error.ctx else "retina"
@@ -76,7 +80,12 @@ def _explain(error: BaseException) -> tuple[int, str]:
     return FAILED, f"unexpected {type(error).__name__}: {error} (a defect of retina: `--debug` shows where)"
 
 
-for command in (train, evaluate, score, compare, predict, ablate, export, benchmark):
+_COMMANDS = (
+    train, evaluate, score, compare, convert, doctor, predict, ablate, export, benchmark, import_weights,
+    export_weights,
+)  # fmt: skip
+
+for command in _COMMANDS:
     app.command()(command)
 
 

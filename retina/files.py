@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +30,18 @@ def exists(path: Path) -> bool:
     return True
 
 
+def refuse_special(path: str | Path) -> None:
+    """Called before a file of a data set is opened: a pipe would be waited for without end.
+
+    Raises:
+        RetinaError: it is a pipe, a socket or a device.
+        OSError: it can't be looked for.
+    """
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise RetinaError(f"{path}: expected a file, it is a pipe, a socket or a device; remove it")
+
+
 def is_file_name(word: str) -> bool:
     """Whether a word of the command line names something that is there; what is too long for a name does not."""
     try:
@@ -48,12 +62,24 @@ def written(path: Path) -> Iterator[Path]:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+        _sync_folder(path.parent)
     except BaseException:
         # On a full disk the half file would take the room that the next one needs.
         temporary.unlink(missing_ok=True)
         raise
 
 
+def _sync_folder(folder: Path) -> None:
+    """A new name is on the disk only when its folder is; some file systems can't be asked, and lose nothing by it."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def write_text(path: Path, text: str) -> None:
+    """In UTF-8; bytes of a file's name that are no text are written as escapes."""
     with written(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -138,7 +138,9 @@ def _apply(tree: dict, override: str) -> None:
     *parents, last = key.split(".")
     node = tree
     for name in parents:
-        child = node.setdefault(name, {})
+        if node.get(name) is None:
+            node[name] = {}  # a section that may be left out
+        child = node[name]
         if not isinstance(child, dict):
             raise RetinaError(f"override '{override}': '{name}' is a value, not a section")
         node = child

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from retina.data.draws import uniform as _uniform
+
 _HORIZONTAL_FLIP, _VERTICAL_FLIP, _ZOOM, _CROP = range(4)
 
 
@@ -79,12 +81,6 @@ def zoomed_view(
     room = tf.cast(stored - window + 1, tf.float32)
     offset = tf.cast(tf.floor(_uniform(seed, _CROP, [2]) * room), tf.int32)
     return View(tf.minimum(offset, stored - window), window, content)
-
-
-def _uniform(seed: tf.Tensor, stream: int, shape: tuple[int, ...] | list[int] = ()) -> tf.Tensor:
-    """Float32 in [0, 1). The algorithm is named because the default depends on the device."""
-    folded = tf.random.experimental.stateless_fold_in(seed, tf.constant(stream, tf.int64), alg="philox")
-    return tf.random.stateless_uniform(shape, folded, alg="philox")
 
 
 def _flip(

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Sequence
 from itertools import chain
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from retina.data.dataset import DetectionDataset, InvalidBoxes, RawObjects, build, first_repeated, with_classes
 from retina.data.detections import is_name, short
+from retina.data.image_names import locate_images
 from retina.errors import RetinaError
 
 # Polygons are most of a COCO file. Cut out before parsing, they cost neither the time nor the gigabytes that their
@@ -48,7 +48,7 @@ def read_coco(
     sizes = [_column(name, "images", pictures, key, (int,)) for key in ("height", "width")]
     for key, side in zip(("height", "width"), sizes, strict=True):
         _refuse(name, "images", key, side, [not 0 < s < 2**31 for s in side], "a positive whole number")
-    paths = _paths(name, images, files)
+    paths = locate_images(name, images, files, lambda index: f"images[{index}]", "file_name")
 
     rows = {image_id: row for row, image_id in enumerate(image_ids)}
     raw = _objects(name, objects, rows, {category: label for label, category in enumerate(by_name.values())})
@@ -171,28 +171,6 @@ def _categories(name: str, categories: list[dict]) -> dict[str, int]:
     _distinct(name, "categories", "id", ids)
     _distinct(name, "categories", "name", names)
     return {names[i]: ids[i] for i in sorted(range(len(ids)), key=ids.__getitem__)}
-
-
-def _paths(name: str, folder: Path, files: list[str]) -> list[str]:
-    for index, file in enumerate(files):
-        if not file or file[0] in "/\\" or file[1:2] == ":" or (".." in file and _climbs(file)):
-            raise RetinaError(
-                f"{name}: images[{index}]: file_name {short(file)} leaves the image folder; "
-                f"expected a path relative to {folder}"
-            )
-    if not folder.is_dir():
-        raise RetinaError(f"{folder}: no such image folder (for {name}); check data.root and images")
-    existing = {entry.name for entry in os.scandir(folder)}  # one listing instead of a look-up an image
-    for index, file in enumerate(files):
-        if file not in existing and not (folder / file).is_file():
-            raise RetinaError(
-                f"{folder / file}: no such image (images[{index}] of {name}); is {folder} the right image folder?"
-            )
-    return [f"{folder}/{file}" for file in files]
-
-
-def _climbs(file: str) -> bool:
-    return ".." in PurePosixPath(file).parts or ".." in PureWindowsPath(file).parts
 
 
 def _objects(name: str, objects: list[dict], rows: dict[int | str, int], labels: dict[int, int]) -> RawObjects:

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from retina.data.stored import TableImage
 from retina.errors import RetinaError
 
 InvalidBoxes = Literal["error", "clip", "drop"]
@@ -16,7 +17,7 @@ InvalidBoxes = Literal["error", "clip", "drop"]
 # COCO's own boxes overshoot their image by rounding; this much is cut off without a word. The second term keeps sums of
 # two-decimal numbers, such as 600.3 + 40.7, from counting as more than a whole pixel.
 _OVERSHOOT = 1.0 + 1e-6
-_SHOWN = 3
+_SHOWN, _DETAILED = 3, 1000
 
 
 class Objects(NamedTuple):
@@ -44,7 +45,7 @@ class DetectionDataset:
     class_names: tuple[str, ...]  # K
     category_ids: tuple[int, ...]  # K
     image_ids: tuple[int | str, ...]  # N, the source's own
-    images: tuple[str | bytes, ...]  # N, a path to read later, or an encoded PNG or JPEG
+    images: tuple[TableImage, ...]  # N, a path to read later, an encoded image, or where in a larger file it lies
     sizes: np.ndarray  # [N,2] int32 (height, width)
     offsets: np.ndarray  # [N+1] int64
     boxes: np.ndarray  # [M,4] float64
@@ -204,7 +205,7 @@ def build(
     name: str,
     classes: Mapping[str, int],
     image_ids: Sequence[int | str],
-    images: Sequence[str | bytes],
+    images: Sequence[TableImage],
     sizes: np.ndarray,
     raw: RawObjects,
     *,
@@ -281,12 +282,14 @@ def judge_boxes(
     }
     faults = ", ".join(f"{count} {fault}" for fault, count in counts.items() if count)
     if policy == "error":
-        shown = "; ".join(f"{describe(row)}: {_fault(raw, row, overshoot[row], limits[row])}" for row in rows[:_SHOWN])
+        each = [f"{describe(row)}: {_fault(raw, row, overshoot[row], limits[row])}" for row in rows[:_DETAILED]]
         more = f"; and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
-        raise RetinaError(
-            f"{name}: {len(rows)} of {len(invalid)} boxes invalid ({faults}): {shown}{more}. "
+        error = RetinaError(
+            f"{name}: {len(rows)} of {len(invalid)} boxes invalid ({faults}): {'; '.join(each[:_SHOWN])}{more}. "
             "Fix the file, or set data.invalid_boxes: drop (or clip)"
         )
+        error.details = tuple(each)
+        raise error
     keep = remains & ~reaching if policy == "drop" else remains
     dropped, clipped = int((~keep).sum()), int((keep & invalid).sum())
     done = [f"{dropped} dropped"] * bool(dropped) + [f"{clipped} cut to the image"] * bool(clipped)

@@ -2,15 +2,69 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PureWindowsPath
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from retina.data.detections import short
 from retina.errors import RetinaError
-from retina.files import IMAGE_SUFFIXES
+from retina.files import IMAGE_SUFFIXES, refuse_special
 
 
 def stem(file: str) -> str:
     """A file's name without folder and extension, whichever system wrote it."""
     return PureWindowsPath(file).stem
+
+
+def leaves_folder(file: str) -> bool:
+    """Whether a path that an annotation gives is empty, absolute or climbs, on whichever system it was written."""
+    if not file or file[0] in "/\\" or file[1:2] == ":":
+        return True
+    return ".." in file and (".." in PurePosixPath(file).parts or ".." in PureWindowsPath(file).parts)
+
+
+def within(folder: Path, files: Sequence[str]) -> list[str]:
+    """[N] the paths with those that lead into the folder absolutely made relative to it; the others as they are."""
+    top = os.path.abspath(folder).rstrip(os.sep) + os.sep
+    return [file.removeprefix(top) for file in files]
+
+
+def locate_images(name: str, folder: Path, files: Sequence[str], where: Callable[[int], str], key: str) -> list[str]:
+    """[N] the paths of images that a file names by paths relative to a folder.
+
+    An absolute path is fine if it leads into the folder. So is a link in the folder, wherever it leads: the owner of
+    the disk has placed it, not the file that names it.
+
+    Args:
+        name: the file that names them.
+        where: the place in it that names image `index`.
+        key: what the name is called there.
+
+    Raises:
+        RetinaError: the folder or an image is missing, or a path leaves the folder.
+    """
+    if not folder.is_dir():
+        raise RetinaError(f"{folder}: no such image folder (for {name}); check data.root and images")
+    inside = within(folder, files)
+    for index, file in enumerate(inside):
+        if leaves_folder(file):
+            raise RetinaError(
+                f"{name}: {where(index)}: {key} {short(files[index])} leaves the image folder; "
+                f"expected a path relative to {folder}"
+            )
+    # One listing instead of a look-up an image; it tells files from folders and pipes without asking again.
+    existing = {entry.name for entry in os.scandir(folder) if entry.is_file()}
+    for index, file in enumerate(inside):
+        if file not in existing and not (folder / file).is_file():
+            if os.path.lexists(folder / file):
+                raise RetinaError(
+                    f"{folder / file}: expected an image file, it is a folder, a pipe or a broken link "
+                    f"({where(index)} of {name}); remove it"
+                )
+            raise RetinaError(
+                f"{folder / file}: no such image ({where(index)} of {name}); is {folder} the right image folder?"
+            )
+    return [f"{folder}/{file}" for file in inside]
 
 
 def image_files(folder: Path) -> dict[str, Path]:
@@ -35,16 +89,31 @@ def image_files(folder: Path) -> dict[str, Path]:
     return by_stem
 
 
-def image_size(file: Path) -> tuple[int, int]:
+def image_size(file: Path, unreadable: tuple[int, int] | None = None) -> tuple[int, int]:
     """(height, width) as stored, from the file's header.
 
+    Args:
+        unreadable: stands for the size of a file that can't be read, where such images are left out afterwards.
+
     Raises:
-        RetinaError: the file can't be read.
+        RetinaError: the file can't be read, and `unreadable` is None.
     """
+    try:
+        return _header_size(file)
+    except RetinaError:
+        if unreadable is None:
+            raise
+        return unreadable
+
+
+def _header_size(file: Path) -> tuple[int, int]:
     from PIL import Image
 
     try:
+        refuse_special(file)
         with Image.open(file) as image:
             return image.height, image.width
+    except RetinaError:
+        raise
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise RetinaError(f"{file}: cannot read the size of this image: {error}; mend or replace it") from None

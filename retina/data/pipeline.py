@@ -7,47 +7,34 @@ batches are equal bit for bit whatever the threads do, and a run may start at an
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from retina import config
-from retina.data import augment, pixels, plan
+from retina.data import augment, crop, memory, mixing, pixels, plan
 from retina.data.dataset import DetectionDataset
+from retina.data.draws import Stream, integers
+from retina.data.images import load_image as load_image
+from retina.data.images import unusable
+from retina.data.rows import Reading, Rows, decoded, objects, resized, rows, show
 from retina.errors import RetinaError
 
-# Boxes are padded to a multiple of this, so that data sets that differ by a few boxes share a compiled step.
-_BOX_MULTIPLE = 8
-# A box of which less than this is left after a crop, in pixels of the canvas, is dropped.
-_LEAST_SIDE = 1.0
-_MARK = "retina image"
+_MARK = "retina batch"
 
 Batch = dict[str, tf.Tensor]
 """`images` [B,H,W,3] uint8, `boxes` [B,G,4] float32 xyxy canvas pixels, `labels` [B,G] int32, `valid` [B,G] bool,
 `crowd` [B,G] bool (what training must ignore), `index` [B] int64 (row of the table, -1: filler), `sample` [B] int64,
 `scale` [B,2] float32 (vertical, horizontal: canvas pixels per original pixel), `size` [B,2] int32 (h, w before
-padding). Invalid slots of `boxes`, `labels` and `crowd` are 0; a filler has size 0 and scale 1."""
+padding). Invalid slots of `boxes`, `labels` and `crowd` are 0; a filler has size 0 and scale 1.
 
-
-class _Table(NamedTuple):
-    """The columns of the table and of its geometry as tensors; `names` [N] is what an error calls an image."""
-
-    images: tf.Tensor
-    names: tf.Tensor
-    from_file: bool
-    sizes: tf.Tensor
-    resized: tf.Tensor
-    canvases: tf.Tensor
-    offsets: tf.Tensor
-    boxes: tf.Tensor
-    labels: tf.Tensor
-    ignored: tf.Tensor
-    slots: int  # G
+Of a mosaic or mixup, `index` and `scale` are those of the first image (a mosaic's top left), `size` is that of the
+whole; G grows to what the images of one example can hold together, so that no box is ever left out for want of room."""
 
 
 def _leave_gpu_to_backend() -> None:
@@ -77,9 +64,8 @@ def training_batches(
 ) -> tf.data.Dataset:
     """The augmented batches of global steps `first_step` .. `steps` - 1, through as many epochs as that takes.
 
-    Starting at any step gives exactly the batches that an uninterrupted run sees from there on. A box is kept if its
-    centre lies inside the shown part of the image and at least 1 pixel of each side is left; crowds and difficult boxes
-    need only the latter, since what is left of them must still not count as background.
+    Starting at any step gives exactly the batches that an uninterrupted run sees from there on. Which boxes stay where
+    an image is cut is said in `retina.config.Augment`.
 
     Returns:
         A `tf.data.Dataset` of `steps - first_step` elements as in `Batch`. Errors while iterating: see `readable`.
@@ -89,23 +75,34 @@ def training_batches(
     """
     if not 0 <= first_step <= steps:
         raise RetinaError(f"training: expected 0 <= first step <= steps, got {first_step} and {steps}; raise the steps")
-    geometry = plan.fit(dataset.sizes, data.resize)
-    # Its errors belong here, not into the thread that draws the plans.
+    geometries = plan.fit_training(dataset.sizes, data.resize)
+    geometry = geometries[0]
+    # Its errors, also those of a run without steps.
     plan.training_plan(geometry, batch_size=batch_size, seed=seed, epoch=0)
     per_epoch = plan.training_steps(geometry, batch_size=batch_size)
+    parts = [np.zeros((0, batch_size), np.int32)]
+    for epoch in range(first_step // per_epoch, -(-steps // per_epoch)):
+        whole = plan.training_plan(geometry, batch_size=batch_size, seed=seed, epoch=epoch)
+        first = epoch * per_epoch
+        parts.append(whole.index[max(first_step - first, 0) : max(steps - first, 0)].astype(np.int32))
+    # All of the run's plans (6 ms and half a megabyte for an epoch of 118,000 images) rather than a generator, which
+    # would run in Python, and would make TensorFlow, where it is made deterministic, give up all parallelism.
+    numbered = tf.data.Dataset.from_tensor_slices(np.concatenate(parts).ravel()).enumerate(first_step * batch_size)
+    table = rows(dataset, geometries, mixing.images_per_example(data.augment), max_pixels=data.max_pixels)
+    reading = Reading(reduce=data.decode == "auto")
+    if data.cache == "memory":
+        reading = reading._replace(cache=_cached(table, dataset, data))
 
-    def epochs() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        for epoch in range(first_step // per_epoch, -(-steps // per_epoch)):
-            whole = plan.training_plan(geometry, batch_size=batch_size, seed=seed, epoch=epoch)
-            yield _slots(whole, max(first_step - epoch * per_epoch, 0), steps - epoch * per_epoch)
+    def slot(sample: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        canvas = tf.gather(table.canvas_of, index)
+        if len(geometries) > 1:
+            canvas += _scale(seed, sample // batch_size, len(geometries)) * table.groups
+        return tf.cast(index, tf.int64), sample, canvas
 
-    spec = tuple(tf.TensorSpec([None], dtype) for dtype in (tf.int64, tf.int64, tf.int32))
-    slots = tf.data.Dataset.from_generator(epochs, output_signature=spec).prefetch(1).unbatch()
-    table = _table(dataset, geometry)
     return _batches(
-        slots,
-        lambda index, sample, canvas: _example(table, data.augment, seed, index, sample, canvas),
-        geometry.canvases,
+        numbered.map(slot),
+        lambda index, sample, canvas: _example(table, reading, data.augment, seed, index, sample, canvas),
+        table.canvases.numpy(),
         batch_size,
         steps - first_step,
         parallel_calls,
@@ -126,49 +123,17 @@ def evaluation_batches(
     """
     geometry = plan.fit(dataset.sizes, data.resize)
     whole = plan.evaluation_plan(geometry, batch_size=batch_size)
-    table = _table(dataset, geometry)
+    table = rows(dataset, [geometry], max_pixels=data.max_pixels)
 
     def example(index: tf.Tensor, sample: tf.Tensor, canvas: tf.Tensor) -> Batch:
         return tf.cond(
             index >= 0,
-            lambda: _example(table, None, 0, index, sample, canvas),
+            lambda: _example(table, Reading(), None, 0, index, sample, canvas),
             lambda: _filler(table, sample, canvas),
         )
 
     slots = tf.data.Dataset.from_tensor_slices(_slots(whole, 0, len(whole.index)))
     return _batches(slots, example, geometry.canvases, batch_size, len(whole.index), parallel_calls)
-
-
-def load_image(image: str | os.PathLike | bytes, name: str = "image") -> np.ndarray:
-    """Reads and decodes one image as the batches do: RGB, uint8 [H,W,3]; an EXIF rotation is not applied.
-
-    Args:
-        image: a path, or the bytes of a JPEG, PNG, GIF (first frame), BMP or WebP.
-        name: what an error calls the image where it comes as bytes.
-
-    Raises:
-        RetinaError: it is missing, empty, not an image, or damaged; the message names it.
-    """
-    if not isinstance(image, bytes):
-        name = os.fspath(image)
-        try:
-            with open(image, "rb") as file:
-                image = file.read()
-        except OSError as error:
-            raise RetinaError(
-                f"{name}: expected an image file, cannot read it: {error.strerror}; check the path"
-            ) from None
-    if not image:
-        raise RetinaError(f"{name}: expected an image, it is empty (0 bytes); restore or remove it")
-    try:
-        with tf.device("CPU:0"):
-            return pixels.decode(tf.constant(image)).numpy()
-    except tf.errors.OpError as error:
-        known = "Unknown image file format" not in error.message
-        fault = "it is damaged or cut short" if known else "it is not an image"
-        raise RetinaError(
-            f"{name}: expected a JPEG, PNG, GIF, BMP or WebP image, {fault}; restore or remove it"
-        ) from None
 
 
 def canvas_image(image: np.ndarray, resize: config.Resize) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -198,37 +163,25 @@ def canvas_image(image: np.ndarray, resize: config.Resize) -> tuple[np.ndarray, 
         return canvas.numpy(), pixels.scale(view).numpy(), geometry.resized[0]
 
 
-def readable(error: BaseException) -> RetinaError | None:
-    """What an error raised while iterating over batches means to the user, naming the image file; None if unknown."""
-    found = re.search(
-        rf"\[{_MARK}\] \[(.*)\] \[([01])\] \[(\d+) (\d+)\] \[(\d+) (\d+)\]", getattr(error, "message", ""), re.DOTALL
-    )
+def readable(error: BaseException, dataset: DetectionDataset) -> RetinaError | None:
+    """What an error raised while iterating over batches means to the user, naming the image; None if unknown.
+
+    The images of the batch that failed are looked at first, then, since a batch may show others too, all of them.
+    """
+    found = re.search(rf"\[{_MARK}\] \[([-\d ]*)\]", getattr(error, "message", ""))
     if not isinstance(error, tf.errors.OpError) or not found:
         return None
-    name, from_file = found[1], found[2] == "1"
-    height, width, stored_height, stored_width = map(int, found.groups()[2:])
-    if stored_height:
-        swapped = (height, width) == (stored_width, stored_height)
-        cause = " (an EXIF rotation is not applied: store the image upright)" if swapped else ""
-        return RetinaError(
-            f"{name}: expected {width}x{height} pixels (width x height) as declared, the image has "
-            f"{stored_width}x{stored_height}{cause}; correct the declared size or the image"
-        )
-    if from_file:
-        try:
-            load_image(name)
-        except RetinaError as reason:
-            return reason
-    return RetinaError(f"{name}: expected an image, it could not be read or decoded; restore or remove it")
+    suspects = [int(row) for row in found[1].split() if int(row) >= 0]
+    return unusable(dataset, suspects) or unusable(dataset, range(len(dataset)))
 
 
 @contextmanager
-def translated() -> Iterator[None]:
-    """Around a loop over batches: an image that can't be used ends it with a `RetinaError` that names the image."""
+def translated(dataset: DetectionDataset) -> Iterator[None]:
+    """Around a loop over batches of it: an image that can't be used ends it with a `RetinaError` that names it."""
     try:
         yield
     except tf.errors.OpError as error:
-        known = readable(error)
+        known = readable(error, dataset)
         if known is None:
             raise
         raise known from None
@@ -251,11 +204,31 @@ def _batches(
     count: int,
     parallel_calls: int,
 ) -> tf.data.Dataset:
+    """Batches of `example(index, sample, canvas)` over the slots; the error of one that can't be made lists its rows.
+
+    A `try` around each image would tell which one it was, but it takes a data set of its own: time, and, where
+    TensorFlow is made deterministic, all parallelism. So a batch that fails is left out, which shows in the sample
+    numbers, and `readable` looks into its images.
+    """
+
+    def checked(slots: tuple[tf.Tensor, ...], batch: Batch) -> Batch:
+        index, sample, _ = slots
+        report = [_MARK, index, "could not be made; the cause stands in the warnings above"]
+        here = tf.debugging.Assert(tf.reduce_all(batch["sample"] == sample), report, summarize=batch_size)
+        with tf.control_dependencies([here]):
+            return {key: tf.ensure_shape(value, shapes[key]) for key, value in batch.items()}
+
     batches = slots.map(example, num_parallel_calls=parallel_calls, deterministic=True)
-    batches = batches.batch(batch_size, drop_remainder=True)
+    batches = batches.batch(batch_size, drop_remainder=True).ignore_errors(log_warning=True)
+    shapes = {key: spec.shape for key, spec in batches.element_spec.items()}
     if len(canvases) == 1:
-        shape = [batch_size, *canvases[0].tolist(), 3]
-        batches = batches.map(lambda batch: {**batch, "images": tf.ensure_shape(batch["images"], shape)})
+        shapes["images"] = tf.TensorShape([batch_size, *canvases[0].tolist(), 3])
+    nothing = {
+        key: tf.cast(tf.fill([size or 0 for size in spec.shape], -1 if key == "sample" else 0), spec.dtype)
+        for key, spec in batches.element_spec.items()
+    }
+    batches = batches.concatenate(tf.data.Dataset.from_tensors(nothing))
+    batches = tf.data.Dataset.zip(slots.batch(batch_size, drop_remainder=True), batches).map(checked)
     options = tf.data.Options()
     options.deterministic = True
     return (
@@ -263,62 +236,91 @@ def _batches(
     )
 
 
-def _table(dataset: DetectionDataset, geometry: plan.Geometry) -> _Table:
-    from_file = not any(isinstance(image, bytes) for image in dataset.images)
-    if not from_file and not all(isinstance(image, bytes) for image in dataset.images):
-        raise RetinaError(f"{dataset.name}: expected either only paths or only encoded bytes as images, got both")
-    images = [os.fsencode(image) if from_file else image for image in dataset.images]
-    names = images if from_file else [f"{dataset.name}: image {name}" for name in dataset.image_ids]
-    most = int(np.diff(dataset.offsets).max(initial=1))
-    # On the CPU, where tf.data runs, also when TensorFlow has a GPU.
-    with tf.device("CPU:0"):
-        return _Table(
-            images=tf.constant(images, tf.string),
-            names=tf.constant(names, tf.string),
-            from_file=from_file,
-            sizes=tf.constant(dataset.sizes, tf.int32),
-            resized=tf.constant(geometry.resized, tf.int32),
-            canvases=tf.constant(geometry.canvases, tf.int32),
-            offsets=tf.constant(dataset.offsets, tf.int64),
-            boxes=tf.constant(dataset.boxes, tf.float32),
-            labels=tf.constant(dataset.labels, tf.int32),
-            ignored=tf.constant(dataset.crowd | dataset.difficult, tf.bool),
-            slots=-(-most // _BOX_MULTIPLE) * _BOX_MULTIPLE,
-        )
+def _scale(seed: int, step: tf.Tensor, count: int) -> tf.Tensor:
+    """Which of `count` scales a batch is shown at, drawn from the seed and its number alone; an int32 scalar."""
+    pair = tf.stack([tf.constant(seed, tf.int64), step])
+    return tf.cast(integers(pair, Stream.SHORT_SIDE, (), count), tf.int32)
+
+
+def _cached(table: Rows, dataset: DetectionDataset, data: config.Data) -> memory.Cache:
+    planned = memory.layout(dataset, table.resized.numpy(), data)
+    try:
+        return memory.fill(planned, dataset.sizes, lambda row, halvings: decoded(table, row, halvings)[0])
+    except tf.errors.OpError:
+        reason = unusable(dataset, range(len(dataset)))
+        if reason is None:
+            raise
+        raise reason from None
 
 
 def _example(
-    table: _Table, options: config.Augment | None, seed: int, index: tf.Tensor, sample: tf.Tensor, canvas: tf.Tensor
+    table: Rows,
+    reading: Reading,
+    options: config.Augment | None,
+    seed: int,
+    index: tf.Tensor,
+    sample: tf.Tensor,
+    canvas: tf.Tensor,
 ) -> Batch:
     """One image of a batch; without `options` (evaluation) it is neither augmented nor are its boxes sorted out."""
-    image, boxes, labels, ignored = _row(table, index)
-    stored, resized, canvas_size = table.sizes[index], table.resized[index], table.canvases[canvas]
-    draws = tf.stack([tf.constant(seed, tf.int64), sample])
-    if options is None or options.scale == (1.0, 1.0):
-        view = augment.View(tf.zeros(2, tf.int32), stored, resized)
+    canvas_size = table.canvases[canvas]
+    if options is None:
+        part = _whole(table, reading, index, canvas)
     else:
-        view = augment.zoomed_view(stored, resized, canvas_size, draws, options.scale)
-    shown, boxes = pixels.show(image, view), _move(boxes, view)
-    if options is not None and options.horizontal_flip:
-        shown, boxes = augment.horizontal_flip(shown, boxes, draws, options.horizontal_flip)
-    if options is not None and options.vertical_flip:
-        shown, boxes = augment.vertical_flip(shown, boxes, draws, options.vertical_flip)
-    boxes, centred, sized = _clip(boxes, tf.cast(view.content, tf.float32))
-    keep = tf.ones_like(ignored) if options is None else (centred | ignored) & sized
+        draws, count = tf.stack([tf.constant(seed, tf.int64), sample]), int(table.sizes.shape[0])
+        part = mixing.augmented(
+            options, draws, index, count, canvas_size, functools.partial(_shown, table, reading, options, canvas)
+        )
     return {
-        "images": pixels.pad(shown, canvas_size),
-        "boxes": _padded(tf.where(keep[:, None], boxes, 0.0), table.slots),
-        "labels": _padded(tf.where(keep, labels, 0), table.slots),
-        "valid": _padded(keep, table.slots),
-        "crowd": _padded(ignored & keep, table.slots),
+        "images": pixels.pad(part.image, canvas_size),
+        "boxes": _padded(tf.where(part.valid[:, None], part.boxes, 0.0), table.slots),
+        "labels": _padded(tf.where(part.valid, part.labels, 0), table.slots),
+        "valid": _padded(part.valid, table.slots),
+        "crowd": _padded(part.ignored & part.valid, table.slots),
         "index": index,
         "sample": sample,
-        "scale": pixels.scale(view),
-        "size": view.content,
+        "scale": part.scale,
+        "size": tf.shape(part.image)[:2],
     }
 
 
-def _filler(table: _Table, sample: tf.Tensor, canvas: tf.Tensor) -> Batch:
+def _whole(table: Rows, reading: Reading, index: tf.Tensor, canvas: tf.Tensor) -> mixing.Part:
+    """The image as evaluation shows it: whole, with all its boxes."""
+    boxes, labels, ignored = objects(table, index)
+    view = augment.View(tf.zeros(2, tf.int32), table.sizes[index], resized(table, index, canvas))
+    image, view = show(table, index, view, reading)
+    boxes = crop.clip(_move(boxes, view), view.content)
+    return mixing.Part(image, boxes, labels, ignored, tf.ones_like(ignored), pixels.scale(view))
+
+
+def _shown(
+    table: Rows,
+    reading: Reading,
+    options: config.Augment,
+    canvas: tf.Tensor,
+    index: tf.Tensor,
+    draws: tf.Tensor,
+    tile: tf.Tensor | None,
+) -> mixing.Part:
+    """One image cropped, zoomed and flipped, with its boxes; with `tile` [2] int32 (h, w) it covers that exactly."""
+    boxes, labels, ignored = objects(table, index)
+    stored = table.sizes[index]
+    if tile is None:
+        size = resized(table, index, canvas)
+        view = crop.view(stored, size, table.canvases[canvas], boxes, ignored, draws, options)
+    else:
+        view = crop.tile_view(stored, tile, boxes, ignored, draws, options)
+    shown, view = show(table, index, view, reading)
+    boxes = _move(boxes, view)
+    if options.horizontal_flip:
+        shown, boxes = augment.horizontal_flip(shown, boxes, draws, options.horizontal_flip)
+    if options.vertical_flip:
+        shown, boxes = augment.vertical_flip(shown, boxes, draws, options.vertical_flip)
+    boxes, valid = crop.cut(boxes, ignored, view.content, options)
+    return mixing.Part(shown, boxes, labels, ignored, valid, pixels.scale(view))
+
+
+def _filler(table: Rows, sample: tf.Tensor, canvas: tf.Tensor) -> Batch:
     size = table.canvases[canvas]
     return {
         "images": tf.zeros([size[0], size[1], 3], tf.uint8),
@@ -338,26 +340,7 @@ def _padded(column: tf.Tensor, slots: int) -> tf.Tensor:
     return tf.ensure_shape(column, [slots, *column.shape[1:]])
 
 
-def _row(table: _Table, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Image [h,w,3] uint8, boxes [g,4], labels [g] and ignored [g] of one row of the table."""
-    rows = slice(table.offsets[index], table.offsets[index + 1])
-    image = pixels.read(table.images[index], table.from_file)
-    stored, declared = tf.shape(image)[:2], table.sizes[index]
-    report = [_MARK, table.names[index], int(table.from_file), declared, stored]
-    with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(stored == declared), report)]):
-        return tf.identity(image), table.boxes[rows], table.labels[rows], table.ignored[rows]
-
-
 def _move(boxes: tf.Tensor, view: augment.View) -> tf.Tensor:
     """Boxes [g,4] from pixels of the stored image to pixels of the content."""
     corner = tf.tile(tf.cast(view.offset[::-1], tf.float32), [2])
     return (boxes - corner) * tf.tile(pixels.scale(view)[::-1], [2])
-
-
-def _clip(boxes: tf.Tensor, limits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Boxes [g,4] cut to (height, width) `limits` [2], whether each centre was inside, and whether enough is left."""
-    limits = limits[::-1]
-    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
-    centred = tf.reduce_all((centre >= 0) & (centre <= limits), axis=1)
-    cut = tf.clip_by_value(boxes, 0.0, tf.tile(limits, [2]))
-    return cut, centred, tf.reduce_all(cut[:, 2:] - cut[:, :2] >= _LEAST_SIDE, axis=1)

@@ -72,6 +72,31 @@ def fit(sizes: np.ndarray, resize: config.Resize) -> Geometry:
     return Geometry(resized[which], merged[canvas_of][which].astype(np.int32), canvases.astype(np.int32))
 
 
+def fit_training(sizes: np.ndarray, resize: config.Resize) -> tuple[Geometry, ...]:
+    """Lays images out for training: for each of `resize.train_short` in order, or else once, for `short`.
+
+    All have the same groups, those of the largest, so that a batch may be shown at any of them; a canvas is as large as
+    its group needs it there.
+
+    Args:
+        sizes: [N,2] (height, width) of the images as stored, pixels.
+
+    Raises:
+        RetinaError: a side is not positive.
+    """
+    if not resize.train_short:
+        return (fit(sizes, resize),)
+    largest = fit(sizes, resize.model_copy(update={"short": resize.train_short[-1]}))
+    alone = {"max_canvases": max(len(largest.canvas_of), 1)}
+    found = []
+    for short in resize.train_short:
+        own = fit(sizes, resize.model_copy(update={**alone, "short": short}))
+        canvases = np.zeros_like(largest.canvases)
+        np.maximum.at(canvases, largest.canvas_of, own.canvases[own.canvas_of])
+        found.append(Geometry(own.resized, largest.canvas_of, canvases))
+    return tuple(found)
+
+
 def training_plan(geometry: Geometry, *, batch_size: int, seed: int, epoch: int) -> Plan:
     """The batches of one epoch: each image at least once, in an order drawn from (seed, epoch) alone.
 

@@ -67,7 +67,7 @@ def read_names(file: Path) -> list[str]:
     Raises:
         RetinaError: it can't be read, is empty, or a name stands in it twice.
     """
-    names = [line.strip() for line in _text(file).splitlines()]
+    names = [line.strip() for line in read_text(file).splitlines()]
     while names and not names[-1]:
         names.pop()
     if not names:
@@ -97,7 +97,7 @@ def read_lines(files: Sequence[Path], expected: str, *, spaces: bool) -> Lines:
     line: list[int] = []
     for index, path in enumerate(files):
         numbers: list[str] = []
-        for position, text in enumerate(_text(path).splitlines(), start=1):
+        for position, text in enumerate(read_text(path).splitlines(), start=1):
             row = text.strip().rsplit(None, count)
             if not row:
                 continue
@@ -110,7 +110,7 @@ def read_lines(files: Sequence[Path], expected: str, *, spaces: bool) -> Lines:
             numbers += row[1:]
             file.append(index)
             line.append(position)
-        parts.append(_numbers(numbers, count, path, line[-(len(numbers) // count) :], expected))
+        parts.append(read_numbers(numbers, count, path, line[-(len(numbers) // count) :], expected))
     values = np.concatenate(parts) if parts else np.zeros((0, count))
     return Lines(words, values, np.array(file, np.int64), np.array(line, np.int64))
 
@@ -212,7 +212,16 @@ def refuse(lines: Lines, files: Sequence[Path], row: int, what: str) -> None:
     raise RetinaError(f"{files[lines.file[row]]}: line {lines.line[row]}: {what}")
 
 
-def _numbers(texts: list[str], count: int, path: Path, line: list[int], expected: str) -> np.ndarray:
+def read_numbers(texts: list[str], count: int, path: Path, line: list[int], expected: str) -> np.ndarray:
+    """[n, count] float64 from the texts of n rows, one after the other.
+
+    Args:
+        line: [n] where each row stands, from 1.
+        expected: the columns of the file in words; the numbers are those from the second on.
+
+    Raises:
+        RetinaError: names the file, line and column of the first that is not a finite number.
+    """
     try:
         values = np.array(list(map(float, texts)), np.float64).reshape(-1, count)
         if (np.abs(values) <= LARGEST).all() and _PLAIN_NUMBERS.fullmatch(" ".join(texts)):
@@ -240,7 +249,12 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _text(file: Path) -> str:
+def read_text(file: Path) -> str:
+    """A whole text file.
+
+    Raises:
+        RetinaError: it can't be read, or is not UTF-8 text.
+    """
     try:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

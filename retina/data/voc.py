@@ -7,6 +7,7 @@ positive size is judged on the numbers of the file. Tools that count from 0 writ
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -97,7 +98,7 @@ def read_voc_objects(folder: Path, splits: tuple[str, ...]) -> VocObjects:
         RetinaError: a split or annotation is missing or malformed, or there are several splits to choose from.
     """
     name = f"{folder} ({', '.join(splits)})" if splits else str(folder)
-    if splits or not (known := _split_names(folder)):
+    if splits or not (known := split_names(folder)):
         listed = _list_images(name, folder, splits) if splits else _all_annotations(folder)
     elif len(known) == 1:
         listed = _list_images(name, folder, (known[0],))
@@ -214,7 +215,7 @@ def _locate(folder: Path, split: str) -> tuple[Path, Path]:
     raise RetinaError(f"{missing}: no such split file (split '{split}'); {_existing(folder)}")
 
 
-def _split_names(folder: Path) -> list[str]:
+def split_names(folder: Path) -> list[str]:
     found = [file.stem for file in sorted(folder.glob("ImageSets/Main/*.txt"))]
     for pattern in ("VOC*/ImageSets/Main/*.txt", "VOCdevkit/VOC*/ImageSets/Main/*.txt"):
         found += [f"{file.parents[2].name.removeprefix('VOC')}/{file.stem}" for file in sorted(folder.glob(pattern))]
@@ -223,7 +224,7 @@ def _split_names(folder: Path) -> list[str]:
 
 
 def _existing(folder: Path) -> str:
-    plain = _split_names(folder)
+    plain = split_names(folder)
     if not plain:
         return f"there is no ImageSets/Main/*.txt in {folder} or in year folders (VOC2007) in it"
     return "splits that exist: " + ", ".join(plain[:_LISTED]) + (", ..." if len(plain) > _LISTED else "")
@@ -254,7 +255,7 @@ def _stems(file: Path) -> list[str]:
 def _files(folder: Path) -> frozenset[str]:
     if not folder.is_dir():
         raise RetinaError(f"{folder}: no such folder; a Pascal VOC folder holds Annotations, ImageSets and JPEGImages")
-    return frozenset(entry.name for entry in folder.iterdir())
+    return frozenset(entry.name for entry in os.scandir(folder) if entry.is_file())
 
 
 def _image(home: Path, stem: str, files: frozenset[str]) -> str:

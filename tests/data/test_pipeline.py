@@ -376,7 +376,7 @@ def test_a_bad_file_is_named(tmp_path):
             batches = pipeline.training_batches(data, LIVELY, batch_size=2, seed=0, steps=9)
         with pytest.raises(tf.errors.InvalidArgumentError) as raised:
             numpy(batches)
-        message = str(pipeline.readable(raised.value))
+        message = str(pipeline.readable(raised.value, data))
         assert message == str(caught.value) and "\n" not in message
 
 
@@ -386,7 +386,7 @@ def test_bad_bytes_are_named_by_image_id():
     data = table([png(noise(40, 40)), b"zzz"], sizes=[(40, 40)] * 2)
     with pytest.raises(tf.errors.InvalidArgumentError) as raised:
         numpy(pipeline.evaluation_batches(data, PLAIN, batch_size=2))
-    assert str(pipeline.readable(raised.value)).startswith("made up: image 1: expected an image")
+    assert str(pipeline.readable(raised.value, data)).startswith("made up: image 1: expected a JPEG, PNG")
 
 
 @pytest.mark.parametrize(
@@ -399,14 +399,21 @@ def test_bad_bytes_are_named_by_image_id():
 def test_a_wrong_declared_size_is_named(tmp_path, declared, said):
     path = str(tmp_path / "a.png")
     Path(path).write_bytes(png(noise(40, 60)))
+    data = table([path], sizes=[declared])
     with pytest.raises(tf.errors.InvalidArgumentError) as raised:
-        numpy(pipeline.evaluation_batches(table([path], sizes=[declared]), PLAIN, batch_size=1))
-    assert str(pipeline.readable(raised.value)).startswith(f"{path}: {said}")
+        numpy(pipeline.evaluation_batches(data, PLAIN, batch_size=1))
+    assert str(pipeline.readable(raised.value, data)).startswith(f"{path}: {said}")
 
 
 def test_other_errors_are_left_alone():
-    assert pipeline.readable(ValueError("x")) is None
-    assert pipeline.readable(tf.errors.InvalidArgumentError(None, None, "shapes differ")) is None
+    data = table([noise(4, 4)])
+    assert pipeline.readable(ValueError("x"), data) is None
+    assert pipeline.readable(tf.errors.InvalidArgumentError(None, None, "shapes differ"), data) is None
+    # What fails for another reason than its images is raised as it is.
+    lost = tf.errors.InvalidArgumentError(None, None, "assertion failed: [retina batch] [0 -1]")
+    assert pipeline.readable(lost, data) is None
+    with pytest.raises(tf.errors.InvalidArgumentError), pipeline.translated(data):
+        raise lost
 
 
 @pytest.mark.parametrize("image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)])

@@ -1,0 +1,132 @@
+"""`retina convert`: parses, converts, prints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from retina.commands.options import Json, console
+
+if TYPE_CHECKING:
+    from retina.data.convert.run import Conversion
+
+_Choice = Literal["keep", "drop"]
+
+
+def convert(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SRC", help="Configuration, COCO JSON, VOC, YOLO or TFDS folder, data.yaml, CSV, or TFDS name."
+        ),
+    ],
+    folder: Annotated[Path, typer.Argument(metavar="DST", help="A new folder.")],
+    to: Annotated[Literal["coco", "voc", "yolo", "tfds"], typer.Option(help="The format to write.")],
+    split: Annotated[
+        list[str] | None, typer.Option(help="NAME or NAME=NEW of the source's splits, repeatable; all if left out.")
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of images of a COCO JSON or CSV file.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where TFDS datasets lie.")] = None,
+    invalid_boxes: Annotated[
+        Literal["error", "clip", "drop"] | None, typer.Option(help="Boxes without area or outside their image.")
+    ] = None,
+    crowd: Annotated[_Choice | None, typer.Option(help="Crowd boxes, where the format can't mark them.")] = None,
+    difficult: Annotated[_Choice | None, typer.Option(help="Difficult boxes, where it can't mark them.")] = None,
+    upright: Annotated[bool, typer.Option("--upright", help="Turn images with an EXIF rotation, boxes too.")] = False,
+    link: Annotated[bool, typer.Option("--link", help="Hard links in the place of copies.")] = False,
+    spec: Annotated[Literal["coco", "voc"] | None, typer.Option(help="Of tfds: whose features.")] = None,
+    file_format: Annotated[
+        Literal["tfrecord", "array_record"] | None, typer.Option(help="Of tfds: tfrecord if left out.")
+    ] = None,
+    shard_mib: Annotated[int | None, typer.Option(help="Of tfds: size of a shard, 256 if left out.", min=1)] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a conversion that was cut off.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a dataset in another format, and check what was written."""
+    if to == "tfds":
+        from retina.startup import import_tensorflow_quietly
+
+        import_tensorflow_quietly()
+    from retina.data.convert.run import convert as convert_dataset
+
+    with _Bar() as bar:
+        done = convert_dataset(
+            source,
+            folder,
+            to,
+            splits=split or (),
+            images=images,
+            data_dir=data_dir,
+            invalid_boxes=invalid_boxes,
+            crowd=crowd,
+            difficult=difficult,
+            upright=upright,
+            link=link,
+            spec=spec,
+            file_format=file_format,
+            shard_bytes=None if shard_mib is None else shard_mib * 2**20,
+            resume=resume,
+            progress=bar.show,
+        )
+    if as_json:
+        print(json.dumps(done.to_json(), indent=2))
+    else:
+        _print(done)
+    if done.problems:
+        raise typer.Exit(1)
+
+
+class _Bar:
+    """A live line on a terminal; nothing elsewhere, so that logs stay short."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        error = Console(stderr=True, highlight=False)
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed}/{task.total}"),
+            TimeRemainingColumn(),
+            console=error,
+            disable=not error.is_terminal,
+            transient=True,
+        )
+        self.task = self.progress.add_task("reading", total=None)
+        self.step = "reading"
+
+    def __enter__(self) -> _Bar:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def show(self, step: str, done: int, total: int) -> None:
+        if step != self.step:
+            self.step = step
+            self.progress.reset(self.task, description=step, total=total)
+        self.progress.update(self.task, completed=done, total=total)
+
+
+def _print(done: Conversion) -> None:
+    import yaml
+
+    terminal = console()
+    for split, counts in done.splits.items():
+        terminal.print(f"{split}: {counts['images']:,} images, {counts['boxes']:,} boxes", markup=False)
+    for note in done.notes:
+        terminal.print(f"note: {note}", markup=False, soft_wrap=True)
+    if done.problems:
+        for problem in done.problems:
+            terminal.print(f"wrong: {problem}", markup=False, soft_wrap=True)
+        remedy = "remove what is wrong and repeat the command with --resume, or begin again in a new folder"
+        terminal.print(f"{done.folder}: it is not what was to be written; {remedy}.", markup=False, soft_wrap=True)
+        return
+    terminal.print(f"Read again and compared: {done.folder} holds what it should. In a configuration:", soft_wrap=True)
+    text = yaml.safe_dump({"data": {"root": str(done.folder), **done.data}}, sort_keys=False, allow_unicode=True)
+    terminal.print(text, end="", markup=False, soft_wrap=True)

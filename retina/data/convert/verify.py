@@ -1,0 +1,96 @@
+"""What was written, read again with the package's own readers and compared with what should be there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from retina.data.convert.part import Part
+from retina.data.dataset import DetectionDataset
+from retina.data.stored import StoredImage, TableImage, encoded
+
+_SHOWN = 3
+
+
+def differences(
+    part: Part, found: DetectionDataset, tolerance: np.ndarray, tick: Callable[[], None] = lambda: None
+) -> tuple[str, ...]:
+    """In words, the first few places where a table that was read is not the one that was to be written; () if equal.
+
+    Compared are the images by file name (or, in shards, by order), their sizes and, where they are copies, their
+    bytes; of their boxes the number, order, corners, classes by name, crowd and difficult flags and areas.
+
+    Args:
+        tolerance: [M] pixels, of each box of the part.
+        tick: called after each image whose bytes were compared.
+
+    Raises:
+        RetinaError: an image can't be read.
+    """
+    expected = part.table
+    rows = _rows(part, found)
+    if isinstance(rows, str):
+        return (rows,)
+    if (found.sizes[rows] != expected.sizes).any():
+        row = int(np.argmax((found.sizes[rows] != expected.sizes).any(1)))
+        got, want = found.sizes[rows[row]].tolist(), expected.sizes[row].tolist()
+        return (f"{part.names[row]}: (height, width) is {got}, expected {want}",)
+    counts = np.diff(expected.offsets)
+    if (np.diff(found.offsets)[rows] != counts).any():
+        row = int(np.argmax(np.diff(found.offsets)[rows] != counts))
+        got = int(np.diff(found.offsets)[rows[row]])
+        return (f"{part.names[row]}: {got} boxes, expected {counts[row]}",)
+    found = found.subset(rows)
+    faults = [*_copies(part, found, tick)]
+    named = np.array(found.class_names)[found.labels], np.array(expected.class_names)[expected.labels]
+    # An area is a product of sides that each may be off.
+    sides = expected.boxes[:, 2:] - expected.boxes[:, :2]
+    slack = 4 * tolerance * (sides.max(axis=1, initial=1) + tolerance) + 1e-9 * expected.areas
+    for what, wrong in (
+        ("box", (np.abs(found.boxes - expected.boxes) > tolerance[:, None]).any(axis=1)),
+        ("class", named[0] != named[1]),
+        ("crowd flag", found.crowd != expected.crowd),
+        ("difficult flag", found.difficult != expected.difficult),
+        ("area", np.abs(found.areas - expected.areas) > slack),
+    ):
+        if wrong.any():
+            images = np.repeat(np.arange(len(expected)), counts)
+            shown = ", ".join(dict.fromkeys(part.names[row] for row in images[wrong][:_SHOWN]))
+            faults.append(f"{int(wrong.sum())} of {len(wrong)} boxes differ in their {what}, in {shown}")
+    return tuple(faults)
+
+
+def _rows(part: Part, found: DetectionDataset) -> np.ndarray | str:
+    """[N] where each image of the part is in the table, or what is wrong."""
+    if len(found) != len(part.table):
+        return f"{len(found)} images, expected {len(part.table)}"
+    if any(isinstance(image, StoredImage) for image in found.images):
+        return np.arange(len(found))
+    place = {Path(str(image)).name: row for row, image in enumerate(found.images)}
+    missing = [name for name in part.names if name not in place]
+    if missing:
+        return f"{len(missing)} images are not there, such as {missing[0]}"
+    return np.array([place[name] for name in part.names], np.int64)
+
+
+def _copies(part: Part, found: DetectionDataset, tick: Callable[[], None]) -> Iterator[str]:
+    """Which copies have other bytes than their source."""
+    shown = 0
+    for row, (source, copy) in enumerate(zip(part.table.images, found.images, strict=True)):
+        fault = _fault(source, copy) if part.rotations[row] == 1 else None
+        tick()
+        if fault is not None and shown < _SHOWN:
+            shown += 1
+            yield f"{part.names[row]}: {fault}"
+
+
+def _fault(source: TableImage, copy: TableImage) -> str | None:
+    if isinstance(source, str) and isinstance(copy, str) and os.path.samefile(source, copy):
+        return None  # a hard link
+    expected, got = encoded(source), encoded(copy)
+    if len(expected) != len(got):
+        return f"{len(got)} bytes, expected {len(expected)}"
+    return None if expected == got else "its bytes are not those of the source"

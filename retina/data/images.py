@@ -1,0 +1,174 @@
+"""Single images as a user meets them: read with a message that names the fault, and a whole split checked at once."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+import tensorflow as tf
+
+from retina import config
+from retina.data import pixels
+from retina.data.dataset import DetectionDataset
+from retina.data.limits import image_name, too_large
+from retina.data.stored import StoredImage, TableImage
+from retina.errors import RetinaError
+from retina.files import refuse_special
+
+_Seen = TypeVar("_Seen")
+_SHOWN = 3
+# What else is called .jpg: how such a file begins, from a byte on.
+_OTHERS = (
+    (0, b"II*\0", "a TIFF image"),
+    (0, b"MM\0*", "a TIFF image"),
+    (4, b"ftypavif", "an AVIF image"),
+    (4, b"ftyphei", "a HEIC image"),
+    (4, b"ftypmif", "a HEIC image"),
+    (4, b"jP  ", "a JPEG 2000 image"),
+    (0, b"\xff\x0a", "a JPEG XL image"),
+    (4, b"JXL ", "a JPEG XL image"),
+    (0, b"8BPS", "a Photoshop image"),
+    (0, b"%PDF", "a PDF document"),
+    (0, b"PK\x03\x04", "a ZIP archive"),
+    (0, b"version https://git-lfs", "a pointer of Git LFS: fetch the file itself"),
+)
+_HTML = (b"<!doctype html", b"<html")
+
+
+def load_image(
+    image: str | os.PathLike | bytes | StoredImage, name: str = "image", *, max_pixels: int = config.MAX_PIXELS
+) -> np.ndarray:
+    """Reads and decodes one image as the batches do: RGB, uint8 [H,W,3]; an EXIF rotation is not applied.
+
+    Args:
+        image: a path, or the bytes of a JPEG, PNG, GIF (first frame), BMP or WebP, or where they lie.
+        name: what an error calls the image where it comes as bytes.
+        max_pixels: one of more pixels, by its header, is not decoded.
+
+    Raises:
+        RetinaError: it is missing, empty, not an image, damaged or too large; the message names it.
+    """
+    if isinstance(image, StoredImage):
+        image = image.read()
+    if not isinstance(image, bytes):
+        name = os.fspath(image)
+        try:
+            refuse_special(name)
+            with open(image, "rb") as file:
+                image = file.read()
+        except OSError as error:
+            raise RetinaError(
+                f"{name}: expected an image file, cannot read it: {error.strerror}; check the path"
+            ) from None
+    if not image:
+        raise RetinaError(f"{name}: expected an image, it is empty (0 bytes); restore or remove it")
+    try:
+        with tf.device("CPU:0"):
+            height, width = pixels.header_size(tf.constant(image)).numpy().tolist()
+            if height * width > max_pixels:
+                raise too_large(name, height, width, max_pixels)
+            return pixels.decode(tf.constant(image)).numpy()
+    except tf.errors.OpError as error:
+        raise RetinaError(
+            f"{name}: expected a JPEG, PNG, GIF, BMP or WebP image, {_fault(image, error.message)}; restore or "
+            "remove it"
+        ) from None
+
+
+def each_image(
+    dataset: DetectionDataset,
+    look: Callable[[TableImage, str], _Seen],
+    advance: Callable[[int], None] | None = None,
+) -> Iterator[_Seen]:
+    """What `look` sees in each image (given with its name), in the order of the table, several at a time.
+
+    Args:
+        advance: is told of images done, for a progress bar.
+    """
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        for seen in pool.map(look, dataset.images, (image_name(dataset, row) for row in range(len(dataset)))):
+            if advance is not None:
+                advance(1)
+            yield seen
+
+
+def unusable(
+    dataset: DetectionDataset, suspects: Iterable[int], max_pixels: int = config.MAX_PIXELS
+) -> RetinaError | None:
+    """What is wrong with the first of these rows whose image can't be decoded or is not of the declared size."""
+    for row in suspects:
+        found = size_fault(dataset, row, _size_or_fault(dataset.images[row], image_name(dataset, row), max_pixels))
+        if found is not None:
+            return found
+    return None
+
+
+def size_fault(dataset: DetectionDataset, row: int, seen: tuple[int, int] | RetinaError) -> RetinaError | None:
+    """The error of an image whose size as stored (height, width), or the fault that hides it, is not as declared."""
+    if isinstance(seen, RetinaError):
+        return seen
+    (height, width), declared = seen, tuple(dataset.sizes[row].tolist())
+    if seen == declared:
+        return None
+    swapped = declared == (width, height)
+    cause = " (an EXIF rotation is not applied: store the image upright)" if swapped else ""
+    return RetinaError(
+        f"{image_name(dataset, row)}: expected {declared[1]}x{declared[0]} pixels (width x height) as declared, "
+        f"the image has {width}x{height}{cause}; correct the declared size or the image"
+    )
+
+
+def without_unusable(
+    dataset: DetectionDataset, max_pixels: int, advance: Callable[[int], None] | None = None
+) -> DetectionDataset:
+    """The table without the images that can't be used (`data.invalid_images: skip`); a note says how many and which.
+
+    Every image is decoded once, in threads.
+
+    Raises:
+        RetinaError: none of its images can be used; the message gives the first fault.
+    """
+    start = time.perf_counter()
+    seen = each_image(dataset, lambda image, name: _size_or_fault(image, name, max_pixels), advance)
+    faults = [size_fault(dataset, row, one) for row, one in enumerate(seen)]
+    rate = len(faults) / max(time.perf_counter() - start, 1e-9)
+    bad = [fault for fault in faults if fault is not None]
+    checked = f"{dataset.name}: data.invalid_images: skip: decoded {len(faults)} images at {rate:.0f} images/s"
+    if not bad:
+        return replace(dataset, notes=(*dataset.notes, f"{checked}, all of which can be used"))
+    if len(bad) == len(faults):
+        raise RetinaError(f"{dataset.name}: none of its {len(bad)} images can be used; the first: {bad[0]}")
+    shown = "; ".join(str(fault) for fault in bad[:_SHOWN])
+    more = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+    kept = dataset.subset([row for row, fault in enumerate(faults) if fault is None])
+    lost = len(dataset.boxes) - len(kept.boxes)
+    note = f"{checked}, {len(bad)} of them, with {lost} boxes, can't be used and are left out: {shown}{more}"
+    return replace(kept, notes=(*dataset.notes, note))
+
+
+def _size_or_fault(image: TableImage, name: str, max_pixels: int) -> tuple[int, int] | RetinaError:
+    """(height, width) as decoded, or why it can't be."""
+    try:
+        height, width = load_image(image, name, max_pixels=max_pixels).shape[:2]
+    except RetinaError as error:
+        return error
+    return height, width
+
+
+def _fault(content: bytes, message: str) -> str:
+    """What is wrong with bytes that TensorFlow did not decode."""
+    for start, mark, called in _OTHERS:
+        if content.startswith(mark, start):
+            return f"it is {called}"
+    if content[:512].lstrip().lower().startswith(_HTML):
+        return "it is not an image but a web page"
+    if "Unknown image file format" in message:
+        return "it is not an image"
+    if content.startswith(b"BM"):
+        return "it is damaged, cut short, or a bitmap of fewer than 8 bits a pixel or packed, which is not read"
+    return "it is damaged or cut short"

@@ -1,0 +1,233 @@
+"""Which classes and images of a table are used: pure functions of the table, the settings and their seed.
+
+`retina.config.Relabel` and `retina.config.Select` say what each setting means.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePath
+
+import numpy as np
+
+from retina import config
+from retina.data.dataset import DetectionDataset, Objects, suggest, with_classes
+from retina.data.text_boxes import read_text
+from retina.errors import RetinaError
+
+_SHOWN = 8
+
+
+def new_names(
+    where: str, settings: config.Relabel | None, names: Sequence[str], *, partial: bool = False
+) -> dict[str, str | None]:
+    """What becomes of each class: its new name, or None where it is left out.
+
+    Args:
+        where: the file of the names, for messages.
+        names: the class names of the file.
+        partial: the file need not have every class that the settings name.
+
+    Raises:
+        RetinaError: a setting names a class that is not there, or none is left.
+    """
+    if settings is None:
+        return {name: name for name in names}
+    renamed = {name: settings.rename.get(name, name) for name in names}
+    if not partial:
+        _check_known(where, "rename", settings.rename, names)
+        for key, listed in (("keep", settings.keep), ("drop", settings.drop)):
+            _check_known(where, key, listed or (), list(dict.fromkeys(renamed.values())))
+    kept = set(renamed.values()) if settings.keep is None else set(settings.keep)
+    kept -= set(settings.drop or ())
+    out = {name: new if new in kept else None for name, new in renamed.items()}
+    if not any(out.values()):
+        raise RetinaError(f"{where}: data.relabel leaves no class of {list(names)}; keep at least one")
+    return out
+
+
+def relabel(dataset: DetectionDataset, settings: config.Relabel, *, partial: bool = False) -> DetectionDataset:
+    """The table with its classes renamed, merged and left out; every image stays. Notes tell the counts.
+
+    Raises:
+        RetinaError: as `new_names`.
+    """
+    named = new_names(dataset.name, settings, dataset.class_names, partial=partial)
+    classes: dict[str, int] = {}
+    for old, category in zip(dataset.class_names, dataset.category_ids, strict=True):
+        new = named[old]
+        if new is not None:
+            classes.setdefault(new, category)
+    label_of = {name: label for label, name in enumerate(classes)}
+    labels = np.array([-1 if new is None else label_of[new] for new in named.values()], np.int32)[dataset.labels]
+    kept = labels >= 0
+    image = np.repeat(np.arange(len(dataset)), np.diff(dataset.offsets))
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(image[kept], minlength=len(dataset)))])
+    columns = {field: getattr(dataset, field)[kept] for field in Objects._fields if field != "labels"}
+    return replace(
+        dataset,
+        class_names=tuple(classes),
+        category_ids=tuple(classes.values()),
+        labels=labels[kept],
+        offsets=offsets,
+        notes=dataset.notes + _relabel_notes(dataset, named),
+        **columns,
+    )
+
+
+def with_found_classes(dataset: DetectionDataset, classes: Sequence[str] | None) -> DetectionDataset:
+    """As `with_classes`, for sources that know only the classes that occur: `classes` may name more.
+
+    Category ids are 1..K in the order of the sorted names, as those sources give them.
+
+    Raises:
+        RetinaError: a class of the table is not in `classes`.
+    """
+    if classes is None:
+        return dataset
+    for name in dataset.class_names:
+        if name not in classes:
+            raise RetinaError(f"{dataset.name}: class '{name}' is not in data.classes; {suggest(name, list(classes))}")
+    absent = tuple(name for name in classes if name not in dataset.class_names)
+    ids = {name: index for index, name in enumerate(sorted(classes), start=1)}
+    names = dataset.class_names + absent
+    return with_classes(
+        replace(dataset, class_names=names, category_ids=tuple(ids[name] for name in names)), tuple(classes)
+    )
+
+
+def select_images(dataset: DetectionDataset, settings: config.Select, root: Path, where: str) -> DetectionDataset:
+    """The table of the images that are chosen, in the table's order. Notes tell how many each setting leaves.
+
+    Args:
+        root: what the path of `settings.images` is relative to.
+        where: the section of the configuration, such as "data.train.select".
+
+    Raises:
+        RetinaError: a setting leaves no image, asks for more than there are, or names an image that is not there.
+    """
+    seed = settings.seed or 0
+    rows = np.arange(len(dataset))
+    steps: list[str] = []
+    notes: tuple[str, ...] = ()
+
+    def keep(chosen: np.ndarray, what: str) -> None:
+        nonlocal rows
+        rows = chosen
+        steps.append(f"{what}: {len(rows)}")
+        if not len(rows):
+            raise RetinaError(
+                f"{dataset.name}: {where}: no image is left of {len(dataset)} ({', '.join(steps)}); ask for more"
+            )
+
+    if settings.share is not None:
+        first, last = (round(edge * len(dataset)) for edge in settings.share)
+        chosen = np.sort(random_order(dataset.image_ids, seed)[first:last])
+        keep(chosen, f"share {list(settings.share)} with seed {seed}")
+    if settings.images is not None:
+        listed = np.zeros(len(dataset), np.bool_)
+        listed[_listed(dataset, root / settings.images)] = True
+        keep(rows[listed[rows]], f"listed in {settings.images}")
+    if settings.drop_empty:
+        keep(rows[np.diff(dataset.offsets)[rows] > 0], "with a box")
+    if settings.shots is not None:
+        chosen, notes = _few(dataset.subset(rows), settings.shots, settings.shots_of or "instances", seed, where)
+        keep(rows[chosen], f"{settings.shots} {settings.shots_of or 'instances'} a class with seed {seed}")
+    if settings.every is not None:
+        keep(rows[:: settings.every], f"one of each {settings.every}")
+    if settings.first is not None:
+        if settings.first > len(rows):
+            raise RetinaError(
+                f"{dataset.name}: {where}.first: {settings.first} images asked for, there are {len(rows)}; leave it out"
+            )
+        keep(rows[: settings.first], f"the first {settings.first}")
+    chosen_table = dataset.subset(rows)
+    told = f"{dataset.name}: {where}: {len(rows)} of {len(dataset)} images ({', '.join(steps)})"
+    return replace(chosen_table, notes=(*dataset.notes, told, *notes))
+
+
+def random_order(image_ids: Sequence[int | str], seed: int) -> np.ndarray:
+    """[N] int64 rows in an order drawn from the seed and the ids alone, whatever the order of the table.
+
+    Sorting by a hash of seed and id (BLAKE2b) gives every machine and library version the same order, and a few new
+    images move few old ones from one share to another.
+    """
+    keys = b"".join(hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest() for name in image_ids)
+    return np.argsort(np.frombuffer(keys, ">u8"), kind="stable")
+
+
+def _check_known(where: str, key: str, listed: Mapping[str, str] | Sequence[str], names: Sequence[str]) -> None:
+    for name in listed:
+        if name not in names:
+            raise RetinaError(f"{where}: data.relabel.{key}: unknown class '{name}'; {suggest(name, list(names))}")
+
+
+def _relabel_notes(dataset: DetectionDataset, named: Mapping[str, str | None]) -> tuple[str, ...]:
+    counts = np.bincount(dataset.labels, minlength=len(dataset.class_names)).tolist()
+    told: dict[str | None, list[str]] = {}
+    for (old, new), count in zip(named.items(), counts, strict=True):
+        if old != new:
+            told.setdefault(new, []).append(f"{old} ({count})")
+    # Classes by the hundred are left out of COCO; the ones that are kept say it better.
+    return tuple(
+        f"{dataset.name}: data.relabel: {_few_of(olds)} {'left out' if new is None else f'called {new}'}"
+        for new, olds in told.items()
+    )
+
+
+def _few_of(parts: Sequence[str]) -> str:
+    more = f" and {len(parts) - _SHOWN} more" if len(parts) > _SHOWN else ""
+    return ", ".join(parts[:_SHOWN]) + more
+
+
+def _listed(dataset: DetectionDataset, file: Path) -> list[int]:
+    """The rows of the images that a text file names, by id or by the name of the image file."""
+    by_id = {str(name): row for row, name in enumerate(dataset.image_ids)}
+    by_file: dict[str, list[int]] = {}
+    for row, image in enumerate(dataset.images):
+        if isinstance(image, str):
+            by_file.setdefault(PurePath(image).name, []).append(row)
+    rows: dict[int, int] = {}
+    for number, line in enumerate(read_text(file).splitlines(), start=1):
+        called = line.strip()
+        if not called:
+            continue
+        found = [by_id[called]] if called in by_id else by_file.get(called, [])
+        if len(found) != 1:
+            what = "several images are called so; give its id" if found else suggest(called, list(by_id)[:1000])
+            raise RetinaError(f"{file}: line {number}: '{called}' is no image of {dataset.name}; {what}")
+        if found[0] in rows:
+            raise RetinaError(f"{file}: line {number}: '{called}' stands in line {rows[found[0]]} before; remove one")
+        rows[found[0]] = number
+    return list(rows)
+
+
+def _few(dataset: DetectionDataset, shots: int, of: str, seed: int, where: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The rows of a few-shot subset, sorted, and what it could not fill."""
+    classes = len(dataset.class_names)
+    counted = ~(dataset.crowd | dataset.difficult)
+    image = np.repeat(np.arange(len(dataset)), np.diff(dataset.offsets))[counted]
+    pairs, counts = np.unique(image * classes + dataset.labels[counted], return_counts=True)
+    if of == "images":
+        counts = np.ones_like(counts)
+    place = np.empty(len(dataset), np.int64)
+    place[random_order(dataset.image_ids, seed)] = np.arange(len(dataset))
+    owners, labels = pairs // classes, pairs % classes
+    totals = np.bincount(labels, weights=counts, minlength=classes).astype(np.int64)
+    have = np.zeros(classes, np.int64)
+    taken = np.zeros(len(dataset), np.bool_)
+    # The rarest first: its images bring the common classes along, so that fewer of those have to be added.
+    for label in np.argsort(totals, kind="stable"):
+        showing = owners[labels == label]
+        for row in showing[np.argsort(place[showing])]:
+            if have[label] >= shots:
+                break
+            if not taken[row]:
+                taken[row] = True
+                own = slice(*np.searchsorted(owners, [row, row + 1]))
+                have[labels[own]] += counts[own]
+    short = [f"{name} ({total})" for name, total in zip(dataset.class_names, totals, strict=True) if total < shots]
+    told = f"{dataset.name}: {where}.shots: {have.min()} to {have.max()} {of} a class"
+    return np.flatnonzero(taken), (told + (f"; fewer than {shots} there are of {_few_of(short)}" if short else ""),)

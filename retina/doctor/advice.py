@@ -1,0 +1,106 @@
+"""What an anchor report means: findings, and whether a set-up is hopeless."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from retina import config
+from retina.doctor.ceiling import AnchorReport
+from retina.doctor.data import FEW_BOXES
+from retina.doctor.findings import Finding, Grade, count, listed, some
+
+# Fewer boxes with a positive anchor than this and most of the data is background to the detector: hopeless.
+HOPELESS = 0.5
+_LOW, _LOW_OF_CLASS, _MANY_OUTBID = 0.9, 0.5, 0.01
+
+
+def coverage_findings(report: AnchorReport, settings: config.Config, split: str) -> Iterator[Finding]:
+    """The findings on how the anchors meet a split's boxes.
+
+    Errors are what makes a training hopeless: fewer than half of the boxes with a positive anchor, or a class of at
+    least `FEW_BOXES` boxes none of which has one. Of other splits, where nothing is learned, only the total is told.
+    """
+    training = split == "train"
+    threshold = settings.assignment.positive_iou
+    total = report.total
+    remedy = (
+        "take anchors that fit the boxes (`retina doctor CONFIG` suggests some), a larger data.resize for small boxes, "
+        "or assignment.force_match=true"
+    )
+    if total.boxes and total.share < _LOW:
+        yield Finding(
+            "error" if training and total.share < HOPELESS else "warning",
+            "few-boxes-covered",
+            f"{total.covered} of {count(total.boxes, 'box')} ({total.share:.1%}) have a positive anchor "
+            f"(IoU of at least {threshold:g})",
+            remedy if training else "",
+            split,
+        )
+    if training:
+        yield from _classes(report, remedy, split)
+    if report.vanished:
+        yield Finding(
+            "warning",
+            "vanished-boxes",
+            f"{count(report.vanished, 'box')} with a side below one pixel after the resize, which training drops",
+            f"raise data.resize.short ({settings.data.resize.short}) or leave them out",
+            split,
+        )
+    if report.outbid:
+        yield Finding(
+            "warning" if report.outbid > _MANY_OUTBID * total.boxes else "note",
+            "outbid-boxes",
+            f"{count(report.outbid, 'box')} that reach IoU {threshold:g} lose every anchor to a neighbour that fits "
+            "better",
+            "more scales or ratios, or a larger data.resize, give crowded boxes anchors of their own",
+            split,
+        )
+    if report.forced_only and training:
+        yield Finding(
+            "note",
+            "saved-by-force-match",
+            f"{count(report.forced_only, 'box')} that only assignment.force_match would give an anchor; the AP ceiling "
+            f"goes from {report.ceilings['assigned']['AP']:.3f} to {report.ceilings['forced']['AP']:.3f} with it",
+            "better anchors first: a forced anchor may hardly overlap its box",
+            split,
+        )
+    if training and total.covered:
+        idle = [f"P{level.level}" for level in report.levels if not level.positives]
+        if idle:
+            yield Finding(
+                "note",
+                "idle-levels",
+                f"no positive anchor on {some(idle)}: these levels learn background alone",
+                "model.fpn.max_level (or min_level) leaves them out, and saves the anchors",
+                split,
+            )
+
+
+def _classes(report: AnchorReport, remedy: str, split: str) -> Iterator[Finding]:
+    none = [name for name, share in report.classes.items() if not share.covered]
+    hopeless = [name for name in none if report.classes[name].boxes >= FEW_BOXES]
+    few = [name for name in none if name not in hopeless]
+    low = [name for name, share in report.classes.items() if share.covered and share.share < _LOW_OF_CLASS]
+    cases: tuple[tuple[Grade, str, list[str], str], ...] = (
+        ("error", "class-without-anchors", hopeless, "not one positive anchor"),
+        ("warning", "rare-class-without-anchors", few, f"fewer than {FEW_BOXES} boxes and no positive anchor"),
+        ("warning", "class-barely-covered", low, "a positive anchor for fewer than half of the boxes"),
+    )
+    for grade, code, names, what in cases:
+        if names:
+            told = [f"{name} ({report.classes[name].covered} of {report.classes[name].boxes})" for name in names]
+            message = f"{count(len(names), 'class')} with {what}: {some(told)}"
+            yield Finding(grade, code, message, remedy, split, listed(told))
+
+
+def limit_findings(most_boxes: int, settings: config.Config, split: str) -> Iterator[Finding]:
+    """Whether an image holds more boxes than a detector may return."""
+    limit = settings.inference.max_detections
+    if most_boxes > limit:
+        yield Finding(
+            "warning",
+            "more-boxes-than-detections",
+            f"an image has {most_boxes} boxes, and inference.max_detections is {limit}",
+            f"raise inference.max_detections (and evaluation.max_detections), or it finds {limit} at most",
+            split,
+        )

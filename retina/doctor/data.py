@@ -1,0 +1,279 @@
+"""What a table tells without opening an image: counts, sizes, and the defects that can be read from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from retina.data.dataset import DetectionDataset
+from retina.doctor.findings import Finding, count, listed, some
+
+# COCO's small, medium and large, in square pixels (cocodataset.org/#detection-eval).
+SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, np.inf)}
+# Fewer boxes of a class than this teach a detector little, and their coverage is chance.
+FEW_BOXES = 10
+SIDE_EDGES = tuple(2.0 ** (step / 2) for step in range(0, 25))
+ASPECT_EDGES = tuple(2.0 ** (step / 2) for step in range(-8, 9))
+_NOTED_IMBALANCE, _WARNED_IMBALANCE = 20, 100
+_BACKGROUND = {"background", "__background__", "bg", "_background_"}
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How many boxes lie between one edge and the next; the first and the last bin hold what lies beyond as well."""
+
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """A split in numbers. What is said of boxes holds for those that count, neither crowd nor difficult.
+
+    Attributes:
+        name: of the table: a file or folder.
+        images, empty_images: all images, and those without any box.
+        boxes: that count; `crowd` and `difficult` come on top.
+        classes: boxes of each class, in label order.
+        class_images: images with each class.
+        sizes: boxes that are small, medium and large by COCO's areas.
+        most_boxes: in one image.
+        side: square root of width x height, in pixels of the stored image.
+        aspect: height / width, as in `anchors.ratios`.
+        notes: what the reader dropped or cut.
+    """
+
+    name: str
+    images: int
+    empty_images: int
+    boxes: int
+    crowd: int
+    difficult: int
+    classes: dict[str, int]
+    class_images: dict[str, int]
+    sizes: dict[str, int]
+    most_boxes: int
+    side: Histogram
+    aspect: Histogram
+    notes: tuple[str, ...]
+
+
+def histogram(values: np.ndarray, edges: tuple[float, ...]) -> Histogram:
+    """Counts [m] values between the edges, from the first bin that holds one to the last."""
+    counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
+    used = np.flatnonzero(counts)
+    first, last = (int(used[0]), int(used[-1])) if len(used) else (0, 0)
+    return Histogram(edges[first : last + 2], tuple(counts[first : last + 1].tolist()))
+
+
+def statistics(dataset: DetectionDataset) -> Statistics:
+    """Counts and histograms of a table; a million boxes take about a second."""
+    counted = ~(dataset.crowd | dataset.difficult)
+    boxes, labels = dataset.boxes[counted], dataset.labels[counted]
+    image = _image_of(dataset)[counted]
+    width, height = (boxes[:, 2:] - boxes[:, :2]).T
+    kinds = len(dataset.class_names)
+    pairs = np.unique(image.astype(np.int64) * kinds + labels)
+    in_images = np.bincount(pairs % kinds, minlength=kinds)
+    areas = dataset.areas[counted]
+    return Statistics(
+        name=dataset.name,
+        images=len(dataset),
+        empty_images=int((np.diff(dataset.offsets) == 0).sum()),
+        boxes=len(boxes),
+        crowd=int(dataset.crowd.sum()),
+        difficult=int((dataset.difficult & ~dataset.crowd).sum()),
+        classes=dict(zip(dataset.class_names, np.bincount(labels, minlength=kinds).tolist(), strict=True)),
+        class_images=dict(zip(dataset.class_names, in_images.tolist(), strict=True)),
+        sizes={name: int(((areas >= low) & (areas < high)).sum()) for name, (low, high) in SIZES.items()},
+        most_boxes=int(np.bincount(image, minlength=1).max(initial=0)),
+        side=histogram(np.sqrt(width * height), SIDE_EDGES),
+        aspect=histogram(height / width, ASPECT_EDGES),
+        notes=dataset.notes,
+    )
+
+
+def table_findings(dataset: DetectionDataset, split: str, training: bool) -> Iterator[Finding]:
+    """The findings of one split that need no image.
+
+    Args:
+        training: the split is learned from, so that classes without boxes matter.
+    """
+    found = statistics(dataset)
+    if not found.boxes:
+        yield Finding(
+            "error",
+            "no-boxes",
+            f"none of its {count(found.images, 'image')} has a box that counts",
+            "check the annotation file and the settings that select from it",
+            split,
+        )
+        return
+    yield from _emptiness(dataset, found, split)
+    yield from _special_boxes(found, split)
+    yield from _classes(dataset, found, split, training)
+    yield from _repeated_boxes(dataset, split)
+
+
+def split_findings(splits: Mapping[str, DetectionDataset]) -> Iterator[Finding]:
+    """What the splits say about each other: their classes, and files that are in two of them."""
+    names = list(splits)
+    for place, first in enumerate(names):
+        for second in names[place + 1 :]:
+            yield from _class_lists(splits[first], splits[second], (first, second))
+            yield from _shared_files(splits[first], splits[second], (first, second))
+    if "train" in splits:
+        known = _present(splits["train"])
+        for name in names:
+            unknown = sorted(_present(splits[name]) - known)
+            if unknown:
+                yield Finding(
+                    "warning",
+                    "class-never-trained",
+                    f"{count(len(unknown), 'class')} with boxes here, but none in train: {some(unknown)}",
+                    "nothing can be learned of them and they count as 0 in AP: add training images, or leave the "
+                    "classes out",
+                    name,
+                    listed(unknown),
+                )
+
+
+def _emptiness(dataset: DetectionDataset, found: Statistics, split: str) -> Iterator[Finding]:
+    if found.empty_images:
+        share = found.empty_images / found.images
+        names = (str(dataset.image_ids[row]) for row in np.flatnonzero(np.diff(dataset.offsets) == 0))
+        yield Finding(
+            "warning" if share > 0.5 else "note",
+            "images-without-boxes",
+            f"{found.empty_images} of {count(found.images, 'image')} ({share:.0%}) have no box; they teach background",
+            "make sure that they are empty and not unfinished annotations" if share > 0.5 else "",
+            split,
+            listed(names),
+        )
+
+
+def _special_boxes(found: Statistics, split: str) -> Iterator[Finding]:
+    if found.crowd:
+        yield Finding(
+            "note",
+            "crowd-boxes",
+            f"{count(found.crowd, 'box')} of crowds: never positives, and what lies inside them is not background",
+            split=split,
+        )
+    if found.difficult:
+        yield Finding(
+            "note",
+            "difficult-boxes",
+            f"{count(found.difficult, 'difficult box')}: neither trained nor counted",
+            "data.difficult: use takes them like any other",
+            split,
+        )
+
+
+def _classes(dataset: DetectionDataset, found: Statistics, split: str, training: bool) -> Iterator[Finding]:
+    ids = dataset.category_ids
+    if max(ids) - min(ids) >= len(ids):
+        yield Finding(
+            "note",
+            "id-gaps",
+            f"{count(len(ids), 'category id')} from {min(ids)} to {max(ids)}, with gaps; labels are 0 to "
+            f"{len(ids) - 1}",
+            "results and detections keep the file's ids; use them, not the labels, outside retina",
+            split,
+        )
+    background = [name for name in dataset.class_names if name.lower() in _BACKGROUND]
+    if background:
+        yield Finding(
+            "warning",
+            "background-class",
+            f"'{background[0]}' is a class of the data; RetinaNet needs no class for background",
+            "leave it out of the annotations: it only costs outputs, and boxes of it would be learned as objects",
+            split,
+        )
+    missing = [name for name, boxes in found.classes.items() if not boxes]
+    if missing:
+        yield Finding(
+            "warning" if training else "note",
+            "class-without-boxes",
+            f"{len(missing)} of {count(len(found.classes), 'class')} have no box: {some(missing)}",
+            "leave them out, or add images" if training else "their AP is undefined and left out of the mean",
+            split,
+            listed(missing),
+        )
+    rare = [f"{name} ({boxes})" for name, boxes in found.classes.items() if 0 < boxes < FEW_BOXES]
+    if rare and training:
+        yield Finding(
+            "warning",
+            "rare-classes",
+            f"{count(len(rare), 'class')} with fewer than {FEW_BOXES} boxes: {some(rare)}",
+            "add images of them, merge them with others, or expect an AP near 0 that weighs as much as any other",
+            split,
+            listed(rare),
+        )
+    present = {name: boxes for name, boxes in found.classes.items() if boxes}
+    most, least = max(present, key=lambda name: present[name]), min(present, key=lambda name: present[name])
+    ratio = present[most] / present[least]
+    if training and ratio >= _NOTED_IMBALANCE:
+        yield Finding(
+            "warning" if ratio >= _WARNED_IMBALANCE else "note",
+            "class-imbalance",
+            f"{most} has {present[most]} boxes, {least} {present[least]}: {ratio:.0f} to 1",
+            "AP weighs every class alike: look at the AP of each class, and add images of the rare ones",
+            split,
+        )
+
+
+def _repeated_boxes(dataset: DetectionDataset, split: str) -> Iterator[Finding]:
+    keys = np.column_stack([_image_of(dataset), dataset.labels, dataset.boxes])
+    order = np.lexsort(keys.T[::-1])
+    again = order[1:][(keys[order[1:]] == keys[order[:-1]]).all(axis=1)]
+    if len(again):
+        images = dict.fromkeys(str(dataset.image_ids[row]) for row in np.sort(_image_of(dataset)[again]))
+        yield Finding(
+            "warning",
+            "repeated-boxes",
+            f"{count(len(again), 'box')} given twice, with the same class and corners, in "
+            f"{count(len(images), 'image')}: {some(list(images))}",
+            "remove the copies: the second one can only be missed, which lowers AP",
+            split,
+            listed(images),
+        )
+
+
+def _class_lists(first: DetectionDataset, second: DetectionDataset, names: tuple[str, str]) -> Iterator[Finding]:
+    if first.class_names == second.class_names:
+        return
+    only = [sorted(set(a.class_names) - set(b.class_names)) for a, b in ((first, second), (second, first))]
+    parts = [f"only in {name}: {some(missing)}" for name, missing in zip(names, only, strict=True) if missing]
+    yield Finding(
+        "error",
+        "class-lists-differ",
+        f"{names[0]} and {names[1]} have " + ("; ".join(parts) if parts else "the same classes in another order"),
+        "a label must mean the same everywhere: list the classes in data.classes, or correct the files",
+        examples=listed([*only[0], *only[1]]),
+    )
+
+
+def _shared_files(first: DetectionDataset, second: DetectionDataset, names: tuple[str, str]) -> Iterator[Finding]:
+    paths = {image for image in first.images if isinstance(image, str)}
+    shared = [image for image in second.images if isinstance(image, str) and image in paths]
+    if shared:
+        yield Finding(
+            "error",
+            "image-in-two-splits",
+            f"{count(len(shared), 'image file')} of {names[1]} also in {names[0]}: {some(shared, 3)}",
+            "remove them from one: figures on images that were trained on mean nothing",
+            examples=listed(shared),
+        )
+
+
+def _present(dataset: DetectionDataset) -> set[str]:
+    counted = ~(dataset.crowd | dataset.difficult)
+    return {dataset.class_names[label] for label in np.unique(dataset.labels[counted])}
+
+
+def _image_of(dataset: DetectionDataset) -> np.ndarray:
+    """[M]: the image of each box."""
+    return np.repeat(np.arange(len(dataset)), np.diff(dataset.offsets))

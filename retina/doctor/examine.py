@@ -1,0 +1,215 @@
+"""The whole examination: splits, images, anchors, a suggestion and the cost, as one result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from retina import config as configuration
+from retina.data.dataset import DetectionDataset
+from retina.doctor.advice import coverage_findings, limit_findings
+from retina.doctor.anchors import sampled
+from retina.doctor.ceiling import AnchorReport, report
+from retina.doctor.cost import Cost, estimate
+from retina.doctor.data import Statistics, split_findings, statistics, table_findings
+from retina.doctor.findings import GRADES, Finding, count, ordered
+from retina.doctor.images import Images, duplicate_findings, image_findings, inspect
+from retina.doctor.sources import Target, read_splits
+from retina.doctor.suggest import Proposal, propose
+
+# Looking at COCO's 118,000 images through the anchors takes a minute; so many tell shares to within half a percent.
+ANCHOR_IMAGES = 10_000
+# A suggestion is worth telling if it raises the ceiling, or the share of boxes with an anchor, by so much.
+_WORTH = 0.01
+_LOW_CEILING = 0.95
+# Bare data has no split to learn from by configuration; this is what one is called in most formats.
+_TRAINING_NAMES = ("train", "train2017", "2007/train", "2012/train", "data", "all")
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """Anchors that cover more: the proposal, and what it does to each split, by the same code as the report."""
+
+    proposal: Proposal
+    before: dict[str, AnchorReport]
+    after: dict[str, AnchorReport]
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What `retina doctor` found.
+
+    Attributes:
+        name: what was examined.
+        findings: worst first.
+        splits: in numbers.
+        anchors: of each split, with a configuration.
+        suggestion: None where the present anchors do as well.
+        cost: None without a configuration, or where it was left out.
+        timing: of measured steps, or None.
+        quick: images were not decoded.
+        positive_iou: of the configuration's assignment; 0 without one.
+    """
+
+    name: str
+    findings: tuple[Finding, ...]
+    splits: dict[str, Statistics]
+    anchors: dict[str, AnchorReport]
+    suggestion: Suggestion | None
+    cost: Cost | None
+    timing: dict[str, Any] | None
+    quick: bool
+    positive_iou: float = 0.0
+
+    @property
+    def sound(self) -> bool:
+        """No finding is an error."""
+        return not any(finding.grade == "error" for finding in self.findings)
+
+    @property
+    def verdict(self) -> str:
+        """One line: how many findings there are of each grade."""
+        numbers = {grade: sum(finding.grade == grade for finding in self.findings) for grade in GRADES}
+        told = [count(number, grade) for grade, number in numbers.items() if number]
+        return f"{self.name}: {', '.join(told) if told else 'nothing to say'}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values.
+
+        `name`, `ok` (no errors), `quick`; `findings`: a list of `Finding.to_json`; `splits`: by name the fields of
+        `Statistics`; `anchors`: by split the fields of `AnchorReport`, a share as `{covered, boxes, share}`;
+        `suggestion`: null or `{overrides: [KEY.PATH=VALUE], yaml, before, after}`, the latter by split
+        `{share, AP}`; `cost`: null or the fields of `Cost` with `total`, memory in bytes; `timing`: null or the fields
+        of `retina.training.timing.Timing`.
+        """
+        return {
+            "name": self.name,
+            "ok": self.sound,
+            "quick": self.quick,
+            "findings": [finding.to_json() for finding in self.findings],
+            "splits": {name: asdict(found) for name, found in self.splits.items()},
+            "anchors": {name: _anchors_json(found) for name, found in self.anchors.items()},
+            "suggestion": None if self.suggestion is None else _suggestion_json(self.suggestion),
+            "cost": None if self.cost is None else {**asdict(self.cost), "total": self.cost.total},
+            "timing": self.timing,
+        }
+
+
+def examine(target: Target, *, quick: bool = False, advance: Advance | None = None) -> Examination:
+    """Examines a target; nothing in it stops the examination, everything becomes a finding.
+
+    Args:
+        quick: images are not decoded (their headers are read, and bytes where files are equally long), and the network
+            is not built.
+        advance: is told of images that were opened.
+    """
+    splits, findings = read_splits(target)
+    training = next((name for name in _TRAINING_NAMES if name in splits), "")
+    for name, table in splits.items():
+        findings += table_findings(table, name, training=name == training)
+    findings += split_findings(splits)
+    limit, skip = configuration.MAX_PIXELS, False
+    if target.config is not None:
+        limit, skip = target.config.data.max_pixels, target.config.data.invalid_images == "skip"
+    opened: dict[str, Images] = {}
+    for name, table in splits.items():
+        opened[name] = inspect(table, decode=not quick, max_pixels=limit, advance=advance)
+        findings += image_findings(opened[name], name, skip=skip)
+    if opened:
+        findings += duplicate_findings(opened)
+    anchors: dict[str, AnchorReport] = {}
+    suggestion, cost = None, None
+    if target.config is not None:
+        samples = {name: sampled(table, ANCHOR_IMAGES) for name, table in splits.items()}
+        for name, table in samples.items():
+            anchors[name] = report(table, target.config, len(splits[name]))
+            findings += coverage_findings(anchors[name], target.config, name)
+            findings += limit_findings(statistics(splits[name]).most_boxes, target.config, name)
+        if "train" in samples:
+            suggestion = _suggestion(samples, target.config, anchors)
+            cost = None if quick else estimate(target.config, splits["train"])
+        findings += _ceiling_findings(anchors, suggestion)
+    return Examination(
+        name=target.name,
+        findings=ordered(findings),
+        splits={name: statistics(table) for name, table in splits.items()},
+        anchors=anchors,
+        suggestion=suggestion,
+        cost=cost,
+        timing=None,
+        quick=quick,
+        positive_iou=0.0 if target.config is None else target.config.assignment.positive_iou,
+    )
+
+
+def with_timing(examined: Examination, timing: dict[str, Any]) -> Examination:
+    """The examination with measured steps."""
+    return replace(examined, timing=timing)
+
+
+def _suggestion(
+    samples: dict[str, DetectionDataset], settings: configuration.Config, before: dict[str, AnchorReport]
+) -> Suggestion | None:
+    proposal = propose(samples["train"], settings)
+    if proposal is None:
+        return None
+    model = settings.model.model_copy(update={"fpn": proposal.fpn})
+    changed = settings.model_copy(update={"anchors": proposal.anchors, "model": model})
+    after = {name: report(table, changed, before[name].all_images) for name, table in samples.items()}
+    gains = (
+        after["train"].ceilings["assigned"]["AP"] - before["train"].ceilings["assigned"]["AP"],
+        after["train"].total.share - before["train"].total.share,
+    )
+    return Suggestion(proposal, before, after) if max(gains) >= _WORTH and min(gains) > -_WORTH else None
+
+
+def _ceiling_findings(anchors: dict[str, AnchorReport], suggestion: Suggestion | None) -> Iterator[Finding]:
+    for name, found in anchors.items():
+        highest = found.ceilings["assigned"]["AP"]
+        if highest < 0:
+            continue
+        remedy = ""
+        if suggestion is not None:
+            overrides = " ".join(suggestion.proposal.overrides)
+            remedy = f"{suggestion.after[name].ceilings['assigned']['AP']:.3f} with {overrides}"
+        yield Finding(
+            "warning" if highest < _LOW_CEILING else "note",
+            "ap-ceiling",
+            f"the anchors allow an AP of about {highest:.3f} (small {_figure(found, 'APs')}, medium "
+            f"{_figure(found, 'APm')}, large {_figure(found, 'APl')}); {found.ceilings['findable']['AP']:.3f} counting "
+            "boxes near the threshold",
+            remedy,
+            name,
+        )
+
+
+def _figure(found: AnchorReport, name: str) -> str:
+    value = found.ceilings["assigned"].get(name, -1)
+    return f"{value:.3f}" if value >= 0 else "–"
+
+
+def _anchors_json(found: AnchorReport) -> dict[str, Any]:
+    tree = asdict(found)
+    tree["total"]["share"] = found.total.share
+    for group in ("classes", "sizes", "canvas_sizes"):
+        for name, share in getattr(found, group).items():
+            tree[group][name]["share"] = share.share
+    return tree
+
+
+def _suggestion_json(suggestion: Suggestion) -> dict[str, Any]:
+    def figures(reports: dict[str, AnchorReport]) -> dict[str, Any]:
+        return {
+            name: {"share": found.total.share, "AP": found.ceilings["assigned"]["AP"]}
+            for name, found in reports.items()
+        }
+
+    return {
+        "overrides": list(suggestion.proposal.overrides),
+        "yaml": suggestion.proposal.to_yaml(),
+        "before": figures(suggestion.before),
+        "after": figures(suggestion.after),
+    }

@@ -1,0 +1,261 @@
+"""The images of a table, opened: what can't be read, what has another size than declared, rotations and duplicates."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from retina import config
+from retina.data.convert.images import read_header
+from retina.data.dataset import DetectionDataset
+from retina.data.limits import image_name, too_large
+from retina.data.stored import TableImage, encoded
+from retina.doctor import duplicates
+from retina.doctor.findings import Finding, count, listed, some
+from retina.errors import RetinaError
+
+_UPRIGHT, _QUARTER_TURNS = 1, range(5, 9)
+_LEFT_OUT = ("unreadable-images", "exif-rotated-size", "size-mismatch")
+
+
+class _Seen(NamedTuple):
+    """One image: the fault that keeps it from being used or None, (height, width) as stored, EXIF's orientation (1:
+    upright), digest of its bytes, hash and thumbnail (None where it was not decoded)."""
+
+    fault: str | None
+    size: tuple[int, int]
+    orientation: int
+    digest: bytes | None
+    fingerprint: tuple[np.ndarray, np.ndarray] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """The N images of a split, opened: `faults`, `sizes`, `orientations` and `digests` by row, the latter None where
+    only headers were read; of those that were decoded (`decoded` [n] rows) the `bits` [n,128] and `thumbnails` [n,256]
+    of `retina.doctor.duplicates`."""
+
+    names: tuple[str, ...]
+    images: tuple[TableImage, ...]
+    declared: np.ndarray
+    faults: tuple[str | None, ...]
+    sizes: np.ndarray
+    orientations: np.ndarray
+    digests: tuple[bytes | None, ...]
+    decoded: np.ndarray
+    bits: np.ndarray
+    thumbnails: np.ndarray
+
+
+def inspect(
+    dataset: DetectionDataset,
+    *,
+    decode: bool = True,
+    max_pixels: int = config.MAX_PIXELS,
+    advance: Callable[[int], None] | None = None,
+) -> Images:
+    """Opens every image of a table, several at a time.
+
+    Args:
+        decode: decode it as training does; otherwise only headers are read.
+        max_pixels: one of more is a fault.
+        advance: is told of images done, for a progress bar.
+    """
+    from retina.data.images import each_image
+
+    seen = list(each_image(dataset, functools.partial(_decoded if decode else _header, max_pixels), advance))
+    decoded = [row for row, one in enumerate(seen) if one.fingerprint is not None]
+    prints = [one.fingerprint for one in seen if one.fingerprint is not None]
+    return Images(
+        names=tuple(image_name(dataset, row) for row in range(len(dataset))),
+        images=dataset.images,
+        declared=dataset.sizes,
+        faults=tuple(one.fault for one in seen),
+        sizes=np.array([one.size for one in seen], np.int64).reshape(-1, 2),
+        orientations=np.array([one.orientation for one in seen], np.int64),
+        digests=tuple(one.digest for one in seen),
+        decoded=np.array(decoded, np.int64),
+        bits=np.array([bits for bits, _ in prints], bool).reshape(-1, 128),
+        thumbnails=np.array([small for _, small in prints], np.uint8).reshape(-1, duplicates.THUMBNAIL**2),
+    )
+
+
+def image_findings(images: Images, split: str, *, skip: bool = False) -> Iterator[Finding]:
+    """What the images of one split have wrong by themselves; with `skip` those that can't be used are left out."""
+    remedy = "they are left out by data.invalid_images: skip; better mend them"
+    for finding in _image_findings(images, split):
+        skipped = skip and finding.code in _LEFT_OUT
+        yield replace(finding, grade="warning", remedy=remedy) if skipped else finding
+
+
+def _image_findings(images: Images, split: str) -> Iterator[Finding]:
+    broken = [fault for fault in images.faults if fault is not None]
+    if broken:
+        yield Finding(
+            "error",
+            "unreadable-images",
+            f"{len(broken)} of {count(len(images.names), 'image')} can't be used: {some(broken, 2)}",
+            "restore or remove them, or set data.invalid_images: skip: training stops at the first one",
+            split,
+            listed(broken),
+        )
+    whole = np.array([fault is None for fault in images.faults], bool)
+    other = whole & (images.sizes != images.declared).any(axis=1)
+    turned = other & (images.sizes == images.declared[:, ::-1]).all(axis=1)
+    exif = np.isin(images.orientations, _QUARTER_TURNS)
+    yield from _sizes(images, turned & exif, other & ~(turned & exif), split)
+    rotated = whole & ~other & (images.orientations != _UPRIGHT)
+    if rotated.any():
+        rows = np.flatnonzero(rotated)
+        kinds = Counter(images.orientations[rows].tolist())
+        orientations = ", ".join(f"{number} x orientation {kind}" for kind, number in sorted(kinds.items()))
+        yield Finding(
+            "warning",
+            "exif-rotated",
+            f"{count(len(rows), 'image')} with an EXIF rotation that retina, like TensorFlow, does not apply "
+            f"({orientations})",
+            "look whether the boxes fit the pixels as stored: if they were drawn on the upright picture they are "
+            "wrong. `retina convert --upright` writes upright copies",
+            split,
+            listed(images.names[row] for row in rows),
+        )
+
+
+def duplicate_findings(splits: Mapping[str, Images]) -> Iterator[Finding]:
+    """Images that are the same or nearly, within a split and in two: then one is measured on what it was trained on."""
+    names = list(splits)
+    owner = np.repeat(np.arange(len(names)), [len(splits[name].names) for name in names])
+    files = [file for name in names for file in splits[name].names]
+    digests = _digests(list(splits.values()))
+    same = [(rows[0], other) for rows in duplicates.equal_groups(digests) for other in rows[1:]]
+    yield from _pairs("duplicate-images", "the same bytes as", sorted(same), files, owner, names)
+    starts = np.concatenate([[0], np.cumsum([len(splits[name].names) for name in names])])
+    rows = np.concatenate([start + splits[name].decoded for start, name in zip(starts, names, strict=False)])
+    bits = np.concatenate([splits[name].bits for name in names])
+    thumbnails = np.concatenate([splits[name].thumbnails for name in names])
+    near = [(int(rows[a]), int(rows[b])) for a, b in duplicates.near_pairs(bits, thumbnails)]
+    near = [(a, b) for a, b in near if digests[a] != digests[b]]
+    yield from _pairs("near-duplicate-images", "nearly the same picture as", near, files, owner, names)
+
+
+def _sizes(images: Images, turned: np.ndarray, other: np.ndarray, split: str) -> Iterator[Finding]:
+    def described(row: int) -> str:
+        (height, width), (stored_height, stored_width) = images.declared[row], images.sizes[row]
+        return f"{images.names[row]}: declared {width}x{height}, stored {stored_width}x{stored_height}"
+
+    if turned.any():
+        rows = np.flatnonzero(turned).tolist()
+        yield Finding(
+            "error",
+            "exif-rotated-size",
+            f"{count(len(rows), 'image')} declared upright but stored rotated by EXIF: {described(rows[0])}",
+            "the boxes belong to the upright picture: write upright copies with `retina convert --upright`",
+            split,
+            listed(described(row) for row in rows),
+        )
+    if other.any():
+        rows = np.flatnonzero(other).tolist()
+        yield Finding(
+            "error",
+            "size-mismatch",
+            f"{count(len(rows), 'image')} of another size than declared (width x height): {described(rows[0])}",
+            "correct the declared size, or the image: boxes would be scaled wrongly, so training stops there",
+            split,
+            listed(described(row) for row in rows),
+        )
+
+
+def _pairs(
+    code: str, what: str, pairs: list[tuple[int, int]], files: list[str], owner: np.ndarray, names: list[str]
+) -> Iterator[Finding]:
+    """A finding for each pair of splits, and for each split by itself."""
+    by_splits: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for a, b in pairs:
+        by_splits.setdefault((int(owner[a]), int(owner[b])), []).append((a, b))
+    for (first, second), found in sorted(by_splits.items()):
+        examples = listed(f"{files[b]} {what} {files[a]}" for a, b in found)
+        across = first != second
+        exact = code == "duplicate-images"
+        where = f"of {names[second]} in {names[first]}" if across else "within the split"
+        kind = "pair" if exact else "likely pair"
+        yield Finding(
+            ("error" if exact else "warning") if across else ("warning" if exact else "note"),
+            f"{code}-across-splits" if across else code,
+            f"{count(len(found), kind)} {where}: {Path(files[found[0][1]]).name} is {what} "
+            f"{Path(files[found[0][0]]).name}",
+            "remove one of each: figures on pictures that were trained on are too high"
+            if across
+            else "look at them; copies weigh double in training and in figures",
+            "" if across else names[first],
+            examples,
+        )
+
+
+def _decoded(max_pixels: int, image: TableImage, name: str) -> _Seen:
+    from retina.data.images import load_image
+
+    try:
+        content = encoded(image)
+        pixels = load_image(content, name, max_pixels=max_pixels)
+    except RetinaError as error:
+        return _unusable(error)
+    height, width = pixels.shape[:2]
+    return _Seen(None, (height, width), _orientation(content), _digest(content), duplicates.fingerprint(pixels))
+
+
+def _header(max_pixels: int, image: TableImage, name: str) -> _Seen:
+    try:
+        found = read_header(image, name)
+        if found.size[0] * found.size[1] > max_pixels:
+            raise too_large(name, *found.size, max_pixels)
+    except RetinaError as error:
+        return _unusable(error)
+    return _Seen(None, found.size, found.orientation, None, None)
+
+
+def _unusable(error: RetinaError) -> _Seen:
+    return _Seen(str(error), (0, 0), _UPRIGHT, None, None)
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest()
+
+
+def _orientation(content: bytes) -> int:
+    """EXIF's orientation, 1 where there is none or it can't be read."""
+    if not any(mark in content for mark in (b"Exif", b"eXIf", b"EXIF")):  # JPEG, PNG, WebP
+        return _UPRIGHT
+    try:
+        return read_header(content, "").orientation
+    except RetinaError:  # TensorFlow could decode it, and does not look at EXIF either
+        return _UPRIGHT
+
+
+def _digests(splits: list[Images]) -> list[bytes | None]:
+    """Of all images one after the other. Where only headers were read, bytes are where another image is as long: only
+    such a one can be equal, so hardly any file is read."""
+    opened = [
+        (image, digest, fault)
+        for one in splits
+        for image, digest, fault in zip(one.images, one.digests, one.faults, strict=True)
+    ]
+    lengths = [_length(image) if digest is None and fault is None else -1 for image, digest, fault in opened]
+    shared = {length for length, times in Counter(lengths).items() if times > 1 and length >= 0}
+    return [
+        _digest(encoded(image)) if length in shared else digest
+        for (image, digest, _), length in zip(opened, lengths, strict=True)
+    ]
+
+
+def _length(image: TableImage) -> int:
+    if isinstance(image, str):
+        return os.path.getsize(image)
+    return len(image) if isinstance(image, bytes) else image.length

@@ -1,0 +1,91 @@
+"""The benchmark of loaders: that they run and do the same work, and how figures become ratios and bounds."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from argparse import Namespace
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "benchmark_pipeline"
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    loader = SourceFileLoader("benchmark_pipeline", str(SCRIPT))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+    keep, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        loader.exec_module(module)
+    finally:
+        sys.dont_write_bytecode = keep
+    return module
+
+
+def test_ratios_are_medians_of_the_rounds_and_meet_bounds_or_not(benchmark):
+    # Ratios 2, 4 and 3; in processor time 0.3 / 0.1, and no figure in the other rounds.
+    rounds = [
+        {"retina": {"rate": 100.0, "cpu": 0.1}, "tf.data": {"rate": 50.0, "cpu": 0.3}},
+        {"retina": {"rate": 400.0, "cpu": None}, "tf.data": {"rate": 100.0, "cpu": None}},
+        {"retina": {"rate": 30.0, "cpu": None}, "tf.data": {"rate": 10.0, "cpu": None}},
+    ]
+    row = benchmark.summary("tf.data", rounds, {"tf.data": 3.0})
+    assert row["ratio"] == 3 and row["ratios"] == [2, 4, 3] and row["met"] is True and row["bound"] == 3
+    assert row["images_per_second"] == 50 and row["cpu_ratio"] == pytest.approx(3)
+    assert benchmark.summary("tf.data", rounds, {"tf.data": 3.1})["met"] is False
+    assert benchmark.summary("tf.data", rounds, {})["met"] is None
+    alone = benchmark.summary("tf.data", [{"tf.data": {"rate": 5.0, "cpu": 0.1}}], {"tf.data": 3.0})
+    assert alone["ratio"] is None and alone["met"] is None
+    text = benchmark.table(256, {"tf.data": row, "keras-cv": {"absent": "keras_cv not installed"}}, 3)
+    assert "| tf.data | 50 | 3.00 x | 2.00 to 4.00 | 300.00 | 3.00 x | 3 x: met |" in text
+    assert "| keras-cv | - | - | - | - | - | keras_cv not installed |" in text
+
+
+def test_boxes_lie_inside_the_picture(benchmark):
+    boxes, labels = benchmark.ground_truth(5)
+    assert boxes.shape == (5, 7, 4) and labels.shape == (5, 7)
+    assert (boxes >= 0).all() and (boxes <= [640, 480, 640, 480]).all()
+    assert (boxes[..., 2:] - boxes[..., :2] >= 19.9).all()
+
+
+@pytest.mark.parametrize("arguments", [["--rounds", "0"], ["--size", "0"], ["--data", "nowhere"], ["--files", "x"]])
+def test_wrong_usage(benchmark, arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        benchmark.parse(arguments)
+    assert ended.value.code == 2 and capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def files(benchmark, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    assert benchmark.write_files(folder, 4, None) == "made-up pictures"
+    return sorted(str(file) for file in folder.glob("*.jpg"))
+
+
+@pytest.mark.parametrize("name", ["retina", "tf.data"])
+def test_a_batch_holds_what_it_should(benchmark, files, name):
+    batch = next(iter(benchmark.LOADERS[name](files, Namespace(side=128, batch=3))()))
+    images, boxes = batch["images"].numpy(), batch["boxes"].numpy()
+    assert images.shape == (3, 128, 128, 3) and boxes.shape[0] == 3 and boxes.shape[2] == 4
+    assert (boxes >= 0).all() and (boxes <= 128).all() and boxes.any()
+    # 4:3 pictures zoomed to at most 1.25: the lower edge is padding, the middle is not.
+    assert not images[:, 122:].any() and np.abs(images[:, 30:60, 30:60]).mean() > 40
+
+
+@pytest.mark.slow
+def test_it_runs():
+    command = [sys.executable, SCRIPT, "--size", "128", "--files", "4", "--batch", "2", "--rounds", "2"]
+    command += ["--seconds", "0.2", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr + done.stdout
+    report = json.loads(done.stdout)
+    assert report["setting"]["pictures"].startswith("made-up pictures, 4 files of ")
+    rows = report["results"]["128"]
+    assert {"retina", "retina, full", "retina, cached", "tf.data", "torchvision", "keras-cv"} == set(rows)
+    for row in rows.values():
+        assert "absent" in row or (len(row["rates"]) == 2 and min(row["rates"]) > 0 and row["met"] is None)
+    assert rows["retina"]["ratio"] == 1

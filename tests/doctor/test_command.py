@@ -1,0 +1,190 @@
+"""`retina doctor` as a user runs it, on data with planted defects; and `retina train` refuses hopeless set-ups."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from retina import cli, config
+from retina.errors import RetinaError
+from tests.doctor.made import picture, table, write_coco
+
+CATEGORIES = [{"id": 1, "name": "cat"}, {"id": 3, "name": "<b>dog</b>"}]
+
+
+def run(monkeypatch, capsys, *arguments) -> tuple[int, str, str]:
+    monkeypatch.setattr("sys.argv", ["retina", "doctor", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    out, err = capsys.readouterr()
+    return stopped.value.code or 0, out, err
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    """A COCO folder: 24 training images (one a copy, one truncated, one without boxes) and 4 to validate on, two of
+    them training images; a zero-width box, a crowd, a box given twice, 24 large boxes of cats and 4 tiny of dogs."""
+    folder = tmp_path_factory.mktemp("planted")
+    tables = {"train": range(24), "val": range(22, 26)}
+    for name, seeds in tables.items():
+        (folder / name).mkdir()
+        for seed in seeds:
+            Image.fromarray(picture(seed)).save(folder / name / f"{seed}.jpg", quality=95)
+        images = [{"id": n, "file_name": f"{n}.jpg", "height": 64, "width": 96} for n in seeds]
+        boxes = [{"image_id": n, "category_id": 1, "bbox": [4, 4, 32, 32]} for n in list(seeds)[:-1]]
+        boxes += [{"image_id": n, "category_id": 3, "bbox": [60, 4, 3, 3]} for n in list(seeds)[:4]]
+        if name == "train":
+            boxes += [
+                {"image_id": 0, "category_id": 1, "bbox": [4, 4, 32, 32]},
+                {"image_id": 1, "category_id": 1, "bbox": [5, 5, 0, 9]},
+                {"image_id": 2, "category_id": 1, "bbox": [50, 30, 20, 20], "iscrowd": 1},
+            ]
+        write_coco(folder, name, images, boxes, CATEGORIES)
+    (folder / "train" / "5.jpg").write_bytes((folder / "train" / "4.jpg").read_bytes())
+    cut = (folder / "train" / "6.jpg").read_bytes()
+    (folder / "train" / "6.jpg").write_bytes(cut[: len(cut) // 2])
+    (folder / "settings.yaml").write_text(
+        f"""
+data:
+  root: {folder}
+  train: {{annotations: annotations/instances_train.json, images: train, format: coco}}
+  validation: {{annotations: annotations/instances_val.json, images: val, format: coco}}
+  invalid_boxes: drop
+  resize: {{short: 64, long: 96, multiple: 32}}
+model:
+  backbone: keras_cv/resnet10
+  fpn: {{channels: 16, max_level: 4}}
+  head: {{channels: 16, layers: 1}}
+schedule: {{kind: cosine, steps: 12}}
+run: {{batch_size: 4}}
+"""
+    )
+    return folder
+
+
+def test_every_planted_defect_is_found_by_name(planted, monkeypatch, capsys):
+    code, out, err = run(monkeypatch, capsys, planted, "--json")
+    tree = json.loads(out)
+    assert code == 1 and err == "" and tree["ok"] is False and tree["anchors"] == {} and tree["cost"] is None
+    found = {(finding["code"], finding["split"], finding["grade"]) for finding in tree["findings"]}
+    assert found == {
+        ("invalid-boxes", "train", "error"),
+        ("unreadable-images", "train", "error"),
+        ("duplicate-images-across-splits", "", "error"),
+        ("duplicate-images", "train", "warning"),
+        ("repeated-boxes", "train", "warning"),
+        ("rare-classes", "train", "warning"),
+        ("images-without-boxes", "train", "note"),
+        ("id-gaps", "train", "note"),
+        ("id-gaps", "val", "note"),
+        ("crowd-boxes", "train", "note"),
+    }
+    (invalid,) = [finding for finding in tree["findings"] if finding["code"] == "invalid-boxes"]
+    assert "annotation 29" in invalid["examples"][0] and "zero width" in invalid["examples"][0]
+    assert tree["splits"]["train"]["boxes"] == 28 and tree["splits"]["train"]["classes"] == {
+        "cat": 24,
+        CATEGORIES[1]["name"]: 4,
+    }
+
+
+def test_a_configuration_is_seen_through_its_anchors(planted, monkeypatch, capsys, tmp_path):
+    page = tmp_path / "page.html"
+    code, out, _ = run(monkeypatch, capsys, planted / "settings.yaml", "--json", "--html", page, "anchors.scales=[1.0]")
+    tree = json.loads(out)
+    codes = {finding["code"]: finding["grade"] for finding in tree["findings"]}
+    assert code == 1 and codes["invalid-boxes"] == "warning" and codes["rare-class-without-anchors"] == "warning"
+    train = tree["anchors"]["train"]
+    # Of the box given twice one copy gets no anchor: 23 of 24 cats, which is the recall at 96 of COCO's 101 points.
+    assert train["total"]["covered"] == 23 and train["total"]["boxes"] == 28 and train["outbid"] == 1
+    assert train["ceilings"]["assigned"]["AP"] == pytest.approx(96 / 101 / 2)
+    assert tree["cost"]["canvas"] == [64, 96] and tree["cost"]["steps"] == 12 and tree["cost"]["epochs"] == 2.0
+    # Cells of P3 and P4, three ratios each.
+    assert tree["cost"]["anchors"] == (8 * 12 + 4 * 6) * 3
+    assert tree["cost"]["total"] == sum(tree["cost"]["memory"].values())
+    assert tree["cost"]["memory"]["weights"] == 4 * tree["cost"]["parameters"] > 16e6
+    text = page.read_text()
+    assert "&lt;b&gt;dog&lt;/b&gt;" in text and "<b>dog" not in text
+    assert "prefers-color-scheme: dark" in text and "<svg" in text and "http://" not in text and len(text) < 2e6
+
+
+def test_quick_reads_headers_only(planted, monkeypatch, capsys):
+    code, out, _ = run(monkeypatch, capsys, planted / "settings.yaml", "--quick")
+    assert code == 1 and "duplicate-images-across-splits" in out and "unreadable-images" not in out
+    assert "AP ceiling" in out and "million parameters" not in out
+
+
+def test_sound_data_exits_with_0(planted, monkeypatch, capsys):
+    code, out, _ = run(monkeypatch, capsys, planted / "annotations" / "instances_val.json", "--json")
+    tree = json.loads(out)
+    assert code == 0 and tree["ok"] is True and list(tree["splits"]) == ["data"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "no such file or folder"),
+        (["."], "got none of them"),
+        (["a=1"], "expected data or a configuration first"),
+        (["DATA", "run.seed=1"], "overrides need a configuration"),
+        (["DATA", "--time", "3"], "--time: training steps need a configuration"),
+        (["CONFIG", "--images", "."], "--images: no effect"),
+        (["CONFIG", "--html", "nowhere/page.html"], "no such folder"),
+        (["CONFIG", "--time", "2"], "--time"),
+        (["CONFIG", "anchors.sise=1"], "did you mean 'size'"),
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_code_2(planted, monkeypatch, capsys, tmp_path, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    places = {"DATA": planted / "annotations" / "instances_val.json", "CONFIG": planted / "settings.yaml"}
+    code, out, err = run(monkeypatch, capsys, *(places.get(word, word) for word in arguments))
+    assert code == 2 and out == "" and err.count("\n") == 1 and message in err
+
+
+def test_a_file_that_cannot_be_read_is_a_finding(tmp_path, monkeypatch, capsys):
+    (tmp_path / "broken.json").write_text("{")
+    code, out, _ = run(monkeypatch, capsys, tmp_path / "broken.json", "--json")
+    (finding,) = json.loads(out)["findings"]
+    assert code == 1 and finding["code"] == "unreadable-split" and "not valid JSON" in finding["message"]
+
+
+def test_voc_splits_leave_out_trainval(tmp_path):
+    from retina.doctor.sources import open_target
+
+    for split in ("train", "val", "trainval", "test", "cat_train"):
+        file = tmp_path / "VOC2007" / "ImageSets" / "Main" / f"{split}.txt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("1\n")
+    assert open_target(tmp_path, []).splits == ("2007/test", "2007/train", "2007/val")
+
+
+def test_a_yolo_yaml_is_data_and_no_configuration(tmp_path):
+    from retina.doctor.sources import open_target
+
+    (tmp_path / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [a]\n")
+    target = open_target(tmp_path / "data.yaml", [])
+    assert target.config is None and target.splits == ("train", "val")
+
+
+def test_training_refuses_a_hopeless_set_up_before_it_writes_anything(tmp_path):
+    from retina.training.train import train
+
+    hopeless = config.load(
+        None,
+        [
+            "data.train={format: digits, images: 8, size: 64}",
+            "data.validation={format: digits, split: validation, images: 4, size: 64}",
+            "data.resize={short: 64, long: 64, multiple: 32}",
+            "anchors.size=40.0",
+        ],
+    )
+    with pytest.raises(RetinaError, match=r"preflight: train: 0 of \d+ boxes.*run\.preflight=warn"):
+        train(hopeless, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_tables_handed_to_training_are_looked_at_as_well(tmp_path):
+    from retina.training.train import train
+
+    empty = table([(64, 64)], [[]], names=tuple("0123456789"))
+    with pytest.raises(RetinaError, match="has a box that counts"):
+        train(config.load(), tmp_path / "run", train_data=empty, validation_data=empty)

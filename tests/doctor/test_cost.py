@@ -1,0 +1,93 @@
+"""The cost of a run against sizes worked out by hand and Keras' own counts."""
+
+from __future__ import annotations
+
+import pytest
+
+from retina import config
+from retina.doctor.cost import estimate, size
+from tests.doctor.made import table
+
+SECTIONS = {
+    "data": {
+        "train": {"format": "digits"},
+        "validation": {"format": "digits"},
+        "resize": {"short": 64, "long": 96, "multiple": 32},
+    },
+    "model": {
+        "backbone": "keras_cv/resnet10",
+        "fpn": {"channels": 16, "max_level": 4},
+        "head": {"channels": 16, "layers": 1},
+    },
+    "anchors": {"scales": [1.0]},
+    "schedule": {"kind": "cosine", "steps": 12},
+    "run": {"batch_size": 4},
+}
+# Two images of 64 x 96 and one of 64 x 64, with up to 9 boxes.
+DATASET = table(
+    [(64, 96), (64, 64), (64, 96)],
+    [[[4, 4, 36, 36]] * 9, [], [[4, 4, 36, 36]]],
+    labels=[0, 1] * 5,
+    names=("a", "b"),
+)
+
+
+def cost(**sections):
+    return estimate(config.parse({**SECTIONS, **sections}), DATASET)
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return cost()
+
+
+def test_sizes(plain):
+    # P3 and P4 of 64 x 96 have 8 x 12 and 4 x 6 places of 3 anchors.
+    assert (plain.canvas, plain.batch, plain.anchors) == ((64, 96), 4, 3 * (96 + 24))
+    assert plain.canvases == 2
+    # Two images of the wide canvas and one of the square one, in batches of 4.
+    assert (plain.steps, plain.images) == (12, 48)
+
+
+def test_memory(plain):
+    memory = plain.memory
+    assert memory["weights"] == 4 * plain.parameters
+    assert memory["gradients"] == memory["optimizer"] == 4 * plain.trainable
+    assert memory["images"] == 4 * 64 * 96 * 3
+    # 2 classes; 9 boxes are padded to 16.
+    assert memory["loss"] == 4 * 360 * (4 * 2 + 3 * 16) * 4
+    assert plain.total == sum(memory.values())
+
+
+def test_parameters_are_those_that_keras_counts(plain):
+    from retina.inference import build_detector
+
+    detector = build_detector(config.parse(SECTIONS), DATASET.class_names)
+    assert plain.parameters == detector.count_params()
+
+
+def test_activations_grow_with_the_batch_alone(plain):
+    half = cost(run={"batch_size": 4, "accumulate": 2})
+    assert half.batch == 2 and 2 * half.memory["activations"] == plain.memory["activations"]
+    assert half.parameters == plain.parameters
+
+
+def test_activations_of_half_precision_take_half(plain):
+    half = cost(run={"batch_size": 4, "precision": "mixed_bfloat16"})
+    # A layer may stay in float32, such as one that normalises.
+    assert 0.5 <= half.memory["activations"] / plain.memory["activations"] < 0.6
+
+
+def test_adamw_keeps_both_moments(plain):
+    found = cost(optimizer={"kind": "adamw"})
+    assert found.memory["optimizer"] == 2 * plain.memory["optimizer"]
+
+
+def test_at_least_the_outputs_of_the_stem_and_the_heads(plain):
+    # The first convolution, its normalisation and activation alone: 64 channels at half the size, 4 bytes each.
+    assert plain.memory["activations"] > 3 * 4 * (32 * 48 * 64) * 4
+
+
+@pytest.mark.parametrize(("number", "told"), [(0, "0 MB"), (885e6, "885 MB"), (9.3e9, "9.3 GB")])
+def test_bytes_as_people_read_them(number, told):
+    assert size(number) == told
