@@ -37,6 +37,14 @@ def smooth_l1(prediction: Tensor, target: Tensor, *, beta: float) -> Tensor:
     return huber(prediction, target, delta=beta) / beta
 
 
+def l1(prediction: Tensor, target: Tensor) -> Tensor:
+    """Absolute error, elementwise: the limit of `smooth_l1` as β goes to 0. Its gradient is the error's sign.
+
+    Example: errors 0.1 and -1 give 0.1 and 1.
+    """
+    return ops.abs(prediction - target)
+
+
 def giou_loss(prediction: Tensor, target: Tensor) -> Tensor:
     """1 - GIoU (Rezatofighi et al. 2019, arXiv:1902.09630) of paired boxes.
 

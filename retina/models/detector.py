@@ -15,8 +15,9 @@ from retina.errors import RetinaError
 from retina.models import backbones
 from retina.models.decode import Limits, decode
 from retina.models.fpn import FeaturePyramid
+from retina.models.freezing import freeze_stages
 from retina.models.heads import box_subnet, classification_subnet
-from retina.models.objective import LossSums, loss_sums, objective
+from retina.models.objective import LossSums, Observed, loss_sums, objective, observed_sums
 from retina.ops.anchors import count_per_cell, level_anchors, level_anchors_in_graph
 
 Tensor = Any
@@ -75,7 +76,7 @@ class Detector(keras.Model):
     Args:
         class_names: K names; label k is `class_names[k]`.
         model, anchors, assignment, loss, inference: sections of `retina.Config`; the defaults are the paper's.
-        precision: `float32` or `mixed_bfloat16`; boxes and losses are float32 under both.
+        precision: `float32`, `mixed_bfloat16` or `mixed_float16`; boxes and losses are float32 under all.
         load_weights: False leaves `model.weights` out, where a checkpoint will overwrite them.
     """
 
@@ -105,7 +106,12 @@ class Detector(keras.Model):
         for layer in self.backbone._flatten_layers():  # some lie inside the blocks of a network
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.trainable = model.batch_norm != "frozen"
+                # On JAX a jitted step sees the whole batch whatever the devices; elsewhere there is one device.
+                layer.synchronized = model.batch_norm == "sync" and keras.backend.backend() == "tensorflow"
                 layer.momentum = model.batch_norm_momentum or layer.momentum
+                if model.batch_norm_epsilon is not None:
+                    layer.epsilon = model.batch_norm_epsilon
+        freeze_stages(self.backbone, model.backbone, model.freeze)
         self.fpn = FeaturePyramid(model.fpn, dtype=precision, name="fpn")
         self.classification = classification_subnet(model.head, per_cell, len(self.class_names), dtype=precision)
         self.box = box_subnet(model.head, per_cell, dtype=precision)
@@ -158,6 +164,20 @@ class Detector(keras.Model):
             max_size_ratio=self.sections.anchors.max_size_ratio,
         )
 
+    def observed_sums(self, outputs: dict[str, Tensor], batch: Batch) -> tuple[LossSums, Observed]:
+        """`loss_sums`, and what there is to see of the training on the way; levels as in `fpn.levels`."""
+        levels = self.level_anchors(tuple(batch["images"].shape[1:3]))
+        return observed_sums(
+            outputs,
+            batch,
+            ops.convert_to_tensor(np.concatenate(levels)),
+            tuple(len(level) for level in levels),
+            assignment=self.sections.assignment,
+            loss=self.sections.loss,
+            box_weights=self.sections.anchors.box_weights,
+            max_size_ratio=self.sections.anchors.max_size_ratio,
+        )
+
     def decode(self, outputs: dict[str, Tensor], batch: Batch, limits: Limits | None = None) -> dict[str, Tensor]:
         """Detections in the original images' pixels: `boxes` [B, D, 4], `scores`, `labels` and `valid` [B, D].
 
@@ -182,6 +202,11 @@ class Detector(keras.Model):
         training: bool = True,
     ) -> Tensor:
         """The built-in objective, for Keras' `fit` and `evaluate`."""
+        if self.sections.loss.normalizer.kind != "batch":
+            raise RetinaError(
+                f"Detector.fit: expected loss.normalizer: {{kind: batch}}, got {self.sections.loss.normalizer.kind}, "
+                "which fit has no place for; set kind: batch, or train with retina.train"
+            )
         sums = self.loss_sums(y_pred, x)
         losses = objective(sums)
         for name, tracker in self.trackers.items():

@@ -32,7 +32,8 @@ class FeaturePyramid(keras.layers.Layer):
             self.fpn.channels,
             size,
             strides=stride,
-            padding="same",
+            # Symmetric padding of a stride-2 convolution is put around the map before it.
+            padding="valid" if stride == 2 and self.fpn.padding == "symmetric" else "same",
             kernel_initializer=_INITIALIZERS[self.fpn.init],
             dtype=self.dtype_policy,
             name=name,
@@ -54,14 +55,22 @@ class FeaturePyramid(keras.layers.Layer):
             merged[level] = lateral + _upsample_to(merged[level + 1], lateral)
         maps = {level: layer(merged[level]) for level, layer in self.smooth.items()}
         if 6 in self.extra:
-            maps[6] = self.extra[6](features["C5"] if self.fpn.p6_from == "c5" else maps[5])
+            maps[6] = self._halved(6, features["C5"] if self.fpn.p6_from == "c5" else maps[5])
         if 7 in self.extra:
-            maps[7] = self.extra[7](ops.relu(maps[6]))
+            maps[7] = self._halved(7, ops.relu(maps[6]))
         return [maps[level] for level in self.levels]
+
+    def _halved(self, level: int, x: Tensor) -> Tensor:
+        if self.fpn.padding == "symmetric":
+            x = ops.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]])
+        return self.extra[level](x)
 
 
 def _upsample_to(coarse: Tensor, fine: Tensor) -> Tensor:
-    """Nearest neighbour to twice the size, cut where the finer map's side is odd."""
+    """Nearest neighbour to twice the size, cut where the finer map's side is odd.
+
+    For sides that a stride-2 layer made of each other this is also PyTorch's `interpolate` to the finer map's size.
+    """
     doubled = ops.repeat(ops.repeat(coarse, 2, axis=1), 2, axis=2)
     _, height, width, _ = ops.shape(fine)
     return doubled[:, :height, :width, :]

@@ -23,9 +23,9 @@ class Subnet(keras.layers.Layer):
     def __init__(self, head: config.Head, anchors: int, width: int, bias: float, **kwargs: Any):
         super().__init__(**kwargs)
         self.head, self.anchors, self.width, self.bias_value = head, anchors, width, bias
-        self.convolutions = [self._convolution(head.channels, True, f"conv_{i}") for i in range(head.layers)]
+        self.convolutions = [self._convolution(head.channels, head.conv_bias, f"conv_{i}") for i in range(head.layers)]
         self.norms = [
-            keras.layers.GroupNormalization(32, epsilon=1e-5, dtype=self.dtype_policy, name=f"norm_{i}")
+            keras.layers.GroupNormalization(32, epsilon=head.norm_epsilon, dtype=self.dtype_policy, name=f"norm_{i}")
             for i in range(head.layers if head.norm == "group" else 0)
         ]
         self.prediction = self._convolution(anchors * width, False, "prediction")

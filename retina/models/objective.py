@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NamedTuple
 
 import keras
 from keras import ops
 
 from retina import config
-from retina.losses.box import ciou_loss, diou_loss, giou_loss, huber, smooth_l1
+from retina.losses.box import ciou_loss, diou_loss, giou_loss, huber, l1, smooth_l1
 from retina.losses.focal import quality_focal, sigmoid_focal_hard, varifocal
 from retina.ops import boxes as box_ops
 from retina.ops.assignment import Match, match
@@ -23,6 +24,21 @@ class LossSums(NamedTuple):
 
     classification: Tensor
     box: Tensor
+    positives: Tensor
+
+
+class Observed(NamedTuple):
+    """What a batch shows of the training, beside its loss; these sums, too, add up over replicas and micro-batches.
+
+    Scalars: `foreground` and `background`, the parts of the classification loss that positive and other anchors have;
+    `probability`, σ(logit) summed over classes and a sample of the background anchors, and `sampled`, how many such
+    probabilities there are. `positives` [L]: the number of positive anchors of each pyramid level.
+    """
+
+    foreground: Tensor
+    background: Tensor
+    probability: Tensor
+    sampled: Tensor
     positives: Tensor
 
 
@@ -48,20 +64,57 @@ def loss_sums(
         assignment, loss: sections of the configuration.
         box_weights, max_size_ratio: of the box encoding, as in `config.Anchors`.
     """
+    return observed_sums(
+        outputs,
+        batch,
+        anchors,
+        (anchors.shape[0],),
+        assignment=assignment,
+        loss=loss,
+        box_weights=box_weights,
+        max_size_ratio=max_size_ratio,
+    )[0]
+
+
+def observed_sums(
+    outputs: dict[str, Tensor],
+    batch: dict[str, Tensor],
+    anchors: Tensor,
+    level_sizes: tuple[int, ...],
+    *,
+    assignment: config.Assignment,
+    loss: config.Loss,
+    box_weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0),
+    max_size_ratio: float = box_ops.MAX_SIZE_RATIO,
+) -> tuple[LossSums, Observed]:
+    """`loss_sums`, and what there is to see on the way.
+
+    Args:
+        outputs, batch, anchors, assignment, loss, box_weights, max_size_ratio: as of `loss_sums`.
+        level_sizes: the number of anchors of each pyramid level, in the order of `anchors`.
+    """
     if batch["boxes"].shape[1] == 0:
         batch = {**batch, **{name: _with_one_slot(batch[name]) for name in ("boxes", "labels", "valid", "crowd")}}
     found = match(anchors, batch["boxes"], batch["valid"], batch["crowd"], assignment)
     pairs = _Pairs(outputs["deltas"], batch["boxes"], anchors, found, box_weights, max_size_ratio)
-    return LossSums(
-        _classification_sum(outputs["logits"], batch["labels"], found, loss.classification, pairs),
+    classification, foreground, background = _classification_sums(
+        outputs["logits"], batch["labels"], found, loss.classification, pairs
+    )
+    sums = LossSums(
+        classification,
         loss.box.weight * _box_sum(pairs, loss.box),
         ops.sum(ops.cast(found.positive, "float32")),
     )
+    probability, sampled = _background_probability(outputs["logits"], found)
+    return sums, Observed(foreground, background, probability, sampled, _positives_by_level(found, level_sizes))
 
 
-def objective(sums: LossSums) -> dict[str, Tensor]:
-    """`loss`, `loss_classification`, `loss_box`: the sums divided by the number of positives, at least 1."""
-    divisor = ops.maximum(sums.positives, 1.0)
+def objective(sums: LossSums, divisor: Tensor | None = None) -> dict[str, Tensor]:
+    """`loss`, `loss_classification`, `loss_box`: the sums divided by the number of positives, at least 1.
+
+    `divisor` takes the place of that number (`retina.training.normalizer`).
+    """
+    divisor = ops.maximum(sums.positives, 1.0) if divisor is None else divisor
     classification, box = sums.classification / divisor, sums.box / divisor
     return {"loss": classification + box, "loss_classification": classification, "loss_box": box}
 
@@ -102,9 +155,10 @@ class _Pairs:
         return predicted, ops.where(self.positive, self._matched, self._anchors)
 
 
-def _classification_sum(
+def _classification_sums(
     logits: Tensor, labels: Tensor, found: Match, kind: config.ClassificationLoss, pairs: _Pairs
-) -> Tensor:
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss summed over all anchors that count, over the positive ones among them, and over the others."""
     # Background anchors get class -1, which no class equals.
     anchor_labels = ops.take_along_axis(ops.cast(labels, "int32"), found.index, axis=1)
     anchor_labels = ops.where(found.positive, anchor_labels, -1)
@@ -124,37 +178,63 @@ def _classification_sum(
             loss = varifocal(logits, targets, alpha=kind.alpha, gamma=kind.gamma)
     of_anchor = ops.sum(loss, axis=-1)
     if kind.kind == "ohem":
-        return _hardest_sum(of_anchor, found, kind)
+        return _hardest_sums(of_anchor, found, kind)
     # Ignored anchors are dropped from [B, A], not from [B, A, K]: a pass less over the largest tensor.
-    return ops.sum(ops.where(found.ignored, 0.0, of_anchor))
+    kept = ops.where(found.ignored, 0.0, of_anchor)
+    return ops.sum(kept), *_parts(kept, found.positive)
 
 
-def _hardest_sum(losses: Tensor, found: Match, kind: config.Ohem) -> Tensor:
-    """Sum of the losses [B, A] of the anchors that mining keeps, chosen for each image by itself.
+def _parts(losses: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of the losses where `positive` and where not."""
+    return ops.sum(ops.where(positive, losses, 0.0)), ops.sum(ops.where(positive, 0.0, losses))
+
+
+def _hardest_sums(losses: Tensor, found: Match, kind: config.Ohem) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums of the losses [B, A] of the anchors that mining keeps, chosen for each image by itself: of all such anchors,
+    of the positive ones among them, and of the others.
 
     Of equal losses the lower anchor counts. An image without a positive keeps the negatives of one, so that its
     background is trained as with every other loss.
     """
     considered = ops.logical_not(found.ignored)
     if kind.ratio is None:
-        return _sum_of_largest(losses, considered, kind.hardest)
+        kept, index = _largest(losses, considered, kind.hardest)
+        return ops.sum(kept), *_parts(kept, ops.take_along_axis(found.positive, index, axis=1))
     most = kind.hardest // (1 + kind.ratio)
     positives = ops.minimum(ops.sum(ops.cast(found.positive, "int32"), axis=-1), most)
     background = ops.logical_and(considered, ops.logical_not(found.positive))
-    return _sum_of_largest(losses, found.positive, most) + _sum_of_largest(
-        losses, background, kind.ratio * most, kind.ratio * ops.maximum(positives, 1)
-    )
+    limit = kind.ratio * ops.maximum(positives, 1)
+    hardest_positive = ops.sum(_largest(losses, found.positive, most)[0])
+    hardest_background = ops.sum(_largest(losses, background, kind.ratio * most, limit)[0])
+    return hardest_positive + hardest_background, hardest_positive, hardest_background
 
 
-def _sum_of_largest(losses: Tensor, candidates: Tensor, most: int, limit: Tensor | None = None) -> Tensor:
-    """Scalar: each row's `most` largest losses [B, A] among its candidates, at most `limit` [B], added up."""
+def _largest(losses: Tensor, candidates: Tensor, most: int, limit: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Each row's `most` largest losses [B, A] among its candidates, at most `limit` [B], 0 behind them; and their
+    anchors. Both [B, most]."""
     most = min(most, losses.shape[1])
     # No loss is negative: whatever is no candidate comes last.
-    largest, _ = stable_top_k(ops.where(candidates, losses, -1.0), most)
+    largest, index = stable_top_k(ops.where(candidates, losses, -1.0), most)
     count = ops.sum(ops.cast(candidates, "int32"), axis=-1)
     if limit is not None:
         count = ops.minimum(count, limit)
-    return ops.sum(ops.where(ops.arange(most, dtype="int32")[None, :] < count[:, None], largest, 0.0))
+    return ops.where(ops.arange(most, dtype="int32")[None, :] < count[:, None], largest, 0.0), index
+
+
+def _background_probability(logits: Tensor, found: Match) -> tuple[Tensor, Tensor]:
+    """σ(logit) summed over a sample of the background anchors, and the number of its terms."""
+    # Every 17th anchor: all would need a buffer as large as the logits. A prime meets each shape of a cell's anchors.
+    negative = ops.logical_not(ops.logical_or(found.positive, found.ignored))[:, ::17]
+    probability = ops.sum(ops.sigmoid(ops.stop_gradient(logits[:, ::17])), axis=-1)
+    count = ops.sum(ops.cast(negative, "float32")) * logits.shape[-1]
+    return ops.sum(ops.where(negative, probability, 0.0)), count
+
+
+def _positives_by_level(found: Match, level_sizes: tuple[int, ...]) -> Tensor:
+    """[L] float32."""
+    of_anchor = ops.sum(ops.cast(found.positive, "float32"), axis=0)
+    ends = list(itertools.accumulate(level_sizes))
+    return ops.stack([ops.sum(of_anchor[end - size : end]) for end, size in zip(ends, level_sizes, strict=True)])
 
 
 def _box_sum(pairs: _Pairs, kind: config.BoxLoss) -> Tensor:
@@ -162,5 +242,7 @@ def _box_sum(pairs: _Pairs, kind: config.BoxLoss) -> Tensor:
         return ops.sum(huber(pairs.deltas, pairs.target_deltas(), delta=kind.delta))
     if kind.kind == "smooth_l1":
         return ops.sum(smooth_l1(pairs.deltas, pairs.target_deltas(), beta=kind.beta))
+    if kind.kind == "l1":
+        return ops.sum(l1(pairs.deltas, pairs.target_deltas()))
     overlap_losses = {"giou": giou_loss, "diou": diou_loss, "ciou": ciou_loss}
     return ops.sum(overlap_losses[kind.kind](*pairs.boxes()))

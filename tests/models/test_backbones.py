@@ -3,10 +3,12 @@ import numpy as np
 import pytest
 
 from retina.errors import RetinaError
-from retina.models import backbones
+from retina.models import backbones, backbones_keras_cv
 
 # One of each family, and what is quick to build.
 SMALL = {
+    "resnet18",
+    "keras_hub/resnet_18_imagenet",
     "keras_cv/resnet10",
     "keras_cv/resnet18",
     "keras_cv/resnet18_v2",
@@ -19,6 +21,11 @@ EVERY = [pytest.param(name, marks=() if name in SMALL else pytest.mark.slow) for
 
 # Channels of C3, C4, C5 by the papers' tables.
 CHANNELS = {
+    "resnet18": (128, 256, 512),
+    "resnet34": (128, 256, 512),
+    "resnet50": (512, 1024, 2048),
+    "resnet50_v1": (512, 1024, 2048),
+    "resnet152": (512, 1024, 2048),
     "keras_cv/resnet10": (128, 256, 512),
     "keras_cv/resnet18_v2": (128, 256, 512),
     "keras_cv/resnet50": (512, 1024, 2048),
@@ -41,9 +48,10 @@ def test_known_names():
     ("name", "hint"),
     [
         ("keras_cv/resnet5O", "did you mean 'keras_cv/resnet50"),
-        ("resnet50", "did you mean 'keras_cv/resnet50"),
-        ("", "known: keras_cv/resnet10, keras_cv/resnet18"),
-        ("vgg", "known: keras_cv/resnet10, keras_cv/resnet18"),
+        ("resnet5O", "did you mean 'resnet50"),
+        ("resnet18_v1", "did you mean '"),  # no bottlenecks, so no second place for the stride
+        ("", "known: resnet18, resnet34"),
+        ("vgg", "known: resnet18, resnet34"),
     ],
 )
 def test_an_unknown_name(name, hint):
@@ -53,6 +61,8 @@ def test_an_unknown_name(name, hint):
 
 @pytest.mark.parametrize("name", EVERY)
 def test_conformance(name):
+    if name.startswith("keras_hub/"):
+        pytest.importorskip("keras_hub")
     first = backbones.build(name)
     keras.layers.Dense(1)  # something else is named in between
     second = backbones.build(name)
@@ -72,14 +82,16 @@ def test_conformance(name):
         assert tuple(x.shape[-1] for x in maps.values()) == CHANNELS[name]
 
 
-def test_resnet50_has_the_papers_parameters():
-    trainable = sum(int(np.prod(v.shape)) for v in backbones.build("keras_cv/resnet50").trainable_variables)
+@pytest.mark.parametrize("name", ["keras_cv/resnet50", "resnet50"])
+def test_resnet50_has_the_papers_parameters(name):
+    trainable = sum(int(np.prod(v.shape)) for v in backbones.build(name).trainable_variables)
     assert trainable == RESNET50_TRAINABLE
 
 
+@pytest.mark.parametrize("name", ["keras_cv/resnet10", "resnet18"])
 @pytest.mark.parametrize("canvas", [(33, 65), (75, 131)])
-def test_residual_networks_round_sizes_up(canvas):
-    maps = backbones.build("keras_cv/resnet10")(np.zeros((1, *canvas, 3), np.float32))
+def test_residual_networks_round_sizes_up(name, canvas):
+    maps = backbones.build(name)(np.zeros((1, *canvas, 3), np.float32))
     assert [tuple(x.shape[1:3]) for x in maps.values()] == [
         (-(-canvas[0] // stride), -(-canvas[1] // stride)) for stride in (8, 16, 32)
     ]
@@ -131,7 +143,7 @@ def test_a_preset_without_a_network(monkeypatch, error, text):
 def test_a_preset_is_built_by_its_own_class(monkeypatch):
     import keras_cv
 
-    drawn = backbones._BUILDERS["keras_cv/resnet18_v2"]()
+    drawn = backbones_keras_cv.BUILDERS["keras_cv/resnet18_v2"]()
     monkeypatch.setattr(
         keras_cv.models.ResNetV2Backbone,
         "presets_with_weights",

@@ -63,6 +63,27 @@ def test_p6_is_made_of_c5_or_p5_and_p7_of_the_rectified_p6():
         assert shapes_and_values(layer(maps))[1] == [-89, -90, -200, p6, 0]
 
 
+@pytest.mark.parametrize("padding", ["same", "symmetric"])
+def test_padding_of_the_extra_levels(padding):
+    maps = features([(16, 16), (8, 8), (4, 4)], values=(0.0, 0.0, 0.0))
+    maps["C5"][0, :, :, 0] = np.arange(1, 17).reshape(4, 4)
+    layer = pyramid(maps, padding=padding)
+    kernel = np.zeros((3, 3, 4, 4), np.float32)
+    kernel[:, :, 0, 0] = 1
+    for convolution in layer.extra.values():
+        convolution.kernel.assign(kernel)
+    found = [ops.convert_to_numpy(x)[0, :, :, 0].tolist() for x in layer(maps)[3:]]
+    assert found == [window_sums(np.arange(1, 17).reshape(4, 4), padding), window_sums(np.array(found[0]), padding)]
+
+
+def window_sums(x, padding):
+    """3x3 windows at stride 2, of a map with one more row and column behind it, and before it if `symmetric`."""
+    before = int(padding == "symmetric")
+    padded = np.pad(x, ((before, 1), (before, 1)))
+    rows = range(0, x.shape[0], 2)
+    return [[float(padded[y : y + 3, z : z + 3].sum()) for z in rows] for y in rows]
+
+
 @pytest.mark.parametrize(("low", "high"), [(3, 3), (3, 5), (4, 6), (5, 5), (5, 7)])
 def test_levels(low, high):
     maps = features([(16, 16), (8, 8), (4, 4)])
@@ -149,6 +170,21 @@ def test_group_norm():
     np.testing.assert_allclose(normalised.mean(axis=(0, 2)), 0, atol=1e-5)
     np.testing.assert_allclose(normalised.std(axis=(0, 2)), 1, rtol=1e-3)
     assert len(layer.norms) == 2 and np.isfinite(layer([x])).all()
+
+
+def test_convolutions_without_bias():
+    layer = box_subnet(config.Head(channels=32, layers=2, norm="group", conv_bias=False), 1)
+    layer.build([(None, None, None, 32)])
+    names = [v.path.split("/", 1)[1] for v in layer.trainable_variables]
+    assert not [name for name in names if name.endswith("/bias")]
+    assert sorted(names) == sorted(
+        ["prediction_bias", "prediction/kernel"]
+        + [
+            f"{part}_{i}/{name}"
+            for i in (0, 1)
+            for part, name in (("conv", "kernel"), ("norm", "gamma"), ("norm", "beta"))
+        ]
+    )
 
 
 def test_bfloat16_keeps_the_bias_exact():

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from retina.config import Anchors
+from retina.errors import RetinaError
 from retina.ops.anchors import (
     base_anchors,
     count_per_cell,
@@ -102,7 +103,13 @@ def test_empty_canvas_has_no_anchors():
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow's graphs have unknown shapes")
 @pytest.mark.parametrize(
-    "anchors", [Anchors(), Anchors(offset=0.0, rounding=True), Anchors(size=2.7, ratios=(0.7, 1.3))]
+    "anchors",
+    [
+        Anchors(),
+        Anchors(offset=0.0, rounding=True),
+        Anchors(size=2.7, ratios=(0.7, 1.3)),
+        Anchors(sizes=((32, 40, 50),) * 5, spacing="canvas", offset=0.25),
+    ],
 )
 def test_anchors_in_a_graph_are_the_same_bit_for_bit(anchors):
     for canvas in ((32, 32), (96, 640), (100, 70), (1344, 800)):
@@ -111,3 +118,43 @@ def test_anchors_in_a_graph_are_the_same_bit_for_bit(anchors):
             ours = keras.ops.convert_to_numpy(ours)
             assert ours.dtype == expected.dtype == np.float32
             np.testing.assert_array_equal(ours, expected)
+
+
+# --------------------------------------------------------------------------------------- sizes and spacing of one's own
+
+TORCHVISION = Anchors(
+    sizes=((32, 40, 50), (64, 80, 101), (128, 161, 203), (256, 322, 406), (512, 645, 812)),
+    offset=0.0,
+    rounding=True,
+    spacing="canvas",
+)
+
+
+def test_sizes_replace_size_and_scales():
+    assert count_per_cell(TORCHVISION) == 9 and count_per_cell(Anchors(sizes=((8, 9),), ratios=(1.0,))) == 2
+    squares = base_anchors(TORCHVISION.model_copy(update={"ratios": (1.0,)}), 7)
+    # Half of 645 is 322.5, which rounds to the even whole number.
+    assert squares.tolist() == [[-256, -256, 256, 256], [-322, -322, 322, 322], [-406, -406, 406, 406]]
+    exact = Anchors(sizes=((32, 40, 50),), ratios=(1.0,))
+    assert base_anchors(exact, 3)[:, 2].tolist() == [16, 20, 25]
+
+
+@pytest.mark.parametrize("level", [2, 4])
+def test_a_level_without_sizes(level):
+    with pytest.raises(RetinaError, match=f"anchors.sizes: expected a list for P{level}, there are 1 from P3 on"):
+        base_anchors(Anchors(sizes=((32,),)), level)
+
+
+def test_spacing_by_the_canvas():
+    """A side of 800 has 13 cells on P6 and 7 on P7: 61 and 114 pixels apart, not 64 and 128; 100, 50, 25 fit."""
+    levels = level_anchors(TORCHVISION.model_copy(update={"ratios": (1.0,)}), (800, 64), (3, 4, 5, 6, 7))
+    steps = [8, 16, 32, 61, 114]
+    for anchors, cells, step, columns in zip(levels, (100, 50, 25, 13, 7), steps, (8, 4, 2, 1, 1), strict=True):
+        centres = anchors[::3, [1, 3]].mean(axis=1).reshape(cells, columns)
+        assert centres[:, 0].tolist() == [step * row for row in range(cells)]
+    across = level_anchors(TORCHVISION, (64, 800), (7,))[0][::9, [0, 2]].mean(axis=1)
+    assert across.tolist() == [114 * column for column in range(7)]
+
+
+def test_spacing_of_an_empty_canvas():
+    assert pyramid_anchors(TORCHVISION, (0, 64), (3, 4)).shape == (0, 4)

@@ -1,0 +1,140 @@
+"""A new run's first weights from another run: all of them, but for classes that the other did not know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from retina import config as configuration
+from retina.config import Config
+from retina.errors import RetinaError
+from retina.files import exists
+from retina.models.detector import Detector
+from retina.training.checkpoint import Checkpoint, read, restore
+from retina.training.ema import averaged_weights
+from retina.training.resuming import changed_keys
+from retina.training.run_directory import BEST, LATEST, RunDirectory
+
+# What a run chooses for itself, whatever its first weights. All else of the model, and the anchors, is what weights
+# were trained for beside their shapes: other values are allowed, and said.
+_FREE = {"weights", "init_from", "init_classes", "batch_norm", "batch_norm_momentum", "freeze"}
+_FREE_IN_PARTS = {"init", "prior", "init_std"}
+
+
+def read_initial(source: Path) -> Checkpoint:
+    """The checkpoint that `model.init_from` names: a file, or a run's best one (its latest where none is the best).
+
+    Raises:
+        RetinaError: there is none, or it is damaged.
+    """
+    if not exists(source):
+        raise RetinaError(
+            f"model.init_from: {source}: not a run directory (no such folder); make one with `retina import-weights` "
+            "or `retina train`, or check the path"
+        )
+    if source.is_file():
+        if source.suffix != ".npz":
+            raise RetinaError(
+                f"model.init_from: {source}: expected a run directory or one of its checkpoints (.npz), got a "
+                f"'{source.suffix}' file; make a run of other weights with `retina import-weights`, and name that"
+            )
+        return read(source)
+    run = RunDirectory.open(source)
+    return read(run.checkpoint_path(BEST if run.pointed_step(BEST) is not None else LATEST))
+
+
+def initialise(detector: Detector, saved: Checkpoint, config: Config) -> list[str]:
+    """Gives the detector the checkpoint's weights (their moving average, if it has one); says in lines what was done.
+
+    The classification head's last rows are taken by class name (`config.model.init_classes` translates); those of other
+    classes stay as they were drawn, at the prior. Everything else must fit by path and shape.
+
+    Raises:
+        RetinaError: something does not fit, or `init_classes` names a class that is not there; nothing is assigned.
+    """
+    source = config.model.init_from
+    pairs = matching_classes(detector.class_names, saved.class_names, config.model.init_classes)
+    arrays = averaged_weights(saved.arrays)
+    for variable in (detector.classification.prediction.kernel, detector.classification.bias):
+        name = f"weights/{variable.path}"
+        if name in arrays:
+            fresh = keras.ops.convert_to_numpy(variable.value)
+            arrays[name] = _rows_by_class(
+                f"{source}: {name}", arrays[name], fresh, detector.classification.anchors, pairs, len(saved.class_names)
+            )
+    try:
+        restore(arrays, detector)
+    except RetinaError as error:
+        raise RetinaError(f"model.init_from: {source}: {error} Only classes may differ") from None
+    return [f"weights from {source}, step {saved.step}", *_describe(detector.class_names, saved, config, pairs)]
+
+
+def matching_classes(
+    here: Sequence[str], there: Sequence[str], translation: Mapping[str, str]
+) -> list[tuple[int, int]]:
+    """(label here, label there) of each class that both have.
+
+    Raises:
+        RetinaError: the translation names a class that is not there.
+    """
+    for name, other in translation.items():
+        if name not in here or other not in there:
+            side, known = ("this run's", here) if name not in here else ("the checkpoint's", there)
+            raise RetinaError(
+                f"model.init_classes: '{name}: {other}': expected one of {side} classes, got "
+                f"'{name if name not in here else other}'; they are {', '.join(known)}"
+            )
+    places = {name: label for label, name in enumerate(there)}
+    found = ((label, places.get(translation.get(name, name))) for label, name in enumerate(here))
+    return [(label, other) for label, other in found if other is not None]
+
+
+def _rows_by_class(
+    where: str, old: np.ndarray, fresh: np.ndarray, anchors: int, pairs: list[tuple[int, int]], classes: int
+) -> np.ndarray:
+    """`fresh` [..., A·K] with the columns of shared classes from `old` [..., A·K'], anchor by anchor."""
+    if old.shape != (*fresh.shape[:-1], anchors * classes):
+        raise RetinaError(
+            f"{where}: expected {list(fresh.shape[:-1])} and {anchors} anchors times {classes} classes, got "
+            f"{list(old.shape)}; take its anchors and head, too"
+        )
+    new = fresh.reshape(*fresh.shape[:-1], anchors, -1).copy()
+    here, there = [list(labels) for labels in zip(*pairs, strict=True)] or ([], [])
+    new[..., here] = old.reshape(*old.shape[:-1], anchors, classes)[..., there]
+    return new.reshape(fresh.shape)
+
+
+def _describe(names: Sequence[str], saved: Checkpoint, config: Config, pairs: list[tuple[int, int]]) -> list[str]:
+    known = {label for label, _ in pairs}
+    used = {label for _, label in pairs}
+    fresh = [name for label, name in enumerate(names) if label not in known]
+    left = [name for label, name in enumerate(saved.class_names) if label not in used]
+    lines = []
+    if fresh or left:
+        lines.append(f"classification rows kept for {_counted([names[label] for label, _ in pairs])}")
+    if fresh:
+        lines.append(f"classification rows started anew, at the prior {config.model.head.prior}, for {_counted(fresh)}")
+    if left:
+        lines.append(f"classification rows of the checkpoint left out: {_counted(left)}")
+    before = configuration.parse(saved.config, str(config.model.init_from))
+    changed = changed_keys(_conventions(before), _conventions(config))
+    if changed:
+        lines.append(f"these weights were trained with other settings: {', '.join(changed.values())}")
+    return lines
+
+
+def _conventions(config: Config) -> dict[str, Any]:
+    tree = config.model_dump(mode="json")
+    model = {name: value for name, value in tree["model"].items() if name not in _FREE}
+    for part in ("fpn", "head"):
+        model[part] = {name: value for name, value in model[part].items() if name not in _FREE_IN_PARTS}
+    return {"model": model, "anchors": tree["anchors"]}
+
+
+def _counted(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+    return f"{len(names)} classes ({shown})" if len(names) != 1 else f"1 class ({shown})"

@@ -1,0 +1,54 @@
+"""What an imported run computes, on one backend, written to an .npz file.
+
+    KERAS_BACKEND=jax python runner.py OUT.npz CASES.npz RUN…
+
+CASES holds for each number i `canvas_i` [H, W, 3] uint8, `size_i` [2] and the targets `boxes_i` [G, 4], `labels_i` [G].
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script: `retina` lies there
+
+import keras
+import numpy as np
+
+from retina.models.objective import objective
+from retina.training.loading import load
+
+
+def results(run, cases, *, detect=True):
+    """For each case: logits, deltas, anchors, losses, and where `detect` detections."""
+    predictor = load(run)
+    detector, out = predictor.detector, {}
+    for number in [int(name.removeprefix("canvas_")) for name in cases if name.startswith("canvas_")]:
+        boxes = cases[f"boxes_{number}"][None].astype(np.float32)
+        batch = {
+            "images": cases[f"canvas_{number}"][None],
+            "size": cases[f"size_{number}"][None].astype(np.int32),
+            "scale": np.ones((1, 2), np.float32),
+        }
+        targets = {
+            "boxes": boxes,
+            "labels": cases[f"labels_{number}"][None].astype(np.int32),
+            "valid": np.ones(boxes.shape[:2], bool),
+            "crowd": np.zeros(boxes.shape[:2], bool),
+        }
+        whole = {name: keras.ops.convert_to_tensor(value) for name, value in {**batch, **targets}.items()}
+        outputs = detector(whole, training=False)
+        found = {**outputs, **objective(detector.loss_sums(outputs, whole))}
+        found = {name: keras.ops.convert_to_numpy(value) for name, value in found.items()}
+        if detect:
+            found |= {name: value[0] for name, value in predictor.run(batch).items()}
+        found["anchors"] = np.concatenate(detector.level_anchors(batch["images"].shape[1:3]))
+        out |= {f"{name}_{number}": value for name, value in found.items()}
+    return out
+
+
+if __name__ == "__main__":
+    with np.load(sys.argv[2]) as file:
+        given = dict(file)
+    np.savez(
+        sys.argv[1],
+        **{f"{index}/{name}": x for index, run in enumerate(sys.argv[3:]) for name, x in results(run, given).items()},
+    )
