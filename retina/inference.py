@@ -66,7 +66,7 @@ def detect(
     from retina.data.pipeline import evaluation_batches, translated
 
     tables = []
-    with translated():
+    with translated(dataset):
         for batch in evaluation_batches(dataset, data, batch_size=batch_size):
             tables.append(_table(run(batch), np.asarray(batch["index"])))
     return concatenate(tables)
@@ -96,7 +96,8 @@ class Predictor:
             One `Detections` an image, in the order given.
 
         Raises:
-            RetinaError: a file is missing or no image, or an array is no [H, W, 3] uint8.
+            RetinaError: a file is missing, no image or of more than `data.max_pixels`, or an array is no [H, W, 3]
+                uint8.
         """
         return list(self.stream(images))
 
@@ -106,7 +107,7 @@ class Predictor:
 
         single = isinstance(images, (str, Path)) or (isinstance(images, np.ndarray) and images.ndim == 3)
         for image in [images] if single else images:
-            pixels = _pixels(image)
+            pixels = _pixels(image, self.config.data.max_pixels)
             canvas, scale, size = canvas_image(pixels, self.config.data.resize)
             batch = {
                 "images": canvas[None],
@@ -134,11 +135,11 @@ def build_detector(config: Config, class_names: Sequence[str], *, load_weights: 
     )
 
 
-def _pixels(image: Any) -> np.ndarray:
-    from retina.data.pipeline import load_image
+def _pixels(image: Any, max_pixels: int) -> np.ndarray:
+    from retina.data.images import load_image
 
     if isinstance(image, (str, Path)):
-        return load_image(str(image))
+        return load_image(str(image), max_pixels=max_pixels)
     pixels = np.asarray(image)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[-1] != 3 or 0 in pixels.shape:
         raise RetinaError(f"predict: expected uint8 RGB [H, W, 3], got {pixels.dtype} {list(pixels.shape)}")

@@ -99,7 +99,10 @@ def test_missing_sections(write):
     [
         # data
         ("data=null", "'data': input should be a valid dictionary"),
-        ("data.train.format=yolo", "'data.train.format': expected one of 'coco', 'voc', 'digits', got 'yolo'"),
+        (
+            "data.train.format=xml",
+            "'data.train.format': expected one of 'coco', 'voc', 'yolo', 'csv', 'tfds', 'digits'",
+        ),
         ("data.test={split: test}", "missing key 'data.test.format'"),
         ("data.train={format: coco}", "missing key 'data.train.annotations'; missing key 'data.train.images'"),
         ("data.train={format: voc}", "missing key 'data.train.splits'"),
@@ -112,7 +115,15 @@ def test_missing_sections(write):
         ("data.invalid_boxes=fix", "'data.invalid_boxes': input should be 'error', 'clip' or 'drop', got 'fix'"),
         ("data.difficult=no", "'data.difficult': input should be 'ignore', 'use' or 'drop', got False"),
         ("data.resize.short=2000", "'data.resize': long (1333) must be at least short (2000)"),
+        ("data.resize.train_short=[800, 640]", "'data.resize': train_short must increase, got [800, 640]"),
+        ("data.resize.train_short=[640, 1400]", "long (1333) must be at least the largest train_short (1400)"),
+        ("data.resize.train_short=[800]", "'data.resize': train_short [800] has no effect beside the same short"),
         ("data.resize.multiple=48", "data.resize.multiple (48) must be a multiple of 32"),
+        ("anchors.sizes=[[32], [64]]", "a list for each level from P3 on: model.fpn has P3 to P7, there are 2 lists"),
+        ("anchors.sizes=[[32], [64, 80]]", "'anchors': sizes must be lists of the same length, at least 1"),
+        ("anchors={sizes: [[32]], size: 2.0}", "'anchors': size has no effect where sizes are given"),
+        ("anchors={sizes: [[32]], scales: [2.0]}", "'anchors': scales has no effect where sizes are given"),
+        ("model.head.conv_bias=false", "'model.head': conv_bias: false needs norm: group"),
         ("data.augment.scale=[2, 1]", "'data.augment': scale must be (low, high) with low <= high"),
         ("data.augment.scale=[0, 1]", "'data.augment.scale.0': input should be greater than 0, got 0"),
         ("data.augment.horizontal_flip=1.5", "'data.augment.horizontal_flip': input should be less than or equal to 1"),
@@ -129,7 +140,7 @@ def test_missing_sections(write):
         ("model.head.prior=0", "'model.head.prior': input should be greater than 0, got 0"),
         ("model.head.prior=1.0", "'model.head.prior': input should be less than 1, got 1.0"),
         ("model.head.layers=-1", "'model.head.layers': input should be greater than or equal to 0, got -1"),
-        ("model.batch_norm=sync", "'model.batch_norm': input should be 'train' or 'frozen', got 'sync'"),
+        ("model.batch_norm=none", "'model.batch_norm': input should be 'train', 'frozen' or 'sync', got 'none'"),
         ("model.pixel_std=[0, 1, 1]", "'model.pixel_std.0': input should be greater than 0, got 0"),
         ("model.pixel_mean=[1, 2]", "missing key 'model.pixel_mean.2'"),
         ("model.pixel_mean=[.nan, 0, 0]", "'model.pixel_mean.0': input should be a finite number, got nan"),
@@ -153,7 +164,7 @@ def test_missing_sections(write):
         ("loss.box.delta=0", "'loss.box.delta': input should be greater than 0, got 0"),
         (
             "loss.box={kind: l2}",
-            "'loss.box.kind': expected one of 'huber', 'smooth_l1', 'giou', 'diou', 'ciou', got 'l2'",
+            "'loss.box.kind': expected one of 'huber', 'smooth_l1', 'l1', 'giou', 'diou', 'ciou', got 'l2'",
         ),
         (
             "loss.classification.kind=softmax",
@@ -193,7 +204,10 @@ def test_missing_sections(write):
             "evaluation.max_detections=[1, 10, 1000001]",
             "'evaluation': max_detections must be 1000000 at most, got 1000001",
         ),
-        ("run.precision=float16", "'run.precision': input should be 'float32' or 'mixed_bfloat16', got 'float16'"),
+        (
+            "run.precision=float16",
+            "'run.precision': input should be 'float32', 'mixed_bfloat16' or 'mixed_float16', got 'float16'",
+        ),
         ("inference.nms_iou=1.5", "'inference.nms_iou': input should be less than or equal to 1, got 1.5"),
         ("inference.candidates=0", "'inference.candidates': input should be greater than 0, got 0"),
         ("evaluation.metric=mAP", "'evaluation.metric': input should be 'AP', 'AP50' or 'AP75', got 'mAP'"),
@@ -419,4 +433,4 @@ def test_every_config_builds(path):
 
 def test_there_are_configs():
     names = {"digits", "ablation_digits", "bccd", "voc07", "voc0712", "coco_r50_fpn_1x", "coco_r101_fpn_1x"}
-    assert names <= {path.stem for path in CONFIGS}
+    assert names | {"bccd_finetune", "voc_finetune"} <= {path.stem for path in CONFIGS}

@@ -93,7 +93,7 @@ def sample(run: Path, *, images: int | None, checkpoint: str, seed: int) -> Samp
     if images is not None and images < len(dataset):
         dataset = dataset.subset(np.sort(rng.permutation(len(dataset))[:images]))
     foreground, background = [], []
-    with translated():
+    with translated(dataset):
         for batch in evaluation_batches(dataset, config.data, batch_size=config.inference.batch_size):
             batch = {name: keras.ops.convert_to_tensor(np.asarray(value)) for name, value in batch.items()}
             anchors = np.concatenate(detector.level_anchors(tuple(batch["images"].shape[1:3])))

@@ -20,7 +20,15 @@ from retina.errors import RetinaError
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
 _NAME_LENGTH = 100  # with a seed and a suffix it must stay below the 255 that file systems take
 # A setting may change anything but what its figures are measured on.
-_SHARED = ("evaluation", "data.validation", "data.root", "data.classes", "data.difficult", "data.invalid_boxes")
+_SHARED = (
+    "evaluation",
+    "data.validation",
+    "data.root",
+    "data.classes",
+    "data.relabel",
+    "data.difficult",
+    "data.invalid_boxes",
+)
 
 
 @dataclass(frozen=True)

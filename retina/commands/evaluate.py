@@ -42,7 +42,8 @@ def evaluate(
         write_score(out, result, detected.dataset.images)
         write_sheet(out, detected.dataset, detected.table, pictures=9)
     if as_json:
-        print(json.dumps({"run": str(run), "split": split, "checkpoint": checkpoint, **result.to_json()}, indent=2))
+        told = {"run": str(run), "split": split, "checkpoint": checkpoint, "notes": list(detected.dataset.notes)}
+        print(json.dumps({**told, **result.to_json()}, indent=2))
         return
     terminal = console()
     for note in detected.dataset.notes:

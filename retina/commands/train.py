@@ -21,15 +21,19 @@ def train(
 
     file, settings = config_arguments(config, overrides)
     if resume and file is None:
-        file = str(run_dir / "config.yaml")
+        from retina.training.run_directory import RunDirectory
+
+        file = str(RunDirectory.open(run_dir).path / "config.yaml")
     # Read before TensorFlow is imported, which takes seconds: a typo is told at once.
     resolved = configuration.load(file, settings)
     from retina.startup import import_tensorflow_quietly
 
     import_tensorflow_quietly()
+    from retina.training.run_directory import shown
     from retina.training.train import train as train_run
 
     train_run(resolved, run_dir, resume=resume)
     terminal = console()
-    terminal.print(f"The run is in {run_dir}. Look at it:", markup=False)
-    terminal.print(f"  retina evaluate {run_dir}\n  retina predict {run_dir} IMAGE…", markup=False)
+    terminal.print(f"The run is in {run_dir}. Look at it:", markup=False, soft_wrap=True)
+    run = shown(run_dir)
+    terminal.print(f"  retina evaluate {run}\n  retina predict {run} IMAGE…", markup=False, soft_wrap=True)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Union
 
 from pydantic import Field, model_validator
 
-from retina.config.values import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Section
+from retina.config.values import Float, Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Section
 
 
 class Focal(Section):
@@ -81,6 +81,13 @@ class SmoothL1Box(Section):
     weight: PositiveFloat = 1.0
 
 
+class L1Box(Section):
+    """The sum of absolute errors: smooth-L1 at beta 0, as torchvision's first RetinaNet."""
+
+    kind: Literal["l1"] = "l1"
+    weight: PositiveFloat = 1.0
+
+
 class GiouBox(Section):
     kind: Literal["giou"] = "giou"
     weight: PositiveFloat = 2.0
@@ -96,9 +103,32 @@ class CiouBox(Section):
     weight: PositiveFloat = 2.0
 
 
-BoxLoss = Annotated[Union[HuberBox, SmoothL1Box, GiouBox, DiouBox, CiouBox], Field(discriminator="kind")]
+BoxLoss = Annotated[Union[HuberBox, SmoothL1Box, L1Box, GiouBox, DiouBox, CiouBox], Field(discriminator="kind")]
+
+
+class BatchNormalizer(Section):
+    """Divide by the number of positive anchors of the batch, at least 1 (arXiv:1708.02002, section 4.1)."""
+
+    kind: Literal["batch"] = "batch"
+
+
+class EmaNormalizer(Section):
+    """Divide by a moving average n of that number, as detectron2 does:
+
+    n ← momentum · n + (1 - momentum) · max(positives, 1).
+
+    It starts at `initial` and holds the batch at hand already when that batch is divided.
+    """
+
+    kind: Literal["ema"] = "ema"
+    momentum: Annotated[Float, Field(ge=0, lt=1)] = 0.9
+    initial: PositiveFloat = 100.0
+
+
+Normalizer = Annotated[Union[BatchNormalizer, EmaNormalizer], Field(discriminator="kind")]
 
 
 class Loss(Section):
     classification: ClassificationLoss = Focal()
     box: BoxLoss = HuberBox()
+    normalizer: Normalizer = BatchNormalizer()

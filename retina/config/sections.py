@@ -87,3 +87,13 @@ class Config(Section):
         if self.data.resize.multiple % 32:
             raise ValueError(f"data.resize.multiple ({self.data.resize.multiple}) must be a multiple of 32")
         return self
+
+    @model_validator(mode="after")
+    def _anchors_fit_pyramid(self) -> Config:
+        fpn, sizes = self.model.fpn, self.anchors.sizes
+        if sizes is not None and (fpn.min_level != 3 or len(sizes) != fpn.max_level - 2):
+            raise ValueError(
+                f"anchors.sizes must hold a list for each level from P3 on: model.fpn has P{fpn.min_level} to "
+                f"P{fpn.max_level}, there are {len(sizes)} lists"
+            )
+        return self

@@ -17,22 +17,44 @@ from retina.config.values import (
     Section,
 )
 
+NO_DECAY = ("*bias", "*gamma", "*beta")
 
-class Sgd(Section):
+
+class _Optimizer(Section):
+    """What both kinds share.
+
+    `learning_rate` is multiplied by `run.batch_size / base_batch_size` where that is given (linear scaling,
+    arXiv:1706.02677, section 2.1). Weight decay leaves alone what `no_decay` names, by default biases and
+    normalisations; `rates` multiplies the learning rate of what it names, the first match counts. Both name weights by
+    patterns, with `*` for anything: `backbone/*`, `fpn/*`, `classification/*`, `box/*`, `*/kernel`.
+    """
+
+    kind: str
+    learning_rate: PositiveFloat
+    base_batch_size: PositiveInt | None = None
+    weight_decay: NonNegativeFloat = 1e-4
+    no_decay: tuple[str, ...] = NO_DECAY
+    rates: dict[str, NonNegativeFloat] = Field(default={})
+    clip_norm: PositiveFloat | None = None
+
+    @model_validator(mode="after")
+    def _decays_something(self) -> _Optimizer:
+        if self.no_decay != NO_DECAY and not self.weight_decay:
+            raise ValueError("no_decay has no effect with weight_decay: 0; remove one of them")
+        return self
+
+
+class Sgd(_Optimizer):
     kind: Literal["sgd"] = "sgd"
     learning_rate: PositiveFloat = 0.01
     momentum: Annotated[Float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: NonNegativeFloat = 1e-4
-    clip_norm: PositiveFloat | None = None
 
 
-class AdamW(Section):
+class AdamW(_Optimizer):
     kind: Literal["adamw"] = "adamw"
     learning_rate: PositiveFloat = 1e-3
     beta_1: Annotated[Float, Field(ge=0, lt=1)] = 0.9
     beta_2: Annotated[Float, Field(ge=0, lt=1)] = 0.999
-    weight_decay: NonNegativeFloat = 1e-4
-    clip_norm: PositiveFloat | None = None
 
 
 Optimizer = Annotated[Union[Sgd, AdamW], Field(discriminator="kind")]
@@ -73,17 +95,73 @@ class CosineSchedule(_Warmup):
     final_factor: Fraction = 0.0
 
 
-Schedule = Annotated[Union[StepSchedule, CosineSchedule], Field(discriminator="kind")]
+class ConstantSchedule(_Warmup):
+    """The learning rate stays at its peak."""
+
+    kind: Literal["constant"] = "constant"
+
+
+Schedule = Annotated[Union[StepSchedule, CosineSchedule, ConstantSchedule], Field(discriminator="kind")]
+
+
+class Ema(Section):
+    """A moving average of the weights, a ← d · a + (1 - d) · w after each update; evaluation and export use it.
+
+    The moving statistics of batch normalisation are averaged like the weights that they belong to. With `warmup`, d is
+    at most (1 + t) / (10 + t) after t updates, so that the first weights, far from any that are good, don't linger.
+    """
+
+    decay: Annotated[Float, Field(gt=0, lt=1)] = 0.9998
+    warmup: bool = True
+
+
+class EarlyStopping(Section):
+    """The run ends once `patience` evaluations in a row have not raised `metric` by more than `min_delta`.
+
+    `metric` null is `evaluation.metric`.
+    """
+
+    patience: PositiveInt
+    min_delta: NonNegativeFloat = 0.0
+    metric: Literal["AP", "AP50", "AP75"] | None = None
 
 
 class Run(Section):
-    """`evaluate_every` and `checkpoint_every` are in steps; null means at the end only."""
+    """`batch_size` images make one update, over all devices. `accumulate` splits them into that many parts, which go
+    through the network one after another for less memory: the same update, except that batch normalisation in training
+    sees a part at a time. `xla` compiles the step by XLA: `auto` does so where it was measured to be faster (TensorFlow
+    on a GPU), and JAX always does.
+
+    `evaluate_every` and `checkpoint_every` are in steps; null means at the end only.
+
+    Every evaluation is followed by a checkpoint, and `checkpoint_minutes` without one are, too (null: never). The
+    newest `keep` stay, and the best on the validation data. None of this changes a run's result.
+    """
 
     seed: Annotated[Int, Field(ge=0, lt=2**32)] = 0
     batch_size: PositiveInt = 8
-    precision: Literal["float32", "mixed_bfloat16"] = "float32"
+    accumulate: PositiveInt = 1
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    xla: Literal["auto", "on", "off"] = "auto"
+    ema: Ema | None = None
     deterministic: bool = False
     evaluate_every: PositiveInt | None = None
+    early_stopping: EarlyStopping | None = None
     checkpoint_every: PositiveInt | None = None
+    checkpoint_minutes: PositiveFloat | None = 15.0
+    keep: PositiveInt = 2
     log_every: PositiveInt = 20
     pictures: NonNegativeInt = 6
+    preflight: Literal["refuse", "warn", "off"] = "refuse"
+
+    @model_validator(mode="after")
+    def _equal_parts(self) -> Run:
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size ({self.batch_size}) must be a multiple of accumulate ({self.accumulate})")
+        return self
+
+    @model_validator(mode="after")
+    def _stops_at_evaluations(self) -> Run:
+        if self.early_stopping is not None and self.evaluate_every is None:
+            raise ValueError("early_stopping has no effect without evaluations on the way; set run.evaluate_every")
+        return self

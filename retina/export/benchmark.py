@@ -180,7 +180,7 @@ def _last(value: Any, steps: Iterable[Step]) -> Any:
 
 
 def _decode(files: list[bytes]) -> list[np.ndarray]:
-    from retina.data.pipeline import load_image
+    from retina.data.images import load_image
 
     return [load_image(file) for file in files]
 

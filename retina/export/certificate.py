@@ -20,6 +20,7 @@ import retina
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import DetectionTable
 from retina.data.scoring import GroundTruth, ground_truth, results
+from retina.data.stored import encoded as encoded_image
 from retina.errors import RetinaError
 from retina.evaluation.coco import evaluate_as
 from retina.export import stages, worker
@@ -128,7 +129,7 @@ def certify(
     predictor = checkpoint if isinstance(checkpoint, Predictor) else load(checkpoint)
     if kind != "saved_model":
         predictor = _in_float32(predictor)
-    encoded = [image if isinstance(image, bytes) else Path(image).read_bytes() for image in dataset.images]
+    encoded = [encoded_image(image) for image in dataset.images]
     ours, our_seconds = _of_checkpoint(predictor, encoded)
     with tempfile.TemporaryDirectory(prefix="retina_certificate_") as folder:
         files = _write_images(Path(folder), encoded)
@@ -199,7 +200,7 @@ class _CannotRun(Exception):
 
 
 def _of_checkpoint(predictor: Predictor, encoded: Sequence[bytes]) -> tuple[list[Detections], np.ndarray]:
-    from retina.data.pipeline import load_image
+    from retina.data.images import load_image
 
     predictor.predict(load_image(encoded[0]))  # the first call builds the graph
     found, seconds = [], []

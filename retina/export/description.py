@@ -77,7 +77,7 @@ def pixels_of(image: np.ndarray | bytes | str | Path) -> np.ndarray:
         RetinaError: it is missing, damaged, empty, or an array of another shape or type.
     """
     if isinstance(image, (str, Path, bytes)):
-        from retina.data.pipeline import load_image
+        from retina.data.images import load_image
 
         return load_image(image)
     pixels = np.asarray(image)

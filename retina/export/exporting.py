@@ -132,7 +132,7 @@ def _write(
 
 
 def _representative(config: configuration.Config) -> list[np.ndarray]:
-    from retina.data.pipeline import load_image
+    from retina.data.images import load_image
 
     dataset = _spread(load_split(config.data, "train"), _REPRESENTATIVE)
     return [load_image(image) for image in dataset.images]

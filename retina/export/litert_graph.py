@@ -74,7 +74,11 @@ def level_anchors(anchors: config.Anchors, canvas: tf.Tensor, level: int) -> tf.
     stride = 2**level
     base = base_anchors(anchors, level).astype(np.float32)
     rows, columns = ((canvas[axis] + stride - 1) // stride for axis in (1, 2))
-    y, x = ((tf.cast(tf.range(count), tf.float32) + anchors.offset) * float(stride) for count in (rows, columns))
+    y, x = (
+        (tf.cast(tf.range(count), tf.float32) + anchors.offset)
+        * (float(stride) if anchors.spacing == "stride" else tf.cast(canvas[axis] // count, tf.float32))
+        for axis, count in ((1, rows), (2, columns))
+    )
     centres = tf.reshape(y, [-1, 1, 1, 1]) * [0.0, 1.0, 0.0, 1.0] + tf.reshape(x, [1, -1, 1, 1]) * [1.0, 0.0, 1.0, 0.0]
     return tf.reshape(centres + base, [-1, 4])
 

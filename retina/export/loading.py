@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from retina.data.dataset import DetectionDataset
 from retina.data.detections import DetectionTable
 from retina.data.load import Split
 from retina.data.scoring import results
+from retina.data.stored import path_or_bytes
 from retina.errors import RetinaError
 from retina.evaluation.coco import Metrics, evaluate_as
 from retina.export.certificate import table_of
@@ -80,5 +81,5 @@ def evaluate(
     return metrics, detected.table, detected.dataset
 
 
-def _files(dataset: DetectionDataset) -> list[bytes | Path]:
-    return [image if isinstance(image, bytes) else Path(image) for image in dataset.images]
+def _files(dataset: DetectionDataset) -> Iterator[bytes | Path]:
+    return (path_or_bytes(image) for image in dataset.images)

@@ -185,7 +185,6 @@ def _level(anchors: config.Anchors, level: int) -> list[str]:
         **{
             f"stride_{level}": ("int64", [1], [2**level]),
             f"stride_less_{level}": ("int64", [1], [2**level - 1]),
-            f"pitch_{level}": ("double", [], [2.0**level]),
             f"base_{level}": ("double", base.shape, base),
             f"offset_{level}": ("double", [], [anchors.offset]),
             f"as_rows_{level}": ("int64", [2], [-1, 4]),
@@ -209,10 +208,11 @@ def _level(anchors: config.Anchors, level: int) -> list[str]:
                 }
             ),
             f"number_{at} = Gather<axis = 0>(cells_{level}, which_{at})",
+            *_pitch(anchors, level, at),
             f"index_{at} = Range(none_{level}, number_{at}, next_{level})",
             f"exact_{at} = Cast<to = {_DOUBLE}>(index_{at})",
             f"moved_{at} = Add(exact_{at}, offset_{level})",
-            f"centre_{at} = Mul(moved_{at}, pitch_{level})",
+            f"centre_{at} = Mul(moved_{at}, pitch_{at})",
             f"shaped_{at} = Reshape(centre_{at}, shape_{at})",
             f"corner_{at} = Mul(shaped_{at}, mask_{at})",
         ]
@@ -223,6 +223,17 @@ def _level(anchors: config.Anchors, level: int) -> list[str]:
         f"rows_{level} = Reshape(grid_{level}, as_rows_{level})",
         f"anchors_{level} = Cast<to = {_FLOAT}>(rows_{level})",
         f"count_{level} = Shape<start = 0, end = 1>(anchors_{level})",
+    ]
+
+
+def _pitch(anchors: config.Anchors, level: int, at: str) -> list[str]:
+    """`pitch_at`, the distance of neighbouring anchors, as `anchors.spacing` asks."""
+    if anchors.spacing == "stride":
+        return _constants(**{f"pitch_{at}": ("double", [], [2.0**level])})
+    return [
+        f"side_{at} = Gather<axis = 0>(canvas, which_{at})",
+        f"whole_{at} = Div(side_{at}, number_{at})",
+        f"pitch_{at} = Cast<to = {_DOUBLE}>(whole_{at})",
     ]
 
 

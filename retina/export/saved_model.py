@@ -124,7 +124,7 @@ class SavedModel:
         return {name: value.numpy() for name, value in self.module.stages(tf.constant([image])).items()}
 
     def _one(self, image: np.ndarray | bytes | str | Path) -> Detections:
-        from retina.data.pipeline import load_image
+        from retina.data.images import load_image
 
         if isinstance(image, np.ndarray):
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:

@@ -60,7 +60,7 @@ class Serving(tf.Module):
         self.weights = [] if folded else weights
         self.files = [tf.saved_model.Asset(str(file)) for file in files]
         self._detector = _Untracked(detector)
-        self._resize = config.data.resize
+        self._resize, self._max_pixels = config.data.resize, config.data.max_pixels
         network = tf.function(self.network, input_signature=[_CANVAS, _SIZE])
         self._network = _with_constants(network) if folded else network
         defaults = self._defaults()
@@ -100,7 +100,7 @@ class Serving(tf.Module):
 
     def decoded(self, encoded: tf.Tensor) -> tf.Tensor:
         """Pixels [h,w,3] uint8 of a scalar string; [0,0,3] if it is no image."""
-        return pixels.read(encoded, from_file=False)
+        return pixels.read(encoded, from_file=False, max_pixels=self._max_pixels)
 
     def canvas(self, image: tf.Tensor) -> Canvas:
         """An image [h,w,3] on its canvas; an empty one is taken as a black pixel that is not `readable`."""

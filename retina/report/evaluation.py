@@ -14,6 +14,7 @@ from PIL import Image
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import DetectionTable, to_coco
 from retina.data.scoring import GroundTruth, Results
+from retina.data.stored import TableImage
 from retina.errors import RetinaError
 from retina.evaluation.assessment import Assessment
 from retina.evaluation.coco import Metrics
@@ -70,7 +71,7 @@ def write_assessment(
     truth: GroundTruth,
     found: Results,
     assessment: Assessment,
-    images: Sequence[str | bytes] | None = None,
+    images: Sequence[TableImage] | None = None,
 ) -> None:
     """Writes the plots of `retina.report.plots`, and with `images` [N] also `worst_images.png` and `mistakes.png`.
 
@@ -112,7 +113,7 @@ def _save(path: Path, picture: np.ndarray) -> None:
 
 
 def _picture(dataset: DetectionDataset, detections: DetectionTable, row: int) -> np.ndarray:
-    from retina.data.pipeline import load_image
+    from retina.data.images import load_image
 
     shown = (detections.image == row) & (detections.scores >= SHOWN_SCORE)
     return draw(
@@ -125,10 +126,10 @@ def _picture(dataset: DetectionDataset, detections: DetectionTable, row: int) ->
 
 
 def _worst(
-    truth: GroundTruth, found: Results, assessment: Assessment, images: Sequence[str | bytes]
+    truth: GroundTruth, found: Results, assessment: Assessment, images: Sequence[TableImage]
 ) -> list[np.ndarray]:
     """The images of the lowest F1 at the overall threshold, with their ground truth."""
-    from retina.data.pipeline import load_image
+    from retina.data.images import load_image
 
     threshold = assessment.confusion.score_threshold
     cells = []
@@ -152,10 +153,10 @@ def _worst(
 
 
 def _mistakes(
-    truth: GroundTruth, found: Results, assessment: Assessment, images: Sequence[str | bytes]
+    truth: GroundTruth, found: Results, assessment: Assessment, images: Sequence[TableImage]
 ) -> list[np.ndarray]:
     """The wrong detections of the highest scores, cut out with their surroundings, and the box that each is about."""
-    from retina.data.pipeline import load_image
+    from retina.data.images import load_image
 
     cells = []
     for mistake in most_confident_mistakes(assessment.errors, found, SHOWN):

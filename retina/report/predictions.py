@@ -26,7 +26,7 @@ def write_predictions(
     Raises:
         RetinaError: the folder can't be written, or a picture would overwrite one of `files`.
     """
-    from retina.data.pipeline import load_image
+    from retina.data.images import load_image
 
     pictures = _distinct_names(folder, files)
     inputs = {file.resolve() for file in files}

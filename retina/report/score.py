@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retina.data.scoring import as_coco
+from retina.data.stored import TableImage
 from retina.report.evaluation import write_assessment, write_figures
 from retina.scoring import Score
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def write_score(folder: Path, result: Score, images: Sequence[str | bytes] | None = None) -> None:
+def write_score(folder: Path, result: Score, images: Sequence[TableImage] | None = None) -> None:
     """Writes `metrics.json`, what `--json` prints, and `detections.json`, COCO results with the ground truth's ids;
     under "coco" also plots, and with `images` [N] (by default the score's own) pictures of what went wrong.
 

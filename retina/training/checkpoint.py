@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 import zipfile
 import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,22 @@ _DAMAGE = (
     OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error,
     struct.error,
 )  # fmt: skip
+_META, _DIGEST = "__meta__", "__sha256__"
+_WEIGHTS, _OPTIMIZER, _EXTRA = "weights/", "optimizer/", "extra/"
+
+
+class DamagedCheckpoint(RetinaError):
+    """The file is there, but it is cut short, altered, or no checkpoint."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """`arrays` by `weights/<variable path>` and `optimizer/<variable path>`; `step` updates have been made."""
+    """What a run needs to go on; `step` updates have been made.
+
+    `arrays` by `weights/<variable path>`, `optimizer/<variable path>` and `extra/<name>` (what the training step keeps
+    besides: moving averages, the loss scale). `best` is the best figure on the validation data so far. `progress` is
+    the loop's own state, plain values for JSON: see `retina.training.state.Progress`.
+    """
 
     step: int
     config: dict[str, Any]
@@ -33,30 +46,45 @@ class Checkpoint:
     category_ids: tuple[int, ...]
     best: float | None
     arrays: dict[str, np.ndarray]
+    progress: dict[str, Any] = field(default_factory=dict)
 
 
-def gather(model: keras.Model, optimizer: keras.optimizers.Optimizer | None = None) -> dict[str, np.ndarray]:
-    """The arrays of a model (weights and random states, not metrics) and of an optimizer, by variable path."""
-    arrays = {f"weights/{v.path}": keras.ops.convert_to_numpy(v.value) for v in _state(model)}
+def gather(
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> dict[str, np.ndarray]:
+    """Copies of the arrays of a model (weights and random states, not metrics) and of an optimizer, by variable path.
+
+    Args:
+        extra: further arrays by name, each stored as `extra/<name>`.
+    """
+    arrays = {f"{_WEIGHTS}{v.path}": _copy(v.value) for v in _state(model)}
     if optimizer is not None:
-        arrays |= {f"optimizer/{v.path}": keras.ops.convert_to_numpy(v.value) for v in optimizer.variables}
-    return arrays
+        arrays |= {f"{_OPTIMIZER}{v.path}": _copy(v.value) for v in optimizer.variables}
+    return arrays | {f"{_EXTRA}{name}": _copy(value) for name, value in (extra or {}).items()}
+
+
+def extra_of(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What `gather` was given as `extra`, by its own names."""
+    return {name.removeprefix(_EXTRA): array for name, array in arrays.items() if name.startswith(_EXTRA)}
 
 
 def restore(
     arrays: dict[str, np.ndarray], model: keras.Model, optimizer: keras.optimizers.Optimizer | None = None
 ) -> None:
-    """Assigns arrays to variables of the same path and shape.
+    """Assigns arrays to variables of the same path and shape; `extra/` arrays are the training step's to take.
 
     Raises:
         RetinaError: a variable has no array, an array no variable (of the model; or of the optimizer, if one is given),
             or shapes differ. Nothing is assigned then.
     """
-    variables = {f"weights/{v.path}": v for v in _state(model)}
-    wanted = {name for name in arrays if name.startswith("weights/")}
+    variables = {f"{_WEIGHTS}{v.path}": v for v in _state(model)}
+    prefixes: tuple[str, ...] = (_WEIGHTS,)
     if optimizer is not None:
-        variables |= {f"optimizer/{v.path}": v for v in optimizer.variables}
-        wanted = set(arrays)
+        variables |= {f"{_OPTIMIZER}{v.path}": v for v in optimizer.variables}
+        prefixes = (_WEIGHTS, _OPTIMIZER)
+    wanted = {name for name in arrays if name.startswith(prefixes)}
     missing, unused = sorted(set(variables) - set(arrays)), sorted(wanted - set(variables))
     shapes = [
         f"{name} (model {tuple(v.shape)}, checkpoint {arrays[name].shape})"
@@ -72,29 +100,39 @@ def restore(
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
+    """Writes a checkpoint with the SHA-256 of each array and of the description; whole, or not at all."""
     meta = {
-        "format": 1,
+        "format": 2,
         "step": checkpoint.step,
         "config": checkpoint.config,
         "class_names": list(checkpoint.class_names),
         "category_ids": list(checkpoint.category_ids),
         "best": checkpoint.best,
+        "progress": checkpoint.progress,
+        "sha256": {name: _digest(array) for name, array in checkpoint.arrays.items()},
     }
-    arrays: dict[str, Any] = {"__meta__": np.array(json.dumps(meta)), **checkpoint.arrays}
+    text = json.dumps(meta)
+    own = {_META: np.array(text), _DIGEST: np.array(hashlib.sha256(text.encode()).hexdigest())}
+    arrays: dict[str, Any] = {**own, **checkpoint.arrays}
     with written(path) as temporary:
         np.savez(temporary, **arrays)
 
 
 def read(path: Path) -> Checkpoint:
-    """Reads a checkpoint; no code in it is run.
+    """Reads a checkpoint and proves its checksums; no code in it is run.
 
     Raises:
-        RetinaError: the file is missing, damaged or no checkpoint.
+        DamagedCheckpoint: the file is cut short or altered, or no checkpoint.
+        RetinaError: the file is missing.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: NumPy leaves the file of a damaged archive open.
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-        meta = json.loads(str(arrays.pop("__meta__")))
+        text = str(arrays.pop(_META))
+        meta = json.loads(text)
+        if meta["format"] >= 2:
+            _prove(text, str(arrays.pop(_DIGEST)), meta["sha256"], arrays)
         return Checkpoint(
             meta["step"],
             meta["config"],
@@ -102,11 +140,35 @@ def read(path: Path) -> Checkpoint:
             tuple(meta["category_ids"]),
             meta["best"],
             arrays,
+            meta.get("progress", {}),
         )
     except FileNotFoundError:
         raise RetinaError(f"{path}: no such checkpoint") from None
     except _DAMAGE as error:
-        raise RetinaError(f"{path}: damaged or not a checkpoint of retina ({error}); use another one") from None
+        raise DamagedCheckpoint(f"{path}: damaged or not a checkpoint of retina ({error}); use another one") from None
+
+
+def _prove(text: str, digest: str, digests: dict[str, str], arrays: dict[str, np.ndarray]) -> None:
+    if hashlib.sha256(text.encode()).hexdigest() != digest:
+        raise ValueError("its description is not the one that was written")
+    if digests.keys() != arrays.keys():
+        raise ValueError(f"arrays are missing or added: {', '.join(sorted(digests.keys() ^ arrays.keys())[:3])}")
+    for name, array in arrays.items():
+        if _digest(array) != digests[name]:
+            raise ValueError(f"{name} is not what was written: its SHA-256 differs")
+
+
+def _digest(array: np.ndarray) -> str:
+    """Of the type, the shape and the bytes."""
+    array = np.asarray(array)
+    found = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
+    found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return found.hexdigest()
+
+
+def _copy(value: Any) -> np.ndarray:
+    # An array may share the memory of a tensor that the next step writes to.
+    return np.array(keras.ops.convert_to_numpy(value))
 
 
 def _state(model: keras.Model) -> list[Any]:

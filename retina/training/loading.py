@@ -16,6 +16,7 @@ from retina.errors import RetinaError
 from retina.evaluation.coco import Metrics, evaluate_as
 from retina.inference import Predictor, build_detector, detect
 from retina.training.checkpoint import Checkpoint, read, restore
+from retina.training.ema import averaged_weights
 from retina.training.run_directory import RunDirectory
 
 
@@ -30,7 +31,7 @@ class Trained(Protocol):
 
 
 def load(run: str | Path, checkpoint: str = "best") -> Predictor:
-    """The detector of a run directory.
+    """The detector of a run directory, with the averaged weights where the run keeps them (`run.ema`).
 
     Args:
         run: the run directory.
@@ -48,7 +49,7 @@ def load_checkpoint(run: str | Path, checkpoint: str = "best") -> tuple[Predicto
     saved = read(path)
     config = configuration.parse(saved.config, str(path))
     detector = build_detector(config, saved.class_names, load_weights=False)
-    restore(saved.arrays, detector)
+    restore(averaged_weights(saved.arrays), detector)
     return Predictor(detector, config), saved
 
 

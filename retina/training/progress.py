@@ -64,7 +64,7 @@ class Report:
         self._write(text)
 
     def _write(self, text: str) -> None:
-        with open(self.log, "a", encoding="utf-8") as file:
+        with open(self.log, "a", encoding="utf-8", errors="backslashreplace") as file:
             for line in text.splitlines():
                 file.write(f"{datetime.now().isoformat(timespec='seconds')}  {line}\n")
 

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: linear warm-up, then steps or a half cosine."""
+"""Learning-rate schedules: linear warm-up, then a constant, steps or a half cosine."""
 
 from __future__ import annotations
 
@@ -42,6 +42,8 @@ class LearningRate(keras.optimizers.schedules.LearningRateSchedule):
             share = ops.minimum(step / max(s.steps - 1, 1), 1.0)
             return s.final_factor + (1.0 - s.final_factor) * 0.5 * (1.0 + ops.cos(math.pi * share))
         factor = ops.ones_like(step)
+        if s.kind == "constant":
+            return factor
         for milestone in s.milestones:
             factor = ops.where(step >= milestone, factor * s.factor, factor)
         return factor
@@ -51,8 +53,9 @@ class LearningRate(keras.optimizers.schedules.LearningRateSchedule):
 
     @classmethod
     def from_config(cls, values: dict[str, Any]) -> LearningRate:
-        kinds: dict[str, type[config.StepSchedule] | type[config.CosineSchedule]] = {
+        kinds: dict[str, type[config.StepSchedule] | type[config.CosineSchedule] | type[config.ConstantSchedule]] = {
             "step": config.StepSchedule,
             "cosine": config.CosineSchedule,
+            "constant": config.ConstantSchedule,
         }
         return cls(values["peak"], kinds[values["schedule"]["kind"]].model_validate(values["schedule"]))

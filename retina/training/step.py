@@ -1,17 +1,24 @@
-"""One training step on each backend: forward, objective, gradients, update."""
+"""One training step on each backend: forward, objective, gradients, update.
+
+A batch goes through the network at once or in equal parts (`run.accumulate`). Sums of losses and of gradients are added
+up over the parts, and divided once, by the positives of all: unlike the mean of the parts' means, that is the gradient
+of the whole batch, whichever part the positives are in. Data-parallel replicas fit in at the same place.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import keras
 import numpy as np
+from keras import ops
 
 from retina import config
+from retina.errors import RetinaError
 from retina.models.detector import Detector
-from retina.models.objective import objective
-from retina.training.optimizer import global_norm, prepare_gradients
+from retina.training.update import Seen, Update
 
 Tensor = Any
 Batch = dict[str, Tensor]
@@ -20,111 +27,243 @@ INPUTS = ("images", "size", "boxes", "labels", "valid", "crowd")
 
 class TrainStep(Protocol):
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
-        """Updates the weights; gives `loss`, `loss_classification`, `loss_box`, `positives`, `gradient_norm`."""
+        """Updates the weights; gives `loss`, `loss_classification`, `loss_box`, `gradient_norm`, what
+        `retina.training.scalars` names and, under float16, `loss_scale` and `overflow`."""
 
     def sync(self) -> None:
         """Brings the state back into the detector's and the optimizer's variables."""
 
+    def state(self) -> dict[str, np.ndarray]:
+        """What the step keeps beside weights and slots, by name; after `sync`."""
 
-def build_step(detector: Detector, optimizer: keras.optimizers.Optimizer, settings: config.Optimizer) -> TrainStep:
-    """The step of the Keras backend in use; each canvas shape is compiled once."""
+    def load(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Takes up what `state` gave.
+
+        Raises:
+            RetinaError: names or shapes are not the step's. Nothing is taken up then.
+        """
+
+    def averaged(self) -> Any:
+        """Context manager: inside, the detector carries the averaged weights (`run.ema`), behind it its own again."""
+
+
+def build_step(
+    detector: Detector,
+    optimizer: keras.optimizers.Optimizer,
+    settings: config.Optimizer,
+    run: config.Run = config.Run(),  # noqa: B008 - frozen
+) -> TrainStep:
+    """The step of the Keras backend in use; each canvas shape is compiled once.
+
+    Args:
+        detector, optimizer: the step's own from here on; `sync` before they are read.
+        settings: of the optimizer.
+        run: `accumulate`, `ema` and `xla`; the precision is the detector's.
+
+    Raises:
+        RetinaError: `run.xla` has no effect on the backend.
+    """
+    backend = keras.backend.backend()
+    xla = uses_xla(run.xla, backend)
     optimizer.build(detector.trainable_variables)
-    kinds: dict[str, Callable[..., TrainStep]] = {"tensorflow": TensorFlowStep, "jax": JaxStep, "torch": TorchStep}
-    return kinds[keras.backend.backend()](detector, optimizer, settings)
+    update = Update(detector, optimizer, settings, run)
+    if backend == "tensorflow":
+        return TensorFlowStep(update, xla)
+    return JaxStep(update) if backend == "jax" else TorchStep(update)
 
 
-class TensorFlowStep:
-    def __init__(self, detector: Detector, optimizer: keras.optimizers.Optimizer, settings: config.Optimizer):
+def uses_xla(mode: str, backend: str) -> bool:
+    """Whether XLA compiles the step.
+
+    Raises:
+        RetinaError: the backend can't do what `mode` (`run.xla`) asks for.
+    """
+    if mode == "on" and backend == "torch":
+        raise RetinaError("run.xla: on has no effect with PyTorch; set auto or off, or use JAX or TensorFlow")
+    if mode == "off" and backend == "jax":
+        raise RetinaError("run.xla: off has no effect with JAX, which always compiles its step; set auto or on")
+    if backend == "tensorflow" and mode == "auto":
+        import tensorflow as tf
+
+        # On a CPU, XLA's step took 1.3 to 1.4 times as long (ResNet-18, 256 px, 2 cores; scripts/benchmark_train_step).
+        return bool(tf.config.list_physical_devices("GPU"))
+    return backend == "jax" or mode == "on"
+
+
+class _Step:
+    """What the backends share: the state beside weights and slots."""
+
+    def __init__(self, update: Update):
+        self.update, self.detector = update, update.detector
+
+    def sync(self) -> None:
+        pass
+
+    def reload(self) -> None:
+        """Takes up variables that were assigned from outside."""
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {name: ops.convert_to_numpy(v.value) for name, v in self.update.variables.items()}
+
+    def load(self, arrays: Mapping[str, np.ndarray]) -> None:
+        ours = {name: tuple(v.shape) for name, v in self.update.variables.items()}
+        theirs = {name: tuple(array.shape) for name, array in arrays.items()}
+        wrong = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+        if wrong:
+            raise RetinaError(
+                f"checkpoint: extra/{wrong[0]}: expected shape {ours.get(wrong[0], 'nothing')}, got "
+                f"{theirs.get(wrong[0], 'nothing')} ({len(wrong)} such in all): was it made by another config?"
+            )
+        for name, variable in self.update.variables.items():
+            variable.assign(arrays[name])
+        self.reload()
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        self.sync()
+        average = self.update.ema
+        if average is None:
+            yield
+            return
+        own = [np.array(ops.convert_to_numpy(v.value)) for v in average.sources]
+        for variable, value in zip(average.sources, average.averages, strict=True):
+            variable.assign(ops.convert_to_numpy(value.value))
+        try:
+            yield
+        finally:
+            for variable, array in zip(average.sources, own, strict=True):
+                variable.assign(array)
+
+
+def _in_parts(batch: Batch, parts: int) -> Batch:
+    """Each [B, …] as [parts, B / parts, …]."""
+    return {name: ops.reshape(x, (parts, x.shape[0] // parts, *x.shape[1:])) for name, x in batch.items()}
+
+
+def _added(first: list[Tensor], second: list[Tensor]) -> list[Tensor]:
+    return [x + y for x, y in zip(first, second, strict=True)]
+
+
+class TensorFlowStep(_Step):
+    def __init__(self, update: Update, xla: bool):
+        super().__init__(update)
         import tensorflow as tf
 
         from retina.training.fused_batch_norm import fuse_batch_norms
 
+        detector, parts = update.detector, update.parts
         fuse_batch_norms(detector.backbone)
 
-        @tf.function
-        def step(batch: Batch) -> dict[str, Tensor]:
+        def differentiate(batch: Batch) -> tuple[Seen, list[Tensor]]:
             with tf.GradientTape() as tape:
-                sums = detector.loss_sums(detector(batch, training=True), batch)
-                losses = objective(sums)
-            variables = detector.trainable_variables
-            gradients = tape.gradient(losses["loss"], [v.value for v in variables])
-            norm = tf.linalg.global_norm(gradients)  # its kernel is several times faster than squares and sums
-            optimizer.apply(prepare_gradients(gradients, variables, settings, norm), variables)
-            return {**losses, "positives": sums.positives, "gradient_norm": norm}
+                seen = Seen(*detector.observed_sums(detector(batch, training=True), batch))
+                target = update.target(seen.sums)
+            return seen, tape.gradient(target, [v.value for v in detector.trainable_variables])
+
+        def accumulate(batch: Batch) -> tuple[Seen, list[Tensor]]:
+            batches = _in_parts(batch, parts)
+
+            def more(place: Tensor, seen: Seen, gradients: list[Tensor]) -> tuple[Tensor, Seen, list[Tensor]]:
+                new, new_gradients = differentiate({name: x[place] for name, x in batches.items()})
+                return place + 1, seen + new, _added(gradients, new_gradients)
+
+            zeros = [tf.zeros(v.shape, v.dtype) for v in detector.trainable_variables]
+            # One part at a time: running them side by side would need the memory that they save.
+            start = (tf.constant(0), update.nothing(), zeros)
+            return tf.while_loop(lambda place, *_: place < parts, more, start, parallel_iterations=1)[1:]
+
+        @tf.function(jit_compile=xla, autograph=False)
+        def step(batch: Batch) -> dict[str, Tensor]:
+            return update.apply(*(differentiate(batch) if parts == 1 else accumulate(batch)))
 
         self._step = step
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         return self._step({name: batch[name] for name in INPUTS})
 
-    def sync(self) -> None:
-        pass
 
-
-class JaxStep:
-    def __init__(self, detector: Detector, optimizer: keras.optimizers.Optimizer, settings: config.Optimizer):
+class JaxStep(_Step):
+    def __init__(self, update: Update):
+        super().__init__(update)
         import jax
 
-        self.detector, self.optimizer = detector, optimizer
+        detector, parts = update.detector, update.parts
 
         def loss(trainable: list, frozen: list, batch: Batch) -> tuple[Tensor, tuple]:
             outputs, frozen = detector.stateless_call(trainable, frozen, batch, training=True)
-            sums = detector.loss_sums(outputs, batch)
-            losses = objective(sums)
-            return losses["loss"], ({**losses, "positives": sums.positives}, frozen)
+            seen = Seen(*detector.observed_sums(outputs, batch))
+            return update.target(seen.sums), (seen, frozen)
+
+        differentiate = jax.value_and_grad(loss, has_aux=True)
+
+        def accumulate(trainable: list, frozen: list, batch: Batch) -> tuple[Seen, list, list]:
+            def more(carry: tuple, part: Batch) -> tuple[tuple, None]:
+                seen, frozen, gradients = carry
+                (_, (new, frozen)), new_gradients = differentiate(trainable, frozen, part)
+                return (seen + new, frozen, _added(gradients, new_gradients)), None
+
+            start = (update.nothing(), frozen, [ops.zeros_like(v) for v in trainable])
+            return jax.lax.scan(more, start, _in_parts(batch, parts))[0]
 
         def step(state: tuple, batch: Batch) -> tuple[tuple, dict[str, Tensor]]:
-            trainable, frozen, slots = state
-            (_, (scalars, frozen)), gradients = jax.value_and_grad(loss, has_aux=True)(trainable, frozen, batch)
-            norm = global_norm(gradients)
-            gradients = prepare_gradients(gradients, trainable, settings, norm)
-            trainable, slots = optimizer.stateless_apply(slots, gradients, trainable)
-            return (trainable, frozen, slots), {**scalars, "gradient_norm": norm}
+            trainable, frozen, *_ = state
+            groups = self._groups()
+            pairs = [
+                pair for group, values in zip(groups, state, strict=True) for pair in zip(group, values, strict=True)
+            ]
+            with keras.StatelessScope(pairs) as scope:
+                if parts == 1:
+                    (_, (seen, frozen)), gradients = differentiate(trainable, frozen, batch)
+                else:
+                    seen, frozen, gradients = accumulate(trainable, frozen, batch)
+                for variable, value in zip(detector.non_trainable_variables, frozen, strict=True):
+                    variable.assign(value)
+                scalars = update.apply(seen, gradients)
+            return tuple([scope.get_current_value(v) for v in group] for group in groups), scalars
 
         self._step = jax.jit(step, donate_argnums=0)
-        self._state = self._read()
+        self.reload()
 
-    def _read(self) -> tuple:
-        # Copies: the step donates its state, the variables keep theirs.
-        groups = (
+    def _groups(self) -> tuple[list[keras.Variable], ...]:
+        return (
             self.detector.trainable_variables,
             self.detector.non_trainable_variables,
-            self.optimizer.variables,
+            self.update.optimizer.variables,
+            list(self.update.variables.values()),
         )
-        return tuple([v.value.copy() for v in group] for group in groups)
+
+    def reload(self) -> None:
+        # Copies: the step donates its state, the variables keep theirs.
+        self._state = tuple([v.value.copy() for v in group] for group in self._groups())
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         self._state, scalars = self._step(self._state, {name: np.asarray(batch[name]) for name in INPUTS})
         return scalars
 
     def sync(self) -> None:
-        groups = (
-            self.detector.trainable_variables,
-            self.detector.non_trainable_variables,
-            self.optimizer.variables,
-        )
-        for variables, values in zip(groups, self._state, strict=True):
+        for variables, values in zip(self._groups(), self._state, strict=True):
             for variable, value in zip(variables, values, strict=True):
                 variable.assign(value.copy())
 
 
-class TorchStep:
-    def __init__(self, detector: Detector, optimizer: keras.optimizers.Optimizer, settings: config.Optimizer):
-        self.detector, self.optimizer, self.settings = detector, optimizer, settings
-
+class TorchStep(_Step):
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         import torch
 
-        batch = {name: keras.ops.convert_to_tensor(np.asarray(batch[name])) for name in INPUTS}
-        sums = self.detector.loss_sums(self.detector(batch, training=True), batch)
-        losses = objective(sums)
-        variables = self.detector.trainable_variables
-        gradients = list(torch.autograd.grad(losses["loss"], [v.value for v in variables]))
+        parts = self.update.parts
+        batches = _in_parts({name: ops.convert_to_tensor(np.asarray(batch[name])) for name in INPUTS}, parts)
+        seen, gradients = self._differentiate({name: x[0] for name, x in batches.items()})
+        for place in range(1, parts):
+            new, new_gradients = self._differentiate({name: x[place] for name, x in batches.items()})
+            seen, gradients = seen + new, _added(gradients, new_gradients)
         with torch.no_grad():
-            norm = global_norm(gradients)
-            self.optimizer.apply(prepare_gradients(gradients, variables, self.settings, norm), variables)
-        scalars = {**losses, "positives": sums.positives, "gradient_norm": norm}
+            scalars = self.update.apply(seen, gradients)
         return {name: value.detach() for name, value in scalars.items()}
 
-    def sync(self) -> None:
-        pass
+    def _differentiate(self, batch: Batch) -> tuple[Seen, list[Tensor]]:
+        import torch
+
+        seen = Seen(*self.detector.observed_sums(self.detector(batch, training=True), batch))
+        target = self.update.target(seen.sums)
+        gradients = torch.autograd.grad(target, [v.value for v in self.detector.trainable_variables])
+        return keras.tree.map_structure(lambda x: x.detach(), seen), list(gradients)

@@ -20,7 +20,7 @@ from tests.export.small import noise
 if keras.backend.backend() != "tensorflow":
     pytest.skip("exports are written on TensorFlow", allow_module_level=True)
 
-from retina.data.pipeline import load_image
+from retina.data.images import load_image
 
 STAGES = {
     "onnx": ["decode", "resize", "network", "nms"],

@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from retina.errors import RetinaError
 from retina.training import checkpoint as checkpoints
-from retina.training.checkpoint import Checkpoint, gather, read, restore, save
+from retina.training.checkpoint import Checkpoint, DamagedCheckpoint, extra_of, gather, read, restore, save
 
 CONFIG = {"run": {"seed": 3}, "data": {"root": "/données"}}
 
@@ -80,6 +81,27 @@ def test_holds_random_states_and_moving_averages_but_no_metrics():
     counting = Counting()
     assert len(counting.metrics_variables) == 2 and gather(counting) == {}
     assert {name.rsplit("/", 1)[-1] for name in gather(build())} >= {"moving_mean", "moving_variance"}
+
+
+def test_what_the_step_and_the_loop_keep_comes_back_beside_the_variables(tmp_path):
+    model = build()
+    extra = {"loss_scale": np.float32(1024), "ema/first/kernel": np.arange(6.0).reshape(2, 3)}
+    progress = {"best_step": 3, "pending": {"loss": [0.1, float(np.float32(1) / 3)]}}
+    written = replace(checkpoint(gather(model, optimizer_of(model), extra)), progress=progress)
+    save(tmp_path / "step_7.npz", written)
+    saved = read(tmp_path / "step_7.npz")
+    assert saved.progress == progress
+    assert_same(extra_of(saved.arrays), {name: np.asarray(value) for name, value in extra.items()})
+    restore(saved.arrays, model, optimizer_of(model))
+
+
+def test_what_is_gathered_is_a_copy():
+    model = build()
+    before = gather(model)
+    expected = {name: array.copy() for name, array in before.items()}
+    for variable in model.variables:
+        variable.assign(variable + 1)
+    assert_same(before, expected)
 
 
 def test_the_weights_alone_can_be_restored():
@@ -160,6 +182,46 @@ def test_flipped_bytes_never_pass_unnoticed_as_other_numbers(file):
         assert (after.step, after.config, after.class_names) == (before.step, before.config, before.class_names)
         for name in after.arrays.keys() & before.arrays.keys():
             np.testing.assert_array_equal(after.arrays[name], before.arrays[name])
+
+
+def rewritten(file, change) -> None:
+    """The file as a sound archive of other arrays: no checksum of a zip tells."""
+    with np.load(file) as old:
+        arrays = {name: old[name] for name in old.files}
+    change(arrays)
+    np.savez(file, **arrays)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: a["weights/first/kernel"].__setitem__((0, 0), 7.0), "weights/first/kernel is not what was written"),
+        (lambda a: a.update({"weights/first/bias": a["weights/first/bias"].astype(np.float64)}), "first/bias is not"),
+        (lambda a: a.update({"weights/first/bias": a["weights/first/bias"][None]}), "first/bias is not what was"),
+        (lambda a: a.pop("weights/second/bias"), "arrays are missing or added: weights/second/bias"),
+        (lambda a: a.update(more=np.zeros(1)), "arrays are missing or added: more"),
+        (lambda a: a.update(__meta__=np.array(str(a["__meta__"]).replace("18", "19"))), "description is not the one"),
+        (lambda a: a.pop("__sha256__"), "__sha256__"),
+    ],
+)
+def test_checksums_tell_what_was_changed(file, change, message):
+    rewritten(file, change)
+    with pytest.raises(DamagedCheckpoint, match=message):
+        read(file)
+
+
+def test_checkpoints_of_the_first_format_are_read(file):
+    def older(arrays):
+        meta = json.loads(str(arrays["__meta__"]))
+        for name in ("sha256", "progress"):
+            del meta[name]
+        arrays["__meta__"] = np.array(json.dumps(meta | {"format": 1}))
+        del arrays["__sha256__"]
+
+    before = read(file)
+    rewritten(file, older)
+    assert_same(read(file).arrays, before.arrays)
+    assert read(file).step == 7 and read(file).progress == {}
 
 
 def test_a_zip_that_is_no_checkpoint(tmp_path):

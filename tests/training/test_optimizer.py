@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from retina import config
+from retina.errors import RetinaError
 from retina.models.detector import Detector
-from retina.training.optimizer import build_optimizer, decays, global_norm, prepare_gradients
+from retina.training.optimizer import build_optimizer, decays, global_norm, part_path, peak_rate, prepare_gradients
 
 CONSTANT = config.StepSchedule(steps=10)
 
@@ -138,10 +139,90 @@ def test_both_optimizers_decay_the_same_variables_of_a_detector():
     adamw = build_optimizer(config.AdamW(), CONSTANT)
     adamw.build(detector.trainable_variables)
     decayed = {v.path for v in detector.trainable_variables if decays(v)}
-    # TensorFlow's optimizer asks for its own variables, whose names are other ones.
-    asked = [v.value if keras.backend.backend() == "tensorflow" else v for v in detector.trainable_variables]
-    assert decayed == {
-        v.path for v, name in zip(detector.trainable_variables, asked, strict=True) if adamw._use_weight_decay(name)
-    }
+    before = {v.path: np.array(v.numpy()) for v in detector.trainable_variables}
+    adamw.apply([keras.ops.zeros_like(v) for v in detector.trainable_variables])
+    # A bias of zero would stay zero under decay as well: `decayed` says below that there is none in it.
+    assert {v.path for v in detector.trainable_variables if not np.array_equal(before[v.path], v.numpy())} == decayed
     assert decayed == {v.path for v in detector.trainable_variables if v.path.endswith("/kernel")}
     assert 0 < len(decayed) < len(detector.trainable_variables)
+
+
+# ------------------------------------------------------------------------------------- patterns, and the linear rule
+
+
+def part_variables() -> list[keras.Variable]:
+    """Two ones of the backbone, one of the detector; a variable's path is its name here."""
+    made = []
+    for path in ("conv1/kernel", "bn1/gamma", "detector/box/kernel"):
+        made.append(keras.Variable(np.ones(1, np.float32), name=path.rsplit("/", 1)[1]))
+        made[-1]._path = path
+    return made
+
+
+def moved(settings: config.Optimizer, gradient: float) -> list[float]:
+    """What one update at a learning rate of 0.1 makes of ones, all with the same gradient."""
+    weights = part_variables()
+    optimizer = build_optimizer(settings, CONSTANT)
+    optimizer.build(weights)
+    update(optimizer, settings, weights, *[[gradient]] * 3)
+    return [float(array[0]) for array in arrays(weights)]
+
+
+def test_paths_as_patterns_see_them():
+    assert [part_path(v.path) for v in part_variables()] == [
+        "backbone/conv1/kernel",
+        "backbone/bn1/gamma",
+        "box/kernel",
+    ]
+
+
+@pytest.mark.parametrize("kind", [config.Sgd, config.AdamW])
+@pytest.mark.parametrize(
+    ("no_decay", "expected"),
+    [
+        (None, [0.95, 1, 0.95]),
+        ((), [0.95, 0.95, 0.95]),
+        (("backbone/*",), [1, 1, 0.95]),
+        (("*/kernel", "*gamma"), [1, 1, 1]),
+    ],
+)
+def test_weights_that_are_named_do_not_decay(kind, no_decay, expected):
+    settings = kind(learning_rate=0.1, weight_decay=0.5, **({} if no_decay is None else {"no_decay": no_decay}))
+    assert moved(settings, 0.0) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", [config.Sgd, config.AdamW])
+def test_rates_multiply_the_learning_rate_and_the_first_match_counts(kind):
+    settings = kind(learning_rate=0.1, weight_decay=0.0, rates={"*/gamma": 0.0, "backbone/*": 0.5})
+    # Adam's first step is the learning rate, and so is SGD's with a gradient of 1.
+    assert moved(settings, 1.0) == pytest.approx([0.95, 1.0, 0.9], rel=1e-5)
+
+
+def test_the_decay_of_adamw_is_multiplied_as_well():
+    settings = config.AdamW(learning_rate=0.1, weight_decay=0.5, rates={"backbone/*": 0.5}, no_decay=())
+    assert moved(settings, 0.0) == pytest.approx([0.975, 0.975, 0.95], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            config.Sgd(rates={"bakbone/*": 0.1}),
+            r"optimizer.rates: 'bakbone/\*' matches no trainable variable; .*'backbone",
+        ),
+        (config.AdamW(no_decay=("head/*",)), r"optimizer.no_decay: 'head/\*' matches no trainable variable"),
+    ],
+)
+def test_patterns_that_match_nothing_are_errors(settings, message):
+    with pytest.raises(RetinaError, match=message):
+        build_optimizer(settings, CONSTANT).build(part_variables())
+
+
+def test_the_rate_grows_with_the_batch():
+    assert peak_rate(config.Sgd(learning_rate=0.01), None) == 0.01
+    scaled = config.Sgd(learning_rate=0.01, base_batch_size=16)
+    assert peak_rate(scaled, 64) == pytest.approx(0.04) and peak_rate(scaled, 4) == pytest.approx(0.0025)
+    rate = build_optimizer(scaled, config.StepSchedule(steps=2), 64)._learning_rate(0)
+    assert float(rate) == pytest.approx(0.04)
+    with pytest.raises(RetinaError, match="base_batch_size: expected a batch size beside it"):
+        build_optimizer(scaled, CONSTANT)

@@ -2,12 +2,13 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
 from retina.errors import RetinaError
 from retina.files import write_text
-from retina.training.run_directory import BEST, LATEST, RunDirectory, refuse_if_used
+from retina.training.run_directory import BEST, LATEST, RunDirectory, is_begun, refuse_if_used
 
 
 @pytest.fixture
@@ -43,10 +44,15 @@ def test_a_used_run_is_refused_with_the_command_that_goes_on(run):
     assert (run.path / "config.yaml").read_text() == "data: {}\n"
 
 
-def test_a_run_without_checkpoint_is_refused_without_promising_to_go_on(run):
-    with pytest.raises(RetinaError, match="not empty") as caught:
+def test_a_run_without_checkpoint_is_refused_with_the_command_as_well(run):
+    with pytest.raises(RetinaError, match=r"not empty.*; go on with `retina train --run-dir \S*/run --resume`$"):
         refuse_if_used(run.path)
-    assert "--resume" not in str(caught.value)
+
+
+def test_a_run_that_has_no_config_yet_needs_it_to_go_on(tmp_path):
+    (tmp_path / ".partial.config.yaml").write_text("da")
+    with pytest.raises(RetinaError, match=r"not empty.*; go on with `retina train CONFIG --run-dir \S* --resume`$"):
+        refuse_if_used(tmp_path)
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
@@ -88,23 +94,101 @@ def test_a_checkpoint_that_is_not_there_yet(run):
         run.checkpoint_path(LATEST)
 
 
-def test_checkpoints_that_nothing_names_are_removed(run):
-    for step in (1, 2):
+@pytest.mark.parametrize(
+    ("count", "also", "kept"),
+    [(1, [], [2, 7]), (2, [], [2, 6, 7]), (1, [1, 4], [1, 2, 4, 7]), (9, [], [1, 2, 3, 4, 5, 6, 7])],
+)
+def test_the_newest_and_the_named_checkpoints_are_kept(run, count, also, kept):
+    for step in range(1, 8):
         add(run, step)
-    run.point(BEST, run.checkpoint_path("step_1"))
-    assert files(run) == ["best", "step_1.npz"]
-    for step in (2, 3):
+    run.point(BEST, run.checkpoint_path("step_2"))
+    run.point(LATEST, run.checkpoint_path("step_7"))
+    run.keep(count, also)
+    assert run.steps() == kept
+    assert run.checkpoint_path(BEST).name == "step_2.npz" and run.checkpoint_path(LATEST).name == "step_7.npz"
+
+
+def test_the_newest_is_by_number_not_by_name(run):
+    for step in (9, 10, 100):
         add(run, step)
-        run.point(LATEST, run.checkpoint_path(f"step_{step}"))
-    assert files(run) == ["best", "latest", "step_1.npz", "step_3.npz"]
-    assert run.checkpoint_path(BEST).name == "step_1.npz" and run.checkpoint_path(LATEST).name == "step_3.npz"
+    run.keep(2)
+    assert run.steps() == [10, 100]
+
+
+def test_nothing_is_kept_of_nothing(run):
+    run.keep(1)
+    assert files(run) == [] and run.steps() == [] and run.pointed_step(LATEST) is None
 
 
 def test_a_users_own_files_among_the_checkpoints_stay(run):
-    (run.path / "checkpoints" / "paper.npz").write_bytes(b"mine")
-    add(run, 1)
-    run.point(LATEST, run.checkpoint_path("step_1"))
-    assert "paper.npz" in files(run)
+    for name in ("paper.npz", "step_one.npz", "step_1.npz.damaged"):
+        (run.path / "checkpoints" / name).write_bytes(b"mine")
+    for step in (1, 2):
+        add(run, step)
+    run.point(LATEST, run.checkpoint_path("step_2"))
+    run.keep(1)
+    run.go_back_to(0, None)
+    assert files(run) == ["paper.npz", "step_1.npz.damaged", "step_one.npz"]
+
+
+def test_going_back_leaves_what_was_there_then(run):
+    for step in range(1, 6):
+        add(run, step)
+        run.append_metrics({"step": step})
+    run.point(BEST, run.checkpoint_path("step_5"))
+    run.point(LATEST, run.checkpoint_path("step_4"))
+    for half in (run.path / ".partial.metrics.jsonl", run.path / "checkpoints" / ".partial.step_6.npz"):
+        half.write_bytes(b"half")
+    run.go_back_to(3, best_step=2)
+    assert files(run) == ["best", "latest", "step_1.npz", "step_2.npz", "step_3.npz"]
+    assert (run.pointed_step(BEST), run.pointed_step(LATEST)) == (2, 3)
+    assert [line["step"] for line in run.metrics()] == [1, 2, 3]
+    assert not list(run.path.glob(".partial.*"))
+
+
+def test_going_back_before_the_best_that_is_gone(run):
+    add(run, 3)
+    add(run, 5)
+    run.point(BEST, run.checkpoint_path("step_5"))
+    run.go_back_to(3, best_step=1)
+    assert files(run) == ["latest", "step_3.npz"]
+
+
+@pytest.mark.parametrize(
+    ("names", "begun"),
+    [
+        ([], True),
+        ([".partial.config.yaml"], True),
+        (["config.yaml", "anything"], True),
+        (["environment.json"], False),
+        (["thesis.tex"], False),
+    ],
+)
+def test_what_may_be_a_run_that_was_killed_at_its_start(tmp_path, names, begun):
+    for name in names:
+        (tmp_path / name).write_text("x")
+    assert is_begun(tmp_path) == begun
+    assert is_begun(tmp_path / "missing") and not is_begun(Path(__file__))
+
+
+def test_completing_keeps_what_is_there(tmp_path):
+    (tmp_path / "config.yaml").write_text("data: {}\n")
+    run = RunDirectory.complete(tmp_path, "other: {}\n", {"seed": 4})
+    assert (tmp_path / "config.yaml").read_text() == "data: {}\n" and run.environment() == {"seed": 4}
+    assert (tmp_path / "checkpoints").is_dir()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", None])
+def test_an_environment_that_is_torn_or_missing_says_nothing(run, text):
+    (run.path / "environment.json").unlink() if text is None else (run.path / "environment.json").write_text(text)
+    assert run.environment() == {}
+
+
+def test_a_lock_is_given_back(run):
+    with run.locked(), pytest.raises(RetinaError, match="another process is training this run"), run.locked():
+        pass
+    with run.locked():
+        pass
 
 
 def test_forgets_later_steps_and_a_torn_line(run):

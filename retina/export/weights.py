@@ -1,0 +1,84 @@
+"""A run's weights as another ecosystem's file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from retina import config as configuration
+from retina.errors import RetinaError
+from retina.models.weights import export_torchvision
+from retina.models.weights.export_torchvision import ExportReport
+from retina.models.weights.reading import sha256_of_file
+from retina.models.weights.writing import check_writable, write_tensors
+from retina.training.checkpoint import read
+from retina.training.ema import averaged_weights
+from retina.training.importing import LEFTOVERS, REPORT
+from retina.training.run_directory import RunDirectory
+
+_HEAD = "head.classification_head.cls_logits.bias"
+
+
+def export_weights(
+    kind: Literal["torchvision"], run: str | Path, file: str | Path, *, checkpoint: str = "best"
+) -> ExportReport:
+    """Writes a run's weights as a state dict that a torchvision RetinaNet loads strictly.
+
+    What `import_run` brought in from torchvision goes back bit for bit, unused rows of the head and the batch
+    normalisations' counters included. The averaged weights are written where the run keeps them (`run.ema`).
+
+    Args:
+        kind: `torchvision`.
+        run: a run directory.
+        file: a new .safetensors, .pth or .pt (these two need PyTorch).
+        checkpoint: `best`, `latest` or `step_N`.
+
+    Raises:
+        RetinaError: torchvision's RetinaNet can't compute what this run computes, the run or the checkpoint can't be
+            read, or the file can't be written.
+    """
+    assert kind == "torchvision", kind
+    file, run = Path(file), Path(run)
+    check_writable(file)
+    saved = read(RunDirectory.open(run).checkpoint_path(checkpoint))
+    config = configuration.parse(saved.config, str(run))
+    rows, leftovers = _of_the_import(run)
+    prefix = "weights/"
+    arrays = averaged_weights(saved.arrays)
+    state = export_torchvision.state_dict(
+        {name.removeprefix(prefix): values for name, values in arrays.items() if name.startswith(prefix)},
+        config,
+        saved.class_names,
+        saved.category_ids,
+        leftovers=leftovers,
+        imported_rows=rows,
+        step=saved.step,
+        where=str(run),
+    )
+    write_tensors(file, state.tensors)
+    code = export_torchvision.building_code(config, state.kind, str(file))
+    return state.report(file.name, sha256_of_file(file), code)
+
+
+def _of_the_import(run: Path) -> tuple[int | None, dict[str, np.ndarray]]:
+    """Rows of the head that a torchvision file brought into this run, and what had no place in it; None and nothing
+    where the run is no such import."""
+    path = run / REPORT
+    try:
+        if not path.is_file():
+            return None, {}
+        report: dict[str, Any] = json.loads(path.read_text())
+        outputs = [one["source_shape"][0] for one in report["carried"] if one["source"] == _HEAD]
+        boxes = [one["source_shape"][0] for one in report["carried"] if one["source"].endswith("bbox_reg.bias")]
+        if not outputs:
+            return None, {}
+        with np.load(run / LEFTOVERS, allow_pickle=False) as stored:
+            return outputs[0] // (boxes[0] // 4), {name: stored[name] for name in stored.files}
+    except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise RetinaError(
+            f"{run}: its {REPORT} or {LEFTOVERS} is damaged or missing ({reason}); import the weights again"
+        ) from None

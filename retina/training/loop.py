@@ -1,0 +1,257 @@
+"""The loop of a training run: a step, and what is due after it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+
+from retina.config import Config
+from retina.data.dataset import DetectionDataset
+from retina.data.pipeline import training_batches, translated
+from retina.data.scoring import GroundTruth, results
+from retina.evaluation.coco import evaluate_as
+from retina.inference import compile_inference, detect
+from retina.models.detector import Detector
+from retina.report.evaluation import write_evaluation
+from retina.training import checkpoint as checkpoints
+from retina.training.callbacks import Callbacks
+from retina.training.environment import devices, memory
+from retina.training.interruption import Interrupted, InterruptionGuard
+from retina.training.meter import Meter
+from retina.training.parts import Parts, assemble
+from retina.training.progress import Report
+from retina.training.replay import record
+from retina.training.resuming import newest_checkpoint
+from retina.training.run_directory import BEST, LATEST, RunDirectory, resume_command
+from retina.training.state import Progress, after_evaluation, is_due, stops_early
+from retina.training.tensorboard import TensorBoard
+from retina.training.writing import BackgroundWriter
+
+# Steps that are gone through again to find the weights that a failed one had met.
+_REWINDS = 200
+
+
+class Data(NamedTuple):
+    """What a run trains and validates on; `truth` is what the validation split's files hold."""
+
+    train: DetectionDataset
+    validation: DetectionDataset
+    truth: GroundTruth
+
+
+class Loop:
+    """The state of a run in progress; each method is one thing that happens to it."""
+
+    def __init__(
+        self,
+        config: Config,
+        run: RunDirectory,
+        data: Data,
+        parts: Parts,
+        saved: checkpoints.Checkpoint | None,
+        notes: Sequence[str],
+        callbacks: Sequence[keras.callbacks.Callback],
+    ):
+        self.config, self.directory, self.data, self.notes = config, run, data, notes
+        self.detector, self.optimizer, self.step = parts.detector, parts.optimizer, parts.step
+        self.steps, self.settings = config.schedule.steps, config.run
+        self.first_step = saved.step if saved else 0
+        self.progress = Progress.from_dict(saved.progress) if saved else Progress()
+        self.best_steps = {self.first_step: self.progress.best_step}  # by checkpoint
+        self.meter = Meter(self.settings.batch_size, self.progress.pending)
+        self.line: dict[str, float] = {}  # the last of metrics.jsonl
+        self.saved_at = time.monotonic()
+        self.infer = compile_inference(self.detector)
+        self.callbacks = Callbacks(
+            callbacks,
+            self.detector,
+            self.optimizer,
+            every=self.settings.evaluate_every or self.steps,
+            steps=self.steps,
+            sync=self.step.sync,
+        )
+
+    def run(self) -> Path:
+        with (
+            Report(self.directory.path / "log.txt", self.steps, self.first_step) as self.report,
+            TensorBoard(self.directory.path / "tensorboard") as self.tensorboard,
+            translated(self.data.train),
+            BackgroundWriter() as self.writer,
+            InterruptionGuard(self.report.say) as interruption,
+        ):
+            self._introduce()
+            self.callbacks.train_begin()
+            batches = self._batches(self.first_step, self.steps)
+            for step in range(self.first_step + 1, self.steps + 1):
+                with self.meter.waiting():
+                    batch = next(batches)
+                self.callbacks.batch_begin(step)
+                self.meter.add(self.step(batch))
+                self.callbacks.batch_end(step, self.meter.latest)
+                self.report.advance(step)
+                self.writer.check()
+
+                stopped_by = interruption.signal  # read once: one that comes later waits for the next step
+                ends = step == self.steps or self.callbacks.stop
+                evaluates = ends or is_due(step, self.settings.evaluate_every)
+                # A fixed grid: a run that is stopped and resumed has the lines of one that was not.
+                logs = evaluates or is_due(step, self.settings.log_every)
+                saves = evaluates or is_due(step, self.settings.checkpoint_every) or self._waited_long()
+                if logs or saves or stopped_by:
+                    self._stop_at_bad_numbers(step)
+                if logs:
+                    self._log(step)
+                if evaluates:
+                    self._evaluate(step)
+                    ends = ends or self._stops_early(step)
+                if saves or stopped_by:
+                    self._save(step)
+                if ends:
+                    break
+                if stopped_by:
+                    self.writer.wait()
+                    raise Interrupted(
+                        f"{stopped_by} after step {step} of {self.steps}; the checkpoint is written. Go on with: "
+                        f"{resume_command(self.directory.path)}"
+                    )
+            self.callbacks.train_end(self.line)
+        return self.directory.path
+
+    def _batches(self, first_step: int, steps: int) -> Iterator[Any]:
+        """The batches after `first_step`, up to and with that of step `steps`."""
+        return iter(
+            training_batches(
+                self.data.train,
+                self.config.data,
+                batch_size=self.settings.batch_size,
+                seed=self.settings.seed,
+                first_step=first_step,
+                steps=steps,
+            )
+        )
+
+    def _introduce(self) -> None:
+        self.report.say(f"training on {', '.join(devices())} ({keras.backend.backend()})")
+        for data in (self.data.train, self.data.validation):
+            self.report.say(
+                f"{data.name}: {len(data)} images, {len(data.boxes)} boxes, {len(data.class_names)} classes"
+            )
+            for note in data.notes:
+                self.report.say(note)
+        for note in self.notes:
+            self.report.say(note)
+        if self.first_step:
+            self.report.say(f"resumed after step {self.first_step}")
+
+    def _log(self, step: int) -> None:
+        scalars = self.meter.read()
+        rate = float(keras.ops.convert_to_numpy(self._rate(step - 1)))
+        self.line = {"step": step, **scalars, "learning_rate": rate, **memory()}
+        self.directory.append_metrics(self.line)
+        self.tensorboard.scalars("train", self.line)
+        remaining = (self.steps - step) * self.settings.batch_size / scalars["images_per_second"]
+        self.report.scalars(self.line, remaining)
+
+    def _rate(self, step: int) -> Any:
+        return self.optimizer._learning_rate(step)  # the schedule; the public property reads it at `iterations`
+
+    def _evaluate(self, step: int) -> None:
+        """Measures the detector on the validation data."""
+        start = time.perf_counter()
+        self.callbacks.test_begin()
+        with self.meter.away():
+            validation, inference = self.data.validation, self.config.inference
+            with self.step.averaged():
+                table = detect(self.infer, validation, self.config.data, inference.batch_size)
+            metrics = evaluate_as(self.config.evaluation, self.data.truth, results(table, validation))
+            folder, figures = self.directory.evaluation(step), metrics.metrics
+            write_evaluation(folder, validation, table, metrics, pictures=self.settings.pictures)
+            self.directory.append_metrics({"step": step, "split": "validation", "metrics": figures})
+            self.tensorboard.scalars("validation", {"step": step, **figures})
+            self.tensorboard.picture("predictions", step, folder / "predictions.png")
+            self.report.say(
+                f"step {step}: validation AP {figures['AP']:.4f}, AP50 {figures['AP50']:.4f} "
+                f"({time.perf_counter() - start:.1f} s)"
+            )
+            metric, early = self.config.evaluation.metric, self.settings.early_stopping
+            self.progress = after_evaluation(self.progress, step, figures, metric, early)
+        self.callbacks.test_end(step, self.line, figures)
+
+    def _stops_early(self, step: int) -> bool:
+        early = self.settings.early_stopping
+        if early is None or not stops_early(self.progress, early):
+            return False
+        self.progress = replace(self.progress, finished=True)
+        name = early.metric or self.config.evaluation.metric
+        self.report.say(
+            f"stopped early after step {step}: {name} has not risen above {self.progress.reference:.4f} by more than "
+            f"{early.min_delta} in {early.patience} evaluations"
+        )
+        return True
+
+    def _waited_long(self) -> bool:
+        minutes = self.settings.checkpoint_minutes
+        return minutes is not None and time.monotonic() - self.saved_at >= 60 * minutes
+
+    def _save(self, step: int) -> None:
+        """Copies the state; a thread writes it while training goes on."""
+        with self.meter.away():
+            self.step.sync()
+            progress = replace(self.progress, pending=self.meter.pending())
+            saved = checkpoints.Checkpoint(
+                step,
+                self.config.model_dump(mode="json"),
+                self.data.train.class_names,
+                self.data.train.category_ids,
+                progress.best,
+                checkpoints.gather(self.detector, self.optimizer, self.step.state()),
+                progress.to_dict(),
+            )
+            # With each checkpoint stays the one that was the best then: a run may have to go back to it.
+            self.best_steps[step] = progress.best_step
+            self.best_steps = dict(sorted(self.best_steps.items())[-self.settings.keep :])
+            needed = {best for best in self.best_steps.values() if best is not None}
+            self.writer.submit(lambda: self._write(saved, progress.best_step, needed))
+            self.saved_at = time.monotonic()
+
+    def _write(self, saved: checkpoints.Checkpoint, best_step: int | None, needed: set[int]) -> None:
+        path = self.directory.checkpoint_path(f"step_{saved.step}")
+        self.directory.sync_metrics()
+        checkpoints.save(path, saved)
+        if best_step == saved.step:
+            self.directory.point(BEST, path)
+        self.directory.point(LATEST, path)
+        self.directory.keep(self.settings.keep, needed)
+
+    def _stop_at_bad_numbers(self, step: int) -> None:
+        """Before anything is written.
+
+        Raises:
+            FloatingPointError: says which step, on which images, in which tensor.
+        """
+        fault = self.meter.fault(step)
+        if fault is None:
+            return
+        self.writer.wait()
+        detector, origin = self._before(fault.step)
+        batch = next(self._batches(fault.step - 1, fault.step))
+        raise FloatingPointError(record(self.directory, detector, origin, batch, self.data.train, fault))
+
+    def _before(self, step: int) -> tuple[Detector, str]:
+        """A detector with the weights that a step found, gone through again from the checkpoint before it."""
+        saved, _ = newest_checkpoint(self.directory)
+        first = saved.step if saved else 0
+        parts = assemble(self.config, self.data.train, saved)
+        if step - 1 - first > _REWINDS:
+            return parts.detector, f"of step {first}"
+        self.report.say(f"step {step} went wrong: going through the steps from {first} again to see what it met")
+        batches = self._batches(first, step - 1)
+        for batch in batches:
+            parts.step(batch)
+        parts.step.sync()
+        return parts.detector, "that it found"

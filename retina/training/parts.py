@@ -1,0 +1,52 @@
+"""Detector, optimizer and step, made by the configuration alone."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import keras
+
+from retina.config import Config
+from retina.data.dataset import DetectionDataset
+from retina.inference import build_detector
+from retina.models.detector import Detector
+from retina.training.checkpoint import Checkpoint, extra_of, restore
+from retina.training.fine_tuning import initialise, read_initial
+from retina.training.optimizer import build_optimizer, peak_rate
+from retina.training.step import TrainStep, build_step
+
+
+class Parts(NamedTuple):
+    """What a step changes, and lines on how it began."""
+
+    detector: Detector
+    optimizer: keras.optimizers.Optimizer
+    step: TrainStep
+    notes: tuple[str, ...] = ()
+
+
+def assemble(config: Config, data: DetectionDataset, saved: Checkpoint | None = None) -> Parts:
+    """The parts as they are at a run's start, or with `saved` as they were after the step of that checkpoint.
+
+    Raises:
+        RetinaError: weights that the configuration names don't fit, or the checkpoint does not.
+    """
+    keras.utils.set_random_seed(config.run.seed)
+    detector = build_detector(config, data.class_names, load_weights=saved is None)
+    notes: list[str] = []
+    if saved is None and config.model.init_from is not None:
+        notes += initialise(detector, read_initial(config.model.init_from), config)
+    if config.optimizer.base_batch_size is not None:
+        rate = peak_rate(config.optimizer, config.run.batch_size)
+        notes.append(
+            f"learning rate {rate:g}: {config.optimizer.learning_rate:g} at a batch of "
+            f"{config.optimizer.base_batch_size}, here {config.run.batch_size}"
+        )
+    optimizer = build_optimizer(config.optimizer, config.schedule, config.run.batch_size)
+    optimizer.build(detector.trainable_variables)
+    if saved is not None:
+        restore(saved.arrays, detector, optimizer)
+    step = build_step(detector, optimizer, config.optimizer, config.run)
+    if saved is not None:
+        step.load(extra_of(saved.arrays))
+    return Parts(detector, optimizer, step, tuple(notes))

@@ -1,0 +1,114 @@
+"""Where a run goes on: the newest checkpoint that is whole, made by the same configuration on the same classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from retina import config as configuration
+from retina.config import Config
+from retina.data.dataset import DetectionDataset
+from retina.errors import RetinaError
+from retina.training.checkpoint import Checkpoint, DamagedCheckpoint, read
+from retina.training.run_directory import LATEST, RunDirectory, has_config, is_begun
+
+# What may differ when a run goes on: none of it touches a weight or a line of metrics.jsonl.
+_FREE = ("run.keep", "run.checkpoint_every", "run.checkpoint_minutes", "export")
+
+# Of environment.json: what rounding may depend on.
+_ROUNDING = ("python", "platform", "backend", "devices", "packages", "revision")
+
+
+class Start(NamedTuple):
+    """`checkpoint` is None where none had been written; `notes` are for the log."""
+
+    checkpoint: Checkpoint | None
+    notes: tuple[str, ...] = ()
+
+
+def find_start(path: Path, config: Config) -> Start:
+    """Where `retina train --resume` begins.
+
+    A checkpoint that is cut short or altered is passed over for the one before it. Nothing is written.
+
+    Raises:
+        RetinaError: `path` holds something else, the configuration has changed, or no checkpoint is whole.
+    """
+    if not is_begun(path):
+        RunDirectory.open(path)  # says what is missing
+    if not has_config(path):
+        return Start(None, ("there is no run to resume yet: starting from step 0",))
+    run = RunDirectory(path)
+    saved, notes = newest_checkpoint(run)
+    if saved is None:
+        before = configuration.load(path / "config.yaml").model_dump(mode="json")
+        notes = ("the run has no checkpoint yet: starting from step 0",)
+    else:
+        # Parsed: keys that were added to the package since then have their defaults.
+        before = configuration.parse(saved.config, str(path)).model_dump(mode="json")
+    changed = changed_keys(before, config.model_dump(mode="json"))
+    bound = [text for key, text in changed.items() if not key.startswith(_FREE)]
+    if bound:
+        raise RetinaError(
+            f"{path}: cannot resume with a changed config: {', '.join(bound)}; resume with the run's own "
+            f"({path}/config.yaml), or start a new run"
+        )
+    if changed:
+        notes = (*notes, f"resumed with a changed config: {', '.join(changed.values())}")
+    return Start(saved, notes)
+
+
+def newest_checkpoint(run: RunDirectory) -> tuple[Checkpoint | None, tuple[str, ...]]:
+    """The checkpoint that `latest` names, or the newest before it that is whole; None where there is none at all.
+
+    Returns:
+        It, and a line about the damaged ones that were passed over.
+
+    Raises:
+        DamagedCheckpoint: there are checkpoints, and none is whole.
+    """
+    last = run.pointed_step(LATEST)
+    steps = [step for step in reversed(run.steps()) if last is None or step <= last]
+    damage: list[str] = [] if last is None or last in steps else [f"step_{last}.npz is missing"]
+    for step in steps:
+        try:
+            saved = read(run.checkpoint_path(f"step_{step}"))
+        except DamagedCheckpoint as error:
+            damage.append(str(error))
+            continue
+        return saved, tuple(f"{text}. Going back to the checkpoint before it: step {step}" for text in damage[-1:])
+    if damage:
+        raise DamagedCheckpoint(f"{run.path}: no checkpoint is whole: {'; '.join(damage)}; start a new run")
+    return None, ()
+
+
+def check_classes(saved: Checkpoint, data: DetectionDataset) -> None:
+    """Raises: RetinaError, the data's classes or category ids are not the checkpoint's."""
+    before, now = (saved.class_names, saved.category_ids), (data.class_names, data.category_ids)
+    if before != now:
+        raise RetinaError(
+            f"{data.name}: cannot resume: its classes {list(now[0])} with category ids {list(now[1])} are not the "
+            f"checkpoint's {list(before[0])} with {list(before[1])}; restore the data, or start a new run"
+        )
+
+
+def environment_notes(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, ...]:
+    """What a resumed run says where it goes on elsewhere: equal bit for bit it is on the same ground only."""
+    names = [name for name in _ROUNDING if name in before]
+    changed = changed_keys({name: before[name] for name in names}, {name: now.get(name) for name in names})
+    if not changed:
+        return ()
+    return (
+        f"resumed in another environment: {', '.join(changed.values())}; from here on the run may differ from an "
+        "uninterrupted one by rounding",
+    )
+
+
+def changed_keys(before: Any, after: Any, prefix: str = "") -> dict[str, str]:
+    """By dotted key what differs between two trees of plain values, as `key (before → after)`."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        found: dict[str, str] = {}
+        for key in sorted(set(before) | set(after)):
+            found |= changed_keys(before.get(key), after.get(key), f"{prefix}.{key}".lstrip("."))
+        return found
+    return {} if before == after else {prefix: f"{prefix} ({before} → {after})"}

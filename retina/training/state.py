@@ -1,0 +1,63 @@
+"""What the loop itself remembers from step to step, beside weights and optimizer. Pure; a checkpoint holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from retina import config
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        best, best_step: the best figure on the validation data so far, and its step.
+        reference, stale: what early stopping compares with, and how many evaluations in a row have not passed it.
+        finished: nothing is left to do.
+        pending: by name, the scalars of each step since the last line of `metrics.jsonl`.
+    """
+
+    best: float | None = None
+    best_step: int | None = None
+    reference: float | None = None
+    stale: int = 0
+    finished: bool = False
+    pending: dict[str, list[float]] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Progress:
+        """Of what `to_dict` gave; names that a later version wrote are passed over."""
+        return cls(**{own.name: values[own.name] for own in fields(cls) if own.name in values})
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def after_evaluation(
+    progress: Progress, step: int, figures: Mapping[str, float], metric: str, early: config.EarlyStopping | None
+) -> Progress:
+    """The state after the evaluation of `step` gave `figures`, by name.
+
+    The first evaluation is the best so far whatever its figure; an equal one is not better than an earlier one.
+    """
+    value = figures[metric]
+    if progress.best is None or value > progress.best:
+        progress = replace(progress, best=value, best_step=step)
+    if early is None:
+        return progress
+    watched = figures[early.metric or metric]
+    if progress.reference is None or watched > progress.reference + early.min_delta:
+        return replace(progress, reference=watched, stale=0)
+    return replace(progress, stale=progress.stale + 1)
+
+
+def stops_early(progress: Progress, early: config.EarlyStopping | None) -> bool:
+    return early is not None and progress.stale >= early.patience
+
+
+def is_due(step: int, every: int | None) -> bool:
+    """Whether something that happens every so many steps (None: never) happens after this one."""
+    return every is not None and step % every == 0

@@ -1,0 +1,70 @@
+"""How long a training step takes, measured on the real thing."""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+from retina.config import Config
+from retina.data.dataset import DetectionDataset
+from retina.data.pipeline import training_batches, translated
+from retina.errors import RetinaError
+from retina.training.environment import devices, memory
+from retina.training.parts import assemble
+
+
+class Timing(NamedTuple):
+    """`first_step` seconds with compiling, `step` seconds (median of the others), `images_per_second`, `data_wait` (the
+    share of the time spent waiting for data), `hours` that all steps of the run will take, without evaluations, and
+    what `retina.training.environment.memory` tells behind the last step."""
+
+    steps: int
+    first_step: float
+    step: float
+    images_per_second: float
+    data_wait: float
+    hours: float
+    memory: dict[str, float]
+    devices: tuple[str, ...]
+
+
+def time_steps(config: Config, data: DetectionDataset, steps: int) -> Timing:
+    """Runs a few training steps as `retina train` does, writing nothing.
+
+    Args:
+        steps: at least 3; the first one, which compiles, is not in the median. Further canvases would be compiled in
+            later steps, so one that takes more than 5 times the median is left out of the total.
+
+    Raises:
+        RetinaError: fewer than 3 steps.
+    """
+    if steps < 3:
+        raise RetinaError(f"--time: expected at least 3 steps, got {steps}; the first one only compiles")
+    parts = assemble(config, data)
+    batch_size = config.run.batch_size
+    batches = iter(training_batches(data, config.data, batch_size=batch_size, seed=config.run.seed, steps=steps))
+    whole, waits = [], []
+    with translated(data):
+        for _ in range(steps):
+            start = time.perf_counter()
+            batch = next(batches)
+            waits.append(time.perf_counter() - start)
+            # Reading a scalar waits for the device.
+            float(keras.ops.convert_to_numpy(parts.step(batch)["loss"]))
+            whole.append(time.perf_counter() - start)
+    took, waited = np.array(whole[1:]), np.array(waits[1:])
+    kept = took <= 5 * np.median(took)
+    median = float(np.median(took))
+    return Timing(
+        steps=steps,
+        first_step=whole[0],
+        step=median,
+        images_per_second=batch_size * int(kept.sum()) / float(took[kept].sum()),
+        data_wait=float(waited[kept].sum() / took[kept].sum()),
+        hours=config.schedule.steps * float(took[kept].mean()) / 3600,
+        memory=memory(),
+        devices=tuple(devices()),
+    )

@@ -1,0 +1,130 @@
+"""From summed losses and their gradients to new weights, written once for every backend.
+
+A backend's step differentiates `Update.target` and hands the result to `Update.apply`. Whatever both keep from one step
+to the next stands in Keras variables, so that it can be donated (JAX) and stored (checkpoints) like the weights.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+from retina import config
+from retina.models.detector import Detector
+from retina.models.objective import LossSums, Observed, objective
+from retina.training.ema import WeightAverage, averaged_variables
+from retina.training.loss_scale import LossScale
+from retina.training.normalizer import PositivesAverage
+from retina.training.optimizer import global_norm, prepare_gradients
+from retina.training.scalars import observations
+
+Tensor = Any
+
+
+class Seen(NamedTuple):
+    """What a forward pass gives; it adds up over micro-batches and replicas."""
+
+    sums: LossSums
+    observed: Observed
+
+    def __add__(self, other: Seen) -> Seen:  # type: ignore[override]
+        return keras.tree.map_structure(lambda x, y: x + y, self, other)
+
+
+class Update:
+    """One update of a detector's weights, with everything that is switched on beside the optimizer.
+
+    Args:
+        detector, optimizer: changed by `apply`.
+        settings: of the optimizer.
+        run: `accumulate` and `ema`.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        optimizer: keras.optimizers.Optimizer,
+        settings: config.Optimizer,
+        run: config.Run,
+    ):
+        self.detector, self.optimizer, self.settings = detector, optimizer, settings
+        self.parts = run.accumulate
+        normalizer = detector.sections.loss.normalizer
+        self.normalizer = PositivesAverage(normalizer) if isinstance(normalizer, config.EmaNormalizer) else None
+        self.scale = LossScale() if detector.dtype_policy.compute_dtype == "float16" else None
+        self.ema = None if run.ema is None else WeightAverage(averaged_variables(detector), run.ema)
+        kept = [part.variables for part in (self.normalizer, self.scale, self.ema) if part is not None]
+        self.variables: dict[str, keras.Variable] = {name: v for part in kept for name, v in part.items()}
+
+    def nothing(self) -> Seen:
+        """The sums before the first micro-batch."""
+        zero = ops.zeros((), dtype="float32")
+        return Seen(
+            LossSums(zero, zero, zero),
+            Observed(zero, zero, zero, zero, ops.zeros((len(self.detector.fpn.levels),), dtype="float32")),
+        )
+
+    def target(self, sums: LossSums) -> Tensor:
+        """The scalar to differentiate: a whole batch's loss, or a micro-batch's undivided sum; times the scale."""
+        loss = objective(sums, self._divisor(sums))["loss"] if self.parts == 1 else sums.classification + sums.box
+        return loss if self.scale is None else loss * ops.convert_to_tensor(self.scale.scale)
+
+    def apply(self, seen: Seen, gradients: list[Tensor]) -> dict[str, Tensor]:
+        """Updates weights, slots and its own state.
+
+        Args:
+            seen: of the global batch, all micro-batches and replicas together.
+            gradients: of `target`, added up likewise, in the order of `detector.trainable_variables`.
+
+        Returns:
+            The step's scalars.
+        """
+        variables, divisor = self.detector.trainable_variables, self._divisor(seen.sums)
+        gradients = self._true_gradients(gradients, divisor)
+        norm = global_norm(gradients)
+        finite = None if self.scale is None else ops.isfinite(norm)
+        changed = [] if finite is None else [*variables, *self.optimizer.variables]
+        before = [ops.copy(ops.convert_to_tensor(v)) for v in changed]
+        self.optimizer.apply(prepare_gradients(gradients, variables, self.settings, norm), variables)
+        for variable, old in zip(changed, before, strict=True):
+            variable.assign(ops.where(finite, ops.convert_to_tensor(variable), old))
+        scalars = {
+            **objective(seen.sums, divisor),
+            **observations(seen.sums, seen.observed, self.detector.fpn.levels),
+            "gradient_norm": norm,
+        }
+        if self.normalizer is not None:
+            self.normalizer.update(seen.sums.positives)
+        if self.ema is not None:
+            self.ema.update(finite)
+        if self.scale is not None:
+            scalars |= self._scaled(norm, finite)
+            self.scale.update(finite)
+        return scalars
+
+    def _divisor(self, sums: LossSums) -> Tensor:
+        if self.normalizer is not None:
+            return self.normalizer.divisor(sums.positives)
+        return ops.maximum(sums.positives, 1.0)
+
+    def _true_gradients(self, gradients: list[Tensor], divisor: Tensor) -> list[Tensor]:
+        """Those of the loss: neither scaled nor summed over micro-batches without a divisor."""
+        if self.parts == 1 and self.scale is None:
+            return gradients
+        factor = 1.0 if self.scale is None else 1.0 / ops.convert_to_tensor(self.scale.scale)
+        factor = factor / divisor if self.parts > 1 else factor
+        return [g * ops.cast(factor, g.dtype) for g in gradients]
+
+    def _scaled(self, norm: Tensor, finite: Tensor) -> dict[str, Tensor]:
+        """`loss_scale`, and `overflow`: 1 where the update was left out. That is no failure, and its norm reads 0, as
+        long as a lower scale is left to try."""
+        assert self.scale is not None
+        scale = ops.convert_to_tensor(self.scale.scale)
+        overflow = ops.logical_and(ops.logical_not(finite), scale > 1.0)
+        return {
+            "gradient_norm": ops.where(overflow, 0.0, norm),
+            "loss_scale": ops.copy(scale),
+            "overflow": ops.cast(ops.logical_not(finite), "float32"),
+        }

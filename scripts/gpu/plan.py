@@ -1,0 +1,119 @@
+"""What `scripts/benchmark_gpu` runs: its parts, in the order in which they matter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+CANVASES = ((800, 800), (800, 1344))
+TINY_CANVASES = ((128, 128), (128, 256))
+BATCHES = (16, 32, 64, 128, 256)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One process. `batches` are tried in order until one does not fit the memory."""
+
+    kind: str  # peak, train, infer, profile, fed or accuracy
+    who: str  # retina or torchvision; of `peak` the framework: jax, torch or tensorflow
+    backend: str = "torch"
+    backbone: str = "resnet50"
+    canvas: tuple[int, int] = (0, 0)
+    frozen: bool = False  # stem and first stage, and all batch normalisations
+    compiled: bool = False  # torch.compile
+    batches: tuple[int, ...] = ()
+    precision: str = "bfloat16"
+    repeats: int = 5
+    block_seconds: float = 1.0
+    data: str | None = None
+    steps: int | None = None  # of `accuracy` and `fed`
+    tiny: bool = False
+    round: int = 1
+    limit: float = 300.0  # seconds
+
+    @property
+    def name(self) -> str:
+        words = [self.kind, self.who]
+        if self.who == "retina":
+            words += [self.backend, self.backbone]
+        if self.canvas != (0, 0):
+            words.append("x".join(map(str, self.canvas)))
+        if self.kind in ("train", "profile"):
+            words.append("frozen" if self.frozen else "live")
+        words += ["compiled"] * self.compiled
+        return " ".join(words) if self.data is None else " ".join([*words, self.data.rstrip("/").rpartition("/")[2]])
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Part:
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def parts(
+    *,
+    backend: str,
+    kinds: Iterable[str],
+    batches: tuple[int, ...],
+    data: Iterable[str] = (),
+    repeats: int = 5,
+    steps: int | None = None,
+    limit: float = 300.0,
+    precision: str = "bfloat16",
+    compiled: bool = False,
+    tiny: bool = False,
+) -> list[Part]:
+    """The first round; the second (`again`) depends on what it finds.
+
+    Our part and torchvision's of the same work follow each other. The frozen 800x800 pair comes first: it is the one
+    with a goal in images per second; the larger canvas and keras-cv's backbone come last.
+    """
+    common = {"repeats": repeats, "limit": limit, "tiny": tiny, "precision": precision}
+    common |= {"block_seconds": 0.05} if tiny else {}
+    ours, theirs = [("retina", backend, "resnet50")], [("torchvision", "torch", "resnet50")]
+    small, large = TINY_CANVASES if tiny else CANVASES
+
+    def work(
+        kind: str, canvas: tuple[int, int], whom: list, frozen: bool = False, compiled: bool = False
+    ) -> list[Part]:
+        sizes = tuple(2 * b for b in batches) if kind == "infer" and not tiny else batches
+        return [
+            Part(kind, who, b, net, canvas, frozen, compiled, sizes, **common)  # type: ignore[arg-type]
+            for who, b, net in whom
+        ]
+
+    both = ours + theirs
+    found = [Part("peak", framework, framework, **common) for framework in dict.fromkeys((backend, "torch"))]
+    found += work("train", small, both, frozen=True)
+    found += work("profile", small, ours, frozen=True)
+    found += work("train", small, both)
+    found += work("infer", small, both)
+    found += work("train", large, both, frozen=True) + work("infer", large, both) + work("train", large, both)
+    if compiled:
+        found += work("train", small, theirs, frozen=True, compiled=True) + work("infer", small, theirs, compiled=True)
+    found += work("train", small, [("retina", backend, "keras_cv/resnet50")], frozen=True)
+    for folder in data:
+        real = {**common, "data": folder, "steps": steps, "limit": max(limit, 600.0)}
+        found.append(Part("fed", "retina", backend, canvas=small, batches=batches[-1:] if tiny else (16,), **real))
+        found.append(Part("accuracy", "retina", backend, **real))
+    wanted = set(kinds)
+    return [part for part in found if part.kind in wanted]
+
+
+def again(first: list[Part], records: list[dict[str, Any]], rounds: int) -> list[Part]:
+    """The later rounds: each timed part at its best batch only, ours and torchvision's in turn."""
+    timed = [(p, best(records, p.name)) for p in first if p.kind in ("train", "infer")]
+    return [
+        replace(p, batches=(row["batch"],), round=number)
+        for number in range(2, rounds + 1)
+        for p, row in timed
+        if row is not None
+    ]
+
+
+def best(records: list[dict[str, Any]], name: str) -> dict[str, Any] | None:
+    """The record of a part's fastest batch, in its first round."""
+    rows = [r for r in records if r["part"] == name and r.get("images_per_second") and r["round"] == 1]
+    return max(rows, key=lambda r: r["images_per_second"], default=None)

@@ -1,0 +1,101 @@
+"""Training on real photographs, through the whole of retina: pipeline, step, evaluation. Needs TensorFlow."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from plan import Part
+
+import retina
+from retina import config as configuration
+from retina.training.run_directory import RunDirectory
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def settings(part: Part) -> retina.Config:
+    """BCCD as configs/bccd.yaml trains it, a folder in COCO's layout otherwise; `fed` is a short run of the full-sized
+    network on the part's canvas. No part of keras-cv is asked for."""
+    root = Path(part.data or "").absolute()
+    coco = (root / "annotations").is_dir()
+    values = _coco(root) if coco else _bccd(root)
+    precision = {"bfloat16": "mixed_bfloat16", "float32": "float32"}[part.precision]
+    if part.kind == "fed":
+        steps = part.steps or 60
+        size = "resnet18" if part.tiny else "resnet50"
+        values |= {
+            "model": {"backbone": size},
+            "anchors": {},
+            "optimizer": {"kind": "sgd", "learning_rate": 1e-4},
+            "schedule": {"kind": "constant", "steps": steps, "warmup_steps": 0},
+            "run": {
+                "batch_size": part.batches[0],
+                "evaluate_every": 10 * steps,
+                "log_every": max(1, steps // 6),
+                "preflight": "warn",
+            },
+        }
+        short, long = part.canvas
+        values["data"] |= {"resize": {"short": short, "long": long, "multiple": 32, "max_canvases": 1}, "augment": {}}
+    elif part.steps is not None:
+        warmup = min(values["schedule"].get("warmup_steps", 0), part.steps // 2)
+        values["schedule"] |= {"steps": part.steps, "warmup_steps": warmup}
+    values["run"] |= {"precision": precision}
+    return configuration.parse(values)
+
+
+def _bccd(root: Path) -> dict[str, Any]:
+    values = configuration.load(ROOT / "configs/bccd.yaml", [f"data.root={root}"]).model_dump(
+        mode="json", exclude_unset=True
+    )
+    values["model"]["backbone"] = "resnet18"
+    return values
+
+
+def _coco(root: Path) -> dict[str, Any]:
+    return {
+        "data": {
+            "root": str(root),
+            "train": {
+                "format": "coco",
+                "annotations": "annotations/instances_train2017.json",
+                "images": "train2017",
+            },
+            "validation": {
+                "format": "coco",
+                "annotations": "annotations/instances_val2017.json",
+                "images": "val2017",
+            },
+            "resize": {"short": 512, "long": 640, "multiple": 128, "max_canvases": 2},
+        },
+        "model": {"backbone": "resnet50", "head": {"norm": "group"}},
+        "optimizer": {"kind": "adamw", "learning_rate": 5e-4, "weight_decay": 0.05, "clip_norm": 10.0},
+        "schedule": {"kind": "cosine", "steps": 1000, "warmup_steps": 100},
+        "run": {"batch_size": 16, "evaluate_every": 500},
+    }
+
+
+def run(part: Part) -> dict[str, Any]:
+    """Trains; gives speed, the share of time spent waiting for data, and the validation figures (coco_mini's 160
+    photographs teach little from scratch: its figure shows that the path works, not what the detector can do)."""
+    config = settings(part)
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        trained = RunDirectory.open(retina.train(config, Path(folder) / "run"))
+        lines = trained.metrics()
+    speeds = [line["images_per_second"] for line in lines if line.get("images_per_second")]
+    waits = [value for line in lines for key, value in line.items() if key == "data_wait"]
+    scored = [line["metrics"] for line in lines if "metrics" in line]
+    return {
+        "batch": config.run.batch_size,
+        "steps": config.schedule.steps,
+        "wall_seconds": time.perf_counter() - start,
+        # The first line holds the compilation.
+        "fed_images_per_second": statistics.median(speeds[1:] or speeds) if speeds else None,
+        "waiting_for_data": statistics.median(waits) if waits else None,
+        "metrics": max(scored, key=lambda m: m["AP"]) if scored else None,
+    }

@@ -1,0 +1,430 @@
+"""The loop, around stand-ins: what it writes when, how it stops, goes on, and tells others."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+
+from retina import cli
+from retina import config as configuration
+from retina.data.digits import read_digits
+from retina.errors import Interrupted, RetinaError, RunFailed
+from retina.training import checkpoint as checkpoints
+from retina.training import loop
+from retina.training.checkpoint import read
+from retina.training.run_directory import BEST, LATEST, RunDirectory
+from retina.training.train import train
+from tests.training import stand_ins
+
+
+@pytest.fixture(scope="module")
+def data():
+    return read_digits("train", 8, 64), read_digits("validation", 4, 64)
+
+
+@pytest.fixture
+def go(data, monkeypatch):
+    """`go(path, *overrides, **arguments)`: a training with stand-ins; `bad` and `figures` as in `stand_ins.put_in`."""
+
+    def call(path, *overrides, bad=None, figures=None, **arguments):
+        stand_ins.put_in(monkeypatch.setattr, bad, figures)
+        monkeypatch.setattr(os, "fsync", lambda _: None)  # what is written is read by this machine alone, and soon
+        config = configuration.load(None, [*stand_ins.SETTINGS, *overrides])
+        return RunDirectory(train(config, path, train_data=data[0], validation_data=data[1], **arguments))
+
+    return call
+
+
+def lines(run: RunDirectory) -> list[dict]:
+    return [{k: v for k, v in line.items() if k not in stand_ins.WALL_CLOCK} for line in run.metrics()]
+
+
+def arrays(run: RunDirectory) -> dict[str, bytes]:
+    saved = read(run.checkpoint_path(LATEST))
+    return {name: array.tobytes() for name, array in saved.arrays.items()}
+
+
+def assert_same(one: RunDirectory, other: RunDirectory) -> None:
+    assert lines(one) == lines(other)
+    assert arrays(one) == arrays(other)
+    assert one.steps() == other.steps()
+    assert [one.pointed_step(name) for name in (BEST, LATEST)] == [other.pointed_step(name) for name in (BEST, LATEST)]
+
+
+class After(keras.callbacks.Callback):
+    """Does something after a batch of the run, counted from 1."""
+
+    def __init__(self, number: int, what):
+        super().__init__()
+        self.left, self.what = number, what
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.left -= 1
+        if self.left == 0:
+            self.what(self.model)
+
+
+# ------------------------------------------------------------------------------------------ lines and checkpoints
+
+
+def test_lines_stand_on_a_grid_and_their_means_are_over_the_steps_between(go, tmp_path):
+    run = go(tmp_path / "run", "run.log_every=1")
+    often = {line["step"]: line["loss"] for line in run.metrics() if "loss" in line}
+    found = go(tmp_path / "other")
+    assert [line["step"] for line in found.metrics() if "loss" in line] == [3, 5, 6, 9, 10, 12, 15, 18, 20]
+    means = {line["step"]: line["loss"] for line in found.metrics() if "loss" in line}
+    assert means[3] == pytest.approx((often[1] + often[2] + often[3]) / 3, rel=1e-12)
+    assert means[6] == often[6] and means[20] == pytest.approx((often[19] + often[20]) / 2, rel=1e-12)
+
+
+def test_lines_tell_memory_and_the_share_of_waiting(go, tmp_path):
+    for line in go(tmp_path / "run").metrics():
+        if "loss" in line:
+            assert 50 < line["memory"] <= line["memory_peak"] < 1e6
+            assert 0 <= line["data_wait"] <= 1
+
+
+def test_the_newest_checkpoints_and_the_best_stay(go, tmp_path):
+    # Evaluations at 5, 10, 15 and 20; checkpoints there and at 4, 8, 12 and 16.
+    figures = [{"AP50": value} for value in (0.1, 0.4, 0.3, 0.4)]
+    run = go(tmp_path / "two", figures=figures)
+    assert (run.steps(), run.pointed_step(BEST), run.pointed_step(LATEST)) == ([10, 16, 20], 10, 20)
+    assert read(run.checkpoint_path(BEST)).best == 0.4 and read(run.checkpoint_path(LATEST)).best == 0.4
+    run = go(tmp_path / "one", "run.keep=1", "run.checkpoint_every=null", figures=figures)
+    assert run.steps() == [10, 20]
+    run = go(tmp_path / "many", "run.keep=9", figures=figures)
+    assert run.steps() == [4, 5, 8, 10, 12, 15, 16, 20]
+
+
+def test_time_writes_checkpoints_as_well_and_changes_nothing_else(go, tmp_path):
+    usual = go(tmp_path / "usual", "run.keep=30", "run.checkpoint_every=null")
+    timed = go(tmp_path / "timed", "run.keep=30", "run.checkpoint_every=null", "run.checkpoint_minutes=1e-9")
+    assert usual.steps() == [5, 10, 15, 20] and timed.steps() == list(range(1, 21))
+    assert lines(usual) == lines(timed) and arrays(usual) == arrays(timed)
+
+
+def test_a_checkpoint_is_written_while_training_goes_on(go, tmp_path, monkeypatch):
+    """The first write takes until the fourth step after it has been made."""
+    released, whole = threading.Event(), checkpoints.save
+    monkeypatch.setattr(checkpoints, "save", lambda *arguments: (released.wait(30), whole(*arguments)))
+    seen = []
+    steps = After(7, lambda _: (seen.append((tmp_path / "run/checkpoints/step_4.npz").exists()), released.set()))
+    run = go(tmp_path / "run", "run.evaluate_every=null", callbacks=[steps])
+    assert seen == [False] and run.steps() == [16, 20]
+
+
+# ------------------------------------------------------------------------------------------------ stopped, resumed
+
+
+@pytest.mark.parametrize("number", [1, 4, 7])
+def test_a_signal_writes_a_checkpoint_and_the_resumed_run_has_the_same_lines(go, tmp_path, number):
+    whole = go(tmp_path / "whole")
+    stop = After(number, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted, match=rf"SIGTERM after step {number} of 20; .* --run-dir \S*/stopped --resume$"):
+        go(tmp_path / "stopped", callbacks=[stop])
+    stopped = RunDirectory(tmp_path / "stopped")
+    assert stopped.pointed_step(LATEST) == number
+    assert_same(go(tmp_path / "stopped", resume=True), whole)
+
+
+@pytest.mark.parametrize("name", ["a b", "it's; $HOME", "-dash", "two  spaces", "naïve"])
+def test_the_command_that_resumes_survives_a_shell(go, tmp_path, name, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Interrupted) as caught:
+        go(name, callbacks=[After(1, lambda _: os.kill(os.getpid(), signal.SIGINT))])
+    command = str(caught.value).partition("Go on with: retina ")[2]
+    shown = subprocess.run(["sh", "-c", f"printf '%s\\n' {command}"], capture_output=True, text=True, check=True).stdout
+    words = shown.splitlines()
+    assert words[:2] == ["train", "--run-dir"] and words[3:] == ["--resume"]
+    assert (tmp_path / words[2]).samefile(tmp_path / name) and not words[2].startswith("-")
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(go, tmp_path):
+    whole = go(tmp_path / "whole")
+    run = RunDirectory(tmp_path / "run")
+    shutil.copytree(whole.path, run.path)
+    path = run.checkpoint_path(LATEST)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert_same(go(run.path, resume=True), whole)
+    log = (run.path / "log.txt").read_text()
+    assert "step_20.npz: damaged" in log and "Going back to the checkpoint before it: step 16" in log
+    assert "resumed after step 16" in log
+
+
+def test_a_run_without_a_checkpoint_starts_anew_and_says_so(go, tmp_path):
+    whole = go(tmp_path / "whole")
+    run = RunDirectory(tmp_path / "run")
+    shutil.copytree(whole.path, run.path)
+    shutil.rmtree(run.path / "checkpoints")
+    (run.path / "environment.json").unlink()
+    assert_same(go(run.path, resume=True), whole)
+    assert "no checkpoint yet: starting from step 0" in (run.path / "log.txt").read_text()
+    assert json.loads((run.path / "environment.json").read_text()) == {"backend": "tensorflow"}
+
+
+@pytest.mark.parametrize("begun", ["nothing", "folder", "half a config"])
+def test_a_run_killed_before_it_was_one_is_begun(go, tmp_path, begun):
+    run = tmp_path / "run"
+    if begun != "nothing":
+        run.mkdir()
+    if begun == "half a config":
+        (run / ".partial.config.yaml").write_text("da")
+    found = go(run, resume=True)
+    assert found.pointed_step(LATEST) == 20
+    assert "there is no run to resume yet: starting from step 0" in (run / "log.txt").read_text()
+    assert not (run / ".partial.config.yaml").exists()
+
+
+def test_nothing_of_anybody_elses_is_resumed(go, tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(RetinaError, match="not a run directory"):
+        go(tmp_path, resume=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_finished_run_stays_as_it_is(go, tmp_path, capsys):
+    run = go(tmp_path / "run")
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    go(tmp_path / "run", resume=True)
+    assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
+    assert "this run is finished, after step 20" in capsys.readouterr().err
+
+
+def test_settings_that_change_no_result_may_change(go, tmp_path):
+    with pytest.raises(Interrupted):
+        go(tmp_path / "run", callbacks=[After(7, lambda _: os.kill(os.getpid(), signal.SIGHUP))])
+    with pytest.raises(RetinaError, match=r"changed config: run.log_every \(3 → 2\); resume"):
+        go(tmp_path / "run", "run.log_every=2", "run.keep=3", resume=True)
+    run = go(tmp_path / "run", "run.keep=3", resume=True)
+    assert "resumed with a changed config: run.keep (2 → 3)" in (run.path / "log.txt").read_text()
+    assert run.steps()[-3:] == [15, 16, 20]
+
+
+def test_a_run_in_another_environment_says_what_it_may_cost(go, tmp_path):
+    with pytest.raises(Interrupted):
+        go(tmp_path / "run", callbacks=[After(2, lambda _: os.kill(os.getpid(), signal.SIGINT))])
+    (tmp_path / "run/environment.json").write_text('{"backend": "jax", "devices": ["cpu:0"]}')
+    go(tmp_path / "run", resume=True)
+    log = (tmp_path / "run/log.txt").read_text()
+    assert "another environment: backend (jax → tensorflow), devices (['cpu:0'] → None)" in log
+
+
+def test_two_processes_do_not_train_one_run(go, tmp_path):
+    with pytest.raises(Interrupted):
+        go(tmp_path / "run", callbacks=[After(2, lambda _: os.kill(os.getpid(), signal.SIGINT))])
+    holder = (
+        "import fcntl, os, sys\n"
+        "fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX)\n"
+        "print('held', flush=True)\n"
+        "input()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", holder, str(tmp_path / "run")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(RetinaError, match="another process is training this run"):
+            go(tmp_path / "run", resume=True)
+    finally:
+        other.communicate("\n")
+    go(tmp_path / "run", resume=True)
+
+
+# ------------------------------------------------------------------------------------------------- early stopping
+
+
+STALE = [{"AP50": 0.30, "AP": value} for value in (0.10, 0.20, 0.20, 0.21)]
+
+
+def test_a_run_stops_early_and_is_finished_then(go, tmp_path, capsys):
+    overrides = ("run.early_stopping={patience: 2}",)
+    run = go(tmp_path / "run", *overrides, figures=STALE)
+    assert [line["step"] for line in run.metrics() if "metrics" in line] == [5, 10, 15]
+    assert run.pointed_step(LATEST) == 15 and run.pointed_step(BEST) == 5
+    said = "stopped early after step 15: AP50 has not risen above 0.3000 by more than 0.0 in 2 evaluations"
+    assert said in (run.path / "log.txt").read_text()
+    go(tmp_path / "run", *overrides, resume=True)
+    assert "finished, after step 15" in capsys.readouterr().err
+
+
+def test_early_stopping_watches_another_figure_by_at_least_so_much(go, tmp_path):
+    early = "run.early_stopping={patience: 2, metric: AP, min_delta: 0.05}"
+    # 0.10, 0.20, then twice no more than 0.05 above 0.20.
+    assert go(tmp_path / "one", early, "schedule.steps=50", figures=STALE).pointed_step(LATEST) == 20
+    early = "run.early_stopping={patience: 2, metric: AP, min_delta: 0.005}"
+    assert go(tmp_path / "two", early, "schedule.steps=25", figures=STALE).pointed_step(LATEST) == 25
+
+
+def test_a_resumed_run_remembers_how_long_it_has_been_stale(go, tmp_path):
+    early = "run.early_stopping={patience: 2}"
+    with pytest.raises(Interrupted):
+        go(tmp_path / "run", early, figures=STALE, callbacks=[After(11, lambda _: os.kill(os.getpid(), signal.SIGINT))])
+    run = go(tmp_path / "run", early, figures=STALE[2:], resume=True)
+    assert run.pointed_step(LATEST) == 15 and run.pointed_step(BEST) == 5
+
+
+# -------------------------------------------------------------------------------------------------- failed writes
+
+
+def full(number: int, write, code: int = 28):
+    """`write`, but that the disk is full from call `number` (from 1) on."""
+    calls = []
+
+    def call(*arguments, **keywords):
+        calls.append(1)
+        if len(calls) >= number:
+            raise OSError(code, os.strerror(code))
+        return write(*arguments, **keywords)
+
+    return call
+
+
+@pytest.mark.parametrize("code", [28, 27, 122])  # ENOSPC, EFBIG, EDQUOT
+def test_a_full_disk_in_the_writing_thread_ends_the_run_and_the_last_checkpoint_stands(go, tmp_path, monkeypatch, code):
+    with monkeypatch.context() as here:
+        here.setattr(checkpoints.np, "savez", full(3, np.savez, code))
+        with pytest.raises(RunFailed, match=r"the run stopped.*: .*; the last checkpoint is whole.*--resume") as caught:
+            go(tmp_path / "run")
+    assert cli._explain(caught.value) == (1, str(caught.value))
+    run = RunDirectory(tmp_path / "run")
+    assert read(run.checkpoint_path(LATEST)).step == 5
+    assert sorted(path.name for path in (run.path / "checkpoints").iterdir()) == [
+        "best", "latest", "step_4.npz", "step_5.npz",
+    ]  # fmt: skip
+    assert_same(go(run.path, resume=True), go(tmp_path / "whole"))
+
+
+def test_a_full_disk_at_the_last_checkpoint_does_not_pass_for_a_finished_run(go, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints.np, "savez", full(8, np.savez))
+    with pytest.raises(RetinaError, match="No space left on device"):
+        go(tmp_path / "run")
+    assert RunDirectory(tmp_path / "run").pointed_step(LATEST) == 16
+
+
+def test_a_full_disk_at_a_line_of_metrics(go, tmp_path, monkeypatch):
+    monkeypatch.setattr(RunDirectory, "append_metrics", full(3, RunDirectory.append_metrics))
+    with pytest.raises(RetinaError, match="No space left on device"):
+        go(tmp_path / "run")
+    assert RunDirectory(tmp_path / "run").pointed_step(LATEST) == 4
+
+
+def test_any_other_error_of_the_writing_thread_comes_out_as_it_is(go, tmp_path, monkeypatch):
+    def fail(*_):
+        raise ZeroDivisionError("of a test")
+
+    monkeypatch.setattr(checkpoints, "save", fail)
+    with pytest.raises(ZeroDivisionError, match="of a test"):
+        go(tmp_path / "run")
+
+
+# ------------------------------------------------------------------------------------------------------ bad numbers
+
+
+def test_a_failed_step_is_met_with_the_weights_that_it_found(go, tmp_path, monkeypatch):
+    """Step 7 fails and is seen at step 9: checkpoint 5 stands, and steps 6 and 7 are gone through again."""
+    weights, seen = [], {}
+    keep = After(6, lambda model: weights.extend(v.numpy() for v in model.trainable_variables))
+
+    def record(run, detector, origin, batch, dataset, fault):
+        seen.update(weights=[v.numpy() for v in detector.trainable_variables], origin=origin, batch=batch, fault=fault)
+        return f"step {fault.step}: the {fault.what} is {fault.value}"
+
+    monkeypatch.setattr(loop, "record", record)
+    with pytest.raises(FloatingPointError, match="step 7: the norm of the gradient is inf"):
+        go(tmp_path / "run", "run.checkpoint_every=null", bad={7: {"gradient_norm": np.inf}}, callbacks=[keep])
+    assert RunDirectory(tmp_path / "run").steps() == [5]
+    assert seen["origin"] == "that it found"
+    assert seen["batch"] == next(stand_ins.batches(seed=0, first_step=6, steps=7))
+    for found, expected in zip(seen["weights"], weights, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_failure_before_the_first_checkpoint_is_met_as_well(go, tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(loop, "record", lambda *a: seen.update(weights=a[1].trainable_variables[0].numpy()) or "step 1")
+    first = stand_ins.build(SimpleNamespace(run=SimpleNamespace(seed=0)), ())
+    with pytest.raises(FloatingPointError):
+        go(tmp_path / "run", bad={1: {"loss": np.nan}})
+    np.testing.assert_array_equal(seen["weights"], first.trainable_variables[0].numpy())
+
+
+def test_a_failure_far_from_the_last_checkpoint_takes_its_weights(go, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_REWINDS", 1)
+    seen = {}
+    monkeypatch.setattr(loop, "record", lambda *a: seen.update(origin=a[2]) or "step 8")
+    with pytest.raises(FloatingPointError):
+        go(tmp_path / "run", "run.checkpoint_every=null", bad={8: {"loss": np.nan}})
+    assert seen["origin"] == "of step 5"
+
+
+# -------------------------------------------------------------------------------------------------------- callbacks
+
+
+def test_keras_callbacks_are_told_as_by_fit(go, tmp_path):
+    told = []
+    made = keras.callbacks.LambdaCallback(
+        on_train_begin=lambda logs: told.append(("train begin",)),
+        on_epoch_begin=lambda epoch, logs: told.append(("epoch begin", epoch)),
+        on_train_batch_end=lambda batch, logs: told.append(("batch end", batch)),
+        on_epoch_end=lambda epoch, logs: told.append(("epoch end", epoch, logs["val_AP50"], logs["loss"])),
+        on_train_end=lambda logs: told.append(("train end",)),
+    )
+    run = go(tmp_path / "run", "schedule.steps=4", "schedule.warmup_steps=1", "run.evaluate_every=2", callbacks=[made])
+    figures = {line["step"]: line["metrics"]["AP50"] for line in run.metrics() if "metrics" in line}
+    losses = {line["step"]: line["loss"] for line in run.metrics() if "loss" in line}
+    assert told == [
+        ("train begin",),
+        ("epoch begin", 0),
+        ("batch end", 0),
+        ("batch end", 1),
+        ("epoch end", 0, figures[2], losses[2]),
+        ("epoch begin", 1),
+        ("batch end", 0),
+        ("batch end", 1),
+        ("epoch end", 1, figures[4], losses[4]),
+        ("train end",),
+    ]
+
+
+def test_a_callback_has_model_optimizer_parameters_and_the_steps_scalars(go, tmp_path):
+    class Looking(keras.callbacks.Callback):
+        def on_test_end(self, logs=None):
+            self.figures = logs
+
+        def on_train_batch_end(self, batch, logs=None):
+            last = self.model.trainable_variables[-1].numpy()
+            assert logs["loss"] == last[0] and logs["loss_box"] == last[2]
+            assert int(self.model.optimizer.iterations) % 5 == (batch + 1) % 5
+
+    looking = Looking()
+    run = go(tmp_path / "run", callbacks=[looking])
+    assert looking.params == {"epochs": 4, "steps": 5, "verbose": 0}
+    assert looking.figures == run.metrics()[-1]["metrics"]
+
+
+def test_callbacks_change_nothing(go, tmp_path):
+    history = keras.callbacks.History()
+    assert_same(go(tmp_path / "with", callbacks=[history, After(99, print)]), go(tmp_path / "without"))
+    assert len(history.history["val_AP50"]) == 4
+
+
+def test_a_callback_ends_the_run_with_an_evaluation_and_a_checkpoint(go, tmp_path):
+    class Enough(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.model.stop_training = int(self.model.optimizer.iterations) == 7
+
+    run = go(tmp_path / "run", callbacks=[Enough()])
+    assert run.pointed_step(LATEST) == 7
+    assert [line["step"] for line in run.metrics() if "metrics" in line] == [5, 7]
+    # Not finished: without the callback it goes on.
+    assert go(tmp_path / "run", resume=True).pointed_step(LATEST) == 20

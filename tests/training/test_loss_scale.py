@@ -1,0 +1,87 @@
+"""Dynamic loss scaling by hand, and what an overflow leaves alone."""
+
+import keras
+import numpy as np
+import pytest
+
+from retina import config
+from retina.training.loss_scale import LossScale
+from tests.training.small_step import MODEL, four_images, make, numbers, weights
+
+
+def after(scale: LossScale, *finite: bool) -> list[tuple[float, int]]:
+    out = []
+    for good in finite:
+        scale.update(keras.ops.convert_to_tensor(good))
+        out.append((float(scale.scale.numpy()), int(scale.good_steps.numpy())))
+    return out
+
+
+def test_halves_on_overflow_doubles_after_an_interval_and_never_falls_below_1():
+    assert after(LossScale(4.0, 2), False, False, False, False) == [(2, 0), (1, 0), (1, 0), (1, 0)]
+    assert after(LossScale(4.0, 2), True, True, True) == [(4, 1), (8, 0), (8, 1)]
+    assert after(LossScale(4.0, 2), True, False, True, True) == [(4, 1), (2, 0), (2, 1), (4, 0)]
+
+
+@pytest.fixture(scope="module")
+def half():
+    """Detector, optimizer, step and update under float16, live batch normalisation and the fused kernel included."""
+    detector, optimizer, step = make(
+        config.Run(ema=config.Ema(warmup=False, decay=0.5)), model=MODEL, precision="mixed_float16"
+    )
+    return detector, optimizer, step, step.update
+
+
+def state_of(half) -> dict[str, np.ndarray]:
+    detector, optimizer, step, _ = half
+    trained = {v.path: np.array(keras.ops.convert_to_numpy(v.value)) for v in detector.trainable_variables}
+    slots = {f"slot/{v.path}": np.array(keras.ops.convert_to_numpy(v.value)) for v in optimizer.variables}
+    averages = {name: np.array(array) for name, array in step.state().items() if name.startswith("ema/")}
+    averages = {name: array for name, array in averages.items() if "moving" not in name}
+    return {**trained, **slots, **averages}
+
+
+def test_an_overflow_leaves_weights_slots_and_averages_and_halves_the_scale(half):
+    _, optimizer, step, update = half
+    update.scale.scale.assign(2.0**100)
+    before = state_of(half)
+    scalars = numbers(step(four_images()))
+    np.testing.assert_equal(state_of(half), before)
+    assert scalars["overflow"] == 1 and scalars["gradient_norm"] == 0 and scalars["loss_scale"] == 2.0**100
+    assert np.isfinite(scalars["loss"]) and float(update.scale.scale.numpy()) == 2.0**99
+    assert int(optimizer.iterations.numpy()) == 0
+
+
+def test_a_good_step_moves_them_as_without_a_scale(half):
+    _, optimizer, step, update = half
+    update.scale.scale.assign(1024.0)
+    before = state_of(half)
+    scalars = numbers(step(four_images()))
+    assert scalars["overflow"] == 0 and scalars["loss_scale"] == 1024 and int(optimizer.iterations.numpy()) == 1
+    after = state_of(half)
+    still = [name for name in before if np.array_equal(before[name], after[name])]
+    assert still == []
+    _, _, full = make(model=MODEL)
+    expected = numbers(full(four_images()))
+    # float16 keeps 11 bits, and the layers in between add up.
+    for name in ("loss", "loss_classification", "loss_box", "gradient_norm"):
+        assert scalars[name] == pytest.approx(expected[name], rel=0.02), name
+    assert step.state()["loss_scale/good_steps"] == 1
+
+
+def test_a_gradient_that_overflows_without_a_scale_is_told(half):
+    """Nothing is left to lower: training must not go on in silence."""
+    detector, _, _, update = half
+    update.scale.scale.assign(1.0)
+    seen = update.nothing()
+    gradients = [keras.ops.full(v.shape, np.nan) for v in detector.trainable_variables]
+    before = state_of(half)
+    scalars = numbers(update.apply(seen, gradients))
+    assert not np.isfinite(scalars["gradient_norm"]) and scalars["overflow"] == 1
+    np.testing.assert_equal(state_of(half), before)
+    assert float(update.scale.scale.numpy()) == 1.0
+
+
+def test_other_precisions_have_no_scale():
+    detector, _, step = make(precision="mixed_bfloat16")
+    assert step.state() == {} and weights(detector)

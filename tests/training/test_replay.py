@@ -1,0 +1,129 @@
+"""A failed step put through the network again: which tensor, on which images, with which weights."""
+
+import keras
+import numpy as np
+import pytest
+
+from retina import config as configuration
+from retina.data.digits import read_digits
+from retina.errors import RetinaError
+from retina.training import replay as replaying
+from retina.training.checkpoint import Checkpoint, gather, save
+from retina.training.meter import Fault
+from retina.training.replay import image_names, record, replay
+from retina.training.run_directory import RunDirectory
+from tests.training.small_step import four_images, small_detector
+
+CONFIG = configuration.load(None, ["model.fpn={channels: 16, max_level: 5}", "model.head={channels: 16, layers: 1}"])
+SCALARS = {"loss": float("nan"), "loss_classification": 1.0, "loss_box": float("nan"), "gradient_norm": 1.0}
+FAULT = Fault(7, "loss", float("nan"), SCALARS)
+
+
+def build(config=None, names=("0", "1"), load_weights=True):
+    keras.utils.set_random_seed(0)
+    return small_detector(names, model=CONFIG.model)
+
+
+def batch_of(data) -> dict[str, np.ndarray]:
+    return {**four_images(), "index": np.array([2, 0, -1, 1]), "sample": np.arange(24, 28)}
+
+
+@pytest.fixture(scope="module")
+def data():
+    return read_digits("train", 3, 64)
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return build()
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.setattr(replaying, "build_detector", build)
+    return RunDirectory.create(tmp_path / "it's a run", configuration.to_yaml(CONFIG), {})
+
+
+def test_no_images_have_no_names(data):
+    assert image_names(data, np.zeros(0, np.int64)) == () == image_names(data, np.array([-1, -1]))
+
+
+def test_a_batch_that_is_well_is_saved_with_what_the_step_told(run, detector, data):
+    text = record(run, detector, "that it found", batch_of(data), data, FAULT)
+    assert text.startswith(
+        "step 7: the loss is nan; lower optimizer.learning_rate, lengthen schedule.warmup_steps, or set "
+        "optimizer.clip_norm. With the weights that it found, all is finite; in the step these were not: loss, "
+        f"loss_box. Images: {data.name}: image {data.image_ids[2]}, {data.name}: image {data.image_ids[0]}, "
+        f"{data.name}: image {data.image_ids[1]}; the batch is in {run.path / 'replay' / 'step_7.npz'}; "
+        "look again with: "
+    )
+    again = replay(run.path, 7)
+    assert again.first_bad is None and again.weights == "that it found" and len(again.images) == 3
+    # The losses are those of a step over the same batch.
+    tensors = {name: keras.ops.convert_to_tensor(value) for name, value in four_images().items()}
+    sums = detector.loss_sums(detector(tensors, training=True), tensors)
+    found = {finding.name: finding.high for finding in again.findings}
+    divisor = max(float(sums.positives), 1.0)
+    assert found["loss_classification"] == pytest.approx(float(sums.classification) / divisor, rel=1e-4)
+    assert found["loss_box"] == pytest.approx(float(sums.box) / divisor, rel=1e-4)
+    assert found["images"] == four_images()["images"].max()
+
+
+def test_the_first_tensor_that_is_not_finite_is_named(run, data):
+    """An infinite weight of the box head: logits are well, deltas and the box loss are not."""
+    broken = build()
+    broken.box.bias.assign(np.full(broken.box.bias.shape, np.inf, np.float32))
+    text = record(run, broken, "of step 4", batch_of(data), data, FAULT)
+    count = int(np.prod(broken.box.bias.shape))
+    assert f"With the weights of step 4, first not finite: weight {broken.box.bias.path} ({count} of {count}" in text
+    again = replay(run.path, 7)
+    bad = [finding.name for finding in again.findings if finding.bad]
+    assert bad[0] == f"weight {broken.box.bias.path}" and {"deltas", "loss_box", "loss"} <= set(bad)
+    assert "logits" not in bad and "loss_classification" not in bad
+    assert str(again).splitlines()[0] == "step 7, with the weights of step 4"
+    assert f"{count} of {count} not finite" in str(again)
+
+
+def test_a_box_that_is_not_finite_is_found_before_the_losses(run, detector, data):
+    batch = batch_of(data)
+    batch["boxes"][0, 0, 2] = np.nan
+    assert "first not finite: boxes (1 of 48 values)" in record(run, detector, "that it found", batch, data, FAULT)
+
+
+def test_other_weights_may_be_looked_at(run, detector, data):
+    record(run, detector, "that it found", batch_of(data), data, FAULT)
+    other = build()
+    other.box.bias.assign(np.full(other.box.bias.shape, 3.0, np.float32))
+    saved = Checkpoint(4, CONFIG.model_dump(mode="json"), ("0", "1"), (0, 1), None, gather(other))
+    save(run.checkpoint_path("step_4"), saved)
+    again = replay(run.path, 7, "step_4")
+    assert again.weights == "of step 4"
+    deltas = {finding.name: finding for finding in again.findings}["deltas"]
+    assert deltas.low > 2 and {f.name: f for f in replay(run.path, 7).findings}["deltas"].high < 2
+
+
+def test_a_full_disk_does_not_take_the_message_away(run, detector, data, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez_compressed", fail)
+    text = record(run, detector, "that it found", batch_of(data), data, FAULT)
+    assert "step 7: the loss is nan" in text and text.endswith("the batch could not be saved: No space left on device")
+
+
+def test_the_command_of_the_message_runs_in_a_shell(run, detector, data):
+    """Words as a shell would split them: the code is one of them, and it is Python."""
+    import shlex
+
+    text = record(run, detector, "that it found", batch_of(data), data, FAULT)
+    words = shlex.split(text.partition("look again with: ")[2])
+    assert words[:2] == ["python", "-c"] and len(words) == 3
+    compile(words[2], "command", "exec")
+    assert repr(str(run.path)) in words[2]
+
+
+def test_what_was_not_saved_cannot_be_looked_at(run, tmp_path):
+    with pytest.raises(RetinaError, match=r"step_3.npz: no such batch; batches are saved when"):
+        replay(run.path, 3)
+    with pytest.raises(RetinaError, match="not a run directory"):
+        replay(tmp_path / "nowhere", 3)

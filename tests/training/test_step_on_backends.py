@@ -1,0 +1,128 @@
+"""What a step can do besides (parts, averages, loss scaling), on each backend, each in a process of its own."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+BACKENDS = [name for name in ("tensorflow", "jax", "torch") if importlib.util.find_spec(name)]
+OTHERS = [name for name in BACKENDS if name != "tensorflow"]
+
+# The work of a process: see its own comments.
+WORK = """
+import json
+import sys
+import numpy as np
+from retina.startup import import_tensorflow_quietly
+import_tensorflow_quietly()
+from retina import config
+from retina.training.checkpoint import gather
+from retina.training.optimizer import build_optimizer
+from retina.training.step import build_step
+from tests.training.small_step import MODEL, SCHEDULE, SGD, four_images, numbers, small_detector
+
+def small(precision, run, loss):
+    # The small network with weights that every backend has alike, under a step of its own.
+    detector = small_detector(("a", "b"), model=MODEL, loss=loss, precision=precision)
+    random = np.random.default_rng(0)
+    for v in detector.trainable_variables:
+        if v.path.endswith("kernel"):
+            v.assign(random.normal(0, np.prod(v.shape[:-1]) ** -0.5, v.shape).astype(np.float32))
+    optimizer = build_optimizer(SGD, SCHEDULE)
+    return detector, optimizer, build_step(detector, optimizer, SGD, run)
+
+def everything(final):
+    # Parts, averages of weights and of positives, in one step.
+    loss = config.Loss(normalizer=config.EmaNormalizer(initial=20.0))
+    run = config.Run(batch_size=4, accumulate=2, ema=config.Ema(decay=0.5))
+    detector, optimizer, step = small("float32", run, loss)
+    lines = [numbers(step(four_images(seed))) for seed in range(3)]
+    step.sync()
+    with step.averaged():
+        averaged = gather(detector)
+    np.savez(final, **gather(detector, optimizer, step.state()), **{f"averaged/{k}": v for k, v in averaged.items()})
+    return lines
+
+def half():
+    # float16: a step at a scale that fits, then one at a scale that does not.
+    detector, optimizer, step = small("mixed_float16", config.Run(), config.Loss())
+    lines, moved = [], []
+    for scale in (2.0**10, 2.0**100):
+        step.sync()
+        before = gather(detector, optimizer)
+        step.load({"loss_scale/scale": np.float32(scale), "loss_scale/good_steps": np.int32(0)})
+        lines.append(numbers(step(four_images())))
+        step.sync()
+        after = gather(detector, optimizer)
+        moved.append(sum(not np.array_equal(after[n], before[n]) for n in after if "moving" not in n))
+    return {"lines": lines, "moved": moved, "scale": float(step.state()["loss_scale/scale"])}
+
+print(json.dumps({"everything": everything(sys.argv[1]), "half": half()}))
+"""
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> dict[str, tuple[dict, dict[str, np.ndarray]]]:
+    """By backend: what the process printed, and the arrays after the steps with everything."""
+    folder = tmp_path_factory.mktemp("steps")
+    processes = {
+        name: subprocess.Popen(
+            [sys.executable, "-c", WORK, str(folder / f"{name}.npz")],
+            env={**os.environ, "KERAS_BACKEND": name, "PYTHONPATH": str(Path(__file__).parents[2])},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name in BACKENDS
+    }
+    found = {}
+    for name, process in processes.items():
+        out, err = process.communicate(timeout=600)
+        assert process.returncode == 0, err
+        found[name] = json.loads(out.splitlines()[-1]), dict(np.load(folder / f"{name}.npz"))
+    return found
+
+
+@pytest.mark.parametrize("backend", OTHERS)
+def test_other_backends_accumulate_and_average_alike(results, backend):
+    (ours, arrays), (theirs, others) = results["tensorflow"], results[backend]
+    for one, other in zip(ours["everything"], theirs["everything"], strict=True):
+        assert other == pytest.approx(one, rel=1e-3, abs=1e-5)
+    assert arrays.keys() == others.keys()
+    for name in arrays:
+        # Momenta of a bias in front of batch normalisation are zero but for rounding.
+        bound = 1e-3 * np.abs(arrays[name]).max() + 1e-5
+        np.testing.assert_allclose(others[name], arrays[name], rtol=0, atol=bound, err_msg=name)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_averages_are_evaluated_and_the_weights_go_on(results, backend):
+    said, arrays = results[backend]
+    averages = [name for name in arrays if name.startswith("extra/ema/")]
+    assert len(averages) > 10 and arrays["extra/ema_updates"] == 3
+    for name in averages:
+        path = name.removeprefix("extra/ema/")
+        np.testing.assert_array_equal(arrays[f"averaged/weights/{path}"], arrays[name], err_msg=name)
+    assert any(not np.array_equal(arrays[n], arrays[f"weights/{n.removeprefix('extra/ema/')}"]) for n in averages)
+    expected = 20.0
+    for line in said["everything"]:
+        expected = 0.9 * expected + 0.1 * max(line["positives"], 1)
+    assert arrays["extra/normalizer/positives"] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_step_that_overflows_is_left_out(results, backend):
+    half, on_tensorflow = results[backend][0]["half"], results["tensorflow"][0]["half"]
+    fits, overflows = half["lines"]
+    assert fits["overflow"] == 0 and fits["loss_scale"] == 2**10 and half["moved"][0] > 10
+    assert overflows["overflow"] == 1 and overflows["gradient_norm"] == 0 and half["moved"][1] == 0
+    assert half["scale"] == 2.0**99
+    for name in ("loss", "loss_classification", "loss_box", "gradient_norm"):
+        assert fits[name] == pytest.approx(on_tensorflow["lines"][0][name], rel=0.02), name
