@@ -32,7 +32,7 @@ def small(root: Path) -> configuration.Config:
                 "head": {"channels": 16, "layers": 1},
             },
             "schedule": {"kind": "step", "steps": 2},
-            "run": {"batch_size": 4, "log_every": 1, "pictures": 0},
+            "run": {"batch_size": 4, "log_every": 1, "pictures": 0, "preflight": "warn"},
         }
     )
 
