@@ -48,9 +48,16 @@ class Detections:
         return [{"name": name, "label": label, "score": score, "box": box} for name, label, score, box in rows]
 
 
-def compile_inference(detector: Detector) -> Callable[[Batch], dict[str, np.ndarray]]:
-    """Network, decoding and NMS as one function from a batch to arrays `boxes`, `scores`, `labels`, `valid`."""
-    forward = _FORWARD[keras.backend.backend()](detector)
+def compile_inference(detector: Detector, engine: Any = None) -> Callable[[Batch], dict[str, np.ndarray]]:
+    """Network, decoding and NMS as one function from a batch to arrays `boxes`, `scores`, `labels`, `valid`.
+
+    Args:
+        engine: under which the detector was made: a `tf.distribute.MirroredStrategy`, whose replicas each take an equal
+            stretch of a batch, or a `keras.distribution.DataParallel`, of which this host's devices do; None: one
+            device. A device sees its images alone, so they are found as by one device with that batch.
+    """
+    backend = keras.backend.backend()
+    forward = _FORWARD[backend](detector) if engine is None else _FORWARD_ON_DEVICES[backend](detector, engine)
 
     def run(batch: Batch) -> dict[str, np.ndarray]:
         found = forward({name: batch[name] for name in _INPUTS})
@@ -60,14 +67,18 @@ def compile_inference(detector: Detector) -> Callable[[Batch], dict[str, np.ndar
 
 
 def detect(
-    run: Callable[[Batch], dict[str, np.ndarray]], dataset: DetectionDataset, data: configuration.Data, batch_size: int
+    run: Callable[[Batch], dict[str, np.ndarray]],
+    dataset: DetectionDataset,
+    data: configuration.Data,
+    batch_size: int,
+    share: tuple[int, int] = (0, 1),
 ) -> DetectionTable:
-    """The detections of a whole dataset, with `run` from `compile_inference`."""
+    """The detections of a whole dataset, with `run` from `compile_inference`, or those of host i of n (`share`)."""
     from retina.data.pipeline import evaluation_batches, translated
 
     tables = []
     with translated(dataset):
-        for batch in evaluation_batches(dataset, data, batch_size=batch_size):
+        for batch in evaluation_batches(dataset, data, batch_size=batch_size, share=share):
             tables.append(_table(run(batch), np.asarray(batch["index"])))
     return concatenate(tables)
 
@@ -149,20 +160,46 @@ def _pixels(image: Any, max_pixels: int) -> np.ndarray:
 def _tensorflow_forward(detector: Detector) -> Callable[[Batch], Batch]:
     import tensorflow as tf
 
-    # One graph for every canvas: nothing is traced anew for a picture of another size, and an export, whose graph can't
-    # know the canvas either, gives the same numbers bit for bit (graphs of known and unknown shape differ by rounding).
-    @tf.function(
-        input_signature=[
-            {
-                "images": tf.TensorSpec([None, None, None, 3], tf.uint8),
-                "size": tf.TensorSpec([None, 2], tf.int32),
-                "scale": tf.TensorSpec([None, 2], tf.float32),
-            }
-        ]
-    )
-    def forward(batch: Batch) -> Batch:
+    return tf.function(_found(detector), input_signature=_signature())
+
+
+def _found(detector: Detector) -> Callable[[Batch], Batch]:
+    def found(batch: Batch) -> Batch:
         maps = detector.feature_maps(batch["images"], batch["size"], training=False)
         return detector.decode(detector.predictions(maps), batch)
+
+    return found
+
+
+def _signature() -> list[Any]:
+    """One graph for every canvas: nothing is traced anew for a picture of another size, and an export, whose graph
+    can't know the canvas either, gives the same numbers bit for bit (graphs of known and unknown shape differ by
+    rounding)."""
+    import tensorflow as tf
+
+    return [
+        {
+            "images": tf.TensorSpec([None, None, None, 3], tf.uint8),
+            "size": tf.TensorSpec([None, 2], tf.int32),
+            "scale": tf.TensorSpec([None, 2], tf.float32),
+        }
+    ]
+
+
+def _mirrored_forward(detector: Detector, strategy: Any) -> Callable[[Batch], Batch]:
+    import tensorflow as tf
+
+    found, replicas = _found(detector), strategy.num_replicas_in_sync
+
+    @tf.function(input_signature=_signature(), autograph=False)
+    def forward(batch: Batch) -> Batch:
+        with strategy.scope():
+            shares = {name: tf.split(x, replicas) for name, x in batch.items()}
+            own = strategy.experimental_distribute_values_from_function(
+                lambda context: {name: x[context.replica_id_in_sync_group] for name, x in shares.items()}
+            )
+            values = strategy.run(found, args=(own,))
+        return {name: tf.concat(strategy.experimental_local_results(x), 0) for name, x in values.items()}
 
     return forward
 
@@ -177,9 +214,57 @@ def _jax_forward(detector: Detector) -> Callable[[Batch], Batch]:
 
     def run(batch: Batch) -> Batch:
         state = ([v.value for v in group] for group in (detector.trainable_variables, detector.non_trainable_variables))
-        return forward(*state, {name: np.asarray(value) for name, value in batch.items()})
+        return forward(*state, {name: jax_or_numpy(value) for name, value in batch.items()})
 
     return run
+
+
+def jax_or_numpy(x: Any) -> Any:
+    """As it is, where it is on a device already; else an array, without a copy."""
+    import jax
+
+    return x if isinstance(x, jax.Array) else np.asarray(x)
+
+
+def _jax_forward_on_devices(detector: Detector, engine: Any) -> Callable[[Batch], Batch]:
+    import jax
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+    # Hosts evaluate each by itself: they have other batches, and never wait for another.
+    whole, batch_axis = PartitionSpec(), PartitionSpec("batch")
+    mesh = Mesh(np.array(engine.device_mesh.backend_mesh.local_devices), ("batch",))
+
+    def forward(trainable: list, frozen: list, batch: Batch) -> Batch:
+        outputs, _ = detector.stateless_call(trainable, frozen, batch, training=False)
+        return detector.decode(outputs, batch)
+
+    # Not left to the compiler to divide: the loops of NMS would wait for each other's devices.
+    mapped = jax.jit(_shard_map()(forward, mesh=mesh, in_specs=(whole, whole, batch_axis), out_specs=batch_axis))
+
+    def here(value: Any) -> Any:
+        shards = {shard.device: shard.data for shard in value.addressable_shards}
+        parts = [shards[device] for device in mesh.devices.flat]
+        return jax.make_array_from_single_device_arrays(value.shape, NamedSharding(mesh, whole), parts)
+
+    def run(batch: Batch) -> Batch:
+        groups = (detector.trainable_variables, detector.non_trainable_variables)
+        state = ([here(v.value) for v in group] for group in groups)
+        return mapped(*state, {name: jax_or_numpy(value) for name, value in batch.items()})
+
+    return run
+
+
+def _shard_map() -> Callable[..., Any]:
+    """`jax.shard_map` without its check of what is equal on all devices, which loops of unknown length don't pass."""
+    import functools
+
+    import jax
+
+    if hasattr(jax, "shard_map"):
+        return functools.partial(jax.shard_map, check_vma=False)
+    from jax.experimental.shard_map import shard_map  # before JAX 0.6
+
+    return functools.partial(shard_map, check_rep=False)
 
 
 def _torch_forward(detector: Detector) -> Callable[[Batch], Batch]:
@@ -194,3 +279,4 @@ def _torch_forward(detector: Detector) -> Callable[[Batch], Batch]:
 
 
 _FORWARD = {"tensorflow": _tensorflow_forward, "jax": _jax_forward, "torch": _torch_forward}
+_FORWARD_ON_DEVICES = {"tensorflow": _mirrored_forward, "jax": _jax_forward_on_devices}

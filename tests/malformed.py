@@ -206,6 +206,24 @@ def of_csv(text: str) -> Callable[[Path], list[str]]:
     return make
 
 
+def of_tfds(damage: Callable[[Path], object] = _NOTHING, split: str = "train") -> Callable[[Path], list[str]]:
+    """COCO's two images as a TFDS dataset with the split "train"; `damage` is given its only shard."""
+
+    def make(folder: Path) -> list[str]:
+        from retina.data.convert.run import convert
+
+        coco(folder)
+        convert(folder / "data.json", folder / "set", "tfds", images=folder / "images", splits=["train"])
+        damage(next((folder / "set").glob("set-train.tfrecord*")))
+        return train(f"{{format: tfds, data_dir: set, split: {split}}}")
+
+    return make
+
+
+def _change_middle(file: Path) -> None:
+    file.write_bytes(_flipped_bit(file.read_bytes()))
+
+
 def _convert(folder: Path) -> list[str]:
     coco(folder, lambda tree: tree["images"][0].update(file_name="../data.json"))
     return ["convert", "data.json", "out", "--to", "yolo", "--images", "images"]
@@ -319,6 +337,21 @@ KINDS = (
     Kind("CSV path that climbs", of_csv("../a.png,1,1,9,9,cat\n"), 2, "leaves the image folder"),
     Kind("CSV absolute path outside", of_csv("/etc/passwd,1,1,9,9,cat\n"), 2, "leaves the image folder"),
     Kind("CSV number that is none", of_csv("a.png,1,one,9,9,cat\n"), 2, r"data\.csv: line 1: .*'one'"),
+    # --------------------------------------------------------------------------------------------------------- TFDS
+    Kind(
+        "TFDS dataset that is not prepared",
+        lambda _: train("{format: tfds, name: coco/2017, split: train, data_dir: nowhere}"),
+        2,
+        r"coco/2017: expected a TFDS dataset prepared in .*nowhere, .*nothing is downloaded",
+    ),
+    Kind("TFDS split that is not there", of_tfds(split="trian"), 2, r"set.*\(trian\): no such split: .*exist: train"),
+    Kind(
+        "TFDS record with a flipped bit",
+        of_tfds(_change_middle),
+        2,
+        r"set.*\(train\): cannot read its shards in .*set: \S",
+    ),
+    Kind("TFDS shard missing", of_tfds(Path.unlink), 2, r"set.*\(train\): cannot read its shards in .*set: \S"),
     # ------------------------------------------------------------------------------------------------- other commands
     Kind("converting a path that climbs", _convert, 2, "leaves the image folder"),
     Kind("converting nothing", _convert_nothing, 2, r"empty: "),

@@ -14,13 +14,14 @@ from retina.errors import RetinaError
 
 def doctor(
     target: Annotated[
-        str, typer.Argument(metavar="DATA_OR_CONFIG", help="A configuration or run, or data of any format.")
+        str, typer.Argument(metavar="DATA_OR_CONFIG", help="A configuration or run, data of any format, a TFDS name.")
     ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Settings of a configuration.")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Read only the headers of images.")] = False,
     images: Annotated[Path | None, typer.Option(help="Folder of images of a COCO or CSV file.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where TFDS datasets lie.")] = None,
     time: Annotated[int | None, typer.Option(help="Also run this many training steps and time them.", min=3)] = None,
     html: Annotated[Path | None, typer.Option(help="Write it all as one page.")] = None,
     as_json: Json = False,
@@ -34,7 +35,7 @@ def doctor(
     file, settings = config_arguments(target, overrides)
     if file is None:
         raise RetinaError(f"doctor: expected data or a configuration first, got the override '{target}'")
-    opened = open_target(Path(file), settings, images)
+    opened = open_target(file, settings, images, data_dir)
     if time is not None and opened.config is None:
         raise RetinaError(f"--time: training steps need a configuration, and {file} is data; leave it out")
     if html is not None and not html.absolute().parent.is_dir():

@@ -182,7 +182,9 @@ class Data(Section):
     An image that can't be decoded, is not of the size that its annotation declares or has more than `max_pixels`
     pixels (told by its header, before it is decoded) ends the command. With `invalid_images: skip` every image of a
     split is decoded once before it is used, those that can't be used are left out, of the ground truth too, and the
-    log says how many and which: as deterministic as the files.
+    log says how many and which: as deterministic as the files. A file damaged inside (a stretch of zero bytes in a
+    JPEG, say) often decodes without complaint, in TensorFlow as in Pillow, to a picture that is partly wrong: no such
+    check finds it.
     """
 
     root: Path = Path(".")

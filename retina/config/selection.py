@@ -42,7 +42,9 @@ class Select(Section):
 
     - `share`: [from, to], a part of the images in a random order, as fractions. An image's place in that order follows
       from `seed` and its id alone, so shares [0, 0.8], [0.8, 0.9] and [0.9, 1] of one source are disjoint and together
-      whole. Two splits that take overlapping shares of one source, or differ in their seeds, are refused.
+      whole. Two splits that take overlapping shares of one source, written alike in both, or differ in their seeds, are
+      refused here. Where a source is written in two ways, or one split has no share, only the images tell: the
+      preflight (`run.preflight`, `retina doctor`) refuses splits that share files.
     - `images`: a text file of image ids (or names of image files), one a line. Its path is taken from `data.root`.
     - `drop_empty`: leaves out the images that have no box, after `data.relabel`.
     - `shots`: few-shot, the first images in the random order that give each class this many `instances` (or `images`
@@ -78,7 +80,9 @@ class Select(Section):
 
 def share_conflict(first: Select, second: Select) -> str | None:
     """Why two splits may not take these parts of one source: with other seeds or overlapping shares one would see the
-    other's images. Equal shares are taken for what is meant, as is a part of a split without share."""
+    other's images. Equal shares are taken for what is meant, and a part of a split without share is not looked at: what
+    two splits share in the end, `retina.doctor.data.split_findings` tells from their tables.
+    """
     if first.share is None or second.share is None:
         return None
     seeds = first.seed or 0, second.seed or 0

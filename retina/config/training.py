@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Union
+from typing import Annotated, Any, Literal, Union
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from retina.config.values import (
     Float,
@@ -126,11 +126,45 @@ class EarlyStopping(Section):
     metric: Literal["AP", "AP50", "AP75"] | None = None
 
 
+def _address(text: str) -> str:
+    name, _, port = text.rpartition(":")
+    if not name or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise ValueError(f"expected an address with its port, such as node1:1234, got '{text}'")
+    return text
+
+
+def _devices(value: Any) -> Any:
+    if value != "all" and (type(value) is not int or value < 1):
+        raise ValueError(f"expected a number of at least 1, or all, got {value!r}")
+    return value
+
+
+class Hosts(Section):
+    """The machines that train one run together, a process on each, this one's `index` counted from 0.
+
+    `coordinator` is an address (`name:port`) of host 0 that every host reaches.
+    """
+
+    coordinator: Annotated[str, AfterValidator(_address)]
+    count: Annotated[Int, Field(ge=2)]
+    index: NonNegativeInt
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Hosts:
+        if self.index >= self.count:
+            raise ValueError(f"index ({self.index}) must be below count ({self.count}); the first host's is 0")
+        return self
+
+
 class Run(Section):
     """`batch_size` images make one update, over all devices. `accumulate` splits them into that many parts, which go
     through the network one after another for less memory: the same update, except that batch normalisation in training
     sees a part at a time. `xla` compiles the step by XLA: `auto` does so where it was measured to be faster (TensorFlow
     on a GPU), and JAX always does.
+
+    `devices` are those of one host that share each batch, or `all` that its backend sees; `hosts` are the machines that
+    share it, where there are several (JAX only). Neither changes a result by more than rounding, except that
+    `model.batch_norm: train` on TensorFlow normalises by the images of a device.
 
     `evaluate_every` and `checkpoint_every` are in steps; null means at the end only.
 
@@ -145,6 +179,8 @@ class Run(Section):
     xla: Literal["auto", "on", "off"] = "auto"
     ema: Ema | None = None
     deterministic: bool = False
+    devices: Annotated[int | Literal["all"], BeforeValidator(_devices)] = 1
+    hosts: Hosts | None = None
     evaluate_every: PositiveInt | None = None
     early_stopping: EarlyStopping | None = None
     checkpoint_every: PositiveInt | None = None
@@ -158,6 +194,13 @@ class Run(Section):
     def _equal_parts(self) -> Run:
         if self.batch_size % self.accumulate:
             raise ValueError(f"batch_size ({self.batch_size}) must be a multiple of accumulate ({self.accumulate})")
+        hosts = 1 if self.hosts is None else self.hosts.count
+        devices = 1 if self.devices == "all" else self.devices
+        if self.batch_size % (self.accumulate * devices * hosts):
+            raise ValueError(
+                f"batch_size ({self.batch_size}) must be a multiple of accumulate ({self.accumulate}) x devices "
+                f"({devices}) x hosts ({hosts}): each device gets as many images of each part"
+            )
         return self
 
     @model_validator(mode="after")

@@ -22,12 +22,20 @@ _POLYGONS = re.compile(rb'"segmentation"\s*:\s*\[[\[\]0-9eE+\-.,\s]*\]')
 
 
 def read_coco(
-    annotations: Path, images: Path, *, classes: tuple[str, ...] | None = None, invalid_boxes: InvalidBoxes = "error"
+    annotations: Path,
+    images: Path,
+    *,
+    classes: tuple[str, ...] | None = None,
+    invalid_boxes: InvalidBoxes = "error",
+    keep_missing: bool = False,
 ) -> DetectionDataset:
     """Reads one COCO annotation file; the images themselves are not opened.
 
     Labels follow the categories by id (gaps are fine), or `classes` where given, which must be the same names. Images
     without annotations are kept, and so are crowds. A box is `[x, y, width, height]` in the file and xyxy from here on.
+
+    Args:
+        keep_missing: an image whose file is missing stays, to be left out by who decodes it.
 
     Raises:
         RetinaError: a file or folder is missing, the JSON is malformed, an entry lacks a key, holds a wrong type or
@@ -48,7 +56,7 @@ def read_coco(
     sizes = [_column(name, "images", pictures, key, (int,)) for key in ("height", "width")]
     for key, side in zip(("height", "width"), sizes, strict=True):
         _refuse(name, "images", key, side, [not 0 < s < 2**31 for s in side], "a positive whole number")
-    paths = locate_images(name, images, files, lambda index: f"images[{index}]", "file_name")
+    paths = locate_images(name, images, files, lambda index: f"images[{index}]", "file_name", keep_missing=keep_missing)
 
     rows = {image_id: row for row, image_id in enumerate(image_ids)}
     raw = _objects(name, objects, rows, {category: label for label, category in enumerate(by_name.values())})

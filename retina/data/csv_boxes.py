@@ -19,7 +19,7 @@ import numpy as np
 from retina.data import text_boxes
 from retina.data.dataset import DetectionDataset, InvalidBoxes, RawObjects, suggest
 from retina.data.detections import short
-from retina.data.image_names import image_size, locate_images, within
+from retina.data.image_names import NO_SIZE_PIXELS, image_size, locate_images, within
 from retina.data.records import Records, to_dataset
 from retina.errors import RetinaError
 
@@ -27,7 +27,6 @@ _BOX = ("x1", "y1", "x2", "y2")
 _NEEDED = ("image", *_BOX, "label")
 _OPTIONAL = ("width", "height", "crowd", "difficult", "area")
 _LARGEST_SIDE = 2**31
-_ANY_BOX = 2**24
 
 Difficult = Literal["ignore", "use", "drop"]
 
@@ -72,7 +71,8 @@ def csv_records(
     """As `read_csv`, with every box as it stands in the file.
 
     Args:
-        keep_unreadable: an image without readable header has room for any box, to be left out by who decodes it.
+        keep_unreadable: an image that is missing stays, and one without readable header and given size has room for any
+            box, to be left out by who decodes it.
 
     Raises:
         RetinaError: as `read_csv`, but for invalid boxes.
@@ -86,7 +86,14 @@ def csv_records(
     filled = _filled(table)
     first = np.zeros(len(ids), np.int64)
     first[image[::-1]] = np.arange(len(image))[::-1]
-    paths = locate_images(str(annotations), folder, ids, lambda row: f"line {table.lines[first[row]]}", "image")
+    paths = locate_images(
+        str(annotations),
+        folder,
+        ids,
+        lambda row: f"line {table.lines[first[row]]}",
+        "image",
+        keep_missing=keep_unreadable,
+    )
     boxed = table.only(filled)
     owners = image[filled]
     by_name = _classes(boxed, class_file, classes)
@@ -101,7 +108,7 @@ def csv_records(
     areas = _optional(boxed, "area")
     _refuse_first(boxed, ~(np.isnan(areas) | (areas >= 0)), "area must not be negative")
     boxes = _numbers(boxed, _BOX)
-    sizes = _sizes(table, image, paths, (_ANY_BOX, _ANY_BOX) if keep_unreadable else None)
+    sizes = _sizes(table, image, paths, NO_SIZE_PIXELS if keep_unreadable else None)
     notes: tuple[str, ...] = ()
     kept = np.ones(len(boxes), np.bool_)
     if difficult == "drop" and flags["difficult"].any():

@@ -10,6 +10,10 @@ from retina.data.detections import short
 from retina.errors import RetinaError
 from retina.files import IMAGE_SUFFIXES, refuse_special
 
+NO_SIZE_FRACTIONS, NO_SIZE_PIXELS = (1, 1), (2**24, 2**24)
+"""What stands for the (height, width) of an image without readable header, where such images are left out afterwards:
+boxes in fractions are judged against the first, boxes in pixels against the second, which has room for any."""
+
 
 def stem(file: str) -> str:
     """A file's name without folder and extension, whichever system wrote it."""
@@ -29,7 +33,15 @@ def within(folder: Path, files: Sequence[str]) -> list[str]:
     return [file.removeprefix(top) for file in files]
 
 
-def locate_images(name: str, folder: Path, files: Sequence[str], where: Callable[[int], str], key: str) -> list[str]:
+def locate_images(
+    name: str,
+    folder: Path,
+    files: Sequence[str],
+    where: Callable[[int], str],
+    key: str,
+    *,
+    keep_missing: bool = False,
+) -> list[str]:
     """[N] the paths of images that a file names by paths relative to a folder.
 
     An absolute path is fine if it leads into the folder. So is a link in the folder, wherever it leads: the owner of
@@ -39,9 +51,10 @@ def locate_images(name: str, folder: Path, files: Sequence[str], where: Callable
         name: the file that names them.
         where: the place in it that names image `index`.
         key: what the name is called there.
+        keep_missing: an image that is missing gets its path all the same, to be left out by who decodes it.
 
     Raises:
-        RetinaError: the folder or an image is missing, or a path leaves the folder.
+        RetinaError: the folder is missing, a path leaves it, or an image is missing and `keep_missing` is false.
     """
     if not folder.is_dir():
         raise RetinaError(f"{folder}: no such image folder (for {name}); check data.root and images")
@@ -54,17 +67,28 @@ def locate_images(name: str, folder: Path, files: Sequence[str], where: Callable
             )
     # One listing instead of a look-up an image; it tells files from folders and pipes without asking again.
     existing = {entry.name for entry in os.scandir(folder) if entry.is_file()}
-    for index, file in enumerate(inside):
-        if file not in existing and not (folder / file).is_file():
-            if os.path.lexists(folder / file):
-                raise RetinaError(
-                    f"{folder / file}: expected an image file, it is a folder, a pipe or a broken link "
-                    f"({where(index)} of {name}); remove it"
-                )
+    missing = [i for i, file in enumerate(inside) if file not in existing and not (folder / file).is_file()]
+    if missing and not keep_missing:
+        index, path = missing[0], folder / inside[missing[0]]
+        if os.path.lexists(path):
             raise RetinaError(
-                f"{folder / file}: no such image ({where(index)} of {name}); is {folder} the right image folder?"
+                f"{path}: expected an image file, it is a folder, a pipe or a broken link ({where(index)} of {name})"
+                f"{_more_missing(len(missing), len(files))}; remove it, or set data.invalid_images: skip"
             )
+        raise missing_images(path, f"{where(index)} of {name}", len(missing), len(files))
     return [f"{folder}/{file}" for file in inside]
+
+
+def missing_images(first: str | Path, where: str, missing: int, of: int) -> RetinaError:
+    """The error of a source that lacks images: the first one's path, who names it, and how many there are in all."""
+    return RetinaError(
+        f"{first}: no such image ({where}){_more_missing(missing, of)}; is {Path(first).parent} the right image "
+        "folder? data.invalid_images: skip goes on without"
+    )
+
+
+def _more_missing(missing: int, of: int) -> str:
+    return f", {missing} of {of} images {'is' if missing == 1 else 'are'} missing"
 
 
 def image_files(folder: Path) -> dict[str, Path]:
@@ -87,6 +111,25 @@ def image_files(folder: Path) -> dict[str, Path]:
             )
         by_stem[file.stem] = file
     return by_stem
+
+
+def image_sizes(name: str, files: Sequence[str], unreadable: tuple[int, int] | None = None) -> list[tuple[int, int]]:
+    """[N] (height, width) as stored, from the files' headers.
+
+    Args:
+        name: of the source, for messages.
+        unreadable: see `image_size`.
+
+    Raises:
+        RetinaError: a file can't be read and `unreadable` is None; of missing ones the message gives the number.
+    """
+    try:
+        return [image_size(Path(file), unreadable) for file in files]
+    except RetinaError:
+        missing = [file for file in files if not os.path.lexists(file)]
+        if missing:
+            raise missing_images(missing[0], name, len(missing), len(files)) from None
+        raise
 
 
 def image_size(file: Path, unreadable: tuple[int, int] | None = None) -> tuple[int, int]:

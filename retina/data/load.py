@@ -23,23 +23,32 @@ from retina.errors import RetinaError
 Split = Literal["train", "validation", "test"]
 
 
-def load_split(data: config.Data, split: Split) -> DetectionDataset:
+def load_split(data: config.Data, split: Split, *, keep_unusable: bool = False) -> DetectionDataset:
     """Reads one split, with the classes of `data.relabel` and the images of its `select`.
 
     Relative paths are taken from `data.root`.
+
+    Args:
+        keep_unusable: for who wants to list them: images that can't be used stay in the table whatever
+            `data.invalid_images` says, and none is decoded. One whose size is not known otherwise and has no readable
+            header is of one of the sizes `retina.data.image_names.NO_SIZE_*`.
 
     Raises:
         RetinaError: the split is not configured, its files are missing or malformed, it has invalid boxes and
             `data.invalid_boxes` is "error", or no image of it has a box that counts. An image is declared to have more
             than `data.max_pixels`, or with `data.invalid_images: skip` none can be used; otherwise no image is opened.
     """
+    if keep_unusable:
+        data = data.model_copy(update={"invalid_images": "skip"})
     sources = {"train": data.train, "validation": data.validation, "test": data.test}
     source = sources.get(split)
     if source is None:
         configured = ", ".join(name for name, given in sources.items() if given is not None)
         raise RetinaError(f"data.{split}: this split is not configured (configured: {configured}); add data.{split}")
     table = read_split(data, source, f"data.{split}")
-    if data.invalid_images == "skip":
+    if keep_unusable:
+        pass
+    elif data.invalid_images == "skip":
         # TensorFlow takes seconds to import, and a faulty annotation is told before.
         from retina.data.images import without_unusable
 
@@ -49,8 +58,10 @@ def load_split(data: config.Data, split: Split) -> DetectionDataset:
         refuse_too_large(table, data.max_pixels)
     if (table.crowd | table.difficult).all():
         what = f"all its {len(table.boxes)} boxes are crowds or difficult" if len(table.boxes) else "has no box at all"
+        # They may be gone by a policy, which the notes tell with counts.
+        why = f" ({'; '.join(table.notes)})" if table.notes else ""
         raise RetinaError(
-            f"{table.name}: {what} in {len(table)} images, so there is nothing to train on or to measure; "
+            f"{table.name}: {what} in {len(table)} images{why}, so there is nothing to train on or to measure; "
             f"check data.{split}"
         )
     return table
@@ -148,6 +159,7 @@ def _read(data: config.Data, source: config.Source) -> DetectionDataset:
             data.root / source.images,
             classes=classes,
             invalid_boxes=data.invalid_boxes,
+            keep_missing=data.invalid_images == "skip",
         )
     if source.format == "voc":
         return read_voc(
@@ -156,6 +168,7 @@ def _read(data: config.Data, source: config.Source) -> DetectionDataset:
             classes=classes,
             invalid_boxes=data.invalid_boxes,
             difficult=data.difficult,
+            keep_missing=data.invalid_images == "skip",
         )
     if source.format == "tfds":
         return read_tfds(
@@ -165,6 +178,7 @@ def _read(data: config.Data, source: config.Source) -> DetectionDataset:
             classes=classes,
             invalid_boxes=data.invalid_boxes,
             difficult=data.difficult,
+            keep_unreadable=data.invalid_images == "skip",
         )
     if source.format == "yolo" or source.format == "csv":
         return to_dataset(text_records(data, source), classes, data.invalid_boxes)

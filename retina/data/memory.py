@@ -50,13 +50,26 @@ class Cache(NamedTuple):
 
 
 def layout(dataset: DetectionDataset, resized: np.ndarray, data: config.Data) -> Layout:
+    """As `planned`.
+
+    Raises:
+        RetinaError: it would take more than `SHARE` of the memory that is available.
+    """
+    found, available = planned(dataset, resized, data), available_memory()
+    if found.length > SHARE * available:
+        raise RetinaError(
+            f"data.cache: the {len(dataset)} decoded images of {dataset.name} take {_amount(found.length)}, expected "
+            f"at most {_amount(SHARE * available)} ({SHARE:.0%} of {_amount(available)} available); set data.cache: "
+            "none"
+        )
+    return found
+
+
+def planned(dataset: DetectionDataset, resized: np.ndarray, data: config.Data) -> Layout:
     """Plans the cache: a JPEG at each reduced size that some draw may ask for, other images as stored.
 
     Args:
         resized: [S,N,2] the sizes at zoom 1, at each of S scales, the smallest first.
-
-    Raises:
-        RetinaError: it would take more than `SHARE` of the memory that is available.
     """
     jpeg = np.array([_is_jpeg(image) for image in dataset.images], bool)
     least, most = _range_of_halvings(dataset.sizes, resized, data)
@@ -67,12 +80,6 @@ def layout(dataset: DetectionDataset, resized: np.ndarray, data: config.Data) ->
         ends = end + np.cumsum(-(-count // _ALIGNMENT) * _ALIGNMENT)
         starts[kept, level] = np.concatenate([[end], ends[:-1]])[: len(ends)]
         end = int(ends[-1]) if len(ends) else end
-    available = available_memory()
-    if end > SHARE * available:
-        raise RetinaError(
-            f"data.cache: the {len(dataset)} decoded images of {dataset.name} take {_amount(end)}, expected at most "
-            f"{_amount(SHARE * available)} ({SHARE:.0%} of {_amount(available)} available); set data.cache: none"
-        )
     return Layout(starts, jpeg, end)
 
 

@@ -60,12 +60,17 @@ def training_batches(
     seed: int,
     first_step: int = 0,
     steps: int,
+    slots: np.ndarray | None = None,
     parallel_calls: int = tf.data.AUTOTUNE,
 ) -> tf.data.Dataset:
     """The augmented batches of global steps `first_step` .. `steps` - 1, through as many epochs as that takes.
 
     Starting at any step gives exactly the batches that an uninterrupted run sees from there on. Which boxes stay where
     an image is cut is said in `retina.config.Augment`.
+
+    Args:
+        slots: which of each batch's `batch_size` images are read, and in which order, as `retina.data.plan.share` gives
+            them; None reads all. An image is the same whoever reads it.
 
     Returns:
         A `tf.data.Dataset` of `steps - first_step` elements as in `Batch`. Errors while iterating: see `readable`.
@@ -87,13 +92,16 @@ def training_batches(
         parts.append(whole.index[max(first_step - first, 0) : max(steps - first, 0)].astype(np.int32))
     # All of the run's plans (6 ms and half a megabyte for an epoch of 118,000 images) rather than a generator, which
     # would run in Python, and would make TensorFlow, where it is made deterministic, give up all parallelism.
-    numbered = tf.data.Dataset.from_tensor_slices(np.concatenate(parts).ravel()).enumerate(first_step * batch_size)
+    slots = np.arange(batch_size) if slots is None else slots
+    numbered = tf.data.Dataset.from_tensor_slices(np.concatenate(parts)[:, slots].ravel()).enumerate()
+    own, slot_of = len(slots), tf.constant(slots, tf.int64)
     table = rows(dataset, geometries, mixing.images_per_example(data.augment), max_pixels=data.max_pixels)
     reading = Reading(reduce=data.decode == "auto")
     if data.cache == "memory":
         reading = reading._replace(cache=_cached(table, dataset, data))
 
-    def slot(sample: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def slot(place: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        sample = (first_step + place // own) * batch_size + slot_of[place % own]
         canvas = tf.gather(table.canvas_of, index)
         if len(geometries) > 1:
             canvas += _scale(seed, sample // batch_size, len(geometries)) * table.groups
@@ -103,7 +111,7 @@ def training_batches(
         numbered.map(slot),
         lambda index, sample, canvas: _example(table, reading, data.augment, seed, index, sample, canvas),
         table.canvases.numpy(),
-        batch_size,
+        own,
         steps - first_step,
         parallel_calls,
     )
@@ -114,9 +122,13 @@ def evaluation_batches(
     data: config.Data,
     *,
     batch_size: int,
+    share: tuple[int, int] = (0, 1),
     parallel_calls: int = tf.data.AUTOTUNE,
 ) -> tf.data.Dataset:
     """Each image once, as it is, ordered by canvas; what is missing in the last batch of a canvas is filler (index -1).
+
+    Args:
+        share: (i, n) gives every n-th batch, from the i-th on: n hosts with i = 0 .. n - 1 have each image once.
 
     Returns:
         A `tf.data.Dataset` of elements as in `Batch`. Errors while iterating: see `readable`.
@@ -132,8 +144,9 @@ def evaluation_batches(
             lambda: _filler(table, sample, canvas),
         )
 
-    slots = tf.data.Dataset.from_tensor_slices(_slots(whole, 0, len(whole.index)))
-    return _batches(slots, example, geometry.canvases, batch_size, len(whole.index), parallel_calls)
+    own = slice(share[0], None, share[1])
+    slots = tf.data.Dataset.from_tensor_slices(_slots(whole, own))
+    return _batches(slots, example, geometry.canvases, batch_size, len(whole.index[own]), parallel_calls)
 
 
 def canvas_image(image: np.ndarray, resize: config.Resize) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -190,10 +203,10 @@ def translated(dataset: DetectionDataset) -> Iterator[None]:
 # ------------------------------------------------------------------------------------------------------- the graph
 
 
-def _slots(whole: plan.Plan, first: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Batches `first` .. `stop` - 1 as flat columns (index, sample, canvas), one row per image."""
-    index, sample = whole.index[first:stop], whole.sample[first:stop]
-    return index.ravel(), sample.ravel(), np.repeat(whole.canvas[first:stop].astype(np.int32), index.shape[1])
+def _slots(whole: plan.Plan, batches: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Some of the batches as flat columns (index, sample, canvas), one row per image."""
+    index, sample = whole.index[batches], whole.sample[batches]
+    return index.ravel(), sample.ravel(), np.repeat(whole.canvas[batches].astype(np.int32), index.shape[1])
 
 
 def _batches(

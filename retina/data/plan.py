@@ -132,9 +132,33 @@ def evaluation_plan(geometry: Geometry, *, batch_size: int) -> Plan:
     return Plan(index, _numbers(index), geometry.canvas_of[index[:, 0]])
 
 
+def evaluation_order(sizes: np.ndarray, resize: config.Resize) -> np.ndarray:
+    """[N] int64: the rows of the table in the order of `evaluation_plan`, the same for every batch size.
+
+    Args:
+        sizes: [N,2] (height, width) of the images as stored, pixels.
+    """
+    return evaluation_plan(fit(sizes, resize), batch_size=1).index.ravel()
+
+
 def training_steps(geometry: Geometry, *, batch_size: int) -> int:
     """S: the number of batches of an epoch of `training_plan`."""
     return int((-(-np.bincount(geometry.canvas_of) // batch_size)).sum())
+
+
+def share(batch_size: int, *, parts: int, devices: int, first: int, stop: int) -> np.ndarray:
+    """Which slots of a batch the devices `first` .. `stop` - 1 of `devices` work on, in the order they take them.
+
+    A batch that is accumulated in parts is divided into them first, so that the images of a part are the same whatever
+    the number of devices: each device has an equal stretch of each part.
+
+    Example: of 8 slots in 2 parts, device 0 of 2 has 0, 1, 4, 5.
+
+    Returns:
+        [B * (stop - first) / devices] int64: device by device, and of each part by part.
+    """
+    slots = np.arange(batch_size).reshape(parts, devices, -1)
+    return slots[:, first:stop].transpose(1, 0, 2).ravel()
 
 
 def _numbers(index: np.ndarray) -> np.ndarray:

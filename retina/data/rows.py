@@ -66,7 +66,6 @@ def rows(
         raise RetinaError(f"{dataset.name}: expected either only paths or only encoded bytes as images, got both")
     from_file, stored = str in kinds, StoredImage in kinds
     images = [os.fsencode(image) if isinstance(image, str) else image for image in dataset.images]
-    most = int(np.diff(dataset.offsets).max(initial=1)) * images_per_example
     # On the CPU, where tf.data runs, also when TensorFlow has a GPU.
     with tf.device("CPU:0"):
         return Rows(
@@ -81,10 +80,16 @@ def rows(
             boxes=tf.constant(dataset.boxes, tf.float32),
             labels=tf.constant(dataset.labels, tf.int32),
             ignored=tf.constant(dataset.crowd | dataset.difficult, tf.bool),
-            slots=-(-most // _BOX_MULTIPLE) * _BOX_MULTIPLE,
+            slots=box_slots(dataset, images_per_example),
             groups=max(len(geometries[0].canvases), 1),
             max_pixels=max_pixels,
         )
+
+
+def box_slots(dataset: DetectionDataset, images_per_example: int) -> int:
+    """G: room for the boxes of so many images, each with the most that an image of the table has."""
+    most = int(np.diff(dataset.offsets).max(initial=1)) * images_per_example
+    return -(-most // _BOX_MULTIPLE) * _BOX_MULTIPLE
 
 
 def resized(table: Rows, index: tf.Tensor, canvas: tf.Tensor) -> tf.Tensor:

@@ -40,7 +40,13 @@ def split_truth(data: config.Data, split: Split, dataset: DetectionDataset) -> G
     elif source.format == "yolo" or source.format == "csv":
         truth = to_ground_truth(text_records(data, source))
     elif source.format == "tfds":
-        truth = tfds_truth(source.name, source.split, data.root / source.data_dir, difficult=data.difficult)
+        truth = tfds_truth(
+            source.name,
+            source.split,
+            data.root / source.data_dir,
+            difficult=data.difficult,
+            keep_unreadable=data.invalid_images == "skip",
+        )
     else:
         return ground_truth(dataset)
     named = new_names(truth.name, data.relabel, truth.class_names, partial=may_lack_classes(data, source))

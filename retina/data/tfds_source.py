@@ -15,6 +15,7 @@ numbers of the XML files as they are; there a box starts at [xmin - 1, ymin - 1]
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -22,7 +23,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from retina.data.dataset import DetectionDataset, InvalidBoxes, RawObjects, first_repeated
-from retina.data.image_names import stem
+from retina.data.image_names import NO_SIZE_FRACTIONS, stem
 from retina.data.records import Records, to_dataset, to_ground_truth
 from retina.data.scoring import GroundTruth
 from retina.data.stored import FileSlice, SourceImage, StoredImage
@@ -35,6 +36,9 @@ IMAGE_IDS = "image_ids"
 # Of the 90 ids of COCO's paper, its files use 80.
 _COCO_UNUSED = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 _COCO_IDS = tuple(identifier for identifier in range(1, 91) if identifier not in _COCO_UNUSED)
+
+# What TensorFlow puts around the reason of an error, which says nothing about the file.
+_WHERE_IN_TENSORFLOW = re.compile(r"\{\{.*?\}\}|\[Op:\w+\]( name: ?)?")
 
 # A record of TFRecord: length (8 bytes), its checksum (4), the data, its checksum (4).
 _RECORD_HEAD, _RECORD_FRAME = 12, 16
@@ -55,6 +59,7 @@ def read_tfds(
     classes: tuple[str, ...] | None = None,
     invalid_boxes: InvalidBoxes = "error",
     difficult: Literal["ignore", "use", "drop"] = "ignore",
+    keep_unreadable: bool = False,
 ) -> DetectionDataset:
     """Reads a split of a prepared TFDS dataset with features `image`, `objects/bbox` and `objects/label`.
 
@@ -67,37 +72,45 @@ def read_tfds(
         data_dir: where prepared datasets lie, with `~` for the home folder.
         classes: the class names in label order; None takes the dataset's own.
         difficult: "ignore" flags difficult objects, "use" takes them like any other, "drop" leaves them out.
+        keep_unreadable: an image without readable header counts as one of 1 pixel, to be left out by who decodes it.
 
     Raises:
         RetinaError: there is no such prepared dataset or split, it lacks the features, a shard is missing or damaged,
-            an image has no readable header, two images share an id, or a box is invalid and `invalid_boxes` is "error".
+            an image has no readable header, two images share an id, an object has no label, or a box is invalid and
+            `invalid_boxes` is "error".
     """
-    return to_dataset(_read(name, split, data_dir, difficult), classes, invalid_boxes)
+    return to_dataset(_read(name, split, data_dir, difficult, keep_unreadable), classes, invalid_boxes)
 
 
 def tfds_truth(
-    name: str | None, split: str, data_dir: Path, *, difficult: Literal["ignore", "use", "drop"] = "ignore"
+    name: str | None,
+    split: str,
+    data_dir: Path,
+    *,
+    difficult: Literal["ignore", "use", "drop"] = "ignore",
+    keep_unreadable: bool = False,
 ) -> GroundTruth:
     """The same split as ground truth: all its boxes, those without area too.
 
     Raises:
         RetinaError: as `read_tfds`, but for invalid boxes.
     """
-    records = _read(name, split, data_dir, difficult)
+    records = _read(name, split, data_dir, difficult, keep_unreadable)
     corners = records.raw.boxes
     return to_ground_truth(records._replace(raw=records.raw._replace(extent=corners[:, 2:] - corners[:, :2])))
 
 
-def _read(name: str | None, split: str, data_dir: Path, difficult: str) -> Records:
+def _read(name: str | None, split: str, data_dir: Path, difficult: str, keep_unreadable: bool) -> Records:
     builder = _open(name, Path(data_dir).expanduser())
     title = f"{builder.info.full_name} ({split})"
     features = builder.info.features
     label = _check_features(title, features)
     images: list[StoredImage] = []
     sizes, ids, columns = [], [], []
+    unreadable = NO_SIZE_FRACTIONS if keep_unreadable else None
     for row, record in enumerate(_records(builder, split, title)):
         images.append(record.image)
-        sizes.append(_size(title, row, record.example["image"]))
+        sizes.append(_size(title, row, record.example, unreadable))
         ids.append(_image_id(record.example, row, builder.info.metadata))
         columns.append({key: np.array(values) for key, values in record.example["objects"].items()})
     if not images:
@@ -108,6 +121,7 @@ def _read(name: str | None, split: str, data_dir: Path, difficult: str) -> Recor
     size = np.array(sizes, np.int32)
     official_voc = builder.name == "voc" and CATEGORY_IDS not in builder.info.metadata
     raw = _objects(columns, size, one_based=official_voc)
+    _refuse_unlabelled(title, raw, ids, label.num_classes)
     notes: tuple[str, ...] = ()
     if difficult == "use":
         raw = raw._replace(difficult=np.zeros_like(raw.difficult))
@@ -216,9 +230,10 @@ def _records(builder: Any, split: str, title: str) -> Iterator[_Record]:
             example = source[row]
             yield _Record(example, SourceImage(source, row, len(example["image"])))
     except (tf.errors.OpError, OSError, RuntimeError, ValueError, NotImplementedError) as error:
-        reason = getattr(error, "message", None) or str(error)
+        reason = (getattr(error, "message", None) or str(error)).splitlines()[0]
+        plain = _WHERE_IN_TENSORFLOW.sub("", reason).strip()
         raise RetinaError(
-            f"{title}: cannot read its shards in {builder.data_path}: {reason.splitlines()[0]}; prepare it again"
+            f"{title}: cannot read its shards in {builder.data_path}: {plain}; prepare it again"
         ) from None
 
 
@@ -243,19 +258,42 @@ def _from_tfrecord(instructions: Sequence[Any], features: Any, decoders: Mapping
                 raise OSError(f"{part.filename} holds {number + 1} records, expected {part.skip + part.take}")
 
 
-def _size(title: str, row: int, image: bytes) -> tuple[int, int]:
-    """(height, width) as stored, from the header."""
+def _size(title: str, row: int, example: Mapping[str, Any], unreadable: tuple[int, int] | None) -> tuple[int, int]:
+    """(height, width) as stored, from the header; `unreadable` of an image without one, unless that is None."""
     from PIL import Image, UnidentifiedImageError
 
+    image = example["image"]
     try:
         with Image.open(io.BytesIO(image)) as header:
             return header.height, header.width
     except UnidentifiedImageError:
-        raise RetinaError(
-            f"{title}: image {row}: expected an encoded image, got {len(image)} bytes that are none; remove it"
-        ) from None
+        fault = f"expected an encoded image, got {len(image)} bytes that are none; remove it"
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise RetinaError(f"{title}: image {row}: cannot read the size of this image: {error}; mend it") from None
+        fault = f"cannot read the size of this image: {error}; mend it"
+    if unreadable is not None:
+        return unreadable
+    raise RetinaError(f"{title}: image {row}{_called(example)}: {fault}, or set data.invalid_images: skip")
+
+
+def _called(example: Mapping[str, Any]) -> str:
+    """How a record calls its image, for messages: a row's number finds nothing in a folder of files."""
+    name, told = example.get("image/filename"), []
+    if "image/id" in example:
+        told.append(f"image/id {int(example['image/id'])}")
+    if name:
+        told.append(f"image/filename {name.decode('utf-8', 'replace')}")
+    return f" ({', '.join(told)})" if told else ""
+
+
+def _refuse_unlabelled(title: str, raw: RawObjects, ids: Sequence[int | str], classes: int) -> None:
+    wrong = (raw.labels < 0) | (raw.labels >= classes)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise RetinaError(
+            f"{title}: image {ids[raw.image[row]]}: an object has the label {raw.labels[row]}, expected 0 to "
+            f"{classes - 1}, and so have {wrong.sum()} of {len(wrong)} objects; TFDS writes -1 where labels are not "
+            "public, as in a test split: choose a split with labels"
+        )
 
 
 def _image_id(example: Mapping[str, Any], row: int, metadata: Mapping[str, Any]) -> int | str:

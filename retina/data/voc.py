@@ -19,6 +19,7 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from retina.data.dataset import DetectionDataset, InvalidBoxes, RawObjects, build, first_repeated, suggest
+from retina.data.image_names import missing_images
 from retina.errors import RetinaError
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -59,6 +60,7 @@ def read_voc(
     classes: tuple[str, ...] | None = None,
     invalid_boxes: InvalidBoxes = "error",
     difficult: Literal["ignore", "use", "drop"] = "ignore",
+    keep_missing: bool = False,
 ) -> DetectionDataset:
     """Reads splits of `ImageSets/Main`, concatenated in order; the images themselves are not opened.
 
@@ -68,6 +70,7 @@ def read_voc(
         classes: the class names in label order. None takes the sorted names of all annotations of the year folders in
             use, so that every split gives the same list. Category ids are 1..K in the order of the sorted names.
         difficult: "ignore" flags difficult objects, "use" takes them like any other, "drop" leaves them out.
+        keep_missing: an image whose file is missing stays, to be left out by who decodes it.
 
     Raises:
         RetinaError: a split, annotation or image is missing, an annotation is malformed or declares a DTD or entities,
@@ -78,7 +81,13 @@ def read_voc(
     stems = [stem for _, stem in listed]
     homes = list(dict.fromkeys(home for home, _ in listed))
     images = {home: _files(home / "JPEGImages") for home in homes}
-    paths = [_image(home, stem, images[home]) for home, stem in listed]
+    found = [_image(home, stem, images[home]) for home, stem in listed]
+    expected = [str(home / "JPEGImages" / f"{stem}{_EXTENSIONS[0]}") for home, stem in listed]
+    lacking = [index for index, path in enumerate(found) if path is None]
+    if lacking and not keep_missing:
+        first = expected[lacking[0]].removesuffix(_EXTENSIONS[0])
+        raise missing_images(first, f".jpg, .jpeg or .png; listed in {name}", len(lacking), len(found))
+    paths = [path or guessed for path, guessed in zip(found, expected, strict=True)]
     annotations = [_parse(home / "Annotations" / f"{stem}.xml") for home, stem in listed]
     if classes is None:
         names = _class_names(name, homes, annotations)
@@ -258,12 +267,12 @@ def _files(folder: Path) -> frozenset[str]:
     return frozenset(entry.name for entry in os.scandir(folder) if entry.is_file())
 
 
-def _image(home: Path, stem: str, files: frozenset[str]) -> str:
+def _image(home: Path, stem: str, files: frozenset[str]) -> str | None:
     # By the split's name: the <filename> of an annotation is often that of a file before it was renamed or converted.
     for extension in _EXTENSIONS:
         if stem + extension in files:
             return str(home / "JPEGImages" / (stem + extension))
-    raise RetinaError(f"{home / 'JPEGImages' / stem}: no such image (.jpg, .jpeg or .png), yet a split file lists it")
+    return None
 
 
 def _parse(file: Path) -> _Annotation:

@@ -15,7 +15,7 @@ import numpy as np
 from retina.data import text_boxes
 from retina.data.dataset import DetectionDataset, InvalidBoxes, RawObjects
 from retina.data.detections import short
-from retina.data.image_names import image_size
+from retina.data.image_names import NO_SIZE_FRACTIONS, image_sizes
 from retina.data.records import Records, to_dataset
 from retina.data.yolo_layout import Listing, listing_of_folder, listing_of_yaml
 from retina.errors import RetinaError
@@ -68,7 +68,8 @@ def yolo_records(
     """As `read_yolo`, with every box as it stands in the files.
 
     Args:
-        keep_unreadable: an image without readable header counts as one of 1 pixel, to be left out by who decodes it.
+        keep_unreadable: an image that is missing or has no readable header counts as one of 1 pixel, to be left out by
+            who decodes it.
 
     Raises:
         RetinaError: as `read_yolo`, but for invalid boxes.
@@ -78,8 +79,8 @@ def yolo_records(
     else:
         assert images is not None, "the configuration asks for one of the two"
         found = listing_of_folder(images, labels, names, classes)
-    unreadable = (1, 1) if keep_unreadable else None
-    sizes = np.array([image_size(Path(image), unreadable) for image in found.images], np.int32).reshape(-1, 2)
+    unreadable = NO_SIZE_FRACTIONS if keep_unreadable else None
+    sizes = np.array(image_sizes(found.name, found.images, unreadable), np.int32).reshape(-1, 2)
     lines = _read_labels(found)
     labels_of = _labels(lines, found)
     _refuse_pixels(lines, found)

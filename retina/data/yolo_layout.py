@@ -99,8 +99,8 @@ def listing_of_folder(images: Path, labels: Path | None, names: Path | None, cla
         listed, named_by = tuple(classes), "data.classes"
     else:
         raise RetinaError(
-            f"{home}: its labels are indices and there is no {text_boxes.CLASSES_FILE}; name the classes with names, "
-            "or with data.classes in the order of their indices"
+            f"{home}: its labels are indices and there is no {text_boxes.CLASSES_FILE}; name the classes with "
+            "names, with data.classes in the order of their indices, or in such a file, one a line"
         )
     folders = {
         folder: os.path.normpath(home / os.path.relpath(folder, images))
@@ -191,10 +191,15 @@ def _split(file: Path, tree: dict[Any, Any], split: str) -> Any:
     for key in _SPELLINGS.get(split, (split,)):
         if tree.get(key):
             return tree[key]
-    there = [key for key in _SPLITS if any(tree.get(spelled) for spelled in _SPELLINGS.get(key, (key,)))]
+    there = splits_of_yaml(tree)
     raise RetinaError(
         f"{file}: it has no split '{split}'; {suggest(split, there) if there else 'expected train, val and test'}"
     )
+
+
+def splits_of_yaml(tree: dict[Any, Any]) -> list[str]:
+    """Which of train, val (by any of its names) and test a data.yaml has."""
+    return [key for key in _SPLITS if any(tree.get(spelled) for spelled in _SPELLINGS.get(key, (key,)))]
 
 
 def _inside(file: Path, root: Path, split: str, entry: Any) -> Path:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from retina import config
-from retina.doctor.ceiling import AnchorReport
+from retina.doctor.ceiling import AnchorReport, AtSize, Share
 from retina.doctor.data import FEW_BOXES
 from retina.doctor.findings import Finding, Grade, count, listed, some
 
@@ -17,12 +17,18 @@ _LOW, _LOW_OF_CLASS, _MANY_OUTBID = 0.9, 0.5, 0.01
 def coverage_findings(report: AnchorReport, settings: config.Config, split: str) -> Iterator[Finding]:
     """The findings on how the anchors meet a split's boxes.
 
+    Under multi-scale training, shares are the mean over the sizes that batches are shown in, which
+    are drawn evenly; a class has no positive anchor if it has none at any of them.
+
     Errors are what makes a training hopeless: fewer than half of the boxes with a positive anchor, or a class of at
     least `FEW_BOXES` boxes none of which has one. Of other splits, where nothing is learned, only the total is told.
     """
     training = split == "train"
     threshold = settings.assignment.positive_iou
-    total = report.total
+    seen = report.training or (AtSize(report.short, report.total, report.classes, report.vanished),)
+    total = _mean([one.total for one in seen])
+    vanished = min(one.vanished for one in seen)
+    where = f", in the mean of the sizes {', '.join(str(one.short) for one in seen)}" if report.training else ""
     remedy = (
         "take anchors that fit the boxes (`retina doctor CONFIG` suggests some), a larger data.resize for small boxes, "
         "or assignment.force_match=true"
@@ -32,18 +38,21 @@ def coverage_findings(report: AnchorReport, settings: config.Config, split: str)
             "error" if training and total.share < HOPELESS else "warning",
             "few-boxes-covered",
             f"{total.covered} of {count(total.boxes, 'box')} ({total.share:.1%}) have a positive anchor "
-            f"(IoU of at least {threshold:g})",
+            f"(IoU of at least {threshold:g}){where}",
             remedy if training else "",
             split,
         )
     if training:
-        yield from _classes(report, remedy, split)
-    if report.vanished:
+        classes = {name: _mean([one.classes[name] for one in seen]) for name in report.classes}
+        ever = {name for one in seen for name, share in one.classes.items() if share.covered}
+        yield from _classes(classes, ever, remedy, split)
+    if vanished:
         yield Finding(
             "warning",
             "vanished-boxes",
-            f"{count(report.vanished, 'box')} with a side below one pixel after the resize, which training drops",
-            f"raise data.resize.short ({settings.data.resize.short}) or leave them out",
+            f"{count(vanished, 'box')} with a side below one pixel after the resize, which training drops",
+            f"raise data.resize.{'train_short' if report.training else 'short'} ({max(one.short for one in seen)}) or "
+            "leave them out",
             split,
         )
     if report.outbid:
@@ -76,11 +85,18 @@ def coverage_findings(report: AnchorReport, settings: config.Config, split: str)
             )
 
 
-def _classes(report: AnchorReport, remedy: str, split: str) -> Iterator[Finding]:
-    none = [name for name, share in report.classes.items() if not share.covered]
-    hopeless = [name for name in none if report.classes[name].boxes >= FEW_BOXES]
+def _mean(shares: Sequence[Share]) -> Share:
+    """Of the same boxes at several sizes, to the nearest box, but never to none where there is one."""
+    covered = sum(share.covered for share in shares)
+    return Share(max(round(covered / len(shares)), min(covered, 1)), shares[0].boxes)
+
+
+def _classes(classes: dict[str, Share], ever: set[str], remedy: str, split: str) -> Iterator[Finding]:
+    """Findings on single classes; `ever` are those with a positive anchor at some size."""
+    none = [name for name in classes if name not in ever]
+    hopeless = [name for name in none if classes[name].boxes >= FEW_BOXES]
     few = [name for name in none if name not in hopeless]
-    low = [name for name, share in report.classes.items() if share.covered and share.share < _LOW_OF_CLASS]
+    low = [name for name, share in classes.items() if name in ever and share.share < _LOW_OF_CLASS]
     cases: tuple[tuple[Grade, str, list[str], str], ...] = (
         ("error", "class-without-anchors", hopeless, "not one positive anchor"),
         ("warning", "rare-class-without-anchors", few, f"fewer than {FEW_BOXES} boxes and no positive anchor"),
@@ -88,7 +104,7 @@ def _classes(report: AnchorReport, remedy: str, split: str) -> Iterator[Finding]
     )
     for grade, code, names, what in cases:
         if names:
-            told = [f"{name} ({report.classes[name].covered} of {report.classes[name].boxes})" for name in names]
+            told = [f"{name} ({classes[name].covered} of {classes[name].boxes})" for name in names]
             message = f"{count(len(names), 'class')} with {what}: {some(told)}"
             yield Finding(grade, code, message, remedy, split, listed(told))
 

@@ -38,10 +38,23 @@ class Level:
 
 
 @dataclass(frozen=True)
+class AtSize:
+    """What is trained with images at one of `data.resize.train_short`: boxes with a positive anchor, in all and by
+    class, and those with a side below one canvas pixel."""
+
+    short: int
+    total: Share
+    classes: dict[str, Share]
+    vanished: int
+
+
+@dataclass(frozen=True)
 class AnchorReport:
-    """What the anchors make of a split, after the resize and without augmentation.
+    """What the anchors make of a split, after the resize of evaluation and without augmentation.
 
     Attributes:
+        short: `data.resize.short`, for which all but `training` holds.
+        training: of the training split under multi-scale training, at each size that batches are shown in; else empty.
         images: whose boxes were looked at; of `all_images` in the split.
         total: boxes with a positive anchor at the training assignment.
         classes, sizes, canvas_sizes: the same by class, by COCO's sizes in the stored image and on the canvas.
@@ -54,6 +67,8 @@ class AnchorReport:
         ceilings: `{"assigned": …, "findable": …, "forced": …}`, each the figures AP, AP50, APs … of `ceiling`.
     """
 
+    short: int
+    training: tuple[AtSize, ...]
     images: int
     all_images: int
     total: Share
@@ -69,29 +84,32 @@ class AnchorReport:
     ceilings: dict[str, dict[str, float]]
 
 
-def report(dataset: DetectionDataset, settings: config.Config, all_images: int) -> AnchorReport:
+def report(
+    dataset: DetectionDataset, settings: config.Config, all_images: int, *, training: bool = False
+) -> AnchorReport:
     """Looks at a table through the anchors of a configuration.
 
     Args:
         all_images: of the split that `dataset` was sampled from.
+        training: it is learned from, so that `data.resize.train_short` counts.
     """
     resize, anchors, fpn = settings.data.resize, settings.anchors, settings.model.fpn
     seen = coverage(dataset, resize, anchors, fpn, settings.assignment)
     forced_rules = settings.assignment.model_copy(update={"force_match": True})
     forced = coverage(dataset, resize, anchors, fpn, forced_rules)
     covered, placed = seen.covered, seen.placed
-    labels, areas = dataset.labels[placed.rows], dataset.areas[placed.rows]
+    areas = dataset.areas[placed.rows]
     canvas_areas = (placed.boxes[:, 2:] - placed.boxes[:, :2]).prod(axis=1)
     sides = resized_sides(placed)
     by_side = histogram(sides, SIDE_EDGES)
     findable = covered | ((seen.best >= settings.assignment.negative_iou) & placed.trained)
     return AnchorReport(
+        short=resize.short,
+        training=tuple(_at_size(dataset, settings, short) for short in resize.train_short if training),
         images=len(dataset),
         all_images=all_images,
         total=Share(int(covered.sum()), len(covered)),
-        classes={
-            name: share for k, name in enumerate(dataset.class_names) if (share := _share(covered, labels == k)).boxes
-        },
+        classes=_by_class(dataset, seen),
         sizes={name: _share(covered, (areas >= low) & (areas < high)) for name, (low, high) in SIZES.items()},
         canvas_sizes={
             name: _share(covered, (canvas_areas >= low) & (canvas_areas < high)) for name, (low, high) in SIZES.items()
@@ -136,6 +154,20 @@ def ceiling(dataset: DetectionDataset, rows: np.ndarray, settings: config.Evalua
         dataset.labels[rows].astype(np.int64),
     )
     return evaluate_as(settings, ground_truth(dataset), found).metrics
+
+
+def _at_size(dataset: DetectionDataset, settings: config.Config, short: int) -> AtSize:
+    resize = settings.data.resize.model_copy(update={"short": short, "train_short": ()})
+    seen = coverage(dataset, resize, settings.anchors, settings.model.fpn, settings.assignment)
+    total = Share(int(seen.covered.sum()), len(seen.covered))
+    return AtSize(short, total, _by_class(dataset, seen), int((~seen.placed.trained).sum()))
+
+
+def _by_class(dataset: DetectionDataset, seen: Coverage) -> dict[str, Share]:
+    """Of the classes that have boxes."""
+    labels, covered = dataset.labels[seen.placed.rows], seen.covered
+    shares = {name: _share(covered, labels == k) for k, name in enumerate(dataset.class_names)}
+    return {name: share for name, share in shares.items() if share.boxes}
 
 
 def _inside(sides: np.ndarray, bins: Histogram) -> np.ndarray:

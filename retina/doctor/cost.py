@@ -1,4 +1,4 @@
-"""What a training step needs: numbers of parameters, an estimate of memory, and the length of the run in images."""
+"""What training needs: parameters, an estimate of a step's memory, arithmetic, and the length of the run in images."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 from retina import config
 from retina.data import plan
 from retina.data.dataset import DetectionDataset
+from retina.doctor.findings import Finding
 
 _BYTES = 4  # of float32, in which weights, gradients and losses are kept whatever the compute dtype
 _SLOTS = {"sgd": 1, "adamw": 2}  # momentum; both moments
@@ -20,7 +21,8 @@ _SLOTS = {"sgd": 1, "adamw": 2}  # momentum; both moments
 _LOGIT_TENSORS = 4
 # Tensors of anchors x boxes that the assignment makes: shared areas, overlaps, and the masked overlaps.
 _MATCH_TENSORS = 3
-_BOX_MULTIPLE = 8  # as the pipeline pads boxes
+# Forward, and backward to the inputs and to the weights: three convolutions of the same size.
+_PASSES = 3
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Cost:
         batch: images that go through the network at once.
         anchors: on the largest canvas.
         memory: bytes by what they are for; `total` is their sum.
+        flops: floating-point operations of a step on the largest canvas, and `run_flops` of the whole run.
         steps, images, epochs: of the whole run.
     """
 
@@ -43,6 +46,8 @@ class Cost:
     batch: int
     anchors: int
     memory: dict[str, int]
+    flops: float
+    run_flops: float
     steps: int
     images: int
     epochs: float
@@ -51,24 +56,37 @@ class Cost:
     def total(self) -> int:
         return sum(self.memory.values())
 
+    @property
+    def hours(self) -> float:
+        """Of the run, at one TFLOP a second: divide by what the device achieves."""
+        return self.run_flops / 1e12 / 3600
+
 
 def estimate(settings: config.Config, dataset: DetectionDataset) -> Cost:
     """Builds the network with random weights and counts, for a step on the largest canvas of the training data.
 
-    Memory is the sum of: weights, gradients and optimizer slots in float32; activations, the output of every layer in
-    its own dtype, all of which the backward pass may need; four tensors of the size of the logits for the loss; three
-    of anchors x boxes for the assignment; and the batch of uint8 images. It is an estimate: compilers fuse layers and
-    free what the backward pass can do without, allocators round up, convolutions ask for workspace. Expect the true
-    peak between half and twice of it. Time is not estimated: images per second can only be measured (`--time`).
+    Memory is the sum of: weights, gradients and optimizer slots in float32, once more the weights for `run.ema`;
+    activations, the output of every layer in its own dtype, all of which the backward pass may need; four tensors of
+    the size of the logits for the loss; three of anchors x boxes for the assignment, with room for the boxes of every
+    image that mosaic and mixup put into one; the batch of uint8 images; and what `data.cache` keeps. It is an estimate:
+    compilers fuse layers and free what the backward pass can do without, allocators round up, convolutions ask for
+    workspace. Expect the true peak between half and twice of it. On an accelerator the cache is in the host's memory
+    and all else in the device's.
+
+    Operations are those of the convolutions and matrix products, two for each product that is summed, three times
+    those of the forward pass: a little more than is needed where layers are frozen. Those of the run are in proportion
+    to the canvases' areas. Time is not estimated: what a device achieves of its peak can only be measured (`--time`).
     """
     import keras
 
+    from retina.data import memory, mixing, rows
     from retina.models.detector import Detector
 
-    geometry = plan.fit_training(dataset.sizes, settings.data.resize)[-1]
+    geometries = plan.fit_training(dataset.sizes, settings.data.resize)
+    geometry = geometries[-1]
     areas = geometry.canvases.astype(np.int64).prod(axis=1)
     height, width = (int(side) for side in geometry.canvases[int(areas.argmax())])
-    batch = settings.run.batch_size // getattr(settings.run, "accumulate", 1)
+    batch = settings.run.batch_size // settings.run.accumulate
     detector = Detector(
         dataset.class_names,
         model=settings.model,
@@ -79,32 +97,57 @@ def estimate(settings: config.Config, dataset: DetectionDataset) -> Cost:
         precision=settings.run.precision,
         load_weights=False,
     )
-    with _outputs_of_layers(detector) as outputs:
+    with _counted(detector) as counted:
         predicted = detector(keras.Input(batch_shape=(batch, height, width, 3), dtype="float32"), training=True)
     anchors, classes = predicted["logits"].shape[1:]
-    boxes = -(-int(np.diff(dataset.offsets).max(initial=1)) // _BOX_MULTIPLE) * _BOX_MULTIPLE
+    boxes = rows.box_slots(dataset, mixing.images_per_example(settings.data.augment))
     parameters = sum(prod(weight.shape) for weight in detector.variables)
     trainable = sum(prod(weight.shape) for weight in detector.trainable_variables)
     per_epoch = plan.training_steps(geometry, batch_size=settings.run.batch_size)
+    needed = {
+        "weights": parameters * _BYTES,
+        "gradients": trainable * _BYTES,
+        "optimizer": trainable * _SLOTS[settings.optimizer.kind] * _BYTES,
+        "activations": counted["bytes"],
+        "loss": batch * anchors * (_LOGIT_TENSORS * classes + _MATCH_TENSORS * boxes) * _BYTES,
+        "images": batch * height * width * 3,
+    }
+    if settings.run.ema is not None:
+        needed["average"] = parameters * _BYTES
+    if settings.data.cache == "memory":
+        resized = np.stack([one.resized for one in geometries])
+        needed["cache"] = memory.planned(dataset, resized, settings.data).length
+    flops = _PASSES * counted["flops"] * settings.run.batch_size / batch
+    mean_area = np.mean([one.canvases.astype(np.int64).prod(axis=1)[one.canvas_of].mean() for one in geometries])
     return Cost(
         parameters=parameters,
         trainable=trainable,
         canvas=(height, width),
-        canvases=len(geometry.canvases),
+        canvases=sum(len(one.canvases) for one in geometries),
         batch=batch,
         anchors=anchors,
-        memory={
-            "weights": parameters * _BYTES,
-            "gradients": trainable * _BYTES,
-            "optimizer": trainable * _SLOTS[settings.optimizer.kind] * _BYTES,
-            "activations": sum(outputs),
-            "loss": batch * anchors * (_LOGIT_TENSORS * classes + _MATCH_TENSORS * boxes) * _BYTES,
-            "images": batch * height * width * 3,
-        },
+        memory=needed,
+        flops=float(flops),
+        run_flops=float(flops * settings.schedule.steps * mean_area / (height * width)),
         steps=settings.schedule.steps,
         images=settings.schedule.steps * settings.run.batch_size,
         epochs=settings.schedule.steps / per_epoch,
     )
+
+
+def cost_findings(cost: Cost) -> Iterator[Finding]:
+    """Whether the cache fits into the memory of this machine; training refuses it otherwise."""
+    from retina.data import memory
+
+    cache, available = cost.memory.get("cache", 0), memory.available_memory()
+    if cache > memory.SHARE * available:
+        yield Finding(
+            "error",
+            "cache-too-large",
+            f"data.cache: memory takes {size(cache)}, and at most {size(memory.SHARE * available)} may be taken here",
+            "set data.cache: none, or train where there is more memory",
+            "train",
+        )
 
 
 def size(number: float) -> str:
@@ -112,27 +155,50 @@ def size(number: float) -> str:
     return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.0f} MB"
 
 
+def operations(number: float) -> str:
+    """Floating-point operations as people read them: "45 GFLOP", "3.4 TFLOP", "12000 TFLOP"."""
+    return f"{number / 1e12:.{1 if number < 1e14 else 0}f} TFLOP" if number >= 1e12 else f"{number / 1e9:.0f} GFLOP"
+
+
+def duration(hours: float) -> str:
+    """ "2.5 h", and minutes or seconds below an hour."""
+    if hours >= 1:
+        return f"{hours:,.1f} h"
+    return f"{hours * 60:.0f} min" if hours * 60 >= 2 else f"{hours * 3600:.0f} s"
+
+
 @contextmanager
-def _outputs_of_layers(model: Any) -> Iterator[list[int]]:
-    """Collects the bytes of every innermost layer's outputs while the model is called."""
-    found: list[int] = []
+def _counted(model: Any) -> Iterator[dict[str, int]]:
+    """Collects, while the model is called, the `bytes` of every innermost layer's outputs and the `flops` of those that
+    multiply by a kernel."""
+    found = {"bytes": 0, "flops": 0}
     leaves = [layer for layer in model._flatten_layers(include_self=False) if not layer._layers]
 
-    def watched(call: Any) -> Any:
+    def watched(layer: Any, call: Any) -> Any:
         def counting(*arguments: Any, **options: Any) -> Any:
             out = call(*arguments, **options)
-            found.append(sum(prod(tensor.shape) * _width(tensor) for tensor in _tensors(out)))
+            found["bytes"] += sum(prod(tensor.shape) * _width(tensor) for tensor in _tensors(out))
+            found["flops"] += _flops(layer, out)
             return out
 
         return counting
 
     for layer in leaves:
-        layer.__dict__["call"] = watched(layer.call)
+        layer.__dict__["call"] = watched(layer, layer.call)
     try:
         yield found
     finally:
         for layer in leaves:
             del layer.__dict__["call"]
+
+
+def _flops(layer: Any, out: Any) -> int:
+    """Each place of the output, whose channels come last, takes all of the kernel once; a product and a sum each."""
+    import keras
+
+    if not isinstance(layer, (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.Dense)):
+        return 0
+    return 2 * prod(layer.kernel.shape) * prod(out.shape[:-1])
 
 
 def _tensors(output: Any) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,8 +17,31 @@ _GRID, THUMBNAIL = 9, 16
 _UNIFORM = 2.0
 _SAME_PATTERN = 0.95
 _AT_ONCE = 1_000_000
+_PATTERNS_AT_ONCE = 4096
+# Rows with an equal chunk: so few are compared without further ado, and of more so many with all others first.
+_FEW, _LEADERS = 256, 64
+# So many rows with an equal chunk are compared pair by pair in a second or two.
+MOST_AT_ONCE = 20_000
 # An image is thinned out to about so many pixels a side first: means of cells don't need more.
 _THINNED = 288
+
+
+class Groups(NamedTuple):
+    """Groups of at least two rows each, rising, in the order of their first row; `capped`: more rows were alike than
+    are compared pair by pair, so that some may be missing."""
+
+    rows: list[list[int]]
+    capped: bool
+
+
+class _Table(NamedTuple):
+    """Of n rows the hashes [n,2] uint64, the thumbnails [n,256] uint8 and, changed in place, the `parents` [n] int64 of
+    their groups; `keys` [c,n] are the chunks that rows were compared by before."""
+
+    words: np.ndarray
+    thumbnails: np.ndarray
+    parents: np.ndarray
+    keys: np.ndarray
 
 
 def fingerprint(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -48,21 +72,36 @@ def equal_groups(digests: Sequence[bytes | None]) -> list[list[int]]:
     return [rows for rows in groups.values() if len(rows) > 1]
 
 
-def near_pairs(bits: np.ndarray, thumbnails: np.ndarray) -> list[tuple[int, int]]:
-    """Pairs of rows (first < second), rising, whose hashes differ in at most `MOST_BITS` and whose thumbnails agree.
+def near_groups(bits: np.ndarray, thumbnails: np.ndarray, most: int = MOST_AT_ONCE) -> Groups:
+    """Groups of rows that are nearly the same picture: two rows are where their hashes differ in at most `MOST_BITS`
+    and their thumbnails agree, and a group is what such pairs connect, as the frames of a film are by their neighbours.
+
+    Rows are compared where a chunk of their hashes is equal. Whole groups fall out of a few comparisons with single
+    rows; then all pairs are compared that are not in one group yet.
 
     Args:
         bits: [n,128] bool.
         thumbnails: [n,256] uint8.
+        most: where a chunk is equal in more rows than this, a row of each group found so far stands for its group, and
+            of these so many are compared; `Groups.capped` says that this happened.
     """
     words = np.ascontiguousarray(np.packbits(bits, axis=1)).view(np.uint64)
-    pairs = {
-        (min(a, b), max(a, b))
-        for chunk in np.array_split(np.arange(bits.shape[1]), _CHUNKS)
-        for rows in _buckets(bits[:, chunk] @ (1 << np.arange(len(chunk))))
-        for a, b in _close(words, rows)
-    }
-    return sorted(pair for pair in pairs if _same_pattern(*thumbnails[list(pair)].astype(np.float64)))
+    chunks = np.array_split(np.arange(bits.shape[1]), _CHUNKS)
+    keys = np.array([bits[:, chunk] @ (1 << np.arange(len(chunk))) for chunk in chunks], np.int16)
+    parents, capped = np.arange(len(words)), False
+    for number, key in enumerate(keys):
+        table = _Table(words, thumbnails, parents, keys[:number])
+        for rows in _buckets(key):
+            if len(rows) > _FEW:
+                _join_by_leaders(table, rows)
+            if len(rows) > most:
+                rows = rows[np.unique(_roots(parents, rows), return_index=True)[1]]
+                capped = capped or len(rows) > 1
+            _join_all(table, rows[:most])
+    roots = _roots(parents, np.arange(len(words)))
+    order = np.argsort(roots, kind="stable")
+    parts = np.split(order, np.flatnonzero(np.diff(roots[order])) + 1)
+    return Groups([part.tolist() for part in parts if len(part) > 1], capped)
 
 
 def _means(grey: np.ndarray, cells: int) -> np.ndarray:
@@ -87,20 +126,83 @@ def _buckets(keys: np.ndarray) -> Iterator[np.ndarray]:
             yield rows
 
 
-def _close(words: np.ndarray, rows: np.ndarray) -> Iterator[tuple[int, int]]:
-    own = words[rows]
-    step = max(1, _AT_ONCE // len(rows))
-    for start in range(0, len(rows) - 1, step):
-        block, rest = own[start : start + step], own[start + 1 :]
-        different = np.bitwise_count(block[:, None, 0] ^ rest[None, :, 0])
-        different += np.bitwise_count(block[:, None, 1] ^ rest[None, :, 1])
-        first, second = np.nonzero(different <= MOST_BITS)
-        later = second >= first
-        yield from zip(rows[start + first[later]].tolist(), rows[start + 1 + second[later]].tolist(), strict=True)
+def _join_by_leaders(table: _Table, rows: np.ndarray) -> None:
+    """Joins to each of a few rows all that are near it: large groups are then one, in time that is linear in `rows`."""
+    rest = rows
+    for _ in range(_LEADERS):
+        leader = rest[:1]
+        _join(table, leader, rows)
+        rest = rest[_roots(table.parents, rest) != _roots(table.parents, leader)]
+        if not len(rest):
+            return
 
 
-def _same_pattern(first: np.ndarray, second: np.ndarray) -> bool:
-    spread = first.std() * second.std()
-    if min(first.std(), second.std()) < _UNIFORM:
-        return bool(np.abs(first - second).mean() < _UNIFORM)
-    return bool(((first - first.mean()) * (second - second.mean())).mean() >= _SAME_PATTERN * spread)
+def _join_all(table: _Table, rows: np.ndarray) -> None:
+    """Joins all pairs of `rows` that are near."""
+    start = 0
+    while start < len(rows) - 1:
+        step = max(1, _AT_ONCE // (len(rows) - start))
+        _join(table, rows[start : start + step], rows[start:])
+        start += step
+
+
+def _join(table: _Table, first: np.ndarray, second: np.ndarray) -> None:
+    """Joins each row of `first` to those of `second` that are near and in another group."""
+    ours, theirs = _roots(table.parents, first), _roots(table.parents, second)
+    if (ours[0] == ours).all() and (ours[0] == theirs).all():
+        return
+    different = np.bitwise_count(table.words[first, None, 0] ^ table.words[None, second, 0])
+    different += np.bitwise_count(table.words[first, None, 1] ^ table.words[None, second, 1])
+    candidate = (different <= MOST_BITS) & (ours[:, None] != theirs[None])
+    across, down = candidate.any(axis=0), candidate.any(axis=1)
+    if not across.any():
+        return
+    first, second, candidate = first[down], second[across], candidate[np.ix_(down, across)]
+    for key in table.keys:
+        candidate &= key[first, None] != key[None, second]
+    near = _same_pattern(table.thumbnails[first], table.thumbnails[second], candidate)
+    one, other = np.nonzero(near)
+    _unite(table.parents, first[one], second[other])
+
+
+def _same_pattern(first: np.ndarray, second: np.ndarray, candidate: np.ndarray) -> np.ndarray:
+    """[a,b] bool: the candidates [a,b] whose thumbnails [a,256] and [b,256] correlate or, where one is nearly uniform,
+    are equally grey."""
+    if not candidate.any():
+        return candidate
+    first, second = first.astype(np.float32), second.astype(np.float32)
+    means, spreads = (first.mean(axis=1), second.mean(axis=1)), (first.std(axis=1), second.std(axis=1))
+    products = (first - means[0][:, None]) @ (second - means[1][:, None]).T / first.shape[1]
+    same = candidate & (products >= _SAME_PATTERN * spreads[0][:, None] * spreads[1][None])
+    uniform = candidate & ((spreads[0] < _UNIFORM)[:, None] | (spreads[1] < _UNIFORM)[None])
+    same &= ~uniform
+    # The mean difference is at least the difference of the means, which spares most comparisons.
+    uniform &= np.abs(means[0][:, None] - means[1][None]) < _UNIFORM
+    one, other = np.nonzero(uniform)
+    for start in range(0, len(one), _PATTERNS_AT_ONCE):
+        a, b = one[start : start + _PATTERNS_AT_ONCE], other[start : start + _PATTERNS_AT_ONCE]
+        same[a, b] = np.abs(first[a] - second[b]).mean(axis=1) < _UNIFORM
+    return same
+
+
+# ------------------------------------------------------------------------- union-find: a parent is never a later row
+
+
+def _roots(parents: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The first row of each row's group [m]; the way there is shortened for the next time."""
+    found = parents[rows]
+    while ((higher := parents[found]) != found).any():
+        found = higher
+    parents[rows] = found
+    return found
+
+
+def _unite(parents: np.ndarray, first: np.ndarray, second: np.ndarray) -> None:
+    """Makes one group of those of first[i] and second[i]."""
+    while True:
+        one, other = _roots(parents, first), _roots(parents, second)
+        apart = one != other
+        if not apart.any():
+            return
+        first, second = one[apart], other[apart]
+        np.minimum.at(parents, np.maximum(first, second), np.minimum(first, second))

@@ -11,7 +11,7 @@ from retina.data.dataset import DetectionDataset
 from retina.doctor.advice import coverage_findings, limit_findings
 from retina.doctor.anchors import sampled
 from retina.doctor.ceiling import AnchorReport, report
-from retina.doctor.cost import Cost, estimate
+from retina.doctor.cost import Cost, cost_findings, estimate
 from retina.doctor.data import Statistics, split_findings, statistics, table_findings
 from retina.doctor.findings import GRADES, Finding, count, ordered
 from retina.doctor.images import Images, duplicate_findings, image_findings, inspect
@@ -82,7 +82,8 @@ class Examination:
         `name`, `ok` (no errors), `quick`; `findings`: a list of `Finding.to_json`; `splits`: by name the fields of
         `Statistics`; `anchors`: by split the fields of `AnchorReport`, a share as `{covered, boxes, share}`;
         `suggestion`: null or `{overrides: [KEY.PATH=VALUE], yaml, before, after}`, the latter by split
-        `{share, AP}`; `cost`: null or the fields of `Cost` with `total`, memory in bytes; `timing`: null or the fields
+        `{share, AP}`; `cost`: null or the fields of `Cost` with `total`, memory in bytes, and
+        `hours_at_1_tflops` of the run, from the operations alone; `timing`: null or the fields
         of `retina.training.timing.Timing`.
         """
         return {
@@ -93,7 +94,9 @@ class Examination:
             "splits": {name: asdict(found) for name, found in self.splits.items()},
             "anchors": {name: _anchors_json(found) for name, found in self.anchors.items()},
             "suggestion": None if self.suggestion is None else _suggestion_json(self.suggestion),
-            "cost": None if self.cost is None else {**asdict(self.cost), "total": self.cost.total},
+            "cost": None
+            if self.cost is None
+            else {**asdict(self.cost), "total": self.cost.total, "hours_at_1_tflops": self.cost.hours},
             "timing": self.timing,
         }
 
@@ -125,12 +128,14 @@ def examine(target: Target, *, quick: bool = False, advance: Advance | None = No
     if target.config is not None:
         samples = {name: sampled(table, ANCHOR_IMAGES) for name, table in splits.items()}
         for name, table in samples.items():
-            anchors[name] = report(table, target.config, len(splits[name]))
+            anchors[name] = report(table, target.config, len(splits[name]), training=name == "train")
             findings += coverage_findings(anchors[name], target.config, name)
             findings += limit_findings(statistics(splits[name]).most_boxes, target.config, name)
         if "train" in samples:
             suggestion = _suggestion(samples, target.config, anchors)
-            cost = None if quick else estimate(target.config, splits["train"])
+            if not quick:
+                cost = estimate(target.config, splits["train"])
+                findings += cost_findings(cost)
         findings += _ceiling_findings(anchors, suggestion)
     return Examination(
         name=target.name,
@@ -194,6 +199,10 @@ def _figure(found: AnchorReport, name: str) -> str:
 def _anchors_json(found: AnchorReport) -> dict[str, Any]:
     tree = asdict(found)
     tree["total"]["share"] = found.total.share
+    for at_size, one in zip(tree["training"], found.training, strict=True):
+        at_size["total"]["share"] = one.total.share
+        for name, share in one.classes.items():
+            at_size["classes"][name]["share"] = share.share
     for group in ("classes", "sizes", "canvas_sizes"):
         for name, share in getattr(found, group).items():
             tree[group][name]["share"] = share.share

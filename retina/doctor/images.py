@@ -6,8 +6,9 @@ import functools
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import NamedTuple
 
@@ -135,15 +136,30 @@ def duplicate_findings(splits: Mapping[str, Images]) -> Iterator[Finding]:
     owner = np.repeat(np.arange(len(names)), [len(splits[name].names) for name in names])
     files = [file for name in names for file in splits[name].names]
     digests = _digests(list(splits.values()))
-    same = [(rows[0], other) for rows in duplicates.equal_groups(digests) for other in rows[1:]]
-    yield from _pairs("duplicate-images", "the same bytes as", sorted(same), files, owner, names)
+    same = duplicates.equal_groups(digests)
+    yield from _groups("duplicate-images", same, files, owner, names)
     starts = np.concatenate([[0], np.cumsum([len(splits[name].names) for name in names])])
     rows = np.concatenate([start + splits[name].decoded for start, name in zip(starts, names, strict=False)])
     bits = np.concatenate([splits[name].bits for name in names])
     thumbnails = np.concatenate([splits[name].thumbnails for name in names])
-    near = [(int(rows[a]), int(rows[b])) for a, b in duplicates.near_pairs(bits, thumbnails)]
-    near = [(a, b) for a, b in near if digests[a] != digests[b]]
-    yield from _pairs("near-duplicate-images", "nearly the same picture as", near, files, owner, names)
+    # Of equal bytes in one split the first image stands for all.
+    copies = {row for group in same for row in group} - {row for group in same for row in _first_of_each(group, owner)}
+    single = np.array([row not in copies for row in rows.tolist()], bool)
+    near = duplicates.near_groups(bits[single], thumbnails[single])
+    found = [rows[single][group].tolist() for group in near.rows]
+    yield from _groups("near-duplicate-images", found, files, owner, names, digests)
+    if near.capped:
+        yield Finding(
+            "note",
+            "near-duplicates-not-all-compared",
+            f"more than {duplicates.MOST_AT_ONCE} images are so much alike in a part that not all pairs of them were "
+            "compared; some near duplicates may be missing above",
+        )
+
+
+def _first_of_each(group: list[int], owner: np.ndarray) -> Iterable[int]:
+    """Of rows the first of each split."""
+    return {int(owner[row]): row for row in reversed(group)}.values()
 
 
 def _sizes(images: Images, turned: np.ndarray, other: np.ndarray, split: str) -> Iterator[Finding]:
@@ -173,29 +189,54 @@ def _sizes(images: Images, turned: np.ndarray, other: np.ndarray, split: str) ->
         )
 
 
-def _pairs(
-    code: str, what: str, pairs: list[tuple[int, int]], files: list[str], owner: np.ndarray, names: list[str]
+def _groups(
+    code: str,
+    groups: list[list[int]],
+    files: list[str],
+    owner: np.ndarray,
+    names: list[str],
+    digests: list[bytes | None] | None = None,
 ) -> Iterator[Finding]:
-    """A finding for each pair of splits, and for each split by itself."""
-    by_splits: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    for a, b in pairs:
-        by_splits.setdefault((int(owner[a]), int(owner[b])), []).append((a, b))
-    for (first, second), found in sorted(by_splits.items()):
-        examples = listed(f"{files[b]} {what} {files[a]}" for a, b in found)
-        across = first != second
-        exact = code == "duplicate-images"
-        where = f"of {names[second]} in {names[first]}" if across else "within the split"
-        kind = "pair" if exact else "likely pair"
+    """A finding for each split by itself, and for each pair of splits.
+
+    Args:
+        digests: of all images; groups of equal bytes alone are left out, as another finding tells of them.
+    """
+    found: dict[tuple[int, int], list[tuple[list[int], list[int]]]] = {}
+    for group in groups:
+        members: dict[int, list[int]] = {}
+        for row in group:
+            members.setdefault(int(owner[row]), []).append(row)
+        for first, second in combinations_with_replacement(members, 2):
+            ours, theirs = members[first], members[second]
+            rows = ours if first == second else [*ours, *theirs]
+            if len(rows) > 1 and (digests is None or len({digests[row] for row in rows}) > 1):
+                found.setdefault((first, second), []).append((ours, theirs))
+    exact = code == "duplicate-images"
+    alike = "with the same bytes" if exact else "of near copies"
+    for (first, second), pairs in sorted(found.items()):
+        number = count(len(pairs), "group")
+        if first == second:
+            told = [some([files[row] for row in ours]) for ours, _ in pairs]
+            shown = some([Path(files[row]).name for row in pairs[0][0]], 2)
+            images = count(sum(len(ours) for ours, _ in pairs), "image")
+            message = f"{images} in {number} {alike}: {shown}"
+            remedy = "look at them; copies weigh double in training and in figures"
+            yield Finding("warning" if exact else "note", code, message, remedy, names[first], listed(told))
+            continue
+        told = [
+            f"{some([files[row] for row in theirs])} in a group {alike} with {some([files[row] for row in ours])}"
+            for ours, theirs in pairs
+        ]
+        images = count(sum(len(theirs) for _, theirs in pairs), "image")
+        shown = " and ".join(Path(files[rows[0]]).name for rows in reversed(pairs[0]))
         yield Finding(
-            ("error" if exact else "warning") if across else ("warning" if exact else "note"),
-            f"{code}-across-splits" if across else code,
-            f"{count(len(found), kind)} {where}: {Path(files[found[0][1]]).name} is {what} "
-            f"{Path(files[found[0][0]]).name}",
-            "remove one of each: figures on pictures that were trained on are too high"
-            if across
-            else "look at them; copies weigh double in training and in figures",
-            "" if across else names[first],
-            examples,
+            "error" if exact else "warning",
+            f"{code}-across-splits",
+            f"{images} of {names[second]} in {number} {alike} with images of {names[first]}: {shown}",
+            "keep each group in one split: figures on pictures that were trained on are too high",
+            "",
+            listed(told),
         )
 
 

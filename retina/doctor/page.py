@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from retina.doctor import charts
 from retina.doctor.ceiling import AnchorReport, Share
-from retina.doctor.cost import size
+from retina.doctor.cost import duration, operations, size
 from retina.doctor.data import Statistics
 from retina.doctor.findings import GRADES, count
 
@@ -48,7 +48,8 @@ def render(examined: Examination) -> str:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(percent=lambda share: f"{share:.1%}", size=size, number=lambda value: f"{value:,}")
+    environment.filters.update(percent=lambda share: f"{share:.1%}", number=lambda value: f"{value:,}")
+    environment.filters.update(size=size, operations=operations, duration=duration)
     grades = {grade: sum(finding.grade == grade for finding in examined.findings) for grade in GRADES}
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         examined=examined,
@@ -86,6 +87,10 @@ def _tiles(examined: Examination) -> Iterator[Tile]:
             yield Tile(f"{highest:.3f}", told + _instead(f"{better.ceilings['assigned']['AP']:.3f}" if better else ""))
     if examined.cost is not None:
         yield Tile(size(examined.cost.total), "memory of a training step, estimated")
+        if examined.timing is None:
+            yield Tile(operations(examined.cost.run_flops), "arithmetic of the run; its time is measured by --time")
+        else:
+            yield Tile(duration(examined.timing["hours"]), "for the run, measured")
 
 
 def _instead(figure: str) -> str:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from retina import config as configuration
-from retina.config.reading import read_yaml
-from retina.data.dataset import DetectionDataset
-from retina.data.load import load_split
-from retina.doctor.findings import Finding, count, listed
-from retina.errors import RetinaError
-from retina.files import exists
+import numpy as np
 
-_CONFIG_SUFFIXES = (".yaml", ".yml")
+from retina import config as configuration
+from retina.data.convert.images import read_header
+from retina.data.dataset import DetectionDataset
+from retina.data.image_names import NO_SIZE_FRACTIONS, NO_SIZE_PIXELS
+from retina.data.limits import image_name
+from retina.data.load import load_split
+from retina.data.sources import Found, look
+from retina.doctor.findings import Finding, count, listed, some
+from retina.errors import RetinaError
 
 
 class Target(NamedTuple):
@@ -28,29 +30,27 @@ class Target(NamedTuple):
     invalid_boxes: str
 
 
-def open_target(path: Path, overrides: list[str], images: Path | None = None) -> Target:
-    """Finds out what a path is.
+def open_target(
+    source: str | Path, overrides: list[str], images: Path | None = None, data_dir: Path | None = None
+) -> Target:
+    """Finds out what a path or a name is, as `retina.data.sources.look` does.
 
     Args:
-        path: a configuration (.yaml) or run folder; an Ultralytics data.yaml; a COCO JSON file or a folder with
-            `annotations/*.json`; a Pascal VOC folder; a CSV file; or a TFDS folder (`features.json`).
+        source: a path, or the name of a TFDS dataset.
         overrides: of a configuration.
         images: the folder of images of a COCO or CSV file, where it is not found by itself.
+        data_dir: where TFDS datasets lie.
 
     Raises:
         RetinaError: there is nothing, nothing that is known, or an option has no effect on it.
     """
-    if not exists(path):
-        raise RetinaError(f"{path}: no such file or folder; expected data or a configuration (.yaml)")
-    run = path / "config.yaml"
-    if (path.suffix in _CONFIG_SUFFIXES and not _is_yolo(path)) or exists(run):
-        if images is not None:
-            raise RetinaError("--images: no effect on a configuration, which names its images; leave it out")
-        return _of_config(path, configuration.load(run if exists(run) else path, overrides))
+    found = look(str(source), images, data_dir)
+    if found.config is not None:
+        return _of_config(source, configuration.load(found.config, overrides))
     if overrides:
-        raise RetinaError(f"{overrides[0]}: overrides need a configuration, and {path} is data; leave them out")
-    sources = _sources(path, images)
-    return Target(str(path), None, tuple(sources), lambda split, policy: _read(sources[split], policy), "error")
+        raise RetinaError(f"{overrides[0]}: overrides need a configuration, and {source} is data; leave them out")
+    sources = _splits(Path(source), found)
+    return Target(str(source), None, tuple(sources), lambda split, policy: _read(sources[split], policy), "error")
 
 
 def read_splits(target: Target) -> tuple[dict[str, DetectionDataset], list[Finding]]:
@@ -58,20 +58,61 @@ def read_splits(target: Target) -> tuple[dict[str, DetectionDataset], list[Findi
 
     Invalid boxes never stop it: they are listed, and left out unless the configuration cuts them.
     """
-    splits, findings = {}, []
+    splits: dict[str, DetectionDataset] = {}
+    findings: list[Finding] = []
     for split in target.splits:
         try:
-            splits[split] = target.read(split, "error")
+            whole = _table(target, split, findings)
+        except RetinaError as error:
+            findings.append(_finding(error, split, target))
             continue
-        except RetinaError as error:
-            findings.append(_finding(error, split, target))
-            if not error.details:
-                continue
-        try:
-            splits[split] = target.read(split, "drop" if target.invalid_boxes == "error" else target.invalid_boxes)
-        except RetinaError as error:
-            findings.append(_finding(error, split, target))
+        table, unreadable = _readable(whole, split, target)
+        findings += unreadable
+        if table is not None:
+            splits[split] = table
     return splits, findings
+
+
+def _table(target: Target, split: str, findings: list[Finding]) -> DetectionDataset:
+    """A split, without its invalid boxes; then a finding on them is added."""
+    try:
+        return target.read(split, "error")
+    except RetinaError as error:
+        if not error.details:
+            raise
+        findings.append(_finding(error, split, target))
+    return target.read(split, "drop" if target.invalid_boxes == "error" else target.invalid_boxes)
+
+
+def _readable(table: DetectionDataset, split: str, target: Target) -> tuple[DetectionDataset | None, list[Finding]]:
+    """The table without the images whose size nobody knows, and a finding on them; None if nothing is left to examine.
+
+    Their boxes can't be judged, nor seen through anchors. All other faults of images are found when they are opened.
+    """
+    unknown = (table.sizes == NO_SIZE_FRACTIONS).all(axis=1) | (table.sizes == NO_SIZE_PIXELS).all(axis=1)
+    faults: dict[int, str] = {}
+    for row in np.flatnonzero(unknown).tolist():
+        try:
+            read_header(table.images[row], image_name(table, row))
+        except RetinaError as error:
+            faults[row] = str(error)
+    if not faults:
+        return table, []
+    left = table.subset([row for row in range(len(table)) if row not in faults])
+    empty = bool((left.crowd | left.difficult).all())
+    skipped = target.config is not None and target.config.data.invalid_images == "skip"
+    finding = Finding(
+        "error" if empty or not skipped else "warning",
+        "unreadable-images",
+        f"{len(faults)} of {count(len(table), 'image')} can't be read, so that their size is not known: "
+        f"{some(list(faults.values()), 2)}" + ("; without them no box is left" if empty else ""),
+        "they are left out by data.invalid_images: skip; better mend them"
+        if skipped
+        else "restore or remove them, or set data.invalid_images: skip: training does not begin otherwise",
+        split,
+        listed(faults.values()),
+    )
+    return None if empty else left, [finding]
 
 
 def _finding(error: RetinaError, split: str, target: Target) -> Finding:
@@ -91,89 +132,28 @@ def _finding(error: RetinaError, split: str, target: Target) -> Finding:
     )
 
 
-def _of_config(path: Path, config: configuration.Config) -> Target:
+def _of_config(source: str | Path, config: configuration.Config) -> Target:
     splits = tuple(name for name in ("train", "validation", "test") if getattr(config.data, name) is not None)
 
     def read(split: Any, policy: str) -> DetectionDataset:
-        # Images that training would skip are the doctor's to find.
-        seen = {"invalid_boxes": policy, "invalid_images": "error", "max_pixels": configuration.MAX_PIXELS}
-        return load_split(config.data.model_copy(update=seen), split)
+        return load_split(config.data.model_copy(update={"invalid_boxes": policy}), split, keep_unusable=True)
 
-    return Target(str(path), config, splits, read, config.data.invalid_boxes)
+    return Target(str(source), config, splits, read, config.data.invalid_boxes)
 
 
 def _read(source: configuration.Source, policy: Any) -> DetectionDataset:
-    return load_split(configuration.Data(train=source, validation=source, invalid_boxes=policy), "train")
+    data = configuration.Data(train=source, validation=source, invalid_boxes=policy)
+    return load_split(data, "train", keep_unusable=True)
 
 
-def _sources(path: Path, images: Path | None) -> dict[str, configuration.Source]:
-    if path.suffix == ".csv":
-        return {"data": configuration.CsvSource(annotations=path, images=images)}
-    if path.suffix == ".json":
-        return {"data": _coco(path, images)}
-    if images is not None:
-        raise RetinaError(f"--images: no effect on {path}; it is for a COCO or CSV file")
-    if path.suffix in _CONFIG_SUFFIXES:
-        tree = read_yaml(path, str(path))
-        keys = [key for key in ("train", "val", "valid", "validation", "test") if tree.get(key)]
-        return {key: configuration.YoloSource(data=path, split="val" if key.startswith("val") else key) for key in keys}
-    if exists(path / "features.json"):
-        return {name: configuration.TfdsSource(split=name, data_dir=path) for name in _tfds_splits(path)}
-    found = {file.stem: file for file in sorted(path.glob("annotations/*.json")) if _has_boxes(file)}
-    if found:
-        return {name.removeprefix("instances_"): _coco(file, None) for name, file in found.items()}
-    splits = list(_voc_splits(path))
-    if splits:
-        return {split: configuration.VocSource(folder=path, splits=(split,)) for split in splits}
-    raise RetinaError(
-        f"{path}: expected a configuration, a COCO JSON file or a folder with annotations/*.json, a Pascal VOC folder "
-        "with ImageSets/Main/*.txt, a data.yaml, a CSV file or a TFDS folder; got none of them"
-    )
-
-
-def _is_yolo(path: Path) -> bool:
-    """An Ultralytics data.yaml has `names` (and paths), a configuration has `data` and `schedule`."""
-    tree = read_yaml(path, str(path))
-    return isinstance(tree, dict) and "names" in tree and "data" not in tree
-
-
-def _coco(file: Path, images: Path | None) -> configuration.CocoSource:
-    """A COCO file with its folder of images: the one given, or `../val2017` of `annotations/instances_val2017.json`,
-    `images` beside it, or the folder that it lies in."""
-    if images is None:
-        home = file.parent.parent if file.parent.name == "annotations" else file.parent
-        name = file.stem.removeprefix("instances_")
-        places = (home / name, home / "images" / name, home / "images", file.parent / "images", file.parent)
-        images = next(place for place in places if place.is_dir())
-    return configuration.CocoSource(annotations=file, images=images)
-
-
-def _has_boxes(file: Path) -> bool:
-    """Of COCO's own annotation files those of instances; captions and keypoints lie beside them."""
-    return not file.stem.startswith(("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_"))
-
-
-def _tfds_splits(folder: Path) -> list[str]:
-    import json
-
-    try:
-        described = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
-        return [split["name"] for split in described["splits"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RetinaError(f"{folder / 'dataset_info.json'}: cannot read the splits of this dataset: {error}") from None
-
-
-def _voc_splits(folder: Path) -> Iterator[str]:
-    """The splits of a devkit, without those of single classes (aeroplane_train), and without `trainval` where its
-    parts are there: every image would be in two splits."""
-    homes = [("", folder)] + [
-        (f"{home.name.removeprefix('VOC')}/", home)
-        for place in (folder, folder / "VOCdevkit")
-        for home in sorted(place.glob("VOC*"))
-        if home.name != "VOCdevkit"
-    ]
-    for prefix, home in homes:
-        names = [file.stem for file in sorted((home / "ImageSets" / "Main").glob("*.txt")) if "_" not in file.stem]
-        for name in names:
-            if name != "trainval" or not {"train", "val"} <= set(names):
-                yield prefix + name
+def _splits(path: Path, found: Found) -> dict[str, configuration.Source]:
+    """The only split of a file is its data. Of VOC's lists `trainval` is left out where its parts are there: every
+    image would be in two splits."""
+    if path.is_file() and len(found.splits) == 1 and found.format in ("coco", "csv"):
+        return {"data": next(iter(found.splits.values()))}
+    if found.format != "voc":
+        return found.splits
+    names = set(found.splits)
+    homes = {name: name.rpartition("trainval")[0] for name in names if name.rpartition("/")[2] == "trainval"}
+    both = {name for name, home in homes.items() if {f"{home}train", f"{home}val"} <= names}
+    return {name: section for name, section in found.splits.items() if name not in both}

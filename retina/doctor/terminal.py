@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from retina.doctor.ceiling import Share
-from retina.doctor.cost import size
+from retina.doctor.cost import duration, operations, size
 from retina.doctor.examine import Examination
-from retina.doctor.findings import GRADES, some
+from retina.doctor.findings import GRADES, count, some
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -103,6 +103,15 @@ def _levels(terminal: Console, examined: Examination) -> None:
         for level in found.levels
     ]
     terminal.print(f"positive anchors in {name}: {'; '.join(parts)}", markup=False, soft_wrap=True)
+    for name, found in examined.anchors.items():
+        if found.training:
+            told = ", ".join(f"{one.short}: {one.total.share:.1%}" for one in found.training)
+            terminal.print(
+                f"boxes of {name} with a positive anchor at data.resize.train_short {told}; the table is for short "
+                f"{found.short}",
+                markup=False,
+                soft_wrap=True,
+            )
 
 
 def _suggestion(terminal: Console, examined: Examination) -> None:
@@ -130,9 +139,17 @@ def _cost(terminal: Console, examined: Examination) -> None:
         parts = ", ".join(f"{name} {size(number)}" for name, number in cost.memory.items())
         terminal.print(
             f"{cost.parameters / 1e6:.1f} million parameters, {cost.trainable / 1e6:.1f} trainable; "
-            f"{cost.anchors} anchors on {cost.canvas[0]}x{cost.canvas[1]} (height x width); {cost.steps} steps, "
-            f"{cost.epochs:.1f} epochs. Memory of a step of {cost.batch} images, "
+            f"{cost.anchors} anchors on {cost.canvas[0]}x{cost.canvas[1]} (height x width). Memory of a step of "
+            f"{count(cost.batch, 'image')}, "
             f"estimated: {size(cost.total)} ({parts})",
+            markup=False,
+            soft_wrap=True,
+        )
+        terminal.print(
+            f"{cost.steps} steps, {cost.images} images, {cost.epochs:.1f} epochs. Arithmetic: {operations(cost.flops)} "
+            f"a step, {operations(cost.run_flops)} for the run (3 x the forward pass's convolutions), which is "
+            f"{duration(cost.hours)} on a device that achieves 1 TFLOP/s"
+            + (". What yours achieves can only be measured: --time N" if timing is None else ""),
             markup=False,
             soft_wrap=True,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ import numpy as np
 
 from retina.errors import RetinaError
 from retina.files import written
+from retina.training.hosts import Hosts
 
 # What NumPy, zipfile and json raise over a file that is cut short, altered, or something else altogether.
 _DAMAGE = (
@@ -59,9 +61,9 @@ def gather(
     Args:
         extra: further arrays by name, each stored as `extra/<name>`.
     """
-    arrays = {f"{_WEIGHTS}{v.path}": _copy(v.value) for v in _state(model)}
+    arrays = {f"{_WEIGHTS}{v.path}": _copy(keras.ops.convert_to_tensor(v)) for v in _state(model)}
     if optimizer is not None:
-        arrays |= {f"{_OPTIMIZER}{v.path}": _copy(v.value) for v in optimizer.variables}
+        arrays |= {f"{_OPTIMIZER}{v.path}": _copy(keras.ops.convert_to_tensor(v)) for v in optimizer.variables}
     return arrays | {f"{_EXTRA}{name}": _copy(value) for name, value in (extra or {}).items()}
 
 
@@ -146,6 +148,21 @@ def read(path: Path) -> Checkpoint:
         raise RetinaError(f"{path}: no such checkpoint") from None
     except _DAMAGE as error:
         raise DamagedCheckpoint(f"{path}: damaged or not a checkpoint of retina ({error}); use another one") from None
+
+
+def of_chief(hosts: Hosts, checkpoint: Checkpoint | None) -> Checkpoint | None:
+    """The chief's, on every host: a run directory need not lie where all see it."""
+    if hosts.count == 1:
+        return checkpoint
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "checkpoint.npz"
+        if checkpoint is not None and hosts.chief:
+            save(file, checkpoint)
+        payload = hosts.broadcast(file.read_bytes() if file.exists() else b"")
+        if hosts.chief or not payload:
+            return checkpoint if hosts.chief else None
+        file.write_bytes(payload)
+        return read(file)
 
 
 def _prove(text: str, digest: str, digests: dict[str, str], arrays: dict[str, np.ndarray]) -> None:

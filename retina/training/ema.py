@@ -27,7 +27,9 @@ class WeightAverage:
     def __init__(self, sources: list[keras.Variable], settings: config.Ema):
         self.sources, self.settings = sources, settings
         self.averages = [
-            keras.Variable(ops.convert_to_numpy(v.value), dtype=v.dtype, trainable=False, name="average")
+            keras.Variable(
+                ops.convert_to_numpy(ops.convert_to_tensor(v)), dtype=v.dtype, trainable=False, name="average"
+            )
             for v in sources
         ]
         self.updates = keras.Variable(0, dtype="int32", trainable=False, name="updates")

@@ -12,7 +12,9 @@ import keras
 
 from retina.config import Config
 from retina.data.dataset import DetectionDataset
+from retina.data.detections import DetectionTable
 from retina.data.pipeline import training_batches, translated
+from retina.data.plan import evaluation_order
 from retina.data.scoring import GroundTruth, results
 from retina.evaluation.coco import evaluate_as
 from retina.inference import compile_inference, detect
@@ -20,6 +22,7 @@ from retina.models.detector import Detector
 from retina.report.evaluation import write_evaluation
 from retina.training import checkpoint as checkpoints
 from retina.training.callbacks import Callbacks
+from retina.training.distribution import ALONE, Distribution
 from retina.training.environment import devices, memory
 from retina.training.interruption import Interrupted, InterruptionGuard
 from retina.training.meter import Meter
@@ -56,7 +59,10 @@ class Loop:
         saved: checkpoints.Checkpoint | None,
         notes: Sequence[str],
         callbacks: Sequence[keras.callbacks.Callback],
+        distribution: Distribution = ALONE,
     ):
+        self.distribution, self.hosts = distribution, distribution.hosts
+        self.slots = distribution.slots(config.run.batch_size, config.run.accumulate)
         self.config, self.directory, self.data, self.notes = config, run, data, notes
         self.detector, self.optimizer, self.step = parts.detector, parts.optimizer, parts.step
         self.steps, self.settings = config.schedule.steps, config.run
@@ -66,9 +72,9 @@ class Loop:
         self.meter = Meter(self.settings.batch_size, self.progress.pending)
         self.line: dict[str, float] = {}  # the last of metrics.jsonl
         self.saved_at = time.monotonic()
-        self.infer = compile_inference(self.detector)
+        self.infer = compile_inference(self.detector, distribution.engine)
         self.callbacks = Callbacks(
-            callbacks,
+            callbacks if self.hosts.chief else (),
             self.detector,
             self.optimizer,
             every=self.settings.evaluate_every or self.steps,
@@ -77,9 +83,10 @@ class Loop:
         )
 
     def run(self) -> Path:
+        path = self.directory.path if self.hosts.chief else None
         with (
-            Report(self.directory.path / "log.txt", self.steps, self.first_step) as self.report,
-            TensorBoard(self.directory.path / "tensorboard") as self.tensorboard,
+            Report(path and path / "log.txt", self.steps, self.first_step) as self.report,
+            TensorBoard(path and path / "tensorboard") as self.tensorboard,
             translated(self.data.train),
             BackgroundWriter() as self.writer,
             InterruptionGuard(self.report.say) as interruption,
@@ -96,12 +103,12 @@ class Loop:
                 self.report.advance(step)
                 self.writer.check()
 
-                stopped_by = interruption.signal  # read once: one that comes later waits for the next step
-                ends = step == self.steps or self.callbacks.stop
+                # The signal is read once: one that comes later waits for the next step.
+                stopped_by, waited, ends = self._wishes(step, interruption.signal)
                 evaluates = ends or is_due(step, self.settings.evaluate_every)
                 # A fixed grid: a run that is stopped and resumed has the lines of one that was not.
                 logs = evaluates or is_due(step, self.settings.log_every)
-                saves = evaluates or is_due(step, self.settings.checkpoint_every) or self._waited_long()
+                saves = evaluates or is_due(step, self.settings.checkpoint_every) or waited
                 if logs or saves or stopped_by:
                     self._stop_at_bad_numbers(step)
                 if logs:
@@ -122,8 +129,22 @@ class Loop:
             self.callbacks.train_end(self.line)
         return self.directory.path
 
-    def _batches(self, first_step: int, steps: int) -> Iterator[Any]:
-        """The batches after `first_step`, up to and with that of step `steps`."""
+    def _wishes(self, step: int, signal: str) -> tuple[str, bool, bool]:
+        """The signal that stops the run, if any; whether it is time for a checkpoint; whether the run ends.
+
+        Hosts must do the same at the same step. They ask each other where a line is due, and not before: it takes time.
+        """
+        last = step == self.steps
+        own = (signal, self._waited_long(), self.callbacks.stop)
+        if self.hosts.count == 1:
+            return own[0], own[1], last or own[2]
+        if not is_due(step, self.settings.log_every):
+            return "", False, last
+        every = self.hosts.exchange(own)
+        return next((one[0] for one in every if one[0]), ""), every[0][1], last or every[0][2]
+
+    def _batches(self, first_step: int, steps: int, whole: bool = False) -> Iterator[Any]:
+        """The batches after `first_step`, up to and with that of step `steps`: this host's share, or all of each."""
         return iter(
             training_batches(
                 self.data.train,
@@ -132,11 +153,14 @@ class Loop:
                 seed=self.settings.seed,
                 first_step=first_step,
                 steps=steps,
+                slots=None if whole else self.slots,
             )
         )
 
     def _introduce(self) -> None:
-        self.report.say(f"training on {', '.join(devices())} ({keras.backend.backend()})")
+        names = ", ".join(self.distribution.names or devices())
+        of = f", host {self.hosts.index} of {self.hosts.count}" if self.hosts.count > 1 else ""
+        self.report.say(f"training on {names} ({keras.backend.backend()}{of})")
         for data in (self.data.train, self.data.validation):
             self.report.say(
                 f"{data.name}: {len(data)} images, {len(data.boxes)} boxes, {len(data.class_names)} classes"
@@ -152,7 +176,8 @@ class Loop:
         scalars = self.meter.read()
         rate = float(keras.ops.convert_to_numpy(self._rate(step - 1)))
         self.line = {"step": step, **scalars, "learning_rate": rate, **memory()}
-        self.directory.append_metrics(self.line)
+        if self.hosts.chief:
+            self.directory.append_metrics(self.line)
         self.tensorboard.scalars("train", self.line)
         remaining = (self.steps - step) * self.settings.batch_size / scalars["images_per_second"]
         self.report.scalars(self.line, remaining)
@@ -165,22 +190,34 @@ class Loop:
         start = time.perf_counter()
         self.callbacks.test_begin()
         with self.meter.away():
-            validation, inference = self.data.validation, self.config.inference
-            with self.step.averaged():
-                table = detect(self.infer, validation, self.config.data, inference.batch_size)
-            metrics = evaluate_as(self.config.evaluation, self.data.truth, results(table, validation))
-            folder, figures = self.directory.evaluation(step), metrics.metrics
-            write_evaluation(folder, validation, table, metrics, pictures=self.settings.pictures)
-            self.directory.append_metrics({"step": step, "split": "validation", "metrics": figures})
-            self.tensorboard.scalars("validation", {"step": step, **figures})
-            self.tensorboard.picture("predictions", step, folder / "predictions.png")
-            self.report.say(
-                f"step {step}: validation AP {figures['AP']:.4f}, AP50 {figures['AP50']:.4f} "
-                f"({time.perf_counter() - start:.1f} s)"
-            )
+            table = self._detections()
+            figures = self.hosts.from_chief(self._judge(step, table, start) if self.hosts.chief else {})
             metric, early = self.config.evaluation.metric, self.settings.early_stopping
             self.progress = after_evaluation(self.progress, step, figures, metric, early)
         self.callbacks.test_end(step, self.line, figures)
+
+    def _detections(self) -> DetectionTable:
+        """Of the averaged weights, on the whole validation data; each host looks at its share of it."""
+        data, settings, hosts = self.data.validation, self.config.data, self.hosts
+        batch_size = self.config.inference.batch_size * self.distribution.devices
+        with self.step.averaged():
+            table = detect(self.infer, data, settings, batch_size, (hosts.index, hosts.count))
+        return hosts.gather_table(table, lambda: evaluation_order(data.sizes, settings.resize))
+
+    def _judge(self, step: int, table: DetectionTable, start: float) -> dict[str, float]:
+        """The figures, written down."""
+        validation = self.data.validation
+        metrics = evaluate_as(self.config.evaluation, self.data.truth, results(table, validation))
+        folder, figures = self.directory.evaluation(step), metrics.metrics
+        write_evaluation(folder, validation, table, metrics, pictures=self.settings.pictures)
+        self.directory.append_metrics({"step": step, "split": "validation", "metrics": figures})
+        self.tensorboard.scalars("validation", {"step": step, **figures})
+        self.tensorboard.picture("predictions", step, folder / "predictions.png")
+        self.report.say(
+            f"step {step}: validation AP {figures['AP']:.4f}, AP50 {figures['AP50']:.4f} "
+            f"({time.perf_counter() - start:.1f} s)"
+        )
+        return figures
 
     def _stops_early(self, step: int) -> bool:
         early = self.settings.early_stopping
@@ -202,6 +239,9 @@ class Loop:
         """Copies the state; a thread writes it while training goes on."""
         with self.meter.away():
             self.step.sync()
+            self.saved_at = time.monotonic()
+            if not self.hosts.chief:
+                return
             progress = replace(self.progress, pending=self.meter.pending())
             saved = checkpoints.Checkpoint(
                 step,
@@ -239,19 +279,28 @@ class Loop:
             return
         self.writer.wait()
         detector, origin = self._before(fault.step)
-        batch = next(self._batches(fault.step - 1, fault.step))
-        raise FloatingPointError(record(self.directory, detector, origin, batch, self.data.train, fault))
+        message = ""
+        if self.hosts.chief:
+            batch = next(self._batches(fault.step - 1, fault.step, whole=True))
+            message = record(self.directory, detector, origin, batch, self.data.train, fault)
+        raise FloatingPointError(self.hosts.from_chief(message))
 
     def _before(self, step: int) -> tuple[Detector, str]:
         """A detector with the weights that a step found, gone through again from the checkpoint before it."""
-        saved, _ = newest_checkpoint(self.directory)
+        saved = newest_checkpoint(self.directory)[0] if self.hosts.chief else None
+        saved = checkpoints.of_chief(self.hosts, saved)
         first = saved.step if saved else 0
-        parts = assemble(self.config, self.data.train, saved)
         if step - 1 - first > _REWINDS:
-            return parts.detector, f"of step {first}"
+            return assemble(self.config, self.data.train, saved).detector, f"of step {first}"
+        parts = assemble(self.config, self.data.train, saved, self.distribution)
         self.report.say(f"step {step} went wrong: going through the steps from {first} again to see what it met")
         batches = self._batches(first, step - 1)
         for batch in batches:
             parts.step(batch)
         parts.step.sync()
-        return parts.detector, "that it found"
+        if self.distribution.engine is None:
+            return parts.detector, "that it found"
+        # One device looks into it.
+        detector = assemble(self.config, self.data.train, saved).detector
+        checkpoints.restore(checkpoints.gather(parts.detector), detector)
+        return detector, "that it found"

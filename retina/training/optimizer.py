@@ -28,9 +28,24 @@ class _Rated(keras.optimizers.Optimizer):
         _check_patterns("rates", self.rates, variables)
         self._factors = [_factor(v, self.rates) for v in variables]
 
+    def _backend_update_step(self, gradients: list[Tensor], variables: list[Any], learning_rate: Tensor) -> None:
+        if not _in_a_mirrored_update():
+            return super()._backend_update_step(gradients, variables, learning_rate)
+        # Keras would add up the gradients and go through the devices: `retina.training.mirrored` has done both.
+        for gradient, variable in zip(gradients, variables, strict=True):
+            self.update_step(gradient, variable, learning_rate)
+
     def rate_of(self, variable: Any, learning_rate: Tensor) -> Tensor:
         factor = self._factors[self._get_variable_index(variable)]
         return learning_rate if factor == 1.0 else factor * learning_rate
+
+
+def _in_a_mirrored_update() -> bool:
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return tf.distribute.has_strategy() and tf.distribute.in_cross_replica_context()
 
 
 @keras.saving.register_keras_serializable("retina")

@@ -11,6 +11,7 @@ from retina.data.dataset import DetectionDataset
 from retina.inference import build_detector
 from retina.models.detector import Detector
 from retina.training.checkpoint import Checkpoint, extra_of, restore
+from retina.training.distribution import ALONE, Distribution
 from retina.training.fine_tuning import initialise, read_initial
 from retina.training.optimizer import build_optimizer, peak_rate
 from retina.training.step import TrainStep, build_step
@@ -25,12 +26,19 @@ class Parts(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def assemble(config: Config, data: DetectionDataset, saved: Checkpoint | None = None) -> Parts:
+def assemble(
+    config: Config, data: DetectionDataset, saved: Checkpoint | None = None, distribution: Distribution = ALONE
+) -> Parts:
     """The parts as they are at a run's start, or with `saved` as they were after the step of that checkpoint.
 
     Raises:
         RetinaError: weights that the configuration names don't fit, or the checkpoint does not.
     """
+    with distribution.scope():
+        return _assemble(config, data, saved, distribution)
+
+
+def _assemble(config: Config, data: DetectionDataset, saved: Checkpoint | None, distribution: Distribution) -> Parts:
     keras.utils.set_random_seed(config.run.seed)
     detector = build_detector(config, data.class_names, load_weights=saved is None)
     notes: list[str] = []
@@ -46,7 +54,7 @@ def assemble(config: Config, data: DetectionDataset, saved: Checkpoint | None = 
     optimizer.build(detector.trainable_variables)
     if saved is not None:
         restore(saved.arrays, detector, optimizer)
-    step = build_step(detector, optimizer, config.optimizer, config.run)
+    step = build_step(detector, optimizer, config.optimizer, config.run, distribution)
     if saved is not None:
         step.load(extra_of(saved.arrays))
     return Parts(detector, optimizer, step, tuple(notes))

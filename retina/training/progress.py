@@ -15,16 +15,16 @@ class Report:
     """Context manager; `say` prints a line, `scalars` updates the live figures.
 
     Args:
-        log: the file that every line is appended to, with its time.
+        log: the file that every line is appended to, with its time; None for a host that says nothing.
         steps: of the whole run.
         first_step: where it starts (resumed runs).
         console: None prints to standard error, so that `--json` output stays clean.
     """
 
-    def __init__(self, log: Path, steps: int, first_step: int = 0, console: Console | None = None):
-        self.console = console or Console(stderr=True, highlight=False)
+    def __init__(self, log: Path | None, steps: int, first_step: int = 0, console: Console | None = None):
+        self.console = console or Console(stderr=True, highlight=False, quiet=log is None)
         self.log = log
-        self.live = self.console.is_terminal
+        self.live = self.console.is_terminal and log is not None
         self.progress = Progress(
             TextColumn("step {task.completed}/{task.total}"),
             BarColumn(bar_width=24),
@@ -64,6 +64,8 @@ class Report:
         self._write(text)
 
     def _write(self, text: str) -> None:
+        if self.log is None:
+            return
         with open(self.log, "a", encoding="utf-8", errors="backslashreplace") as file:
             for line in text.splitlines():
                 file.write(f"{datetime.now().isoformat(timespec='seconds')}  {line}\n")

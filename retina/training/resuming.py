@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,9 +12,12 @@ from retina.data.dataset import DetectionDataset
 from retina.errors import RetinaError
 from retina.training.checkpoint import Checkpoint, DamagedCheckpoint, read
 from retina.training.run_directory import LATEST, RunDirectory, has_config, is_begun
+from retina.training.state import Progress
 
-# What may differ when a run goes on: none of it touches a weight or a line of metrics.jsonl.
+# What may differ when a run goes on: none of it touches a weight or a line of metrics.jsonl,
 _FREE = ("run.keep", "run.checkpoint_every", "run.checkpoint_minutes", "export")
+# or does so by rounding.
+_PLACE = ("run.devices", "run.hosts")
 
 # Of environment.json: what rounding may depend on.
 _ROUNDING = ("python", "platform", "backend", "devices", "packages", "revision")
@@ -47,7 +51,7 @@ def find_start(path: Path, config: Config) -> Start:
         # Parsed: keys that were added to the package since then have their defaults.
         before = configuration.parse(saved.config, str(path)).model_dump(mode="json")
     changed = changed_keys(before, config.model_dump(mode="json"))
-    bound = [text for key, text in changed.items() if not key.startswith(_FREE)]
+    bound = [text for key, text in changed.items() if not key.startswith(_FREE + _PLACE)]
     if bound:
         raise RetinaError(
             f"{path}: cannot resume with a changed config: {', '.join(bound)}; resume with the run's own "
@@ -55,7 +59,35 @@ def find_start(path: Path, config: Config) -> Start:
         )
     if changed:
         notes = (*notes, f"resumed with a changed config: {', '.join(changed.values())}")
+    if replicas(before["run"]) != replicas(config.run.model_dump()):
+        notes = (*notes, _elsewhere(config))
     return Start(saved, notes)
+
+
+def replicas(run: Mapping[str, Any]) -> tuple[Any, int]:
+    """Devices of a host, and hosts, of a section `run`."""
+    return run["devices"], (run["hosts"] or {"count": 1})["count"]
+
+
+def _elsewhere(config: Config) -> str:
+    """What is no longer so when a run goes on with another number of devices."""
+    lost = "weights, optimizer, averages and losses equal an uninterrupted run's up to rounding, no longer bit for bit"
+    if config.model.batch_norm == "train":
+        lost += "; and on TensorFlow batch_norm: train normalises by other images together, which sync would not"
+    return f"resumed on other devices: {lost}. The images, their order and augmentation are the same"
+
+
+def remove_superseded(run: RunDirectory, keep: int) -> None:
+    """Removes of a finished run the checkpoints that it would have removed, had a kill left it the time.
+
+    None where one of those to keep is damaged: it may be the others that are needed.
+    """
+    try:
+        kept = [read(run.checkpoint_path(f"step_{step}")) for step in run.steps()[-keep:]]
+    except DamagedCheckpoint:
+        return
+    bests = {Progress.from_dict(saved.progress).best_step for saved in kept}
+    run.keep(keep, {step for step in bests if step is not None})
 
 
 def newest_checkpoint(run: RunDirectory) -> tuple[Checkpoint | None, tuple[str, ...]]:

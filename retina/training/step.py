@@ -2,7 +2,8 @@
 
 A batch goes through the network at once or in equal parts (`run.accumulate`). Sums of losses and of gradients are added
 up over the parts, and divided once, by the positives of all: unlike the mean of the parts' means, that is the gradient
-of the whole batch, whichever part the positives are in. Data-parallel replicas fit in at the same place.
+of the whole batch, whichever part the positives are in. So it is with devices that share a batch: on JAX the program is
+written for the whole batch and compiled for all of them, on TensorFlow see `retina.training.mirrored`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from keras import ops
 
 from retina import config
 from retina.errors import RetinaError
+from retina.inference import jax_or_numpy
 from retina.models.detector import Detector
+from retina.training.distribution import ALONE, Distribution
 from retina.training.update import Seen, Update
 
 Tensor = Any
@@ -52,27 +55,35 @@ def build_step(
     optimizer: keras.optimizers.Optimizer,
     settings: config.Optimizer,
     run: config.Run = config.Run(),  # noqa: B008 - frozen
+    distribution: Distribution = ALONE,
 ) -> TrainStep:
     """The step of the Keras backend in use; each canvas shape is compiled once.
 
     Args:
-        detector, optimizer: the step's own from here on; `sync` before they are read.
+        detector, optimizer: the step's own from here on, made in the distribution's scope; `sync` before they are read.
         settings: of the optimizer.
         run: `accumulate`, `ema` and `xla`; the precision is the detector's.
+        distribution: the devices; a batch then has this host's `slots`.
 
     Raises:
         RetinaError: `run.xla` has no effect on the backend.
     """
     backend = keras.backend.backend()
-    xla = uses_xla(run.xla, backend)
-    optimizer.build(detector.trainable_variables)
-    update = Update(detector, optimizer, settings, run)
+    xla = uses_xla(run.xla, backend, distribution.devices)
+    mirrored = backend == "tensorflow" and distribution.engine is not None
+    with distribution.scope():
+        optimizer.build(detector.trainable_variables)
+        update = Update(detector, optimizer, settings, run, undivided=mirrored)
+    if mirrored:
+        from retina.training.mirrored import MirroredStep
+
+        return MirroredStep(update, distribution.engine)
     if backend == "tensorflow":
         return TensorFlowStep(update, xla)
-    return JaxStep(update) if backend == "jax" else TorchStep(update)
+    return JaxStep(update, distribution.engine) if backend == "jax" else TorchStep(update)
 
 
-def uses_xla(mode: str, backend: str) -> bool:
+def uses_xla(mode: str, backend: str, devices: int = 1) -> bool:
     """Whether XLA compiles the step.
 
     Raises:
@@ -82,6 +93,12 @@ def uses_xla(mode: str, backend: str) -> bool:
         raise RetinaError("run.xla: on has no effect with PyTorch; set auto or off, or use JAX or TensorFlow")
     if mode == "off" and backend == "jax":
         raise RetinaError("run.xla: off has no effect with JAX, which always compiles its step; set auto or on")
+    if backend == "tensorflow" and devices > 1:
+        if mode == "on":
+            raise RetinaError(
+                "run.xla: on has no effect with several devices on TensorFlow; set auto or off, or use JAX"
+            )
+        return False
     if backend == "tensorflow" and mode == "auto":
         import tensorflow as tf
 
@@ -90,7 +107,7 @@ def uses_xla(mode: str, backend: str) -> bool:
     return backend == "jax" or mode == "on"
 
 
-class _Step:
+class Step:
     """What the backends share: the state beside weights and slots."""
 
     def __init__(self, update: Update):
@@ -103,7 +120,7 @@ class _Step:
         """Takes up variables that were assigned from outside."""
 
     def state(self) -> dict[str, np.ndarray]:
-        return {name: ops.convert_to_numpy(v.value) for name, v in self.update.variables.items()}
+        return {name: ops.convert_to_numpy(ops.convert_to_tensor(v)) for name, v in self.update.variables.items()}
 
     def load(self, arrays: Mapping[str, np.ndarray]) -> None:
         ours = {name: tuple(v.shape) for name, v in self.update.variables.items()}
@@ -125,9 +142,9 @@ class _Step:
         if average is None:
             yield
             return
-        own = [np.array(ops.convert_to_numpy(v.value)) for v in average.sources]
+        own = [_value(v) for v in average.sources]
         for variable, value in zip(average.sources, average.averages, strict=True):
-            variable.assign(ops.convert_to_numpy(value.value))
+            variable.assign(_value(value))
         try:
             yield
         finally:
@@ -135,16 +152,23 @@ class _Step:
                 variable.assign(array)
 
 
-def _in_parts(batch: Batch, parts: int) -> Batch:
+def _value(variable: keras.Variable) -> Any:
+    """What a variable holds now, whatever becomes of it; JAX's arrays don't change, and stay on their devices."""
+    if keras.backend.backend() == "jax":
+        return variable.value
+    return np.array(ops.convert_to_numpy(ops.convert_to_tensor(variable)))
+
+
+def in_parts(batch: Batch, parts: int) -> Batch:
     """Each [B, …] as [parts, B / parts, …]."""
     return {name: ops.reshape(x, (parts, x.shape[0] // parts, *x.shape[1:])) for name, x in batch.items()}
 
 
-def _added(first: list[Tensor], second: list[Tensor]) -> list[Tensor]:
+def added(first: list[Tensor], second: list[Tensor]) -> list[Tensor]:
     return [x + y for x, y in zip(first, second, strict=True)]
 
 
-class TensorFlowStep(_Step):
+class TensorFlowStep(Step):
     def __init__(self, update: Update, xla: bool):
         super().__init__(update)
         import tensorflow as tf
@@ -161,11 +185,11 @@ class TensorFlowStep(_Step):
             return seen, tape.gradient(target, [v.value for v in detector.trainable_variables])
 
         def accumulate(batch: Batch) -> tuple[Seen, list[Tensor]]:
-            batches = _in_parts(batch, parts)
+            batches = in_parts(batch, parts)
 
             def more(place: Tensor, seen: Seen, gradients: list[Tensor]) -> tuple[Tensor, Seen, list[Tensor]]:
                 new, new_gradients = differentiate({name: x[place] for name, x in batches.items()})
-                return place + 1, seen + new, _added(gradients, new_gradients)
+                return place + 1, seen + new, added(gradients, new_gradients)
 
             zeros = [tf.zeros(v.shape, v.dtype) for v in detector.trainable_variables]
             # One part at a time: running them side by side would need the memory that they save.
@@ -182,12 +206,14 @@ class TensorFlowStep(_Step):
         return self._step({name: batch[name] for name in INPUTS})
 
 
-class JaxStep(_Step):
-    def __init__(self, update: Update):
+class JaxStep(Step):
+    def __init__(self, update: Update, engine: Any = None):
+        """`engine`: the `keras.distribution.DataParallel` that the detector was made under; None for one device."""
         super().__init__(update)
         import jax
 
-        detector, parts = update.detector, update.parts
+        self._over = None if engine is None else _Mesh(engine.device_mesh.backend_mesh)
+        detector, parts, over = update.detector, update.parts, self._over
 
         def loss(trainable: list, frozen: list, batch: Batch) -> tuple[Tensor, tuple]:
             outputs, frozen = detector.stateless_call(trainable, frozen, batch, training=True)
@@ -200,10 +226,10 @@ class JaxStep(_Step):
             def more(carry: tuple, part: Batch) -> tuple[tuple, None]:
                 seen, frozen, gradients = carry
                 (_, (new, frozen)), new_gradients = differentiate(trainable, frozen, part)
-                return (seen + new, frozen, _added(gradients, new_gradients)), None
+                return (seen + new, frozen, added(gradients, new_gradients)), None
 
             start = (update.nothing(), frozen, [ops.zeros_like(v) for v in trainable])
-            return jax.lax.scan(more, start, _in_parts(batch, parts))[0]
+            return jax.lax.scan(more, start, in_parts(batch, parts) if over is None else over.in_parts(batch, parts))[0]
 
         def step(state: tuple, batch: Batch) -> tuple[tuple, dict[str, Tensor]]:
             trainable, frozen, *_ = state
@@ -221,7 +247,7 @@ class JaxStep(_Step):
                 scalars = update.apply(seen, gradients)
             return tuple([scope.get_current_value(v) for v in group] for group in groups), scalars
 
-        self._step = jax.jit(step, donate_argnums=0)
+        self._step = jax.jit(step, donate_argnums=0, out_shardings=None if over is None else over.everywhere)
         self.reload()
 
     def _groups(self) -> tuple[list[keras.Variable], ...]:
@@ -234,28 +260,82 @@ class JaxStep(_Step):
 
     def reload(self) -> None:
         # Copies: the step donates its state, the variables keep theirs.
-        self._state = tuple([v.value.copy() for v in group] for group in self._groups())
+        self._state = tuple([_renewed(v.value) for v in group] for group in self._groups())
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
-        self._state, scalars = self._step(self._state, {name: np.asarray(batch[name]) for name in INPUTS})
+        inputs = {name: jax_or_numpy(batch[name]) for name in INPUTS}
+        self._state, scalars = self._step(self._state, inputs if self._over is None else self._over.placed(inputs))
         return scalars
 
     def sync(self) -> None:
         for variables, values in zip(self._groups(), self._state, strict=True):
             for variable, value in zip(variables, values, strict=True):
-                variable.assign(value.copy())
+                variable.assign(_copied(value))
 
 
-class TorchStep(_Step):
+class _Mesh:
+    """JAX's devices of all hosts in a row: weights are whole on each, batches divided."""
+
+    def __init__(self, mesh: Any):
+        from jax.sharding import NamedSharding, PartitionSpec
+
+        (axis,) = mesh.axis_names
+        self.everywhere = NamedSharding(mesh, PartitionSpec())
+        self.divided = NamedSharding(mesh, PartitionSpec(axis))
+        self._divided_parts = NamedSharding(mesh, PartitionSpec(None, axis))
+
+    def placed(self, batch: Batch) -> Batch:
+        """The global batch, of this host's share of it; what is there already stays."""
+        import jax
+
+        return {
+            name: x
+            if isinstance(x, jax.Array) and x.sharding.is_equivalent_to(self.divided, x.ndim)
+            else jax.make_array_from_process_local_data(self.divided, x)
+            for name, x in batch.items()
+        }
+
+    def in_parts(self, batch: Batch, parts: int) -> Batch:
+        """`in_parts` of a batch that holds each device's slots in turn (`retina.data.plan.share`); none move."""
+        import jax
+
+        def split(x: Tensor) -> Tensor:
+            devices = self.divided.mesh.size
+            by_device = ops.reshape(x, (devices, parts, x.shape[0] // (devices * parts), *x.shape[1:]))
+            by_part = ops.reshape(ops.swapaxes(by_device, 0, 1), (parts, x.shape[0] // parts, *x.shape[1:]))
+            return jax.lax.with_sharding_constraint(by_part, self._divided_parts)
+
+        return {name: split(x) for name, x in batch.items()}
+
+
+def _renewed(value: Any) -> Any:
+    """`_copied` of what Keras put on devices: over several hosts JAX makes arrays of it whose shards can't be had."""
+    import jax
+
+    if value.is_fully_addressable:
+        return _copied(value)
+    array = np.asarray(value)
+    return jax.make_array_from_callback(array.shape, value.sharding, lambda index: array[index])
+
+
+def _copied(value: Any) -> Any:
+    """A JAX array with buffers of its own, device by device: hosts don't have to copy at the same time."""
+    import jax
+
+    shards = [shard.data.copy() for shard in value.addressable_shards]
+    return jax.make_array_from_single_device_arrays(value.shape, value.sharding, shards)
+
+
+class TorchStep(Step):
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         import torch
 
         parts = self.update.parts
-        batches = _in_parts({name: ops.convert_to_tensor(np.asarray(batch[name])) for name in INPUTS}, parts)
+        batches = in_parts({name: ops.convert_to_tensor(np.asarray(batch[name])) for name in INPUTS}, parts)
         seen, gradients = self._differentiate({name: x[0] for name, x in batches.items()})
         for place in range(1, parts):
             new, new_gradients = self._differentiate({name: x[place] for name, x in batches.items()})
-            seen, gradients = seen + new, _added(gradients, new_gradients)
+            seen, gradients = seen + new, added(gradients, new_gradients)
         with torch.no_grad():
             scalars = self.update.apply(seen, gradients)
         return {name: value.detach() for name, value in scalars.items()}

@@ -10,12 +10,12 @@ import numpy as np
 
 
 class TensorBoard:
-    """Context manager that writes scalars and pictures under `folder`."""
+    """Context manager that writes scalars and pictures under `folder`; None writes nothing."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path | None):
         import tensorflow as tf
 
-        self.writer = tf.summary.create_file_writer(str(folder))
+        self.writer = tf.summary.create_noop_writer() if folder is None else tf.summary.create_file_writer(str(folder))
 
     def __enter__(self) -> TensorBoard:
         return self

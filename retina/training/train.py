@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import keras
@@ -19,10 +19,12 @@ from retina.data.split_truth import split_truth
 from retina.doctor import preflight
 from retina.errors import RunFailed
 from retina.training import checkpoint as checkpoints
+from retina.training.distribution import distribute
 from retina.training.environment import describe_environment
+from retina.training.hosts import Hosts, check_same_config
 from retina.training.loop import Data, Loop
 from retina.training.parts import assemble
-from retina.training.resuming import Start, check_classes, environment_notes, find_start
+from retina.training.resuming import Start, check_classes, environment_notes, find_start, remove_superseded
 from retina.training.run_directory import RunDirectory, refuse_if_used, resume_command
 from retina.training.state import Progress
 
@@ -63,33 +65,70 @@ def train(
     """
     path = Path(run_dir)
     config = _with_absolute_paths(config)
-    if not resume:
-        refuse_if_used(path)
-    start = find_start(path, config) if resume else Start(None)
+    distribution = distribute(config.run)
+    hosts = distribution.hosts
+    check_same_config(hosts, config)
+    distribution.slots(config.run.batch_size, config.run.accumulate)  # its error comes before the work
+    start = _start(hosts, path, config, resume)
     if start.checkpoint is not None and _is_finished(start.checkpoint, config):
-        # Not in the log: a finished run stays as it is.
-        print(f"{path}: this run is finished, after step {start.checkpoint.step}", file=sys.stderr)
+        if hosts.chief:  # not in the log: a finished run stays as it is
+            print(f"{path}: this run is finished, after step {start.checkpoint.step}", file=sys.stderr)
+            finished = RunDirectory(path)
+            with finished.locked():
+                remove_superseded(finished, config.run.keep)
         return path
-    data = _load_data(config, train_data, validation_data)
-    checked: tuple[str, ...] = ()
-    if start.checkpoint is not None:
-        check_classes(start.checkpoint, data.train)
-    else:
-        checked = preflight.check(config, data.train, data.validation)
+    data, checked = hosts.together(lambda: _prepare(config, start, train_data, validation_data, hosts.chief))
     if config.run.deterministic:
         _make_deterministic()
-    parts = assemble(config, data.train, start.checkpoint)
+    parts = assemble(config, data.train, start.checkpoint, distribution)
+    with hosts.in_step(), ExitStack() as until_done:
+        ready = hosts.by_chief(lambda: until_done.enter_context(_directory(config, path, start, resume)))
+        run, notes = ready or (RunDirectory(path), ())
+        said = (*checked, *start.notes, *parts.notes, *notes)
+        return Loop(config, run, data, parts, start.checkpoint, said, callbacks, distribution).run()
+
+
+@contextmanager
+def _directory(
+    config: Config, path: Path, start: Start, resume: bool
+) -> Iterator[tuple[RunDirectory, tuple[str, ...]]]:
+    """The run directory, made or cleaned up and locked, and what there is to say of where the run goes on."""
     make = RunDirectory.complete if resume else RunDirectory.create
     environment = describe_environment(config)
     run = make(path, configuration.to_yaml(config), environment)
-    notes = (*checked, *start.notes, *parts.notes)
-    if start.checkpoint is not None:
-        notes = (*notes, *environment_notes(run.environment(), environment))
+    notes = () if start.checkpoint is None else environment_notes(run.environment(), environment)
     with run.locked(), _storage_errors_told(path):
         if resume:
             progress = Progress.from_dict(start.checkpoint.progress) if start.checkpoint else Progress()
             run.go_back_to(start.checkpoint.step if start.checkpoint else 0, progress.best_step)
-        return Loop(config, run, data, parts, start.checkpoint, notes, callbacks).run()
+        yield run, notes
+
+
+def _start(hosts: Hosts, path: Path, config: Config, resume: bool) -> Start:
+    """Where the run begins, on every host; the chief alone looks into the run directory."""
+
+    def find() -> Start:
+        if not resume:
+            refuse_if_used(path)
+        return find_start(path, config) if resume else Start(None)
+
+    found = hosts.by_chief(find) or Start(None)
+    return Start(checkpoints.of_chief(hosts, found.checkpoint), found.notes)
+
+
+def _prepare(
+    config: Config,
+    start: Start,
+    train_data: DetectionDataset | None,
+    validation_data: DetectionDataset | None,
+    chief: bool,
+) -> tuple[Data, tuple[str, ...]]:
+    """The data, and what a look at it says; everything that the user may have to correct shows here."""
+    data = _load_data(config, train_data, validation_data)
+    if start.checkpoint is not None:
+        check_classes(start.checkpoint, data.train)
+        return data, ()
+    return data, preflight.check(config, data.train, data.validation) if chief else ()
 
 
 def _load_data(config: Config, train_data: DetectionDataset | None, validation_data: DetectionDataset | None) -> Data:

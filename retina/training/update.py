@@ -40,6 +40,8 @@ class Update:
         detector, optimizer: changed by `apply`.
         settings: of the optimizer.
         run: `accumulate` and `ema`.
+        undivided: whether gradients are taken of a share of the batch, whose divisor is not known yet; those of a part
+            are.
     """
 
     def __init__(
@@ -48,9 +50,11 @@ class Update:
         optimizer: keras.optimizers.Optimizer,
         settings: config.Optimizer,
         run: config.Run,
+        undivided: bool = False,
     ):
         self.detector, self.optimizer, self.settings = detector, optimizer, settings
         self.parts = run.accumulate
+        self.undivided = undivided or self.parts > 1
         normalizer = detector.sections.loss.normalizer
         self.normalizer = PositivesAverage(normalizer) if isinstance(normalizer, config.EmaNormalizer) else None
         self.scale = LossScale() if detector.dtype_policy.compute_dtype == "float16" else None
@@ -67,8 +71,8 @@ class Update:
         )
 
     def target(self, sums: LossSums) -> Tensor:
-        """The scalar to differentiate: a whole batch's loss, or a micro-batch's undivided sum; times the scale."""
-        loss = objective(sums, self._divisor(sums))["loss"] if self.parts == 1 else sums.classification + sums.box
+        """The scalar to differentiate: a whole batch's loss, or a share's undivided sum; times the scale."""
+        loss = sums.classification + sums.box if self.undivided else objective(sums, self._divisor(sums))["loss"]
         return loss if self.scale is None else loss * ops.convert_to_tensor(self.scale.scale)
 
     def apply(self, seen: Seen, gradients: list[Tensor]) -> dict[str, Tensor]:
@@ -110,11 +114,11 @@ class Update:
         return ops.maximum(sums.positives, 1.0)
 
     def _true_gradients(self, gradients: list[Tensor], divisor: Tensor) -> list[Tensor]:
-        """Those of the loss: neither scaled nor summed over micro-batches without a divisor."""
-        if self.parts == 1 and self.scale is None:
+        """Those of the loss: neither scaled nor summed over shares without a divisor."""
+        if not self.undivided and self.scale is None:
             return gradients
         factor = 1.0 if self.scale is None else 1.0 / ops.convert_to_tensor(self.scale.scale)
-        factor = factor / divisor if self.parts > 1 else factor
+        factor = factor / divisor if self.undivided else factor
         return [g * ops.cast(factor, g.dtype) for g in gradients]
 
     def _scaled(self, norm: Tensor, finite: Tensor) -> dict[str, Tensor]:

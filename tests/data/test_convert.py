@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 from defusedxml.ElementTree import parse
-from PIL import Image
+from PIL import Image, ImageOps
 from typer.testing import CliRunner
 
 from retina import config
@@ -24,7 +24,7 @@ from retina.data.convert.images import read_header, upright_boxes, upright_bytes
 from retina.data.convert.part import HOLDS, Part, file_names, fitted
 from retina.data.convert.run import REPORT, convert
 from retina.data.convert.sources import find_source
-from retina.data.convert.verify import differences
+from retina.data.convert.verify import differences, turned
 from retina.data.dataset import DetectionDataset
 from retina.data.load import load_split
 from retina.data.voc import read_voc
@@ -492,8 +492,53 @@ def test_the_check_counts_images_boxes_and_bytes(tmp_path, monkeypatch):
         "1.png: its bytes are not those of the source",
     )
     assert len(counted) == 2
-    turned = replace(part_of(made), rotations=np.array([3, 3]))
-    assert differences(turned, copied, np.zeros(4)) == (), "an image that was turned has other bytes"
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_the_check_compares_the_pixels_of_turned_images(tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    stored = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(stored).save("0.png", format=kind, exif=exif)
+    (tmp_path / "copy").mkdir()
+    made = table(
+        1, sizes=[(60, 40)], boxes=np.zeros((0, 4)), offsets=[0, 0], labels=[], crowd=[], difficult=[], areas=[]
+    )
+    part = replace(part_of(made), rotations=np.array([6]))
+    copied = replace(made, images=("copy/0.png",))
+
+    def said(content: bytes) -> tuple[str, ...]:
+        (tmp_path / "copy/0.png").write_bytes(content)
+        return differences(part, copied, np.zeros(0))
+
+    right = upright_bytes("0.png", "x")
+    assert said(right) == ()
+    assert "differ" in said(encoded_as(np.rot90(stored, 1), kind))[0], "turned the other way"
+    assert said((tmp_path / "0.png").read_bytes()) == (
+        "0.png: its pixels have the shape (40, 60, 4), expected (60, 40, 4)",
+    )
+    assert "can't be decoded" in said(right[: len(right) // 2])[0]
+    changed = np.asarray(Image.open(io.BytesIO(right))).copy()
+    changed[5:9, 5:9] = 255 - changed[5:9, 5:9]
+    assert "turned source" in said(encoded_as(changed, kind))[0]
+
+
+def encoded_as(pixels: np.ndarray, kind: str) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, format=kind, **({"quality": 95, "subsampling": 0} if kind == "JPEG" else {}))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_check_turns_pixels_as_pillow_does(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = np.random.default_rng(1).integers(0, 256, (4, 6, 3), np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, format="PNG", exif=exif)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(out)))
+    assert turned(pixels, orientation).tolist() == expected.tolist()
 
 
 # ---------------------------------------------------------------------------------------------------------- the sources
@@ -506,7 +551,7 @@ def test_sources_are_told_apart(tmp_path):
     with pytest.raises(RetinaError, match="expected a file ending in"):
         find_source(str(tmp_path / "x.bin"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(RetinaError, match="found none of these"):
+    with pytest.raises(RetinaError, match="got none of them"):
         find_source(str(tmp_path / "empty"))
     file = write_coco(tmp_path / "src")
     with pytest.raises(RetinaError, match="its images are not in .*; say where they are with --images"):

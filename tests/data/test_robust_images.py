@@ -6,6 +6,7 @@ import json
 import os
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from retina.data.load import load_split
 from retina.data.pipeline import evaluation_batches, training_batches, translated
 from retina.data.split_truth import split_truth
 from retina.doctor.images import image_findings, inspect
+from retina.doctor.sources import _of_config, read_splits
 from retina.errors import RetinaError
 from tests.malformed import chunk, coco, encoded, huge, picture, png, rotated
 
@@ -409,3 +411,93 @@ def test_each_image_keeps_the_order_and_counts(tmp_path):
     dataset, done = load_split(data(COCO, tmp_path), "train"), []
     seen = list(images.each_image(dataset, lambda _, name: name[-5:], done.append))
     assert seen == ["0.png", "1.png"] and done == [1, 1]
+
+
+# ------------------------------------------------------------------------------------ missing and unreadable, by format
+
+
+def three(root: Path, format: str) -> dict:
+    """Three images of a source, of which the first is missing."""
+    coco(root)
+    for number in range(3):
+        (root / "images" / f"{number}.png").write_bytes(encoded("PNG"))
+    box = {"category_id": 1, "bbox": [8, 8, 24, 24]}
+    tree = {
+        "images": [{"id": n, "file_name": f"{n}.png", "width": 64, "height": 64} for n in range(3)],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [{"id": n, "image_id": n, **box} for n in range(3)],
+    }
+    (root / "data.json").write_text(json.dumps(tree))
+    (root / "data.csv").write_text("".join(f"{n}.png,1,1,50,60,cat\n" for n in range(3)))
+    (root / "data.yaml").write_text("train: list.txt\nnames: [cat]\n")
+    (root / "list.txt").write_text("".join(f"images/{n}.png\n" for n in range(3)))
+    for folder in ("labels", "Annotations", "ImageSets/Main", "JPEGImages"):
+        (root / folder).mkdir(parents=True)
+    (root / "ImageSets/Main/train.txt").write_text("0\n1\n2\n")
+    for number in range(3):
+        (root / "labels" / f"{number}.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+        (root / "Annotations" / f"{number}.xml").write_text(XML)
+        (root / "JPEGImages" / f"{number}.png").write_bytes(encoded("PNG"))
+    (root / "images" / "0.png").unlink()
+    (root / "JPEGImages" / "0.png").unlink()
+    return {
+        "coco": COCO,
+        "csv": {"format": "csv", "annotations": "data.csv", "images": "images"},
+        "yolo": {"format": "yolo", "data": "data.yaml", "split": "train"},
+        "voc": {"format": "voc", "splits": ["train"]},
+    }[format]
+
+
+XML = (
+    "<annotation><size><width>64</width><height>64</height></size><object><name>cat</name><bndbox><xmin>5</xmin>"
+    "<ymin>5</ymin><xmax>40</xmax><ymax>40</ymax></bndbox></object></annotation>"
+)
+
+
+@pytest.mark.parametrize("format", ["coco", "csv", "yolo", "voc"])
+def test_missing_images_are_counted_alike(tmp_path, format):
+    source = three(tmp_path, format)
+    with pytest.raises(RetinaError, match=r"0(\.png)?: no such image .*, 1 of 3 images is missing"):
+        load_split(data(source, tmp_path), "train")
+    dataset = load_split(data(source, tmp_path, invalid_images="skip"), "train")
+    assert len(dataset) == 2 and len(dataset.boxes) == 2
+    note = dataset.notes[-1]
+    assert (
+        "1 of them, with 1 boxes, can't be used and are left out" in note and "No such file" in note and "/0." in note
+    )
+    (tmp_path / "images" / "1.png").unlink()
+    (tmp_path / "JPEGImages" / "1.png").unlink()
+    with pytest.raises(RetinaError, match=r"0(\.png)?: no such image .*, 2 of 3 images are missing"):
+        load_split(data(source, tmp_path), "train")
+
+
+@pytest.mark.parametrize("format", ["coco", "csv", "yolo", "voc"])
+@pytest.mark.parametrize("policy", ["error", "skip"])
+def test_the_doctor_lists_bad_images_and_examines_the_rest(tmp_path, format, policy):
+    source = three(tmp_path, format)
+    settings = config.load(None, []).model_copy(update={"data": data(source, tmp_path, invalid_images=policy)})
+    splits, findings = read_splits(_of_config("made", settings))
+    findings += [found for name, table in splits.items() for found in image_findings(inspect(table), name)]
+    mine = [found for found in findings if found.split == "train"]
+    assert [found.code for found in mine] == ["unreadable-images"], mine
+    assert mine[0].message.startswith("1 of 3 images can't be") and len(mine[0].examples) == 1
+    # Of COCO and VOC the size is known, and the image stays in the table.
+    known = format in ("coco", "voc")
+    assert len(splits["train"]) == (3 if known else 2) and (splits["train"].sizes == 64).all()
+    assert known or mine[0].grade == ("error" if policy == "error" else "warning")
+
+
+def test_the_doctor_goes_on_when_no_image_of_a_split_can_be_read(tmp_path):
+    source = three(tmp_path, "yolo")
+    for number in (1, 2):
+        (tmp_path / "images" / f"{number}.png").write_bytes(b"no image")
+    settings = config.load(None, []).model_copy(update={"data": data(source, tmp_path)})
+    splits, findings = read_splits(_of_config("made", settings))
+    assert splits == {} and {found.code for found in findings} == {"unreadable-images"}
+    assert "3 of 3 images can't be read" in findings[0].message and "no box is left" in findings[0].message
+
+
+def test_boxes_that_a_policy_dropped_are_counted_where_none_is_left(tmp_path):
+    coco(tmp_path, lambda tree: [entry.update(bbox=[8, 8, 0, 9]) for entry in tree["annotations"]])
+    with pytest.raises(RetinaError, match=r"has no box at all in 2 images \(.*2 of 2 boxes invalid .*2 dropped"):
+        load_split(data(COCO, tmp_path, invalid_boxes="drop"), "train")

@@ -314,3 +314,31 @@ def test_an_image_that_is_none(tmp_path):
     folder = write(tmp_path / "x", "broken", "tfrecord", minimal(2), rows)
     with pytest.raises(RetinaError, match="image 0: expected an encoded image, got 8 bytes that are none"):
         read_tfds(None, "train", folder)
+
+
+def test_skip_leaves_out_an_image_that_is_none_and_the_error_names_its_record(tmp_path):
+    spec = tfds.features.FeaturesDict(
+        dict(minimal(2).items()) | {"image/id": np.int64, "image/filename": tfds.features.Text()}
+    )
+    rows = [one_box(n, 0.0, 0.0, 0.5, 0.5) | {"image/id": 70 + n, "image/filename": f"{n}.png"} for n in range(3)]
+    rows[1]["image"] = io.BytesIO(b"no image")
+    folder = write(tmp_path / "x", "broken", "tfrecord", spec, {"train": rows})
+    named = r"image 1 \(image/id 71, image/filename 1\.png\): .*invalid_images: skip"
+    with pytest.raises(RetinaError, match=named):
+        read_tfds(None, "train", folder)
+    source = {"format": "tfds", "split": "train", "data_dir": folder}
+    data = config.Data.model_validate({"train": source, "validation": source, "invalid_images": "skip"})
+    dataset = load_split(data, "train")
+    assert dataset.image_ids == (70, 72) and dataset.sizes.tolist() == [[60, 80], [50, 100]]
+    assert "1 of them, with 1 boxes, can't be used" in dataset.notes[-1] and "image 71" in dataset.notes[-1]
+    assert split_truth(data, "train", dataset).image_ids == (70, 72)
+
+
+def test_a_split_without_labels(tmp_path):
+    row = {"image": io.BytesIO(picture(0)), "objects": [{"bbox": tfds.features.BBox(0.0, 0.0, 0.5, 0.5), "label": -1}]}
+    folder = write(tmp_path / "x", "blind", "tfrecord", minimal(2), {"test": [row]})
+    message = (
+        r"\(test\): image 0: an object has the label -1, expected 0 to 1, and so have 1 of 1 objects; .*test split"
+    )
+    with pytest.raises(RetinaError, match=message):
+        read_tfds(None, "test", folder)

@@ -108,9 +108,65 @@ def test_a_class_without_any_anchor_is_hopeless_however_many_others_there_are():
     assert found["rare-class-without-anchors"] == "warning" and "error" not in found.values()
 
 
+def test_leakage_is_refused_before_training():
+    part = planted().subset(range(20, 40))
+    with pytest.raises(RetinaError, match=r"preflight: 20 image files of validation \(100.0%\) also in train"):
+        check(settings(), planted(), part)
+    assert any("error: 20 image files" in line for line in check(settings(run__preflight="warn"), planted(), part))
+    assert any("the same 40 images" in line for line in check(settings(), planted(), planted()))
+
+
+def test_a_class_that_is_never_trained_is_told():
+    lines = check(settings(run__preflight="warn"), planted().subset(range(20)), planted())
+    (line,) = [line for line in lines if "none in train" in line]
+    assert line.startswith("preflight: warning: validation: 1 class")
+
+
 def test_no_training_box_at_all_is_hopeless():
     with pytest.raises(RetinaError, match="none of its 1 image has a box that counts"):
         check(settings(), table([(64, 64)], [[]]), planted())
+
+
+def small_boxes() -> DetectionDataset:
+    """Boxes of 16 px, which the anchors of 32 px fit at twice the size only."""
+    return table([(64, 64)] * 20, [[[8, 8, 24, 24]]] * 20, names=("a",))
+
+
+def multi_scale(*train_short: int) -> config.Config:
+    return settings(data__resize={"short": 64, "long": 256, "multiple": 32, "train_short": list(train_short)})
+
+
+def test_multi_scale_training_is_judged_by_the_sizes_that_it_trains_at():
+    with pytest.raises(RetinaError, match=r"train: 0 of 20 boxes \(0.0%\)"):
+        check(multi_scale(), small_boxes(), small_boxes())
+    found = {one.code: one for one in preflight(multi_scale(64, 128), small_boxes(), small_boxes())}
+    assert found["few-boxes-covered"].grade == "warning" and "class-without-anchors" not in found
+    assert "10 of 20 boxes (50.0%)" in found["few-boxes-covered"].message
+    assert "sizes 64, 128" in found["few-boxes-covered"].message
+    assert preflight(multi_scale(120, 128), small_boxes(), small_boxes())[0].code == "validation-is-train"
+    # A size that is evaluated at but not trained at saves nothing.
+    found = {one.code: one.grade for one in preflight(multi_scale(48, 64), small_boxes(), small_boxes())}
+    assert found["few-boxes-covered"] == found["class-without-anchors"] == "error"
+
+
+def test_a_report_says_which_sizes_were_looked_at():
+    found = report(small_boxes(), multi_scale(64, 128), 20, training=True)
+    assert (found.short, found.total.covered) == (64, 0)
+    assert [(one.short, one.total.covered, one.classes["a"].covered) for one in found.training] == [
+        (64, 0, 0),
+        (128, 20, 20),
+    ]
+    assert report(small_boxes(), multi_scale(64, 128), 20).training == ()
+
+
+def test_boxes_that_vanish_at_the_smaller_size_alone_are_trained():
+    thin = table([(64, 64)], [[[8, 8, 8.8, 40]]])
+
+    def told(some):
+        seen = coverage_findings(report(thin, some, 1, training=True), some, "train")
+        return "vanished-boxes" in {one.code for one in seen}
+
+    assert told(multi_scale()) and not told(multi_scale(64, 128))
 
 
 def test_findings_on_vanished_and_outbid_boxes_and_idle_levels():

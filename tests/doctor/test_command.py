@@ -102,7 +102,11 @@ def test_a_configuration_is_seen_through_its_anchors(planted, monkeypatch, capsy
     assert tree["cost"]["anchors"] == (8 * 12 + 4 * 6) * 3
     assert tree["cost"]["total"] == sum(tree["cost"]["memory"].values())
     assert tree["cost"]["memory"]["weights"] == 4 * tree["cost"]["parameters"] > 16e6
+    assert (
+        tree["cost"]["hours_at_1_tflops"] == pytest.approx(tree["cost"]["run_flops"] / 3.6e15) and train["short"] == 64
+    )
     text = page.read_text()
+    assert "on a device that achieves 1 TFLOP/s" in text and "short side of 64 pixels" in text
     assert "&lt;b&gt;dog&lt;/b&gt;" in text and "<b>dog" not in text
     assert "prefers-color-scheme: dark" in text and "<svg" in text and "http://" not in text and len(text) < 2e6
 
@@ -110,7 +114,7 @@ def test_a_configuration_is_seen_through_its_anchors(planted, monkeypatch, capsy
 def test_quick_reads_headers_only(planted, monkeypatch, capsys):
     code, out, _ = run(monkeypatch, capsys, planted / "settings.yaml", "--quick")
     assert code == 1 and "duplicate-images-across-splits" in out and "unreadable-images" not in out
-    assert "AP ceiling" in out and "million parameters" not in out
+    assert "AP ceiling" in out and "TFLOP" not in out and "million parameters" not in out
 
 
 def test_sound_data_exits_with_0(planted, monkeypatch, capsys):
@@ -127,7 +131,7 @@ def test_sound_data_exits_with_0(planted, monkeypatch, capsys):
         (["a=1"], "expected data or a configuration first"),
         (["DATA", "run.seed=1"], "overrides need a configuration"),
         (["DATA", "--time", "3"], "--time: training steps need a configuration"),
-        (["CONFIG", "--images", "."], "--images: no effect"),
+        (["CONFIG", "--images", "."], "--images has no effect"),
         (["CONFIG", "--html", "nowhere/page.html"], "no such folder"),
         (["CONFIG", "--time", "2"], "--time"),
         (["CONFIG", "anchors.sise=1"], "did you mean 'size'"),

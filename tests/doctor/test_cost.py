@@ -78,6 +78,55 @@ def test_activations_of_half_precision_take_half(plain):
     assert 0.5 <= half.memory["activations"] / plain.memory["activations"] < 0.6
 
 
+def test_mosaic_and_mixup_bring_the_boxes_of_five_images():
+    from retina.data import mixing, plan, rows
+
+    augment = {"mosaic": {"probability": 0.5}, "mixup": {"probability": 0.5}}
+    data = {**SECTIONS["data"], "augment": augment}
+    # 5 times 9 boxes are padded to 48.
+    assert cost(data=data).memory["loss"] == 4 * 360 * (4 * 2 + 3 * 48) * 4
+    settings = config.parse({**SECTIONS, "data": data}).data
+    geometry = plan.fit_training(DATASET.sizes, settings.resize)
+    images = mixing.images_per_example(settings.augment)
+    assert rows.rows(DATASET, geometry, images, max_pixels=settings.max_pixels).slots == 48
+
+
+def test_the_average_is_one_more_copy_of_the_weights_and_the_cache_is_counted(plain, tmp_path):
+    assert {"average", "cache"}.isdisjoint(plain.memory)
+    found = cost(run={"batch_size": 4, "ema": {"decay": 0.99}}, data={**SECTIONS["data"], "cache": "memory"})
+    assert found.memory["average"] == plain.memory["weights"]
+    # The three files can't be read, so they count as JPEGs; none is ever shown at half its size or less.
+    pixels = 64 * 96 * 3, 64 * 64 * 3
+    assert found.memory["cache"] >= 2 * pixels[0] + pixels[1]
+    assert found.total == sum(found.memory.values()) > plain.total
+
+
+def test_operations_of_a_convolution_a_dense_and_a_depthwise_layer():
+    import keras
+
+    from retina.doctor.cost import _flops
+
+    image = keras.Input(batch_shape=(2, 8, 6, 3))
+    for layer, expected in (
+        # 2 images, 8 x 6 places, a kernel of 3 x 3 x 3 x 5.
+        (keras.layers.Conv2D(5, 3, padding="same"), 2 * 2 * 48 * 135),
+        (keras.layers.Conv2D(5, 3, strides=2, padding="same"), 2 * 2 * 12 * 135),
+        (keras.layers.DepthwiseConv2D(3, padding="same"), 2 * 2 * 48 * 27),
+        (keras.layers.Dense(7), 2 * 2 * 48 * 21),
+        (keras.layers.ReLU(), 0),
+    ):
+        assert _flops(layer, layer(image)) == expected
+
+
+def test_operations_of_the_run_are_in_proportion_to_the_canvases(plain):
+    # 12 steps; two images of three have the largest canvas, 64 x 96, one has two thirds of it.
+    assert plain.run_flops == pytest.approx(12 * plain.flops * (2 + 2 / 3) / 3)
+    assert plain.hours == pytest.approx(plain.run_flops / 3.6e15)
+    # The first convolution alone, 7 x 7 x 3 x 64 at half the size, and its gradients.
+    assert plain.flops > 3 * 2 * 4 * (32 * 48) * 7 * 7 * 3 * 64
+    assert cost(run={"batch_size": 4, "accumulate": 2}).flops == plain.flops
+
+
 def test_adamw_keeps_both_moments(plain):
     found = cost(optimizer={"kind": "adamw"})
     assert found.memory["optimizer"] == 2 * plain.memory["optimizer"]

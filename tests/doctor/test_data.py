@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from retina.data.stored import FileSlice
 from retina.doctor.data import split_findings, statistics, table_findings
 from tests.doctor.made import table
 
@@ -130,3 +131,34 @@ def test_a_file_in_two_splits_is_leakage():
     other = table([(64, 64)] * 2, [many(20)] * 2, labels=[0, 1] * 20, names=("a", "b"), images=("x.png", "1.png"))
     (finding,) = split_findings({"train": SOUND, "validation": other})
     assert (finding.code, finding.grade, finding.examples) == ("image-in-two-splits", "error", ("1.png",))
+
+
+def files(first: int, stop: int, prefix: str = ""):
+    names = tuple(f"{prefix}{row}.png" for row in range(first, stop))
+    return table([(64, 64)] * len(names), [[BOX]] * len(names), images=names)
+
+
+def test_validating_on_part_of_the_training_images_is_an_error_but_for_a_few():
+    found = between(train=files(0, 400), validation=files(320, 400, "./"))
+    assert found == {"image-in-two-splits": "error"}
+    assert between(train=files(0, 400), validation=files(399, 800)) == {"image-in-two-splits": "warning"}
+    assert between(train=files(0, 400), validation=files(398, 798)) == {"image-in-two-splits": "error"}
+
+
+def test_the_same_images_on_purpose_are_a_warning_in_training_and_an_error_elsewhere():
+    assert between(train=files(0, 8), validation=files(0, 8)) == {"validation-is-train": "warning"}
+    assert between(train=files(0, 8), test=files(0, 8)) == {"image-in-two-splits": "error"}
+
+
+def test_images_of_shards_are_known_by_their_place():
+    slices = [FileSlice("shard", 100 * row, 100) for row in range(4)]
+    one, other = (
+        table([(64, 64)] * 2, [[BOX]] * 2, images=tuple(some)) for some in (slices[:2], [slices[1], slices[3]])
+    )
+    (finding,) = split_findings({"train": one, "validation": other})
+    assert (finding.code, finding.examples) == ("image-in-two-splits", ("shard at 100",))
+
+
+def test_images_in_memory_lie_nowhere():
+    one = table([(64, 64)], [[BOX]], images=(b"bytes",))
+    assert between(train=one, validation=one) == {}

@@ -1,13 +1,14 @@
 """Opened images: every planted defect found by its name, and no pair of different pictures taken for copies."""
 
 import io
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from retina.data.dataset import DetectionDataset
-from retina.doctor.duplicates import equal_groups, fingerprint, near_pairs
+from retina.doctor.duplicates import MOST_AT_ONCE, Groups, equal_groups, fingerprint, near_groups
 from retina.doctor.images import duplicate_findings, image_findings, inspect
 from tests.doctor.made import picture, table
 
@@ -36,6 +37,11 @@ def codes(dataset: DetectionDataset, decode: bool = True) -> dict[str, str]:
 def pairs(**splits: DetectionDataset) -> dict[str, str]:
     opened = {name: inspect(dataset) for name, dataset in splits.items()}
     return {finding.code: finding.grade for finding in duplicate_findings(opened)}
+
+
+def prints(images) -> tuple[np.ndarray, np.ndarray]:
+    bits, small = zip(*map(fingerprint, images), strict=True)
+    return np.array(bits), np.array(small)
 
 
 SOUND = [encoded(picture(n)) for n in range(6)]
@@ -110,13 +116,12 @@ def test_recompressed_or_resized_pictures_are_near_duplicates():
 
 
 def test_different_pictures_are_not():
-    prints = [fingerprint(picture(n)) for n in range(60)]
-    assert near_pairs(np.array([bits for bits, _ in prints]), np.array([small for _, small in prints])) == []
+    assert near_groups(*prints(picture(n) for n in range(60))) == Groups([], False)
 
 
 def test_uniform_pictures_are_compared_by_their_grey():
-    prints = [fingerprint(np.full((50, 40, 3), grey, np.uint8)) for grey in (10, 11, 200)]
-    assert near_pairs(np.array([bits for bits, _ in prints]), np.array([small for _, small in prints])) == [(0, 1)]
+    found = near_groups(*prints(np.full((50, 40, 3), grey, np.uint8) for grey in (10, 11, 200)))
+    assert found == Groups([[0, 1]], False)
 
 
 def test_pictures_smaller_than_the_grid_have_fingerprints():
@@ -124,17 +129,64 @@ def test_pictures_smaller_than_the_grid_have_fingerprints():
     assert bits.shape == (128,) and small.shape == (256,)
 
 
-def test_near_pairs_are_all_within_eleven_bits():
+@pytest.mark.parametrize("few", [4, 256])
+def test_near_groups_are_what_pairs_within_eleven_bits_connect(few, monkeypatch):
     """Against a comparison of all pairs, with hashes that are close by design."""
+    monkeypatch.setattr("retina.doctor.duplicates._FEW", few)
     random = np.random.default_rng(0)
     base = random.random((40, 128)) < 0.5
     bits = np.concatenate([base, base, base])
     for row in range(40, 120):
         bits[row, random.choice(128, int(random.integers(0, 16)), replace=False)] ^= True
     same = np.tile(random.integers(0, 255, 256).astype(np.uint8), (120, 1))
-    distance = (bits[:, None] != bits[None]).sum(axis=2)
-    expected = [(a, b) for a in range(120) for b in range(a + 1, 120) if distance[a, b] <= 11]
-    assert expected and near_pairs(bits, same) == expected
+    near = (bits[:, None] != bits[None]).sum(axis=2) <= 11
+    connected = np.linalg.matrix_power(near.astype(float), 8) > 0
+    expected = [group for row in range(120) if len(group := np.flatnonzero(connected[row]).tolist()) > 1
+                and group[0] == row]  # fmt: skip
+    assert {len(group) for group in expected} == {2, 3}
+    assert near_groups(bits, same) == Groups(expected, False)
+
+
+def test_equal_hashes_of_other_pictures_are_told_apart_by_their_thumbnails():
+    random = np.random.default_rng(0)
+    small = random.integers(0, 255, (4, 256)).astype(np.uint8)
+    assert near_groups(np.zeros((4, 128), bool), small).rows == []
+    assert near_groups(np.zeros((4, 128), bool), small[[0, 1, 2, 0]]).rows == [[0, 3]]
+
+
+def test_frames_of_fixed_cameras_are_grouped_in_linear_time():
+    """20,000 frames of four cameras: 50 million near pairs, which nobody may list."""
+    random = np.random.default_rng(0)
+    camera = np.arange(20_000) % 4
+    bits = (random.random((4, 128)) < 0.5)[camera] ^ (random.random((20_000, 128)) < 0.02)
+    small = random.integers(20, 230, (4, 256))[camera] + random.integers(-3, 4, (20_000, 256))
+    start = time.process_time()
+    found = near_groups(bits, small.astype(np.uint8))
+    assert time.process_time() - start < 20
+    assert not found.capped and [len(group) for group in found.rows] == [5000] * 4
+    assert all(set(camera[group]) == {k} for k, group in enumerate(found.rows))
+
+
+def test_too_many_alike_are_compared_by_one_of_each_group_and_it_is_said():
+    # Equal hashes everywhere; two pictures, and 30 that are like none.
+    random = np.random.default_rng(0)
+    small = random.integers(0, 255, (32, 256)).astype(np.uint8)[[0, 1] * 20 + list(range(2, 32))]
+    bits = np.zeros((70, 128), bool)
+    groups = [list(range(0, 40, 2)), list(range(1, 40, 2))]
+    assert near_groups(bits, small) == Groups(groups, False) and len(bits) < MOST_AT_ONCE
+    assert near_groups(bits, small, most=69).capped
+
+
+def test_groups_are_counted_within_and_across_splits():
+    frames = [encoded(picture(3), "JPEG", quality=quality) for quality in (95, 90, 85, 80)]
+    splits = {"train": of([*SOUND[4:], *frames[:3]]), "val": of([frames[3], frames[0], SOUND[0]])}
+    opened = {name: inspect(split) for name, split in splits.items()}
+    found = {one.code + one.split: one for one in duplicate_findings(opened)}
+    assert found["near-duplicate-imagestrain"].message.startswith("3 images in 1 group of near copies")
+    across = found["near-duplicate-images-across-splits"]
+    assert across.message.startswith("2 images of val in 1 group of near copies with images of train")
+    assert found["duplicate-images-across-splits"].message.startswith("1 image of val in 1 group with the same bytes")
+    assert len(across.examples) == 1
 
 
 def test_equal_groups():

@@ -117,7 +117,7 @@ def put_in(replace, bad=None, figures=None) -> None:
 
     replace(parts, "build_detector", build)
     replace(parts, "build_step", lambda model, optimizer, *_: Step(model, optimizer, bad))
-    replace(loop, "compile_inference", lambda model: model)
+    replace(loop, "compile_inference", lambda model, _: model)
     replace(loop, "detect", lambda model, *_: model.seen)
     replace(loop, "results", lambda seen, _: seen)
     replace(loop, "evaluate_as", evaluate)

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from retina.training.fused_batch_norm import FusedBatchNormalization
 from tests.training.small_step import FROZEN, MODEL, four_images, make, numbers, weights
 
 
@@ -32,10 +33,10 @@ def test_train_moves_all_of_them(train):
 
 
 def test_sync_on_one_device_is_train(train):
-    """Without TensorFlow's fused kernel: that one knows its own device's batch only."""
+    """With TensorFlow's fused kernel, too: its own device's batch is all there is."""
     detector, _, _ = make(model=MODEL.model_copy(update={"batch_norm": "sync"}))
     norms = [layer for layer in detector.backbone.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    assert {type(layer) for layer in norms} == {keras.layers.BatchNormalization}
+    assert {type(layer) for layer in norms} == {FusedBatchNormalization}
     assert all(layer.synchronized for layer in norms) and len(norms) == 3
     _, lines, after = trained("sync")
     for ours, theirs in zip(lines, train[1], strict=True):

@@ -6,7 +6,11 @@ import pytest
 import tensorflow as tf
 
 from retina.models import backbones
-from retina.training.fused_batch_norm import FusedBatchNormalization, fuse_batch_norms
+from retina.training.fused_batch_norm import (
+    FusedBatchNormalization,
+    SynchronizedBatchNormalization,
+    fuse_batch_norms,
+)
 
 
 def layer(policy: str, *, fused: bool) -> keras.layers.BatchNormalization:
@@ -40,6 +44,29 @@ def test_equals_keras(policy: str, bound: float):
     expected = train(layer(policy, fused=False), inputs, upstream)
     for value, wanted in zip(train(layer(policy, fused=True), inputs, upstream), expected, strict=True):
         np.testing.assert_allclose(value, wanted, atol=bound * np.abs(wanted).max(), rtol=0)
+
+
+def test_over_replicas_equals_keras_where_there_is_one():
+    """With two and four: tests/training/test_distribution.py."""
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(2.0, 3.0, (4, 6, 10, 8)).astype(np.float32)
+    upstream = rng.normal(size=inputs.shape).astype(np.float32)
+    synchronized = layer("float32", fused=False)
+    synchronized.__class__ = SynchronizedBatchNormalization
+    expected = train(layer("float32", fused=False), inputs, upstream)
+    for value, wanted in zip(train(synchronized, inputs, upstream), expected, strict=True):
+        np.testing.assert_allclose(value, wanted, atol=1e-5 * np.abs(wanted).max(), rtol=0)
+
+
+def test_over_replicas_a_channel_that_hardly_varies_keeps_its_variance():
+    """1000 ± 0.1: a mean of squares about zero, 1e6, has no digit left for 0.01."""
+    inputs = np.random.default_rng(0).normal(1000.0, 0.1, (4, 6, 10, 8)).astype(np.float32)
+    normalization = layer("float32", fused=False)
+    normalization.__class__ = SynchronizedBatchNormalization
+    normalization.moving_variance.assign(np.zeros(8))
+    train(normalization, inputs, np.ones_like(inputs))
+    variance = inputs.astype(np.float64).var((0, 1, 2))
+    np.testing.assert_allclose(normalization.moving_variance.numpy(), 0.1 * variance, rtol=1e-3)
 
 
 def test_moving_variance_is_the_biased_one():

@@ -1,8 +1,10 @@
 """`retina convert`: reads a source, writes it in another format, and reads that again.
 
 A conversion may be killed at any moment. What stands under its final name is whole, all else is done again, and what is
-written depends on the source and the settings alone, so the outcome is the same byte for byte. While it is unfinished
-its folder holds `.retina_convert.json`, with a fingerprint by which it is refused to go on from another source.
+written depends on the source and the settings alone, so the outcome is the same byte for byte. With `--to tfds` it also
+depends on the folder's name, which TFDS puts into the names of the shards and into `dataset_info.json`. While it is
+unfinished its folder holds `.retina_convert.json`, with a fingerprint by which it is refused to go on from another
+source.
 """
 
 from __future__ import annotations
