@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from retina.models.weights.values import Damaged, Refused
+from retina.models.weights.values import Call, Damaged, Refused
 
 # Numbers of a plain kind: byte order, kind, bytes.
 _PLAIN = re.compile(r"[<|=]?(f2|f4|f8|i1|i2|i4|i8|u1|u2|u4|u8|b1)")
@@ -94,22 +94,6 @@ def _no_bytes() -> bytes:
     return b""
 
 
-class _Call:
-    """A function that a pickle may call. It has no attribute that the pickle could set."""
-
-    __slots__ = ("_function",)
-    _function: Callable[..., Any]
-
-    def __init__(self, function: Callable[..., Any]):
-        object.__setattr__(self, "_function", function)
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self._function(*arguments)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise Damaged(f"sets the attribute {name} of a function")
-
-
 _KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
     ("numpy", "dtype"): _Dtype,
     ("numpy", "ndarray"): _reconstruct,
@@ -129,7 +113,7 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) == ("collections", "OrderedDict"):  # a built-in class, which a pickle can't change
             return OrderedDict
         if (module, name) in _KNOWN:
-            return _Call(_KNOWN[module, name])
+            return Call(_KNOWN[module, name])
         raise Refused(
             f"it holds more than arrays: '{module}.{name}', which would run code if it were loaded; nothing was run. "
             "Fetch the weights from their publisher, or use a .safetensors file"

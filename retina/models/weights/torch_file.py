@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from retina.models.weights.values import DTYPES, Damaged, Refused, values_of
+from retina.models.weights.values import DTYPES, Call, Damaged, Refused, values_of
 
 # The pickled magic number that files of PyTorch before 1.6 begin with.
 LEGACY_START = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
@@ -117,22 +117,6 @@ class _TypeName:
         self.name = name
 
 
-class _Call:
-    """A function that a pickle may call. It has no attribute that the pickle could set."""
-
-    __slots__ = ("_function",)
-    _function: Callable[..., Any]
-
-    def __init__(self, function: Callable[..., Any]):
-        object.__setattr__(self, "_function", function)
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self._function(*arguments)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise Damaged(f"sets the attribute {name} of a function")
-
-
 class _Ignored:
     """Stands for an object that tells nothing about tensors."""
 
@@ -163,10 +147,10 @@ def _counts(mapping: Mapping[Any, int] | None = None) -> dict[Any, int]:
 
 _KNOWN: dict[tuple[str, str], Callable[[], Any]] = {
     ("collections", "OrderedDict"): lambda: OrderedDict,
-    ("collections", "Counter"): lambda: _Call(_counts),  # a learning rate schedule's milestones
-    ("torch._utils", "_rebuild_tensor"): lambda: _Call(_tensor),
-    ("torch._utils", "_rebuild_tensor_v2"): lambda: _Call(_tensor),
-    ("torch._utils", "_rebuild_parameter"): lambda: _Call(lambda data, *_: data),
+    ("collections", "Counter"): lambda: Call(_counts),  # a learning rate schedule's milestones
+    ("torch._utils", "_rebuild_tensor"): lambda: Call(_tensor),
+    ("torch._utils", "_rebuild_tensor_v2"): lambda: Call(_tensor),
+    ("torch._utils", "_rebuild_parameter"): lambda: Call(lambda data, *_: data),
     ("torch", "Size"): lambda: tuple,
     # The arguments of torchvision's training script. A new class each time: a pickle can change a Python class.
     ("argparse", "Namespace"): lambda: type("Ignored", (_Ignored,), {}),

@@ -1,8 +1,9 @@
-"""Number formats of tensor files, and the errors of reading them."""
+"""What readers of tensor files share: number formats, what a pickle may call, and their errors."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +14,22 @@ class Damaged(Exception):
 
 class Refused(Exception):
     """The file is whole, but not what is wanted; the message says what, and what to do."""
+
+
+class Call:
+    """A function that a pickle may call. It has no attribute that the pickle could set."""
+
+    __slots__ = ("_function",)
+    _function: Callable[..., Any]
+
+    def __init__(self, function: Callable[..., Any]):
+        object.__setattr__(self, "_function", function)
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._function(*arguments)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise Damaged(f"sets the attribute {name} of a function")
 
 
 class Dtype(NamedTuple):
