@@ -139,8 +139,14 @@ def match(anchor_boxes, boxes, valid, crowd, positive_iou=0.5, negative_iou=0.4,
         inside = any(intersection(anchor, boxes[g]) >= crowd_overlap * area(anchor) for g in crowds)
         rows.append(row)
         ignored.append(row < 0 and (best >= negative_iou or inside))
+    for g in real if force == "ties" else []:
+        highest = max(overlap[g] for overlap in overlaps)
+        for a, overlap in enumerate(overlaps):
+            if overlap[g] == highest > 0:
+                best = max(overlap.values())
+                rows[a], ignored[a] = min(h for h in real if overlap[h] == best), False
     forced = {}
-    for g in real if force else []:
+    for g in real if force is True else []:
         a = max(range(len(overlaps)), key=lambda a: (overlaps[a][g], -a))
         if overlaps[a][g] > 0 and (a not in forced or overlaps[a][g] > overlaps[a][forced[a]]):
             forced[a] = g

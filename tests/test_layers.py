@@ -16,7 +16,7 @@ FLOORS = (
     ("errors",),
     ("files", "startup"),
     ("",),  # the package itself: its version, and names that are imported when asked for
-    ("config",),
+    ("config", "pages"),
     ("ops",),
     ("losses",),
     ("data", "models", "evaluation"),

@@ -156,14 +156,18 @@ class Anchors(Section):
 
 
 class Assignment(Section):
-    """`force_match` makes each box's best anchor positive whatever its IoU: a departure from the paper.
+    """`force_match` makes each box's best anchor positive whatever its IoU above 0: a departure from the paper.
+
+    With `true` that is one anchor, the first of equals, and it learns this box. With `ties` it is every anchor that
+    overlaps the box as much as its best one, and each learns the box that it overlaps most, as with torchvision's and
+    detectron2's `allow_low_quality_matches`: a box whose best anchors all overlap another box more gets none.
 
     A negative anchor of which at least `crowd_overlap` lies inside a crowd box is ignored.
     """
 
     positive_iou: Fraction = 0.5
     negative_iou: Fraction = 0.4
-    force_match: bool = False
+    force_match: Literal[False, True, "ties"] = False
     crowd_overlap: Annotated[Float, Field(gt=0, le=1)] = 0.5
 
     @model_validator(mode="after")

@@ -35,7 +35,8 @@ def match(anchors: Tensor, boxes: Tensor, valid: Tensor, crowd: Tensor, config: 
         boxes: [B, G, 4] xyxy pixels, padded to at least one.
         valid: [B, G] bool, False for padding.
         crowd: [B, G] bool.
-        config: the thresholds, and whether each box's best anchor is positive at any IoU above 0.
+        config: the thresholds, and whether each box's best anchor is positive at any IoU above 0; with
+            `force_match: ties` all of its best anchors are, and keep the box that they overlap most.
     """
     overlap = box_ops.iou(anchors[None, :, None, :], boxes[:, None, :, :])
     usable = ops.logical_and(valid, ops.logical_not(crowd))
@@ -44,7 +45,9 @@ def match(anchors: Tensor, boxes: Tensor, valid: Tensor, crowd: Tensor, config: 
     best = ops.max(overlap, axis=-1)
     positive = best >= config.positive_iou
 
-    if config.force_match:
+    if config.force_match == "ties":
+        positive = ops.logical_or(positive, _best_of_some_box(overlap))
+    elif config.force_match:
         forced = _best_anchor_of_each_box(overlap)
         forced_overlap = ops.where(forced, overlap, -1.0)
         is_forced = ops.any(forced, axis=-1)
@@ -64,6 +67,12 @@ def _best_anchor_of_each_box(overlap: Tensor) -> Tensor:
     rows = ops.arange(overlap.shape[1], dtype="int32")
     is_best = rows[None, :, None] == best_anchor[:, None, :]
     return ops.logical_and(is_best, overlap > 0)
+
+
+def _best_of_some_box(overlap: Tensor) -> Tensor:
+    """[B, A] bool: anchors that overlap a box (above 0) as much as any anchor does, ties included."""
+    highest = ops.max(overlap, axis=1, keepdims=True)
+    return ops.any(ops.logical_and(overlap == highest, overlap > 0), axis=-1)
 
 
 def _inside_crowd(anchors: Tensor, boxes: Tensor, crowd: Tensor, share: float) -> Tensor:

@@ -103,7 +103,7 @@ def functions():
     anchors = np.concatenate(levels)
     batch = batch_of(random)
     fields = {name: tensor(field) for name, field in batch.items()}
-    for force in (False, True):
+    for force in (False, True, "ties"):
         settings = config.Assignment(force_match=force)
         matched = compiled(lambda *arrays, s=settings: match(tensor(anchors), *arrays, s))
         found = matched(fields["boxes"], fields["valid"], fields["crowd"])

@@ -111,7 +111,31 @@ def test_force_match():
     assert matched([ANCHOR, wide], [wide, [0, 0, 10, 3]], config=force)[0] == [1, 0]
 
 
-@pytest.mark.parametrize("force", [False, True])
+def test_force_match_with_ties():
+    ties = Assignment(force_match="ties")
+    tiny = [0, 0, 2, 2]
+    assert matched([ANCHOR], [[5, 5, 5, 5]], config=ties) == ([-1], [False])
+    assert matched([ANCHOR], [ANCHOR], crowd=[True], config=ties) == ([-1], [True])
+    assert matched([ANCHOR], [FAR, ANCHOR], valid=[True, False], config=ties) == ([-1], [False])
+    # Every anchor of the highest overlap (4 / 100), also one that was ignored; the rest stays as it was.
+    assert matched([ANCHOR, FAR, ANCHOR, [0, 0, 10, 11]], [tiny], config=ties)[0] == [0, -1, 0, -1]
+    assert matched([ANCHOR, ANCHOR], [[0, 0, 10, 4.5]], config=ties) == ([0, 0], [False, False])
+    # Each keeps the box that it overlaps most: here 0.45 with the second box, though it is the first one's best.
+    assert matched([ANCHOR], [tiny, [0, 0, 10, 4.5]], config=ties) == ([1], [False])
+    assert matched([ANCHOR], [tiny, [0, 0, 10, 4.5]], config=Assignment(force_match=True)) == ([1], [False])
+    wide = [0, 0, 10, 20]
+    assert matched([ANCHOR, wide], [wide, [0, 0, 10, 3]], config=ties)[0] == [0, 0]
+    # Of equal boxes the first.
+    assert matched([ANCHOR], [FAR, tiny, tiny], config=ties)[0] == [1]
+
+
+@pytest.mark.parametrize("value", ["tie", "yes", 2, None])
+def test_force_match_is_one_of_three(value):
+    with pytest.raises(ValueError, match="False, True or 'ties'"):
+        Assignment(force_match=value)
+
+
+@pytest.mark.parametrize("force", [False, True, "ties"])
 def test_random_images_equal_reference(force):
     # Square roots of these ratios are exact, so that equal overlaps are equal in any precision.
     anchors = pyramid_anchors(Anchors(scales=(1.0,), ratios=(0.25, 1.0, 4.0), size=3.0), (64, 64), (3, 4, 5))
