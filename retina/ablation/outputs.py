@@ -27,8 +27,8 @@ def write_outputs(study: Study, result: StudyResult) -> None:
         write_text(study.path / "study.csv", csv_text(result))
         write_text(study.path / "study.json", json.dumps(to_json(result), indent=2, ensure_ascii=False) + "\n")
         write_text(study.path / "study.txt", plain_text(result))
-        drawn = plots.write_plots(study, result)
-        write_text(study.path / "study.html", page.render(result, drawn))
+        plots.write_plots(study, result)
+        write_text(study.path / "study.html", page.render(study, result))
     except OSError as error:
         raise RetinaError(
             f"{study.path}: cannot write the results: {error.strerror or error}; make room there"

@@ -80,8 +80,9 @@ class Plan:
         return _resolved(self.config, setting)
 
     def trial_config(self, trial: Trial) -> Config:
-        """The configuration of one trial: the setting's overrides and its seed."""
-        return configuration.override(self.setting_config(self.setting(trial.setting)), [f"run.seed={trial.seed}"])
+        """The configuration of one trial: the setting's overrides and its seed; the study has the page, not a trial."""
+        own = [f"run.seed={trial.seed}", "run.report=false"]
+        return configuration.override(self.setting_config(self.setting(trial.setting)), own)
 
     def to_tree(self) -> dict[str, Any]:
         """Plain values for YAML; `from_tree` reads them."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from retina.ablation.curves import read_curves
 from retina.ablation.directory import Study
 from retina.ablation.results import SettingResult, StudyResult
 from retina.files import written
@@ -20,35 +20,30 @@ _INK = "#1f2933"
 _GREY = "#8a8f98"
 
 
-def write_plots(study: Study, result: StudyResult) -> dict[str, Path]:
-    """Writes what there is something to draw for; gives the files by title, in the order of the page.
+def write_plots(study: Study, result: StudyResult) -> None:
+    """Writes what there is something to draw for, for papers and slides: the page draws its own.
 
     `differences.png` (from the baseline, with intervals), `heatmap.png` (mean AP over γ and α), `curves.png` (training
     loss and validation AP over the steps).
     """
-    plots: list[tuple[str, str, Callable[[Figure], None] | None, tuple[float, float]]] = [
+    plots: list[tuple[str, Callable[[Figure], None] | None, tuple[float, float]]] = [
         (
-            "Difference from the baseline",
             "differences.png",
             (lambda figure: _differences(figure, result)) if _compared(result) else None,
             (6.8, 1.4 + 0.36 * len(_compared(result))),
         ),
         (
-            "Mean AP over γ and α",
             "heatmap.png",
             (lambda figure: _heatmap(figure, result)) if len(_pairs(result)) > 1 else None,
             (6.4, 4.2),
         ),
-        ("Learning curves", "curves.png", lambda figure: _curves(figure, study, result), (9.6, 4.2)),
+        ("curves.png", lambda figure: _curves(figure, study, result), (9.6, 4.2)),
     ]
-    drawn = {}
-    for title, name, paint, size in plots:
+    for name, paint, size in plots:
         if paint is None:
             (study.path / name).unlink(missing_ok=True)
             continue
         save(study.path / name, size, paint)
-        drawn[title] = study.path / name
-    return drawn
 
 
 def save(path: Path, size: tuple[float, float], paint: Callable[[Figure], None]) -> None:
@@ -128,13 +123,14 @@ def _heatmap(figure: Figure, result: StudyResult) -> None:
 
 def _curves(figure: Figure, study: Study, result: StudyResult) -> None:
     losses, scores = figure.subplots(1, 2)
+    curves = read_curves(study)
     for row, colour in zip(result.settings, colours(len(result.settings)), strict=True):
         trials = [trial for trial in result.trials if trial.setting == row.setting.name]
-        lines = [_metrics(study.path / "trials" / trial.name / "metrics.jsonl") for trial in trials]
-        for axes, key in ((losses, "loss"), (scores, "AP")):
+        lines = [curves[trial.name] for trial in trials if trial.name in curves]
+        for place, axes in enumerate((losses, scores)):
             label: str | None = row.setting.label
             for line in lines:
-                points = line[key]
+                points = line[place]
                 if points:
                     steps, values = zip(*points, strict=True)
                     marker = "o" if len(points) < 8 else None
@@ -145,20 +141,3 @@ def _curves(figure: Figure, study: Study, result: StudyResult) -> None:
     handles, labels = losses.get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8)
-
-
-def _metrics(file: Path) -> dict[str, list[tuple[int, float]]]:
-    """`loss` and validation `AP` by step; a torn line ends the reading."""
-    out: dict[str, list[tuple[int, float]]] = {"loss": [], "AP": []}
-    if not file.is_file():
-        return out
-    for text in file.read_text(encoding="utf-8").splitlines():
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
-            break
-        if "loss" in line:
-            out["loss"].append((line["step"], line["loss"]))
-        elif "metrics" in line:
-            out["AP"].append((line["step"], line["metrics"]["AP"]))
-    return out

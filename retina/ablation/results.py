@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -125,17 +125,11 @@ def summarise(plan: Plan, outcomes: dict[str, Outcome], scores: Scores, seed: in
     adjusted = statistics.holm([d["AP"].p if d["AP"] is not None else None for d in differences])
     settings = []
     for row, setting in enumerate(plan.settings):
-        config = plan.setting_config(setting)
-        gamma, alpha = plain_loss(config) or (
-            getattr(config.loss.classification, name, None) for name in ("gamma", "alpha")
-        )
         statuses = Counter(trial.outcome.status for trial in trials if trial.setting == setting.name)
         settings.append(
             SettingResult(
                 setting,
-                gamma,
-                alpha,
-                plain_loss(config) is not None and _without_loss(config) == _without_loss(plan.config),
+                *_loss_of(plan, setting),
                 dict(statuses),
                 {name: statistics.spread(scores.observed[name][row]) for name in NAMES},
                 differences[row],
@@ -205,6 +199,55 @@ def to_json(result: StudyResult) -> dict[str, Any]:
     }
     plain: dict[str, Any] = _without_nan(tree)
     return plain
+
+
+def from_json(plan: Plan, tree: dict[str, Any]) -> StudyResult:
+    """What `to_json` made of a study of this plan.
+
+    Raises:
+        KeyError, TypeError: it made another thing.
+    """
+    rows = {row["name"]: row for row in tree["settings"]}
+    return StudyResult(
+        plan,
+        tuple(
+            SettingResult(
+                setting,
+                *_loss_of(plan, setting),
+                rows[setting.name]["trials"],
+                {name: Spread(**rows[setting.name]["figures"][name]) for name in NAMES},
+                {
+                    name: None if (found := rows[setting.name]["differences"][name]) is None else Difference(**found)
+                    for name in NAMES
+                },
+                rows[setting.name]["p_holm"],
+            )
+            for setting in plan.settings
+        ),
+        tuple(
+            TrialResult(
+                trial["name"],
+                trial["setting"],
+                trial["seed"],
+                {name: trial[name] for name in NAMES if trial[name] is not None},
+                Outcome(**{field.name: trial[field.name] for field in fields(Outcome)}),
+            )
+            for trial in tree["trials"]
+        ),
+        tree["images"],
+        tree["replicates"],
+        tree["seed"],
+        tuple(tree["conclusions"]),
+        tuple(tree["notes"]),
+    )
+
+
+def _loss_of(plan: Plan, setting: Setting) -> tuple[float | None, float | None, bool]:
+    """`gamma`, `alpha` and `in_plane` of `SettingResult`."""
+    config = plan.setting_config(setting)
+    plain = plain_loss(config)
+    gamma, alpha = plain or (getattr(config.loss.classification, name, None) for name in ("gamma", "alpha"))
+    return gamma, alpha, plain is not None and _without_loss(config) == _without_loss(plan.config)
 
 
 def _difference(scores: Scores, name: str, row: int, base: int, seed: int) -> Difference | None:

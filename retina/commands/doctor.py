@@ -60,7 +60,10 @@ def doctor(
                     status.update(f"{done} images opened …")
 
             examined = examine(opened, quick=quick, advance=advance)
-    if time is not None and opened.config is not None and "train" in examined.splits:
+    # Training would stop at what the examination calls an error, and take the examination with it.
+    if time is not None and not examined.sound:
+        typer.echo("--time: left out, because of the errors that were found; mend those first", err=True)
+    elif time is not None and opened.config is not None and "train" in examined.splits:
         from retina.data.load import load_split
         from retina.training.timing import time_steps
 

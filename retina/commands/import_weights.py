@@ -73,4 +73,7 @@ def import_weights(
             soft_wrap=True,
         )
     certified = " --split test" if given is None else ""
-    terminal.print(f"  retina predict {out} IMAGE…\n  retina export {out}{certified}", markup=False, soft_wrap=True)
+    train = f"retina train {out / 'config.yaml'}{' data.root=…' if given is None else ''} --run-dir NEW"
+    terminal.print(
+        f"  retina predict {out} IMAGE…\n  retina export {out}{certified}\n  {train}", markup=False, soft_wrap=True
+    )

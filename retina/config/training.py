@@ -170,6 +170,9 @@ class Run(Section):
 
     Every evaluation is followed by a checkpoint, and `checkpoint_minutes` without one are, too (null: never). The
     newest `keep` stay, and the best on the validation data. None of this changes a run's result.
+
+    `report`: the command `retina train` ends with the run's page, `report/index.html` (in Python:
+    `retina.write_report`).
     """
 
     seed: Annotated[Int, Field(ge=0, lt=2**32)] = 0
@@ -188,6 +191,7 @@ class Run(Section):
     keep: PositiveInt = 2
     log_every: PositiveInt = 20
     pictures: NonNegativeInt = 6
+    report: bool = True
     preflight: Literal["refuse", "warn", "off"] = "refuse"
 
     @model_validator(mode="after")

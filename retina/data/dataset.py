@@ -224,7 +224,7 @@ def build(
     Raises:
         RetinaError: see `judge_boxes`; or the columns contradict each other.
     """
-    boxes, keep, judged = judge_boxes(name, raw, sizes, invalid_boxes, describe)
+    boxes, keep, judged = judge_boxes(name, raw, sizes, invalid_boxes, describe, image_ids)
     # Stable, so that the objects of an image stay in the file's order.
     rows = np.argsort(raw.image, kind="stable")
     rows = rows[keep[rows]]
@@ -248,7 +248,12 @@ def build(
 
 
 def judge_boxes(
-    name: str, raw: RawObjects, sizes: np.ndarray, policy: InvalidBoxes, describe: Callable[[int], str]
+    name: str,
+    raw: RawObjects,
+    sizes: np.ndarray,
+    policy: InvalidBoxes,
+    describe: Callable[[int], str],
+    image_ids: Sequence[int | str] = (),
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """The one place where a box is called invalid, and where the policy for that is applied.
 
@@ -289,6 +294,8 @@ def judge_boxes(
             "Fix the file, or set data.invalid_boxes: drop (or clip)"
         )
         error.details = tuple(each)
+        if image_ids:
+            error.images = tuple(image_ids[raw.image[row]] for row in rows[:_DETAILED])
         raise error
     keep = remains & ~reaching if policy == "drop" else remains
     dropped, clipped = int((~keep).sum()), int((keep & invalid).sum())

@@ -60,10 +60,7 @@ def rows(
     Raises:
         RetinaError: some images are paths and some are bytes, or one is declared to have more than `max_pixels`.
     """
-    refuse_too_large(dataset, max_pixels)
-    kinds = {StoredImage if isinstance(image, StoredImage) else type(image) for image in dataset.images}
-    if len(kinds) > 1:
-        raise RetinaError(f"{dataset.name}: expected either only paths or only encoded bytes as images, got both")
+    kinds = check(dataset, max_pixels)
     from_file, stored = str in kinds, StoredImage in kinds
     images = [os.fsencode(image) if isinstance(image, str) else image for image in dataset.images]
     # On the CPU, where tf.data runs, also when TensorFlow has a GPU.
@@ -84,6 +81,19 @@ def rows(
             groups=max(len(geometries[0].canvases), 1),
             max_pixels=max_pixels,
         )
+
+
+def check(dataset: DetectionDataset, max_pixels: int) -> set[type]:
+    """The one kind of image that the data set has (none if it is empty): `str`, `bytes` or `StoredImage`.
+
+    Raises:
+        RetinaError: some images are paths and some are bytes, or one is declared to have more than `max_pixels`.
+    """
+    refuse_too_large(dataset, max_pixels)
+    kinds = {StoredImage if isinstance(image, StoredImage) else type(image) for image in dataset.images}
+    if len(kinds) > 1:
+        raise RetinaError(f"{dataset.name}: expected either only paths or only encoded bytes as images, got both")
+    return kinds
 
 
 def box_slots(dataset: DetectionDataset, images_per_example: int) -> int:

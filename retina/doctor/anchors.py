@@ -17,7 +17,7 @@ import numpy as np
 from retina import config
 from retina.data import plan
 from retina.data.dataset import DetectionDataset
-from retina.ops.anchors import base_anchors, level_shapes
+from retina.ops.anchors import base_anchors, level_shapes, pyramid_anchors
 
 # The pipeline drops what is smaller than this after the resize, in canvas pixels: such a box is never trained.
 LEAST_SIDE = 1.0
@@ -139,7 +139,8 @@ def coverage(
     """The positives that `retina.ops.assignment.match` gives to each box at the evaluation size, without augmentation.
 
     Of several boxes an anchor learns the one that it overlaps most, the first of equals; under `force_match` each
-    box's best anchor, the first of equals, is its own unless a box that overlaps it more claims it as well.
+    box's best anchor, the first of equals, is its own unless a box that overlaps it more claims it as well. With
+    `force_match: ties` all of a box's best anchors are positive, and still learn the box that they overlap most.
     """
     placed = place(dataset, resize)
     levels = _levels(fpn)
@@ -156,8 +157,11 @@ def coverage(
         pairs = _rows(pairs, pairs.overlap >= np.float32(assignment.positive_iou))
         reached[part[pairs.box]] = True
         image = placed.image[part]
+        if assignment.force_match == "ties":
+            tied = _tied(boxes, canvas, anchors, fpn, best[part], image)
+            pairs = _Pairs(*(np.concatenate(pair) for pair in zip(pairs, tied, strict=True)))
         won = _won(pairs, image)
-        if assignment.force_match:
+        if assignment.force_match is True:
             won = _with_forced(won, _best_anchors(boxes, canvas, anchors, fpn, best[part]), image)
         np.add.at(positives, (part[won.box], won.level - levels[0]), 1)
     return Coverage(placed, levels, best, reached, positives)
@@ -313,6 +317,47 @@ def _with_forced(won: _Pairs, forced: _Pairs, image: np.ndarray) -> _Pairs:
     free = [key not in taken for key in zip(image[won.box].tolist(), won.anchor.tolist(), strict=True)]
     kept = _rows(won, np.array(free, bool))
     return _Pairs(*(np.concatenate(pair) for pair in zip(kept, forced, strict=True)))
+
+
+def _tied(
+    boxes: np.ndarray,
+    canvas: np.ndarray,
+    anchors: config.Anchors,
+    fpn: config.Fpn,
+    best: np.ndarray,
+    image: np.ndarray,
+) -> _Pairs:
+    """Every anchor that overlaps a box (above 0) as much as any anchor does, with all boxes of its image.
+
+    `image` [m] must not fall.
+    """
+    pairs = _above(boxes, canvas, anchors, fpn, best)
+    highest = np.zeros(len(boxes), np.float32)
+    np.maximum.at(highest, pairs.box, pairs.overlap)
+    pairs = _rows(pairs, (pairs.overlap == highest[pairs.box]) & (pairs.overlap > 0))
+    corners = _corners(canvas[pairs.box], pairs.anchor, anchors, fpn)
+    first, stop = (np.searchsorted(image, image[pairs.box], side) for side in ("left", "right"))
+    count = stop - first
+    box = np.repeat(first - np.cumsum(count) + count, count) + np.arange(count.sum())
+    corners = np.repeat(corners, count, axis=0)
+    anchor, level = (np.repeat(column, count) for column in (pairs.anchor, pairs.level))
+    return _Pairs(box, anchor, _overlaps(corners, boxes[box].astype(np.float32)), level)
+
+
+def _corners(canvas: np.ndarray, anchor: np.ndarray, anchors: config.Anchors, fpn: config.Fpn) -> np.ndarray:
+    """[n,4] float32: the anchors in the places `anchor` [n] of the canvases [n,2]."""
+    corners = np.zeros((len(anchor), 4), np.float32)
+    for size in np.unique(canvas, axis=0):
+        here = (canvas == size).all(axis=1)
+        corners[here] = pyramid_anchors(anchors, (int(size[0]), int(size[1])), _levels(fpn))[anchor[here]]
+    return corners
+
+
+def _overlaps(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """[n] float32: the overlap of anchors [n,4] with boxes [n,4], in the order of `retina.ops.boxes.iou`."""
+    shared = np.maximum(np.minimum(first[:, 2:], second[:, 2:]) - np.maximum(first[:, :2], second[:, :2]), 0)
+    both = shared[:, 0] * shared[:, 1]
+    return np.asarray(both / (_areas(first) + _areas(second) - both))
 
 
 def sampled(dataset: DetectionDataset, most: int, seed: int = 0) -> DetectionDataset:

@@ -32,7 +32,7 @@ class Cost:
     Attributes:
         parameters, trainable: numbers of weights.
         canvas: (height, width) of the largest canvas; `canvases` how many there are, each compiled once.
-        batch: images that go through the network at once.
+        batch: images that go through the network of one device at once; `memory` is that of this device.
         anchors: on the largest canvas.
         memory: bytes by what they are for; `total` is their sum.
         flops: floating-point operations of a step on the largest canvas, and `run_flops` of the whole run.
@@ -86,7 +86,7 @@ def estimate(settings: config.Config, dataset: DetectionDataset) -> Cost:
     geometry = geometries[-1]
     areas = geometry.canvases.astype(np.int64).prod(axis=1)
     height, width = (int(side) for side in geometry.canvases[int(areas.argmax())])
-    batch = settings.run.batch_size // settings.run.accumulate
+    batch = settings.run.batch_size // (settings.run.accumulate * _replicas(settings.run))
     detector = Detector(
         dataset.class_names,
         model=settings.model,
@@ -133,6 +133,11 @@ def estimate(settings: config.Config, dataset: DetectionDataset) -> Cost:
         images=settings.schedule.steps * settings.run.batch_size,
         epochs=settings.schedule.steps / per_epoch,
     )
+
+
+def _replicas(run: config.Run) -> int:
+    """Devices that share a batch; `all` counts as one, because how many there are shows where the run starts."""
+    return (1 if run.devices == "all" else run.devices) * (1 if run.hosts is None else run.hosts.count)
 
 
 def cost_findings(cost: Cost) -> Iterator[Finding]:

@@ -135,19 +135,9 @@ def duplicate_findings(splits: Mapping[str, Images]) -> Iterator[Finding]:
     names = list(splits)
     owner = np.repeat(np.arange(len(names)), [len(splits[name].names) for name in names])
     files = [file for name in names for file in splits[name].names]
-    digests = _digests(list(splits.values()))
-    same = duplicates.equal_groups(digests)
+    same, near, digests = duplicate_groups(list(splits.values()))
     yield from _groups("duplicate-images", same, files, owner, names)
-    starts = np.concatenate([[0], np.cumsum([len(splits[name].names) for name in names])])
-    rows = np.concatenate([start + splits[name].decoded for start, name in zip(starts, names, strict=False)])
-    bits = np.concatenate([splits[name].bits for name in names])
-    thumbnails = np.concatenate([splits[name].thumbnails for name in names])
-    # Of equal bytes in one split the first image stands for all.
-    copies = {row for group in same for row in group} - {row for group in same for row in _first_of_each(group, owner)}
-    single = np.array([row not in copies for row in rows.tolist()], bool)
-    near = duplicates.near_groups(bits[single], thumbnails[single])
-    found = [rows[single][group].tolist() for group in near.rows]
-    yield from _groups("near-duplicate-images", found, files, owner, names, digests)
+    yield from _groups("near-duplicate-images", near.rows, files, owner, names, digests)
     if near.capped:
         yield Finding(
             "note",
@@ -155,6 +145,24 @@ def duplicate_findings(splits: Mapping[str, Images]) -> Iterator[Finding]:
             f"more than {duplicates.MOST_AT_ONCE} images are so much alike in a part that not all pairs of them were "
             "compared; some near duplicates may be missing above",
         )
+
+
+def duplicate_groups(splits: list[Images]) -> tuple[list[list[int]], duplicates.Groups, list[bytes | None]]:
+    """Rows of all splits, counted one after the other, whose images have equal bytes; of those that were decoded, where
+    one stands for all with its bytes in its split, rows of near copies; and the digests, None where nobody needed them.
+    """
+    owner = np.repeat(np.arange(len(splits)), [len(split.names) for split in splits])
+    digests = _digests(splits)
+    same = duplicates.equal_groups(digests)
+    starts = np.concatenate([[0], np.cumsum([len(split.names) for split in splits])])
+    rows = np.concatenate([start + split.decoded for start, split in zip(starts, splits, strict=False)])
+    bits = np.concatenate([split.bits for split in splits])
+    thumbnails = np.concatenate([split.thumbnails for split in splits])
+    # Of equal bytes in one split the first image stands for all.
+    copies = {row for group in same for row in group} - {row for group in same for row in _first_of_each(group, owner)}
+    single = np.array([row not in copies for row in rows.tolist()], bool)
+    near = duplicates.near_groups(bits[single], thumbnails[single])
+    return same, duplicates.Groups([rows[single][group].tolist() for group in near.rows], near.capped), digests
 
 
 def _first_of_each(group: list[int], owner: np.ndarray) -> Iterable[int]:

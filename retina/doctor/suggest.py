@@ -51,12 +51,13 @@ def propose(dataset: DetectionDataset, settings: config.Config, seed: int = 0) -
     share of boxes with an overlap of at least `positive_iou`, half the mean of this share over classes, plus a fifth of
     the mean overlap, which decides between settings that cover alike. One set of candidate ratios is found by k-means
     on the logarithms of height / width. Boxes that compete for an anchor are not looked at:
-    `retina.doctor.ceiling.report` of the result is what it is worth.
+    `retina.doctor.ceiling.report` of the result is what it is worth. Multi-scale training is fitted at all of its
+    sizes, as often each.
 
     Args:
         seed: draws the boxes where there are more than a few thousand.
     """
-    placed = _chosen(place(dataset, settings.data.resize), seed)
+    placed = _trained(dataset, settings.data.resize, seed)
     if not len(placed.rows):
         return None
     labels = dataset.labels[placed.rows]
@@ -154,10 +155,19 @@ def _changed(anchors: config.Anchors, **values: Any) -> config.Anchors:
     return config.Anchors(**{**anchors.model_dump(), **values})
 
 
-def _chosen(placed: Placed, seed: int) -> Placed:
+def _trained(dataset: DetectionDataset, resize: config.Resize, seed: int) -> Placed:
+    """The boxes at every size that training shows them at, a sample where there are many."""
+    shorts = resize.train_short or (resize.short,)
+    sizes = (resize.model_copy(update={"short": short, "train_short": ()}) for short in shorts)
+    parts = [_chosen(place(dataset, size), _BOXES // len(shorts), seed) for size in sizes]
+    fields = ("rows", "image", "boxes", "canvas", "trained")
+    return Placed(*(np.concatenate([getattr(part, name) for part in parts]) for name in fields))
+
+
+def _chosen(placed: Placed, most: int, seed: int) -> Placed:
     rows = np.flatnonzero(placed.trained)
-    if len(rows) > _BOXES:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, _BOXES, replace=False))
+    if len(rows) > most:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
     return Placed(placed.rows[rows], placed.image[rows], placed.boxes[rows], placed.canvas[rows], placed.trained[rows])
 
 

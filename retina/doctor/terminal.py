@@ -140,7 +140,7 @@ def _cost(terminal: Console, examined: Examination) -> None:
         terminal.print(
             f"{cost.parameters / 1e6:.1f} million parameters, {cost.trainable / 1e6:.1f} trainable; "
             f"{cost.anchors} anchors on {cost.canvas[0]}x{cost.canvas[1]} (height x width). Memory of a step of "
-            f"{count(cost.batch, 'image')}, "
+            f"{count(cost.batch, 'image')} a device, "
             f"estimated: {size(cost.total)} ({parts})",
             markup=False,
             soft_wrap=True,

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import keras
 from keras.src.backend.common import global_state
@@ -17,6 +18,7 @@ from keras.src.backend.common import global_state
 from retina.errors import RetinaError
 from retina.models import backbones_keras_cv, backbones_keras_hub
 from retina.models.resnet import ARCHITECTURES, resnet
+from retina.models.weights.mapping import Report
 from retina.models.weights.sources import load_backbone
 
 LEVELS = ("C3", "C4", "C5")
@@ -28,8 +30,20 @@ _RESNETS = {
 }
 
 
+class Built(NamedTuple):
+    """`report`: what became of the tensors of the file that `weights` names; None for a preset, or without weights."""
+
+    network: keras.Model
+    report: Report | None
+
+
 def build(name: str, weights: str | None = None) -> keras.Model:
-    """Builds a backbone.
+    """Builds a backbone: the `network` of `build_reported`."""
+    return build_reported(name, weights).network
+
+
+def build_reported(name: str, weights: str | None = None) -> Built:
+    """Builds a backbone, and accounts for its weights.
 
     Args:
         name: one of `names()`: `resnet50` (PyTorch's, stride in the 3x3), `resnet50_v1` (stride in the 1x1),
@@ -51,14 +65,12 @@ def build(name: str, weights: str | None = None) -> keras.Model:
         raise RetinaError(f"model.backbone: unknown backbone '{name}'; {hint}")
     with _fresh_names():
         if name in backbones_keras_hub.NAMES:
-            return backbones_keras_hub.build(name, weights)
+            return Built(backbones_keras_hub.build(name, weights), None)
         if name not in _RESNETS:
-            return backbones_keras_cv.build(name, weights)
+            return Built(backbones_keras_cv.build(name, weights), None)
         depth, stride_in_1x1 = _RESNETS[name]
         network = resnet(depth, stride_in_1x1=stride_in_1x1)
-    if weights is not None:
-        load_backbone(network, Path(weights), name)
-    return network
+    return Built(network, None if weights is None else load_backbone(network, Path(weights), name))
 
 
 def names() -> list[str]:

@@ -94,6 +94,12 @@ def _load_folder(network: keras.Model, folder: Path, name: str) -> None:
     except Exception as error:  # Keras raises what h5py and its own checks raise
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise RetinaError(f"model.weights: {folder}: not the weights of {name} ({reason}); fetch it again") from None
+    for variable in network.variables:
+        if variable.path.endswith("/moving_variance") and float(keras.ops.min(variable)) < 0:
+            raise RetinaError(
+                f"model.weights: {folder}: {variable.path} is a variance, expected values from 0, got "
+                f"{float(keras.ops.min(variable)):g}; fetch it again"
+            )
 
 
 def _fetch(hub: Any, stem: str, name: str, weights: str) -> keras.Model:

@@ -102,7 +102,9 @@ class Detector(keras.Model):
         self.normalization = PixelNormalization(
             model.pixel_mean, model.pixel_std, dtype=precision, name="normalization"
         )
-        self.backbone = _with_policy(precision, lambda: backbones.build(model.backbone, weights))
+        self.backbone, self.weights_report = _with_policy(
+            precision, lambda: backbones.build_reported(model.backbone, weights)
+        )
         for layer in self.backbone._flatten_layers():  # some lie inside the blocks of a network
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.trainable = model.batch_norm != "frozen"

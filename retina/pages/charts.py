@@ -21,13 +21,17 @@ _DASHES = ("", "6 3", "2 2", "8 3 2 3", "1 3", "10 4", "4 2 1 2")
 
 @dataclass(frozen=True)
 class Series:
-    """One curve: `x` ascending and `y` [n], finite; `low` and `high` [n] make a band around it."""
+    """One curve: `x` ascending and `y` [n], finite; `low` and `high` [n] make a band around it.
+
+    `colour` is CSS; by default the palette's next.
+    """
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
     low: Sequence[float] | None = None
     high: Sequence[float] | None = None
+    colour: str | None = None
 
 
 class Curve(NamedTuple):
@@ -59,7 +63,7 @@ class Chart:
     bottom: int = HEIGHT - _BOTTOM
 
 
-class _Axis(NamedTuple):
+class Axis(NamedTuple):
     """A range of values laid over a range of pixels."""
 
     low: float
@@ -98,14 +102,14 @@ def lines(
     ys = [y for one in kept for part in (one.y, one.low, one.high) if part is not None for y in part]
     x_low, x_high = x_range or (min(xs), max(xs))
     y_low, y_high = y_range or _span(min(ys), max(ys), log_y)
-    horizontal = _Axis(*_apart(x_low, x_high, log_x), _LEFT, WIDTH - _RIGHT, log_x)
-    vertical = _Axis(*_apart(y_low, y_high, log_y), HEIGHT - _BOTTOM, _TOP, log_y)
+    horizontal = Axis(*_apart(x_low, x_high, log_x), _LEFT, WIDTH - _RIGHT, log_x)
+    vertical = Axis(*_apart(y_low, y_high, log_y), HEIGHT - _BOTTOM, _TOP, log_y)
     return Chart(
         title,
         x_label,
         [_curve(one, number, horizontal, vertical) for number, one in enumerate(kept)],
-        _ticks(horizontal, 6),
-        _ticks(vertical, 5),
+        ticks(horizontal, 6),
+        ticks(vertical, 5),
         {
             "label": x_label,
             "left": _LEFT,
@@ -138,6 +142,7 @@ def thinned(one: Series, most: int = MOST_POINTS) -> Series:
         mean(one.y),
         list(np.minimum.reduceat(np.asarray(low, np.float64), edges)),
         list(np.maximum.reduceat(np.asarray(high, np.float64), edges)),
+        one.colour,
     )
 
 
@@ -157,11 +162,12 @@ def _drawable(one: Series, log_x: bool, log_y: bool) -> Series | None:
             y[keep].tolist(),
             None if low is None else low.tolist(),
             None if high is None else high.tolist(),
+            one.colour,
         )
     )
 
 
-def _curve(one: Series, number: int, horizontal: _Axis, vertical: _Axis) -> Curve:
+def _curve(one: Series, number: int, horizontal: Axis, vertical: Axis) -> Curve:
     def points(values: Sequence[float]) -> list[tuple[float, float]]:
         return [
             (horizontal.place(x), vertical.place(min(max(y, vertical.low), vertical.high)))
@@ -177,8 +183,9 @@ def _curve(one: Series, number: int, horizontal: _Axis, vertical: _Axis) -> Curv
         _path(dots),
         spread,
         dots if len(dots) <= _MOST_DOTS else [],
-        f"var(--series-{number % _COLOURS})",
-        _DASHES[number % len(_DASHES)],
+        one.colour or f"var(--series-{number % _COLOURS})",
+        # The eighth curve has the first one's colour, and another dash.
+        _DASHES[(number + number // _COLOURS) % len(_DASHES)],
     )
 
 
@@ -201,7 +208,8 @@ def _apart(low: float, high: float, log: bool) -> tuple[float, float]:
     return (low / 2, low * 2) if log else (low - 0.5, low + 0.5)
 
 
-def _ticks(axis: _Axis, about: int) -> list[tuple[float, str]]:
+def ticks(axis: Axis, about: int) -> list[tuple[float, str]]:
+    """Round values along an axis, some `about` of them: where each lies, and how it is written."""
     if axis.log:
         first, last = math.ceil(math.log10(axis.low) - 1e-9), math.floor(math.log10(axis.high) + 1e-9)
         decades = [10.0**power for power in range(first, last + 1)]

@@ -22,6 +22,7 @@
   };
   for (const table of document.querySelectorAll("table.sortable")) {
     [...table.tHead.rows[0].cells].forEach((header, column) => {
+      if (header.classList.contains("plot")) return; // its figures stand in the next column
       const button = document.createElement("button");
       button.type = "button";
       button.append(...header.childNodes);

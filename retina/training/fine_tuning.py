@@ -34,7 +34,7 @@ def read_initial(source: Path) -> Checkpoint:
     if not exists(source):
         raise RetinaError(
             f"model.init_from: {source}: not a run directory (no such folder); make one with `retina import-weights` "
-            "or `retina train`, or check the path"
+            "or `retina train`, or check the path: the config.yaml of an imported run names the folder it was made in"
         )
     if source.is_file():
         if source.suffix != ".npz":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,6 +40,12 @@ _UNKNOWN: dict[str, Any] = {
     "schedule": {"kind": "step", "steps": 90000, "milestones": [60000, 80000], "warmup_steps": 500},
     "run": {"batch_size": 16},
 }
+# Settings that decide which variables a detector has, and of which shape.
+_OF_THE_NETWORK = (
+    "model.backbone", "model.fpn.channels", "model.fpn.min_level", "model.fpn.max_level", "model.fpn.p6_from",
+    "model.head.channels", "model.head.layers", "model.head.norm", "model.head.conv_bias", "anchors.ratios",
+    "anchors.scales", "anchors.sizes",
+)  # fmt: skip
 _OF_THE_CONFIG = ("data", "optimizer", "schedule", "run", "evaluation", "export")
 
 
@@ -52,7 +60,8 @@ def import_run(
 ) -> Report:
     """Turns a file of another ecosystem's weights into a run directory, with a report for every tensor.
 
-    The run's configuration holds the conventions under which the detector computes here what it computed there. The
+    The run's configuration holds the conventions under which the detector computes here what it computed there, and
+    `model.init_from` names the run itself, so that `config.yaml` trains from these weights into another folder. The
     directory has the files of a run (`checkpoints/step_0.npz`, which `best` and `latest` name), `import.json` (the
     report), `import_leftovers.npz` (tensors without a place here, for the way back), and without a `config` four
     built-in `pictures` as the split `test`, so that an export can be certified where there is no data.
@@ -75,7 +84,7 @@ def import_run(
 
     Raises:
         RetinaError: the file can't be read or is not of this kind, the classes don't fit it, or `out` is taken. Nothing
-            is written then.
+            is written then. Nor may `overrides` ask for another network than the file's.
     """
     out, path = Path(out), Path(file).absolute()
     refuse_if_used(out)
@@ -84,11 +93,36 @@ def import_run(
     source = sources.read_detector(kind, path, classes, str(file))
     resolved = _resolved(source.sections, config, out, overrides)
     detector = build_detector(resolved, source.names, load_weights=False)
-    converted = source.converted({variable.path: tuple(variable.shape) for variable in detector.variables})
+    shapes = {variable.path: tuple(variable.shape) for variable in detector.variables}
+    if overrides and shapes != source.shapes():
+        _refuse_other_network(file, _resolved(source.sections, config, out, ()), resolved)
+    converted = source.converted(shapes)
     restore({f"weights/{path}": values for path, values in converted.arrays.items()}, detector)
     checkpoint = _first_checkpoint(resolved, source.names, source.category_ids, detector)
-    _write(out, resolved, checkpoint, converted.report, converted.leftovers, pictures=config is None)
+    _write(out, path, resolved, checkpoint, converted.report, converted.leftovers, pictures=config is None)
     return converted.report
+
+
+def _refuse_other_network(file: str | Path, own: Config, resolved: Config) -> None:
+    """Names the overridden settings that make the detector another network than the file's, if there are any."""
+    changed = []
+    for path in _OF_THE_NETWORK:
+        theirs, given = (reduce(getattr, path.split("."), one) for one in (own, resolved))
+        if theirs != given:
+            changed.append((path, theirs, given))
+    if changed:
+        named = " and ".join(
+            f"{path} {_plain(given)} (of the file: {_plain(theirs)})" for path, theirs, given in changed
+        )
+        raise RetinaError(
+            f"{file}: expected the settings of its own network, the overrides make it another: {named}; leave "
+            f"{'it' if len(changed) == 1 else 'them'} out, and train another network from other weights"
+        )
+
+
+def _plain(value: Any) -> str:
+    """As it is written in YAML, on one line."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _import_backbone(
@@ -101,33 +135,26 @@ def _import_backbone(
         config = configuration.parse(tree, "imported configuration")
     chosen = [one.partition("=")[2] for one in overrides if one.startswith("model.backbone=")]
     backbone = chosen[-1] if chosen else config.model.backbone
+    _check_depth(path, depth, backbone)
+    resolved = configuration.override(config, [f"model.weights={json.dumps(str(path))}", *overrides])
+    resolved = configuration.with_absolute_root(resolved)
+    _check_depth(path, depth, resolved.model.backbone)  # a whole section may have been overridden
+    pixels = sources.pixel_notes(path, resolved.model.pixel_mean, resolved.model.pixel_std)
+    names, ids = _classes_of_data(resolved, classes)
+    keras.utils.set_random_seed(resolved.run.seed)
+    detector = build_detector(resolved, names, load_weights=False)
+    report = sources.load_backbone(detector.backbone, path, resolved.model.backbone)
+    report = dataclasses.replace(report, notes=(*report.notes, *pixels))
+    _write(out, path, resolved, _first_checkpoint(resolved, names, ids, detector), report, {}, pictures=False)
+    return report
+
+
+def _check_depth(path: Path, depth: int, backbone: str) -> None:
     if backbone.removesuffix("_v1") != f"resnet{depth}":
         raise RetinaError(
             f"{path}: holds the weights of resnet{depth}, the configuration's model.backbone is {backbone}; add "
             f"model.backbone=resnet{depth}"
         )
-    resolved = configuration.override(config, [f"model.weights={json.dumps(str(path))}", *overrides])
-    resolved = configuration.with_absolute_root(resolved)
-    _check_pixels(path, resolved)
-    names, ids = _classes_of_data(resolved, classes)
-    keras.utils.set_random_seed(resolved.run.seed)
-    detector = build_detector(resolved, names, load_weights=False)
-    report = sources.load_backbone(detector.backbone, path, backbone)
-    _write(out, resolved, _first_checkpoint(resolved, names, ids, detector), report, {}, pictures=False)
-    return report
-
-
-def _check_pixels(path: Path, config: Config) -> None:
-    known = sources.keras_pixels(path)
-    if known is None:
-        return
-    for name, theirs in zip(("pixel_mean", "pixel_std"), known, strict=True):
-        ours = getattr(config.model, name)
-        if not np.allclose(ours, theirs, rtol=1e-5, atol=1e-3):
-            raise RetinaError(
-                f"{path}: was trained with {name} {[round(one, 3) for one in theirs]}, the configuration has "
-                f"{list(ours)}; add model.{name}={[round(one, 3) for one in theirs]}"
-            )
 
 
 def _classes_of_data(config: Config, names: Sequence[str] | None) -> tuple[tuple[str, ...], tuple[int, ...]]:
@@ -171,13 +198,16 @@ def _resolved(conventions: dict[str, Any], config: Config | None, out: Path, ove
     if config is not None:
         resize = {**resize, "max_canvases": config.data.resize.max_canvases}
         inference["batch_size"] = config.inference.batch_size
-    tree = {**tree, **sections, "inference": inference, "data": {**tree["data"], "resize": resize}}
+    # A config of this run trains from it: its weights are the run's own, the file they came in is no classifier's.
+    model = {**sections.pop("model"), "weights": None, "init_from": str(out.absolute())}
+    tree = {**tree, **sections, "model": model, "inference": inference, "data": {**tree["data"], "resize": resize}}
     parsed = configuration.parse(tree, "imported configuration")
     return configuration.with_absolute_root(configuration.override(parsed, overrides))
 
 
 def _write(
     out: Path,
+    file: Path,
     config: Config,
     checkpoint: Checkpoint,
     report: Report,
@@ -185,7 +215,8 @@ def _write(
     *,
     pictures: bool,
 ) -> None:
-    run = RunDirectory.create(out, configuration.to_yaml(config), describe_environment(config))
+    environment = {**describe_environment(config), "weights": {"file": str(file), "sha256": report.sha256}}
+    run = RunDirectory.create(out, configuration.to_yaml(config), environment)
     try:
         if pictures:
             _write_pictures(out / PICTURES, checkpoint.class_names, checkpoint.category_ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 import keras
@@ -10,6 +11,7 @@ from retina.config import Config
 from retina.data.dataset import DetectionDataset
 from retina.inference import build_detector
 from retina.models.detector import Detector
+from retina.models.weights.sources import pixel_notes
 from retina.training.checkpoint import Checkpoint, extra_of, restore
 from retina.training.distribution import ALONE, Distribution
 from retina.training.fine_tuning import initialise, read_initial
@@ -41,7 +43,7 @@ def assemble(
 def _assemble(config: Config, data: DetectionDataset, saved: Checkpoint | None, distribution: Distribution) -> Parts:
     keras.utils.set_random_seed(config.run.seed)
     detector = build_detector(config, data.class_names, load_weights=saved is None)
-    notes: list[str] = []
+    notes = _weights_notes(config, detector) if saved is None else []
     if saved is None and config.model.init_from is not None:
         notes += initialise(detector, read_initial(config.model.init_from), config)
     if config.optimizer.base_batch_size is not None:
@@ -58,3 +60,16 @@ def _assemble(config: Config, data: DetectionDataset, saved: Checkpoint | None, 
     if saved is not None:
         step.load(extra_of(saved.arrays))
     return Parts(detector, optimizer, step, tuple(notes))
+
+
+def _weights_notes(config: Config, detector: Detector) -> list[str]:
+    """What became of the file of the backbone's weights, if the run starts from one."""
+    report, file = detector.weights_report, config.model.weights
+    if report is None or file is None:
+        return []
+    left = f", {len(report.unused)} without a place ({', '.join(sorted({one.reason for one in report.unused}))})"
+    return [
+        f"backbone weights from {file}: {len(report.carried)} tensors{left if report.unused else ''}; SHA-256 "
+        f"{report.sha256} of the file, {report.arrays_sha256} of the variables",
+        *pixel_notes(Path(file), config.model.pixel_mean, config.model.pixel_std),
+    ]

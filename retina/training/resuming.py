@@ -15,7 +15,7 @@ from retina.training.run_directory import LATEST, RunDirectory, has_config, is_b
 from retina.training.state import Progress
 
 # What may differ when a run goes on: none of it touches a weight or a line of metrics.jsonl,
-_FREE = ("run.keep", "run.checkpoint_every", "run.checkpoint_minutes", "export")
+_FREE = ("run.keep", "run.checkpoint_every", "run.checkpoint_minutes", "run.report", "export")
 # or does so by rounding.
 _PLACE = ("run.devices", "run.hosts")
 

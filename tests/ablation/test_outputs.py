@@ -3,8 +3,6 @@
 import csv
 import io
 import json
-import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -15,7 +13,6 @@ from scipy.stats import ttest_rel
 from retina.ablation.directory import Outcome, Study
 from retina.ablation.execute import run_locally
 from retina.ablation.outputs import csv_text, plain_text, write_outputs
-from retina.ablation.page import render
 from retina.ablation.plan import make_plan
 from retina.ablation.results import collect, summarise, to_json
 from retina.ablation.scores import Scores
@@ -311,41 +308,3 @@ def test_the_heatmap_holds_what_differs_in_gamma_and_alpha_alone(base, tmp_path)
 def test_without_a_preset_there_are_no_such_columns(three):
     found = made(three, [[0.3] * 3] * 3)
     assert "paper AP" not in header(found) and all(len(cells(found, r)) == len(header(found)) for r in found.settings)
-
-
-# --------------------------------------------------------------------------------------------------------- the page
-
-
-class Page(HTMLParser):
-    def __init__(self, text: str):
-        super().__init__()
-        self.tags: list[tuple[str, dict]] = []
-        self.open: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-
-def test_the_page_is_whole_offline_and_escaped(three, tmp_path):
-    picture = tmp_path / "x.png"
-    Image.new("RGB", (4, 4)).save(picture)
-    statuses = {f"{STRONG}_0": Outcome("failed", 2, 9.0, "<script>alert(1)</script> & more")}
-    found = made(three, [[0.3, 0.31, 0.3], [0.4, 0.41, 0.4], [np.nan, 0.3, 0.31]], statuses=statuses)
-    text = render(found, {"Curves <b>": picture})
-    page = Page(text)
-    assert page.open == []
-    assert "<script" not in text and "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more" in text
-    images = [attributes for tag, attributes in page.tags if tag == "img"]
-    assert [image["alt"] for image in images] == ["Curves <b>"]
-    assert all(image["src"].startswith("data:image/png;base64,") for image in images)
-    assert not re.search(r"https?://", text) and not any("href" in a or "onload" in a for _, a in page.tags)
-    assert "prefers-color-scheme: dark" in text and 'name="viewport"' in text
-    # Whatever is wider than a telephone scrolls inside its own box.
-    assert text.count('<div class="wide"><table>') == text.count("<table>") == 2
-    assert "γ 2, α 0.25" in text and "schedule:" in text

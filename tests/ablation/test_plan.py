@@ -150,7 +150,7 @@ def test_pairs_and_seed_major_order(base):
 def test_nothing_else_changes(base):
     plan = make_plan(base, pairs=[(5.0, 0.5)])
     mine, theirs = plan.trial_config(plan.trials[1]), configuration.with_absolute_root(base)
-    expected = ["loss.classification.gamma=5.0", "loss.classification.alpha=0.5", "run.seed=1"]
+    expected = ["loss.classification.gamma=5.0", "loss.classification.alpha=0.5", "run.seed=1", "run.report=false"]
     assert mine == configuration.override(theirs, expected)
 
 

@@ -58,7 +58,7 @@ def random_table(random: np.random.Generator):
     return table(sizes, boxes, crowd=random.random(count) < 0.1, difficult=random.random(count) < 0.1)
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(18))
 def test_positives_are_those_of_the_assignment(seed):
     random = np.random.default_rng(seed)
     dataset = random_table(random)
@@ -71,7 +71,8 @@ def test_positives_are_those_of_the_assignment(seed):
     )
     fpn = config.Fpn(max_level=int(random.integers(3, 8)))
     threshold = float(random.choice([0.3, 0.5, 0.7]))
-    assignment = config.Assignment(positive_iou=threshold, negative_iou=0.2, force_match=seed % 2 == 0)
+    force = "ties" if seed >= 12 else seed % 2 == 0
+    assignment = config.Assignment(positive_iou=threshold, negative_iou=0.2, force_match=force)
     seen = coverage(dataset, resize, anchors, fpn, assignment)
     expected = brute_force(dataset, resize, anchors, fpn, assignment)
     np.testing.assert_array_equal(seen.positives, expected[seen.placed.rows])
@@ -126,6 +127,18 @@ def test_a_forced_match_saves_a_small_box_but_no_box_that_vanished():
     forced = coverage(dataset, RESIZE, ANCHORS, FPN, config.Assignment(force_match=True))
     assert plain.covered.tolist() == [False, False]
     assert forced.positives.ravel().tolist() == [1, 0] and forced.placed.trained.tolist() == [True, False]
+
+
+def test_ties_give_a_small_box_all_its_best_anchors_but_those_of_a_better_box():
+    # Squares of 32 px at 4, 12, 20, …: nine of them hold a box of 16 px at [12, 28], IoU 1/4 each. The larger box at
+    # [8, 32] (0.56 with the middle one) takes them all.
+    ties = config.Assignment(force_match="ties")
+    small, larger = [12, 12, 28, 28], [8, 8, 32, 32]
+    alone = coverage(table([(64, 64)], [[small]]), RESIZE, ANCHORS, FPN, ties)
+    both = coverage(table([(64, 64)], [[small, larger]]), RESIZE, ANCHORS, FPN, ties)
+    assert alone.positives.ravel().tolist() == [9] and both.positives.ravel().tolist() == [0, 9]
+    nothing = coverage(table([(64, 64)], [[]]), RESIZE, ANCHORS, FPN, ties)
+    assert nothing.positives.shape == (0, 1)
 
 
 def test_placing_leaves_out_what_training_ignores():

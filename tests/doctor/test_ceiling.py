@@ -8,6 +8,7 @@ import pytest
 from retina import config
 from retina.data.dataset import DetectionDataset
 from retina.doctor.advice import coverage_findings, limit_findings
+from retina.doctor.anchors import best_overlaps
 from retina.doctor.ceiling import ceiling, report
 from retina.doctor.preflight import check, preflight
 from retina.doctor.suggest import cluster_ratios, propose
@@ -216,6 +217,16 @@ def test_a_suggestion_is_the_same_each_time_and_pastes_as_yaml():
     assert first is not None and second is not None and first.overrides == second.overrides
     tree = yaml.safe_load(first.to_yaml())
     assert tree["anchors"]["size"] == first.anchors.size
+
+
+def test_a_suggestion_is_for_the_sizes_that_are_trained():
+    # Anchors of side 32 fit these boxes at the size of evaluation, but training shows them at twice that.
+    squares = table([(64, 64)] * 5, [[[4, 4, 36, 36]]] * 5)
+    trained = settings(data__resize={"short": 64, "long": 256, "multiple": 32, "train_short": [128]})
+    proposal = propose(squares, trained)
+    assert proposal is not None
+    best = best_overlaps(squares, trained.data.resize.model_copy(update={"short": 128}), proposal.anchors, proposal.fpn)
+    assert best.min() >= trained.assignment.positive_iou
 
 
 def test_anchors_that_fit_are_left_alone():

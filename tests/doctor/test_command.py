@@ -117,6 +117,12 @@ def test_quick_reads_headers_only(planted, monkeypatch, capsys):
     assert "AP ceiling" in out and "TFLOP" not in out and "million parameters" not in out
 
 
+def test_what_cannot_be_trained_on_is_not_timed(planted, monkeypatch, capsys):
+    code, out, err = run(monkeypatch, capsys, planted / "settings.yaml", "--quick", "--time", "3")
+    assert code == 1 and "duplicate-images-across-splits" in out and "images/s" not in out
+    assert err == "--time: left out, because of the errors that were found; mend those first\n"
+
+
 def test_sound_data_exits_with_0(planted, monkeypatch, capsys):
     code, out, _ = run(monkeypatch, capsys, planted / "annotations" / "instances_val.json", "--json")
     tree = json.loads(out)

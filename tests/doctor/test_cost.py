@@ -66,6 +66,14 @@ def test_parameters_are_those_that_keras_counts(plain):
     assert plain.parameters == detector.count_params()
 
 
+def test_devices_share_the_batch_and_each_holds_all_weights(plain):
+    found = cost(run={"batch_size": 8, "devices": 2})
+    assert found.batch == 4
+    assert found.memory == plain.memory
+    # The arithmetic is that of all devices together.
+    assert found.flops == pytest.approx(2 * plain.flops)
+
+
 def test_activations_grow_with_the_batch_alone(plain):
     half = cost(run={"batch_size": 4, "accumulate": 2})
     assert half.batch == 2 and 2 * half.memory["activations"] == plain.memory["activations"]

@@ -71,7 +71,7 @@ def test_a_file_of_the_zoo(zoo, folder):
     assert (written.anchors.offset, written.anchors.rounding, written.anchors.spacing) == (0.0, False, "stride")
     assert written.anchors.max_size_ratio == 1000 / 16 and written.anchors.box_weights == (1, 1, 1, 1)
     assert written.loss.box == config.SmoothL1Box(beta=0.1, weight=1.0)
-    assert (written.loss.normalizer.kind, written.assignment.force_match) == ("ema", True)
+    assert (written.loss.normalizer.kind, written.assignment.force_match) == ("ema", "ties")
     assert (written.inference.score_threshold, written.inference.max_detections) == (0.05, 100)
 
 

@@ -163,7 +163,6 @@ def conventions(kind: DetectronRetinanet, file: TensorFile) -> tuple[dict[str, A
     sections = {
         "model": {
             "backbone": f"resnet{kind.depth}{'_v1' if bottleneck else ''}",
-            "weights": str(file.path),
             "batch_norm": "frozen",
             "pixel_mean": kind.pixel_mean[::-1],
             "pixel_std": kind.pixel_std[::-1],
@@ -176,7 +175,7 @@ def conventions(kind: DetectronRetinanet, file: TensorFile) -> tuple[dict[str, A
             "offset": 0.0,
             "rounding": False,
         },
-        "assignment": {"positive_iou": 0.5, "negative_iou": 0.4, "force_match": True},
+        "assignment": {"positive_iou": 0.5, "negative_iou": 0.4, "force_match": "ties"},
         "loss": {
             "classification": {"kind": "focal", "alpha": 0.25, "gamma": 2.0},
             "box": {"kind": "smooth_l1", "beta": 0.1, "weight": 1.0},
@@ -185,7 +184,12 @@ def conventions(kind: DetectronRetinanet, file: TensorFile) -> tuple[dict[str, A
         "inference": {"score_threshold": 0.05, "candidates": 1000, "nms_iou": 0.5, "max_detections": 100},
         "resize": {"short": 800, "long": 1333, "multiple": 32},
     }
-    notes = ["BGR images there: the first convolution's input channels are turned round for RGB"]
+    notes = [
+        "BGR images there: the first convolution's input channels are turned round for RGB",
+        "detectron2 resizes by Pillow's bilinear filter, which smooths what it makes smaller; retina's does not",
+        "detectron2 pads a batch to its largest image; retina has data.resize.max_canvases (4) canvases for a data "
+        "set, on which images of like shape share one",
+    ]
     if bottleneck:
         notes.append(
             "STRIDE_IN_1X1 as in detectron2's defaults and its zoo's R50 and R101; if the model was trained with "

@@ -6,7 +6,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,16 +17,17 @@ import numpy as np
 
 from retina.errors import RetinaError
 from retina.models.weights.reading import sha256_of_file
-from retina.models.weights.values import Damaged, Refused
+from retina.models.weights.values import Damaged, Refused, Room, as_float32, named
 
 _DAMAGE = (
     Damaged, OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError, RuntimeError, MemoryError,
-    OverflowError, RecursionError, NotImplementedError, zipfile.BadZipFile,
+    OverflowError, RecursionError, NotImplementedError, zipfile.BadZipFile, zlib.error, struct.error,
 )  # fmt: skip
 
 _HDF5_START, _ZIP_START = b"\x89HDF\r\n\x1a\n", b"PK\x03\x04"
+_CONFIGS = ("config.json", "task.json", "image_converter.json", "preprocessor.json")
 _WEIGHTS, _TASK_WEIGHTS = "model.weights.h5", "task.weights.h5"
-_LONGEST_JSON = 10_000_000
+_LONGEST_JSON, _STORED = 10_000_000, zipfile.ZIP_STORED
 
 
 class Group(NamedTuple):
@@ -64,7 +67,7 @@ def read_keras(path: Path) -> KerasFile:
     for group in found.groups:
         for values in group.variables:
             if values.dtype.kind == "f" and not np.isfinite(values).all():
-                raise RetinaError(f"{path}: {group.path} has values that are not finite; fetch the file again")
+                raise RetinaError(f"{path}: {named(group.path)} has values that are not finite; fetch the file again")
     return found
 
 
@@ -87,8 +90,8 @@ def _read_preset(folder: Path) -> KerasFile:
     if not weights:
         raise Refused(f"expected a preset folder of keras-hub; it has no {_WEIGHTS}")
     groups = tuple(group for name in weights for group in _groups(folder / name, f"{name.split('.')[0]}/"))
-    names = [name for name in ("config.json", "task.json", "image_converter.json") if (folder / name).is_file()]
-    configs = {name: _json((folder / name).read_bytes()) for name in names}
+    names = [name for name in _CONFIGS if (folder / name).is_file()]
+    configs = {name: _json(folder / name) for name in names}
     digest = hashlib.sha256()
     for name in sorted([*weights, *names]):
         digest.update(f"{name} {sha256_of_file(folder / name)}\n".encode())
@@ -98,51 +101,63 @@ def _read_preset(folder: Path) -> KerasFile:
 def _read_archive(path: Path) -> KerasFile:
     with zipfile.ZipFile(path) as archive:
         # What is not compressed can't grow beyond the file; Keras compresses nothing.
-        plain = {entry.filename for entry in archive.infolist() if entry.compress_type == zipfile.ZIP_STORED}
-        if not {_WEIGHTS, "config.json"} <= plain:
+        sizes = {entry.filename: entry.file_size for entry in archive.infolist() if entry.compress_type == _STORED}
+        if not {_WEIGHTS, "config.json"} <= set(sizes):
             raise Refused(f"this ZIP archive is not a .keras file (it has no {_WEIGHTS} and config.json)")
-        config = _json(archive.read("config.json"))
+        if sizes[_WEIGHTS] + sizes["config.json"] > path.stat().st_size:
+            raise Damaged("its entries have more bytes than the file")
+        _check_length(sizes["config.json"])
+        config = json.loads(archive.read("config.json"))
         groups = _groups(io.BytesIO(archive.read(_WEIGHTS)))
     return KerasFile(path, sha256_of_file(path), groups, {"task.json": config})
 
 
-def _json(content: bytes) -> Any:
-    if len(content) > _LONGEST_JSON:
-        raise Damaged(f"{len(content)} bytes of configuration")
-    return json.loads(content)
+def _json(path: Path) -> Any:
+    _check_length(path.stat().st_size)
+    return json.loads(path.read_bytes())
+
+
+def _check_length(count: int) -> None:
+    if count > _LONGEST_JSON:
+        raise Damaged(f"{count} bytes of configuration")
 
 
 def _groups(file: Path | io.BytesIO, prefix: str = "") -> tuple[Group, ...]:
     """The groups `…/vars` of HDF5: one for each layer, its variables numbered from 0."""
     found: list[Group] = []
+    room = Room(file.stat().st_size if isinstance(file, Path) else len(file.getbuffer()))
 
     def visit(path: str, node: Any) -> None:  # links to elsewhere are not followed by visititems
         if not isinstance(node, h5py.Group) or path.rsplit("/", 1)[-1] != "vars":
             return
-        name = node.attrs.get("name")
         arrays = []
         for number in range(len(node)):
             link = node.get(str(number), getlink=True)
             if not isinstance(link, h5py.HardLink):
-                raise Damaged(f"{path}/{number} is a link to elsewhere, or missing")
-            arrays.append(_array(node[str(number)], f"{path}/{number}"))
+                raise Damaged(f"{named(path)}/{number} is a link to elsewhere, or missing")
+            arrays.append(_array(node[str(number)], f"{named(path)}/{number}", room))
         if not path.startswith("optimizer"):
-            found.append(Group(prefix + path.removesuffix("vars").rstrip("/"), _text(name), tuple(arrays)))
+            found.append(Group(prefix + path.removesuffix("vars").rstrip("/"), _name(node), tuple(arrays)))
 
     with h5py.File(file, "r") as opened:
         opened.visititems(visit)
     return tuple(found)
 
 
-def _array(dataset: Any, where: str) -> np.ndarray:
+def _name(node: Any) -> str | None:
+    """The layer's; a list of texts, which can all be the same long one, is none."""
+    if "name" not in node.attrs or node.attrs.get_id("name").shape != ():
+        return None
+    name = node.attrs["name"]
+    return name.decode() if isinstance(name, bytes) else name if isinstance(name, str) else None
+
+
+def _array(dataset: Any, where: str, room: Room) -> np.ndarray:
     if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "fiub":
         raise Damaged(f"{where} is no array of numbers")
     # Only numbers that stand in this file, as many as it says: no other file's, and nothing that unfolds.
     if dataset.is_virtual or dataset.external or dataset.chunks or dataset.id.get_storage_size() != dataset.nbytes:
         raise Damaged(f"{where} is not stored plainly")
+    room.take(dataset.nbytes)  # links can name the same one many times
     values = dataset[()]
-    return np.asarray(values, np.float32) if dataset.dtype.kind == "f" else np.asarray(values)
-
-
-def _text(name: Any) -> str | None:
-    return name.decode() if isinstance(name, bytes) else name if isinstance(name, str) else None
+    return as_float32(np.asarray(values)) if dataset.dtype.kind == "f" else np.asarray(values)

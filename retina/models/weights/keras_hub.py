@@ -15,7 +15,9 @@ import numpy as np
 
 from retina.errors import RetinaError
 from retina.models.resnet import ARCHITECTURES, Architecture
+from retina.models.weights import keras_settings
 from retina.models.weights.keras_file import Group, KerasFile
+from retina.models.weights.keras_settings import Settings, read_settings
 from retina.models.weights.mapping import Rule
 from retina.models.weights.reading import TensorFile
 from retina.models.weights.torchvision import Classes
@@ -24,7 +26,6 @@ from retina.models.weights.torchvision import Classes
 _VARIABLES = {1: ("kernel",), 2: ("kernel", "bias"), 4: ("gamma", "beta", "moving_mean", "moving_variance")}
 _NORM = ("gamma", "beta")
 _HEADS = {"box_head": "box", "classification_head": "classification"}
-_IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 CLASSIFIER = {
     r"(predictions|(.*/)?dense)/(kernel|bias)": "the ImageNet classifier",
     r".*seed_generator.*": "the state of a dropout's random numbers",
@@ -34,7 +35,7 @@ _NO_BOUND = 1e6
 
 
 class KerasRetinanet(NamedTuple):
-    """What a file tells about a RetinaNet. `rows` are classes; `settings` are its configuration's, {} without one."""
+    """What a file tells about a RetinaNet. `rows` are classes; `settings` are its configuration's."""
 
     depth: int
     rows: int
@@ -44,7 +45,7 @@ class KerasRetinanet(NamedTuple):
     group_norm: bool
     p6_from: str
     max_level: int
-    settings: dict[str, Any]
+    settings: Settings
 
 
 def tensors_of(file: KerasFile) -> TensorFile:
@@ -147,7 +148,7 @@ def recognise(file: KerasFile, tensors: TensorFile) -> KerasRetinanet:
         RetinaError: it is none, or of an architecture that the network here can't take.
     """
     shapes = {name: tensor.shape for name, tensor in tensors.tensors.items()}
-    settings = _settings(file)
+    settings = read_settings(file)
 
     def expect(fits: bool, expected: str, found: object) -> None:
         if not fits:
@@ -166,22 +167,23 @@ def recognise(file: KerasFile, tensors: TensorFile) -> KerasRetinanet:
     depth = next((one for one in ARCHITECTURES if _is_of(shapes, ARCHITECTURES[one])), None)
     expect(depth is not None, 'a ResNet of 18 to 152 layers that is neither pre-activated nor a "vd"', "another")
     assert depth is not None
-    for name, wanted in (
-        ("data_format", "channels_last"), ("use_fpn_batch_norm", False), ("min_level", 3),
-        ("use_pre_activation", False), ("encoding_format", "center_xywh"), ("box_variance", [1.0, 1.0, 1.0, 1.0]),
-    ):  # fmt: skip
-        found = settings.get(name)
-        expect(found is None or found == wanted, f"{name} {wanted}", found)
     c5, extra = shapes["lateral_conv_P5/kernel"][2], shapes.get("coarser_P6/kernel", (3, 3, 0, 0))
     p6_from = "c5" if extra[2] == c5 else "p5"
-    expect(settings.get("use_p5") in (None, p6_from == "c5") or not extra[3], f"use_p5 {p6_from == 'c5'}", settings)
+    layers = sum(re.fullmatch(r"box_head/conv_\d+/kernel", name) is not None for name in shapes)
+    group_norm, rows = "box_head/norm_0/gamma" in shapes, logits[0] // per_cell
+    for name, shown in (
+        ("num_classes", rows), ("pre_logits_num_conv_layers", layers), ("use_prediction_head_norm", group_norm),
+        ("max_level", levels[-1]), *([("use_p5", p6_from == "c5")] if extra[3] else []),
+    ):  # fmt: skip
+        told = settings.values.get(name, shown)
+        expect(told == shown, f"a configuration of these weights, whose {name} is {shown}", told)
     return KerasRetinanet(
         depth=depth,
-        rows=logits[0] // per_cell,
+        rows=rows,
         per_cell=per_cell,
         channels=shapes["lateral_conv_P5/kernel"][3],
-        layers=sum(re.fullmatch(r"box_head/conv_\d+/kernel", name) is not None for name in shapes),
-        group_norm="box_head/norm_0/gamma" in shapes,
+        layers=layers,
+        group_norm=group_norm,
         p6_from=p6_from,
         max_level=levels[-1],
         settings=settings,
@@ -191,40 +193,6 @@ def recognise(file: KerasFile, tensors: TensorFile) -> KerasRetinanet:
 def _is_of(shapes: dict[str, tuple[int, ...]], architecture: Architecture) -> bool:
     theirs = {name.removesuffix("_conv/kernel") for name in shapes if name.endswith("_conv/kernel")}
     return {name for name in theirs if name.startswith(("stack", "conv"))} == set(_order(architecture))
-
-
-def _settings(file: KerasFile) -> dict[str, Any]:
-    """The configuration's plain values by their names; {} for a file of weights alone."""
-    found: dict[str, Any] = {}
-
-    def gather(node: Any, within: str) -> None:
-        if not isinstance(node, dict):
-            return
-        if isinstance(node.get("class_name"), str) and isinstance(node.get("config"), dict):
-            within = node["class_name"]
-            node = node["config"]
-        for name, value in node.items():
-            gather(value, within)
-            if within in _READ and name in _READ[within]:
-                found.setdefault(name, value)
-
-    for config in file.configs.values():
-        gather(config, "")
-    return found
-
-
-_CONVERTER = {"image_size", "scale", "offset", "mean", "variance"}
-_READ = {
-    "RetinaNetObjectDetector": {"num_classes"},
-    "RetinaNetBackbone": {"use_p5", "min_level", "use_fpn_batch_norm", "data_format"},
-    "ResNetBackbone": {"use_pre_activation", "data_format"},
-    "AnchorGenerator": {"num_scales", "aspect_ratios", "anchor_size"},
-    "RetinaNetLabelEncoder": {"positive_threshold", "negative_threshold", "encoding_format", "box_variance"},
-    "NonMaxSuppression": {"iou_threshold", "confidence_threshold", "max_detections"},
-    "RetinaNetImageConverter": _CONVERTER,
-    "ImageConverter": _CONVERTER,
-    "ResNetImageConverter": _CONVERTER,
-}
 
 
 def retinanet_rules(kind: KerasRetinanet, classes: Classes) -> list[Rule]:
@@ -310,8 +278,8 @@ def holds_encoder_alone(file: TensorFile) -> bool:
 
 def pixels_of(file: KerasFile) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """Mean and standard deviation in [0, 255] of the normalisation, where the file has one."""
-    read = _settings(file)
-    return _pixels(read)[:2] if {"scale", "offset", "mean"} & set(read) else None
+    read = read_settings(file).values
+    return keras_settings.pixels(read)[:2] if keras_settings.tells_pixels(read) else None
 
 
 # ------------------------------------------------------------------------------------------------------- conventions
@@ -320,16 +288,15 @@ def pixels_of(file: KerasFile) -> tuple[tuple[float, ...], tuple[float, ...]] | 
 def conventions(kind: KerasRetinanet, where: str) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The sections of a configuration in which keras-hub's detector computes what it computes there, and notes on what
     differs or is not told."""
-    read = kind.settings
+    read = kind.settings.values
     scales, size = read.get("num_scales", 3), read.get("anchor_size", 4)
-    mean, std, notes = _pixels(read)
+    mean, std, notes = keras_settings.pixels(read)
+    resize, resize_notes = keras_settings.resize(read)
     if kind.per_cell != scales * len(read.get("aspect_ratios", (0.5, 1.0, 2.0))):
         raise RetinaError(
             f"{where}: the heads have {kind.per_cell} anchors a cell, the configuration {scales} scales; expected the "
             "configuration of these weights: import the preset folder that both came in"
         )
-    image_size = read.get("image_size") or [800, 800]
-    side = int(min(image_size))
     sections = {
         "model": {
             "backbone": f"resnet{kind.depth}",
@@ -365,33 +332,23 @@ def conventions(kind: KerasRetinanet, where: str) -> tuple[dict[str, Any], tuple
         "assignment": {
             "positive_iou": read.get("positive_threshold", 0.5),
             "negative_iou": read.get("negative_threshold", 0.4),
-            "force_match": False,
+            "force_match": bool(read.get("box_matcher_force_match_for_each_col", False)),
         },
         "inference": {
             "score_threshold": read.get("confidence_threshold", 0.5),
             "nms_iou": read.get("iou_threshold", 0.5),
             "max_detections": read.get("max_detections", 100),
         },
-        "resize": {"short": side, "long": side, "multiple": side if side % 32 == 0 else 32},
+        "resize": resize,
     }
     return sections, (
         *notes,
+        *keras_settings.notes_of(kind.settings),
+        *resize_notes,
+        "the loss is retina's default, arXiv:1708.02002's, and not the one that keras-hub trains with (focal without "
+        "alpha, in the mean over classes; Huber at 1, in the mean over the 4 numbers; nothing for a batch without "
+        "positives): loss.classification.alpha=null loss.box='{kind: huber, delta: 1.0, weight: 0.25}' gives its box "
+        "loss, and its classification loss times the number of classes",
         "keras-hub suppresses overlapping boxes whatever their classes, retina class by class; it normalises the "
         "padding like pixels, here it is zero; it cuts no box to the image",
     )
-
-
-def _pixels(read: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...], tuple[str, ...]]:
-    """Mean and standard deviation of which the converter's `pixel * scale + offset` is the normalisation."""
-    if not {"scale", "offset", "mean"} & set(read):
-        return (*_IMAGENET, ("the file tells no pixel normalisation: ImageNet's, as its presets have it",))
-    if "mean" in read and "variance" in read:  # in presets of older versions, in units of the scaled pixel
-        factor = float(read.get("scale") or 1.0)
-        mean, variance = ([float(one) for one in read[name]] for name in ("mean", "variance"))
-        return tuple(one / factor for one in mean), tuple(one**0.5 / factor for one in variance), ()
-    scale, offset = (
-        [float(one) for one in (value if isinstance(value, list) else [value] * 3)]
-        for value in (read.get("scale") or 1.0, read.get("offset") or 0.0)
-    )
-    shifts = tuple(-shift / factor for factor, shift in zip(scale, offset, strict=True))
-    return shifts, tuple(1.0 / factor for factor in scale), ()

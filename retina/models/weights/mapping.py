@@ -34,6 +34,13 @@ class Rule:
         kept = tensor if self.keep is None else tensor[list(self.keep)]
         return kept if self.axes is None else np.transpose(kept, self.axes)
 
+    def shape(self, source: tuple[int, ...]) -> tuple[int, ...]:
+        """Of what `apply` makes of a tensor of the shape `source`."""
+        kept = source if self.keep is None else (len(self.keep), *source[1:])
+        if self.axes is None or len(self.axes) != len(kept):
+            return kept
+        return tuple(kept[axis] for axis in self.axes)
+
     def dropped(self, tensor: np.ndarray) -> np.ndarray | None:
         """The entries of the first axis that `keep` leaves out, in their order; None if there are none."""
         if self.keep is None:
@@ -61,8 +68,20 @@ class Carried:
 
 
 @dataclass(frozen=True)
+class Setting:
+    """What became of a setting that stood beside the weights; `value` is plain."""
+
+    name: str
+    value: Any
+    became: str
+
+
+@dataclass(frozen=True)
 class Report:
-    """What became of each tensor of `file`; `sha256` is the file's, `arrays_sha256` that of the variables' values."""
+    """What became of each tensor of `file`; `sha256` is the file's, `arrays_sha256` that of the variables' values.
+
+    `settings` accounts for the configuration in the file, where it has one.
+    """
 
     file: str
     sha256: str
@@ -70,6 +89,7 @@ class Report:
     carried: tuple[Carried, ...]
     unused: tuple[Unused, ...]
     notes: tuple[str, ...] = field(default=())
+    settings: tuple[Setting, ...] = field(default=())
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -92,6 +112,7 @@ def convert(
     what: str,
     expected_unused: Mapping[str, str],
     notes: tuple[str, ...] = (),
+    settings: tuple[Setting, ...] = (),
 ) -> Converted:
     """Carries a file's tensors over to variables.
 
@@ -101,9 +122,11 @@ def convert(
         shapes: of the variables, by path.
         what: the network in words, for messages.
         expected_unused: regular expressions of names that need no place, with the reason.
+        notes, settings: for the report.
 
     Raises:
-        RetinaError: a tensor is missing or has another shape, or one is left over and not expected to be.
+        RetinaError: a tensor is missing or has another shape, one is left over and not expected to be, a value is not
+            finite, or a variance is negative.
     """
     rules = list(rules)
     assert {rule.target for rule in rules} == set(shapes), "each variable has a rule, each rule a variable"
@@ -114,13 +137,14 @@ def convert(
         tensor = file.tensors[rule.source]
         _check_shape(file, rule, tensor, shapes[rule.target], what)
         value = np.ascontiguousarray(rule.apply(tensor), np.float32)
+        _check_values(file, rule, value)
         arrays[rule.target] = value
         carried.append(Carried(rule.source, rule.target, tensor.shape, value.shape, rule.axes))
         if (rest := rule.dropped(tensor)) is not None:
             leftovers[rule.source] = rest
             unused += (Unused(rule.source, rest.shape, "entries of classes that the detector here does not have"),)
     leftovers |= {one.source: file.tensors[one.source] for one in unused if one.source not in leftovers}
-    report = Report(file.path.name, file.sha256, sha256_of_arrays(arrays), tuple(carried), unused, notes)
+    report = Report(file.path.name, file.sha256, sha256_of_arrays(arrays), tuple(carried), unused, notes, settings)
     return Converted(arrays, leftovers, report)
 
 
@@ -159,6 +183,17 @@ def _check_shape(file: TensorFile, rule: Rule, tensor: np.ndarray, shape: tuple[
         raise RetinaError(
             f"{file.path}: tensor {rule.source} has shape {list(tensor.shape)} of {tensor.dtype}, {what} expects "
             f"{list(expected)} of floats. Is it another network's file?"
+        )
+
+
+def _check_values(file: TensorFile, rule: Rule, value: np.ndarray) -> None:
+    """What would make every output NaN, and only once the network runs."""
+    if not np.isfinite(value).all():
+        raise RetinaError(f"{file.path}: tensor {rule.source} has values that are not finite; fetch the file again")
+    if rule.target.endswith("/moving_variance") and (value < 0).any():
+        raise RetinaError(
+            f"{file.path}: tensor {rule.source} is a variance, expected values from 0, got {value.min():g}; fetch the "
+            "file again"
         )
 
 

@@ -16,13 +16,14 @@ import numpy as np
 from retina.errors import RetinaError
 from retina.models.weights import torch_file
 from retina.models.weights.numpy_pickle import read_pickle
-from retina.models.weights.values import DTYPES, Damaged, Dtype, Refused, values_of
+from retina.models.weights.values import DTYPES, Damaged, Refused, named, shown, values_of
 
 # What is torch.save's first argument in training scripts, where it is not the state dict itself.
 _WRAPPERS = ("model", "state_dict", "model_state_dict")
 
-# A header of safetensors is JSON of a few kB; the format's own bound.
-_LONGEST_HEADER = 100_000_000
+# A header of safetensors is JSON of some 100 bytes a tensor; parsed, it takes up to thirty times its length.
+_LONGEST_HEADER = 10_000_000
+_MOST_AXES, _LONGEST_NAME = 32, 300
 
 # The protocols in which a pickle of arrays is written, by the byte that follows its first one.
 _PICKLES = (b"\x02", b"\x03", b"\x04", b"\x05")
@@ -68,7 +69,12 @@ def read_tensors(path: Path) -> TensorFile:
         raise RetinaError(f"{path}: {error}") from None
     except (FileNotFoundError, NotADirectoryError):
         raise RetinaError(f"{path}: no such file of weights") from None
-    except (IsADirectoryError, PermissionError) as error:
+    except IsADirectoryError as error:
+        raise RetinaError(
+            f"{path}: cannot read this file of weights: {error.strerror}; give the .pth or .safetensors file in it. (A "
+            f"preset folder of keras-hub's: `retina import-weights keras-hub {path}`)"
+        ) from None
+    except PermissionError as error:
         raise RetinaError(f"{path}: cannot read this file of weights: {error.strerror}") from None
     except _DAMAGE as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
@@ -119,21 +125,42 @@ def _read_safetensors(file: BinaryIO) -> dict[str, np.ndarray]:
         raise Damaged(f"a header of {length} bytes")
     header = json.loads(file.read(length))
     header.pop("__metadata__", None)
-    values = file.read()
-    return {name: _safetensor(name, entry, values) for name, entry in header.items()}
+    values, end = file.read(), 0
+    # The format has no gaps, and no two tensors in the same place: so many names can't stand for the same bytes.
+    for name, (start, stop) in sorted(
+        ((name, _place(name, entry, len(values))) for name, entry in header.items()), key=_second
+    ):
+        if start != end:
+            raise Damaged(f"tensor {named(name)} begins at byte {start}, where byte {end} is the next")
+        end = stop
+    if end != len(values):
+        raise Damaged(f"its tensors have {end} bytes, {len(values)} are there")
+    return {name: _safetensor(entry, values) for name, entry in header.items()}
 
 
-def _safetensor(name: str, entry: dict[str, Any], values: bytes) -> np.ndarray:
+def _second(pair: tuple[str, tuple[int, int]]) -> tuple[int, int]:
+    return pair[1]
+
+
+def _place(name: str, entry: dict[str, Any], held: int) -> tuple[int, int]:
+    shape, (start, stop) = entry["shape"], entry["data_offsets"]
     dtype = _SAFETENSORS_DTYPES.get(entry["dtype"])
     if dtype is None:
-        raise Refused(f"tensor {name} has type {entry['dtype']}, expected one of {', '.join(_SAFETENSORS_DTYPES)}")
-    shape, (start, stop) = tuple(entry["shape"]), entry["data_offsets"]
-    known: Dtype = DTYPES[dtype]
-    if not all(type(side) is int and side >= 0 for side in (*shape, start, stop)):
-        raise Damaged(f"tensor {name} has shape {shape} at {start} to {stop}")
-    if stop > len(values) or stop - start != math.prod(shape) * known.bytes:
-        raise Damaged(f"tensor {name} of shape {shape} at {start} to {stop} of {len(values)} bytes")
-    return values_of(values[start:stop], known).reshape(shape)
+        known = ", ".join(_SAFETENSORS_DTYPES)
+        raise Refused(f"tensor {named(name)} has type {named(entry['dtype'])}, expected one of {known}")
+    where = f"{shown(shape)} at {shown(start)} to {shown(stop)}"
+    if not isinstance(shape, list) or len(shape) > _MOST_AXES:
+        raise Damaged(f"tensor {named(name)} has shape {where}")
+    if not all(type(side) is int and 0 <= side < 1 << 62 for side in (*shape, start, stop)):
+        raise Damaged(f"tensor {named(name)} has shape {where}")
+    if stop > held or stop - start != math.prod(shape) * DTYPES[dtype].bytes:
+        raise Damaged(f"tensor {named(name)} of shape {where} of {held} bytes")
+    return start, stop
+
+
+def _safetensor(entry: dict[str, Any], values: bytes) -> np.ndarray:
+    start, stop = entry["data_offsets"]
+    return values_of(values[start:stop], DTYPES[_SAFETENSORS_DTYPES[entry["dtype"]]]).reshape(entry["shape"])
 
 
 def _state_dict(tree: Any) -> Iterator[tuple[str, np.ndarray]]:
@@ -146,11 +173,13 @@ def _state_dict(tree: Any) -> Iterator[tuple[str, np.ndarray]]:
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, np.ndarray):
             raise Refused(
-                f"expected a state dict (names and tensors), found {_kind(value)} under {name!r}; "
+                f"expected a state dict (names and tensors), found {_kind(value)} under {shown(name)}; "
                 "save model.state_dict()"
             )
+        if len(name) > _LONGEST_NAME or not name.isprintable():
+            raise Refused(f"a tensor's name is no plain text of at most {_LONGEST_NAME} characters: {shown(name)}")
         yield name.removeprefix(prefix), value
 
 
 def _kind(value: Any) -> str:
-    return "an empty dict" if value == {} else f"a value of type {type(value).__name__}"
+    return "an empty dict" if value == {} else f"a value of type {type(value).__name__[:80]}"

@@ -7,14 +7,18 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import keras
+import numpy as np
 
 from retina.errors import RetinaError
 from retina.models.resnet import ARCHITECTURES
 from retina.models.weights import detectron2, keras_hub, torchvision
 from retina.models.weights.coco import CATEGORIES
 from retina.models.weights.keras_file import read_keras
-from retina.models.weights.mapping import Converted, Report, Rule, convert
+from retina.models.weights.mapping import Converted, Report, Rule, Setting, convert
 from retina.models.weights.reading import TensorFile, read_tensors
+
+# Of [0, 255], RGB, as torchvision and timm train on ImageNet.
+IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 DetectorKind = Literal["torchvision", "keras-hub", "detectron2"]
 
@@ -30,6 +34,12 @@ class Source(NamedTuple):
     notes: tuple[str, ...]
     expected_unused: Mapping[str, str]
     what: str
+    settings: tuple[Setting, ...] = ()
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of the variables that the file's own network has, by path, as far as the file has its tensors."""
+        given = self.tensors.tensors
+        return {rule.target: rule.shape(given[rule.source].shape) for rule in self.rules if rule.source in given}
 
     def converted(self, shapes: Mapping[str, tuple[int, ...]]) -> Converted:
         """The values of variables of these shapes, by path.
@@ -38,7 +48,13 @@ class Source(NamedTuple):
             RetinaError: a tensor is missing, left over or of another shape.
         """
         return convert(
-            self.tensors, self.rules, shapes, what=self.what, expected_unused=self.expected_unused, notes=self.notes
+            self.tensors,
+            self.rules,
+            shapes,
+            what=self.what,
+            expected_unused=self.expected_unused,
+            notes=self.notes,
+            settings=self.settings,
         )
 
 
@@ -87,6 +103,7 @@ def _keras_hub(path: Path, names: Sequence[str] | None, where: str) -> Source:
         notes,
         {},
         "a RetinaNet of keras-hub",
+        found.settings.account,
     )
 
 
@@ -172,9 +189,33 @@ def load_backbone(network: keras.Model, path: Path, name: str) -> Report:
     return converted.report
 
 
-def keras_pixels(path: Path) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Mean and standard deviation in [0, 255] that a keras-hub preset was trained with, where it tells."""
-    return keras_hub.pixels_of(read_keras(path)) if _is_keras(path) else None
+def pixel_notes(path: Path, mean: Sequence[float], std: Sequence[float]) -> tuple[str, ...]:
+    """What there is to say of a configuration's pixel settings, [0, 255], beside a file of ImageNet weights.
+
+    A file of torchvision's or timm's tells nothing of its pixels, but all that they publish were trained with ImageNet's
+    mean and deviation: others are said, for they may be right for a file of one's own.
+
+    Raises:
+        RetinaError: a keras-hub preset tells that it was trained with others.
+    """
+    if not _is_keras(path):
+        known: tuple[tuple[float, ...], tuple[float, ...]] | None = (IMAGENET_MEAN, IMAGENET_STD)
+    else:
+        known = keras_hub.pixels_of(read_keras(path))
+    notes = []
+    for name, theirs, ours in zip(("pixel_mean", "pixel_std"), known or (), (mean, std), strict=False):
+        if np.allclose(ours, theirs, rtol=1e-5, atol=1e-3):
+            continue
+        given, expected = list(ours), [round(one, 3) for one in theirs]
+        if _is_keras(path):
+            raise RetinaError(
+                f"{path}: was trained with {name} {expected}, the configuration has {given}; add model.{name}={expected}"
+            )
+        notes.append(
+            f"model.{name} is {given}, the ImageNet weights of torchvision and timm expect {expected}: unless {path.name} "
+            f"was trained with yours, set model.{name}={expected}"
+        )
+    return tuple(notes)
 
 
 def _is_keras(path: Path) -> bool:

@@ -14,13 +14,14 @@ import struct
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from retina.models.weights.values import DTYPES, Call, Damaged, Refused, values_of
+from retina.models.weights import program
+from retina.models.weights.values import DTYPES, Call, Damaged, Refused, Room, ordered, shown, values_of
 
 # The pickled magic number that files of PyTorch before 1.6 begin with.
 LEGACY_START = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
@@ -28,9 +29,15 @@ _LEGACY_VERSION = 1001
 
 DAMAGE = (pickle.UnpicklingError, zlib.error)
 
+# As torch.save writes them, a detector's checkpoint with its optimizer has a data.pkl of half a million bytes.
+_LONGEST_PICKLE, _LONGEST_BYTEORDER = 20_000_000, 16
+# NumPy's own bound on an array's axes, before version 2.
+_MOST_AXES = 32
+
 
 def read_zip(file: BinaryIO) -> Any:
     """The object in a file of PyTorch 1.6 or later, with arrays for its tensors."""
+    whole = file.seek(0, io.SEEK_END)
     with zipfile.ZipFile(file) as archive:
         # What is not compressed can't grow beyond the file; torch.save compresses nothing.
         plain = [entry for entry in archive.infolist() if entry.compress_type == zipfile.ZIP_STORED]
@@ -39,39 +46,51 @@ def read_zip(file: BinaryIO) -> Any:
         if len(pickles) != 1:
             raise Refused("this ZIP archive is not a file of torch.save (it has no data.pkl); fetch it again")
         folder = pickles[0].removesuffix("data.pkl")
-        if f"{folder}byteorder" in sizes and archive.read(f"{folder}byteorder").strip() != b"little":
+        left = whole
+
+        def read(name: str, longest: int) -> bytes:
+            nonlocal left
+            left -= sizes[name]  # entries may lie over one another
+            if sizes[name] > longest or left < 0:
+                raise Damaged(f"an entry of {sizes[name]} bytes in a file of {whole}")
+            return archive.read(name)
+
+        order = f"{folder}byteorder"
+        if order in sizes and read(order, _LONGEST_BYTEORDER).strip() != b"little":
             raise Refused("its numbers are big-endian; save it again on a little-endian machine")
 
         def stored(key: str, size: int) -> bytes:
             name = f"{folder}data/{key}"
             if sizes.get(name) != size:
-                raise Damaged(f"{name} has {sizes.get(name, 'no')} bytes, expected {size}")
-            return archive.read(name)
+                raise Damaged(f"{shown(name)} has {sizes.get(name, 'no')} bytes, expected {size}")
+            return read(name, size)
 
-        storages = _Storages()
-        tree = _Unpickler(io.BytesIO(archive.read(pickles[0])), storages).load()
-        return _with_arrays(tree, stored)
+        reader = _Reader(whole)
+        tree = reader.load(io.BytesIO(read(pickles[0], _LONGEST_PICKLE)))
+        return reader.with_arrays(tree, stored)
 
 
 def read_legacy(file: BinaryIO) -> Any:
     """The object in a file of PyTorch before 1.6: five pickles, then each storage's count and numbers."""
-    rest = io.BytesIO(file.read())
-    storages = _Storages()
-    heads = [_Unpickler(rest, storages).load() for _ in range(3)]
+    content = file.read()
+    reader, rest = _Reader(len(content)), io.BytesIO(content)
+    heads = [reader.load(rest) for _ in range(3)]
     if heads[1] != _LEGACY_VERSION or not (isinstance(heads[2], dict) and heads[2].get("little_endian")):
         raise Refused(f"expected version {_LEGACY_VERSION} of torch.save's old format, little-endian; save it again")
-    tree = _Unpickler(rest, storages).load()
+    tree = reader.load(rest)
     written: dict[str, bytes] = {}
-    for key in _Unpickler(rest, storages).load():
+    for key in reader.load(rest):
+        if not isinstance(key, str) or key not in reader.storages:
+            raise Damaged("a storage that no tensor names")
         (count,) = struct.unpack("<q", rest.read(8))
-        written[key] = rest.read(max(count, 0) * storages.known[key].bytes)
+        written[key] = rest.read(max(count, 0) * reader.storages[key].bytes)
 
     def stored(key: str, size: int) -> bytes:
         if len(written.get(key, b"")) != size:
-            raise Damaged(f"storage {key} has {len(written.get(key, b''))} bytes, expected {size}")
+            raise Damaged(f"storage {shown(key)} has {len(written.get(key, b''))} bytes, expected {size}")
         return written[key]
 
-    return _with_arrays(tree, stored)
+    return reader.with_arrays(tree, stored)
 
 
 class _Storage(NamedTuple):
@@ -91,21 +110,6 @@ class _Tensor(NamedTuple):
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
-
-
-class _Storages:
-    """The storages that a pickle speaks of."""
-
-    def __init__(self) -> None:
-        self.known: dict[str, _Storage] = {}
-
-    def named(self, identity: Any) -> _Storage:
-        kind, dtype, key, _, count, *view = identity
-        if kind != "storage" or not isinstance(dtype, _TypeName) or any(part is not None for part in view):
-            raise Damaged(f"storage {identity!r}")
-        if not isinstance(key, str) or type(count) is not int or count < 0:
-            raise Damaged(f"storage {key!r} of {count!r} numbers")
-        return self.known.setdefault(key, _Storage(key, dtype.name, count))
 
 
 class _TypeName:
@@ -129,72 +133,97 @@ class _Ignored:
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
     """`torch._utils._rebuild_tensor`; what may follow (gradients, hooks) is no number of the tensor's."""
-    numbers = (offset, *shape, *strides)
-    if not isinstance(storage, _Storage) or len(shape) != len(strides):
+    if not isinstance(storage, _Storage) or len(shape) != len(strides) or len(shape) > _MOST_AXES:
         raise Damaged("a tensor without storage, or with another number of strides than sides")
-    if not all(type(number) is int and number >= 0 for number in numbers):
-        raise Damaged(f"a tensor of shape {shape} with strides {strides} at {offset}")
+    if not all(type(number) is int and 0 <= number < 1 << 62 for number in (offset, *shape, *strides)):
+        raise Damaged("a tensor whose shape, strides or offset are no whole numbers from 0")
     last = offset + sum((side - 1) * stride for side, stride in zip(shape, strides, strict=True))
     if 0 not in shape and max(last, math.prod(shape) - 1) >= storage.numbers:
-        raise Damaged(f"a tensor of shape {shape} reaches beyond its storage of {storage.numbers} numbers")
+        raise Damaged(f"a tensor of shape {shown(shape)} reaches beyond its storage of {storage.numbers} numbers")
     return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
-def _counts(mapping: Mapping[Any, int] | None = None) -> dict[Any, int]:
-    """In place of `collections.Counter`, a Python class, which a pickle could change."""
-    return dict(mapping or {})
+def _sides(sides: Any = ()) -> tuple[Any, ...]:
+    """`torch.Size`."""
+    if not isinstance(sides, (list, tuple)) or len(sides) > _MOST_AXES:
+        raise Damaged("a shape that is none")
+    return tuple(sides)
 
 
-_KNOWN: dict[tuple[str, str], Callable[[], Any]] = {
-    ("collections", "OrderedDict"): lambda: OrderedDict,
-    ("collections", "Counter"): lambda: Call(_counts),  # a learning rate schedule's milestones
-    ("torch._utils", "_rebuild_tensor"): lambda: Call(_tensor),
-    ("torch._utils", "_rebuild_tensor_v2"): lambda: Call(_tensor),
-    ("torch._utils", "_rebuild_parameter"): lambda: Call(lambda data, *_: data),
-    ("torch", "Size"): lambda: tuple,
-    # The arguments of torchvision's training script. A new class each time: a pickle can change a Python class.
-    ("argparse", "Namespace"): lambda: type("Ignored", (_Ignored,), {}),
-}
+class _Reader:
+    """Reads the pickles of one file, of so many bytes. `storages` by key: those that the pickles speak of."""
 
+    def __init__(self, file_bytes: int):
+        self.storages: dict[str, _Storage] = {}
+        self._room = Room(file_bytes)
+        known: dict[tuple[str, str], Any] = {
+            ("collections", "OrderedDict"): Call(self._ordered),
+            ("collections", "Counter"): Call(lambda *_: None),  # a learning rate schedule's milestones
+            ("torch._utils", "_rebuild_tensor"): Call(_tensor),
+            ("torch._utils", "_rebuild_tensor_v2"): Call(_tensor),
+            ("torch._utils", "_rebuild_parameter"): Call(lambda data, *_: data),
+            ("torch", "Size"): Call(_sides),
+            # The arguments of torchvision's training script. A class of this file's, since a pickle can change it.
+            ("argparse", "Namespace"): type("Ignored", (_Ignored,), {}),
+        }
 
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: BinaryIO, storages: _Storages):
-        super().__init__(file, encoding="utf-8")
-        self._storages = storages
+        storage = self._storage
 
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _KNOWN:
-            return _KNOWN[module, name]()
-        dtype = name.removesuffix("Storage")
-        if module == "torch" and dtype != name and dtype in DTYPES:
-            return _TypeName(dtype)
-        raise Refused(
-            f"it holds more than tensors: '{module}.{name}', which would run code if it were loaded; nothing was run. "
-            "Save model.state_dict() alone, or use a .safetensors file"
-        )
+        class Unpickler(pickle.Unpickler):
+            def find_class(self, module: str, name: str) -> Any:
+                if (module, name) in known:
+                    return known[module, name]
+                dtype = name.removesuffix("Storage")
+                if module == "torch" and dtype != name and dtype in DTYPES:
+                    return _TypeName(dtype)
+                raise Refused(
+                    f"it holds more than tensors: {shown(f'{module}.{name}')}, which would run code if it were loaded; "
+                    "nothing was run. Save model.state_dict() alone, or use a .safetensors file"
+                )
 
-    def persistent_load(self, identity: Any) -> _Storage:
-        return self._storages.named(identity)
+            def persistent_load(self, identity: Any) -> _Storage:
+                return storage(identity)
 
+        self._unpickler = Unpickler
 
-def _with_arrays(tree: Any, stored: Callable[[str, int], bytes]) -> Any:
-    """The tree with an array in place of each tensor, two containers deep: deeper ones are an optimizer's, unread.
+    def load(self, file: BinaryIO) -> Any:
+        """The next object in a file, with a `_Tensor` for each tensor."""
+        return program.load(self._unpickler, file, encoding="utf-8")
 
-    `stored` gives the bytes of a storage of that many bytes.
-    """
+    def _storage(self, identity: Any) -> _Storage:
+        kind, dtype, key, _, count, *view = identity
+        if kind != "storage" or not isinstance(dtype, _TypeName) or any(part is not None for part in view):
+            raise Damaged("a storage that is none")
+        if not isinstance(key, str) or type(count) is not int or not 0 <= count < 1 << 62:
+            raise Damaged(f"storage {shown(key)} of {shown(count)} numbers")
+        return self.storages.setdefault(key, _Storage(key, dtype.name, count))
 
-    @cache
-    def values(storage: _Storage) -> np.ndarray:
-        return values_of(stored(storage.key, storage.numbers * storage.bytes), DTYPES[storage.dtype])
+    def _ordered(self, pairs: Any = ()) -> OrderedDict[Any, Any]:
+        return ordered(pairs, self._room)
 
-    def filled(node: Any, depth: int) -> Any:
-        if isinstance(node, _Tensor):
-            array = values(node.storage)
-            byte_strides = tuple(stride * array.itemsize for stride in node.strides)
-            view = np.lib.stride_tricks.as_strided(array[node.offset :], node.shape, byte_strides, writeable=False)
+    def with_arrays(self, tree: Any, stored: Callable[[str, int], bytes]) -> Any:
+        """The tree with an array in place of each tensor, two containers deep: deeper ones are an optimizer's, unread.
+
+        `stored` gives the bytes of a storage of that many bytes.
+        """
+
+        @cache
+        def values(storage: _Storage) -> np.ndarray:
+            return values_of(stored(storage.key, storage.numbers * storage.bytes), DTYPES[storage.dtype])
+
+        def array(tensor: _Tensor) -> np.ndarray:
+            self._room.take(math.prod(tensor.shape) * tensor.storage.bytes)
+            numbers = values(tensor.storage)
+            strides = tuple(stride * numbers.itemsize for stride in tensor.strides)
+            view = np.lib.stride_tricks.as_strided(numbers[tensor.offset :], tensor.shape, strides, writeable=False)
             return view.copy(order="C")
-        if isinstance(node, dict) and depth < 2:
-            return {key: filled(value, depth + 1) for key, value in node.items()}
-        return node
 
-    return filled(tree, 0)
+        def filled(node: Any, depth: int) -> Any:
+            if isinstance(node, _Tensor):
+                return array(node)
+            if isinstance(node, dict) and depth < 2:
+                self._room.entries(len(node))  # the same one may stand in many places
+                return {key: filled(value, depth + 1) for key, value in dict.items(node)}
+            return node
+
+        return filled(tree, 0)

@@ -36,6 +36,15 @@ _COCO_ROWS = 91
 _PUBLISHED_WITHOUT_EPSILON = "eeacb38b"
 
 
+_RESIZING = (
+    "torchvision rounds a resized side down (640 x 480 becomes 1066 x 800), retina to the nearest pixel (1067), and "
+    "torchvision resizes normalised floats where retina rounds to whole pixel values: boxes and scores move a little",
+    "torchvision pads a batch to its largest image; retina has data.resize.max_canvases (4) canvases for a data set, "
+    "on which images of like shape share one: more padding, and with it the anchors of P6 and P7 move by some pixels. "
+    "data.resize.max_canvases=100 gives nearly every image the canvas that it has alone in torchvision",
+)
+
+
 class Retinanet(NamedTuple):
     """What a state dict tells about a RetinaNet.
 
@@ -113,8 +122,9 @@ def _refuse_detector(file: TensorFile) -> None:
     if any(tensor.startswith("backbone.") for tensor in file.tensors):
         kind = "detectron2" if any(name.startswith("backbone.bottom_up.") for name in file.tensors) else "torchvision"
         raise RetinaError(
-            f"{file.path}: expected the weights of a classifier for model.weights, this is a whole detector; bring it "
-            f"in with `retina import-weights {kind} {file.path} --out RUN`"
+            f"{file.path}: expected the weights of a classifier, this is a whole detector; bring it in with "
+            f"`retina import-weights {kind} {file.path} --out RUN`, and train from it with model.weights=null "
+            "model.init_from=RUN"
         )
 
 
@@ -172,6 +182,15 @@ def recognise(file: TensorFile) -> Retinanet:
     depth = _depth(shapes, "backbone.body.")
     expect(depth is not None, "the backbone of a ResNet of 18 to 152 layers", _sample(shapes))
     assert depth is not None
+    norms = [
+        name.removesuffix("running_var") for name in shapes if re.fullmatch(r"backbone\.body\..*running_var", name)
+    ]
+    uncounted = [name for name in norms if f"{name}num_batches_tracked" not in shapes]
+    expect(
+        len(uncounted) in (0, len(norms)),
+        "num_batches_tracked beside every running_var (live batch normalisation) or beside none (frozen)",
+        f"it at {len(norms) - len(uncounted)} of {len(norms)}, not at {', '.join(uncounted[:1])}…",
+    )
     head = "head.classification_head.conv."
     old_heads = f"{head}0.weight" in shapes
     pattern = re.compile(re.escape(head) + (r"\d+\.weight" if old_heads else r"\d+\.0\.weight"))
@@ -183,7 +202,7 @@ def recognise(file: TensorFile) -> Retinanet:
         group_norm=f"{head}0.1.weight" in shapes,
         # LastLevelP6P7 takes P5 if it was told of as many channels as it gives.
         p6_from="p5" if p6[0] == p6[1] else "c5",
-        live="backbone.body.bn1.num_batches_tracked" in shapes,
+        live=not uncounted,
         old_pyramid="backbone.fpn.inner_blocks.0.weight" in shapes,
         old_heads=old_heads,
     )
@@ -273,7 +292,6 @@ def conventions(kind: Retinanet, file: TensorFile) -> tuple[dict[str, Any], tupl
     sections = {
         "model": {
             "backbone": f"resnet{kind.depth}",
-            "weights": str(file.path),
             "batch_norm": "train" if kind.live else "frozen",
             "batch_norm_epsilon": epsilon,
             "fpn": {"channels": kind.channels, "p6_from": kind.p6_from, "padding": "symmetric"},
@@ -292,7 +310,7 @@ def conventions(kind: Retinanet, file: TensorFile) -> tuple[dict[str, Any], tupl
             "rounding": True,
             "spacing": "canvas",
         },
-        "assignment": {"positive_iou": 0.5, "negative_iou": 0.4, "force_match": True},
+        "assignment": {"positive_iou": 0.5, "negative_iou": 0.4, "force_match": "ties"},
         "loss": {
             "classification": {"kind": "focal", "alpha": 0.25, "gamma": 2.0},
             "box": {"kind": "giou" if kind.group_norm else "l1", "weight": 1.0},
@@ -300,7 +318,7 @@ def conventions(kind: Retinanet, file: TensorFile) -> tuple[dict[str, Any], tupl
         "inference": {"score_threshold": 0.05, "candidates": 1000, "nms_iou": 0.5, "max_detections": 300},
         "resize": {"short": 800, "long": 1333, "multiple": 32},
     }
-    return sections, notes
+    return sections, (*notes, *_RESIZING)
 
 
 def _epsilon(kind: Retinanet, file: TensorFile) -> tuple[float | None, tuple[str, ...]]:

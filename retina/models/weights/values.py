@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,6 +15,67 @@ class Damaged(Exception):
 
 class Refused(Exception):
     """The file is whole, but not what is wanted; the message says what, and what to do."""
+
+
+class Room:
+    """The bytes of arrays that a file may become: a few times its own, however often it names the same ones.
+
+    Some sharing is legitimate (tied weights, an average beside them).
+    """
+
+    _TIMES, _AT_LEAST, _ENTRY = 4, 1 << 20, 100
+
+    def __init__(self, file_bytes: int):
+        self._file = file_bytes
+        self._left = self._TIMES * file_bytes + self._AT_LEAST
+
+    def take(self, count: int) -> None:
+        """Raises `Damaged` if so many bytes more are too many."""
+        self._left -= count
+        if self._left < 0:
+            raise Damaged(f"its tensors take more than {self._TIMES} times the file's own {self._file} bytes")
+
+    def entries(self, count: int) -> None:
+        """`take` for so many entries of a dictionary."""
+        self.take(count * self._ENTRY)
+
+
+def is_plain_key(value: Any) -> bool:
+    """Whether this may be a dictionary's key: a text, or a number of which no many can have the same hash."""
+    return type(value) in (str, bytes, bool) or (type(value) is int and value.bit_length() <= 60)
+
+
+def ordered(pairs: Any, room: Room) -> OrderedDict[Any, Any]:
+    """In place of the class OrderedDict, which makes one of whatever pairs a pickle gives."""
+    if isinstance(pairs, dict):
+        pairs = list(dict.items(pairs))
+    if not isinstance(pairs, (list, tuple)):
+        raise Damaged("a dictionary of what are no pairs")
+    room.entries(len(pairs))
+    if not all(isinstance(one, (list, tuple)) and len(one) == 2 and is_plain_key(one[0]) for one in pairs):
+        raise Damaged("a dictionary of what are no pairs")
+    return OrderedDict(pairs)
+
+
+def shown(value: Any) -> str:
+    """A value out of a file in a message: the beginning of a text, a small number, else its type.
+
+    Never the representation of a container: of a few bytes it can be made as long as one likes.
+    """
+    if type(value) is str:
+        return f"'{named(value)}'"
+    if type(value) in (int, float, bool, type(None)) and (type(value) is not int or value.bit_length() <= 64):
+        return repr(value)
+    if type(value) in (tuple, list) and len(value) <= 8 and all(type(one) is int for one in value):
+        return f"[{', '.join(map(shown, value))}]"
+    return f"a value of type {type(value).__name__[:80]}"
+
+
+def named(name: Any) -> str:
+    """A name out of a file in a message, on one line and not for the terminal to obey."""
+    if type(name) is not str:
+        return shown(name)
+    return ascii(name[:80])[1:-1] + ("…" if len(name) > 80 else "")
 
 
 class Call:
@@ -29,7 +91,7 @@ class Call:
         return self._function(*arguments)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        raise Damaged(f"sets the attribute {name} of a function")
+        raise Damaged(f"sets the attribute {shown(name)} of a function")
 
 
 class Dtype(NamedTuple):
@@ -50,4 +112,10 @@ def values_of(stored: bytes, dtype: Dtype) -> np.ndarray:
     if dtype.stored == "bfloat16":
         return (np.frombuffer(stored, "<u2").astype(np.uint32) << 16).view(np.float32)
     values = np.frombuffer(stored, dtype.stored)
-    return values.astype(np.float32) if values.dtype.kind == "f" else values
+    return as_float32(values) if values.dtype.kind == "f" else values
+
+
+def as_float32(values: np.ndarray) -> np.ndarray:
+    """Values that float32 can't hold become infinite, which readers refuse by the tensor's name."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return values.astype(np.float32, order="C")

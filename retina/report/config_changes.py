@@ -1,0 +1,61 @@
+"""Where a configuration departs from the defaults."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from retina.config import Config, Section
+
+_TAGS = ("kind", "format")
+_NONE = "–"
+
+
+class Change(NamedTuple):
+    """A setting by its dotted key: its value, and the default, a dash where there is none."""
+
+    key: str
+    value: str
+    default: str
+
+
+def changes(config: Config) -> list[Change]:
+    """Every setting that is not the default's or has none, in the order of the configuration."""
+    return list(_changes(config, None, ""))
+
+
+def _changes(section: Section, default: Section | None, prefix: str) -> Iterator[Change]:
+    """Args: `default` is of the section's own type, or None: its fields' defaults then count."""
+    plain = section.model_dump(mode="json")
+    usual = {} if default is None else default.model_dump(mode="json")
+    for name, field in type(section).model_fields.items():
+        key, value = f"{prefix}{name}", getattr(section, name)
+        required = field.is_required() and default is None
+        base = None
+        if not required:
+            base = getattr(default, name) if default is not None else field.get_default(call_default_factory=True)
+        if isinstance(value, Section):
+            yield from _of_section(key, value, base, plain[name])
+        elif required or value != base:
+            shown = usual.get(name, base)
+            yield Change(key, told(plain[name]), _NONE if required else told(shown))
+
+
+def _of_section(key: str, value: Section, base: Any, plain: dict[str, Any]) -> Iterator[Change]:
+    alike = type(base) is type(value)
+    inner = list(_changes(value, base if alike else None, f"{key}."))
+    if not alike:
+        tag = next((tag for tag in _TAGS if tag in plain), None)
+        if tag is not None:
+            yield Change(f"{key}.{tag}", told(plain[tag]), told(getattr(base, tag, None)) if base else _NONE)
+        elif not inner:
+            yield Change(key, told(plain), told(None) if base is None else _NONE)
+    yield from inner
+
+
+def told(value: Any) -> str:
+    """A plain value as YAML would have it on one line."""
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False, default=str)

@@ -1,0 +1,385 @@
+"""The parts of a run's page as plain values: curves, tables and commands. Pure; `run.html.jinja` writes them down."""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from retina import pages
+from retina.doctor.ceiling import AnchorReport, Share
+from retina.pages.charts import Chart, Series, lines
+from retina.report.run_judgement import Judgement
+from retina.report.run_record import Record
+from retina.training.run_directory import shown
+
+Figures = dict[str, Any]
+
+# A run whose steps wait longer than this share of the time would train faster with a faster pipeline.
+_WAITS = 0.1
+_CONFUSIONS = 15
+_WORST_CLASSES = 8
+# Above this many classes the cells of the confusion matrix are small.
+_DENSE = 25
+KINDS = {
+    "Cls": "well placed, but the wrong class",
+    "Loc": "the right class, but badly placed",
+    "Both": "the wrong class and badly placed",
+    "Dupe": "a second detection of a box that has a better one",
+    "Bkg": "a detection where nothing is",
+    "Miss": "a box that nothing found",
+}
+
+
+class Tile(NamedTuple):
+    """A figure at the head of the page and what it is."""
+
+    figure: str
+    told: str
+
+
+class Remark(NamedTuple):
+    """Something to know before the figures are believed: `grade` is error, warning or note."""
+
+    grade: str
+    text: str
+
+
+def tiles(record: Record, judged: Judgement) -> Iterator[Tile]:
+    """The figures that one looks for first."""
+    figures = judged.figures or {}
+    ends = (figures.get("intervals") or {}).get("metrics", {})
+    for name, said in (("AP", "AP"), ("AP50", "AP at IoU 0.5"), ("AP75", "AP at IoU 0.75")):
+        if name in figures.get("metrics", {}):
+            between = f", {level(figures)} interval {interval(ends[name])}" if name in ends else ""
+            yield Tile(pages.figure(figures["metrics"][name]), f"{said} on {judged.split}{between}")
+    point = (figures.get("operating_points") or {}).get("overall", {})
+    if point.get("threshold") is not None:
+        told = f"best score threshold: precision {point['precision']:.3f}, recall {point['recall']:.3f}"
+        yield Tile(pages.figure(point["threshold"]), told)
+    yield Tile(pages.number(record.last_step), f"of {pages.number(record.config.schedule.steps)} steps")
+    if record.seconds:
+        yield Tile(duration(record.seconds), "of training steps; evaluations and checkpoints not counted")
+    for name, told, write in (
+        ("images_per_second", "images per second, the median", lambda value: f"{value:.3g}"),
+        ("data_wait", "of the steps' time spent waiting for data, the median", pages.percent),
+    ):
+        values = record.series(name)[1]
+        if values:
+            yield Tile(write(statistics.median(values)), told)
+
+
+def remarks(record: Record, judged: Judgement) -> Iterator[Remark]:
+    """What is missing or odd, worst first."""
+    if not record.lines:
+        yield Remark("warning", "The run has not logged a training step yet (metrics.jsonl is missing or empty).")
+    elif not record.is_complete:
+        yield Remark(
+            "warning",
+            f"The run stands at step {record.last_step:,} of {record.config.schedule.steps:,}: it was interrupted, or is "
+            "still on its way. What follows holds for what there is.",
+        )
+    if record.stopped_early:
+        yield Remark("note", f"Stopped early after step {record.last_step:,} (run.early_stopping).")
+    for text in (judged.missing, judged.changed):
+        if text:
+            yield Remark("warning", text)
+    metric = record.config.evaluation.metric
+    values = [(step, figures[metric]) for step, figures in record.evaluations if figures.get(metric, -1) >= 0]
+    if len(values) > 1:
+        best, last = max(values, key=lambda one: one[1]), values[-1]
+        if best[1] - last[1] > 0.01:
+            text = f"{metric} fell from {best[1]:.3f} at step {best[0]:,} to {last[1]:.3f} at the end: it may overfit."
+            yield Remark("warning", text)
+    waits = record.series("data_wait")[1]
+    if waits and statistics.median(waits) > _WAITS:
+        text = f"Steps wait {statistics.median(waits):.0%} of their time for data: reading it is what limits the speed."
+        yield Remark("note", text)
+
+
+def about(record: Record, judged: Judgement) -> list[tuple[str, str]]:
+    """What the run was, in a few lines."""
+    config, environment = record.config, record.environment
+    found = [
+        ("model", f"{config.model.backbone}, pyramid P{config.model.fpn.min_level} to P{config.model.fpn.max_level}"),
+        ("training", f"{config.schedule.steps:,} steps of {config.run.batch_size} images, {config.optimizer.kind}, "
+                     f"learning rate {config.optimizer.learning_rate:g} ({config.schedule.kind}), {config.run.precision}"),
+    ]  # fmt: skip
+    if judged.evidence is not None:
+        data, truth = judged.evidence.dataset, judged.evidence.truth
+        found.append(
+            (f"{judged.split} data", f"{data.name}: {len(data):,} images, {int(truth.counted.sum()):,} boxes, "
+                                     f"{len(data.class_names)} classes")
+        )  # fmt: skip
+        found += [("data note", note) for note in data.notes]
+    if judged.step is not None:
+        found.append(("judged checkpoint", f"{judged.checkpoint} (step {judged.step:,})"))
+    if environment:
+        where = ", ".join(map(str, environment.get("devices", ()))) or "unknown"
+        versions = f"retina {environment.get('retina', '?')}, revision {environment.get('revision') or 'unknown'}"
+        found.append(("run on", f"{where} ({environment.get('backend', 'unknown')}), {versions}"))
+    return found
+
+
+def curves(record: Record) -> list[Chart]:
+    """How training went; a figure that the run did not write down has no chart."""
+    named = {"loss": "both", "loss_classification": "classification", "loss_box": "boxes"}
+    steps = [float(step) for step, _ in record.evaluations]
+    names = ("AP", "AP50", "AP75")
+    every = [
+        Series(name, steps, [figures.get(name, -1.0) for _, figures in record.evaluations]) for name in names if steps
+    ]
+    shares = {"foreground_share": "positive anchors", "background_share": "background"}
+    levels = sorted(name for name in record.names() if re.fullmatch(r"positives_p\d+", name))
+    per_level = {name: name.removeprefix("positives_").upper() for name in levels}
+    start = Series("prior π", [0.0, float(record.last_step)], [record.config.model.head.prior] * 2)
+    drift = _series(record, {"background_probability": "mean over background"})
+    plots = [
+        _lines("loss, mean since the line before", _series(record, named), log=True),
+        lines("AP on validation data", every, y_range=(0.0, max([v for one in every for v in one.y], default=1.0) or 1.0)),
+        _lines("learning rate", _series(record, {"learning_rate": "learning rate"})),
+        _lines("images per second", _series(record, {"images_per_second": "images per second"})),
+        _lines("share of the time spent waiting for data", _series(record, {"data_wait": "waiting"})),
+        _lines("norm of the gradient", _series(record, {"gradient_norm": "norm"}), log=True),
+        _lines(
+            "positive anchors a step, by pyramid level" if per_level else "positive anchors a step",
+            _series(record, per_level or {"positives": "positive anchors"}),
+            log=bool(per_level),
+        ),
+        _lines("share of the classification loss", _series(record, shares)),
+        _lines("probability given to background anchors", [*drift, start] if drift else [], log=True),
+        _lines("scale of the loss", _series(record, {"loss_scale": "scale"}), log=True),
+        _lines(
+            "memory, MB",
+            _series(record, {"memory": "process", "memory_peak": "its peak", "device_memory_peak": "device, its peak"}),
+        ),
+    ]  # fmt: skip
+    return [plot for plot in plots if plot.curves]
+
+
+def _series(record: Record, names: dict[str, str]) -> list[Series]:
+    return [Series(told, *record.series(name)) for name, told in names.items() if record.series(name)[0]]
+
+
+def _lines(title: str, series: list[Series], log: bool = False) -> Chart:
+    """Logarithmic only where the values span a factor of ten."""
+    values = [value for one in series for value in one.y if value > 0]
+    return lines(title, series, log_y=log and bool(values) and max(values) >= 10 * min(values))
+
+
+class ClassRow(NamedTuple):
+    """A class in the table: its figures as numbers, None where undefined."""
+
+    name: str
+    boxes: int
+    figures: tuple[float | None, ...]
+    interval: str
+    operating: tuple[float | None, ...]
+
+
+def class_rows(figures: Figures) -> list[ClassRow]:
+    """One row a class, in the dataset's order: AP, AP50, AP75, then threshold, precision, recall, F1."""
+    points = (figures.get("operating_points") or {}).get("per_class", {})
+    ends = (figures.get("intervals") or {}).get("per_class", {})
+    return [
+        ClassRow(
+            name,
+            int(own.get("boxes", 0)),
+            tuple(_defined(own.get(key)) for key in ("AP", "AP50", "AP75")),
+            interval(ends[name]["AP"]) if "AP" in ends.get(name, {}) else "",
+            tuple(points.get(name, {}).get(key) for key in ("threshold", "precision", "recall", "f1")),
+        )
+        for name, own in figures.get("per_class", {}).items()
+    ]
+
+
+class ErrorRow(NamedTuple):
+    """A kind of error: what mending it adds to AP50, as a number and as a share of the worst kind's; how many."""
+
+    kind: str
+    told: str
+    cost: float | None
+    share: float
+    count: int
+
+
+def error_rows(figures: Figures) -> list[ErrorRow]:
+    """The kinds of TIDE, the most expensive first."""
+    errors = figures["errors"]
+    most = max([cost for cost in errors["delta_ap"].values() if cost] or [1.0])
+    rows = [
+        ErrorRow(kind, KINDS.get(kind, ""), cost, round(100 * (cost or 0.0) / most, 1), errors["counts"][kind])
+        for kind, cost in errors["delta_ap"].items()
+    ]
+    return sorted(rows, key=lambda row: -(row.cost or 0.0))
+
+
+class ConfusionTable(NamedTuple):
+    """The matrix: `rows` of (name, cells of (count, percent of the row)); the worst pairs: (is, called, count, share)."""
+
+    names: list[str]
+    rows: list[tuple[str, list[tuple[int, float]]]]
+    worst: list[tuple[str, str, int, float]]
+    dense: bool
+
+
+def confusion_table(figures: Figures) -> ConfusionTable:
+    """Rows are what a box is, columns what it was called."""
+    found = figures["confusion"]
+    names, matrix = found["names"], found["matrix"]
+    rows = []
+    pairs = []
+    for i, counts in enumerate(matrix):
+        total = sum(counts) or 1
+        rows.append((names[i], [(count, round(100 * count / total, 1)) for count in counts]))
+        if i < len(names) - 1:
+            pairs += [
+                (names[i], names[j], count, count / total) for j, count in enumerate(counts[:-1]) if j != i and count
+            ]
+    return ConfusionTable(
+        names, rows, sorted(pairs, key=lambda pair: (-pair[2], -pair[3]))[:_CONFUSIONS], len(names) > _DENSE
+    )
+
+
+class CoverageRow(NamedTuple):
+    """A share of boxes with a positive anchor."""
+
+    told: str
+    text: str
+    percent: float
+    grade: str
+
+
+class Coverage(NamedTuple):
+    """What the anchors make of a split's boxes."""
+
+    images: int
+    all_images: int
+    short: int
+    allowed: float | None
+    rows: list[CoverageRow]
+    classes: list[CoverageRow]
+    levels: list[tuple[str, str, int, int]]
+
+
+def coverage(found: AnchorReport) -> Coverage:
+    """The doctor's report, shortened: all boxes, by size, the classes that fare worst, and the pyramid's levels."""
+    rows = [("all boxes", found.total)]
+    rows += [(f"{name} in the stored image", share) for name, share in found.sizes.items()]
+    rows += [(f"{name} on the canvas", share) for name, share in found.canvas_sizes.items()]
+    worst = sorted(found.classes.items(), key=lambda one: one[1].share)[:_WORST_CLASSES]
+    return Coverage(
+        found.images,
+        found.all_images,
+        found.short,
+        _defined(found.ceilings["assigned"].get("AP")),
+        [_coverage_row(name, share) for name, share in rows if share.boxes],
+        [_coverage_row(name, share) for name, share in worst],
+        [
+            (f"P{one.level}", f"{one.sides[0]:.0f} to {one.sides[1]:.0f} px", one.positives, one.boxes)
+            for one in found.levels
+        ],
+    )
+
+
+def _coverage_row(name: str, share: Share) -> CoverageRow:
+    grade = "error" if share.share < 0.5 else "warning" if share.share < 0.9 else ""
+    return CoverageRow(name, f"{share.share:.1%} of {share.boxes:,}", round(100 * share.share, 1), grade)
+
+
+class ExportRow(NamedTuple):
+    """An export and what its certificate says."""
+
+    name: str
+    format: str
+    passed: bool
+    checkpoint: float | None
+    export: float | None
+    difference: str
+    latency: str
+    megabytes: str
+    images: int
+    problems: list[str]
+
+
+def export_rows(found: list[tuple[str, dict[str, Any]]]) -> list[ExportRow]:
+    """One row a certificate, written by this version or another."""
+    rows = []
+    for name, tree in found:
+        ap, delta = tree.get("ap") or {}, tree.get("delta_ap")
+        median = ((tree.get("latency_ms") or {}).get("export") or {}).get("median")
+        rows.append(
+            ExportRow(
+                name,
+                str(tree.get("format", "")),
+                bool(tree["passed"]),
+                ap.get("checkpoint"),
+                ap.get("export"),
+                "–" if delta is None else f"{delta:+.2g}" if delta else "exactly 0",
+                "–" if median is None else f"{median:.1f} ms",
+                f"{tree.get('size_bytes', 0) / 1e6:.1f} MB",
+                int(tree.get("images", 0)),
+                [str(problem) for problem in tree.get("problems", ())],
+            )
+        )
+    return rows
+
+
+def commands(record: Record, judged: Judgement) -> str:
+    """What repeats the run, and what comes after it, as a shell takes it."""
+    backend = record.environment.get("backend", "tensorflow")
+    set_backend = "" if backend == "tensorflow" else f"KERAS_BACKEND={backend} "
+    run = shown(record.path)
+    options = f"--split {judged.split} --checkpoint {judged.checkpoint}"
+    return "\n".join(
+        (
+            "# the same run once more, in a new folder",
+            f"{set_backend}retina train {shown(record.path / 'config.yaml')} --run-dir {run}_again",
+            "# these figures from the checkpoint, and this page",
+            f"{set_backend}retina evaluate {run} {options}",
+            f"{set_backend}retina report {run} {options}",
+            "# a SavedModel with a certificate that it scores the same",
+            f"retina export {run}",
+        )
+    )
+
+
+def environment_rows(environment: dict[str, Any]) -> list[tuple[str, str]]:
+    """`environment.json`, nested keys with dots."""
+    rows: list[tuple[str, str]] = []
+    for name, value in environment.items():
+        if isinstance(value, dict):
+            rows += [(f"{name}.{key}", str(inner)) for key, inner in value.items()]
+        else:
+            rows.append((name, ", ".join(map(str, value)) if isinstance(value, list) else _plain(value)))
+    return rows
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+
+
+def level(figures: Figures) -> str:
+    """Of the intervals: `95 %`."""
+    return f"{100 * figures['intervals']['level']:g} %"
+
+
+def interval(ends: Any) -> str:
+    """`0.512–0.561`."""
+    return f"{ends[0]:.3f}–{ends[1]:.3f}"
+
+
+def duration(seconds: float) -> str:
+    """`2 h 05 min`, `12 min` or `34 s`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
+
+
+def _defined(value: float | None) -> float | None:
+    return None if value is None or value == -1 else value

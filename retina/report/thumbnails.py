@@ -1,0 +1,142 @@
+"""Small pictures of many images, as data URIs that together fit a number of bytes."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple
+
+from retina.data.stored import TableImage, encoded
+from retina.errors import RetinaError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+# Longer side in pixels and JPEG quality, best first: as many as fit are shown that large.
+_LADDER = ((1024, 82), (800, 80), (640, 78), (480, 74), (360, 68), (280, 62), (200, 56), (140, 48), (96, 40), (64, 30))
+# So many of the images tell how much all will need.
+_TRIED = 12
+
+
+class Thumbnail(NamedTuple):
+    """A picture: its `uri`, None where there is none and `reason` says why; `width`, `height` of the image as stored, 0
+    where nobody knows."""
+
+    uri: str | None
+    reason: str
+    width: int
+    height: int
+
+
+def thumbnails(
+    images: Sequence[TableImage | None],
+    names: Sequence[str],
+    *,
+    side: int | None = None,
+    budget: int = 8_000_000,
+) -> list[Thumbnail]:
+    """JPEG thumbnails of images as stored (an EXIF rotation is not applied), several at a time.
+
+    Args:
+        images: [n]; None gives no picture.
+        names: [n], for the reasons of those that can't be read.
+        side: the longer side in pixels, of images that are larger; by default as many as fit.
+        budget: bytes of all data URIs together; side and quality are lowered until they fit.
+
+    Raises:
+        RetinaError: a side or a budget below 1.
+    """
+    for name, value in (("thumbnail", side), ("budget", budget)):
+        if value is not None and value < 1:
+            raise RetinaError(f"{name}: expected at least 1, got {value}; give a number of pixels or bytes")
+    ladder = list(_LADDER)
+    if side is not None:
+        ladder = [(side, _quality(side)), *(step for step in _LADDER if step[0] < side)]
+    with ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 1)) as pool:
+
+        def made(rows: Sequence[int], most: int, quality: int) -> list[Thumbnail]:
+            return list(pool.map(lambda row: _thumbnail(images[row], names[row], most, quality), rows))
+
+        everything = range(len(images))
+        tried = sorted({round(k * (len(images) - 1) / (_TRIED - 1)) for k in range(_TRIED)}) if images else []
+        found: list[Thumbnail] = []
+        for place, (most, quality) in enumerate(ladder):
+            last = place == len(ladder) - 1
+            few = len(images) <= len(tried)
+            if not (few or last) and _bytes(made(tried, most, quality)) * len(images) > 0.95 * budget * len(tried):
+                continue
+            found = made(everything, most, quality)
+            if _bytes(found) <= budget or last:
+                break
+    return _cut(found, budget)
+
+
+def _quality(side: int) -> int:
+    return next(quality for most, quality in (*_LADDER, (0, _LADDER[-1][1])) if most <= side)
+
+
+def _bytes(found: Sequence[Thumbnail]) -> int:
+    return sum(len(one.uri) for one in found if one.uri is not None)
+
+
+def _cut(found: list[Thumbnail], budget: int) -> list[Thumbnail]:
+    """The last resort: pictures beyond the budget are left out."""
+    used, out = 0, []
+    for one in found:
+        used += len(one.uri or "")
+        out.append(one if used <= budget else one._replace(uri=None, reason="left out to keep the page small"))
+    return out
+
+
+def _thumbnail(image: TableImage | None, name: str, side: int, quality: int) -> Thumbnail:
+    if image is None:
+        return Thumbnail(None, "no picture", 0, 0)
+    try:
+        content = encoded(image)
+    except RetinaError as error:
+        return Thumbnail(None, str(error), 0, 0)
+    try:
+        picture, width, height = _small(content, side)
+    except Exception:  # whatever a damaged file makes PIL raise: the package's own reader then says what is wrong
+        try:
+            picture, width, height = _decoded(content, name, side)
+        except RetinaError as error:
+            return Thumbnail(None, str(error), 0, 0)
+    out = io.BytesIO()
+    picture.save(out, format="JPEG", quality=quality, optimize=True)
+    uri = "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode("ascii")
+    return Thumbnail(uri, "", width, height)
+
+
+def _small(content: bytes, side: int) -> tuple[Image.Image, int, int]:
+    """The picture, and the (width, height) of the image. JPEGs are decoded at a fraction of their size."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(content)) as opened:
+        width, height = opened.size
+        # Twice the size that is kept, so that the resizing still averages.
+        opened.draft("RGB", (2 * side, 2 * side))
+        picture = opened.point(lambda value: value / 256).convert("L") if opened.mode.startswith("I") else opened
+        return _fitted(picture.convert("RGB"), side, width, height), width, height
+
+
+def _decoded(content: bytes, name: str, side: int) -> tuple[Image.Image, int, int]:
+    from PIL import Image
+
+    from retina.data.images import load_image
+
+    pixels = load_image(content, name)
+    height, width = pixels.shape[:2]
+    return _fitted(Image.fromarray(pixels), side, width, height), width, height
+
+
+def _fitted(picture: Image.Image, side: int, width: int, height: int) -> Image.Image:
+    from PIL import Image
+
+    scale = min(1.0, side / max(width, height))
+    size = (max(1, math.floor(width * scale + 0.5)), max(1, math.floor(height * scale + 0.5)))
+    return picture if picture.size == size else picture.resize(size, Image.Resampling.LANCZOS)
