@@ -24,6 +24,7 @@ _HOMES = {
     "load": "retina.export.loading",
     "score": "retina.scoring",
     "compare": "retina.training.comparing",
+    "browse": "retina.report.browse",
 }
 
 __all__ = ["__version__", "losses", *_HOMES]

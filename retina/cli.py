@@ -12,6 +12,7 @@ import typer
 
 from retina.commands.ablate import ablate
 from retina.commands.benchmark import benchmark
+from retina.commands.browse import browse
 from retina.commands.compare import compare
 from retina.commands.convert import convert
 from retina.commands.doctor import doctor
@@ -21,6 +22,7 @@ from retina.commands.export_weights import export_weights
 from retina.commands.import_weights import import_weights
 from retina.commands.options import Overrides, config_arguments
 from retina.commands.predict import predict
+from retina.commands.report import report
 from retina.commands.score import score
 from retina.commands.train import train
 from retina.errors import Interrupted, RetinaError, RunFailed
@@ -81,8 +83,8 @@ def _explain(error: BaseException) -> tuple[int, str]:
 
 
 _COMMANDS = (
-    train, evaluate, score, compare, convert, doctor, predict, ablate, export, benchmark, import_weights,
-    export_weights,
+    train, evaluate, report, score, compare, convert, doctor, browse, predict, ablate, export, benchmark,
+    import_weights, export_weights,
 )  # fmt: skip
 
 for command in _COMMANDS:

@@ -38,6 +38,12 @@ def doctor(
     opened = open_target(file, settings, images, data_dir)
     if time is not None and opened.config is None:
         raise RetinaError(f"--time: training steps need a configuration, and {file} is data; leave it out")
+    if time is not None and opened.config is not None and (hosts := opened.config.run.hosts) is not None:
+        share = opened.config.run.batch_size // hosts.count
+        raise RetinaError(
+            f"--time: run.hosts: one process cannot time the steps of {hosts.count} hosts; time one host's share of "
+            f"them with run.hosts=null run.batch_size={share}"
+        )
     if html is not None and not html.absolute().parent.is_dir():
         raise RetinaError(f"--html: {html.absolute().parent}: no such folder; make it first")
     from retina.startup import import_tensorflow_quietly

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from retina.commands.options import Overrides, config_arguments, console
+from retina.errors import RetinaError
+
+if TYPE_CHECKING:
+    from retina.config import Config
 
 
 def train(
@@ -15,6 +19,9 @@ def train(
     overrides: Overrides = None,
     run_dir: Annotated[Path, typer.Option(help="A new folder for everything the run writes.")] = Path("runs/latest"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's latest checkpoint.")] = False,
+    changed_data: Annotated[
+        bool, typer.Option("--changed-data", help="Go on although the data are not the run's any more.")
+    ] = False,
     launcher: Annotated[
         Literal["slurm", "env"] | None, typer.Option(help="Whose variables give run.hosts: SLURM's, or torchrun's.")
     ] = None,
@@ -23,25 +30,50 @@ def train(
     from retina import config as configuration
 
     file, settings = config_arguments(config, overrides)
-    if resume and file is None:
+    if changed_data and not resume:
+        raise RetinaError("--changed-data: it has an effect on a run that goes on only; add --resume, or leave it out")
+    own = resume and file is None
+    if own:
         from retina.training.run_directory import RunDirectory
 
         file = str(RunDirectory.open(run_dir).path / "config.yaml")
     # Read before TensorFlow is imported, which takes seconds: a typo is told at once.
     resolved = configuration.load(file, [*settings, *_launched(launcher)])
+    if own and launcher is None and not any(setting.startswith("run") and "hosts" in setting for setting in settings):
+        _refuse_other_place(run_dir, resolved)
     from retina.startup import import_tensorflow_quietly
 
     import_tensorflow_quietly()
     from retina.training.run_directory import shown
     from retina.training.train import train as train_run
 
-    train_run(resolved, run_dir, resume=resume)
+    train_run(resolved, run_dir, resume=resume, changed_data=changed_data)
     if resolved.run.hosts is not None and resolved.run.hosts.index:
         return  # host 0 says where the run is
+    from retina.commands.report import report_of_training
+
+    page = report_of_training(run_dir) if resolved.run.report else None
     terminal = console()
     terminal.print(f"The run is in {run_dir}. Look at it:", markup=False, soft_wrap=True)
     run = shown(run_dir)
     terminal.print(f"  retina evaluate {run}\n  retina predict {run} IMAGE…", markup=False, soft_wrap=True)
+    if page is not None:
+        terminal.print(f"Its report, a page for the browser, is {page}.", markup=False, soft_wrap=True)
+
+
+def _refuse_other_place(run_dir: Path, config: Config) -> None:
+    """The run directory holds host 0's place: started with it, every host would wait for the others without end.
+
+    Raises:
+        RetinaError: the run is one of several hosts.
+    """
+    hosts = config.run.hosts
+    if hosts is not None:
+        raise RetinaError(
+            f"{run_dir}: the run is one of {hosts.count} hosts, and which one this is has to be told again: add "
+            f"--launcher, or run.hosts='{{coordinator: {hosts.coordinator}, count: {hosts.count}, index: N}}'; "
+            "run.hosts=null goes on with this host alone"
+        )
 
 
 def _launched(launcher: Literal["slurm", "env"] | None) -> list[str]:

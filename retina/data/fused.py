@@ -1,9 +1,9 @@
 """Training images read, cropped, zoomed, flipped and laid on their canvas in one pass, a batch in one call.
 
 simplejpeg decodes a JPEG as TensorFlow does, bit for bit, and OpenCV resizes bytes to bytes straight into the batch:
-bilinear, half-pixel centres, no antialiasing, as `retina.data.pixels.show`, within one level of it (OpenCV's weights have
-11 bits). Both work outside Python's lock. Whatever simplejpeg does not take without complaint (other formats, CMYK, damaged
-files) goes to TensorFlow's decoder, which decides.
+bilinear, half-pixel centres, no antialiasing, as `retina.data.pixels.show`, within one level of it (OpenCV's weights
+have 11 bits). Both work outside Python's lock. What simplejpeg does not take without complaint (other formats, CMYK,
+damaged files) goes to TensorFlow's decoder, which decides.
 
 Where an image is zoomed by 1/2 to 1, neither filters what is finer than the shown pixels. Averaging instead
 (`INTER_AREA`) takes five times as long, and evaluation, which training should resemble, doesn't either.
@@ -11,7 +11,11 @@ Where an image is zoomed by 1/2 to 1, neither filters what is finer than the sho
 
 from __future__ import annotations
 
+import atexit
 import os
+import threading
+import time
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -37,6 +41,7 @@ _LEAST_SIDE = 16
 _ALIGNMENT = 64
 # While the last images of one batch are read, the threads that are done go on with the next.
 BATCHES_AT_ONCE = 2
+_CHECK_SECONDS, _QUIET_CHECKS = 0.005, 10
 
 Reader = Callable[[TableImage, int], tuple[np.ndarray, int]]
 """(image, halvings) -> the image [h,w,3] uint8 at that or its full size, and the halvings taken."""
@@ -86,8 +91,8 @@ def examples(
 ) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:
     """The function from (index, sample, canvas), each [B], to the batch as `retina.data.pipeline.Batch` describes it.
 
-    It is one `tf.numpy_function`: TensorFlow puts those in a row where it is made deterministic, so that a call for each
-    image would lose all parallelism; here the threads are within the call. What a batch holds depends on none of that.
+    It is one `tf.numpy_function` for the whole batch, with threads of its own: one for each image would cost more, and
+    the images would be copied into the batch. What a batch holds depends on its sample numbers alone, not on threads.
 
     Args:
         threads: how many images are read at a time; None: one for every core.
@@ -122,8 +127,8 @@ def examples(
 def reader(max_pixels: int) -> Callable[[bytes, tuple[int, int], int], tuple[np.ndarray, int]]:
     """The function from (encoded, declared size (h, w), halvings) to what `retina.data.reduced.decode` gives.
 
-    That function raises `ValueError` if the image's size is not the declared one, and what TensorFlow raises if it can't
-    be decoded. An image of more than `max_pixels` is not decoded.
+    It raises `ValueError` if the size is not the declared one, and what TensorFlow raises if it can't be decoded.
+    An image of more than `max_pixels` is not decoded.
 
     Raises:
         RetinaError: simplejpeg can't be imported.
@@ -197,13 +202,53 @@ def _maker(
             return taken
 
         taken = np.zeros(len(index), np.int32)
-        for first, found in enumerate(pool.map(some, range(min(threads, len(todo))))):
+        for first, found in enumerate(_shared_out(pool, some, min(threads, len(todo)))):
             taken[first::threads] = found
         views = geometry.snapped(views, taken)
         objects = table.objects.objects(index, views, mirrored, turned, options)
         return images, *objects, geometry.scale(views), views.content
 
-    return make
+    return _Awaited(make)
+
+
+class _Awaited:
+    """A function whose calls the interpreter waits for when it ends.
+
+    A thread of TensorFlow that comes back to an interpreter which is being taken down is stopped where it is, and the
+    iterator that waits for it waits for ever. So, at exit, calls in flight are let finish until none follows: the
+    buffers behind them are full then.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function, self._running, self._lock = function, 0, threading.Lock()
+        alive = weakref.ref(self)
+
+        def wait() -> None:
+            quiet = 0
+            while (one := alive()) is not None and quiet < _QUIET_CHECKS:
+                quiet = 0 if one._running else quiet + 1
+                time.sleep(_CHECK_SECONDS)
+
+        atexit.register(wait)
+        weakref.finalize(self, atexit.unregister, wait).atexit = False
+
+    def __call__(self, *arguments: Any) -> Any:
+        with self._lock:
+            self._running += 1
+        try:
+            return self._function(*arguments)
+        finally:
+            with self._lock:
+                self._running -= 1
+
+
+def _shared_out(pool: ThreadPoolExecutor, work: Callable[[int], Any], parts: int) -> list[Any]:
+    """`work(0)` .. `work(parts - 1)`, the first in this thread, which would only wait otherwise."""
+    try:
+        others = [pool.submit(work, part) for part in range(1, parts)]
+    except RuntimeError:  # the interpreter ends, and threads take no more work
+        return [work(part) for part in range(parts)]
+    return [work(0), *(other.result() for other in others)]
 
 
 def _from_files(table: Columns, max_pixels: int) -> Callable[[int, int], tuple[np.ndarray, int]]:
@@ -280,8 +325,8 @@ def _imported(module: str, name: str | None = None) -> Any:
     except ImportError as error:
         package = {"cv2": "opencv-python-headless"}.get(module, module)
         raise RetinaError(
-            f"data.decode: auto: expected the package {package}, importing {module} failed ({error}); install it, or set "
-            "data.decode: full, which reads other pixels (by up to one level, more where images are reduced)"
+            f"data.decode: auto: expected the package {package}, importing {module} failed ({error}); install it, or "
+            "set data.decode: full, which gives slightly other pixels"
         ) from None
     return getattr(found, name) if name else found
 

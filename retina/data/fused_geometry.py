@@ -1,7 +1,7 @@
 """What a batch of training images shows and where its boxes go, for the whole batch at once, in NumPy.
 
-The same arithmetic in float32 as `retina.data.augment.zoomed_view`, `retina.data.crop.cut` and the flips have for one image
-in TensorFlow operations; a test holds the two to each other.
+The same arithmetic in float32 as `retina.data.augment.zoomed_view`, `retina.data.crop.cut` and the flips have for one
+image in TensorFlow operations; a test holds the two to each other.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ class Table(NamedTuple):
 def _cut(
     boxes: np.ndarray, ignored: np.ndarray, limits: np.ndarray, options: config.Augment
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`retina.data.crop.cut` of boxes [m,2,2] (corner, axis) with `limits` [m,2] (horizontal, vertical) of their own."""
+    """`retina.data.crop.cut` of boxes [m,2,2] (corner, axis), each with its own `limits` [m,2] (width, height)."""
     left = np.minimum(np.maximum(boxes, np.float32(0)), limits[:, None])
     sides = left[:, 1] - left[:, 0]
     if options.keep == "centre":

@@ -1,7 +1,7 @@
 """The draws of `retina.data.draws` for many samples at once, in NumPy: the same bits, without a graph for each sample.
 
-Philox 4x32-10 (J. Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011) under the scrambling of seeds that
-TensorFlow's stateless generators do.
+Philox 4x32-10 (J. Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011) under the scrambling of seeds
+that TensorFlow's stateless generators do.
 """
 
 from __future__ import annotations

@@ -68,8 +68,9 @@ def coverage_findings(report: AnchorReport, settings: config.Config, split: str)
         yield Finding(
             "note",
             "saved-by-force-match",
-            f"{count(report.forced_only, 'box')} that only assignment.force_match=true would give an anchor; with it the "
-            f"AP ceiling goes from {report.ceilings['assigned']['AP']:.3f} to {report.ceilings['forced']['AP']:.3f}",
+            f"{count(report.forced_only, 'box')} that only assignment.force_match=true would give an anchor; with it "
+            "the AP ceiling goes "
+            f"from {report.ceilings['assigned']['AP']:.3f} to {report.ceilings['forced']['AP']:.3f}",
             "better anchors first: a forced anchor may hardly overlap its box",
             split,
         )

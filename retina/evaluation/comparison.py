@@ -173,23 +173,24 @@ def check_same_truth(a: GroundTruth, b: GroundTruth) -> None:
             )
 
 
-def verdict(comparison: Comparison) -> str:
-    """What the AP says, in one sentence."""
+def verdict(comparison: Comparison, a: str = "A", b: str = "B") -> str:
+    """What the AP says, in one sentence; `a` and `b` are what the two are called."""
     overall = comparison.figures["AP"]
     level = f"{100 * comparison.level:g} %"
     if np.isnan(overall.difference):
         return "nothing can be compared: no box of the ground truth counts"
     if np.isnan(overall.low):
         return (
-            f"nothing can be told: B - A is {_shown(overall.difference)} AP, but all boxes that count lie in one image"
+            f"nothing can be told: {b} - {a} is {_shown(overall.difference)} AP, "
+            "but all boxes that count lie in one image"
         )
     if overall.low > 0:
-        return f"B is better by {_shown(overall.difference)} AP ({level} interval {_span(overall.low, overall.high)})"
+        return f"{b} is better by {_shown(overall.difference)} AP ({level} interval {_span(overall.low, overall.high)})"
     if overall.high < 0:
         span = _span(-overall.high, -overall.low)
-        return f"A is better by {_shown(-overall.difference)} AP ({level} interval {span})"
+        return f"{a} is better by {_shown(-overall.difference)} AP ({level} interval {span})"
     return (
-        f"no difference can be told at {level}: B - A is {_shown(overall.difference)} AP "
+        f"no difference can be told at {level}: {b} - {a} is {_shown(overall.difference)} AP "
         f"(interval {_span(overall.low, overall.high)})"
     )
 

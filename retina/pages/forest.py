@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 from retina.pages.charts import Axis, ticks
 
@@ -71,19 +71,18 @@ def forest(estimates: Sequence[Estimate], places: int = 3) -> Forest:
 
 
 def _row(one: Estimate, axis: Axis, places: int) -> Row:
-    known = _known(one.low) and _known(one.high)
-    return Row(
-        one.name,
-        one.value if _known(one.value) else None,
-        f"{one.value:+.{places}f}" if _known(one.value) else "–",
-        f"{one.low:+.{places}f} to {one.high:+.{places}f}" if known else "–",
-        axis.place(one.value) if _known(one.value) else None,
-        axis.place(one.low) if known else None,
-        axis.place(one.high) if known else None,
-        one.clear,
-        one.more,
-    )
+    value, told, x = None, "–", None
+    if _known(one.value):
+        value, told, x = one.value, f"{one.value:+.{places}f}", axis.place(one.value)
+    interval, start, end = "–", None, None
+    if _known(one.low) and _known(one.high):
+        interval, start, end = (
+            f"{one.low:+.{places}f} to {one.high:+.{places}f}",
+            axis.place(one.low),
+            axis.place(one.high),
+        )
+    return Row(one.name, value, told, interval, x, start, end, one.clear, one.more)
 
 
-def _known(value: float | None) -> bool:
+def _known(value: float | None) -> TypeGuard[float]:
     return value is not None and math.isfinite(value)

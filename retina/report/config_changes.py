@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from retina.config import Config, Section
@@ -56,6 +57,6 @@ def _of_section(key: str, value: Section, base: Any, plain: dict[str, Any]) -> I
 
 def told(value: Any) -> str:
     """A plain value as YAML would have it on one line."""
-    if isinstance(value, str):
-        return value
+    if isinstance(value, str | Path):
+        return str(value)
     return json.dumps(value, ensure_ascii=False, default=str)

@@ -93,8 +93,21 @@ def write_assessment(
 
 def prediction_sheet(dataset: DetectionDataset, detections: DetectionTable, pictures: int) -> np.ndarray:
     """Evenly spread images with their detections of score at least 0.4, side by side."""
-    rows = np.unique(np.linspace(0, len(dataset) - 1, pictures).round().astype(int))
+    rows = _spread(len(dataset), pictures)
     return contact_sheet([_picture(dataset, detections, row) for row in rows], columns=min(3, len(rows)))
+
+
+def pictures_with_truth(
+    dataset: DetectionDataset, detections: DetectionTable, pictures: int
+) -> Iterator[tuple[int, np.ndarray]]:
+    """The images of `prediction_sheet`, each with its row, and with its ground truth drawn as well."""
+    for row in _spread(len(dataset), pictures):
+        yield row, _picture(dataset, detections, row, truth=True)
+
+
+def _spread(count: int, pictures: int) -> list[int]:
+    rows: list[int] = np.unique(np.linspace(0, count - 1, pictures).round().astype(int)).tolist()
+    return rows
 
 
 @contextlib.contextmanager
@@ -112,16 +125,19 @@ def _save(path: Path, picture: np.ndarray) -> None:
         Image.fromarray(picture).save(temporary, format="PNG")
 
 
-def _picture(dataset: DetectionDataset, detections: DetectionTable, row: int) -> np.ndarray:
+def _picture(dataset: DetectionDataset, detections: DetectionTable, row: int, truth: bool = False) -> np.ndarray:
     from retina.data.images import load_image
 
     shown = (detections.image == row) & (detections.scores >= SHOWN_SCORE)
+    there = slice(dataset.offsets[row], dataset.offsets[row + 1])
     return draw(
         load_image(dataset.images[row]),
         detections.boxes[shown],
         detections.labels[shown],
         dataset.class_names,
         scores=detections.scores[shown],
+        truth_boxes=dataset.boxes[there] if truth else None,
+        truth_labels=dataset.labels[there] if truth else None,
     )
 
 

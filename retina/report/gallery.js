@@ -117,7 +117,7 @@
     // -------------------------------------------------------------------------------------------------- cards
     const grid = find(".grid");
     const cards = images.map((image) => {
-      const card = element("button", "card");
+      const card = element("button", image.defects.length ? "card defective" : "card");
       card.type = "button";
       card.dataset.row = image.row;
       const frames = element("span", "frames");
@@ -143,6 +143,7 @@
     let order = [];
     const KEYS = {
       data: () => 0,
+      defects: (card) => -card.image.defects.length,
       f1: (card) => card.f1,
       confident: (card) => -card.confident,
       missed: (card) => -card.missed,
@@ -259,7 +260,14 @@
       const truth = one.score === undefined;
       const became = !truth ? KINDS[one.kind] : one.kind ? `${one.kind}, need not be found` : !data.predictions ? "" : isMissed(one, run) ? "missed" : `found with score ${figure(one.found[run])}`;
       const which = runs.length > 1 && data.predictions ? `${data.runs[run]}: ` : "";
-      row.append(element("td", "", truth ? "truth" : "prediction"), name, element("td", "", truth ? "–" : figure(one.score)), element("td", "left", which + became));
+      const [x1, y1, x2, y2] = one.box;
+      row.append(
+        element("td", "", truth ? "truth" : "prediction"),
+        name,
+        element("td", "", `${Math.round(x2 - x1)} × ${Math.round(y2 - y1)}`),
+        element("td", "judged", truth ? "–" : figure(one.score)),
+        element("td", "left judged", which + became),
+      );
       // The pointed-at box alone stays clear.
       row.addEventListener("pointerenter", () => { for (const other of group.parentNode.children) other.classList.toggle("faint", other !== group); });
       row.addEventListener("pointerleave", () => { for (const other of group.parentNode.children) other.classList.remove("faint"); });
@@ -269,21 +277,22 @@
       const image = images[at];
       const place = order.indexOf(at);
       find("dialog .title").textContent = image.name;
-      find(".previous").disabled = place <= 0;
-      find(".next").disabled = place < 0 || place >= order.length - 1;
-      const rows = [];
+      // Not `disabled`: a button that is pressed to the end would take the focus, and the keys, with it.
+      find(".previous").setAttribute("aria-disabled", place <= 0);
+      find(".next").setAttribute("aria-disabled", place < 0 || place >= order.length - 1);
+      const rows = [[], []];
       const frames = shownRuns().map((run) => {
         const [holder, svg] = frame(image, run, false);
         holder.style.maxWidth = `calc(70vh * ${image.w / image.h})`;
         const width = Math.min(dialog.clientWidth || 800, 0.7 * innerHeight * (image.w / image.h)) / shownRuns().length;
         const seen = visible(image, run);
         paint(svg, image, run, seen, image.w / Math.max(width, 1));
-        [...seen.truths, ...seen.found].forEach((one, index) => rows.push(rowOf(one, run, svg.children[index])));
+        [...seen.truths, ...seen.found].forEach((one, index) => rows[one.wrong || isMissed(one, run) ? 0 : 1].push(rowOf(one, run, svg.children[index])));
         return holder;
       });
       find("dialog .frames").replaceChildren(...frames);
       find("dialog .defects").replaceChildren(...image.defects.map((defect) => element("li", "", defect)));
-      find("dialog tbody").replaceChildren(...rows);
+      find("dialog tbody").replaceChildren(...rows.flat());
     };
     const open = (place) => { at = place; dialog.showModal(); show(); dialog.scrollTop = 0; };
     const step = (by) => {

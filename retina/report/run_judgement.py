@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -16,6 +16,7 @@ from retina.errors import RetinaError
 from retina.evaluation.assessment import Assessment, assess
 from retina.evaluation.document import to_json
 from retina.report.run_record import Record, detections_file, evaluation_step, stored_figures
+from retina.training.run_directory import BEST, LATEST, RunDirectory
 
 REPLICATES = 1000
 
@@ -40,6 +41,7 @@ class Judgement:
             None without an evaluation.
         evidence: None where `missing` says why.
         missing: a sentence, or nothing.
+        overrides: by which the data was read.
         changed: a sentence if the figures are no longer those that the run wrote down, or nothing.
     """
 
@@ -50,6 +52,7 @@ class Judgement:
     evidence: Evidence | None
     missing: str = ""
     changed: str = ""
+    overrides: tuple[str, ...] = ()
 
 
 def judge_run(
@@ -75,19 +78,33 @@ def judge_run(
     if file is None and of == "validation" and not _can_predict(record, step):
         return _unseen(record, of, checkpoint, step)
     if file is None:
-        return Judgement(of, checkpoint, step, *_documented(_predicted(record, of, checkpoint, overrides), None))
+        figures, evidence = _documented(_predicted(record, of, checkpoint, overrides), None)
+        return Judgement(of, checkpoint, step, figures, evidence, overrides=overrides)
     stored = stored_figures(record, step)
     settings = _overridden(record.config, overrides)
     try:
-        dataset = load_split(settings.data, of)
+        dataset = _table(settings.data, of)
         truth = split_truth(settings.data, of, dataset)
         _check_classes(dataset, stored)
-        found = read_results(file, truth, format="coco")
+        found = read_results(file, _with_categories(truth, record), format="coco")
     except RetinaError as error:
+        if overrides:
+            raise  # they are at fault
         return Judgement(of, checkpoint, step, stored, None, missing=f"The data can't be read: {error}")
     seen = (dataset, truth, found, settings)
     figures, evidence = _documented(seen, stored)
-    return Judgement(of, checkpoint, step, figures, evidence, changed=_changed(stored, figures))
+    return Judgement(of, checkpoint, step, figures, evidence, changed=_changed(stored, figures), overrides=overrides)
+
+
+def _table(data: configuration.Data, split: Split) -> DetectionDataset:
+    """The split; where images of it are gone, with these, so that their boxes can still be judged."""
+    try:
+        return load_split(data, split)
+    except RetinaError as error:
+        try:
+            return load_split(data, split, keep_unusable=True)
+        except RetinaError:
+            raise error from None
 
 
 def _can_predict(record: Record, step: int | None) -> bool:
@@ -96,8 +113,14 @@ def _can_predict(record: Record, step: int | None) -> bool:
 
 def _unseen(record: Record, split: Split, checkpoint: str, step: int | None) -> Judgement:
     """A run without detections: what it wrote down is all there is."""
+    if checkpoint not in (BEST, LATEST):
+        known = ", ".join(f"step_{at}" for at, _ in record.evaluations) or "none"
+        raise RetinaError(
+            f"{record.path}: expected {checkpoint} to be an evaluation or a checkpoint of the run, there is neither; "
+            f"its evaluations: {known}"
+        )
     figures = stored_figures(record, step)
-    told = {at: figures for at, figures in record.evaluations}.get(step or -1)
+    told = dict(record.evaluations).get(step or -1)
     if figures is None and told is not None:
         figures = {"metrics": told, "per_class": {}}
     missing = (
@@ -138,6 +161,19 @@ def _overridden(config: configuration.Config, overrides: tuple[str, ...]) -> con
     return configuration.override(config, list(overrides))
 
 
+def _with_categories(truth: GroundTruth, record: Record) -> GroundTruth:
+    """With the category ids that the run knew its classes by: a source's own may have changed since."""
+    from retina.training.checkpoint import classes_of
+
+    for step in reversed(RunDirectory(record.path).steps()):
+        try:
+            names, ids = classes_of(RunDirectory(record.path).checkpoint_path(f"step_{step}"))
+        except RetinaError:
+            continue
+        return replace(truth, category_ids=ids) if names == truth.class_names else truth
+    return truth
+
+
 def _check_classes(dataset: DetectionDataset, stored: dict[str, Any] | None) -> None:
     before = list((stored or {}).get("per_class") or dataset.class_names)
     if before != list(dataset.class_names):
@@ -151,9 +187,7 @@ def _changed(stored: dict[str, Any] | None, figures: dict[str, Any]) -> str:
     was, now = (stored or figures)["metrics"].get("AP"), figures["metrics"]["AP"]
     if was is None or abs(was - now) < 1e-9:
         return ""
-    return (
-        f"The run wrote down AP {was:.4f}, its detections now score {now:.4f}: the data or how it is scored has changed."
-    )
+    return f"The run wrote down AP {was:.4f}, its detections now score {now:.4f}: the data, or how it is read, changed."
 
 
 def picture_names(dataset: DetectionDataset) -> list[str]:

@@ -35,15 +35,15 @@ def quality_charts(matches: Matches, class_names: Sequence[str], figures: dict[s
 
 
 def _of_means(matches: Matches) -> Chart:
-    defined = np.flatnonzero(matches.positives)
+    right, wrong, positives = matches.right, matches.wrong, matches.positives
+    defined = np.flatnonzero(positives)
     series = []
     for iou in _IOUS:
         t = int(np.argmin(np.abs(matches.iou_thresholds - iou)))
         rows = []
         for k in defined:
             places = slice(matches.offsets[k], matches.offsets[k + 1])
-            right, wrong = matches.right[t, places], matches.wrong[t, places]
-            rows.append(interpolated_precision(right, wrong, int(matches.positives[k])))
+            rows.append(interpolated_precision(right[t, places], wrong[t, places], int(positives[k])))
         if rows:
             series.append(Series(f"IoU {iou:g}", RECALLS.tolist(), np.mean(rows, axis=0).tolist()))
     return lines("precision over recall, mean of the classes", series, x_label="recall", x_range=_UNIT, y_range=_UNIT)
@@ -51,7 +51,7 @@ def _of_means(matches: Matches) -> Chart:
 
 def _of_classes(matches: Matches, class_names: Sequence[str], per_class: dict[str, dict[str, float]]) -> Chart:
     """All classes where they are few, else those of the lowest AP50."""
-    defined = [k for k in range(len(class_names)) if matches.positives[k]]
+    defined = np.flatnonzero(matches.positives).tolist()
     title = "precision over recall at IoU 0.5, by class"
     if len(defined) > _MOST_CLASSES:
         defined = sorted(defined, key=lambda k: per_class[class_names[k]]["AP50"])[:_MOST_CLASSES]

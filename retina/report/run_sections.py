@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import statistics
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from retina import pages
@@ -78,8 +80,8 @@ def remarks(record: Record, judged: Judgement) -> Iterator[Remark]:
     elif not record.is_complete:
         yield Remark(
             "warning",
-            f"The run stands at step {record.last_step:,} of {record.config.schedule.steps:,}: it was interrupted, or is "
-            "still on its way. What follows holds for what there is.",
+            f"The run stands at step {record.last_step:,} of {record.config.schedule.steps:,}: it was interrupted, or "
+            "is still on its way. What follows holds for what there is.",
         )
     if record.stopped_early:
         yield Remark("note", f"Stopped early after step {record.last_step:,} (run.early_stopping).")
@@ -102,10 +104,11 @@ def remarks(record: Record, judged: Judgement) -> Iterator[Remark]:
 def about(record: Record, judged: Judgement) -> list[tuple[str, str]]:
     """What the run was, in a few lines."""
     config, environment = record.config, record.environment
+    optimizer, schedule = config.optimizer, config.schedule
     found = [
         ("model", f"{config.model.backbone}, pyramid P{config.model.fpn.min_level} to P{config.model.fpn.max_level}"),
-        ("training", f"{config.schedule.steps:,} steps of {config.run.batch_size} images, {config.optimizer.kind}, "
-                     f"learning rate {config.optimizer.learning_rate:g} ({config.schedule.kind}), {config.run.precision}"),
+        ("training", f"{schedule.steps:,} steps of {config.run.batch_size} images, {optimizer.kind}, learning rate "
+                     f"{optimizer.learning_rate:g} ({schedule.kind}), {config.run.precision}"),
     ]  # fmt: skip
     if judged.evidence is not None:
         data, truth = judged.evidence.dataset, judged.evidence.truth
@@ -131,6 +134,7 @@ def curves(record: Record) -> list[Chart]:
     every = [
         Series(name, steps, [figures.get(name, -1.0) for _, figures in record.evaluations]) for name in names if steps
     ]
+    highest = max([value for one in every for value in one.y], default=0.0)
     shares = {"foreground_share": "positive anchors", "background_share": "background"}
     levels = sorted(name for name in record.names() if re.fullmatch(r"positives_p\d+", name))
     per_level = {name: name.removeprefix("positives_").upper() for name in levels}
@@ -138,7 +142,7 @@ def curves(record: Record) -> list[Chart]:
     drift = _series(record, {"background_probability": "mean over background"})
     plots = [
         _lines("loss, mean since the line before", _series(record, named), log=True),
-        lines("AP on validation data", every, y_range=(0.0, max([v for one in every for v in one.y], default=1.0) or 1.0)),
+        lines("AP on validation data", every, y_range=(0.0, highest or 1.0)),
         _lines("learning rate", _series(record, {"learning_rate": "learning rate"})),
         _lines("images per second", _series(record, {"images_per_second": "images per second"})),
         _lines("share of the time spent waiting for data", _series(record, {"data_wait": "waiting"})),
@@ -202,7 +206,7 @@ class ErrorRow(NamedTuple):
     told: str
     cost: float | None
     share: float
-    count: int
+    number: int
 
 
 def error_rows(figures: Figures) -> list[ErrorRow]:
@@ -217,7 +221,7 @@ def error_rows(figures: Figures) -> list[ErrorRow]:
 
 
 class ConfusionTable(NamedTuple):
-    """The matrix: `rows` of (name, cells of (count, percent of the row)); the worst pairs: (is, called, count, share)."""
+    """`rows` of (name, cells of (count, percent of the row)), and the worst pairs (is, called, count, share)."""
 
     names: list[str]
     rows: list[tuple[str, list[tuple[int, float]]]]
@@ -331,12 +335,12 @@ def commands(record: Record, judged: Judgement) -> str:
     """What repeats the run, and what comes after it, as a shell takes it."""
     backend = record.environment.get("backend", "tensorflow")
     set_backend = "" if backend == "tensorflow" else f"KERAS_BACKEND={backend} "
-    run = shown(record.path)
-    options = f"--split {judged.split} --checkpoint {judged.checkpoint}"
+    run, again = shown(record.path), shown(Path(f"{record.path}_again"))
+    options = shlex.join(["--split", judged.split, "--checkpoint", judged.checkpoint, *judged.overrides])
     return "\n".join(
         (
             "# the same run once more, in a new folder",
-            f"{set_backend}retina train {shown(record.path / 'config.yaml')} --run-dir {run}_again",
+            f"{set_backend}retina train {shown(record.path / 'config.yaml')} --run-dir {again}",
             "# these figures from the checkpoint, and this page",
             f"{set_backend}retina evaluate {run} {options}",
             f"{set_backend}retina report {run} {options}",
@@ -361,11 +365,9 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-
-
 def level(figures: Figures) -> str:
-    """Of the intervals: `95 %`."""
-    return f"{100 * figures['intervals']['level']:g} %"
+    """Of the intervals: `95 %`, on one line."""
+    return f"{100 * figures['intervals']['level']:g}\u00a0%"
 
 
 def interval(ends: Any) -> str:

@@ -127,6 +127,10 @@ def _small(content: bytes, side: int) -> tuple[Image.Image, int, int]:
 def _decoded(content: bytes, name: str, side: int) -> tuple[Image.Image, int, int]:
     from PIL import Image
 
+    from retina.data.convert.images import read_header
+
+    # What is no image at all says so without TensorFlow.
+    read_header(content, name)
     from retina.data.images import load_image
 
     pixels = load_image(content, name)

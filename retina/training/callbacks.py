@@ -14,7 +14,8 @@ class Callbacks:
     An epoch is the stretch from one evaluation to the next, `every` steps; batches are counted from 0 in each.
     `on_train_batch_end` gets the step's scalars, `on_test_end` the validation figures, and `on_epoch_end` the means of
     the last line of `metrics.jsonl` with the validation figures as `val_AP`, …. `model.stop_training = True` ends the
-    run after the step, with an evaluation and a checkpoint. What a callback keeps is not in a checkpoint.
+    run after the step, with an evaluation and a checkpoint; such a run is not finished, and resuming it trains on:
+    whether the wish still holds is the callback's to say. What a callback keeps is not in a checkpoint.
 
     Args:
         callbacks: theirs is the order; none costs nothing.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import struct
@@ -125,7 +126,7 @@ def read(path: Path) -> Checkpoint:
 
     Raises:
         DamagedCheckpoint: the file is cut short or altered, or no checkpoint.
-        RetinaError: the file is missing.
+        RetinaError: the file is missing, or the system could not read it.
     """
     try:
         # Opened here: NumPy leaves the file of a damaged archive open.
@@ -147,7 +148,35 @@ def read(path: Path) -> Checkpoint:
     except FileNotFoundError:
         raise RetinaError(f"{path}: no such checkpoint") from None
     except _DAMAGE as error:
-        raise DamagedCheckpoint(f"{path}: damaged or not a checkpoint of retina ({error}); use another one") from None
+        raise _unusable(path, error) from None
+
+
+def classes_of(path: Path) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Class names and category ids of a checkpoint, without reading its arrays; checksums are not proved.
+
+    Raises:
+        DamagedCheckpoint: the file is cut short, or no checkpoint.
+        RetinaError: the file is missing, or the system could not read it.
+    """
+    try:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+            meta = json.loads(str(file[_META]))
+        return tuple(meta["class_names"]), tuple(meta["category_ids"])
+    except FileNotFoundError:
+        raise RetinaError(f"{path}: no such checkpoint") from None
+    except _DAMAGE as error:
+        raise _unusable(path, error) from None
+
+
+def _unusable(path: Path, error: Exception) -> RetinaError:
+    """What to raise over a file that NumPy could not take: the disk's own errors are no fault of the file."""
+    # A place before the start of the file, where a damaged archive may point, is an invalid argument.
+    if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+        return RetinaError(
+            f"{path}: this checkpoint cannot be read: {error.strerror}; nothing was changed: see to the disk or the "
+            "permissions, then try again"
+        )
+    return DamagedCheckpoint(f"{path}: damaged or not a checkpoint of retina ({error}); use another one")
 
 
 def of_chief(hosts: Hosts, checkpoint: Checkpoint | None) -> Checkpoint | None:

@@ -58,11 +58,17 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _revision() -> str | None:
-    folder = Path(retina.__file__).parent
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
+def _revision(package: Path = Path(retina.__file__)) -> str | None:
+    """Of the repository that tracks the file `package`; one that it merely lies in, as a virtual environment may, is
+    somebody else's."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(package.parent), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", package.name)
+        return git("describe", "--always", "--dirty", "--abbrev=12")
     except (OSError, subprocess.SubprocessError):
         return None
 

@@ -111,12 +111,10 @@ def _refuse_other_network(file: str | Path, own: Config, resolved: Config) -> No
         if theirs != given:
             changed.append((path, theirs, given))
     if changed:
-        named = " and ".join(
-            f"{path} {_plain(given)} (of the file: {_plain(theirs)})" for path, theirs, given in changed
-        )
+        named = " and ".join(f"{path} {_plain(given)} (it has {_plain(theirs)})" for path, theirs, given in changed)
         raise RetinaError(
-            f"{file}: expected the settings of its own network, the overrides make it another: {named}; leave "
-            f"{'it' if len(changed) == 1 else 'them'} out, and train another network from other weights"
+            f"{file}: expected overrides that fit the network in this file, got {named}; leave "
+            f"{'it' if len(changed) == 1 else 'them'} out"
         )
 
 

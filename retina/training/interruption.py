@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
@@ -14,17 +15,25 @@ __all__ = ["Interrupted", "InterruptionGuard"]
 
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
+_REPEATED = 2.0  # seconds
+
 
 class InterruptionGuard:
     """Context manager: `signal` names the SIGINT, SIGTERM or SIGHUP that came, and is empty before.
 
-    A second signal of the kind acts as it would without the guard. Outside the main thread, where Python delivers no
-    signals, it does nothing.
+    A second signal of the kind acts as it would without the guard: SIGINT at once, the others only where it comes more
+    than 2 seconds after the first, since launchers send one to the process and one to its group. Outside the main
+    thread, where Python delivers no signals, it does nothing.
+
+    Args:
+        say: gets a line when the first signal comes.
+        clock: tells seconds.
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         self.signal = ""
-        self._say = say
+        self._say, self._clock = say, clock
+        self._came: dict[int, float] = {}
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> InterruptionGuard:
@@ -37,6 +46,12 @@ class InterruptionGuard:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        now = self._clock()
+        if number in self._came:
+            if number == signal.SIGINT or now - self._came[number] > _REPEATED:
+                signal.signal(number, self._before[signal.Signals(number)])
+                signal.raise_signal(number)
+            return
+        self._came[number] = now
         self.signal = signal.Signals(number).name
-        signal.signal(number, self._before[signal.Signals(number)])
         self._say(f"{self.signal}: finishing this step, then writing a checkpoint (again to stop at once)")

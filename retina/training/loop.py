@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import keras
 
@@ -16,22 +17,25 @@ from retina.data.detections import DetectionTable
 from retina.data.pipeline import training_batches, translated
 from retina.data.plan import evaluation_order
 from retina.data.scoring import GroundTruth, results
+from retina.errors import RunFailed
 from retina.evaluation.coco import evaluate_as
+from retina.evaluation.matching import match
 from retina.inference import compile_inference, detect
 from retina.models.detector import Detector
-from retina.report.evaluation import write_evaluation
+from retina.report.evaluation import pictures_with_truth, write_evaluation
 from retina.training import checkpoint as checkpoints
 from retina.training.callbacks import Callbacks
 from retina.training.distribution import ALONE, Distribution
 from retina.training.environment import devices, memory
 from retina.training.interruption import Interrupted, InterruptionGuard
-from retina.training.meter import Meter
+from retina.training.meter import Fault, Meter, state_fault
 from retina.training.parts import Parts, assemble
 from retina.training.progress import Report
-from retina.training.replay import record
+from retina.training.replay import keep_batch, record, why
 from retina.training.resuming import newest_checkpoint
 from retina.training.run_directory import BEST, LATEST, RunDirectory, resume_command
 from retina.training.state import Progress, after_evaluation, is_due, stops_early
+from retina.training.storage import stored, storing
 from retina.training.tensorboard import TensorBoard
 from retina.training.writing import BackgroundWriter
 
@@ -86,12 +90,17 @@ class Loop:
         path = self.directory.path if self.hosts.chief else None
         with (
             Report(path and path / "log.txt", self.steps, self.first_step) as self.report,
-            TensorBoard(path and path / "tensorboard") as self.tensorboard,
+            # Around the writer: a signal must not end the run while its last checkpoint is being written.
+            InterruptionGuard(self.report.say) as interruption,
+            stored(
+                self.directory.path, TensorBoard(path and path / "tensorboard", self.first_step)
+            ) as self.tensorboard,
             translated(self.data.train),
             BackgroundWriter() as self.writer,
-            InterruptionGuard(self.report.say) as interruption,
         ):
             self._introduce()
+            with storing(self.directory.path):
+                self.tensorboard.settings(self.config)
             self.callbacks.train_begin()
             batches = self._batches(self.first_step, self.steps)
             for step in range(self.first_step + 1, self.steps + 1):
@@ -119,12 +128,14 @@ class Loop:
                 if saves or stopped_by:
                     self._save(step)
                 if ends:
+                    if step < self.steps and not self.progress.finished:
+                        self.report.say(f"stopped by a callback after step {step}: --resume goes on from here")
                     break
                 if stopped_by:
                     self.writer.wait()
                     raise Interrupted(
                         f"{stopped_by} after step {step} of {self.steps}; the checkpoint is written. Go on with: "
-                        f"{resume_command(self.directory.path)}"
+                        f"{resume_command(self.directory.path, self.config.run.hosts)}"
                     )
             self.callbacks.train_end(self.line)
         return self.directory.path
@@ -176,9 +187,10 @@ class Loop:
         scalars = self.meter.read()
         rate = float(keras.ops.convert_to_numpy(self._rate(step - 1)))
         self.line = {"step": step, **scalars, "learning_rate": rate, **memory()}
-        if self.hosts.chief:
-            self.directory.append_metrics(self.line)
-        self.tensorboard.scalars("train", self.line)
+        with storing(self.directory.path):
+            if self.hosts.chief:
+                self.directory.append_metrics(self.line)
+            self.tensorboard.scalars("train", self.line)
         remaining = (self.steps - step) * self.settings.batch_size / scalars["images_per_second"]
         self.report.scalars(self.line, remaining)
 
@@ -191,7 +203,8 @@ class Loop:
         self.callbacks.test_begin()
         with self.meter.away():
             table = self._detections()
-            figures = self.hosts.from_chief(self._judge(step, table, start) if self.hosts.chief else {})
+            with storing(self.directory.path):
+                figures = self.hosts.from_chief(self._judge(step, table, start) if self.hosts.chief else {})
             metric, early = self.config.evaluation.metric, self.settings.early_stopping
             self.progress = after_evaluation(self.progress, step, figures, metric, early)
         self.callbacks.test_end(step, self.line, figures)
@@ -207,12 +220,17 @@ class Loop:
     def _judge(self, step: int, table: DetectionTable, start: float) -> dict[str, float]:
         """The figures, written down."""
         validation = self.data.validation
-        metrics = evaluate_as(self.config.evaluation, self.data.truth, results(table, validation))
+        found = results(table, validation)
+        metrics = evaluate_as(self.config.evaluation, self.data.truth, found)
         folder, figures = self.directory.evaluation(step), metrics.metrics
         write_evaluation(folder, validation, table, metrics, pictures=self.settings.pictures)
         self.directory.append_metrics({"step": step, "split": "validation", "metrics": figures})
         self.tensorboard.scalars("validation", {"step": step, **figures})
-        self.tensorboard.picture("predictions", step, folder / "predictions.png")
+        for row, picture in pictures_with_truth(validation, table, self.settings.pictures):
+            self.tensorboard.picture(f"predictions/{row}", step, picture, str(validation.image_ids[row]))
+        limit = self.config.evaluation.max_detections[-1]
+        matches = match(self.data.truth, found, iou_thresholds=[0.5], max_detections=limit)
+        self.tensorboard.precision_recall(step, matches, self.data.truth.class_names)
         self.report.say(
             f"step {step}: validation AP {figures['AP']:.4f}, AP50 {figures['AP50']:.4f} "
             f"({time.perf_counter() - start:.1f} s)"
@@ -240,6 +258,9 @@ class Loop:
         with self.meter.away():
             self.step.sync()
             self.saved_at = time.monotonic()
+            arrays = checkpoints.gather(self.detector, self.optimizer, self.step.state()) if self.hosts.chief else {}
+            if fault := self.hosts.from_chief(state_fault(step, arrays)):
+                self._stop(Fault(*fault))
             if not self.hosts.chief:
                 return
             progress = replace(self.progress, pending=self.meter.pending())
@@ -249,7 +270,7 @@ class Loop:
                 self.data.train.class_names,
                 self.data.train.category_ids,
                 progress.best,
-                checkpoints.gather(self.detector, self.optimizer, self.step.state()),
+                arrays,
                 progress.to_dict(),
             )
             # With each checkpoint stays the one that was the best then: a run may have to go back to it.
@@ -261,12 +282,13 @@ class Loop:
 
     def _write(self, saved: checkpoints.Checkpoint, best_step: int | None, needed: set[int]) -> None:
         path = self.directory.checkpoint_path(f"step_{saved.step}")
-        self.directory.sync_metrics()
-        checkpoints.save(path, saved)
-        if best_step == saved.step:
-            self.directory.point(BEST, path)
-        self.directory.point(LATEST, path)
-        self.directory.keep(self.settings.keep, needed)
+        with storing(self.directory.path):
+            self.directory.sync_metrics()
+            checkpoints.save(path, saved)
+            if best_step == saved.step:
+                self.directory.point(BEST, path)
+            self.directory.point(LATEST, path)
+            self.directory.keep(self.settings.keep, needed)
 
     def _stop_at_bad_numbers(self, step: int) -> None:
         """Before anything is written.
@@ -274,33 +296,68 @@ class Loop:
         Raises:
             FloatingPointError: says which step, on which images, in which tensor.
         """
-        fault = self.meter.fault(step)
-        if fault is None:
-            return
-        self.writer.wait()
-        detector, origin = self._before(fault.step)
+        if fault := self.meter.fault(step):
+            self._stop(fault)
+
+    def _stop(self, fault: Fault) -> NoReturn:
+        """Keeps the batch of a failed step, looks for the tensor, and tells: also of what fails in doing so.
+
+        Raises:
+            FloatingPointError: always; or RunFailed, where one of several hosts can't go through the steps again.
+        """
+        batch = self._kept(fault) if self.hosts.chief else None
+        detector: Detector | None = None
+        try:
+            self.writer.wait()
+            detector, origin = self._before(fault.step)
+        except Exception as error:
+            origin = f"going back to step {fault.step} failed: {why(error)}"
+            if self.hosts.count > 1:  # the others may be in the middle of a step
+                raise RunFailed(f"step {fault.step}: the {fault.what} is {fault.value}; {origin}") from error
         message = ""
         if self.hosts.chief:
-            batch = next(self._batches(fault.step - 1, fault.step, whole=True))
-            message = record(self.directory, detector, origin, batch, self.data.train, fault)
+            parts = self.settings.accumulate * self.distribution.replicas
+            message = record(self.directory, detector, origin, batch, self.data.train, fault, parts)
         raise FloatingPointError(self.hosts.from_chief(message))
 
+    def _kept(self, fault: Fault) -> Any | None:
+        """The whole batch of a step, saved; None where it can't be read again."""
+        batch = None
+        with suppress(Exception):  # `record` tries to save it again, and tells
+            batch = next(self._batches(fault.step - 1, fault.step, whole=True))
+            keep_batch(self.directory, batch, self.data.train, fault)
+        return batch
+
     def _before(self, step: int) -> tuple[Detector, str]:
-        """A detector with the weights that a step found, gone through again from the checkpoint before it."""
+        """A detector with the weights that a step found, gone through again from the checkpoint before it.
+
+        With one device it is the run's own: a second one may not fit in its memory, and would be compiled once more.
+        """
         saved = newest_checkpoint(self.directory)[0] if self.hosts.chief else None
         saved = checkpoints.of_chief(self.hosts, saved)
-        first = saved.step if saved else 0
+        first, origin = saved.step if saved else 0, "that it found"
+        self._go_back(saved)
         if step - 1 - first > _REWINDS:
-            return assemble(self.config, self.data.train, saved).detector, f"of step {first}"
-        parts = assemble(self.config, self.data.train, saved, self.distribution)
-        self.report.say(f"step {step} went wrong: going through the steps from {first} again to see what it met")
-        batches = self._batches(first, step - 1)
-        for batch in batches:
-            parts.step(batch)
-        parts.step.sync()
+            origin = f"of step {first}"
+        else:
+            self.report.say(f"step {step} went wrong: going through the steps from {first} again to see what it met")
+            for batch in self._batches(first, step - 1):
+                self.step(batch)
+            self.step.sync()
         if self.distribution.engine is None:
-            return parts.detector, "that it found"
+            return self.detector, origin
         # One device looks into it.
         detector = assemble(self.config, self.data.train, saved).detector
-        checkpoints.restore(checkpoints.gather(parts.detector), detector)
-        return detector, "that it found"
+        checkpoints.restore(checkpoints.gather(self.detector), detector)
+        return detector, origin
+
+    def _go_back(self, saved: checkpoints.Checkpoint | None) -> None:
+        """Puts the state of a checkpoint, or of the run's start, into the parts."""
+        if saved is None:
+            start = assemble(self.config, self.data.train, None, self.distribution)
+            arrays = checkpoints.gather(start.detector, start.optimizer, start.step.state())
+        else:
+            arrays = saved.arrays
+        with self.distribution.scope():
+            checkpoints.restore(arrays, self.detector, self.optimizer)
+            self.step.load(checkpoints.extra_of(arrays))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
+import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import keras
@@ -24,6 +27,25 @@ class Fault(NamedTuple):
     scalars: dict[str, float]
 
 
+def state_fault(step: int, arrays: Mapping[str, np.ndarray]) -> Fault | None:
+    """What is not finite in the state that a step left, though its loss and its gradient were: it must not be saved.
+
+    Args:
+        arrays: by name, as in `retina.training.checkpoint.Checkpoint`.
+    """
+    bad = [
+        name
+        for name, array in arrays.items()
+        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all()
+    ]
+    if not bad:
+        return None
+    array = arrays[bad[0]]
+    value = float(array[~np.isfinite(array)][0])
+    more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+    return Fault(step, f"array {bad[0]}{more} after the update", value, {bad[0]: value})
+
+
 class Meter:
     """Collects a step's scalars; they stay on the device until they are asked for, so that the host runs ahead of it.
 
@@ -37,6 +59,7 @@ class Meter:
         columns = pending or {}
         self._rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         self._on_device: list[dict[str, Any]] = []
+        self._device = _DeviceClock()
         self._restart()
 
     def _restart(self) -> None:
@@ -44,10 +67,10 @@ class Meter:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Around the wait for a batch."""
+        """Around the wait for a batch; what counts of it is the time in which the device has nothing to do."""
         start = time.perf_counter()
         yield
-        self._waited += time.perf_counter() - start
+        self._waited += max(0.0, time.perf_counter() - max(start, self._device.idle_since()))
 
     @contextmanager
     def away(self) -> Iterator[None]:
@@ -58,6 +81,7 @@ class Meter:
 
     def add(self, scalars: Mapping[str, Any]) -> None:
         self._on_device.append(dict(scalars))
+        self._device.give(scalars["loss"])
         self._steps += 1
 
     def fault(self, last: int) -> Fault | None:
@@ -85,7 +109,11 @@ class Meter:
         return dict(self._rows[-1])
 
     def read(self) -> dict[str, float]:
-        """Means since the last `read`, `images_per_second`, and `data_wait`: the share of time spent waiting."""
+        """Means since the last `read`, `images_per_second`, and `data_wait`.
+
+        `data_wait` is the share of the time in which the device had done all that it was given, and the next batch was
+        not there. While it still works on steps that it was given earlier, no wait of the host for a batch counts.
+        """
         means = {name: float(np.mean(np.array(column))) for name, column in self.pending().items()}
         elapsed = time.perf_counter() - self._start - self._away
         means["images_per_second"] = self._steps * self.batch_size / elapsed
@@ -100,3 +128,37 @@ class Meter:
             for scalars in self._on_device
         ]
         self._on_device = []
+
+
+class _DeviceClock:
+    """Since when the device has had nothing to do.
+
+    A thread waits for each step's loss in turn: the host itself goes on, to hand out steps ahead of the device.
+    """
+
+    def __init__(self) -> None:
+        self._given, self._done = 0, [(0, -math.inf)]
+        self._queue: SimpleQueue[tuple[int, Any] | None] = SimpleQueue()
+
+    def give(self, loss: Any) -> None:
+        """Of a step that the device has been told to do; steps are done in this order."""
+        if not self._given:
+            # A daemon: a device that hangs must not keep the process from ending.
+            threading.Thread(target=_watch, args=(self._queue, self._done), name="device clock", daemon=True).start()
+            weakref.finalize(self, self._queue.put, None)
+        self._given += 1
+        self._queue.put((self._given, loss))
+
+    def idle_since(self) -> float:
+        """In seconds of `time.perf_counter`: -inf before the first step, +inf while the device has something to do."""
+        number, when = self._done[0]
+        return when if number == self._given else math.inf
+
+
+def _watch(queue: SimpleQueue[tuple[int, Any] | None], done: list[tuple[int, float]]) -> None:
+    """Puts into `done` the number of the step that was done last, and when, until the queue gives None."""
+    while (given := queue.get()) is not None:
+        number, loss = given
+        with suppress(Exception):  # the loop meets it as soon as it reads the step's scalars
+            keras.ops.convert_to_numpy(loss)
+        done[0] = (number, time.perf_counter())

@@ -10,6 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from retina.training.storage import storing
+
 
 class Report:
     """Context manager; `say` prints a line, `scalars` updates the live figures.
@@ -66,7 +68,7 @@ class Report:
     def _write(self, text: str) -> None:
         if self.log is None:
             return
-        with open(self.log, "a", encoding="utf-8", errors="backslashreplace") as file:
+        with storing(self.log.parent), open(self.log, "a", encoding="utf-8", errors="backslashreplace") as file:
             for line in text.splitlines():
                 file.write(f"{datetime.now().isoformat(timespec='seconds')}  {line}\n")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from retina.errors import RetinaError
 from retina.files import written
 from retina.inference import build_detector
 from retina.models.detector import Detector
-from retina.models.objective import objective
+from retina.models.objective import LossSums, objective
 from retina.training.checkpoint import gather, read, restore
 from retina.training.meter import Fault
 from retina.training.run_directory import RunDirectory
@@ -26,6 +27,7 @@ from retina.training.step import INPUTS
 Batch = dict[str, Any]
 _REMEDY = "lower optimizer.learning_rate, lengthen schedule.warmup_steps, or set optimizer.clip_norm"
 _NAMED_IMAGES = 8
+_LONGEST = 200  # characters of an error within the message
 
 
 class Finding(NamedTuple):
@@ -68,35 +70,55 @@ class Replay:
         return "\n".join([f"step {self.step}, with the weights {self.weights}", *self.images, *rows])
 
 
+def keep_batch(run: RunDirectory, batch: Batch, dataset: DetectionDataset, fault: Fault) -> None:
+    """Saves the batch of a failed step before anything is tried with it; `record` adds the weights.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    arrays = {name: np.asarray(value) for name, value in batch.items()}
+    _save(_path(run, fault.step), _meta(dataset, arrays, fault), arrays, {})
+
+
 def record(
-    run: RunDirectory, detector: Detector, origin: str, batch: Batch, dataset: DetectionDataset, fault: Fault
+    run: RunDirectory,
+    detector: Detector | None,
+    origin: str,
+    batch: Batch | None,
+    dataset: DetectionDataset,
+    fault: Fault,
+    parts: int = 1,
 ) -> str:
     """Saves the batch of a failed step in `replay/step_N.npz`, finds the tensor that failed, and says both.
 
+    What fails on the way is said in its place: the message on the step itself always comes.
+
     Args:
-        detector: with the weights that the step found, or the nearest to them that are finite.
-        origin: which these are, for the message.
-        batch: of the step, as in `retina.data.pipeline.Batch`.
+        detector: with the weights that the step found, or the nearest to them that are finite; None where these could
+            not be had.
+        origin: which these are, for the message; of None, why.
+        batch: of the step, as in `retina.data.pipeline.Batch`; None where it could not be had.
         dataset: whose rows the batch's `index` are.
+        parts: how many equal ones the batch goes through the network in, one after another, for the device's memory.
     """
+    told = f"step {fault.step}: the {fault.what} is {fault.value}; {_REMEDY}"
+    if batch is None:
+        return f"{told}. Its batch could not be read once more"
     arrays = {name: np.asarray(value) for name, value in batch.items()}
+    kept = _kept(run, detector, origin, arrays, dataset, fault, parts)
+    where = f"Which tensor was first is not known: {origin}"
+    if detector is not None:
+        where = f"With the weights {origin}, {_first_bad(detector, arrays, fault, parts)}"
     images = image_names(dataset, arrays["index"])
-    weights = {name: array for name, array in gather(detector).items() if name.startswith("weights/")}
-    first = next((found for found in _diagnose(detector, arrays) if found.bad), None)
-    where = f"first not finite: {first.name} ({first.bad} of {first.size} values)" if first else _elsewhere(fault)
-    path = run.path / "replay" / f"step_{fault.step}.npz"
-    again = f"from retina.training.replay import replay; print(replay({str(run.path)!r}, {fault.step}))"
-    try:
-        meta = {"images": images, "class_names": detector.class_names, "scalars": fault.scalars, "origin": origin}
-        _save(path, meta, arrays, weights)
-        kept = f"the batch is in {path}; look again with: python -c {shlex.quote(again)}"
-    except OSError as error:  # the message matters more
-        kept = f"the batch could not be saved: {error.strerror}"
     named = ", ".join(images[:_NAMED_IMAGES]) + (", …" if len(images) > _NAMED_IMAGES else "")
-    return (
-        f"step {fault.step}: the {fault.what} is {fault.value}; {_REMEDY}. With the weights {origin}, {where}. "
-        f"Images: {named}; {kept}"
-    )
+    return f"{told}. {where}. Images: {named}; {kept}"
+
+
+def why(error: Exception) -> str:
+    """An error in a line."""
+    said = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    first = next(iter(said.splitlines()), "")[:_LONGEST]
+    return first if isinstance(error, OSError | RetinaError) else f"{type(error).__name__}: {first}"
 
 
 def replay(run: str | Path, step: int, checkpoint: str | None = None) -> Replay:
@@ -111,7 +133,7 @@ def replay(run: str | Path, step: int, checkpoint: str | None = None) -> Replay:
         RetinaError: there is no such run, step or checkpoint.
     """
     directory = RunDirectory.open(Path(run))
-    path = directory.path / "replay" / f"step_{step}.npz"
+    path = _path(directory, step)
     if not path.is_file():
         raise RetinaError(f"{path}: no such batch; batches are saved when a loss or a gradient is not finite")
     with np.load(path, allow_pickle=False) as file:
@@ -121,11 +143,13 @@ def replay(run: str | Path, step: int, checkpoint: str | None = None) -> Replay:
     if checkpoint is not None:
         saved = read(directory.checkpoint_path(checkpoint))
         weights, origin = saved.arrays, f"of step {saved.step}"
+    if not weights:
+        raise RetinaError(f"{path}: expected weights beside the batch, got none; name a checkpoint, such as 'latest'")
     config = configuration.load(directory.path / "config.yaml")
     detector = build_detector(config, meta["class_names"], load_weights=False)
     restore(weights, detector)
     batch = {name.removeprefix("batch/"): array for name, array in arrays.items() if name.startswith("batch/")}
-    return Replay(step, origin, tuple(meta["images"]), tuple(_diagnose(detector, batch)))
+    return Replay(step, origin, tuple(meta["images"]), tuple(_diagnose(detector, batch, meta.get("parts", 1))))
 
 
 def image_names(dataset: DetectionDataset, index: np.ndarray) -> tuple[str, ...]:
@@ -139,6 +163,38 @@ def image_names(dataset: DetectionDataset, index: np.ndarray) -> tuple[str, ...]
     )
 
 
+def _path(run: RunDirectory, step: int) -> Path:
+    return run.path / "replay" / f"step_{step}.npz"
+
+
+def _meta(dataset: DetectionDataset, batch: Batch, fault: Fault) -> dict[str, Any]:
+    images = image_names(dataset, batch["index"])
+    return {"images": images, "class_names": dataset.class_names, "scalars": fault.scalars, "origin": "unknown"}
+
+
+def _kept(
+    run: RunDirectory,
+    detector: Detector | None,
+    origin: str,
+    batch: Batch,
+    dataset: DetectionDataset,
+    fault: Fault,
+    parts: int,
+) -> str:
+    path = _path(run, fault.step)
+    again = f"from retina.training.replay import replay; print(replay({str(run.path)!r}, {fault.step}))"
+    try:
+        if detector is None:
+            keep_batch(run, batch, dataset, fault)
+            return f"the batch is in {path}"
+        weights = {name: array for name, array in gather(detector).items() if name.startswith("weights/")}
+        own = {"class_names": detector.class_names, "origin": origin, "parts": parts}
+        _save(path, {**_meta(dataset, batch, fault), **own}, batch, weights)
+        return f"the batch is in {path}; look again with: python -c {shlex.quote(again)}"
+    except Exception as error:  # the message matters more
+        return f"the batch could not be saved: {why(error)}"
+
+
 def _save(path: Path, meta: dict[str, Any], batch: Batch, weights: dict[str, Any]) -> None:
     path.parent.mkdir(exist_ok=True)
     stored: dict[str, Any] = {f"batch/{name}": array for name, array in batch.items()}
@@ -146,59 +202,95 @@ def _save(path: Path, meta: dict[str, Any], batch: Batch, weights: dict[str, Any
         np.savez_compressed(temporary, __meta__=np.array(json.dumps(meta)), **stored, **weights)
 
 
-def _diagnose(detector: Detector, batch: Batch) -> list[Finding]:
+def _first_bad(detector: Detector, batch: Batch, fault: Fault, parts: int) -> str:
+    try:
+        first = next((found for found in _diagnose(detector, batch, parts) if found.bad), None)
+    except Exception as error:  # the batch may not fit in memory a second time
+        return f"the search for the tensor failed: {why(error)}"
+    return f"first not finite: {first.name} ({first.bad} of {first.size} values)" if first else _elsewhere(fault)
+
+
+def _diagnose(detector: Detector, batch: Batch, parts: int) -> list[Finding]:
+    """What is in the tensors, of all parts together, in the order of computation."""
+    variables = detector.trainable_variables
     weights = [(v.path, keras.ops.convert_to_numpy(v.value)) for v in detector.variables]
-    tensors = {name: keras.ops.convert_to_tensor(batch[name]) for name in INPUTS}
-    outputs, losses, gradients = _GRADIENTS[keras.backend.backend()](detector, tensors)
-    paths = [v.path for v in detector.trainable_variables]
+    differentiate = _GRADIENTS[keras.backend.backend()](detector, parts > 1)
+    size = len(batch["images"]) // parts
+    outputs: dict[str, Finding] = {}
+    total: tuple[LossSums, list] | None = None
+    for place in range(0, parts * size, size):
+        part = {name: keras.ops.convert_to_tensor(batch[name][place : place + size]) for name in INPUTS}
+        seen, sums, gradients = differentiate(part)
+        for name, value in seen.items():
+            found = _finding(name, keras.ops.convert_to_numpy(value))
+            outputs[name] = _merged(outputs[name], found) if name in outputs else found
+        new = (sums, list(gradients))
+        total = new if total is None else keras.tree.map_structure(lambda x, y: x + y, total, new)
+    assert total is not None
+    losses, divisor = objective(total[0]), 1.0
+    if parts > 1:
+        divisor = max(float(keras.ops.convert_to_numpy(total[0].positives)), 1.0)
     named = [
-        ("images", batch["images"]),
-        ("boxes", batch["boxes"]),
-        *((f"weight {path}", array) for path, array in weights if not _finite(array).all()),
-        *outputs.items(),
         *((name, losses[name]) for name in ("loss_classification", "loss_box", "loss")),
-        *((f"gradient of {path}", value) for path, value in zip(paths, gradients, strict=True)),
+        *((f"gradient of {v.path}", value / divisor) for v, value in zip(variables, total[1], strict=True)),
     ]
-    return [_finding(name, keras.ops.convert_to_numpy(value)) for name, value in named]
+    return [
+        *(_finding(name, batch[name]) for name in ("images", "boxes")),
+        *(_finding(f"weight {path}", array) for path, array in weights if not _finite(array).all()),
+        *outputs.values(),
+        *(_finding(name, keras.ops.convert_to_numpy(value)) for name, value in named),
+    ]
 
 
-def _forward(detector: Detector, batch: Batch) -> tuple[dict[str, Any], dict[str, Any]]:
-    outputs = detector(batch, training=True)
-    return outputs, objective(detector.loss_sums(outputs, batch))
+# A function of a batch each: outputs, sums of losses, and the gradients of the loss or, undivided, of the sums.
+_Differentiate = Callable[[Batch], tuple[dict[str, Any], LossSums, Any]]
 
 
-def _tensorflow_gradients(detector: Detector, batch: Batch) -> tuple:
+def _target(sums: LossSums, undivided: bool) -> Any:
+    return sums.classification + sums.box if undivided else objective(sums)["loss"]
+
+
+def _tensorflow_gradients(detector: Detector, undivided: bool) -> _Differentiate:
     import tensorflow as tf
 
-    with tf.GradientTape() as tape:
-        outputs, losses = _forward(detector, batch)
-    return outputs, losses, tape.gradient(losses["loss"], [v.value for v in detector.trainable_variables])
+    def gradients(batch: Batch) -> tuple:
+        with tf.GradientTape() as tape:
+            outputs = detector(batch, training=True)
+            sums = detector.loss_sums(outputs, batch)
+            target = _target(sums, undivided)
+        return outputs, sums, tape.gradient(target, [v.value for v in detector.trainable_variables])
+
+    return gradients
 
 
-def _jax_gradients(detector: Detector, batch: Batch) -> tuple:
+def _jax_gradients(detector: Detector, undivided: bool) -> _Differentiate:
     import jax
 
     frozen = [v.value for v in detector.non_trainable_variables]
 
     @jax.jit
-    def gradients(trainable: list, batch: Batch) -> Any:
+    def gradients(trainable: list, batch: Batch) -> tuple:
         def loss(trainable: list) -> tuple[Any, tuple]:
             outputs, _ = detector.stateless_call(trainable, frozen, batch, training=True)
-            losses = objective(detector.loss_sums(outputs, batch))
-            return losses["loss"], (outputs, losses)
+            sums = detector.loss_sums(outputs, batch)
+            return _target(sums, undivided), (outputs, sums)
 
-        return jax.value_and_grad(loss, has_aux=True)(trainable)
+        (_, seen), found = jax.value_and_grad(loss, has_aux=True)(trainable)
+        return *seen, found
 
-    (_, (outputs, losses)), found = gradients([v.value for v in detector.trainable_variables], batch)
-    return outputs, losses, found
+    return lambda batch: gradients([v.value for v in detector.trainable_variables], batch)
 
 
-def _torch_gradients(detector: Detector, batch: Batch) -> tuple:
+def _torch_gradients(detector: Detector, undivided: bool) -> _Differentiate:
     import torch
 
-    outputs, losses = _forward(detector, batch)
-    found = torch.autograd.grad(losses["loss"], [v.value for v in detector.trainable_variables])
-    return *({name: value.detach() for name, value in group.items()} for group in (outputs, losses)), found
+    def gradients(batch: Batch) -> tuple:
+        outputs = detector(batch, training=True)
+        sums = detector.loss_sums(outputs, batch)
+        found = torch.autograd.grad(_target(sums, undivided), [v.value for v in detector.trainable_variables])
+        return *keras.tree.map_structure(lambda x: x.detach(), (dict(outputs), sums)), found
+
+    return gradients
 
 
 _GRADIENTS = {"tensorflow": _tensorflow_gradients, "jax": _jax_gradients, "torch": _torch_gradients}
@@ -209,6 +301,12 @@ def _finding(name: str, array: np.ndarray) -> Finding:
     good = array[finite]
     low, high = (float(good.min()), float(good.max())) if good.size else (np.nan, np.nan)
     return Finding(name, int(array.size - finite.sum()), int(array.size), low, high)
+
+
+def _merged(one: Finding, other: Finding) -> Finding:
+    """Of two parts of a tensor."""
+    low, high = float(np.fmin(one.low, other.low)), float(np.fmax(one.high, other.high))
+    return Finding(one.name, one.bad + other.bad, one.size + other.size, low, high)
 
 
 def _finite(array: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from retina import config as configuration
 from retina.config import Config
 from retina.data.dataset import DetectionDataset
+from retina.data.fingerprint import Fingerprints, differences
 from retina.errors import RetinaError
 from retina.training.checkpoint import Checkpoint, DamagedCheckpoint, read
 from retina.training.run_directory import LATEST, RunDirectory, has_config, is_begun
@@ -16,6 +17,8 @@ from retina.training.state import Progress
 
 # What may differ when a run goes on: none of it touches a weight or a line of metrics.jsonl,
 _FREE = ("run.keep", "run.checkpoint_every", "run.checkpoint_minutes", "run.report", "export")
+# or the tables, which are compared themselves (`check_data`),
+_MOVED = ("data.root",)
 # or does so by rounding.
 _PLACE = ("run.devices", "run.hosts")
 
@@ -24,10 +27,12 @@ _ROUNDING = ("python", "platform", "backend", "devices", "packages", "revision")
 
 
 class Start(NamedTuple):
-    """`checkpoint` is None where none had been written; `notes` are for the log."""
+    """`checkpoint` is None where none had been written; `notes` are for the log; `damaged` are the steps of the newer
+    checkpoints that can't be read."""
 
     checkpoint: Checkpoint | None
     notes: tuple[str, ...] = ()
+    damaged: tuple[int, ...] = ()
 
 
 def find_start(path: Path, config: Config) -> Start:
@@ -36,14 +41,15 @@ def find_start(path: Path, config: Config) -> Start:
     A checkpoint that is cut short or altered is passed over for the one before it. Nothing is written.
 
     Raises:
-        RetinaError: `path` holds something else, the configuration has changed, or no checkpoint is whole.
+        RetinaError: `path` holds something else, the configuration has changed, no checkpoint is whole, or the newest
+            can't be read for now.
     """
     if not is_begun(path):
         RunDirectory.open(path)  # says what is missing
     if not has_config(path):
         return Start(None, ("there is no run to resume yet: starting from step 0",))
     run = RunDirectory(path)
-    saved, notes = newest_checkpoint(run)
+    saved, notes, damaged = newest_checkpoint(run)
     if saved is None:
         before = configuration.load(path / "config.yaml").model_dump(mode="json")
         notes = ("the run has no checkpoint yet: starting from step 0",)
@@ -51,7 +57,8 @@ def find_start(path: Path, config: Config) -> Start:
         # Parsed: keys that were added to the package since then have their defaults.
         before = configuration.parse(saved.config, str(path)).model_dump(mode="json")
     changed = changed_keys(before, config.model_dump(mode="json"))
-    bound = [text for key, text in changed.items() if not key.startswith(_FREE + _PLACE)]
+    free = _FREE + _PLACE + (_MOVED if run.fingerprints() else ())
+    bound = [text for key, text in changed.items() if not key.startswith(free)]
     if bound:
         raise RetinaError(
             f"{path}: cannot resume with a changed config: {', '.join(bound)}; resume with the run's own "
@@ -61,7 +68,7 @@ def find_start(path: Path, config: Config) -> Start:
         notes = (*notes, f"resumed with a changed config: {', '.join(changed.values())}")
     if replicas(before["run"]) != replicas(config.run.model_dump()):
         notes = (*notes, _elsewhere(config))
-    return Start(saved, notes)
+    return Start(saved, notes, damaged)
 
 
 def replicas(run: Mapping[str, Any]) -> tuple[Any, int]:
@@ -80,38 +87,43 @@ def _elsewhere(config: Config) -> str:
 def remove_superseded(run: RunDirectory, keep: int) -> None:
     """Removes of a finished run the checkpoints that it would have removed, had a kill left it the time.
 
-    None where one of those to keep is damaged: it may be the others that are needed.
+    None where one of those to keep can't be read: it may be the others that are needed.
     """
     try:
         kept = [read(run.checkpoint_path(f"step_{step}")) for step in run.steps()[-keep:]]
-    except DamagedCheckpoint:
+    except RetinaError:
         return
     bests = {Progress.from_dict(saved.progress).best_step for saved in kept}
     run.keep(keep, {step for step in bests if step is not None})
 
 
-def newest_checkpoint(run: RunDirectory) -> tuple[Checkpoint | None, tuple[str, ...]]:
+def newest_checkpoint(run: RunDirectory) -> Start:
     """The checkpoint that `latest` names, or the newest before it that is whole; None where there is none at all.
 
     Returns:
-        It, and a line about the damaged ones that were passed over.
+        It, a line about the damaged ones that were passed over, and their steps.
 
     Raises:
         DamagedCheckpoint: there are checkpoints, and none is whole.
+        RetinaError: the system could not read one: it may be whole, so none before it is taken.
     """
     last = run.pointed_step(LATEST)
     steps = [step for step in reversed(run.steps()) if last is None or step <= last]
     damage: list[str] = [] if last is None or last in steps else [f"step_{last}.npz is missing"]
+    passed: list[int] = []
     for step in steps:
         try:
             saved = read(run.checkpoint_path(f"step_{step}"))
         except DamagedCheckpoint as error:
             damage.append(str(error))
+            passed.append(step)
             continue
-        return saved, tuple(f"{text}. Going back to the checkpoint before it: step {step}" for text in damage[-1:])
+        kept = "; the damaged file stays, as .npz.damaged" if passed else ""
+        notes = tuple(f"{text}. Going back to the checkpoint before it: step {step}{kept}" for text in damage[-1:])
+        return Start(saved, notes, tuple(passed))
     if damage:
         raise DamagedCheckpoint(f"{run.path}: no checkpoint is whole: {'; '.join(damage)}; start a new run")
-    return None, ()
+    return Start(None)
 
 
 def check_classes(saved: Checkpoint, data: DetectionDataset) -> None:
@@ -122,6 +134,32 @@ def check_classes(saved: Checkpoint, data: DetectionDataset) -> None:
             f"{data.name}: cannot resume: its classes {list(now[0])} with category ids {list(now[1])} are not the "
             f"checkpoint's {list(before[0])} with {list(before[1])}; restore the data, or start a new run"
         )
+
+
+def check_data(path: Path, start: Start, now: Fingerprints, changed_data: bool) -> tuple[str, ...]:
+    """Whether a run goes on with the tables that it began with.
+
+    Args:
+        now: of the data at hand; see `retina.data.fingerprint`.
+        changed_data: they may differ.
+
+    Returns:
+        Notes for the log.
+
+    Raises:
+        RetinaError: they differ, and may not; says in what.
+    """
+    before = {} if start.checkpoint is None else RunDirectory(path).fingerprints()
+    if not before:
+        old = ("the run does not say what data it began with: whether these are the same is not checked",)
+        return () if start.checkpoint is None else old
+    found = "; ".join(differences(before, now))
+    if found and not changed_data:
+        raise RetinaError(
+            f"{path}: cannot resume on other data than the run's: {found}; restore the data, start a new run, or "
+            "accept it with --changed-data (in Python: changed_data=True)"
+        )
+    return (f"resumed on other data, as --changed-data allows: {found}",) if found else ()
 
 
 def environment_notes(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, ...]:

@@ -12,16 +12,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from retina import config
 from retina.errors import RetinaError
 from retina.files import exists, write_text
 
 BEST, LATEST = "best", "latest"
-_CONFIG, _ENVIRONMENT = "config.yaml", "environment.json"
+_CONFIG, _ENVIRONMENT, _DATA = "config.yaml", "environment.json", "data.json"
 _STEP = re.compile(r"step_(\d+)")
 
 
 class RunDirectory:
-    """`config.yaml`, `environment.json`, `log.txt`, `metrics.jsonl`, `checkpoints/`, `eval/step_N/`, `tensorboard/`."""
+    """`config.yaml`, `environment.json`, `data.json`, `log.txt`, `metrics.jsonl`, `checkpoints/`, `eval/step_N/`,
+    `tensorboard/`."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -143,14 +145,19 @@ class RunDirectory:
             return []
         return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
-    def go_back_to(self, step: int, best_step: int | None) -> None:
+    def go_back_to(self, step: int, best_step: int | None, damaged: Iterable[int] = ()) -> None:
         """Makes the run what it was after `step`: later lines and checkpoints go, and what a kill left half written.
 
         Args:
             best_step: the best on the validation data so far; None before the first evaluation.
+            damaged: steps whose checkpoints can't be read: those files stay, as `step_N.npz.damaged`.
         """
         self.forget_after(step)
         checkpoints = self.path / "checkpoints"
+        for later in damaged:
+            file = self.checkpoint_path(f"step_{later}")
+            if file.is_file():
+                file.replace(file.with_name(f"{file.name}.damaged"))
         for later in self.steps():
             if later > step:
                 self.checkpoint_path(f"step_{later}").unlink()
@@ -181,8 +188,20 @@ class RunDirectory:
 
     def environment(self) -> dict[str, Any]:
         """What `environment.json` says; nothing where it is missing or torn."""
+        return self._read(_ENVIRONMENT)
+
+    def fingerprints(self) -> dict[str, dict[str, Any]]:
+        """What `data.json` says of the tables that the run began with; nothing where it is missing or torn."""
+        return self._read(_DATA)
+
+    def write_fingerprints(self, found: dict[str, dict[str, Any]]) -> None:
+        """Of the tables that the run goes on with, by split."""
+        if found != self.fingerprints():
+            write_text(self.path / _DATA, json.dumps(found, indent=2) + "\n")
+
+    def _read(self, name: str) -> dict[str, Any]:
         try:
-            found = json.loads((self.path / _ENVIRONMENT).read_text(encoding="utf-8"))
+            found = json.loads((self.path / name).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}
@@ -199,9 +218,17 @@ def shown(path: Path) -> str:
     return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
-def resume_command(path: Path) -> str:
-    """What goes on with a run, from the folder that this process was started in."""
-    return f"retina train --run-dir {shown(path)} --resume"
+def resume_command(path: Path, hosts: config.Hosts | None = None) -> str:
+    """What goes on with a run, from the folder that this process was started in; on a host of several, with its place
+    among them, which the run directory does not know."""
+    command = f"retina train --run-dir {shown(path)} --resume"
+    if hosts is None:
+        return command
+    place = f"run.hosts={{coordinator: '{hosts.coordinator}', count: {hosts.count}, index: {hosts.index}}}"
+    return (
+        f"{command} {shlex.quote(place)} (on each host with its own index; or as it was started: with --launcher, or "
+        "with the CONFIG where a host does not see the run directory)"
+    )
 
 
 def is_begun(path: Path) -> bool:

@@ -12,6 +12,8 @@ from retina.config import Config
 from retina.data.dataset import DetectionDataset
 from retina.data.pipeline import training_batches, translated
 from retina.errors import RetinaError
+from retina.training.determinism import check_determinism, make_deterministic
+from retina.training.distribution import distribute
 from retina.training.environment import devices, memory
 from retina.training.parts import assemble
 
@@ -38,14 +40,25 @@ def time_steps(config: Config, data: DetectionDataset, steps: int) -> Timing:
         steps: at least 3; the first one, which compiles, is not in the median. Further canvases would be compiled in
             later steps, so one that takes more than 5 times the median is left out of the total.
 
+    Returns:
+        Of all devices and hosts together, but for `memory` and `devices`, which are this host's. With `run.hosts` it is
+        to be called on each of them.
+
     Raises:
-        RetinaError: fewer than 3 steps.
+        RetinaError: fewer than 3 steps, or `run.devices` and the like are not to be had.
     """
     if steps < 3:
         raise RetinaError(f"--time: expected at least 3 steps, got {steps}; the first one only compiles")
-    parts = assemble(config, data)
+    distribution = distribute(config.run)
     batch_size = config.run.batch_size
-    batches = iter(training_batches(data, config.data, batch_size=batch_size, seed=config.run.seed, steps=steps))
+    slots = distribution.slots(batch_size, config.run.accumulate)
+    if config.run.deterministic:
+        check_determinism()
+        make_deterministic()
+    parts = assemble(config, data, distribution=distribution)
+    batches = iter(
+        training_batches(data, config.data, batch_size=batch_size, seed=config.run.seed, steps=steps, slots=slots)
+    )
     whole, waits = [], []
     with translated(data):
         for _ in range(steps):
@@ -66,5 +79,5 @@ def time_steps(config: Config, data: DetectionDataset, steps: int) -> Timing:
         data_wait=float(waited[kept].sum() / took[kept].sum()),
         hours=config.schedule.steps * float(took[kept].mean()) / 3600,
         memory=memory(),
-        devices=tuple(devices()),
+        devices=distribution.names or tuple(devices()),
     )

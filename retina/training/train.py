@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,25 +12,29 @@ import keras
 from retina import config as configuration
 from retina.config import Config
 from retina.data.dataset import DetectionDataset
+from retina.data.fingerprint import Fingerprints, fingerprint
 from retina.data.load import check_same_classes, load_split
 from retina.data.scoring import ground_truth
 from retina.data.split_truth import split_truth
 from retina.doctor import preflight
-from retina.errors import RunFailed
 from retina.training import checkpoint as checkpoints
+from retina.training.determinism import check_determinism, make_deterministic
 from retina.training.distribution import distribute
 from retina.training.environment import describe_environment
 from retina.training.hosts import Hosts, check_same_config
 from retina.training.loop import Data, Loop
 from retina.training.parts import assemble
-from retina.training.resuming import Start, check_classes, environment_notes, find_start, remove_superseded
-from retina.training.run_directory import RunDirectory, refuse_if_used, resume_command
+from retina.training.resuming import (
+    Start,
+    check_classes,
+    check_data,
+    environment_notes,
+    find_start,
+    remove_superseded,
+)
+from retina.training.run_directory import RunDirectory, refuse_if_used
 from retina.training.state import Progress
-
-# The disk is full or the folder is no longer ours: the last checkpoint stands.
-_STORAGE_ERRORS = (
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS, errno.ESTALE,
-)  # fmt: skip
+from retina.training.storage import storage_errors_told, storing
 
 
 def train(
@@ -39,6 +42,7 @@ def train(
     run_dir: str | Path,
     *,
     resume: bool = False,
+    changed_data: bool = False,
     train_data: DetectionDataset | None = None,
     validation_data: DetectionDataset | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
@@ -49,7 +53,8 @@ def train(
         config: the whole configuration (`retina.load_config`).
         run_dir: a new or empty folder, or with `resume` a run made by the same configuration.
         resume: go on from the latest checkpoint that is whole, or from step 0 where none was written yet; a run that is
-            finished stays as it is.
+            finished stays as it is. Data that are not the run's are refused: see `retina.data.fingerprint`.
+        changed_data: resume all the same where the data have changed, and say so in the log.
         train_data, validation_data: tables to use in place of those that `config.data` names.
         callbacks: Keras callbacks; see `retina.training.callbacks.Callbacks` for what they are told and when.
 
@@ -69,6 +74,8 @@ def train(
     hosts = distribution.hosts
     check_same_config(hosts, config)
     distribution.slots(config.run.batch_size, config.run.accumulate)  # its error comes before the work
+    if config.run.deterministic:
+        hosts.together(check_determinism)
     start = _start(hosts, path, config, resume)
     if start.checkpoint is not None and _is_finished(start.checkpoint, config):
         if hosts.chief:  # not in the log: a finished run stays as it is
@@ -78,29 +85,33 @@ def train(
                 remove_superseded(finished, config.run.keep)
         return path
     data, checked = hosts.together(lambda: _prepare(config, start, train_data, validation_data, hosts.chief))
+    fingerprints = {"train": fingerprint(data.train), "validation": fingerprint(data.validation)}
+    same = hosts.by_chief(lambda: check_data(path, start, fingerprints, changed_data)) or ()
     if config.run.deterministic:
-        _make_deterministic()
+        make_deterministic()
     parts = assemble(config, data.train, start.checkpoint, distribution)
     with hosts.in_step(), ExitStack() as until_done:
-        ready = hosts.by_chief(lambda: until_done.enter_context(_directory(config, path, start, resume)))
+        ready = hosts.by_chief(lambda: until_done.enter_context(_directory(config, path, start, resume, fingerprints)))
         run, notes = ready or (RunDirectory(path), ())
-        said = (*checked, *start.notes, *parts.notes, *notes)
+        said = (*checked, *start.notes, *same, *parts.notes, *notes)
         return Loop(config, run, data, parts, start.checkpoint, said, callbacks, distribution).run()
 
 
 @contextmanager
 def _directory(
-    config: Config, path: Path, start: Start, resume: bool
+    config: Config, path: Path, start: Start, resume: bool, fingerprints: Fingerprints
 ) -> Iterator[tuple[RunDirectory, tuple[str, ...]]]:
     """The run directory, made or cleaned up and locked, and what there is to say of where the run goes on."""
     make = RunDirectory.complete if resume else RunDirectory.create
     environment = describe_environment(config)
     run = make(path, configuration.to_yaml(config), environment)
     notes = () if start.checkpoint is None else environment_notes(run.environment(), environment)
-    with run.locked(), _storage_errors_told(path):
-        if resume:
-            progress = Progress.from_dict(start.checkpoint.progress) if start.checkpoint else Progress()
-            run.go_back_to(start.checkpoint.step if start.checkpoint else 0, progress.best_step)
+    with run.locked(), storage_errors_told(path, config.run.hosts):
+        with storing(path):
+            if resume:
+                progress = Progress.from_dict(start.checkpoint.progress) if start.checkpoint else Progress()
+                run.go_back_to(start.checkpoint.step if start.checkpoint else 0, progress.best_step, start.damaged)
+            run.write_fingerprints(fingerprints)
         yield run, notes
 
 
@@ -153,30 +164,3 @@ def _with_absolute_paths(config: Config) -> Config:
 
 def _is_finished(saved: checkpoints.Checkpoint, config: Config) -> bool:
     return saved.step >= config.schedule.steps or Progress.from_dict(saved.progress).finished
-
-
-@contextmanager
-def _storage_errors_told(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _STORAGE_ERRORS:
-            raise
-        raise RunFailed(
-            f"{path}: the run stopped, since it cannot be written: {error.strerror}; the last checkpoint is whole. "
-            f"Make room, then go on with: {resume_command(path)}"
-        ) from None
-
-
-def _make_deterministic() -> None:
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        tf.config.experimental.enable_op_determinism()
-        # It merges sums in an order that changes from one compilation to the next: the gradients of the heads, which
-        # all levels share, then differ by rounding from run to run.
-        tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
-    elif keras.backend.backend() == "torch":
-        import torch
-
-        torch.use_deterministic_algorithms(True)

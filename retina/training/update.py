@@ -84,12 +84,19 @@ class Update:
 
         Returns:
             The step's scalars.
+
+        An update whose gradient overflowed float16 leaves weights and slots as they were. `optimizer.iterations` counts
+        on, so that it is the number of steps and the schedule ends with the run. Adam's bias correction counts such
+        steps as well: while its averages are young it divides by a little too much, and later by a little too little
+        (ten left out at the start: half an update at first, at most 13 % too long around the 25th; 1 % from the
+        400th on). A warm-up hides it.
         """
         variables, divisor = self.detector.trainable_variables, self._divisor(seen.sums)
         gradients = self._true_gradients(gradients, divisor)
         norm = global_norm(gradients)
         finite = None if self.scale is None else ops.isfinite(norm)
-        changed = [] if finite is None else [*variables, *self.optimizer.variables]
+        slots = [v for v in self.optimizer.variables if v is not self.optimizer.iterations]
+        changed = [] if finite is None else [*variables, *slots]
         before = [ops.copy(ops.convert_to_tensor(v)) for v in changed]
         self.optimizer.apply(prepare_gradients(gradients, variables, self.settings, norm), variables)
         for variable, old in zip(changed, before, strict=True):

@@ -5,6 +5,8 @@
 CASES holds for each number i `canvas_i` [H, W, 3] uint8, `size_i` [2] and the targets `boxes_i` [G, 4], `labels_i` [G].
 """
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -43,6 +45,23 @@ def results(run, cases, *, detect=True):
         found["anchors"] = np.concatenate(detector.level_anchors(batch["images"].shape[1:3]))
         out |= {f"{name}_{number}": value for name, value in found.items()}
     return out
+
+
+def on_backend(backend, folder, cases, runs):
+    """`results` of each run, computed by another process on `backend`; its files are written to `folder`."""
+    np.savez(folder / f"{backend}_cases.npz", **cases)
+    target = folder / f"{backend}.npz"
+    process = subprocess.run(
+        [sys.executable, __file__, str(target), str(folder / f"{backend}_cases.npz"), *map(str, runs)],
+        env={**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert process.returncode == 0, process.stderr[-3000:]
+    with np.load(target) as file:
+        prefixes = [f"{index}/" for index in range(len(runs))]
+        return [{name.removeprefix(p): file[name] for name in file.files if name.startswith(p)} for p in prefixes]
 
 
 if __name__ == "__main__":

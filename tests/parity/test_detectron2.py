@@ -17,6 +17,7 @@ from retina.models.weights.reading import TensorFile, read_tensors  # noqa: E402
 from retina.training.importing import import_run  # noqa: E402
 from retina.training.loading import load_checkpoint  # noqa: E402
 from tests.parity import detectron2_model as theirs  # noqa: E402
+from tests.parity import runner  # noqa: E402
 
 CANVAS = (64, 96)
 
@@ -38,13 +39,19 @@ def zoo(folder):
     return state, file
 
 
+def noise():
+    return np.random.default_rng(3).integers(0, 256, (*CANVAS, 3)).astype(np.uint8)
+
+
 def same(run, state):
     predictor, saved = load_checkpoint(run)
-    image = np.random.default_rng(3).integers(0, 256, (*CANVAS, 3)).astype(np.uint8)
-    wanted = theirs.outputs(state, image)
-    batch = {"images": image[None], "size": np.array([CANVAS], np.int32)}
+    batch = {"images": noise()[None], "size": np.array([CANVAS], np.int32)}
     found = {name: np.asarray(x)[0] for name, x in predictor.detector(batch, training=False).items()}
-    anchors = np.concatenate(predictor.detector.level_anchors(CANVAS))
+    compare(theirs.outputs(state, noise()), found, np.concatenate(predictor.detector.level_anchors(CANVAS)))
+    return saved
+
+
+def compare(wanted, found, anchors):
     # Ours count sizes within a ratio, theirs ratios within a size.
     order = np.arange(len(anchors)).reshape(-1, 3, 3).transpose(0, 2, 1).reshape(-1)
     np.testing.assert_allclose(anchors, wanted["anchors"][order], rtol=1e-6, atol=1e-5)
@@ -52,7 +59,6 @@ def same(run, state):
         assert wanted[name].std() > 0.05
         tolerance = 1e-4 * np.abs(wanted[name]).max()
         np.testing.assert_allclose(found[name], wanted[name][order], rtol=0, atol=tolerance)
-    return saved
 
 
 def test_a_file_of_the_zoo(zoo, folder):
@@ -73,6 +79,25 @@ def test_a_file_of_the_zoo(zoo, folder):
     assert written.loss.box == config.SmoothL1Box(beta=0.1, weight=1.0)
     assert (written.loss.normalizer.kind, written.assignment.force_match) == ("ema", "ties")
     assert (written.inference.score_threshold, written.inference.max_detections) == (0.05, 100)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_other_backends(backend, zoo, folder):
+    pytest.importorskip(backend)
+    state, file = zoo
+    if not (folder / "shared").exists():
+        import_run("detectron2", file, folder / "shared")
+    cases = {
+        "canvas_0": noise(), "size_0": np.array(CANVAS),
+        "boxes_0": np.array([[4, 4, 40, 40]], np.float32), "labels_0": np.array([1]),
+    }  # fmt: skip
+    (found,) = runner.on_backend(backend, folder, cases, [folder / "shared"])
+    compare(
+        theirs.outputs(state, noise()),
+        {name: found[f"{name}_0"][0] for name in ("logits", "deltas")},
+        found["anchors_0"],
+    )
 
 
 @pytest.mark.slow

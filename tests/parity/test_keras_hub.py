@@ -122,6 +122,14 @@ def test_a_preset_folder(second, folder):
     assert (written.assignment.force_match, written.anchors.max_size_ratio) == (False, 1e6)
     assert (written.data.resize.short, written.data.resize.long, written.data.resize.multiple) == (128, 128, 128)
     assert len(report.carried) == len(saved.arrays) and not report.unused
+    # Every setting in its files has its place or is said to have none; the loss that it trained with is said.
+    became = {one.name: one.became for one in report.settings}
+    assert became["NonMaxSuppression.iou_threshold"] == "inference.nms_iou" and len(became) > 40
+    assert "not carried" not in became.values()
+    assert any("retina's default" in note and "loss.classification.alpha=null" in note for note in report.notes)
+    assert any("evenly on both sides to 128 x 128" in note for note in report.notes)
+    stored = json.loads((folder / "run" / "import.json").read_text())["settings"]
+    assert {"name": "AnchorGenerator.num_scales", "value": 3, "became": "anchors.sizes"} in stored
     # keras-hub's source gives the prior to the box head; whatever stands there is carried as it is.
     bias = saved.arrays["weights/detector/box/prediction_bias"]
     np.testing.assert_array_equal(bias, model.box_head.prediction_layer.bias)

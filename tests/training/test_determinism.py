@@ -18,7 +18,7 @@ from retina import config
 from retina.data.load import load_split
 from retina.data.pipeline import training_batches
 from retina.training.parts import assemble
-from retina.training.train import _make_deterministic
+from retina.training.determinism import make_deterministic
 
 settings = config.load(None, [
     "data.train={format: digits, images: 8, size: 64}",
@@ -27,7 +27,7 @@ settings = config.load(None, [
     "optimizer={kind: adamw, learning_rate: 2.0e-3, clip_norm: 10.0}",
     "run={batch_size: 8, accumulate: 2, ema: {decay: 0.99}}",
 ])
-_make_deterministic()
+make_deterministic()
 data = load_split(settings.data, "train")
 batch = next(iter(training_batches(data, settings.data, batch_size=8, seed=0, steps=1)))
 found = []

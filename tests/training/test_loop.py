@@ -335,7 +335,8 @@ def test_a_failed_step_is_met_with_the_weights_that_it_found(go, tmp_path, monke
     weights, seen = [], {}
     keep = After(6, lambda model: weights.extend(v.numpy() for v in model.trainable_variables))
 
-    def record(run, detector, origin, batch, dataset, fault):
+    def record(run, detector, origin, batch, dataset, fault, parts):
+        assert parts == 1
         seen.update(weights=[v.numpy() for v in detector.trainable_variables], origin=origin, batch=batch, fault=fault)
         return f"step {fault.step}: the {fault.what} is {fault.value}"
 
@@ -365,6 +366,58 @@ def test_a_failure_far_from_the_last_checkpoint_takes_its_weights(go, tmp_path, 
     with pytest.raises(FloatingPointError):
         go(tmp_path / "run", "run.checkpoint_every=null", bad={8: {"loss": np.nan}})
     assert seen["origin"] == "of step 5"
+
+
+def test_going_back_that_fails_does_not_hide_the_failed_step(go, tmp_path, monkeypatch):
+    order = []
+
+    def fail(*_):
+        order.append("went back")
+        raise MemoryError("no room for a second one\nand a trace")
+
+    def told(run, detector, origin, batch, dataset, fault, parts):
+        assert detector is None and parts == 2
+        return f"step {fault.step}: {origin}"
+
+    monkeypatch.setattr(loop, "keep_batch", lambda run, batch, dataset, fault: order.append(("kept", fault.step)))
+    monkeypatch.setattr(loop.Loop, "_before", fail)
+    monkeypatch.setattr(loop, "record", told)
+    with pytest.raises(FloatingPointError) as caught:
+        go(tmp_path / "run", "run.accumulate=2", bad={7: {"loss": np.nan}})
+    assert str(caught.value) == "step 7: going back to step 7 failed: MemoryError: no room for a second one"
+    assert order == [("kept", 7), "went back"]
+
+
+def test_a_batch_that_cannot_be_read_again_does_not_hide_the_failed_step(go, tmp_path, monkeypatch):
+    def gone(*_, whole=False, **__):
+        raise OSError(2, "No such file or directory")
+
+    keep = loop.Loop._batches
+    monkeypatch.setattr(
+        loop.Loop, "_batches", lambda self, first, steps, whole=False: (gone if whole else keep)(self, first, steps)
+    )
+    with pytest.raises(FloatingPointError, match=r"^step 7: the loss is nan; .* could not be read once more$"):
+        go(tmp_path / "run", bad={7: {"loss": np.nan}})
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_weights_that_are_not_finite_do_not_become_a_checkpoint(go, tmp_path, monkeypatch, value):
+    """The loss and its gradient stay finite: it looks at the bias alone."""
+    seen = {}
+    monkeypatch.setattr(loop, "record", lambda *a: seen.update(fault=a[5]) or f"step {a[5].step}: {a[5].what}")
+
+    def break_a_weight(model):
+        kernel = model.trainable_variables[0].numpy()
+        kernel[0, 1] = value
+        model.trainable_variables[0].assign(kernel)
+
+    with pytest.raises(
+        FloatingPointError, match=r"^step 8: array weights/last/kernel \(and 1 more\) after the update$"
+    ):
+        go(tmp_path / "run", callbacks=[After(7, break_a_weight)])
+    run = RunDirectory(tmp_path / "run")
+    assert run.steps() == [4, 5] and run.pointed_step(LATEST) == 5
+    np.testing.assert_equal(seen["fault"].value, value)
 
 
 # -------------------------------------------------------------------------------------------------------- callbacks

@@ -12,7 +12,7 @@ from retina.training.checkpoint import Checkpoint, gather, save
 from retina.training.meter import Fault
 from retina.training.replay import image_names, record, replay
 from retina.training.run_directory import RunDirectory
-from tests.training.small_step import four_images, small_detector
+from tests.training.small_step import FROZEN, four_images, small_detector
 
 CONFIG = configuration.load(None, ["model.fpn={channels: 16, max_level: 5}", "model.head={channels: 16, layers: 1}"])
 SCALARS = {"loss": float("nan"), "loss_classification": 1.0, "loss_box": float("nan"), "gradient_norm": 1.0}
@@ -22,6 +22,11 @@ FAULT = Fault(7, "loss", float("nan"), SCALARS)
 def build(config=None, names=("0", "1"), load_weights=True):
     keras.utils.set_random_seed(0)
     return small_detector(names, model=CONFIG.model)
+
+
+def build_frozen():
+    keras.utils.set_random_seed(0)
+    return small_detector(("0", "1"), model=FROZEN)
 
 
 def batch_of(data) -> dict[str, np.ndarray]:
@@ -109,6 +114,63 @@ def test_a_full_disk_does_not_take_the_message_away(run, detector, data, monkeyp
     monkeypatch.setattr(np, "savez_compressed", fail)
     text = record(run, detector, "that it found", batch_of(data), data, FAULT)
     assert "step 7: the loss is nan" in text and text.endswith("the batch could not be saved: No space left on device")
+
+
+def out_of_memory(*_):
+    raise RuntimeError("OOM when allocating tensor\nwith a trace")
+
+
+def test_a_search_that_fails_is_told_and_the_batch_is_kept(run, detector, data, monkeypatch):
+    monkeypatch.setattr(replaying, "_GRADIENTS", dict.fromkeys(("tensorflow", "jax", "torch"), out_of_memory))
+    text = record(run, detector, "that it found", batch_of(data), data, FAULT)
+    assert "step 7: the loss is nan" in text and f"the batch is in {run.path / 'replay' / 'step_7.npz'}" in text
+    assert "that it found, the search for the tensor failed: RuntimeError: OOM when allocating tensor. Images" in text
+    monkeypatch.undo()
+    monkeypatch.setattr(replaying, "build_detector", build)
+    assert replay(run.path, 7).first_bad is None
+
+
+def test_a_batch_without_weights_waits_for_a_checkpoint(run, detector, data):
+    text = record(run, None, "going back failed: no room", batch_of(data), data, FAULT)
+    assert "Which tensor was first is not known: going back failed: no room. Images: " in text
+    assert text.endswith(f"the batch is in {run.path / 'replay' / 'step_7.npz'}")
+    with pytest.raises(RetinaError, match=r"expected weights beside the batch, got none; name a checkpoint"):
+        replay(run.path, 7)
+    saved = Checkpoint(4, CONFIG.model_dump(mode="json"), ("0", "1"), (0, 1), None, gather(detector))
+    save(run.checkpoint_path("step_4"), saved)
+    with np.load(run.path / "replay" / "step_7.npz") as file:
+        np.testing.assert_array_equal(file["batch/images"], four_images()["images"])
+
+
+def test_a_batch_that_could_not_be_had_leaves_the_message(run, detector, data):
+    text = record(run, detector, "that it found", None, data, FAULT)
+    assert text.startswith("step 7: the loss is nan; ") and text.endswith("Its batch could not be read once more")
+
+
+def test_the_parts_of_a_batch_are_looked_at_one_by_one_and_told_together(detector, monkeypatch):
+    """Live normalisation would differ between the parts: its statistics are those of a part."""
+    still = build_frozen()
+    sizes, whole = [], replaying._GRADIENTS[keras.backend.backend()]
+
+    def counted(*arguments):
+        differentiate = whole(*arguments)
+        return lambda batch: sizes.append(len(batch["images"])) or differentiate(batch)
+
+    monkeypatch.setitem(replaying._GRADIENTS, keras.backend.backend(), counted)
+    batch = four_images()
+    once, twice = (replaying._diagnose(still, batch, parts) for parts in (1, 2))
+    assert sizes == [4, 2, 2]
+    assert [finding[:3] for finding in once] == [finding[:3] for finding in twice]
+    for one, other in zip(once, twice, strict=True):
+        assert other[3:] == pytest.approx(one[3:], rel=1e-3, abs=1e-6), one.name
+
+
+def test_a_tensor_that_is_bad_in_a_part_counts_in_the_whole(detector):
+    batch = four_images()
+    batch["boxes"][3, 0, 2] = np.nan
+    found = {finding.name: finding for finding in replaying._diagnose(build_frozen(), batch, 4)}
+    assert found["boxes"].bad == 1 and found["loss_box"].bad == 1 and found["logits"].bad == 0
+    assert found["logits"].size == 4 * 2 * 9 * (8**2 + 4**2 + 2**2)
 
 
 def test_the_command_of_the_message_runs_in_a_shell(run, detector, data):

@@ -1,14 +1,16 @@
 """What the loop remembers, what it measures, and the thread that writes."""
 
+import gc
 import json
 import threading
 import time
 
+import keras
 import numpy as np
 import pytest
 
 from retina import config
-from retina.training.meter import Meter
+from retina.training.meter import Meter, state_fault
 from retina.training.resuming import changed_keys, environment_notes
 from retina.training.state import Progress, after_evaluation, is_due, stops_early
 from retina.training.writing import BackgroundWriter
@@ -108,6 +110,74 @@ def test_throughput_counts_the_steps_and_the_time_of_training_alone():
     assert 20 < found["images_per_second"] <= 80 and 0.3 < found["data_wait"] <= 1
 
 
+class OnDevice:
+    """A number that a device will have at some moment, of `time.perf_counter`."""
+
+    def __init__(self, value: float, ready: float):
+        self.value, self.ready = value, ready
+
+    def __array__(self, dtype=None, copy=None):
+        time.sleep(max(0.0, self.ready - time.perf_counter()))
+        return np.array(self.value, dtype)
+
+
+@pytest.fixture
+def asynchronous(monkeypatch):
+    """A backend that gives steps back before they are done, as JAX does."""
+    monkeypatch.setattr(keras.ops, "convert_to_numpy", np.asarray)
+
+
+@pytest.mark.parametrize(
+    ("device", "loader", "share"),
+    [
+        (0.04, 0.12, (0.12 + 6 * 0.08) / (7 * 0.12 + 0.04)),  # the device is done, and waits 80 ms for each batch
+        (0.04, 0.03, 0.03 / (0.03 + 7 * 0.04)),  # the host waits all the time, the device for the first batch alone
+        (0.0, 0.03, 1.0),
+    ],
+)
+def test_only_the_waiting_of_the_device_counts(asynchronous, device, loader, share):
+    meter, done = Meter(1), 0.0
+    for _ in range(7):
+        with meter.waiting():
+            time.sleep(loader)
+        done = max(done, time.perf_counter()) + device
+        meter.add({"loss": OnDevice(1.0, done), "gradient_norm": 1.0})
+    found = meter.read()
+    assert found["data_wait"] == pytest.approx(share, abs=0.12)
+    assert found["loss"] == 1.0
+
+
+def test_a_step_that_fails_on_the_device_is_told_when_it_is_read(asynchronous):
+    class Failing:
+        def __array__(self, dtype=None, copy=None):
+            raise RuntimeError("out of memory")
+
+    meter = Meter(1)
+    meter.add({"loss": Failing(), "gradient_norm": 1.0})
+    with meter.waiting():
+        time.sleep(0.02)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        meter.read()
+
+
+def test_the_thread_that_watches_the_device_ends_with_the_meter():
+    def watching() -> int:
+        return sum(thread.name == "device clock" for thread in threading.enumerate())
+
+    before = watching()
+    meter = Meter(1)
+    assert watching() == before
+    meter.add(scalars(1.0))
+    assert watching() == before + 1
+    del meter
+    gc.collect()
+    for _ in range(100):
+        if watching() == before:
+            break
+        time.sleep(0.02)
+    assert watching() <= before
+
+
 @pytest.mark.parametrize(
     ("bad", "step", "what"),
     [
@@ -122,6 +192,14 @@ def test_the_first_bad_step_is_found(bad, step, what):
         meter.add(bad.get(place, scalars(1)))
     fault = meter.fault(8)
     assert (fault.step, fault.what) == (step, what) and not np.isfinite(fault.value)
+
+
+def test_a_state_that_is_not_finite_is_named_and_other_arrays_may_hold_what_they_like():
+    good = {"weights/a": np.zeros((2, 0), np.float32), "extra/n": np.array(3), "optimizer/m": np.float32([1e38, -1e38])}
+    assert state_fault(4, {}) is None and state_fault(4, good) is None
+    fault = state_fault(4, {**good, "weights/b": np.array([[1.0, -np.inf]]), "weights/c": np.array(np.nan)})
+    assert (fault.step, fault.value, fault.scalars) == (4, -np.inf, {"weights/b": -np.inf})
+    assert fault.what == "array weights/b (and 1 more) after the update"
 
 
 def test_no_bad_step_among_none_or_good_ones():

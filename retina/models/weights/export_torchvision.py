@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from retina.config import Config
+from retina.config import Config, Focal
 from retina.errors import RetinaError
 from retina.models.resnet import ARCHITECTURES
 from retina.models.weights.coco import CATEGORIES
@@ -34,9 +34,19 @@ _GROUP_EPSILON = 1e-5
 # torchvision's transform and detector, by what they are called there and their default.
 _MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 _SETTINGS = {
-    "min_size": 800, "max_size": 1333, "size_divisible": 32, "score_thresh": 0.05, "nms_thresh": 0.5,
-    "detections_per_img": 300, "topk_candidates": 1000,
-}  # fmt: skip
+    "min_size": 800,
+    "max_size": 1333,
+    "size_divisible": 32,
+    "score_thresh": 0.05,
+    "nms_thresh": 0.5,
+    "detections_per_img": 300,
+    "topk_candidates": 1000,
+    "fg_iou_thresh": 0.5,
+    "bg_iou_thresh": 0.4,
+}
+# Box losses that both have by the same name; torchvision's have the weight 1.
+_BOX_LOSSES = ("l1", "giou", "diou", "ciou")
+_FOCAL = Focal(alpha=0.25, gamma=2.0)  # fmt: skip
 
 
 class Written(NamedTuple):
@@ -216,7 +226,11 @@ def _is_theirs(backbone: str) -> bool:
 
 
 def building_code(config: Config, kind: Retinanet, file: str) -> str:
-    """Python that builds the detector in torchvision with this run's settings and loads the file into it."""
+    """Python that builds the detector in torchvision with this run's settings and loads the file into it.
+
+    It detects as the run does. It also trains with the run's matching and box loss where torchvision has them; what it
+    has not is named in a comment.
+    """
     sizes = tuple(tuple(_plain(side) for side in level) for level in _sizes(config))
     ratios = config.anchors.ratios
     settings = _settings(config)
@@ -226,24 +240,52 @@ def building_code(config: Config, kind: Retinanet, file: str) -> str:
     standard_anchors = sizes == _COCO_SIZES and ratios == _RATIOS
     if kind.depth == 50 and builder and kind.live and standard_anchors:
         arguments = ["weights=None", "weights_backbone=None", f"num_classes={kind.rows}", *settings]
+        built = "giou" if kind.group_norm else "l1"
         lines = [
             f"from torchvision.models.detection import {builder}",
             "",
             f"model = {builder}({', '.join(arguments)})",
         ]
     else:
-        lines = _by_parts(kind, sizes, ratios, settings)
-    if config.model.batch_norm_epsilon is not None:
-        lines += [
-            "for module in model.modules():",
-            '    if "BatchNorm" in type(module).__name__:',
-            f"        module.eps = {config.model.batch_norm_epsilon!r}",
-        ]
+        built, lines = "l1", _by_parts(kind, sizes, ratios, settings)
+    lines += [*_norms(config), *_training(config, built)]
     if file.endswith(".safetensors"):
         reader, read = "from safetensors.torch import load_file", f"load_file({file!r})"
     else:
         reader, read = "import torch", f"torch.load({file!r}, weights_only=True)"
     return "\n".join([reader, *lines, f"model.load_state_dict({read})", "model.eval()"])
+
+
+def _norms(config: Config) -> list[str]:
+    """What the run's batch normalisations have otherwise than torchvision's."""
+    epsilon, momentum = config.model.batch_norm_epsilon, config.model.batch_norm_momentum
+    set_there = [] if epsilon is None else [f"module.eps = {epsilon!r}"]
+    if momentum is not None:  # the share of the new statistics in PyTorch, of the old in Keras
+        set_there.append(f"module.momentum = {1 - momentum:.6g}")
+    if not set_there:
+        return []
+    return [
+        "for module in model.modules():",
+        '    if "BatchNorm" in type(module).__name__:',
+        *(f"        {one}" for one in set_there),
+    ]
+
+
+def _training(config: Config, built: str) -> list[str]:
+    """Matching and box loss, where they differ from those that the model was built with (`built`: the loss)."""
+    loss, lines, elsewhere = config.loss, [], []
+    if not config.assignment.force_match:
+        lines.append("model.proposal_matcher.allow_low_quality_matches = False")
+    elif config.assignment.force_match is True:
+        elsewhere.append("assignment.force_match true (the model here: ties)")
+    if loss.box.kind in _BOX_LOSSES and loss.box.weight == 1.0:
+        if loss.box.kind != built:
+            lines.append(f'model.head.regression_head._loss_type = "{loss.box.kind}"')
+    else:
+        elsewhere.append(f"loss.box {loss.box.model_dump(mode='json')} (the model here: {built} with weight 1)")
+    if loss.classification != _FOCAL:
+        elsewhere.append(f"loss.classification {loss.classification.model_dump(mode='json')} (the model here: focal)")
+    return [*lines, *(f"# torchvision can't train as this run did: {one}" for one in elsewhere)]
 
 
 def _by_parts(kind: Retinanet, sizes: Any, ratios: tuple[float, ...], settings: list[str]) -> list[str]:
@@ -289,6 +331,8 @@ def _settings(config: Config) -> list[str]:
         "nms_thresh": inference.nms_iou,
         "detections_per_img": inference.max_detections,
         "topk_candidates": inference.candidates,
+        "fg_iou_thresh": config.assignment.positive_iou,
+        "bg_iou_thresh": config.assignment.negative_iou,
     }
     out = [f"{name}={value!r}" for name, value in found.items() if value != _SETTINGS[name]]
     if config.model.pixel_mean != _MEAN:

@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 
 from retina.errors import RetinaError
+from retina.models.weights.keras_trial import check_readable
 from retina.models.weights.reading import sha256_of_file
 from retina.models.weights.values import Damaged, Refused, Room, as_float32, named
 
@@ -54,7 +55,9 @@ def read_keras(path: Path) -> KerasFile:
         RetinaError: it is missing, damaged, or none of these, or its values are not finite.
     """
     try:
-        found = _read(path)
+        if path.exists():
+            check_readable(path)
+        found = read_plainly(path)
     except Refused as error:
         raise RetinaError(f"{path}: {error}") from None
     except (FileNotFoundError, NotADirectoryError):
@@ -71,7 +74,8 @@ def read_keras(path: Path) -> KerasFile:
     return found
 
 
-def _read(path: Path) -> KerasFile:
+def read_plainly(path: Path) -> KerasFile:
+    """`read_keras` in this very process, with all that HDF5 may do to it, and errors as they come."""
     if path.is_dir():
         return _read_preset(path)
     with open(path, "rb") as file:

@@ -127,9 +127,10 @@ def read_settings(file: KerasFile) -> Settings:
         account.setdefault((qualified, json.dumps(value)), Setting(qualified, value, became))
         if name in _ANYWHERE or became == _LEFT or (value is None and name not in ("scale", "offset")):
             continue
-        if first.setdefault(qualified, value) != value:
+        before = first.setdefault(qualified, value)
+        if before is not value and before != value:
             raise RetinaError(
-                f"{file.path}: expected one value of {qualified}, found {first[qualified]} and {value}; retina has one "
+                f"{file.path}: expected one value of {qualified}, found {before} and {value}; retina has one "
                 "for training and inference alike: save the model with one"
             )
         if became == _ONLY and value != _REQUIRED[name]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import pickletools
+import warnings
 from typing import Any, BinaryIO
 
 from retina.models.weights.values import Damaged, is_plain_key
@@ -51,8 +52,10 @@ def check_program(file: BinaryIO) -> None:
 
 def load(unpickler: type[pickle.Unpickler], file: BinaryIO, *arguments: Any, **options: Any) -> Any:
     """The next object in a file, by this unpickler, if its instructions pass `check_program`."""
-    check_program(file)
-    return unpickler(file, *arguments, **options).load()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of an odd escape in a text: the message is ours
+        check_program(file)
+        return unpickler(file, *arguments, **options).load()
 
 
 class _Walk:

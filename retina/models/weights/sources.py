@@ -192,8 +192,8 @@ def load_backbone(network: keras.Model, path: Path, name: str) -> Report:
 def pixel_notes(path: Path, mean: Sequence[float], std: Sequence[float]) -> tuple[str, ...]:
     """What there is to say of a configuration's pixel settings, [0, 255], beside a file of ImageNet weights.
 
-    A file of torchvision's or timm's tells nothing of its pixels, but all that they publish were trained with ImageNet's
-    mean and deviation: others are said, for they may be right for a file of one's own.
+    A file of torchvision's or timm's tells nothing of its pixels, but all that they publish were trained with
+    ImageNet's mean and deviation: others are said, for they may be right for a file of one's own.
 
     Raises:
         RetinaError: a keras-hub preset tells that it was trained with others.
@@ -209,11 +209,12 @@ def pixel_notes(path: Path, mean: Sequence[float], std: Sequence[float]) -> tupl
         given, expected = list(ours), [round(one, 3) for one in theirs]
         if _is_keras(path):
             raise RetinaError(
-                f"{path}: was trained with {name} {expected}, the configuration has {given}; add model.{name}={expected}"
+                f"{path}: was trained with {name} {expected}, the configuration has {given}; add "
+                f"model.{name}={expected}"
             )
         notes.append(
-            f"model.{name} is {given}, the ImageNet weights of torchvision and timm expect {expected}: unless {path.name} "
-            f"was trained with yours, set model.{name}={expected}"
+            f"model.{name} is {given}, the ImageNet weights of torchvision and timm expect {expected}: unless "
+            f"{path.name} was trained with yours, set model.{name}={expected}"
         )
     return tuple(notes)
 

@@ -1,0 +1,95 @@
+"""The report of a run in a real browser: its counts are the evaluation's, its tables sort, and it stays by itself."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from retina.report.run_judgement import Evidence, judge_run
+from retina.report.run_page import write_report
+from retina.report.run_record import read_record
+from tests.report.runs import EVIL, NAMES, make_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    return make_run(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def page(run) -> Path:
+    return write_report(run)
+
+
+@pytest.fixture(scope="module")
+def evidence(run) -> Evidence:
+    found = judge_run(read_record(run)).evidence
+    assert found is not None
+    return found
+
+
+def expected(evidence: Evidence, threshold: float, classes: set[int]) -> dict[str, int]:
+    """Counted from the evaluator's matches at IoU 0.5, not from what the page was given."""
+    matches, truth = evidence.assessment.matches, evidence.truth
+    kept = (matches.scores >= threshold) & np.isin(matches.labels, list(classes))
+    right, wrong = int((matches.right[0] & kept).sum()), int((matches.wrong[0] & kept).sum())
+    boxes = int(np.isin(truth.labels[truth.counted], list(classes)).sum())
+    return {"right": right, "wrong": wrong, "missed": boxes - right, "drawn": boxes + int(kept.sum())}
+
+
+def counted(browser) -> dict[str, int]:
+    said = json.loads(browser.run("return JSON.stringify(document.querySelector('.counts').dataset)"))
+    assert int(said["drawn"]) == browser.count(".grid g")
+    return {key: int(said[key]) for key in ("right", "wrong", "missed", "drawn")}
+
+
+def column(browser, number: int) -> list[str]:
+    script = "return [...document.querySelectorAll('#class-table tbody tr')].map((row) => row.cells[arguments[0]].textContent)"  # noqa: E501
+    return browser.run(script, number)
+
+
+def test_the_gallery_counts_what_the_evaluator_matched(browser, page, evidence):
+    browser.open(page)
+    browser.run("document.querySelector('#pictures').scrollIntoView()")
+    for threshold in (0.0, 0.5, 0.75, 0.85, 1.0):
+        browser.set(".slider", threshold)
+        assert counted(browser) == expected(evidence, threshold, {0, 1, 2}), threshold
+    browser.set(".slider", 0.5)
+    browser.click(".classes input[value='0']")
+    assert counted(browser) == expected(evidence, 0.5, {1, 2})
+    assert browser.console() == []
+    assert browser.requests() == []
+
+
+def test_classes_sort(browser, page):
+    browser.open(page)
+    assert column(browser, 0) == list(NAMES)
+    browser.click("#class-table th:nth-child(3) button")
+    figures = [float(figure) for figure in column(browser, 2)]
+    assert figures == sorted(figures, reverse=True) and len(set(figures)) > 1
+    browser.click("#class-table th:nth-child(3) button")
+    assert [float(figure) for figure in column(browser, 2)] == figures[::-1]
+    assert EVIL in column(browser, 0) and browser.count("img[onerror], td script") == 0
+
+
+def test_charts_tell_their_values(browser, page):
+    browser.open(page)
+    browser.run("document.querySelector('svg[data-curves]').focus()")
+    assert browser.text(".told") == "step 40both: 1classification: 0.75boxes: 0.25"
+    browser.press("ArrowLeft")
+    assert browser.text(".told").startswith("step 20both: 2")
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_it_fits_a_telephone(browser, page, dark):
+    browser.open(page, width=375, dark=dark)
+    assert browser.overflow(375) == 0
+    assert browser.console() == []
+
+
+def test_every_link_leads_somewhere(browser, page):
+    browser.open(page)
+    targets = browser.run("return [...document.querySelectorAll('nav a')].map((at) => at.getAttribute('href'))")
+    assert len(targets) >= 9
+    assert [target for target in targets if browser.count(target) != 1] == []
