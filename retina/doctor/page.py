@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from retina import pages
 from retina.doctor import charts
 from retina.doctor.ceiling import AnchorReport, Share
 from retina.doctor.cost import duration, operations, size
@@ -45,13 +46,14 @@ class Tile(NamedTuple):
 
 def render(examined: Examination) -> str:
     """The page's text; every name and message in it is escaped."""
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(percent=lambda share: f"{share:.1%}", number=lambda value: f"{value:,}")
-    environment.filters.update(size=size, operations=operations, duration=duration)
     grades = {grade: sum(finding.grade == grade for finding in examined.findings) for grade in GRADES}
-    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+    return pages.render(
+        _TEMPLATE,
+        title=f"retina doctor: {examined.name}",
+        percent="{:.1%}".format,
+        size=size,
+        operations=operations,
+        duration=duration,
         examined=examined,
         grades=[(grade, count(number, grade)) for grade, number in grades.items() if number],
         tiles=list(_tiles(examined)),

@@ -17,11 +17,15 @@ class Callbacks:
     run after the step, with an evaluation and a checkpoint; such a run is not finished, and resuming it trains on:
     whether the wish still holds is the callback's to say. What a callback keeps is not in a checkpoint.
 
+    What a callback assigns to the model's weights is trained on, on every backend; over several hosts, where the others
+    would not have it, it is an error.
+
     Args:
         callbacks: theirs is the order; none costs nothing.
         every: steps of an epoch.
         steps: of the run.
         sync: brings the weights into the model before a callback may look at them.
+        reload: takes up what it has assigned to them.
     """
 
     def __init__(
@@ -33,9 +37,10 @@ class Callbacks:
         every: int,
         steps: int,
         sync: Callable[[], None],
+        reload: Callable[[], None],
     ):
         self._callbacks, self._model, self._every, self._sync = list(callbacks), model, every, sync
-        self._steps = steps
+        self._steps, self._reload = steps, reload
         self._each_batch = [one for one in self._callbacks if _wants_batches(one)]
         if not self._callbacks:
             return
@@ -61,6 +66,8 @@ class Callbacks:
             self._call("on_epoch_begin", (step - 1) // self._every)
         for callback in self._each_batch:
             callback.on_train_batch_begin(batch, logs={})
+        if self._each_batch:
+            self._reload()
 
     def batch_end(self, step: int, scalars: Callable[[], Mapping[str, float]]) -> None:
         """After it; the scalars are asked for only if a callback wants them: that waits for the device."""
@@ -69,6 +76,7 @@ class Callbacks:
             logs = dict(scalars())
             for callback in self._each_batch:
                 callback.on_train_batch_end((step - 1) % self._every, logs=dict(logs))
+            self._reload()
 
     def test_begin(self) -> None:
         self._call("on_test_begin")
@@ -88,6 +96,8 @@ class Callbacks:
             self._sync()
         for callback in self._callbacks:
             getattr(callback, method)(*arguments, logs=dict(logs or {}))
+        if self._callbacks:
+            self._reload()
 
 
 def _wants_batches(callback: keras.callbacks.Callback) -> bool:

@@ -17,7 +17,7 @@ from retina.data.detections import DetectionTable
 from retina.data.pipeline import training_batches, translated
 from retina.data.plan import evaluation_order
 from retina.data.scoring import GroundTruth, results
-from retina.errors import RunFailed
+from retina.errors import RetinaError, RunFailed
 from retina.evaluation.coco import evaluate_as
 from retina.evaluation.matching import match
 from retina.inference import compile_inference, detect
@@ -84,6 +84,7 @@ class Loop:
             every=self.settings.evaluate_every or self.steps,
             steps=self.steps,
             sync=self.step.sync,
+            reload=self._reload,
         )
 
     def run(self) -> Path:
@@ -139,6 +140,13 @@ class Loop:
                     )
             self.callbacks.train_end(self.line)
         return self.directory.path
+
+    def _reload(self) -> None:
+        if self.step.reload() and self.hosts.count > 1:
+            raise RetinaError(
+                "callbacks: expected weights that are left alone over several hosts, got a callback that assigned "
+                "some: the other hosts would not have them; remove it, or train on one host"
+            )
 
     def _wishes(self, step: int, signal: str) -> tuple[str, bool, bool]:
         """The signal that stops the run, if any; whether it is time for a checkpoint; whether the run ends.

@@ -36,6 +36,10 @@ class TrainStep(Protocol):
     def sync(self) -> None:
         """Brings the state back into the detector's and the optimizer's variables."""
 
+    def reload(self) -> bool:
+        """Takes up what was assigned to the variables since the last `sync`; False where that was nothing, or where the
+        variables are the state itself."""
+
     def state(self) -> dict[str, np.ndarray]:
         """What the step keeps beside weights and slots, by name; after `sync`."""
 
@@ -116,8 +120,8 @@ class Step:
     def sync(self) -> None:
         pass
 
-    def reload(self) -> None:
-        """Takes up variables that were assigned from outside."""
+    def reload(self) -> bool:
+        return False
 
     def state(self) -> dict[str, np.ndarray]:
         return {name: ops.convert_to_numpy(ops.convert_to_tensor(v)) for name, v in self.update.variables.items()}
@@ -150,6 +154,7 @@ class Step:
         finally:
             for variable, array in zip(average.sources, own, strict=True):
                 variable.assign(array)
+            self.sync()  # or `reload` would take these for an assignment from outside
 
 
 def _value(variable: keras.Variable) -> Any:
@@ -248,6 +253,7 @@ class JaxStep(Step):
             return tuple([scope.get_current_value(v) for v in group] for group in groups), scalars
 
         self._step = jax.jit(step, donate_argnums=0, out_shardings=None if over is None else over.everywhere)
+        self._synced: list[Any] = [None for group in self._groups() for _ in group]
         self.reload()
 
     def _groups(self) -> tuple[list[keras.Variable], ...]:
@@ -258,9 +264,14 @@ class JaxStep(Step):
             list(self.update.variables.values()),
         )
 
-    def reload(self) -> None:
+    def reload(self) -> bool:
+        values = [v.value for group in self._groups() for v in group]
+        if all(new is old for new, old in zip(values, self._synced, strict=True)):
+            return False
         # Copies: the step donates its state, the variables keep theirs.
         self._state = tuple([_renewed(v.value) for v in group] for group in self._groups())
+        self._synced = values
+        return True
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         inputs = {name: jax_or_numpy(batch[name]) for name in INPUTS}
@@ -271,6 +282,8 @@ class JaxStep(Step):
         for variables, values in zip(self._groups(), self._state, strict=True):
             for variable, value in zip(variables, values, strict=True):
                 variable.assign(_copied(value))
+        # Arrays don't change: a variable that holds another one by `reload` was assigned from outside.
+        self._synced = [v.value for group in self._groups() for v in group]
 
 
 class _Mesh:

@@ -124,7 +124,7 @@ def _start(hosts: Hosts, path: Path, config: Config, resume: bool) -> Start:
         return find_start(path, config) if resume else Start(None)
 
     found = hosts.by_chief(find) or Start(None)
-    return Start(checkpoints.of_chief(hosts, found.checkpoint), found.notes)
+    return Start(checkpoints.of_chief(hosts, found.checkpoint), found.notes, found.damaged)
 
 
 def _prepare(

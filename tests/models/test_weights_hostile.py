@@ -1,4 +1,4 @@
-"""Files of weights made to harm: small ones that would fill the memory or never end, and what chance does to good ones."""
+"""Files of weights made to harm: small ones that fill the memory or never end. And what chance does to good ones."""
 
 import argparse
 import collections
@@ -9,6 +9,7 @@ import random
 import struct
 import tracemalloc
 import zipfile
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -18,7 +19,7 @@ from retina.errors import RetinaError
 from retina.models.weights import program
 from retina.models.weights.keras_file import read_keras
 from retina.models.weights.mapping import Rule, convert
-from retina.models.weights.reading import read_tensors
+from retina.models.weights.reading import TensorFile, read_tensors
 from retina.models.weights.values import Damaged, Room, is_plain_key, named, shown
 from tests.models.test_weights_reading import code, legacy, safetensors, zipped
 
@@ -40,13 +41,15 @@ def refused(path, text, reader=read_tensors):
     assert peak < 16 * path.stat().st_size + 8 * MB
 
 
-# --------------------------------------------------------------------------------------------- the same bytes many times
+# -------------------------------------------------------------------------------------------- the same bytes many times
 
 
 def rebuilt_many(count, numbers):
     """`count` names of one storage, by hand."""
     storage = code("storage") + b"ctorch\nFloatStorage\n" + b"".join(map(code, ("0", "cpu", numbers)))
-    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n((" + storage + b"tQ" + code(0) + code((numbers,)) + code((1,)) + b"tR"
+    tensor = (
+        b"ctorch._utils\n_rebuild_tensor_v2\n((" + storage + b"tQ" + code(0) + code((numbers,)) + code((1,)) + b"tR"
+    )
     return b"\x80\x02}" + b"".join(code(f"t{one}") + tensor + b"s" for one in range(count)) + b"."
 
 
@@ -69,18 +72,22 @@ def test_one_dictionary_in_many_places(tmp_path):
 
 
 def test_one_content_in_many_arrays(tmp_path):
-    text = "\x00" * MB
-    state = (1, (MB,), np.dtype("u1"), False, text)
-    shared = {f"a{one}": state for one in range(100)}
-    body = pickle.dumps(shared, protocol=2)[2:-1]
-    # Each state becomes an array's: the same instructions with a BUILD behind them, by a list of empty arrays.
-    made = b"cnumpy.core.multiarray\n_reconstruct\n(tR"
-    arrays = b"".join(code(f"x{one}") + made + b"h\x00" + b"bs" for one in range(100))
-    first = b"}" + code("x") + made + code(state)[:-1]
-    place = first.index(b"t", len(first) - 3) if False else None
-    assert place is None and body
-    pickled = b"\x80\x02" + code_of_state(text) + b"q\x000}"[:-2] if False else None
-    assert pickled is None and arrays
+    def pickled(count):
+        array = b"cnumpy.core.multiarray\n_reconstruct\n(tR(K\x01" + code((MB,)) + b"cnumpy\ndtype\n"
+        array += code("u1") + b"\x85R\x89h\x01tb"
+        return (
+            b"\x80\x02"
+            + code("\x00" * MB)
+            + b"q\x01}"
+            + b"".join(code(f"x{i}") + array + b"s" for i in range(count))
+            + b"."
+        )
+
+    path = tmp_path / "x.pkl"
+    path.write_bytes(pickled(3))
+    assert len(read_tensors(path).tensors) == 3
+    path.write_bytes(pickled(100))
+    refused(path, "take more than 4 times the file's own")
 
 
 def test_overlapping_tensors(tmp_path):
@@ -97,12 +104,10 @@ def test_overlapping_tensors(tmp_path):
 
 def test_an_archive_that_promises_more_than_it_has(tmp_path):
     path = tmp_path / "x.pth"
-    storage = ("storage", "FloatStorage", "0", "cpu", 1 << 30)
-    whole = bytearray(zipped(rebuilt_many(1, 1 << 30), _0=b"1234"))
+    whole = bytearray(zipped(rebuilt_many(1, 0x3FFFFFFC), _0=b"1234"))
     place = whole.index(b"PK\x01\x02", whole.index(b"PK\x01\x02") + 1)  # the second entry of the directory
     whole[place + 20 : place + 28] = struct.pack("<II", 0xFFFFFFF0, 0xFFFFFFF0)
     path.write_bytes(whole)
-    assert storage[-1] * 4 == 0x100000000
     refused(path, "damaged file of weights")
 
 
@@ -117,9 +122,11 @@ def test_compressed_entries_are_not_unfolded(tmp_path, name):
     refused(path, "not a file of torch.save|damaged file of weights")
 
 
-# ---------------------------------------------------------------------------------------------------------- hostile pickles
+# ------------------------------------------------------------------------------------------------------ hostile pickles
 
-NESTED = b"".join([code("a"), b"\x85", *(b"q%ch%c\x86" % (one, one) for one in range(40))])  # 2^40 texts, if it is unfolded
+NESTED = b"".join(
+    [code("a"), b"\x85", *(b"q%ch%c\x86" % (one, one) for one in range(40))]
+)  # 2^40 texts, if it is unfolded
 
 
 @pytest.mark.parametrize(
@@ -140,8 +147,7 @@ NESTED = b"".join([code("a"), b"\x85", *(b"q%ch%c\x86" % (one, one) for one in r
         (b"}(s", "takes more objects"),
         (b"}h\x05", "damaged file of weights"),
         (b"}" + b"(" * 3, "damaged|expected a state dict"),
-        (b"]" * 1_000_001, "more than 1000000 instructions"),
-        (NESTED, "found a value of type tuple"),
+        (NESTED, "found a value of type tuple|damaged"),
     ],
 )
 def test_pickles_that_ask_for_much(tmp_path, pickled, text):
@@ -150,20 +156,30 @@ def test_pickles_that_ask_for_much(tmp_path, pickled, text):
         refused(tmp_path / name, text)
 
 
+def test_pickles_of_many_instructions(tmp_path, monkeypatch):
+    monkeypatch.setattr(program, "_MOST", 1000)
+    (tmp_path / "x.pkl").write_bytes(b"\x80\x02" + b"]" * 1000 + b".")
+    refused(tmp_path / "x.pkl", "more than 1000 instructions")
+
+
 def test_what_a_message_shows_of_a_file(tmp_path):
     path = tmp_path / "x.pth"
     identity = b"(" + NESTED + code("1") + code("2") + code("3") + code("4") + b"t"
     path.write_bytes(zipped(b"\x80\x02" + identity + b"Q."))
     refused(path, "a storage that is none")
-    path.write_bytes(zipped(b"\x80\x02" + b"(" + code("storage") + b"ctorch\nFloatStorage\n" + NESTED + b"K\x01K\x01tQ."))
+    path.write_bytes(
+        zipped(b"\x80\x02" + b"(" + code("storage") + b"ctorch\nFloatStorage\n" + NESTED + b"K\x01K\x01tQ.")
+    )
     refused(path, "storage a value of type tuple of 1 numbers")
     path.write_bytes(zipped(b"\x80\x02c" + b"x" * 10_000 + b"\n\x1b[2J\n."))
     refused(path, "it holds more than tensors: 'xxxx")
     for name in ("a" * 10_000, "a\nb", "\x1b[31mred"):
         path.write_bytes(safetensors({name: SMALL["a.weight"]}))
         refused(path, "a tensor's name is no plain text of at most 300 characters")
-    assert shown("a\n'b") == r"'a\n\'b'" or shown("a\n'b") == r"'a\n'b'"
-    assert shown((3, 4)) == "[3, 4]" and shown(1 << 70) == "a value of type int" and shown([[]]) == "a value of type list"
+    assert shown("a\n'b") == r"'a\n'b'"
+    assert (
+        shown((3, 4)) == "[3, 4]" and shown(1 << 70) == "a value of type int" and shown([[]]) == "a value of type list"
+    )
     assert named("x" * 100) == "x" * 80 + "…" and shown(None) == "None"
 
 
@@ -201,27 +217,20 @@ def test_keys_and_room():
 
 
 def test_real_pickles_pass(tmp_path):
-    for protocol in range(6):
-        given = io.BytesIO(pickle.dumps([{"a": (1, 2.5, None, True), 3: [b"x", "y" * 300]}, "b"] * 2, protocol=protocol))
-        if protocol < 2:  # its tuples and bytes are calls of functions; none is made here
-            continue
+    for protocol in range(2, 6):
+        given = io.BytesIO(
+            pickle.dumps([{"a": (1, 2.5, None, True), 3: [b"x", "y" * 300]}, "b"] * 2, protocol=protocol)
+        )
         program.check_program(given)
         assert given.tell() == 0 and pickle.load(given)
 
 
-# ------------------------------------------------------------------------------------------------------------------- values
+# --------------------------------------------------------------------------------------------------------------- values
 
 
 def only(tensor, target):
-    file = type("F", (), {})
-    rule = Rule("bn1.running_var", target)
-    from pathlib import Path
-
-    from retina.models.weights.reading import TensorFile
-
-    assert file
     given = TensorFile(Path("x.pth"), "0" * 64, {"bn1.running_var": np.asarray(tensor, np.float32)})
-    return convert(given, [rule], {target: (2,)}, what="x", expected_unused={})
+    return convert(given, [Rule("bn1.running_var", target)], {target: (2,)}, what="x", expected_unused={})
 
 
 def test_a_variance_is_not_negative():
@@ -242,7 +251,7 @@ def test_values_that_float32_cannot_hold(tmp_path, value):
     refused(path, r"tensor bn1\.running_var has values that are not finite")
 
 
-# -------------------------------------------------------------------------------------------------------------- by chance
+# ------------------------------------------------------------------------------------------------------------ by chance
 
 
 def hdf5(values, **attributes):
@@ -265,26 +274,32 @@ def good_files():
     return found
 
 
+def what_becomes_of(path):
+    try:
+        found = read_tensors(path).tensors
+    except RetinaError as error:
+        said = str(error)
+    else:
+        assert all(key.isprintable() and isinstance(value, np.ndarray) for key, value in found.items())
+        return "read"
+    assert said.startswith(f"{path}: ") and said.isprintable() and len(said) < 600
+    return "refused"
+
+
 @pytest.mark.parametrize("name", good_files())
 def test_by_chance(tmp_path, name):
     """Whatever is cut off or changes: arrays of plain names, or one clear line."""
     content, path, draw = good_files()[name], tmp_path / "x", random.Random(name)
     path.write_bytes(content)
     assert len(read_tensors(path).tensors) in (1, 3)
-    ends = {"read": 0, "refused": 0}
-    for number in range(400):
+    ends = []
+    for number in range(200):
         changed = bytearray(content)
         for _ in range(draw.choice((1, 1, 1, 3))):
             changed[draw.randrange(len(changed))] = draw.choice((0, 255, draw.randrange(256), draw.choice(content)))
         path.write_bytes(changed[: draw.randrange(len(changed))] if number % 4 == 0 else changed)
-        try:
-            found = read_tensors(path).tensors
-            assert all(key.isprintable() and isinstance(value, np.ndarray) for key, value in found.items())
-            ends["read"] += 1
-        except RetinaError as error:
-            assert str(error).startswith(f"{path}: ") and str(error).isprintable() and len(str(error)) < 600
-            ends["refused"] += 1
-    assert min(ends.values()) > 20
+        ends.append(what_becomes_of(path))
+    assert min(ends.count("read"), ends.count("refused")) > 10
 
 
 def test_keras_files_that_are_cut_off_or_name_much(tmp_path):
@@ -292,7 +307,11 @@ def test_keras_files_that_are_cut_off_or_name_much(tmp_path):
     content = hdf5(SMALL)
     path.write_bytes(content)
     found = read_keras(path)
-    assert [(one.name, one.variables[0].shape) for one in found.groups] == [("a.weight", (2, 3)), ("b", (2,)), ("n", ())]
+    assert [(one.name, one.variables[0].shape) for one in found.groups] == [
+        ("a.weight", (2, 3)),
+        ("b", (2,)),
+        ("n", ()),
+    ]
     for share in (0.05, 0.5, 0.98):
         path.write_bytes(content[: int(share * len(content))])
         refused(path, "damaged file of weights", read_keras)
@@ -308,13 +327,16 @@ def test_keras_files_that_are_cut_off_or_name_much(tmp_path):
 
 @pytest.mark.slow
 def test_hdf5_that_never_ends(tmp_path):
-    """A text's length of 0 in HDF5's heap of texts sends its library round in circles."""
+    """Room of 0 bytes behind the texts in HDF5's heap sends its library round in circles."""
     content = bytearray(hdf5(SMALL))
-    heap = content.index(b"GCOL")
-    content[heap + 16 + 8 + 16 : heap + 16 + 8 + 24] = bytes(8)
+    place = content.index(b"GCOL") + 16
+    while number := struct.unpack_from("<H", content, place)[0]:  # the texts, each a header of 16 bytes and its own
+        assert number < 10
+        place += 16 + -(-struct.unpack_from("<Q", content, place + 8)[0] // 8) * 8
+    content[place + 8 : place + 16] = bytes(8)
     path = tmp_path / "x.weights.h5"
     path.write_bytes(content)
-    with pytest.raises(RetinaError, match="damaged file of weights"):
+    with pytest.raises(RetinaError, match="damaged file of weights .its HDF5 never ends"):
         read_keras(path)
 
 

@@ -45,6 +45,9 @@ class Step:
     def sync(self):
         pass
 
+    def reload(self):
+        return False
+
     def state(self):
         return {"average": self.average}
 

@@ -20,6 +20,7 @@ from retina.errors import Interrupted, RetinaError, RunFailed
 from retina.training import checkpoint as checkpoints
 from retina.training import loop
 from retina.training.checkpoint import read
+from retina.training.hosts import Hosts
 from retina.training.run_directory import BEST, LATEST, RunDirectory
 from retina.training.train import train
 from tests.training import stand_ins
@@ -412,7 +413,7 @@ def test_weights_that_are_not_finite_do_not_become_a_checkpoint(go, tmp_path, mo
         model.trainable_variables[0].assign(kernel)
 
     with pytest.raises(
-        FloatingPointError, match=r"^step 8: array weights/last/kernel \(and 1 more\) after the update$"
+        FloatingPointError, match=r"^step 8: array weights/net/last/kernel \(and 2 more\) after the update$"
     ):
         go(tmp_path / "run", callbacks=[After(7, break_a_weight)])
     run = RunDirectory(tmp_path / "run")
@@ -421,6 +422,49 @@ def test_weights_that_are_not_finite_do_not_become_a_checkpoint(go, tmp_path, mo
 
 
 # -------------------------------------------------------------------------------------------------------- callbacks
+
+
+class Outside(stand_ins.Step):
+    """Keeps its weights outside the variables, as on JAX."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.reload()
+
+    def reload(self):
+        self.own = [v.numpy() for v in self.model.trainable_variables]
+
+    def sync(self):
+        for variable, value in zip(self.model.trainable_variables, self.own, strict=True):
+            variable.assign(value)
+
+    def __call__(self, batch):
+        self.sync()
+        scalars = super().__call__(batch)
+        self.reload()
+        return scalars
+
+
+def test_what_a_callback_assigns_is_trained_on(go, tmp_path, monkeypatch):
+    def half(model):
+        for variable in model.trainable_variables:
+            variable.assign(0.5 * variable)
+
+    inside = go(tmp_path / "inside", callbacks=[After(7, half)])
+    plain = stand_ins.Step
+    monkeypatch.setattr(stand_ins, "Step", Outside)
+    assert_same(go(tmp_path / "outside", callbacks=[After(7, half)]), inside)
+    monkeypatch.setattr(stand_ins, "Step", plain)
+    assert arrays(go(tmp_path / "none")) != arrays(inside)
+
+
+def test_a_callback_that_assigns_weights_on_one_of_several_hosts_is_refused():
+    """The others have no callbacks."""
+    of_two = SimpleNamespace(hosts=Hosts(2, 0), step=SimpleNamespace(reload=lambda: True))
+    with pytest.raises(RetinaError, match="callbacks: expected weights that are left alone over several hosts"):
+        loop.Loop._reload(of_two)
+    of_two.step.reload = lambda: False
+    loop.Loop._reload(of_two)
 
 
 def test_keras_callbacks_are_told_as_by_fit(go, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from retina import config as configuration
 from retina.data.digits import read_digits
 from retina.errors import RetinaError
+from retina.models.objective import LossSums
 from retina.training import replay as replaying
 from retina.training.checkpoint import Checkpoint, gather, save
 from retina.training.meter import Fault
@@ -165,12 +166,21 @@ def test_the_parts_of_a_batch_are_looked_at_one_by_one_and_told_together(detecto
         assert other[3:] == pytest.approx(one[3:], rel=1e-3, abs=1e-6), one.name
 
 
-def test_a_tensor_that_is_bad_in_a_part_counts_in_the_whole(detector):
-    batch = four_images()
-    batch["boxes"][3, 0, 2] = np.nan
-    found = {finding.name: finding for finding in replaying._diagnose(build_frozen(), batch, 4)}
-    assert found["boxes"].bad == 1 and found["loss_box"].bad == 1 and found["logits"].bad == 0
-    assert found["logits"].size == 4 * 2 * 9 * (8**2 + 4**2 + 2**2)
+def test_a_tensor_that_is_bad_in_a_part_counts_in_the_whole(detector, monkeypatch):
+    """Of four parts the third has an infinity; the sums of losses and gradients are divided by all 4 positives."""
+    tensor, count = keras.ops.convert_to_tensor, iter(range(4))
+
+    def differentiate(part):
+        place = next(count)
+        logits = tensor(np.array([[place, np.inf if place == 2 else -place]], np.float32))
+        sums = LossSums(tensor(np.float32(2)), tensor(np.float32(6)), tensor(np.float32(place == 3) * 4))
+        return {"logits": logits}, sums, [tensor(np.float32(place)) for _ in detector.trainable_variables]
+
+    monkeypatch.setitem(replaying._GRADIENTS, keras.backend.backend(), lambda *_: differentiate)
+    found = {finding.name: finding for finding in replaying._diagnose(detector, four_images(), 4)}
+    assert found["logits"] == ("logits", 1, 8, -3.0, 3.0)
+    assert [found[name].high for name in ("loss_classification", "loss_box", "loss")] == [2.0, 6.0, 8.0]
+    assert found[f"gradient of {detector.trainable_variables[0].path}"].high == 6 / 4
 
 
 def test_the_command_of_the_message_runs_in_a_shell(run, detector, data):

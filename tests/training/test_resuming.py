@@ -63,6 +63,14 @@ def stopped(go, tmp_path):
     return RunDirectory(tmp_path / "run")
 
 
+def command(monkeypatch, *arguments):
+    """The exit code of `retina`."""
+    monkeypatch.setattr("sys.argv", ["retina", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return stop.value.code or 0
+
+
 def contents(run):
     return {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
 
@@ -90,7 +98,7 @@ def test_other_data_are_refused_and_nothing_is_touched(go, stopped, data, split)
     tables[split] = replace(data[split], labels=labels)
     before = contents(stopped)
     name = ("train", "validation")[split]
-    with pytest.raises(RetinaError, match=rf"run: cannot resume on other data.*: {name} \(other labels\); .*--changed-data"):
+    with pytest.raises(RetinaError, match=rf"cannot resume on other data.*: {name} \(other labels\); .*--changed-data"):
         go(stopped.path, resume=True, tables=tables)
     assert contents(stopped) == before
     assert go(stopped.path, resume=True).pointed_step(LATEST) == 20
@@ -131,8 +139,8 @@ def test_it_may_not_where_the_data_can_not_be_compared(go, stopped, tmp_path):
         go(stopped.path, f"data.root={tmp_path}/moved", resume=True)
 
 
-def test_accepting_other_data_without_resuming_is_no_silent_wish(capsys):
-    assert cli.main(["train", "--changed-data", "--run-dir", "nowhere"]) == 2
+def test_accepting_other_data_without_resuming_is_no_silent_wish(capsys, monkeypatch):
+    assert command(monkeypatch, "train", "--changed-data", "--run-dir", "nowhere") == 2
     assert "--changed-data: it has an effect on a run that goes on only" in capsys.readouterr().err
 
 
@@ -148,9 +156,9 @@ def test_a_disk_that_can_not_be_read_now_stops_the_resume_and_removes_nothing(go
 
     with monkeypatch.context() as here:
         here.setattr(checkpoints.np, "load", failing)
-        with pytest.raises(RetinaError, match=rf"step_7\.npz: this checkpoint cannot be read: {os.strerror(number)}") as e:
+        with pytest.raises(RetinaError, match=rf"step_7\.npz: .* cannot be read: {os.strerror(number)}") as caught:
             go(stopped.path, resume=True)
-    assert not isinstance(e.value, DamagedCheckpoint)
+    assert not isinstance(caught.value, DamagedCheckpoint)
     assert contents(stopped) == before
     assert go(stopped.path, resume=True).pointed_step(LATEST) == 20
 
@@ -237,7 +245,7 @@ def of_two_hosts(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     for name, value in {"RANK": "1", "MASTER_ADDR": "node0", "MASTER_PORT": "1234"}.items():
         monkeypatch.setenv(name, value)
-    return lambda *more: (cli.main(["train", "--run-dir", str(run), "--resume", *more]), begun)
+    return lambda *more: (command(monkeypatch, "train", "--run-dir", str(run), "--resume", *more), begun)
 
 
 @pytest.mark.parametrize("more", [(), ("run.keep=3",)])
@@ -249,7 +257,8 @@ def test_a_host_that_does_not_know_its_place_is_refused(of_two_hosts, capsys, mo
 
 
 @pytest.mark.parametrize(
-    "more", [("--launcher", "env"), ("run.hosts.index=1",), ("run.hosts={coordinator: 'node0:1234', count: 2, index: 1}",)]
+    "more",
+    [("--launcher", "env"), ("run.hosts.index=1",), ("run.hosts={coordinator: 'node0:1234', count: 2, index: 1}",)],
 )
 def test_a_host_that_says_its_place_goes_on(of_two_hosts, more):
     assert of_two_hosts(*more) == (0, [HOSTS])
