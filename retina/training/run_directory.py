@@ -224,7 +224,7 @@ def resume_command(path: Path, hosts: config.Hosts | None = None) -> str:
     command = f"retina train --run-dir {shown(path)} --resume"
     if hosts is None:
         return command
-    place = f"run.hosts={{coordinator: '{hosts.coordinator}', count: {hosts.count}, index: {hosts.index}}}"
+    place = f'run.hosts={{coordinator: "{hosts.coordinator}", count: {hosts.count}, index: {hosts.index}}}'
     return (
         f"{command} {shlex.quote(place)} (on each host with its own index; or as it was started: with --launcher, or "
         "with the CONFIG where a host does not see the run directory)"
