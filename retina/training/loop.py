@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -215,6 +216,9 @@ class Loop:
                 figures = self.hosts.from_chief(self._judge(step, table, start) if self.hosts.chief else {})
             metric, early = self.config.evaluation.metric, self.settings.early_stopping
             self.progress = after_evaluation(self.progress, step, figures, metric, early)
+            # The pipeline's functions hold each other in cycles, and with as many objects as TensorFlow keeps alive
+            # Python would collect those of dozens of evaluations at once: memory would grow until then.
+            gc.collect()
         self.callbacks.test_end(step, self.line, figures)
 
     def _detections(self) -> DetectionTable:

@@ -15,8 +15,8 @@ from retina.models.weights.export_torchvision import building_code  # noqa: E402
 from tests.parity import torchvision_models as theirs  # noqa: E402
 
 THEIRS = [
-    "model.fpn.padding=symmetric", "model.fpn.max_level=7", "anchors.offset=0.0", "anchors.rounding=true", "anchors.spacing=canvas",
-    "assignment.force_match=ties", "loss.box={kind: l1, weight: 1.0}",
+    "model.fpn.padding=symmetric", "model.fpn.max_level=7", "anchors.offset=0.0", "anchors.rounding=true",
+    "anchors.spacing=canvas", "assignment.force_match=ties", "loss.box={kind: l1, weight: 1.0}",
 ]  # fmt: skip
 OTHERS = [
     "data.resize.short=320", "data.resize.long=500", "data.resize.multiple=64", "model.pixel_mean=[100.0,110.0,120.0]",

@@ -1,6 +1,9 @@
 """Training on from what was imported: by the run's own configuration, and from files of backbones, said in the log."""
 
 import json
+import os
+import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -8,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 theirs = pytest.importorskip("tests.parity.torchvision_models")
 
-from retina import config  # noqa: E402
+from retina import cli, config  # noqa: E402
 from retina.data.digits import read_digits  # noqa: E402
 from retina.errors import RetinaError  # noqa: E402
 from retina.models import backbones  # noqa: E402
@@ -19,6 +22,7 @@ from retina.training.importing import import_run  # noqa: E402
 from retina.training.parts import _weights_notes, assemble  # noqa: E402
 from retina.training.run_directory import RunDirectory  # noqa: E402
 from retina.training.train import train  # noqa: E402
+from tests.models.test_weights_reading import safetensors  # noqa: E402
 
 SMALL = [
     "data.train={format: digits, images: 4, size: 96}",
@@ -97,6 +101,43 @@ def test_a_folder_is_no_file(tmp_path):
     text = r"Is a directory; give the \.pth or \.safetensors file in it.*`retina import-weights keras-hub"
     with pytest.raises(RetinaError, match=text):
         import_run("torchvision", tmp_path, tmp_path / "run")
+
+
+class Evil:
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.trace),)
+
+
+@pytest.mark.parametrize("kind", ["torchvision", "keras-hub", "detectron2", "torchvision-backbone"])
+def test_bad_files_of_every_kind(kind, imported, tmp_path, monkeypatch, capsys):
+    trace, whole = tmp_path / "it_ran", imported[0].read_bytes()
+    files = {
+        "absent.pth": None,
+        "empty.h5": b"",
+        "text.pkl": b"<html>404</html>",
+        "truncated.pth": whole[: len(whole) // 3],
+        "truncated.weights.h5": b"\x89HDF\r\n\x1a\n" + bytes(30),
+        "truncated.keras": b"PK\x03\x04" + bytes(30),
+        "malicious.pkl": pickle.dumps({"model": {"a": Evil(trace)}}, protocol=2),
+        "memory.pkl": b"\x80\x02}r\xff\xff\xff\x7f.",
+        "other.safetensors": safetensors({"roi_heads.weight": np.zeros(3, np.float32)}),
+    }
+    for name, content in files.items():
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+    (tmp_path / "folder").mkdir()
+    for name in [*files, "folder"]:
+        words = ["retina", "import-weights", kind, str(tmp_path / name), "--out", str(tmp_path / "run")]
+        monkeypatch.setattr(sys, "argv", words)
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        assert ended.value.code == 2 and said.out == "", name
+        assert said.err.startswith(f"retina: {tmp_path / name}: ") and said.err.count("\n") == 1, said.err
+    assert not trace.exists() and not (tmp_path / "run").exists()
 
 
 # --------------------------------------------------------------------------------------------------- files of backbones
