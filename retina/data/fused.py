@@ -11,11 +11,7 @@ Where an image is zoomed by 1/2 to 1, neither filters what is finer than the sho
 
 from __future__ import annotations
 
-import atexit
 import os
-import threading
-import time
-import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -26,6 +22,7 @@ import tensorflow as tf
 from retina import config
 from retina.data import fused_geometry as geometry
 from retina.data import pixels, reduced
+from retina.data.calls import Guarded
 from retina.data.dataset import DetectionDataset
 from retina.data.memory import Cache
 from retina.data.plan import Geometry
@@ -41,7 +38,6 @@ _LEAST_SIDE = 16
 _ALIGNMENT = 64
 # While the last images of one batch are read, the threads that are done go on with the next.
 BATCHES_AT_ONCE = 2
-_CHECK_SECONDS, _QUIET_CHECKS = 0.005, 10
 
 Reader = Callable[[TableImage, int], tuple[np.ndarray, int]]
 """(image, halvings) -> the image [h,w,3] uint8 at that or its full size, and the halvings taken."""
@@ -166,7 +162,7 @@ def _by_tensorflow(content: bytes, declared: tuple[int, int], halvings: int, max
 
 def _maker(
     table: Columns, data: config.Data, seed: int, threads: int, cache: Cache | None
-) -> Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, ...]]:
+) -> Guarded:
     """(index, sample, canvas), each [B] -> images, boxes, labels, valid, crowd, scale, size of a batch."""
     shown = _painter()
     image_of = _from_files(table, data.max_pixels) if cache is None else _from_memory(cache)
@@ -195,10 +191,11 @@ def _maker(
 
         def some(first: int) -> list[int]:
             taken = []
-            for row, halvings, view, mirror, turn, target in todo[first::threads]:
-                image, halved = image_of(row, halvings)
-                shown(image, [side >> halved for side in view[:4]], view[4:], mirror, turn, target)
-                taken.append(halved)
+            with guarded.working():
+                for row, halvings, view, mirror, turn, target in todo[first::threads]:
+                    image, halved = image_of(row, halvings)
+                    shown(image, [side >> halved for side in view[:4]], view[4:], mirror, turn, target)
+                    taken.append(halved)
             return taken
 
         taken = np.zeros(len(index), np.int32)
@@ -208,38 +205,8 @@ def _maker(
         objects = table.objects.objects(index, views, mirrored, turned, options)
         return images, *objects, geometry.scale(views), views.content
 
-    return _Awaited(make)
-
-
-class _Awaited:
-    """A function whose calls the interpreter waits for when it ends.
-
-    A thread of TensorFlow that comes back to an interpreter which is being taken down is stopped where it is, and the
-    iterator that waits for it waits for ever. So, at exit, calls in flight are let finish until none follows: the
-    buffers behind them are full then.
-    """
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._function, self._running, self._lock = function, 0, threading.Lock()
-        alive = weakref.ref(self)
-
-        def wait() -> None:
-            quiet = 0
-            while (one := alive()) is not None and quiet < _QUIET_CHECKS:
-                quiet = 0 if one._running else quiet + 1
-                time.sleep(_CHECK_SECONDS)
-
-        atexit.register(wait)
-        weakref.finalize(self, atexit.unregister, wait).atexit = False
-
-    def __call__(self, *arguments: Any) -> Any:
-        with self._lock:
-            self._running += 1
-        try:
-            return self._function(*arguments)
-        finally:
-            with self._lock:
-                self._running -= 1
+    guarded = Guarded(make)
+    return guarded
 
 
 def _shared_out(pool: ThreadPoolExecutor, work: Callable[[int], Any], parts: int) -> list[Any]:

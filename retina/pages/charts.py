@@ -211,16 +211,28 @@ def _apart(low: float, high: float, log: bool) -> tuple[float, float]:
 def ticks(axis: Axis, about: int) -> list[tuple[float, str]]:
     """Round values along an axis, some `about` of them: where each lies, and how it is written."""
     if axis.log:
-        first, last = math.ceil(math.log10(axis.low) - 1e-9), math.floor(math.log10(axis.high) + 1e-9)
-        decades = [10.0**power for power in range(first, last + 1)]
-        values = decades[:: max(1, math.ceil(len(decades) / about))]
-        return [(axis.place(value), _told(value)) for value in values or [axis.low, axis.high]]
+        return [(axis.place(value), _told(value)) for value in _log_ticks(axis.low, axis.high, about)]
     raw = (axis.high - axis.low) / about
     magnitude = 10.0 ** math.floor(math.log10(raw))
     step = next(unit * magnitude for unit in (1, 2, 2.5, 5, 10) if unit * magnitude >= raw * 0.999)
     first = math.ceil(axis.low / step - 1e-9)
     count = math.floor(axis.high / step + 1e-9) - first + 1
     return [(axis.place((first + i) * step), _told((first + i) * step)) for i in range(count)]
+
+
+def _log_ticks(low: float, high: float, about: int) -> list[float]:
+    """Powers of ten; where fewer than three lie in the range also their doubles and fives, or else its ends."""
+    powers = range(math.floor(math.log10(low) - 1e-9), math.ceil(math.log10(high) + 1e-9) + 1)
+
+    def inside(*units: int) -> list[float]:
+        values = [unit * 10.0**power for power in powers for unit in units]
+        return [value for value in values if low * (1 - 1e-9) <= value <= high * (1 + 1e-9)]
+
+    decades = inside(1)
+    if len(decades) >= 3:
+        return decades[:: math.ceil(len(decades) / about)]
+    found = inside(1, 2, 5)
+    return found if len(found) >= 2 else [low, high]
 
 
 def _told(value: float) -> str:

@@ -100,6 +100,19 @@ def test_a_logarithmic_axis_leaves_out_what_it_cannot_show() -> None:
     assert [told for _, told in plot.y_ticks] == ["0.0001", "0.001", "0.01"]
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "told"),
+    [
+        (0.06, 2.0, ["0.1", "0.2", "0.5", "1", "2"]),
+        (1e-6, 1.0, ["1e-06", "0.0001", "0.01", "1"]),
+        (2.1, 4.9, ["2.1", "4.9"]),
+    ],
+)
+def test_ticks_of_a_logarithmic_axis(low: float, high: float, told: list[str]) -> None:
+    plot = lines("t", [Series("a", [1, 2], [low, high])], log_y=True)
+    assert [text for _, text in plot.y_ticks] == told
+
+
 def test_one_point_and_equal_values_have_a_place() -> None:
     plot = lines("one", [Series("a", [7], [3])])
     assert plot.curves[0].dots == [((plot.left + plot.right) / 2, (plot.top + plot.bottom) / 2)]
