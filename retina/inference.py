@@ -10,7 +10,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from retina import config as configuration
 from retina.config import Config
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import DetectionTable, concatenate
@@ -67,20 +66,14 @@ def compile_inference(detector: Detector, engine: Any = None) -> Callable[[Batch
 
 
 def detect(
-    run: Callable[[Batch], dict[str, np.ndarray]],
-    dataset: DetectionDataset,
-    data: configuration.Data,
-    batch_size: int,
-    share: tuple[int, int] = (0, 1),
+    run: Callable[[Batch], dict[str, np.ndarray]], dataset: DetectionDataset, batches: Iterable[Batch]
 ) -> DetectionTable:
-    """The detections of a whole dataset, with `run` from `compile_inference`, or those of host i of n (`share`)."""
-    from retina.data.pipeline import evaluation_batches, translated
+    """The detections in `batches` of a dataset (`retina.data.pipeline.evaluation_batches`: all of it, or one host's
+    share), with `run` from `compile_inference`."""
+    from retina.data.pipeline import translated
 
-    tables = []
     with translated(dataset):
-        for batch in evaluation_batches(dataset, data, batch_size=batch_size, share=share):
-            tables.append(_table(run(batch), np.asarray(batch["index"])))
-    return concatenate(tables)
+        return concatenate([_table(run(batch), np.asarray(batch["index"])) for batch in batches])
 
 
 def _table(found: dict[str, np.ndarray], index: np.ndarray) -> DetectionTable:

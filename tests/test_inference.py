@@ -10,6 +10,7 @@ from PIL import Image
 
 from retina import config
 from retina.data.dataset import DetectionDataset
+from retina.data.pipeline import evaluation_batches
 from retina.errors import RetinaError
 from retina.inference import Detections, Predictor, build_detector, detect
 
@@ -93,7 +94,7 @@ def test_detections_by_falling_score_inside_their_own_image(predictions):
 
 
 def test_prediction_is_evaluation(predictor, photographs, predictions):
-    table = detect(predictor.run, photographs, SETTINGS.data, 2)
+    table = detect(predictor.run, photographs, evaluation_batches(photographs, SETTINGS.data, batch_size=2))
     assert set(table.image.tolist()) == set(range(len(SIZES)))
     for row, found in enumerate(predictions):
         mine = table.image == row
@@ -150,7 +151,8 @@ def test_a_tiny_image_works(predictor):
 
 
 def test_an_empty_dataset_gives_an_empty_table(predictor, photographs):
-    assert len(detect(predictor.run, photographs.subset([]), SETTINGS.data, 2)) == 0
+    nothing = photographs.subset([])
+    assert len(detect(predictor.run, nothing, evaluation_batches(nothing, SETTINGS.data, batch_size=2))) == 0
 
 
 # ---------------------------------------------------------------------------------------------------- Detections

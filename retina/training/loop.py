@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -15,7 +16,7 @@ import keras
 from retina.config import Config
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import DetectionTable
-from retina.data.pipeline import training_batches, translated
+from retina.data.pipeline import evaluation_batches, training_batches, translated
 from retina.data.plan import evaluation_order
 from retina.data.scoring import GroundTruth, results
 from retina.errors import RetinaError, RunFailed
@@ -223,11 +224,20 @@ class Loop:
 
     def _detections(self) -> DetectionTable:
         """Of the averaged weights, on the whole validation data; each host looks at its share of it."""
-        data, settings, hosts = self.data.validation, self.config.data, self.hosts
-        batch_size = self.config.inference.batch_size * self.distribution.devices
+        data, hosts = self.data.validation, self.hosts
         with self.step.averaged():
-            table = detect(self.infer, data, settings, batch_size, (hosts.index, hosts.count))
-        return hosts.gather_table(table, lambda: evaluation_order(data.sizes, settings.resize))
+            table = detect(self.infer, data, self._validation_batches)
+        return hosts.gather_table(table, lambda: evaluation_order(data.sizes, self.config.data.resize))
+
+    @cached_property
+    def _validation_batches(self) -> Iterable[Any]:
+        """Of this host. Made once: each time would trace the pipeline anew and fray the heap."""
+        return evaluation_batches(
+            self.data.validation,
+            self.config.data,
+            batch_size=self.config.inference.batch_size * self.distribution.devices,
+            share=(self.hosts.index, self.hosts.count),
+        )
 
     def _judge(self, step: int, table: DetectionTable, start: float) -> dict[str, float]:
         """The figures, written down."""

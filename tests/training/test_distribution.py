@@ -185,10 +185,10 @@ def test_detections_come_together_in_the_order_of_one_host(images, data):
         return {"boxes": boxes, "scores": np.ones((len(rows), 1), np.float32), "labels": np.zeros((len(rows), 1), int),
                 "valid": np.ones((len(rows), 1), bool)}  # fmt: skip
 
-    whole = detect(run, images, data, 2)
+    whole = detect(run, images, evaluation_batches(images, data, batch_size=2))
 
     def of_all(hosts: Hosts) -> DetectionTable:
-        own = detect(run, images, data, 2, (hosts.index, hosts.count))
+        own = detect(run, images, evaluation_batches(images, data, batch_size=2, share=(hosts.index, hosts.count)))
         return hosts.gather_table(own, lambda: evaluation_order(images.sizes, data.resize))
 
     assert len(whole) == 9

@@ -17,6 +17,7 @@ from retina.errors import RetinaError  # noqa: E402
 from retina.models import backbones  # noqa: E402
 from retina.models.weights import torchvision  # noqa: E402
 from retina.models.weights.reading import read_tensors, sha256_of_file  # noqa: E402
+from retina.models.weights.writing import write_tensors  # noqa: E402
 from retina.training.checkpoint import gather, read  # noqa: E402
 from retina.training.importing import import_run  # noqa: E402
 from retina.training.parts import _weights_notes, assemble  # noqa: E402
@@ -95,6 +96,28 @@ def test_counters_beside_some_statistics_only(imported):
     )
     with pytest.raises(RetinaError, match=text):
         torchvision.recognise(file._replace(tensors=tensors))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "text"),
+    [
+        ("head.classification_head.cls_logits.weight", (9 * 10**9, 0, 3, 3), "expected logits of features"),
+        (
+            "backbone.fpn.extra_blocks.p6.weight",
+            (10**6, 0, 3, 3),
+            "a pyramid of 1000000 channels and heads of 4 layers",
+        ),
+        ("head.classification_head.conv.{}.0.weight", (1, 1, 3, 3), "channels and heads of 104 layers follow"),
+    ],
+)
+def test_shapes_that_ask_for_a_vast_network(imported, tmp_path, name, shape, text):
+    """Refused before anything of that size is built."""
+    tensors = read_tensors(imported[0]).tensors
+    wanted = [name.format(4 + number) for number in range(100)] if "{}" in name else [name]
+    file = tmp_path / "vast.safetensors"
+    write_tensors(file, {**tensors, **{one: np.zeros(shape, np.float32) for one in wanted}})
+    with pytest.raises(RetinaError, match=f"vast.safetensors: .*{text}"):
+        import_run("torchvision", file, tmp_path / "run")
 
 
 def test_a_folder_is_no_file(tmp_path):

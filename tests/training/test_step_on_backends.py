@@ -52,7 +52,7 @@ def half():
     # float16: a step at a scale that fits, then one at a scale that does not.
     detector, optimizer, step = small("mixed_float16", config.Run(), config.Loss())
     lines, moved = [], []
-    for scale in (2.0**4, 2.0**100):
+    for scale in (2.0**10, 2.0**100):
         step.sync()
         before = gather(detector, optimizer)
         step.load({"loss_scale/scale": np.float32(scale), "loss_scale/good_steps": np.int32(0)})
@@ -137,7 +137,7 @@ def test_averages_are_evaluated_and_the_weights_go_on(results, backend):
 def test_a_step_that_overflows_is_left_out(results, backend):
     half, on_tensorflow = results[backend][0]["half"], results["tensorflow"][0]["half"]
     fits, overflows = half["lines"]
-    assert fits["overflow"] == 0 and fits["loss_scale"] == 2**4 and half["moved"][0] > 10
+    assert fits["overflow"] == 0 and fits["loss_scale"] == 2**10 and half["moved"][0] > 10
     assert overflows["overflow"] == 1 and overflows["gradient_norm"] == 0 and half["moved"][1] == 0
     assert half["scale"] == 2.0**99
     for name in ("loss", "loss_classification", "loss_box", "gradient_norm"):

@@ -64,6 +64,7 @@ def recognise(file: TensorFile) -> DetectronRetinanet:
     expect(len(logits) == len(deltas) == 4, "head.cls_score and head.bbox_pred", ", ".join([*list(shapes)[:2], "…"]))
     expect(deltas[0] == 4 * _PER_CELL, f"{4 * _PER_CELL} outputs of the box head", deltas[0])
     expect(logits[0] % _PER_CELL == 0 and logits[0] > 0, f"a multiple of {_PER_CELL} logits", logits[0])
+    expect(0 not in logits, "logits of features", f"a shape of {list(logits)}")
     depth = next((one for one in ARCHITECTURES if _blocks(shapes) == ARCHITECTURES[one]), None)
     expect(depth is not None, "a ResNet of 18 to 152 layers", ", ".join([*list(shapes)[:2], "…"]))
     assert depth is not None

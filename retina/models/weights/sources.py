@@ -20,6 +20,9 @@ from retina.models.weights.reading import TensorFile, read_tensors
 # Of [0, 255], RGB, as torchvision and timm train on ImageNet.
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
+# Of a head; all that is published has 4.
+_MOST_LAYERS = 64
+
 DetectorKind = Literal["torchvision", "keras-hub", "detectron2"]
 
 
@@ -68,7 +71,23 @@ def read_detector(kind: DetectorKind, path: Path, names: Sequence[str] | None, w
     Raises:
         RetinaError: the file can't be read or is not of this kind, or the names don't fit it.
     """
-    return _DETECTORS[kind](path, names, where)
+    source = _DETECTORS[kind](path, names, where)
+    _check_size(source)
+    return source
+
+
+def _check_size(source: Source) -> None:
+    """A few shapes of a crafted file could ask for a network that no memory holds, before any tensor is compared."""
+    model = source.sections["model"]
+    channels, layers = model["fpn"]["channels"], model["head"]["layers"]
+    needed = 9 * channels * channels * (2 * layers + 3)  # the heads' convolutions and the pyramid's
+    held = sum(tensor.size for tensor in source.tensors.tensors.values())
+    if layers > _MOST_LAYERS or needed > 2 * held:
+        raise RetinaError(
+            f"{source.tensors.path}: expected the weights of {source.what}; of its shapes a pyramid of {channels} "
+            f"channels and heads of {layers} layers follow, which its {held} numbers can't fill. "
+            "Is it another network's file?"
+        )
 
 
 def _torchvision(path: Path, names: Sequence[str] | None, where: str) -> Source:

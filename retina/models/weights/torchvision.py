@@ -180,6 +180,7 @@ def recognise(file: TensorFile) -> Retinanet:
     expect(len(logits) == 4 and len(deltas) == 4, "a RetinaNet's heads (head.classification_head.…)", _sample(shapes))
     expect(deltas[0] == 4 * _PER_CELL, f"{4 * _PER_CELL} outputs of the box head", str(deltas[0]))
     expect(logits[0] % _PER_CELL == 0 and logits[0] > 0, f"a multiple of {_PER_CELL} logits", str(logits[0]))
+    expect(0 not in logits, "logits of features", f"a shape of {list(logits)}")
     levels = len({name.split(".")[3] for name in shapes if name.startswith("backbone.fpn.inner_blocks.")})
     p6 = shapes.get("backbone.fpn.extra_blocks.p6.weight", ())
     expect(levels == 3 and len(p6) == 4, "a pyramid on C3 to C5 with P6 and P7", f"{levels} levels, P6 {list(p6)}")
