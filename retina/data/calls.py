@@ -1,8 +1,8 @@
 """Python functions that `tf.data` calls in its threads, without the two ways in which such a process can hang.
 
-An iterator of TensorFlow waits, when it is destroyed, until its calls in flight have returned. Two of them never do: one
-in a thread that itself destroys the iterator, because Python's cyclic garbage collector happens to run there; and one
-whose thread comes back to an interpreter that is being taken down, which stops it where it stands.
+An iterator of TensorFlow waits, when it is destroyed, until its calls in flight have returned. Two of them never do:
+one in a thread that itself destroys the iterator, because Python's cyclic garbage collector happens to run there; and
+one whose thread comes back to an interpreter that is being taken down, which stops it where it stands.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _ITERATOR = "OwnedIterator"
 class Guarded:
     """`function`, for `tf.numpy_function`; threads of its own that it waits for must do their part within `working`.
 
-    While the collector runs in one of these threads, the iterators that it could take are held. They are left to the next
-    collection elsewhere. When the interpreter ends, it waits until no call is in flight and none follows: the buffers
+    While the collector runs in one of these threads, the iterators that it could take are held. They are left to the
+    next collection elsewhere. When the interpreter ends, it waits until no call is in flight and none follows: the buffers
     behind them are full then.
     """
 

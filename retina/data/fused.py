@@ -107,7 +107,7 @@ def examples(
         "size": tf.int32,
     }
     slots = table.objects.slots
-    inner = {"images": [None, None, 3], "boxes": [slots, 4], "scale": [2], "size": [2]}
+    inner: dict[str, list[int | None]] = {"images": [None, None, 3], "boxes": [slots, 4], "scale": [2], "size": [2]}
 
     def example(index: tf.Tensor, sample: tf.Tensor, canvas: tf.Tensor) -> dict[str, tf.Tensor]:
         found = tf.numpy_function(make, [index, sample, canvas], list(types.values()), stateful=False)
@@ -160,9 +160,7 @@ def _by_tensorflow(content: bytes, declared: tuple[int, int], halvings: int, max
     return image.numpy(), taken
 
 
-def _maker(
-    table: Columns, data: config.Data, seed: int, threads: int, cache: Cache | None
-) -> Guarded:
+def _maker(table: Columns, data: config.Data, seed: int, threads: int, cache: Cache | None) -> Guarded:
     """(index, sample, canvas), each [B] -> images, boxes, labels, valid, crowd, scale, size of a batch."""
     shown = _painter()
     image_of = _from_files(table, data.max_pixels) if cache is None else _from_memory(cache)
