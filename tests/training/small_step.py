@@ -48,7 +48,7 @@ def tiny_backbone(*_: object) -> keras.Model:
 
 
 def small_detector(*args: object, **kwargs: object) -> Detector:
-    with mock.patch.object(backbones, "build_reported", lambda *_: backbones.Built(tiny_backbone(), None)):
+    with mock.patch.object(backbones, "build_reported", side_effect=lambda *_: backbones.Built(tiny_backbone(), None)):
         return Detector(*args, **kwargs)
 
 
