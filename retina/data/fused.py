@@ -1,4 +1,4 @@
-"""Training images read, cropped, zoomed, flipped and laid on their canvas in one pass, a batch in one call.
+"""Training images read, cropped, zoomed, flipped and laid on their canvas in one pass, by threads of our own.
 
 simplejpeg decodes a JPEG as TensorFlow does, bit for bit, and OpenCV resizes bytes to bytes straight into the batch:
 bilinear, half-pixel centres, no antialiasing, as `retina.data.pixels.show`, within one level of it (OpenCV's weights
@@ -12,7 +12,9 @@ Where an image is zoomed by 1/2 to 1, neither filters what is finer than the sho
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -22,8 +24,8 @@ import tensorflow as tf
 from retina import config
 from retina.data import fused_geometry as geometry
 from retina.data import pixels, reduced
-from retina.data.calls import Guarded
 from retina.data.dataset import DetectionDataset
+from retina.data.images import unusable
 from retina.data.memory import Cache
 from retina.data.plan import Geometry
 from retina.data.stored import StoredImage, TableImage
@@ -34,10 +36,8 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _COLOURS = ("YCbCr", "RGB", "Gray")
 # simplejpeg is told a least size, not a ratio; from this side on each ratio has a size of its own.
 _LEAST_SIDE = 16
-# TensorFlow takes an array over without a copy if it starts at such an address.
-_ALIGNMENT = 64
-# While the last images of one batch are read, the threads that are done go on with the next.
-BATCHES_AT_ONCE = 2
+# Batches that are being read or are ready while one is trained on.
+AHEAD = 2
 
 Reader = Callable[[TableImage, int], tuple[np.ndarray, int]]
 """(image, halvings) -> the image [h,w,3] uint8 at that or its full size, and the halvings taken."""
@@ -66,6 +66,7 @@ class Columns(NamedTuple):
     sizes: np.ndarray
     resized: np.ndarray
     canvases: np.ndarray
+    canvas_of: np.ndarray  # [N] int32
     groups: int  # C
     objects: geometry.Table
 
@@ -77,47 +78,143 @@ def columns(dataset: DetectionDataset, geometries: Sequence[Geometry], slots: in
         dataset.sizes.astype(np.int32),
         np.stack([one.resized for one in geometries]).astype(np.int32),
         np.concatenate([one.canvases for one in geometries]).astype(np.int32),
+        geometries[0].canvas_of.astype(np.int32),
         max(len(geometries[0].canvases), 1),
         geometry.Table.of(dataset, slots),
     )
 
 
-def examples(
-    table: Columns, data: config.Data, *, seed: int, threads: int | None, cache: Cache | None
-) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:
-    """The function from (index, sample, canvas), each [B], to the batch as `retina.data.pipeline.Batch` describes it.
+class Schedule(NamedTuple):
+    """Which images make which batch.
 
-    It is one `tf.numpy_function` for the whole batch, with threads of its own: one for each image would cost more, and
-    the images would be copied into the batch. What a batch holds depends on its sample numbers alone, not on threads.
+    `order` [n, b] int32 are the rows of the table in the b images that are read of each of n steps, which begin at
+    `first_step`; `slots` [b] is their place in the whole batch of `batch_size`, and `scale` the number of the geometry
+    at which a step is shown.
+    """
+
+    order: np.ndarray
+    first_step: int
+    batch_size: int
+    slots: np.ndarray
+    scale: Callable[[int], int]
+
+
+class Batches:
+    """Batches as `retina.data.pipeline.Batch` describes them, of NumPy arrays; each iteration reads anew, in threads.
+
+    Threads of Python's beside a `tf.data.Dataset` rather than calls from inside one: TensorFlow makes those wait for
+    each other where it is made deterministic, and an iterator of it that Python's garbage collector finds in such a
+    call waits for itself. What a batch holds depends on its sample numbers alone, not on threads. An iterator that is
+    dropped finishes the few images that are being read, and nobody waits for them.
 
     Args:
         threads: how many images are read at a time; None: one for every core.
 
     Raises:
-        RetinaError: simplejpeg or OpenCV can't be imported.
+        RetinaError: simplejpeg or OpenCV can't be imported; while iterating: an image can't be used, and which.
     """
-    make = _maker(table, data, seed, threads or _cores(), cache)
-    types = {
-        "images": tf.uint8,
-        "boxes": tf.float32,
-        "labels": tf.int32,
-        "valid": tf.bool,
-        "crowd": tf.bool,
-        "scale": tf.float32,
-        "size": tf.int32,
-    }
-    slots = table.objects.slots
-    inner: dict[str, list[int | None]] = {"images": [None, None, 3], "boxes": [slots, 4], "scale": [2], "size": [2]}
 
-    def example(index: tf.Tensor, sample: tf.Tensor, canvas: tf.Tensor) -> dict[str, tf.Tensor]:
-        found = tf.numpy_function(make, [index, sample, canvas], list(types.values()), stateful=False)
-        batch = {
-            key: tf.ensure_shape(value, [index.shape[0], *inner.get(key, [slots])])
-            for key, value in zip(types, found, strict=True)
-        }
-        return {**batch, "index": index, "sample": sample}
+    def __init__(
+        self,
+        dataset: DetectionDataset,
+        data: config.Data,
+        schedule: Schedule,
+        table: Columns,
+        *,
+        seed: int,
+        threads: int | None,
+        cache: Cache | None,
+    ):
+        self._dataset, self._data, self._schedule, self._table = dataset, data, schedule, table
+        self._threads = threads or _cores()
+        self._draw = geometry.drawing(seed)
+        self._shown = _painter()
+        self._image_of = _from_files(table, data.max_pixels) if cache is None else _from_memory(cache)
 
-    return example
+    def __len__(self) -> int:
+        return len(self._schedule.order)
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        pool = ThreadPoolExecutor(self._threads, thread_name_prefix="retina-images")
+        # A name of our own: an iterator may outlive the modules, whose threads have ended by themselves then.
+        ending = sys.is_finalizing
+        try:
+            ahead: deque[Callable[[], dict[str, np.ndarray]]] = deque()
+            for step in range(len(self) + AHEAD):
+                if step < len(self):
+                    ahead.append(self._begin(pool, step))
+                if step >= AHEAD and ahead:
+                    yield ahead.popleft()()
+        finally:
+            if not ending():
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    as_numpy_iterator = __iter__
+
+    def _begin(self, pool: ThreadPoolExecutor, step: int) -> Callable[[], dict[str, np.ndarray]]:
+        """Sets the threads to work on a batch; the function waits for it."""
+        table, options, schedule = self._table, self._data.augment, self._schedule
+        index = schedule.order[step].astype(np.int64)
+        number = schedule.first_step + step
+        sample = number * schedule.batch_size + schedule.slots.astype(np.int64)
+        canvas = table.canvas_of[index] + schedule.scale(number) * table.groups
+        drawn = self._draw(sample)
+        height, width = table.canvases[canvas[0]].tolist()
+        resized = table.resized[canvas // table.groups, index]
+        views = geometry.views(table.sizes[index], resized, np.array([height, width], np.int32), drawn, options.scale)
+        mirrored, turned = drawn.mirror < options.horizontal_flip, drawn.turn < options.vertical_flip
+        images = np.empty((len(index), height, width, 3), np.uint8)
+        todo = list(
+            zip(
+                index.tolist(),
+                geometry.halvings(views).tolist(),
+                np.concatenate(views, axis=1).tolist(),
+                mirrored.tolist(),
+                turned.tolist(),
+                images,
+                strict=True,
+            )
+        )
+        parts = min(self._threads, len(todo))
+
+        def some(first: int) -> list[int]:
+            taken = []
+            for row, halvings, view, mirror, turn, target in todo[first::parts]:
+                image, halved = self._image_of(row, halvings)
+                self._shown(image, [side >> halved for side in view[:4]], view[4:], mirror, turn, target)
+                taken.append(halved)
+            return taken
+
+        working = [pool.submit(some, first) for first in range(parts)]
+
+        def finished() -> dict[str, np.ndarray]:
+            taken = np.zeros(len(index), np.int32)
+            for first, part in enumerate(working):
+                try:
+                    taken[first::parts] = part.result()
+                except Exception:
+                    raise self._fault(index) from None
+            seen = geometry.snapped(views, taken)
+            boxes, labels, valid, crowd = table.objects.objects(index, seen, mirrored, turned, options)
+            return {
+                "images": images,
+                "boxes": boxes,
+                "labels": labels,
+                "valid": valid,
+                "crowd": crowd,
+                "index": index,
+                "sample": sample,
+                "scale": geometry.scale(seen),
+                "size": seen.content,
+            }
+
+        return finished
+
+    def _fault(self, index: np.ndarray) -> BaseException:
+        """What keeps one of these images from being used; if nothing does, the error at hand."""
+        error = sys.exc_info()[1]
+        assert error is not None
+        return unusable(self._dataset, index.tolist(), self._data.max_pixels) or error
 
 
 def reader(max_pixels: int) -> Callable[[bytes, tuple[int, int], int], tuple[np.ndarray, int]]:
@@ -158,62 +255,6 @@ def _by_tensorflow(content: bytes, declared: tuple[int, int], halvings: int, max
     if stored != declared:
         raise ValueError(f"expected an image of {declared} pixels (height, width) as declared, got {stored}")
     return image.numpy(), taken
-
-
-def _maker(table: Columns, data: config.Data, seed: int, threads: int, cache: Cache | None) -> Guarded:
-    """(index, sample, canvas), each [B] -> images, boxes, labels, valid, crowd, scale, size of a batch."""
-    shown = _painter()
-    image_of = _from_files(table, data.max_pixels) if cache is None else _from_memory(cache)
-    draw, options = geometry.drawing(seed), data.augment
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="retina-images")
-
-    def make(index: np.ndarray, sample: np.ndarray, canvas: np.ndarray) -> tuple[np.ndarray, ...]:
-        drawn = draw(sample)
-        height, width = table.canvases[canvas[0]].tolist()
-        resized = table.resized[canvas // table.groups, index]
-        views = geometry.views(table.sizes[index], resized, np.array([height, width], np.int32), drawn, options.scale)
-        mirrored, turned = drawn.mirror < options.horizontal_flip, drawn.turn < options.vertical_flip
-        wished = geometry.halvings(views)
-        images = _aligned(len(index), height, width)
-        todo = list(
-            zip(
-                index.tolist(),
-                wished.tolist(),
-                np.concatenate(views, axis=1).tolist(),
-                mirrored.tolist(),
-                turned.tolist(),
-                images,
-                strict=True,
-            )
-        )
-
-        def some(first: int) -> list[int]:
-            taken = []
-            with guarded.working():
-                for row, halvings, view, mirror, turn, target in todo[first::threads]:
-                    image, halved = image_of(row, halvings)
-                    shown(image, [side >> halved for side in view[:4]], view[4:], mirror, turn, target)
-                    taken.append(halved)
-            return taken
-
-        taken = np.zeros(len(index), np.int32)
-        for first, found in enumerate(_shared_out(pool, some, min(threads, len(todo)))):
-            taken[first::threads] = found
-        views = geometry.snapped(views, taken)
-        objects = table.objects.objects(index, views, mirrored, turned, options)
-        return images, *objects, geometry.scale(views), views.content
-
-    guarded = Guarded(make)
-    return guarded
-
-
-def _shared_out(pool: ThreadPoolExecutor, work: Callable[[int], Any], parts: int) -> list[Any]:
-    """`work(0)` .. `work(parts - 1)`, the first in this thread, which would only wait otherwise."""
-    try:
-        others = [pool.submit(work, part) for part in range(1, parts)]
-    except RuntimeError:  # the interpreter ends, and threads take no more work
-        return [work(part) for part in range(parts)]
-    return [work(0), *(other.result() for other in others)]
 
 
 def _from_files(table: Columns, max_pixels: int) -> Callable[[int, int], tuple[np.ndarray, int]]:
@@ -271,14 +312,6 @@ def _painter() -> Callable[..., None]:
         canvas[:rows, columns:] = 0
 
     return paint
-
-
-def _aligned(count: int, height: int, width: int) -> np.ndarray:
-    """An uninitialised uint8 array [count,height,width,3] that TensorFlow need not copy."""
-    length = count * height * width * 3
-    held = np.empty(length + _ALIGNMENT, np.uint8)
-    first = -held.ctypes.data % _ALIGNMENT
-    return held[first : first + length].reshape(count, height, width, 3)
 
 
 def _imported(module: str, name: str | None = None) -> Any:

@@ -62,7 +62,7 @@ def training_batches(
     steps: int,
     slots: np.ndarray | None = None,
     parallel_calls: int = tf.data.AUTOTUNE,
-) -> tf.data.Dataset:
+) -> fused.Batches | tf.data.Dataset:
     """The augmented batches of global steps `first_step` .. `steps` - 1, through as many epochs as that takes.
 
     Starting at any step gives exactly the batches that an uninterrupted run sees from there on. Which boxes stay where
@@ -73,7 +73,8 @@ def training_batches(
             them; None reads all. An image is the same whoever reads it.
 
     Returns:
-        A `tf.data.Dataset` of `steps - first_step` elements as in `Batch`. Errors while iterating: see `readable`.
+        `steps - first_step` elements as in `Batch`: of arrays where `retina.data.fused` reads them, which names
+        an image that can't be used itself, else a `tf.data.Dataset` of tensors. Errors while iterating: see `readable`.
 
     Raises:
         RetinaError: there is no image, or a number is out of range.
@@ -90,54 +91,50 @@ def training_batches(
         whole = plan.training_plan(geometry, batch_size=batch_size, seed=seed, epoch=epoch)
         first = epoch * per_epoch
         parts.append(whole.index[max(first_step - first, 0) : max(steps - first, 0)].astype(np.int32))
-    # All of the run's plans (6 ms and half a megabyte for an epoch of 118,000 images) rather than a generator, which
-    # would run in Python, and would make TensorFlow, where it is made deterministic, give up all parallelism.
     slots = np.arange(batch_size) if slots is None else slots
-    order, own, slot_of = np.concatenate(parts)[:, slots], len(slots), tf.constant(slots, tf.int64)
-    check(dataset, data.max_pixels)
-    canvases = np.concatenate([one.canvases for one in geometries])
-    groups = max(len(geometry.canvases), 1)
-    canvas_of = tf.constant(geometry.canvas_of, tf.int32)
-
-    def placed(step: tf.Tensor, slot: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """(index, sample, canvas) of one image of a step counted from the first, or of all its images."""
-        canvas = tf.gather(canvas_of, index)
-        if len(geometries) > 1:
-            canvas += _scale(seed, first_step + step, len(geometries)) * groups
-        return tf.cast(index, tf.int64), (first_step + step) * batch_size + slot, canvas
-
-    images_per_example = mixing.images_per_example(data.augment)
-    kept: memory.Cache | None = None
+    order = np.concatenate(parts)[:, slots]
+    boxes = box_slots(dataset, mixing.images_per_example(data.augment))
     table: Rows | None = None
     if data.cache == "memory" or not fused.fits(data):
-        table = rows(dataset, geometries, images_per_example, max_pixels=data.max_pixels)
-    if data.cache == "memory":
-        assert table is not None
-        kept = _cached(table, dataset, data)
+        table = rows(dataset, geometries, mixing.images_per_example(data.augment), max_pixels=data.max_pixels)
+    cache = _cached(table, dataset, data) if table is not None and data.cache == "memory" else None
 
-    count = steps - first_step
-    if fused.fits(data):
-        columns = fused.columns(dataset, geometries, box_slots(dataset, images_per_example))
-        threads = None if parallel_calls == tf.data.AUTOTUNE else parallel_calls
-        whole = (
-            tf.data.Dataset.from_tensor_slices(order).enumerate().map(lambda step, index: placed(step, slot_of, index))
+    if table is None or fused.fits(data):
+        check(dataset, data.max_pixels)
+        scales = len(geometries)
+
+        def scale(step: int) -> int:
+            return int(_scale(seed, tf.constant(step, tf.int64), scales)) if scales > 1 else 0
+
+        return fused.Batches(
+            dataset,
+            data,
+            fused.Schedule(order, first_step, batch_size, slots, scale),
+            fused.columns(dataset, geometries, boxes),
+            seed=seed,
+            threads=None if parallel_calls == tf.data.AUTOTUNE else parallel_calls,
+            cache=cache,
         )
-        example = fused.examples(columns, data, seed=seed, threads=threads, cache=kept)
-        made = whole.map(example, num_parallel_calls=fused.BATCHES_AT_ONCE, deterministic=True)
-        options = tf.data.Options()
-        # Calls that wait for the threads of `fused` must not hold those that the training step runs on.
-        options.threading.private_threadpool_size = fused.BATCHES_AT_ONCE
-        return _checked(whole, made, canvases, own, count).with_options(options)
 
-    assert table is not None
-    graph, reading = table, Reading(reduce=data.decode == "auto", cache=kept)
-    single = tf.data.Dataset.from_tensor_slices(order.ravel()).enumerate()
+    # All of the run's plans (6 ms and half a megabyte for an epoch of 118,000 images) rather than a generator, which
+    # would run in Python, and would make TensorFlow, where it is made deterministic, give up all parallelism.
+    numbered = tf.data.Dataset.from_tensor_slices(order.ravel()).enumerate()
+    own, slot_of = len(slots), tf.constant(slots, tf.int64)
+    graph, reading = table, Reading(reduce=data.decode == "auto", cache=cache)
+
+    def slot(place: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        sample = (first_step + place // own) * batch_size + slot_of[place % own]
+        canvas = tf.gather(graph.canvas_of, index)
+        if len(geometries) > 1:
+            canvas += _scale(seed, sample // batch_size, len(geometries)) * graph.groups
+        return tf.cast(index, tf.int64), sample, canvas
+
     return _batches(
-        single.map(lambda place, index: placed(place // own, slot_of[place % own], index)),
+        numbered.map(slot),
         lambda index, sample, canvas: _example(graph, reading, data.augment, seed, index, sample, canvas),
-        canvases,
+        graph.canvases.numpy(),
         own,
-        count,
+        steps - first_step,
         parallel_calls,
     )
 
@@ -242,21 +239,7 @@ def _batches(
     count: int,
     parallel_calls: int,
 ) -> tf.data.Dataset:
-    """Batches of `example(index, sample, canvas)` over the slots."""
-    made = slots.map(example, num_parallel_calls=parallel_calls, deterministic=True)
-    return _checked(
-        slots.batch(batch_size, drop_remainder=True),
-        made.batch(batch_size, drop_remainder=True),
-        canvases,
-        batch_size,
-        count,
-    )
-
-
-def _checked(
-    slots: tf.data.Dataset, batches: tf.data.Dataset, canvases: np.ndarray, batch_size: int, count: int
-) -> tf.data.Dataset:
-    """The batches made of batches of slots; the error of one that can't be made lists its rows.
+    """Batches of `example(index, sample, canvas)` over the slots; the error of one that can't be made lists its rows.
 
     A `try` around each image would tell which one it was, but it takes a data set of its own: time, and, where
     TensorFlow is made deterministic, all parallelism. So a batch that fails is left out, which shows in the sample
@@ -270,7 +253,8 @@ def _checked(
         with tf.control_dependencies([here]):
             return {key: tf.ensure_shape(value, shapes[key]) for key, value in batch.items()}
 
-    batches = batches.ignore_errors(log_warning=True)
+    batches = slots.map(example, num_parallel_calls=parallel_calls, deterministic=True)
+    batches = batches.batch(batch_size, drop_remainder=True).ignore_errors(log_warning=True)
     shapes = {key: spec.shape for key, spec in batches.element_spec.items()}
     if len(canvases) == 1:
         shapes["images"] = tf.TensorShape([batch_size, *canvases[0].tolist(), 3])
@@ -279,7 +263,7 @@ def _checked(
         for key, spec in batches.element_spec.items()
     }
     batches = batches.concatenate(tf.data.Dataset.from_tensors(nothing))
-    batches = tf.data.Dataset.zip(slots, batches).map(checked)
+    batches = tf.data.Dataset.zip(slots.batch(batch_size, drop_remainder=True), batches).map(checked)
     options = tf.data.Options()
     options.deterministic = True
     return (

@@ -3,6 +3,8 @@
 import dataclasses
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -261,7 +263,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
 
 @pytest.mark.slow
 def test_a_process_ends_in_the_middle_of_a_run_also_where_tensorflow_is_deterministic():
-    """An iterator that lives until the interpreter ends must not wait for a thread that is gone."""
+    """An iterator that lives until the interpreter ends must not keep it from ending."""
     script = (
         "import tensorflow as tf; tf.config.experimental.enable_op_determinism()\n"
         "from retina.data import pipeline\n"
@@ -273,3 +275,31 @@ def test_a_process_ends_in_the_middle_of_a_run_also_where_tensorflow_is_determin
     for _ in range(3):
         done = subprocess.run([sys.executable, "-c", script], timeout=100, capture_output=True, text=True, check=False)
         assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr[-2000:]
+
+
+def test_an_iterator_that_is_dropped_lets_its_threads_go(mixed):
+    def alive() -> int:
+        return sum(thread.name.startswith("retina-images") for thread in threading.enumerate())
+
+    before = alive()
+    whole = pipeline.training_batches(mixed, settings(), batch_size=2, seed=3, steps=10**6)
+    assert len(whole) == 10**6
+    two = [iter(whole), iter(whole)]
+    first = [next(one) for one in two]
+    np.testing.assert_array_equal(first[0]["images"], first[1]["images"])
+    assert alive() > before
+    del two
+    for _ in range(200):
+        if alive() <= before:
+            break
+        time.sleep(0.01)
+    assert alive() <= before
+
+
+def test_what_is_no_fault_of_an_image_comes_out_as_it_is(mixed, monkeypatch):
+    def broken(*_):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(fused, "_from_files", lambda *_: broken)
+    with pytest.raises(MemoryError, match="no room"):
+        batches(mixed, settings())

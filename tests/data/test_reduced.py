@@ -172,11 +172,14 @@ def test_full_decoding_shows_what_evaluation_shows_and_auto_nearly(photographs):
         for batch in batches(photographs, settings(decode), batch_size=1, steps=5):
             row = int(batch["index"][0])
             expected = {**shown[row], "sample": batch["sample"]}
-            if decode == "full" or row in (2, 4):  # shown at nearly full size; no JPEG
+            difference = np.abs(batch["images"].astype(int) - expected["images"])
+            if decode == "full":
                 assert_same([batch], [expected])
+            elif row in (2, 4):  # shown at nearly full size; no JPEG: OpenCV's weights differ in the last bit alone
+                assert difference.max() <= 1
+                assert_same([{**batch, "images": expected["images"]}], [expected])
             else:
-                difference = np.abs(batch["images"].astype(int) - expected["images"]).mean()
-                assert 0 < difference < 4
+                assert 0 < difference.mean() < 4
                 np.testing.assert_allclose(batch["boxes"], expected["boxes"], atol=1)
 
 
