@@ -16,7 +16,17 @@ import retina
 from retina.config import Config
 from retina.models.weights.reading import sha256_of_file
 
-_PACKAGES = ("tensorflow", "keras", "keras-cv", "numpy", "pycocotools", "jax", "torch")
+_PACKAGES = (
+    "tensorflow",
+    "keras",
+    "keras-cv",
+    "numpy",
+    "pycocotools",
+    "opencv-python-headless",
+    "simplejpeg",
+    "jax",
+    "torch",
+)
 
 
 def describe_environment(config: Config) -> dict[str, Any]:

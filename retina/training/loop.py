@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, NoReturn
 import keras
 
 from retina.config import Config
+from retina.data import fused
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import DetectionTable
 from retina.data.pipeline import evaluation_batches, training_batches, translated
@@ -188,6 +189,7 @@ class Loop:
             )
             for note in data.notes:
                 self.report.say(note)
+        self.report.say(fused.described(self.config.data))
         for note in self.notes:
             self.report.say(note)
         if self.first_step:

@@ -98,7 +98,7 @@ def test_no_sample_no_draw():
     assert philox.uniform(0, np.zeros(0, np.int64), (0, 1)).shape == (0, 2, 4)
 
 
-# --------------------------------------------------------------------------------- batches beside TensorFlow's
+# ------------------------------------------------------------------------------------------ batches beside TensorFlow
 
 
 @pytest.mark.parametrize(
