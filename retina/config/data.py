@@ -176,7 +176,9 @@ class Data(Section):
     """Where the data is and how an image becomes a canvas. Relative paths of the sources are taken from `root`.
 
     Two settings are about the speed of training and touch nothing else. With `decode: auto` a JPEG is decoded at 1/2,
-    1/4 or 1/8 of its size where it is still no smaller than it is shown. `cache: memory` decodes every image once,
+    1/4 or 1/8 of its size where it is still no smaller than it is shown, and, where of `augment` nothing but the flips
+    and `scale` is on, simplejpeg and OpenCV read the images (`retina.data.fused`): pixels within one level of
+    TensorFlow's, which reads them otherwise, and with `decode: full` always. `cache: memory` decodes every image once,
     before the first step, and keeps the pixels; batches are the same. It is refused where they don't fit.
 
     An image that can't be decoded, is not of the size that its annotation declares or has more than `max_pixels`

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -99,8 +100,10 @@ class Schedule(NamedTuple):
     scale: Callable[[int], int]
 
 
-class Batches:
+class Batches(keras.utils.PyDataset):
     """Batches as `retina.data.pipeline.Batch` describes them, of NumPy arrays; each iteration reads anew, in threads.
+
+    Keras' `fit` takes it too; by default it shuffles such batches, and it asks for them one by one, which is slower.
 
     Threads of Python's beside a `tf.data.Dataset` rather than calls from inside one: TensorFlow makes those wait for
     each other where it is made deterministic, and an iterator of it that Python's garbage collector finds in such a
@@ -125,6 +128,7 @@ class Batches:
         threads: int | None,
         cache: Cache | None,
     ):
+        super().__init__()
         self._dataset, self._data, self._schedule, self._table = dataset, data, schedule, table
         self._threads = threads or _cores()
         self._draw = geometry.drawing(seed)
@@ -133,6 +137,11 @@ class Batches:
 
     def __len__(self) -> int:
         return len(self._schedule.order)
+
+    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
+        """The batch of a step counted from the first."""
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="retina-images") as pool:
+            return self._begin(pool, range(len(self))[step])()
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="retina-images")

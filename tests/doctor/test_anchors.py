@@ -99,8 +99,8 @@ def test_positives_are_those_of_real_batches():
     grid = pyramid_anchors(anchors, (96, 96), (3, 4, 5))
     found = np.zeros(len(dataset.boxes), int)
     for batch in training_batches(dataset, data, batch_size=2, seed=0, steps=3):
-        matched = match(grid, *(batch[name].numpy() for name in ("boxes", "valid", "crowd")), PAPER)
-        for slot, image in enumerate(batch["index"].numpy()):
+        matched = match(grid, *(batch[name] for name in ("boxes", "valid", "crowd")), PAPER)
+        for slot, image in enumerate(batch["index"]):
             positive = np.asarray(matched.positive)[slot]
             np.add.at(found, dataset.offsets[image] + np.asarray(matched.index)[slot][positive], 1)
     assert found.sum() > 0
