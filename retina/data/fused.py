@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -100,10 +99,10 @@ class Schedule(NamedTuple):
     scale: Callable[[int], int]
 
 
-class Batches(keras.utils.PyDataset):
+class Batches:
     """Batches as `retina.data.pipeline.Batch` describes them, of NumPy arrays; each iteration reads anew, in threads.
 
-    Keras' `fit` takes it too; by default it shuffles such batches, and it asks for them one by one, which is slower.
+    What takes only a `tf.data.Dataset`, as Keras' `fit` does of such batches, is given `as_dataset()`.
 
     Threads of Python's beside a `tf.data.Dataset` rather than calls from inside one: TensorFlow makes those wait for
     each other where it is made deterministic, and an iterator of it that Python's garbage collector finds in such a
@@ -128,7 +127,6 @@ class Batches(keras.utils.PyDataset):
         threads: int | None,
         cache: Cache | None,
     ):
-        super().__init__()
         self._dataset, self._data, self._schedule, self._table = dataset, data, schedule, table
         self._threads = threads or _cores()
         self._draw = geometry.drawing(seed)
@@ -137,11 +135,6 @@ class Batches(keras.utils.PyDataset):
 
     def __len__(self) -> int:
         return len(self._schedule.order)
-
-    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-        """The batch of a step counted from the first."""
-        with ThreadPoolExecutor(self._threads, thread_name_prefix="retina-images") as pool:
-            return self._begin(pool, range(len(self))[step])()
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="retina-images")
@@ -159,6 +152,24 @@ class Batches(keras.utils.PyDataset):
                 pool.shutdown(wait=False, cancel_futures=True)
 
     as_numpy_iterator = __iter__
+
+    def as_dataset(self) -> tf.data.Dataset:
+        """The same batches as tensors. An image that can't be used is then TensorFlow's error, not `RetinaError`."""
+        count, slots, canvases = len(self._schedule.slots), self._table.objects.slots, self._table.canvases
+        sides = canvases[0].tolist() if len(canvases) == 1 else [None, None]
+        spec = {
+            "images": tf.TensorSpec([count, *sides, 3], tf.uint8),
+            "boxes": tf.TensorSpec([count, slots, 4], tf.float32),
+            "labels": tf.TensorSpec([count, slots], tf.int32),
+            "valid": tf.TensorSpec([count, slots], tf.bool),
+            "crowd": tf.TensorSpec([count, slots], tf.bool),
+            "index": tf.TensorSpec([count], tf.int64),
+            "sample": tf.TensorSpec([count], tf.int64),
+            "scale": tf.TensorSpec([count, 2], tf.float32),
+            "size": tf.TensorSpec([count, 2], tf.int32),
+        }
+        read = tf.data.Dataset.from_generator(self.__iter__, output_signature=spec)
+        return read.apply(tf.data.experimental.assert_cardinality(len(self)))
 
     def _begin(self, pool: ThreadPoolExecutor, step: int) -> Callable[[], dict[str, np.ndarray]]:
         """Sets the threads to work on a batch; the function waits for it."""

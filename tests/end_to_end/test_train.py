@@ -62,7 +62,7 @@ def test_the_run_directory_holds_every_file(trained):
         f"eval/step_{n}/{name}" for n in (3, 6) for name in ("metrics.json", "detections.json", "predictions.png")
     }
     whole = {"config.yaml", "environment.json", "log.txt", "metrics.jsonl", "checkpoints/best", "checkpoints/latest"}
-    whole |= {"report/index.html"}
+    whole |= {"data.json", "report/index.html"}
     best = (trained.run / "checkpoints" / "best").read_text().strip()
     assert files - events == whole | evaluations | {"checkpoints/step_6.npz", f"checkpoints/{best}.npz"}
     assert len(events) == 1
