@@ -19,7 +19,7 @@ COMMANDS = ["train", "evaluate", "predict", "config", "version"]
 
 def chatter(text: str) -> list[str]:
     """Lines that no command of retina writes: warnings, TensorFlow's log lines, tracebacks."""
-    wanted = re.compile(r"^(training on|preflight: |step \d|digits/|resumed after step)")
+    wanted = re.compile(r"^(training on|training images: |preflight: |step \d|digits/|resumed after step)")
     return [line for line in text.splitlines() if line.strip() and not wanted.match(line)]
 
 
