@@ -14,7 +14,7 @@ MAX_LINES = 400
 # From the ground up: a room may import rooms of lower floors only, and itself.
 FLOORS = (
     ("errors",),
-    ("files", "startup"),
+    ("files", "startup", "palette"),
     ("",),  # the package itself: its version, and names that are imported when asked for
     ("config", "pages"),
     ("ops",),
@@ -32,9 +32,9 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # Evaluation turns tables into figures and knows neither models nor sources: of its own floor it sees these only.
 EVALUATION_MAY = {"retina.data.dataset", "retina.data.detections", "retina.data.scoring"}
 
-# A run writes pictures of its predictions while it trains, so these four of the report lie below training in truth:
+# A run writes pictures of its predictions while it trains, so these three of the report lie below training in truth:
 # training may import them, and they may import only what training's ground floor may.
-PICTURES = {"retina.report.palette", "retina.report.pictures", "retina.report.plots", "retina.report.evaluation"}
+PICTURES = {"retina.report.pictures", "retina.report.plots", "retina.report.evaluation"}
 
 NO_TENSORFLOW = {"ops", "losses", "models"}
 TENSORFLOW_AT_THE_TOP = {"data", "export"}

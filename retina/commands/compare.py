@@ -46,5 +46,5 @@ def compare(
     terminal = console()
     terminal.print(f"A: {a}\nB: {b}", markup=False, soft_wrap=True)
     terminal.print(comparison_table(compared, terminal.width))
-    terminal.print(class_comparison_table(compared, terminal.width))
+    terminal.print(class_comparison_table(compared, terminal.width, coloured=terminal.color_system is not None))
     terminal.print(verdict(compared), markup=False, soft_wrap=True)

@@ -21,7 +21,7 @@ from retina.data.scoring import GroundTruth
 from retina.errors import RetinaError
 from retina.evaluation.bootstrap import NAMES, Figures, Method, bootstrap, interval, observed, resampled
 from retina.evaluation.matching import Matches
-from retina.evaluation.terminal import NONE, Column, table
+from retina.evaluation.terminal import NONE, Column, class_cell, table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -223,17 +223,16 @@ def comparison_table(comparison: Comparison, width: int | None = None) -> Table:
     return table(title, [Column("figure", "left"), *_columns(comparison)], rows, width=width)
 
 
-def class_comparison_table(comparison: Comparison, width: int | None = None) -> Table:
+def class_comparison_table(comparison: Comparison, width: int | None = None, *, coloured: bool = False) -> Table:
     """AP of each class, in the ground truth's order.
 
     Args:
         width: of the terminal; None leaves no column out.
+        coloured: the terminal shows colours, so classes are given theirs.
     """
-    from rich.markup import escape
-
     rows = [
-        [escape(name), f"{comparison.boxes[name]:,}", *_cells(figures["AP"])]
-        for name, figures in comparison.per_class.items()
+        [class_cell(name, label, coloured), f"{comparison.boxes[name]:,}", *_cells(figures["AP"])]
+        for label, (name, figures) in enumerate(comparison.per_class.items())
     ]
     figures = [figures["AP"] for figures in comparison.per_class.values()]
     notes = [f"{NONE}: no ground truth"] if any(np.isnan(figure.difference) for figure in figures) else []

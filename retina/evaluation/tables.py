@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from retina.evaluation.document import area_in_words
-from retina.evaluation.terminal import NONE, Column, optional, table, value
+from retina.evaluation.terminal import NONE, Column, class_cell, optional, table, value
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -37,14 +37,15 @@ def metrics_table(metrics: Metrics, intervals: Intervals | None = None) -> Table
     return table(title, columns, rows)
 
 
-def class_table(metrics: Metrics, assessment: Assessment | None = None, width: int | None = None) -> Table:
+def class_table(
+    metrics: Metrics, assessment: Assessment | None = None, width: int | None = None, *, coloured: bool = False
+) -> Table:
     """One row a class, in the dataset's order; after an assessment with intervals of AP and the best threshold.
 
     Args:
         width: of the terminal; None leaves no column out.
+        coloured: the terminal shows colours, so classes are given theirs.
     """
-    from rich.markup import escape
-
     intervals = assessment.intervals if assessment else None
     rows = []
     for k, (name, figures) in enumerate(metrics.per_class.items()):
@@ -52,7 +53,7 @@ def class_table(metrics: Metrics, assessment: Assessment | None = None, width: i
         ends = [_interval(intervals.per_class[name].get("AP"))] if intervals else []
         point = assessment.operating.per_class[k] if assessment else None
         best = [optional(point.f1), optional(point.threshold)] if point else []
-        rows.append([escape(name), f"{int(figures['boxes']):,}", values[0], *ends, *values[1:], *best])
+        rows.append([class_cell(name, k, coloured), f"{int(figures['boxes']):,}", values[0], *ends, *values[1:], *best])
     columns = [
         Column("class", "left"),
         Column("boxes"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from retina.palette import class_hex
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -70,6 +72,13 @@ def table(
     for row in rows:
         made.add_row(*(row[place] for place in kept))
     return made
+
+
+def class_cell(name: str, label: int, coloured: bool) -> str:
+    """A class's name as a cell; on a terminal that shows colours, behind a square in the class's own."""
+    from rich.markup import escape
+
+    return f"[{class_hex(label)}]■[/] {escape(name)}" if coloured else escape(name)
 
 
 def value(figure: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from retina.evaluation.terminal import NONE, Column, table, value
+from retina.evaluation.terminal import NONE, Column, class_cell, table, value
 from retina.evaluation.voc import VocMetrics
 
 if TYPE_CHECKING:
@@ -42,19 +42,22 @@ def voc_metrics_table(voc: Sequence[VocMetrics], title: str) -> Table:
     return table(title, [Column("figure", "left"), Column("value"), Column("meaning", "left")], rows)
 
 
-def voc_class_table(voc: Sequence[VocMetrics], width: int | None = None) -> Table:
+def voc_class_table(voc: Sequence[VocMetrics], width: int | None = None, *, coloured: bool = False) -> Table:
     """One row a class, in the order of the labels.
 
     Args:
         width: of the terminal; None leaves no column out.
+        coloured: the terminal shows colours, so classes are given theirs.
     """
-    from rich.markup import escape
-
     classes = flat_classes(voc)
     names = [name for name, _, _ in _columns(voc)]
     rows = [
-        [escape(class_name), f"{int(figures['boxes']):,}", *(value(figures[f"AP_{name}"]) for name in names)]
-        for class_name, figures in classes.items()
+        [
+            class_cell(class_name, label, coloured),
+            f"{int(figures['boxes']):,}",
+            *(value(figures[f"AP_{name}"]) for name in names),
+        ]
+        for label, (class_name, figures) in enumerate(classes.items())
     ]
     # The first figure stays, each of the others may go.
     groups = ["", *names[1:]]

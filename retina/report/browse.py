@@ -16,8 +16,8 @@ from retina.doctor.images import inspect
 from retina.doctor.sources import Target, open_target
 from retina.errors import RetinaError
 from retina.files import write_text
+from retina.palette import class_hex
 from retina.report import gallery
-from retina.report.palette import class_colour
 
 _TEMPLATE = Path(__file__).with_name("browse.html.jinja")
 # What each kind of defect is called in the table; the doctor says what to do about it.
@@ -110,7 +110,7 @@ def page(
         classes=[
             {
                 "name": name,
-                "colour": "#{:02x}{:02x}{:02x}".format(*class_colour(label)),
+                "colour": class_hex(label),
                 "boxes": found.classes[name],
                 "images": found.class_images[name],
             }

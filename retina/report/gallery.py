@@ -20,7 +20,7 @@ from retina.evaluation.curves import threshold_index
 from retina.evaluation.errors import KINDS, Tide
 from retina.evaluation.images import worst_images
 from retina.evaluation.matching import Matches
-from retina.report.palette import class_colour
+from retina.palette import class_hex
 from retina.report.thumbnails import thumbnails
 
 SCRIPT = Path(__file__).with_name("gallery.js")
@@ -145,10 +145,7 @@ def gallery_data(
             }
         )
     return {
-        "classes": [
-            {"name": name, "colour": "#{:02x}{:02x}{:02x}".format(*class_colour(k))}
-            for k, name in enumerate(class_names)
-        ],
+        "classes": [{"name": name, "colour": class_hex(k)} for k, name in enumerate(class_names)],
         "runs": list(runs),
         "threshold": _score(threshold, "threshold"),
         "iou": iou,

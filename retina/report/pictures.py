@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from retina.errors import RetinaError
-from retina.report.palette import BLACK, WHITE, Colour, class_colour
+from retina.palette import BLACK, WHITE, Colour, class_colour
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont

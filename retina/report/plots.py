@@ -13,7 +13,7 @@ from retina.evaluation.assessment import Assessment
 from retina.evaluation.curves import confidence_curve, precision_recall
 from retina.evaluation.matching import RECALLS, Matches, interpolated_precision
 from retina.files import written
-from retina.report.palette import class_colour
+from retina.palette import class_colour
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,7 +10,7 @@ import numpy as np
 from retina.evaluation.curves import confidence_curve, precision_recall
 from retina.evaluation.matching import RECALLS, Matches, interpolated_precision
 from retina.pages.charts import Chart, Series, lines
-from retina.report.palette import class_colour
+from retina.palette import class_colour
 
 _IOUS = (0.5, 0.6, 0.7, 0.8, 0.9)
 # More curves than this can't be told apart.

@@ -33,16 +33,17 @@ def print_score(console: Console, result: Score) -> None:
     from retina.evaluation.tables import advice, class_table, errors_table, metrics_table
     from retina.evaluation.voc_tables import voc_class_table, voc_metrics_table
 
+    coloured = console.color_system is not None
     if result.assessment is not None:
         console.print(metrics_table(result.assessment.metrics, result.assessment.intervals))
-        console.print(class_table(result.assessment.metrics, result.assessment, console.width))
+        console.print(class_table(result.assessment.metrics, result.assessment, console.width, coloured=coloured))
         console.print(errors_table(result.assessment))
         for line in advice(result.assessment):
             console.print(line, markup=False, soft_wrap=True)
     else:
         title = f"{len(result.truth):,} images, {result.boxes:,} boxes, {len(result.found):,} detections"
         console.print(voc_metrics_table(result.voc, title))
-        console.print(voc_class_table(result.voc, console.width))
+        console.print(voc_class_table(result.voc, console.width, coloured=coloured))
     console.print(f"Conventions ({result.protocol}):", markup=False)
     for key, words in result.conventions.items():
         console.print(f"  {key.replace('_', ' ')}: {words}", markup=False, soft_wrap=True)

@@ -142,3 +142,22 @@ def test_values():
     assert [value(number) for number in (-1.0, 0.0, 0.12345, 1.0)] == ["–", "0.000", "0.123", "1.000"]
     # A threshold may be negative: scores are what the user gives.
     assert [optional(number) for number in (None, -3.5, np.float64(0.25))] == ["–", "-3.500", "0.250"]
+
+
+def test_classes_have_their_colours_where_the_terminal_shows_any(assessed):
+    from retina.palette import class_colour
+    from retina.report.score import print_score
+    from retina.scoring import Score
+
+    there, seen, result = assessed
+    score = Score("coco", {}, result, (), there, seen)
+    plain, coloured = (
+        Console(file=io.StringIO(), width=140, force_terminal=on, color_system="truecolor" if on else None)
+        for on in (False, True)
+    )
+    for console in (plain, coloured):
+        print_score(console, score)
+    assert "■" not in plain.file.getvalue()
+    for label, name in enumerate(CLASSES):
+        red, green, blue = class_colour(label)
+        assert f"\x1b[38;2;{red};{green};{blue}m■\x1b[0m {name}" in coloured.file.getvalue()

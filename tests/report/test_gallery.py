@@ -11,8 +11,8 @@ from retina.data.scoring import GroundTruth, Results
 from retina.errors import RetinaError
 from retina.evaluation.errors import tide
 from retina.evaluation.matching import match
+from retina.palette import class_colour
 from retina.report.gallery import Found, Run, Shown, Truth, choose_rows, evaluated, gallery_data, mixture
-from retina.report.palette import class_colour
 from retina.report.thumbnails import thumbnails
 
 

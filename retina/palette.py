@@ -1,4 +1,4 @@
-"""One colour a class, the same in every picture, plot and page."""
+"""One colour a class, the same in every terminal, picture, plot and page."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BLACK: Colour = (0, 0, 0)
 
 
 def class_colour(index: int) -> Colour:
-    """The colour (r, g, b) of a class, the same in every picture, plot and page.
+    """The colour (r, g, b) of a class, the same in every terminal, picture, plot and page.
 
     The first seven are Okabe and Ito's; further classes repeat them in lighter and darker shades, never the same twice
     among the first hundred.
@@ -40,3 +40,12 @@ def class_colour(index: int) -> Colour:
     share = 0.75 * int(f"{step:b}"[::-1], 2) / 2 ** step.bit_length()
     red, green, blue = (round(own + share * (end - own)) for own, end in zip(_OKABE_ITO[base], towards, strict=True))
     return red, green, blue
+
+
+def class_hex(index: int) -> str:
+    """The colour of a class as `#rrggbb`, which CSS and terminals take.
+
+    Raises:
+        RetinaError: the index is negative.
+    """
+    return "#{:02x}{:02x}{:02x}".format(*class_colour(index))
