@@ -33,6 +33,14 @@ from retina.evaluation.pairs import best, pairs
 # The numbers in `Tide.kinds`; Miss has no detection.
 KINDS = ("Cls", "Loc", "Both", "Dupe", "Bkg")
 CLS, LOC, BOTH, DUPE, BKG = range(5)
+MEANINGS = {
+    "Cls": "well placed, but the wrong class",
+    "Loc": "the right class, but badly placed",
+    "Both": "the wrong class and badly placed",
+    "Dupe": "a second detection of a box that has a better one",
+    "Bkg": "a detection where nothing is",
+    "Miss": "a box that nothing found",
+}
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from retina.evaluation.document import area_in_words
+from retina.evaluation.errors import MEANINGS
 from retina.evaluation.terminal import NONE, Column, class_cell, optional, table, value
 
 if TYPE_CHECKING:
@@ -15,14 +16,6 @@ if TYPE_CHECKING:
     from retina.evaluation.coco import Metrics
 
 _OPERATING = (Column("best F1", group="operating"), Column("at score", group="operating"))
-_KINDS = {
-    "Cls": "well placed, but the wrong class",
-    "Loc": "the right class, but badly placed",
-    "Both": "the wrong class and badly placed",
-    "Dupe": "a second detection of a box that has a better one",
-    "Bkg": "a detection where nothing is",
-    "Miss": "a box that nothing found",
-}
 
 
 def metrics_table(metrics: Metrics, intervals: Intervals | None = None) -> Table:
@@ -70,7 +63,7 @@ def errors_table(assessment: Assessment) -> Table:
     """One row a kind of error, by its cost."""
     errors = assessment.errors
     rows = [
-        [kind, optional(cost), f"{errors.counts[kind]:,}", _KINDS[kind]]
+        [kind, optional(cost), f"{errors.counts[kind]:,}", MEANINGS[kind]]
         for kind, cost in sorted(errors.delta_ap.items(), key=lambda item: -(item[1] or 0.0))
     ]
     columns = [Column("error", "left"), Column("AP50 lost"), Column("number"), Column("meaning", "left")]

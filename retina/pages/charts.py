@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-# So narrow that the text stays legible where the picture is as wide as a telephone.
-WIDTH, HEIGHT = 460, 240
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 40
+# About as wide as it is shown, on a telephone and three in a row, so that its text has the size of the page's notes.
+WIDTH, HEIGHT = 380, 220
+_LEFT, _RIGHT, _TOP, _BOTTOM = 50, 12, 8, 38
 # A curve of more points is averaged: a screen has no more places to draw them.
 MOST_POINTS = 200
 _MOST_DOTS = 30
@@ -23,7 +23,8 @@ _DASHES = ("", "6 3", "2 2", "8 3 2 3", "1 3", "10 4", "4 2 1 2")
 class Series:
     """One curve: `x` ascending and `y` [n], finite; `low` and `high` [n] make a band around it.
 
-    `colour` is CSS; by default the palette's next.
+    `colour` is CSS; by default the palette's next. Of a class's own colour, which may be too light or too dark for the
+    page, `cased` lines the edges.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Series:
     low: Sequence[float] | None = None
     high: Sequence[float] | None = None
     colour: str | None = None
+    cased: bool = False
 
 
 class Curve(NamedTuple):
@@ -43,6 +45,7 @@ class Curve(NamedTuple):
     dots: list[tuple[float, float]]
     colour: str
     dashes: str
+    cased: bool
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,7 @@ def thinned(one: Series, most: int = MOST_POINTS) -> Series:
         list(np.minimum.reduceat(np.asarray(low, np.float64), edges)),
         list(np.maximum.reduceat(np.asarray(high, np.float64), edges)),
         one.colour,
+        one.cased,
     )
 
 
@@ -163,6 +167,7 @@ def _drawable(one: Series, log_x: bool, log_y: bool) -> Series | None:
             None if low is None else low.tolist(),
             None if high is None else high.tolist(),
             one.colour,
+            one.cased,
         )
     )
 
@@ -186,6 +191,7 @@ def _curve(one: Series, number: int, horizontal: Axis, vertical: Axis) -> Curve:
         one.colour or f"var(--series-{number % _COLOURS})",
         # The eighth curve has the first one's colour, and another dash.
         _DASHES[(number + number // _COLOURS) % len(_DASHES)],
+        one.cased,
     )
 
 
@@ -203,9 +209,12 @@ def _span(low: float, high: float, log: bool) -> tuple[float, float]:
 
 
 def _apart(low: float, high: float, log: bool) -> tuple[float, float]:
+    """A range that is one; a single value lies in the middle of one that begins, or ends, at zero."""
     if high > low:
         return low, high
-    return (low / 2, low * 2) if log else (low - 0.5, low + 0.5)
+    if log:
+        return low / 2, low * 2
+    return (min(0.0, 2 * low), max(0.0, 2 * low)) if low else (0.0, 1.0)
 
 
 def ticks(axis: Axis, about: int) -> list[tuple[float, str]]:

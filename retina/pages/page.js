@@ -56,7 +56,7 @@
         return line;
       }));
       const share = pixel(x) / chart.width;
-      told.style.top = "0";
+      told.style.top = `${svg.getBoundingClientRect().top - figure.getBoundingClientRect().top}px`;
       told.style.left = share < 0.5 ? `${100 * share + 2}%` : "";
       told.style.right = share < 0.5 ? "" : `${100 - 100 * share + 2}%`;
       cross.setAttribute("x1", pixel(x));

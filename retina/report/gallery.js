@@ -23,6 +23,14 @@
     return made;
   };
   const told = (number, thing) => `${number.toLocaleString("en")} ${thing}${number === 1 ? "" : thing.endsWith("x") ? "es" : "s"}`;
+  const clamped = (value, low, high) => Math.min(Math.max(value, low), high);
+  const median = (values) => [...values].sort((a, b) => a - b)[values.length >> 1];
+  // Black or white, whichever has the higher contrast ratio (WCAG 2.2) on a colour #rrggbb.
+  const inkOn = (colour) => {
+    const [red, green, blue] = [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16) / 255).map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 ? "#000" : "#fff";
+  };
+  const common = (a, b) => Math.max(0, Math.min(a.x + a.width, b.x + b.width) - Math.max(a.x, b.x)) * Math.max(0, Math.min(a.y + a.height, b.y + b.height) - Math.max(a.y, b.y));
   // Scores and thresholds have at most six places.
   const figure = (score) => Number(score.toFixed(3)).toString();
 
@@ -76,7 +84,7 @@
       const kind = what.startsWith("found") ? "" : one.counted ? (what.includes("missed") ? " missed" : " truth") : " special";
       group.append(drawn("rect", { class: "halo", ...place }), drawn("rect", { class: `line${kind}`, ...place }));
       if (one.wrong) {
-        const side = 11 * unit;
+        const side = BADGE * unit;
         const left = place.x, top = place.y;
         group.append(drawn("rect", { class: "badge", x: left, y: top, width: side, height: side }));
         const inner = 3 * unit, far = side - inner;
@@ -90,6 +98,33 @@
     const words = (one) => {
       const name = data.classes[one.label].name;
       return one.score === undefined ? `truth: ${name}${one.kind ? ` (${one.kind})` : ""}` : `${name} ${figure(one.score)}: ${KINDS[one.kind]}`;
+    };
+    const BADGE = 11; // side of a wrong box's cross, in pixels of the screen
+    // Names in the large picture, of what one asks about: predictions, and truth that stands alone. The surest choose
+    // their place first; where there is none that is free the name is left out, the list below has it.
+    const label = (image, run, seen, groups, unit) => {
+      const taken = seen.found.filter((one) => one.wrong).map((one) => ({ x: one.box[0], y: one.box[1], width: BADGE * unit, height: BADGE * unit }));
+      const named = [...seen.truths, ...seen.found].map((one, place) => [one, groups[place]]);
+      const asked = named.filter(([one]) => one.score !== undefined || !data.predictions || isMissed(one, run));
+      asked.sort(([a], [b]) => (b.score ?? 1) - (a.score ?? 1));
+      for (const [one, group] of asked) {
+        const { name, colour } = data.classes[one.label];
+        const short = name.length > 28 ? `${name.slice(0, 27)}…` : name;
+        const text = drawn("text", { class: "chip-text", style: `font-size: ${12 * unit}px; fill: ${inkOn(colour)}` });
+        // Isolated, so that a name that is written from right to left leaves the score where it is.
+        text.textContent = `\u2068${short}\u2069${one.score === undefined ? "" : ` ${one.score.toFixed(2)}`}`;
+        group.append(text);
+        const [width, height] = [text.getComputedTextLength() + 8 * unit, 16 * unit];
+        const [x1, y1, x2, y2] = one.box;
+        const places = [[x1, y1 - height], [x1, y2], [x2 - width, y1 - height], [x2 - width, y2], [x2, y1], [x1 - width, y1], [x1, y1], [x2 - width, y2 - height]]
+          .map(([x, y]) => ({ x: clamped(x, 0, Math.max(image.w - width, 0)), y: clamped(y, 0, Math.max(image.h - height, 0)), width, height }));
+        const free = width > image.w ? undefined : places.find((place) => taken.every((other) => common(place, other) < 0.05 * width * height));
+        if (!free) { text.remove(); continue; }
+        taken.push(free);
+        text.setAttribute("x", free.x + 4 * unit);
+        text.setAttribute("y", free.y + 12 * unit);
+        text.before(drawn("rect", { class: "chip", ...free, rx: 2 * unit }));
+      }
     };
     const paint = (svg, image, run, seen, unit) => {
       svg.replaceChildren(
@@ -116,6 +151,8 @@
 
     // -------------------------------------------------------------------------------------------------- cards
     const grid = find(".grid");
+    // All cards are about as high as that of the usual image; those of tall images show them smaller.
+    const usual = clamped(median(images.map((image) => image.w / image.h)) ?? 1, 0.75, 1.5);
     const cards = images.map((image) => {
       const card = element("button", image.defects.length ? "card defective" : "card");
       card.type = "button";
@@ -123,6 +160,7 @@
       const frames = element("span", "frames");
       const svgs = runs.map((run) => {
         const [holder, svg] = frame(image, run, true);
+        holder.style.width = `${Math.min(100, (100 * image.w) / image.h / usual)}%`;
         frames.append(holder);
         return { holder, svg };
       });
@@ -286,11 +324,14 @@
         holder.style.maxWidth = `calc(70vh * ${image.w / image.h})`;
         const width = Math.min(dialog.clientWidth || 800, 0.7 * innerHeight * (image.w / image.h)) / shownRuns().length;
         const seen = visible(image, run);
-        paint(svg, image, run, seen, image.w / Math.max(width, 1));
+        const unit = image.w / Math.max(width, 1);
+        paint(svg, image, run, seen, unit);
         [...seen.truths, ...seen.found].forEach((one, index) => rows[one.wrong || isMissed(one, run) ? 0 : 1].push(rowOf(one, run, svg.children[index])));
-        return holder;
+        return { holder, svg, run, seen, unit };
       });
-      find("dialog .frames").replaceChildren(...frames);
+      find("dialog .frames").replaceChildren(...frames.map(({ holder }) => holder));
+      // Once they are on the page their text has a length.
+      for (const { run, seen, svg, unit } of frames) label(image, run, seen, [...svg.children], unit);
       find("dialog .defects").replaceChildren(...image.defects.map((defect) => element("li", "", defect)));
       find("dialog tbody").replaceChildren(...rows.flat());
     };
@@ -311,6 +352,7 @@
     });
     dialog.addEventListener("close", () => cards[at]?.card.focus());
 
+    find(".marks .not-counted").hidden = !images.some((image) => image.truths.some((one) => !one.counted));
     update();
   };
   document.querySelectorAll("[data-gallery]").forEach(start);

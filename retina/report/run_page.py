@@ -16,6 +16,8 @@ from retina.files import write_text
 from retina.report import run_sections as sections
 from retina.report.config_changes import changes
 from retina.report.gallery import MOST_IMAGES, SCRIPT, Run, choose_rows, evaluated, gallery_data
+from retina.report.run_answers import answers
+from retina.report.run_curves import curves
 from retina.report.run_judgement import Evidence, Judgement, judge_run, picture_names
 from retina.report.run_quality import quality_charts
 from retina.report.run_record import Record, certificates, read_record
@@ -70,6 +72,7 @@ def render(record: Record, judged: Judgement) -> str:
     detailed = figures is not None and "errors" in figures
     name = record.path.absolute().name
     anchors = None if evidence is None else _anchors(record, evidence)
+    exports = sections.export_rows(certificates(record.path))
     return pages.render(
         _TEMPLATE,
         title=f"{name}: report of a run",
@@ -82,8 +85,9 @@ def render(record: Record, judged: Judgement) -> str:
         intervals=(figures or {}).get("intervals"),
         tiles=list(sections.tiles(record, judged)),
         remarks=list(sections.remarks(record, judged)),
+        answers=list(answers(record, judged, anchors, exports)),
         about=sections.about(record, judged),
-        curves=sections.curves(record),
+        curves=curves(record),
         classes=sections.class_rows(figures) if figures else [],
         quality=quality_charts(evidence.assessment.matches, evidence.truth.class_names, figures)
         if evidence is not None and figures is not None
@@ -92,7 +96,7 @@ def render(record: Record, judged: Judgement) -> str:
         confusion=sections.confusion_table(figures) if figures and detailed else None,
         gallery_of=None if evidence is None else gallery_values(evidence),
         anchors=anchors,
-        exports=sections.export_rows(certificates(record.path)),
+        exports=exports,
         commands=sections.commands(record, judged),
         changes=changes(record.config),
         config=configuration.to_yaml(record.config),

@@ -10,7 +10,7 @@ import numpy as np
 from retina.evaluation.curves import confidence_curve, precision_recall
 from retina.evaluation.matching import RECALLS, Matches, interpolated_precision
 from retina.pages.charts import Chart, Series, lines
-from retina.palette import class_colour
+from retina.palette import class_hex
 
 _IOUS = (0.5, 0.6, 0.7, 0.8, 0.9)
 # More curves than this can't be told apart.
@@ -52,16 +52,15 @@ def _of_means(matches: Matches) -> Chart:
 def _of_classes(matches: Matches, class_names: Sequence[str], per_class: dict[str, dict[str, float]]) -> Chart:
     """All classes where they are few, else those of the lowest AP50."""
     defined = np.flatnonzero(matches.positives).tolist()
-    title = "precision over recall at IoU 0.5, by class"
+    title = "precision over recall by class at IoU 0.5"
     if len(defined) > _MOST_CLASSES:
         defined = sorted(defined, key=lambda k: per_class[class_names[k]]["AP50"])[:_MOST_CLASSES]
-        title += f" (the {_MOST_CLASSES} of the lowest AP50)"
+        title += f", the {_MOST_CLASSES} worst"
     series = []
     for k in defined:
         curve = precision_recall(matches, k, iou=0.5)
         if curve is not None and len(curve.recall):
             envelope = np.maximum.accumulate(curve.precision[::-1])[::-1]
-            red, green, blue = class_colour(k)
             at = np.searchsorted(curve.recall, RECALLS, side="left")
             inside = at < len(envelope)
             series.append(
@@ -69,7 +68,8 @@ def _of_classes(matches: Matches, class_names: Sequence[str], per_class: dict[st
                     class_names[k],
                     RECALLS[inside].tolist(),
                     envelope[at[inside]].tolist(),
-                    colour=f"rgb({red}, {green}, {blue})",
+                    colour=class_hex(k),
+                    cased=True,
                 )
             )
     return lines(title, series, x_label="recall", x_range=_UNIT, y_range=_UNIT)
@@ -95,5 +95,5 @@ def calibration_chart(calibration: dict[str, Any]) -> Chart:
         Series("share that is right", [one["score"] for one in bins], [one["precision"] for one in bins]),
         Series("if scores were shares", list(_UNIT), list(_UNIT), colour="var(--soft)"),
     ]
-    return lines("calibration: how often a score is right", series if bins else [], x_label="score", x_range=_UNIT,
+    return lines("calibration: share right over score", series if bins else [], x_label="score", x_range=_UNIT,
                  y_range=_UNIT)  # fmt: skip

@@ -15,6 +15,8 @@ from retina.training.run_directory import BEST, LATEST, RunDirectory
 
 Line = dict[str, Any]
 _STEP = re.compile(r"step_(\d+)")
+# What `retina.training.importing`, which brings in Keras, calls its report.
+_IMPORT_REPORT = "import.json"
 # Of metrics.jsonl: what is no figure of a training step.
 _MARKS = ("split", "metrics")
 
@@ -27,6 +29,7 @@ class Record:
         lines: of training, by step.
         evaluations: of validation, by step: (step, figures by name).
         stopped_early: the run ended by `run.early_stopping`.
+        imported: its weights were trained elsewhere (`retina import-weights`).
     """
 
     path: Path
@@ -35,6 +38,7 @@ class Record:
     lines: list[Line]
     evaluations: list[tuple[int, dict[str, float]]]
     stopped_early: bool
+    imported: bool = False
 
     @property
     def last_step(self) -> int:
@@ -82,7 +86,8 @@ def read_record(path: Path) -> Record:
                 evaluations.append((line["step"], {name: v for name, v in figures.items() if _is_number(v)}))
         elif not any(mark in line for mark in _MARKS):
             lines.append(line)
-    return Record(path, config, directory.environment(), lines, evaluations, _stopped_early(path, config))
+    stopped_early, imported = _stopped_early(path, config), (path / _IMPORT_REPORT).is_file()
+    return Record(path, config, directory.environment(), lines, evaluations, stopped_early, imported)
 
 
 def evaluation_step(record: Record, checkpoint: str) -> int | None:

@@ -1,9 +1,8 @@
-"""The parts of a run's page as plain values: curves, tables and commands. Pure; `run.html.jinja` writes them down."""
+"""The parts of a run's page as plain values: tiles, tables and commands. Pure; `run.html.jinja` writes them down."""
 
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import statistics
 from collections.abc import Iterator
@@ -12,7 +11,8 @@ from typing import Any, NamedTuple
 
 from retina import pages
 from retina.doctor.ceiling import AnchorReport, Share
-from retina.pages.charts import Chart, Series, lines
+from retina.evaluation.errors import MEANINGS
+from retina.palette import class_hex
 from retina.report.run_judgement import Judgement
 from retina.report.run_record import Record
 from retina.training.run_directory import shown
@@ -25,14 +25,6 @@ _CONFUSIONS = 15
 _WORST_CLASSES = 8
 # Above this many classes the cells of the confusion matrix are small.
 _DENSE = 25
-KINDS = {
-    "Cls": "well placed, but the wrong class",
-    "Loc": "the right class, but badly placed",
-    "Both": "the wrong class and badly placed",
-    "Dupe": "a second detection of a box that has a better one",
-    "Bkg": "a detection where nothing is",
-    "Miss": "a box that nothing found",
-}
 
 
 class Tile(NamedTuple):
@@ -61,7 +53,8 @@ def tiles(record: Record, judged: Judgement) -> Iterator[Tile]:
     if point.get("threshold") is not None:
         told = f"best score threshold: precision {point['precision']:.3f}, recall {point['recall']:.3f}"
         yield Tile(pages.figure(point["threshold"]), told)
-    yield Tile(pages.number(record.last_step), f"of {pages.number(record.config.schedule.steps)} steps")
+    if not record.imported:
+        yield Tile(pages.number(record.last_step), f"of {pages.number(record.config.schedule.steps)} steps")
     if record.seconds:
         yield Tile(duration(record.seconds), "of training steps; evaluations and checkpoints not counted")
     for name, told, write in (
@@ -75,7 +68,12 @@ def tiles(record: Record, judged: Judgement) -> Iterator[Tile]:
 
 def remarks(record: Record, judged: Judgement) -> Iterator[Remark]:
     """What is missing or odd, worst first."""
-    if not record.lines:
+    if record.imported:
+        told = (
+            "The weights come from elsewhere (import.json accounts for each tensor), so there is no training to show."
+        )
+        yield Remark("note", told)
+    elif not record.lines:
         yield Remark("warning", "The run has not logged a training step yet (metrics.jsonl is missing or empty).")
     elif not record.is_complete:
         yield Remark(
@@ -88,6 +86,8 @@ def remarks(record: Record, judged: Judgement) -> Iterator[Remark]:
     for text in (judged.missing, judged.changed):
         if text:
             yield Remark("warning", text)
+    if judged.evidence is not None and not len(judged.evidence.found):
+        yield Remark("warning", f"Nothing was detected in {judged.split}: no score reached inference.score_threshold.")
     metric = record.config.evaluation.metric
     values = [(step, figures[metric]) for step, figures in record.evaluations if figures.get(metric, -1) >= 0]
     if len(values) > 1:
@@ -97,7 +97,8 @@ def remarks(record: Record, judged: Judgement) -> Iterator[Remark]:
             yield Remark("warning", text)
     waits = record.series("data_wait")[1]
     if waits and statistics.median(waits) > _WAITS:
-        text = f"Steps wait {statistics.median(waits):.0%} of their time for data: reading it is what limits the speed."
+        share = pages.percent(statistics.median(waits))
+        text = f"Steps wait {share} of their time for data: reading it is what limits the speed."
         yield Remark("note", text)
 
 
@@ -114,7 +115,7 @@ def about(record: Record, judged: Judgement) -> list[tuple[str, str]]:
         data, truth = judged.evidence.dataset, judged.evidence.truth
         found.append(
             (f"{judged.split} data", f"{data.name}: {len(data):,} images, {int(truth.counted.sum()):,} boxes, "
-                                     f"{len(data.class_names)} classes")
+                                     f"{len(data.class_names)} {'class' if len(data.class_names) == 1 else 'classes'}")
         )  # fmt: skip
         found += [("data note", note) for note in data.notes]
     if judged.step is not None:
@@ -126,57 +127,11 @@ def about(record: Record, judged: Judgement) -> list[tuple[str, str]]:
     return found
 
 
-def curves(record: Record) -> list[Chart]:
-    """How training went; a figure that the run did not write down has no chart."""
-    named = {"loss": "both", "loss_classification": "classification", "loss_box": "boxes"}
-    steps = [float(step) for step, _ in record.evaluations]
-    names = ("AP", "AP50", "AP75")
-    every = [
-        Series(name, steps, [figures.get(name, -1.0) for _, figures in record.evaluations]) for name in names if steps
-    ]
-    highest = max([value for one in every for value in one.y], default=0.0)
-    shares = {"foreground_share": "positive anchors", "background_share": "background"}
-    levels = sorted(name for name in record.names() if re.fullmatch(r"positives_p\d+", name))
-    per_level = {name: name.removeprefix("positives_").upper() for name in levels}
-    start = Series("prior π", [0.0, float(record.last_step)], [record.config.model.head.prior] * 2)
-    drift = _series(record, {"background_probability": "mean over background"})
-    plots = [
-        _lines("loss, mean since the line before", _series(record, named), log=True),
-        lines("AP on validation data", every, y_range=(0.0, highest or 1.0)),
-        _lines("learning rate", _series(record, {"learning_rate": "learning rate"})),
-        _lines("images per second", _series(record, {"images_per_second": "images per second"})),
-        _lines("share of the time spent waiting for data", _series(record, {"data_wait": "waiting"})),
-        _lines("norm of the gradient", _series(record, {"gradient_norm": "norm"}), log=True),
-        _lines(
-            "positive anchors a step, by pyramid level" if per_level else "positive anchors a step",
-            _series(record, per_level or {"positives": "positive anchors"}),
-            log=bool(per_level),
-        ),
-        _lines("share of the classification loss", _series(record, shares)),
-        _lines("probability given to background anchors", [*drift, start] if drift else [], log=True),
-        _lines("scale of the loss", _series(record, {"loss_scale": "scale"}), log=True),
-        _lines(
-            "memory, MB",
-            _series(record, {"memory": "process", "memory_peak": "its peak", "device_memory_peak": "device, its peak"}),
-        ),
-    ]  # fmt: skip
-    return [plot for plot in plots if plot.curves]
-
-
-def _series(record: Record, names: dict[str, str]) -> list[Series]:
-    return [Series(told, *record.series(name)) for name, told in names.items() if record.series(name)[0]]
-
-
-def _lines(title: str, series: list[Series], log: bool = False) -> Chart:
-    """Logarithmic only where the values span a factor of ten."""
-    values = [value for one in series for value in one.y if value > 0]
-    return lines(title, series, log_y=log and bool(values) and max(values) >= 10 * min(values))
-
-
 class ClassRow(NamedTuple):
     """A class in the table: its figures as numbers, None where undefined."""
 
     name: str
+    colour: str
     boxes: int
     figures: tuple[float | None, ...]
     interval: str
@@ -190,12 +145,13 @@ def class_rows(figures: Figures) -> list[ClassRow]:
     return [
         ClassRow(
             name,
+            class_hex(label),
             int(own.get("boxes", 0)),
             tuple(_defined(own.get(key)) for key in ("AP", "AP50", "AP75")),
             interval(ends[name]["AP"]) if "AP" in ends.get(name, {}) else "",
             tuple(points.get(name, {}).get(key) for key in ("threshold", "precision", "recall", "f1")),
         )
-        for name, own in figures.get("per_class", {}).items()
+        for label, (name, own) in enumerate(figures.get("per_class", {}).items())
     ]
 
 
@@ -214,7 +170,7 @@ def error_rows(figures: Figures) -> list[ErrorRow]:
     errors = figures["errors"]
     most = max([cost for cost in errors["delta_ap"].values() if cost] or [1.0])
     rows = [
-        ErrorRow(kind, KINDS.get(kind, ""), cost, round(100 * (cost or 0.0) / most, 1), errors["counts"][kind])
+        ErrorRow(kind, MEANINGS.get(kind, ""), cost, round(100 * (cost or 0.0) / most, 1), errors["counts"][kind])
         for kind, cost in errors["delta_ap"].items()
     ]
     return sorted(rows, key=lambda row: -(row.cost or 0.0))
@@ -290,7 +246,7 @@ def coverage(found: AnchorReport) -> Coverage:
 
 def _coverage_row(name: str, share: Share) -> CoverageRow:
     grade = "error" if share.share < 0.5 else "warning" if share.share < 0.9 else ""
-    return CoverageRow(name, f"{share.share:.1%} of {share.boxes:,}", round(100 * share.share, 1), grade)
+    return CoverageRow(name, f"{pages.percent(share.share)} of {share.boxes:,}", round(100 * share.share, 1), grade)
 
 
 class ExportRow(NamedTuple):
@@ -339,7 +295,9 @@ def commands(record: Record, judged: Judgement) -> str:
     options = shlex.join(["--split", judged.split, "--checkpoint", judged.checkpoint, *judged.overrides])
     return "\n".join(
         (
-            "# the same run once more, in a new folder",
+            "# training from these weights, in a new folder"
+            if record.imported
+            else "# the same run once more, in a new folder",
             f"{set_backend}retina train {shown(record.path / 'config.yaml')} --run-dir {again}",
             "# these figures from the checkpoint, and this page",
             f"{set_backend}retina evaluate {run} {options}",

@@ -16,10 +16,11 @@ from retina import config as configuration
 from retina.commands.report import report_of_training
 from retina.errors import RetinaError
 from retina.report.config_changes import changes
+from retina.report.run_curves import curves
 from retina.report.run_judgement import judge_run
 from retina.report.run_page import gallery_values, write_report
 from retina.report.run_record import certificates, evaluation_step, read_record
-from retina.report.run_sections import commands, confusion_table, coverage, curves, duration, error_rows, export_rows
+from retina.report.run_sections import commands, confusion_table, coverage, duration, error_rows, export_rows
 from tests.report.runs import CATEGORIES, EVIL, IMAGES, NAMES, STEPS, make_run
 
 
