@@ -197,6 +197,57 @@ def test_the_large_view_is_worked_by_keys(browser, page):
     assert browser.console() == []
 
 
+def chips(browser) -> list[str]:
+    script = "return [...document.querySelectorAll('dialog .chip-text')].map((at) => at.textContent)"
+    return [text.replace("\u2068", "").replace("\u2069", "") for text in browser.run(script)]
+
+
+def test_the_large_view_names_predictions_and_missed_truth(browser, tmp_path):
+    far = [[4, 20, 40, 50], [60, 20, 100, 50], [110, 70, 150, 110]]
+    image = Shown(
+        0, "one", 160, 120, jpeg(0, 160, 120),
+        (Truth(far[0], 0, "", 0.9), Truth(far[1], 2)),
+        (Found(far[0], 0, 0.9, "right"), Found(far[2], 1, 0.6, "Bkg"), Found(far[2], 0, 0.2, "Bkg")),
+    )  # fmt: skip
+    browser.open(write(tmp_path, gallery.gallery_data([image], CLASSES, threshold=0.5)))
+    assert browser.count(".chip-text") == 0  # cards are too small for words
+    browser.click(".card")
+    # The box that was found is named by its prediction.
+    assert sorted(chips(browser)) == sorted(["bird", "cat 0.90", f"{EVIL[:27]}… 0.60"])
+    boxes = "return [...document.querySelectorAll('dialog .chip')].map((at) => at.getBoundingClientRect().toJSON())"
+    for chip in browser.run(boxes):
+        assert 12 < chip["height"] < 20 and chip["width"] > 20
+    assert browser.console() == []
+
+
+def test_where_names_have_no_place_they_are_left_out(browser, tmp_path):
+    crowd = tuple(Found([40, 40, 60, 60], 0, 0.9 - 0.01 * n, "Bkg") for n in range(40))
+    image = Shown(0, "one", 160, 120, jpeg(0, 160, 120), (), crowd)
+    browser.open(write(tmp_path, gallery.gallery_data([image], CLASSES, threshold=0.5)))
+    browser.click(".card")
+    shown = chips(browser)
+    assert "cat 0.90" in shown and 1 < len(shown) < 10
+    assert browser.count("dialog tbody tr") == 40
+
+
+def test_tall_images_do_not_stretch_the_grid(browser, tmp_path):
+    sides = [(160, 120)] * 4 + [(40, 400)]
+    images = [Shown(n, str(n), w, h, jpeg(n, w, h)) for n, (w, h) in enumerate(sides)]
+    browser.open(write(tmp_path, gallery.gallery_data(images, CLASSES)))
+    heights = browser.run("return [...document.querySelectorAll('.card')].map((at) => at.offsetHeight)")
+    assert max(heights) <= 1.1 * min(heights)
+
+
+def test_dotted_boxes_are_explained_where_there_are_any(browser, page, tmp_path):
+    hidden = "return document.querySelector('.not-counted').hidden"
+    browser.open(page)
+    special = sum(one.kind != "" for image in shown() for one in image.truths)
+    assert browser.run(hidden) is (special == 0)
+    plain = Shown(0, "one", 160, 120, jpeg(0, 160, 120), (Truth([1, 1, 9, 9], 0),))
+    browser.open(write(tmp_path, gallery.gallery_data([plain], CLASSES)))
+    assert browser.run(hidden) is True
+
+
 def test_names_stay_text(browser, page):
     browser.open(page)
     assert EVIL in names(browser)

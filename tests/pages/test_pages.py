@@ -116,6 +116,17 @@ def test_ticks_of_a_logarithmic_axis(low: float, high: float, told: list[str]) -
 def test_one_point_and_equal_values_have_a_place() -> None:
     plot = lines("one", [Series("a", [7], [3])])
     assert plot.curves[0].dots == [((plot.left + plot.right) / 2, (plot.top + plot.bottom) / 2)]
+    # A share of 0.01 all along has no axis below zero, and zero itself lies at the bottom.
+    assert lines("t", [Series("a", [1, 2], [0.01, 0.01])]).y_ticks[0][1] == "0"
+    assert lines("t", [Series("a", [1, 2], [0.0, 0.0])]).curves[0].dots[0][1] == plot.bottom
+
+
+def test_a_class_s_own_colour_has_dark_edges(template: Path) -> None:
+    """Yellow on white, or navy on black, could not be seen."""
+    plot = lines("t", [Series("a", [0, 1], [0, 1], colour="#f0e442", cased=True), Series("b", [0, 1], [1, 0])])
+    page = pages.render(template, title="t", name="", plots=[plot])
+    assert page.count('class="casing"') == 2  # the curve and its place in the legend
+    assert page.index('class="casing"') < page.index("stroke: #f0e442")
 
 
 @pytest.mark.parametrize(("values", "first"), [([1.0, 10.0], "0"), ([0.8, 0.9], "0.8"), ([-10.0, -1.0], "-10")])

@@ -15,6 +15,7 @@ import pytest
 from retina import config as configuration
 from retina.commands.report import report_of_training
 from retina.errors import RetinaError
+from retina.palette import class_hex
 from retina.report.config_changes import changes
 from retina.report.run_curves import curves
 from retina.report.run_judgement import judge_run
@@ -57,7 +58,14 @@ def class_rows(page: str) -> list[list[str]]:
     table = re.search(r'id="class-table">.*?<tbody>(.*?)</tbody>', page, re.DOTALL)
     assert table is not None
     rows = re.findall(r"<tr>(.*?)</tr>", table[1], re.DOTALL)
-    return [[html.unescape(cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL)] for row in rows]
+    cells = [re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL) for row in rows]
+    return [[html.unescape(re.sub(r"<span.*?</span>", "", cell)) for cell in row] for row in cells]
+
+
+def answers_of(page: str) -> dict[str, str]:
+    """Answer by question, without the link."""
+    found = re.findall(r"<dt>([^<]*)</dt><dd>(.*?)(?: <a .*?)?</dd></div>", page)
+    return {html.unescape(question): html.unescape(answer) for question, answer in found}
 
 
 def remarks(page: str) -> list[str]:
@@ -88,6 +96,22 @@ def test_a_run_that_has_not_begun(run):
     ]
     assert "AP on validation" not in text and 'id="pictures"' not in text and "environment.json" in text
     assert tiles(text) == {"of 40 steps": "0"}
+
+
+def test_a_run_that_found_nothing_says_so(run):
+    (run / "eval" / f"step_{STEPS}" / "detections.json").write_text("[]")
+    text = written(run)
+    assert "Nothing was detected in validation: no score reached inference.score_threshold." in remarks(text)
+    assert answers_of(text)["How good is it?"].startswith("AP 0.000 on validation")
+
+
+def test_imported_weights_have_no_training_to_show(run):
+    (run / "metrics.jsonl").unlink()
+    shutil.rmtree(run / "eval")
+    (run / "import.json").write_text("{}")
+    text = written(run)
+    assert remarks(text)[0].startswith("The weights come from elsewhere") and "not logged a training step" not in text
+    assert tiles(text) == {} and "# training from these weights, in a new folder" in text
 
 
 def test_an_interrupted_run_with_a_torn_line(tmp_path):
@@ -227,7 +251,7 @@ def test_the_figures_are_the_run_s(made, page):
 
 
 def test_the_steps_wait_is_told(page):
-    assert "Steps wait 25% of their time for data: reading it is what limits the speed." in remarks(page)
+    assert "Steps wait 25.0 % of their time for data: reading it is what limits the speed." in remarks(page)
 
 
 def test_intervals_that_were_written_down_are_taken(run):
@@ -273,6 +297,9 @@ def test_the_curves_are_those_of_the_lines(made):
     assert [(one["name"], one["y"]) for one in levels] == [("P3", [9, 9]), ("P4", [3, 3])]
     drift = plots["probability given to background anchors"].data["curves"]
     assert [one["name"] for one in drift] == ["mean over background", "prior π"] and drift[1]["y"] == [0.01, 0.01]
+    # From the beginning, whatever the step of the first line.
+    assert {tuple(plot.data["x"]) for plot in plots.values()} == {(0.0, 40.0)}
+    assert plots["share of the time spent waiting for data"].y_ticks[0][1] == "0"
     assert "memory, MB" not in plots and "scale of the loss" not in plots
 
 
@@ -291,6 +318,41 @@ def test_another_evaluation_of_the_run(made):
     judged = judge_run(read_record(made), checkpoint="step_20")
     assert judged.step == 20 and judged.evidence is not None
     assert "--checkpoint step_20" in commands(read_record(made), judged)
+
+
+def test_the_questions_are_answered_with_the_run_s_figures(made, page):
+    judged = judge_run(read_record(made))
+    assert judged.figures is not None
+    metrics, point = judged.figures["metrics"], judged.figures["operating_points"]["overall"]
+    told = answers_of(page)
+    assert list(told) == [
+        "Is the data fine?", "Is it learning?", "How good is it?", "What does it get wrong?", "Can it be shipped?",
+    ]  # fmt: skip
+    assert re.match(r"\d+\.\d % of 24 boxes in validation have a positive anchor", told["Is the data fine?"])
+    # Both evaluations are the same.
+    assert told["Is it learning?"] == (
+        f"The loss went from 2 to 1; AP was highest at the last evaluation, {metrics['AP']:.3f} after "
+        f"{metrics['AP']:.3f} at the first."
+    )
+    assert told["How good is it?"].startswith(f"AP {metrics['AP']:.3f} on validation, 95\u00a0% interval ")
+    assert f"from a score of {point['threshold']:.3f} on" in told["How good is it?"]
+    # Half of the birds are missing, and every second box of the other class is below the shifted ones.
+    assert "AP50 loses most by Miss (a box that nothing found)" in told["What does it get wrong?"]
+    lowest = sorted(judged.figures["per_class"], key=lambda name: judged.figures["per_class"][name]["AP"])[:2]
+    assert f"The lowest AP: {lowest[0]} (" in told["What does it get wrong?"]
+    assert told["Can it be shipped?"].startswith("Not yet")
+
+
+def test_the_summary_holds_what_differs_from_the_default(page):
+    summary = page[page.index('id="summary"') : page.index('id="training"')]
+    changed = re.findall(r"<li><code>(.*?)</code> <b>(.*?)</b>", summary)
+    assert ("optimizer.kind", "adamw") in changed and ("run.seed", "3") in changed
+    assert "instead of sgd" in summary
+
+
+def test_classes_have_the_colours_of_their_boxes(page):
+    shown = re.findall(r'<td class="named"><span class="key" style="background: (#\w+)"></span>', page)
+    assert shown == [class_hex(label) for label in range(len(NAMES))]
 
 
 # ------------------------------------------------------------------------------------- configuration, exports, texts
@@ -330,6 +392,9 @@ def test_exports_are_told_by_their_certificates(run):
     ]
     text = written(run)
     assert html.escape(EVIL) in text and EVIL not in text
+    assert answers_of(text)["Can it be shipped?"] == (
+        "model.onnx: certificate passed, AP difference exactly 0; saved_model: certificate refused."
+    )
 
 
 def test_commands_are_what_a_shell_takes(made):
