@@ -194,7 +194,8 @@ def _tiles(result: StudyResult) -> Iterator[tuple[str, str]]:
         found = row.differences["AP"]
         if found is not None:
             sure = "significant" if row.significant else "not significant"
-            yield f"{found.value:+.3f}", f"against the baseline, {found.low:+.3f} to {found.high:+.3f}; {sure}"
+            ends = f"{pages.signed(found.low)} to {pages.signed(found.high)}"
+            yield pages.signed(found.value), f"against the baseline, {ends}; {sure}"
     yield f"{len(result.settings)} × {result.plan.seeds}", "settings × seeds"
     finished = sum(trial.outcome.status == "finished" for trial in result.trials)
     yield f"{finished} of {len(result.trials)}", "trainings finished"

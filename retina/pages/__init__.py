@@ -81,6 +81,11 @@ def percent(share: float | None) -> str:
     return "–" if share is None or math.isnan(share) else f"{100 * share:.1f} %"
 
 
+def signed(value: float, places: int = 3) -> str:
+    """A difference: `+0.012` or `−0.012`, with the sign that has the width of a plus."""
+    return f"{value:+.{places}f}".replace("-", "−")
+
+
 def figure(value: float | None, places: int = 3) -> str:
     """A metric in [0, 1]: `0.512`, or a dash where it is undefined (None, NaN or -1)."""
     return "–" if value is None or math.isnan(value) or value == -1 else f"{value:.{places}f}"

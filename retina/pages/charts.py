@@ -246,8 +246,10 @@ def _log_ticks(low: float, high: float, about: int) -> list[float]:
 
 def _told(value: float) -> str:
     if abs(value) >= 10_000:
-        return f"{value / 1000:g}k" if abs(value) < 1e6 else f"{value / 1e6:g}M"
-    return f"{round(value, 10):g}"
+        told = f"{value / 1000:g}k" if abs(value) < 1e6 else f"{value / 1e6:g}M"
+    else:
+        told = f"{round(value, 10):g}"
+    return told.replace("-", "−", 1) if value < 0 else told
 
 
 def _short(value: float) -> float:

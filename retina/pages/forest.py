@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeGuard
 
+from retina.pages import signed
 from retina.pages.charts import Axis, ticks
 
 # Each row is a small picture of its own, so that the figures beside it are text of a table.
@@ -73,11 +74,11 @@ def forest(estimates: Sequence[Estimate], places: int = 3) -> Forest:
 def _row(one: Estimate, axis: Axis, places: int) -> Row:
     value, told, x = None, "–", None
     if _known(one.value):
-        value, told, x = one.value, f"{one.value:+.{places}f}", axis.place(one.value)
+        value, told, x = one.value, signed(one.value, places), axis.place(one.value)
     interval, start, end = "–", None, None
     if _known(one.low) and _known(one.high):
         interval, start, end = (
-            f"{one.low:+.{places}f} to {one.high:+.{places}f}",
+            f"{signed(one.low, places)} to {signed(one.high, places)}",
             axis.place(one.low),
             axis.place(one.high),
         )

@@ -1,23 +1,27 @@
 "use strict";
 // Tables that sort and charts that tell their values; the page reads well without either.
 (() => {
-  const value = (cell) => {
-    const given = cell.dataset.value;
-    if (given === undefined) return cell.textContent.trim();
-    return given === "" ? null : Number(given);
+  // What sorts a cell: its data-value, or else its text. A dash is no value.
+  const sorted = (cell) => {
+    const text = (cell.dataset.value ?? cell.textContent).trim();
+    return text === "–" ? "" : text;
   };
-  const compare = (a, b) => (typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), undefined, { numeric: true }));
-
-  // A column sorts descending first where it holds numbers; cells without a value stay last either way.
+  // `1,234`, `−0.05`, `< 0.001`, `12.3 %`, and of an interval its lower end; NaN for other text.
+  const number = (text) => {
+    const found = /^(?:< )?([+−-]?[\d,]*\.?\d+(?:e[+-]?\d+)?)(?=$|[\s%–])/.exec(text);
+    return found ? Number(found[1].replace("−", "-").replaceAll(",", "")) : NaN;
+  };
+  // A column of numbers sorts descending first; cells without a value stay last either way. The first column holds names.
   const sort = (table, column, header) => {
-    const numeric = [...table.tBodies[0].rows].some((row) => row.cells[column].dataset.value !== undefined);
+    const rows = [...table.tBodies[0].rows].map((row) => [sorted(row.cells[column]), row]);
+    const numeric = column > 0 && rows.every(([text]) => text === "" || !Number.isNaN(number(text)));
     const was = header.getAttribute("aria-sort");
     const direction = was ? (was === "ascending" ? "descending" : "ascending") : numeric ? "descending" : "ascending";
     for (const other of table.tHead.querySelectorAll("th")) other.removeAttribute("aria-sort");
     header.setAttribute("aria-sort", direction);
     const sign = direction === "ascending" ? 1 : -1;
-    const rows = [...table.tBodies[0].rows].map((row) => [value(row.cells[column]), row]);
-    rows.sort(([a], [b]) => (a === null || b === null ? (a === null) - (b === null) : sign * compare(a, b)));
+    const compare = numeric ? (a, b) => number(a) - number(b) : (a, b) => a.localeCompare(b, undefined, { numeric: true });
+    rows.sort(([a], [b]) => (a === "" || b === "" ? (a === "") - (b === "") : sign * compare(a, b)));
     table.tBodies[0].append(...rows.map(([, row]) => row));
   };
   for (const table of document.querySelectorAll("table.sortable")) {

@@ -31,8 +31,8 @@ _COLOURS = 7
 _UNIT = (0.0, 1.0)
 _CURVES = {
     "loss": "training loss",
-    "loss_classification": "its part from classification",
-    "loss_box": "its part from boxes",
+    "loss_classification": "loss of classification",
+    "loss_box": "loss of boxes",
     "learning_rate": "learning rate",
 }
 
@@ -194,6 +194,7 @@ def figure_rows(metrics: Sequence[dict[str, float]]) -> list[Row]:
 def learning_curves(judged: Sequence[Judged]) -> list[Chart]:
     """Each figure of training with all runs in one chart; what no run wrote down has none."""
     colours = _colours(len(judged))
+    span = (0.0, float(max(one.record.last_step for one in judged)))
     charts = [
         lines(
             "AP on validation data",
@@ -202,6 +203,7 @@ def learning_curves(judged: Sequence[Judged]) -> list[Chart]:
                 for one, colour in zip(judged, colours, strict=True)
                 if (points := [pair for pair in one.record.evaluations if pair[1].get("AP", -1) >= 0])
             ],
+            x_range=span,
         )
     ]
     for key, told_as in _CURVES.items():
@@ -210,9 +212,10 @@ def learning_curves(judged: Sequence[Judged]) -> list[Chart]:
             for one, colour in zip(judged, colours, strict=True)
             if one.record.series(key)[0]
         ]
-        # A logarithmic axis only where the values span a factor of ten.
+        # A logarithmic axis only for losses that span a factor of ten.
         values = [value for one in series for value in one.y if value > 0]
-        charts.append(lines(told_as, series, log_y=bool(values) and max(values) >= 10 * min(values)))
+        log = key != "learning_rate" and bool(values) and max(values) >= 10 * min(values)
+        charts.append(lines(told_as, series, x_range=span, log_y=log))
     return [chart for chart in charts if chart.curves]
 
 

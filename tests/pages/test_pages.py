@@ -129,7 +129,7 @@ def test_a_class_s_own_colour_has_dark_edges(template: Path) -> None:
     assert page.index('class="casing"') < page.index("stroke: #f0e442")
 
 
-@pytest.mark.parametrize(("values", "first"), [([1.0, 10.0], "0"), ([0.8, 0.9], "0.8"), ([-10.0, -1.0], "-10")])
+@pytest.mark.parametrize(("values", "first"), [([1.0, 10.0], "0"), ([0.8, 0.9], "0.8"), ([-10.0, -1.0], "−10")])
 def test_the_axis_starts_at_zero_unless_that_wastes_its_height(values: list[float], first: str) -> None:
     assert lines("t", [Series("a", [1, 2], values)]).y_ticks[0][1] == first
 
@@ -147,3 +147,46 @@ def test_many_points_are_averaged_and_their_extremes_kept() -> None:
 def test_values_beyond_a_given_range_stay_at_its_edge() -> None:
     plot = lines("t", [Series("a", [0, 1], [0.5, 7.0])], y_range=(0, 1))
     assert plot.curves[0].dots[1] == (plot.right, plot.top)
+
+
+# ------------------------------------------------------------------------------------------------------ legibility
+
+
+def themes() -> dict[str, dict[str, str]]:
+    """The colours of the style sheet, light and dark, by their names."""
+    css = (Path(pages.__file__).parent / "page.css").read_text(encoding="utf-8")
+    before, _, after = css.partition("@media screen and (prefers-color-scheme: dark)")
+    light, dark = (dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", part)) for part in (before, after.split("\n}")[0]))
+    assert light and set(dark) == set(light)
+    return {"light": light, "dark": dark}
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG 2.2, contrast ratio."""
+    low, high = sorted(luminance(colour) for colour in (one, other))
+    return (high + 0.05) / (low + 0.05)
+
+
+def luminance(colour: str) -> float:
+    parts = (int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5))
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+
+def mixed(colour: str, ground: str, share: float) -> str:
+    pairs = [(int(colour[at : at + 2], 16), int(ground[at : at + 2], 16)) for at in (1, 3, 5)]
+    return "#" + "".join(f"{round(share * one + (1 - share) * other):02x}" for one, other in pairs)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_text_and_curves_can_be_seen(theme: str) -> None:
+    """WCAG AA: 4.5 for text, 3 for what a picture says."""
+    colours = themes()[theme]
+    for name in ("ink", "soft", "error", "warning", "note", "good", "accent"):
+        for ground in ("paper", "raised"):
+            assert contrast(colours[name], colours[ground]) >= 4.5, (name, ground)
+    for name in ("bar", "rest", "band", *(f"series-{number}" for number in range(7))):
+        assert contrast(colours[name], colours["paper"]) >= 3, name
+    # The darkest cells of the confusion matrix and of the heatmap.
+    for name, ground, share in (("bar", "paper", 0.45), ("good", "paper", 0.45), ("bar", "raised", 0.55)):
+        assert contrast(colours["ink"], mixed(colours[name], colours[ground], share)) >= 4.5, name
