@@ -100,30 +100,34 @@
       return one.score === undefined ? `truth: ${name}${one.kind ? ` (${one.kind})` : ""}` : `${name} ${figure(one.score)}: ${KINDS[one.kind]}`;
     };
     const BADGE = 11; // side of a wrong box's cross, in pixels of the screen
+    const CROWDED = 0.12; // names hide no more of a picture than this
     // Names in the large picture, of what one asks about: predictions, and truth that stands alone. The surest choose
-    // their place first; where there is none that is free the name is left out, the list below has it.
-    const label = (image, run, seen, groups, unit) => {
+    // their place first; where none is free, or too much would be hidden, the name is left to the list below.
+    const label = (svg, image, run, seen, unit) => {
       const taken = seen.found.filter((one) => one.wrong).map((one) => ({ x: one.box[0], y: one.box[1], width: BADGE * unit, height: BADGE * unit }));
-      const named = [...seen.truths, ...seen.found].map((one, place) => [one, groups[place]]);
-      const asked = named.filter(([one]) => one.score !== undefined || !data.predictions || isMissed(one, run));
-      asked.sort(([a], [b]) => (b.score ?? 1) - (a.score ?? 1));
-      for (const [one, group] of asked) {
+      const asked = [...seen.truths, ...seen.found]
+        .map((one, place) => ({ one, place }))
+        .filter(({ one }) => one.score !== undefined || !data.predictions || isMissed(one, run))
+        .sort((a, b) => (b.one.score ?? 1) - (a.one.score ?? 1));
+      let left = CROWDED * image.w * image.h;
+      for (const { one, place } of asked) {
         const { name, colour } = data.classes[one.label];
         const short = name.length > 28 ? `${name.slice(0, 27)}…` : name;
-        const text = drawn("text", { class: "chip-text", style: `font-size: ${12 * unit}px; fill: ${inkOn(colour)}` });
+        const text = drawn("text", { class: "chip-text", "data-box": place, style: `font-size: ${12 * unit}px; fill: ${inkOn(colour)}` });
         // Isolated, so that a name that is written from right to left leaves the score where it is.
         text.textContent = `\u2068${short}\u2069${one.score === undefined ? "" : ` ${one.score.toFixed(2)}`}`;
-        group.append(text);
+        svg.append(text); // only there its length is known
         const [width, height] = [text.getComputedTextLength() + 8 * unit, 16 * unit];
         const [x1, y1, x2, y2] = one.box;
-        const places = [[x1, y1 - height], [x1, y2], [x2 - width, y1 - height], [x2 - width, y2], [x2, y1], [x1 - width, y1], [x1, y1], [x2 - width, y2 - height]]
-          .map(([x, y]) => ({ x: clamped(x, 0, Math.max(image.w - width, 0)), y: clamped(y, 0, Math.max(image.h - height, 0)), width, height }));
-        const free = width > image.w ? undefined : places.find((place) => taken.every((other) => common(place, other) < 0.05 * width * height));
-        if (!free) { text.remove(); continue; }
+        const free = [[x1, y1 - height], [x1, y2], [x2 - width, y1 - height], [x2 - width, y2], [x2, y1], [x1 - width, y1], [x1, y1], [x2 - width, y2 - height]]
+          .map(([x, y]) => ({ x: clamped(x, 0, image.w - width), y: clamped(y, 0, image.h - height), width, height }))
+          .find((chip) => taken.every((other) => common(chip, other) < 0.05 * width * height));
+        if (!free || width > image.w || height > image.h || width * height > left) { text.remove(); continue; }
         taken.push(free);
+        left -= width * height;
         text.setAttribute("x", free.x + 4 * unit);
         text.setAttribute("y", free.y + 12 * unit);
-        text.before(drawn("rect", { class: "chip", ...free, rx: 2 * unit }));
+        text.before(drawn("rect", { class: "chip", "data-box": place, style: `--c: ${colour}`, rx: 2 * unit, ...free }));
       }
     };
     const paint = (svg, image, run, seen, unit) => {
@@ -131,6 +135,7 @@
         ...seen.truths.map((one) => shape(one, isMissed(one, run) ? "truth missed" : "truth", unit)),
         ...seen.found.map((one) => shape(one, one.wrong ? "found wrong" : one.kind === "right" ? "found right" : "found", unit)),
       );
+      [...svg.children].forEach((group, place) => { group.dataset.box = place; });
     };
     const frame = (image, run, lazy) => {
       const holder = element("span", "frame");
@@ -306,8 +311,8 @@
         element("td", "judged", truth ? "–" : figure(one.score)),
         element("td", "left judged", which + became),
       );
-      // The pointed-at box alone stays clear.
-      row.addEventListener("pointerenter", () => { for (const other of group.parentNode.children) other.classList.toggle("faint", other !== group); });
+      // The pointed-at box alone stays clear, with its name.
+      row.addEventListener("pointerenter", () => { for (const other of group.parentNode.children) other.classList.toggle("faint", other.dataset.box !== group.dataset.box); });
       row.addEventListener("pointerleave", () => { for (const other of group.parentNode.children) other.classList.remove("faint"); });
       return row;
     };
@@ -330,8 +335,7 @@
         return { holder, svg, run, seen, unit };
       });
       find("dialog .frames").replaceChildren(...frames.map(({ holder }) => holder));
-      // Once they are on the page their text has a length.
-      for (const { run, seen, svg, unit } of frames) label(image, run, seen, [...svg.children], unit);
+      for (const { run, seen, svg, unit } of frames) label(svg, image, run, seen, unit);
       find("dialog .defects").replaceChildren(...image.defects.map((defect) => element("li", "", defect)));
       find("dialog tbody").replaceChildren(...rows.flat());
     };

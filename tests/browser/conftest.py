@@ -75,6 +75,14 @@ class Browser:
         self.driver.find_element("css selector", selector).click()
         self.settle()
 
+    def point(self, selector: str) -> None:
+        """Moves the pointer there."""
+        from selenium.webdriver.common.action_chains import ActionChains
+
+        at = self.driver.find_element("css selector", selector)
+        ActionChains(self.driver, duration=0).move_to_element(at).perform()
+        self.settle()
+
     def set(self, selector: str, value: str | float) -> None:
         """What a user does to an input or a select: the value changes, and the page is told."""
         script = (

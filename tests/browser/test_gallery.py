@@ -197,6 +197,9 @@ def test_the_large_view_is_worked_by_keys(browser, page):
     assert browser.console() == []
 
 
+CHIPS = "return [...document.querySelectorAll('dialog .chip')].map((at) => at.getBoundingClientRect().toJSON())"
+
+
 def chips(browser) -> list[str]:
     script = "return [...document.querySelectorAll('dialog .chip-text')].map((at) => at.textContent)"
     return [text.replace("\u2068", "").replace("\u2069", "") for text in browser.run(script)]
@@ -214,10 +217,33 @@ def test_the_large_view_names_predictions_and_missed_truth(browser, tmp_path):
     browser.click(".card")
     # The box that was found is named by its prediction.
     assert sorted(chips(browser)) == sorted(["bird", "cat 0.90", f"{EVIL[:27]}… 0.60"])
-    boxes = "return [...document.querySelectorAll('dialog .chip')].map((at) => at.getBoundingClientRect().toJSON())"
-    for chip in browser.run(boxes):
+    for chip in browser.run(CHIPS):
         assert 12 < chip["height"] < 20 and chip["width"] > 20
+    # A row that is pointed at leaves its own box and name clear.
+    browser.point("dialog tbody tr:last-child")
+    drawn = "dialog .frame svg > *"
+    clear = browser.run(
+        "return [...document.querySelectorAll(arguments[0])].map((at) => at.tagName)", f"{drawn}:not(.faint)"
+    )
+    assert clear == ["g", "rect", "text"] and browser.count(drawn) == 4 + 2 * 3
     assert browser.console() == []
+
+
+def test_names_hide_little_of_a_small_picture(browser, tmp_path):
+    grid = [[20 + 60 * x, 25 + 40 * y, 50 + 60 * x, 45 + 40 * y] for x in range(10) for y in range(11)]
+    image = Shown(0, "one", 640, 480, jpeg(0, 640, 480), (), tuple(Found(box, 0, 0.9, "Bkg") for box in grid))
+    page = write(tmp_path, gallery.gallery_data([image], CLASSES, threshold=0.5))
+    counts = []
+    for width in (1100, 375):
+        browser.open(page, width=width)
+        browser.run("document.querySelector('.card').click()")
+        browser.settle()
+        counts.append(len(chips(browser)))
+    area = browser.run(
+        "const at = document.querySelector('dialog .frame').getBoundingClientRect(); return at.width * at.height"
+    )
+    hidden = sum(chip["width"] * chip["height"] for chip in browser.run(CHIPS))
+    assert 0 < counts[1] < counts[0] and hidden < 0.15 * area
 
 
 def test_where_names_have_no_place_they_are_left_out(browser, tmp_path):
