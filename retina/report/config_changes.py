@@ -22,8 +22,13 @@ class Change(NamedTuple):
 
 
 def changes(config: Config) -> list[Change]:
-    """Every setting that is not the default's or has none, in the order of the configuration."""
-    return list(_changes(config, None, ""))
+    """Every setting that is not the default's or has none, in the order of the configuration.
+
+    A run writes down an absolute `data.root`; where all data is built in nothing lies there, and it is left out.
+    """
+    sources = (config.data.train, config.data.validation, config.data.test)
+    built_in = all(source is None or source.format == "digits" for source in sources)
+    return [change for change in _changes(config, None, "") if not (built_in and change.key == "data.root")]
 
 
 def _changes(section: Section, default: Section | None, prefix: str) -> Iterator[Change]:

@@ -368,6 +368,12 @@ def test_changes_name_what_is_not_the_default(made):
     assert "run.precision" not in found and "anchors.scales" not in found
 
 
+def test_the_folder_of_built_in_data_is_no_change(made):
+    root = "data.root=/somewhere"
+    assert "data.root" not in {one.key for one in changes(configuration.load(None, [root]))}
+    assert "data.root" in {one.key for one in changes(read_record(made).config)}
+
+
 def test_a_section_that_is_on_with_its_defaults_is_a_change():
     plain = configuration.load(None)
     with_ema = configuration.override(plain, ["run.ema={}"])
