@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retina.ablation.plots import colours, save
+from retina.ablation.plots import colours
 from retina.errors import RetinaError
 from retina.files import write_text
+from retina.pages.figures import save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,13 +10,10 @@ import numpy as np
 from retina.ablation.curves import read_curves
 from retina.ablation.directory import Study
 from retina.ablation.results import SettingResult, StudyResult
-from retina.files import written
+from retina.pages.figures import GREY, INK, save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-_INK = "#1f2933"
-_GREY = "#8a8f98"
 
 
 def write_plots(study: Study, result: StudyResult) -> None:
@@ -46,21 +42,6 @@ def write_plots(study: Study, result: StudyResult) -> None:
         save(study.path / name, size, paint)
 
 
-def save(path: Path, size: tuple[float, float], paint: Callable[[Figure], None]) -> None:
-    """A figure of this size in inches, painted and written whole."""
-    # The object interface: pyplot would keep the figures and choose a window system.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained", dpi=130)
-    FigureCanvasAgg(figure)
-    paint(figure)
-    for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
-    with written(path) as temporary:
-        figure.savefig(temporary, format="png")
-
-
 def colours(count: int) -> list[Any]:
     """As many colours as there are lines, dark to light in the order of the settings, readable on white."""
     from matplotlib import colormaps
@@ -87,10 +68,10 @@ def _differences(figure: Figure, result: StudyResult) -> None:
     for place, row in enumerate(rows):
         found = row.differences["AP"]
         assert found is not None, "only such rows are drawn"
-        colour = _INK if row.significant else _GREY
+        colour = INK if row.significant else GREY
         axes.plot([found.low, found.high], [place, place], color=colour, linewidth=2)
         axes.plot(found.value, place, "o", color=colour, markersize=6)
-    axes.axvline(0.0, color=_INK, linewidth=0.8, linestyle=":")
+    axes.axvline(0.0, color=INK, linewidth=0.8, linestyle=":")
     axes.set_yticks(range(len(rows)), [row.setting.label for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     base = result.plan.setting(result.plan.baseline).label

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,19 +11,18 @@ import numpy as np
 from retina.evaluation.assessment import Assessment
 from retina.evaluation.curves import confidence_curve, precision_recall
 from retina.evaluation.matching import RECALLS, Matches, interpolated_precision
-from retina.files import written
+from retina.pages.figures import GREY, INK, save
 from retina.palette import class_colour
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # More curves than this can't be told apart; then they are drawn thin and grey, and only their mean is named.
 _NAMED_CURVES = 7
 _NAMED_CELLS = 25
 # Cells of a class name; of a longer one the middle is left out, because endings tell apart what beginnings don't.
 _LABEL = 24
-_GREY = "#8a8f98"
-_INK = "#1f2933"
 
 
 def write_plots(folder: Path, assessment: Assessment) -> None:
@@ -32,33 +30,21 @@ def write_plots(folder: Path, assessment: Assessment) -> None:
     which says in words if there is nothing to draw."""
     names = tuple(assessment.metrics.per_class)
     side = min(1.2 + 0.32 * len(assessment.confusion.names), 14.0)
-    plots: dict[str, tuple[tuple[float, float], Callable[[Axes], None]]] = {
-        "precision_recall": ((6.4, 5.0), lambda axes: _precision_recall(axes, assessment.matches, names)),
-        "confidence": ((6.4, 4.6), lambda axes: _confidence(axes, assessment)),
-        "calibration": ((5.2, 5.0), lambda axes: _calibration(axes, assessment)),
-        "errors": ((6.4, 3.6), lambda axes: _errors(axes, assessment)),
-        "confusion": ((max(side, 4.8) + 0.8, max(side, 4.4)), lambda axes: _confusion(axes, assessment)),
+    plots: dict[str, tuple[tuple[float, float], Callable[[Figure], None]]] = {
+        "precision_recall": (
+            (6.4, 5.0),
+            lambda figure: _precision_recall(figure.add_subplot(), assessment.matches, names),
+        ),
+        "confidence": ((6.4, 4.6), lambda figure: _confidence(figure.add_subplot(), assessment)),
+        "calibration": ((5.2, 5.0), lambda figure: _calibration(figure.add_subplot(), assessment)),
+        "errors": ((6.4, 3.6), lambda figure: _errors(figure.add_subplot(), assessment)),
+        "confusion": (
+            (max(side, 4.8) + 0.8, max(side, 4.4)),
+            lambda figure: _confusion(figure.add_subplot(), assessment),
+        ),
     }
     for name, (size, paint) in plots.items():
-        _save(folder / f"{name}.png", size, paint)
-
-
-def _save(path: Path, size: tuple[float, float], paint: Callable[[Axes], None]) -> None:
-    # The object interface: pyplot would keep the figures and choose a window system.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained", dpi=130)
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    with warnings.catch_warnings():
-        # Class names are the user's: a script that the font lacks is drawn as boxes, and that is all there is to say.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
-        warnings.filterwarnings("ignore", message="constrained_layout not applied", category=UserWarning)
-        paint(axes)
-        with written(path) as temporary:
-            figure.savefig(temporary, format="png")
+        save(folder / f"{name}.png", size, paint)
 
 
 def _precision_recall(axes: Axes, matches: Matches, names: tuple[str, ...]) -> None:
@@ -76,11 +62,11 @@ def _precision_recall(axes: Axes, matches: Matches, names: tuple[str, ...]) -> N
         if few:
             labels.append(_label(names[k]))
         # The legend would leave out a name that begins with an underscore: it gets the names below.
-        style = {"color": _colour(int(k)), "label": f"class {k}"} if few else {"color": _GREY, "alpha": 0.25}
+        style = {"color": _colour(int(k)), "label": f"class {k}"} if few else {"color": GREY, "alpha": 0.25}
         axes.plot(curve.recall, curve.precision, linewidth=1.6 if few else 0.8, **style)
     if len(classes) > 1:
         labels.append("mean, interpolated")
-        axes.plot(RECALLS, _mean_envelope(matches), color=_INK, linewidth=2.2, label=labels[-1])
+        axes.plot(RECALLS, _mean_envelope(matches), color=INK, linewidth=2.2, label=labels[-1])
     if labels:
         legend = axes.legend(frameon=False, loc="lower left", fontsize="small")
         for text, label in zip(legend.get_texts(), labels, strict=True):
@@ -111,10 +97,10 @@ def _confidence(axes: Axes, assessment: Assessment) -> None:
         axes.step(curve.thresholds, values, where="post", color=_colour(k), label=name, linewidth=1.8)
     best = assessment.operating.overall
     if best.threshold is not None and best.f1 is not None:
-        axes.axvline(best.threshold, color=_GREY, linewidth=1, linestyle=":")
+        axes.axvline(best.threshold, color=GREY, linewidth=1, linestyle=":")
         axes.annotate(
             f"best F1 {best.f1:.3f} at {best.threshold:.3f}", (best.threshold, 0.02), xytext=(6, 0),
-            textcoords="offset points", fontsize="small", color=_INK,
+            textcoords="offset points", fontsize="small", color=INK,
         )  # fmt: skip
     axes.legend(frameon=False, fontsize="small")
     return None
@@ -129,12 +115,12 @@ def _calibration(axes: Axes, assessment: Assessment) -> None:
     width = diagram.edges[1] - diagram.edges[0]
     left = diagram.edges[:-1][filled]
     axes.bar(left, diagram.precision[filled], width, align="edge", color=_colour(1), edgecolor="white", alpha=0.85)
-    axes.plot([0, 1], [0, 1], color=_INK, linewidth=1, linestyle="--", label="right as often as it says")
+    axes.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle="--", label="right as often as it says")
     axes.plot(diagram.score[filled], diagram.precision[filled], "o", color=_colour(3), label="mean score of the bin")
     for place, height, count in zip(left, diagram.precision[filled], diagram.count[filled], strict=True):
         axes.annotate(
             f"{count:,}", (place + width / 2, height), xytext=(0, 3), textcoords="offset points", ha="center",
-            fontsize="x-small", color=_INK,
+            fontsize="x-small", color=INK,
         )  # fmt: skip
     axes.set_title(f"Calibration, IoU 0.5: off by {diagram.expected_error:.3f} on average")
     axes.legend(frameon=False, loc="upper left", fontsize="small")
@@ -150,7 +136,7 @@ def _errors(axes: Axes, assessment: Assessment) -> None:
     bars = axes.barh(kinds, [costs[kind] for kind in kinds], color=_colour(6))
     axes.bar_label(
         bars, [f"{costs[kind]:.3f}  ({assessment.errors.counts[kind]:,})" for kind in kinds], padding=4,
-        fontsize="small", color=_INK,
+        fontsize="small", color=INK,
     )  # fmt: skip
     axes.set_xlim(0, max(max(costs.values()) * 1.3, 0.01))
     return None
@@ -175,12 +161,12 @@ def _confusion(axes: Axes, assessment: Assessment) -> None:
     for row, column in np.argwhere(confusion.matrix > 0):
         axes.text(
             column, row, f"{confusion.matrix[row, column]:,}", ha="center", va="center", fontsize="x-small",
-            color="white" if shares[row, column] > 0.6 else _INK,
+            color="white" if shares[row, column] > 0.6 else INK,
         )  # fmt: skip
 
 
 def _nothing(axes: Axes, why: str) -> None:
-    axes.text(0.5, 0.5, f"nothing to draw: {why}", ha="center", va="center", transform=axes.transAxes, color=_INK)
+    axes.text(0.5, 0.5, f"nothing to draw: {why}", ha="center", va="center", transform=axes.transAxes, color=INK)
 
 
 def _colour(index: int) -> tuple[float, float, float]:

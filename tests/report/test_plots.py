@@ -10,6 +10,7 @@ from PIL import Image
 
 from retina import config
 from retina.evaluation.assessment import assess
+from retina.pages.figures import save
 from retina.report import plots
 from tests.evaluation.made import drawn, found, truth
 
@@ -119,4 +120,4 @@ def test_class_names_are_shown_as_they_are(tmp_path):
 
 def test_other_warnings_are_not_hidden(tmp_path):
     with pytest.warns(RuntimeWarning, match="mine"):
-        plots._save(tmp_path / "a.png", (3.0, 3.0), lambda axes: warnings.warn("mine", RuntimeWarning, stacklevel=1))
+        save(tmp_path / "a.png", (3.0, 3.0), lambda figure: warnings.warn("mine", RuntimeWarning, stacklevel=1))
