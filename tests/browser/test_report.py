@@ -93,3 +93,19 @@ def test_every_link_leads_somewhere(browser, page):
     targets = browser.run("return [...document.querySelectorAll('nav a')].map((at) => at.getAttribute('href'))")
     assert len(targets) >= 9
     assert [target for target in targets if browser.count(target) != 1] == []
+
+
+def test_what_the_keyboard_reaches_has_a_name(browser, page):
+    browser.open(page)
+    script = (
+        "return [...document.querySelectorAll('main :is(a[href], button, input, select, summary, [tabindex])')]"
+        ".filter((at) => at.checkVisibility() && !(at.ariaLabel || at.textContent.trim() || at.labels?.length"
+        " || at.tagName === 'PRE')).map((at) => at.outerHTML.slice(0, 120))"
+    )
+    assert browser.run(script) == []
+    # The focus can be seen.
+    browser.press("Tab")
+    outline = (
+        "const at = getComputedStyle(document.activeElement); return [at.outlineStyle, parseFloat(at.outlineWidth)]"
+    )
+    assert browser.run(outline) == ["solid", 2]
