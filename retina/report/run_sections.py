@@ -106,11 +106,16 @@ def about(record: Record, judged: Judgement) -> list[tuple[str, str]]:
     """What the run was, in a few lines."""
     config, environment = record.config, record.environment
     optimizer, schedule = config.optimizer, config.schedule
-    found = [
-        ("model", f"{config.model.backbone}, pyramid P{config.model.fpn.min_level} to P{config.model.fpn.max_level}"),
-        ("training", f"{schedule.steps:,} steps of {config.run.batch_size} images, {optimizer.kind}, learning rate "
-                     f"{optimizer.learning_rate:g} ({schedule.kind}), {config.run.precision}"),
-    ]  # fmt: skip
+    fpn = config.model.fpn
+    found = [("model", f"{config.model.backbone}, pyramid P{fpn.min_level} to P{fpn.max_level}")]
+    if not record.imported:
+        found.append(
+            (
+                "training",
+                f"{schedule.steps:,} steps of {config.run.batch_size} images, {optimizer.kind}, learning rate "
+                f"{optimizer.learning_rate:g} ({schedule.kind}), {config.run.precision}",
+            )
+        )
     if judged.evidence is not None:
         data, truth = judged.evidence.dataset, judged.evidence.truth
         found.append(

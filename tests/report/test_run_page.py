@@ -112,6 +112,7 @@ def test_imported_weights_have_no_training_to_show(run):
     text = written(run)
     assert remarks(text)[0].startswith("The weights come from elsewhere") and "not logged a training step" not in text
     assert tiles(text) == {} and "# training from these weights, in a new folder" in text
+    assert "<dt>model</dt>" in text and "<dt>training</dt>" not in text
 
 
 def test_an_interrupted_run_with_a_torn_line(tmp_path):
