@@ -27,7 +27,7 @@ _DAMAGE = (
 
 _HDF5_START, _ZIP_START = b"\x89HDF\r\n\x1a\n", b"PK\x03\x04"
 _CONFIGS = ("config.json", "task.json", "image_converter.json", "preprocessor.json")
-_WEIGHTS, _TASK_WEIGHTS = "model.weights.h5", "task.weights.h5"
+_WEIGHTS, _TASK_WEIGHTS, _SHARDS = "model.weights.h5", "task.weights.h5", "model.weights.json"
 _LONGEST_JSON, _STORED = 10_000_000, zipfile.ZIP_STORED
 
 
@@ -92,6 +92,11 @@ def read_plainly(path: Path) -> KerasFile:
 def _read_preset(folder: Path) -> KerasFile:
     weights = [name for name in (_WEIGHTS, _TASK_WEIGHTS) if (folder / name).is_file()]
     if not weights:
+        if (folder / _SHARDS).exists():
+            raise Refused(
+                f"its weights are in several files ({_SHARDS}); save the model again in one, by "
+                "save_to_preset(…, max_shard_size=10) of keras-hub"
+            )
         raise Refused(f"expected a preset folder of keras-hub; it has no {_WEIGHTS}")
     groups = tuple(group for name in weights for group in _groups(folder / name, f"{name.split('.')[0]}/"))
     names = [name for name in _CONFIGS if (folder / name).is_file()]

@@ -20,6 +20,10 @@ from retina.models.weights.values import DTYPES, Damaged, Refused, named, shown,
 
 # What is torch.save's first argument in training scripts, where it is not the state dict itself.
 _WRAPPERS = ("model", "state_dict", "model_state_dict")
+# What stands before every name where the network was wrapped: data-parallel, compiled, in a Lightning module.
+_PREFIXES = ("module.", "_orig_mod.", "model.")
+# PyTorch's AveragedModel counts its updates beside the weights.
+_AVERAGES = "n_averaged"
 
 # A header of safetensors is JSON of some 100 bytes a tensor; parsed, it takes up to thirty times its length.
 _LONGEST_HEADER = 10_000_000
@@ -52,8 +56,8 @@ def read_tensors(path: Path) -> TensorFile:
     """Reads a file of torch.save (either of its formats), of safetensors or a pickle of NumPy arrays; its content
     decides, not its name.
 
-    A state dict below `model`, `state_dict` or `model_state_dict`, as training scripts write it, is found; the prefix
-    `module.` of data-parallel training is left out.
+    A state dict below `model`, `state_dict` or `model_state_dict`, as training scripts write it, is found; the prefixes
+    of wrapped networks (`module.`, `_orig_mod.`, `model.` before every name) are left out.
 
     Raises:
         RetinaError: the file is missing, damaged, holds anything but plain tensors where they are expected, or has
@@ -169,7 +173,7 @@ def _state_dict(tree: Any) -> Iterator[tuple[str, np.ndarray]]:
     state = tree if wrapper is None else tree[wrapper]
     if not isinstance(state, dict) or not state:
         raise Refused(f"expected a state dict (names and tensors), found {_kind(tree)}; save model.state_dict()")
-    prefix = "module." if all(isinstance(name, str) and name.startswith("module.") for name in state) else ""
+    prefix = _prefix(state)
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, np.ndarray):
             raise Refused(
@@ -178,8 +182,21 @@ def _state_dict(tree: Any) -> Iterator[tuple[str, np.ndarray]]:
             )
         if len(name) > _LONGEST_NAME or not name.isprintable():
             raise Refused(f"a tensor's name is no plain text of at most {_LONGEST_NAME} characters: {shown(name)}")
-        yield name.removeprefix(prefix), value
+        if name != _AVERAGES or not prefix:
+            yield name.removeprefix(prefix), value
+
+
+def _prefix(state: dict[Any, Any]) -> str:
+    """What stands before every name; one wrapper may hold another."""
+    names = [name for name in state if isinstance(name, str) and name != _AVERAGES]
+    prefix = ""
+    while names and len(prefix) < _LONGEST_NAME:
+        more = next((one for one in _PREFIXES if all(name.startswith(prefix + one) for name in names)), None)
+        if more is None:
+            break
+        prefix += more
+    return prefix
 
 
 def _kind(value: Any) -> str:
-    return "an empty dict" if value == {} else f"a value of type {type(value).__name__[:80]}"
+    return "an empty dict" if isinstance(value, dict) and not value else f"a value of type {type(value).__name__[:80]}"

@@ -163,6 +163,11 @@ class _Reader:
             ("torch._utils", "_rebuild_tensor_v2"): Call(_tensor),
             ("torch._utils", "_rebuild_parameter"): Call(lambda data, *_: data),
             ("torch", "Size"): Call(_sides),
+            # Of training scripts: a device, and NumPy's numbers such as the best score so far.
+            ("torch", "device"): Call(_Ignored),
+            ("numpy", "dtype"): Call(_Ignored),
+            **{(f"{core}.multiarray", "scalar"): Call(_Ignored) for core in ("numpy.core", "numpy._core")},
+            ("_codecs", "encode"): Call(_Ignored),  # how old protocols write such a number's bytes
             # The arguments of torchvision's training script. A class of this file's, since a pickle can change it.
             ("argparse", "Namespace"): type("Ignored", (_Ignored,), {}),
         }
