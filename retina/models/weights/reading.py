@@ -72,7 +72,9 @@ def read_tensors(path: Path) -> TensorFile:
     except Refused as error:
         raise RetinaError(f"{path}: {error}") from None
     except (FileNotFoundError, NotADirectoryError):
-        raise RetinaError(f"{path}: no such file of weights") from None
+        raise RetinaError(
+            f"{path}: no such file of weights; check the path, or fetch it (README, 'Start from trained weights')"
+        ) from None
     except IsADirectoryError as error:
         raise RetinaError(
             f"{path}: cannot read this file of weights: {error.strerror}; give the .pth or .safetensors file in it. (A "
