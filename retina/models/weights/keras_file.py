@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 
 from retina.errors import RetinaError
+from retina.files import refuse_special
 from retina.models.weights.keras_trial import check_readable
 from retina.models.weights.reading import sha256_of_file
 from retina.models.weights.values import Damaged, Refused, Room, as_float32, named
@@ -55,8 +56,8 @@ def read_keras(path: Path) -> KerasFile:
         RetinaError: it is missing, damaged, or none of these, or its values are not finite.
     """
     try:
-        if path.exists():
-            check_readable(path)
+        refuse_special(path)
+        check_readable(path)
         found = read_plainly(path)
     except Refused as error:
         raise RetinaError(f"{path}: {error}") from None

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from retina.errors import RetinaError
+from retina.files import refuse_special
 from retina.models.weights import torch_file
 from retina.models.weights.numpy_pickle import read_pickle
 from retina.models.weights.values import DTYPES, Damaged, Refused, named, shown, values_of
@@ -64,6 +65,7 @@ def read_tensors(path: Path) -> TensorFile:
             values that are not finite.
     """
     try:
+        refuse_special(path)
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             file.seek(0)
