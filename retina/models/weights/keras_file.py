@@ -6,9 +6,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import struct
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,12 +17,7 @@ from retina.errors import RetinaError
 from retina.files import refuse_special
 from retina.models.weights.keras_trial import check_readable
 from retina.models.weights.reading import sha256_of_file
-from retina.models.weights.values import Damaged, Refused, Room, as_float32, named
-
-_DAMAGE = (
-    Damaged, OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError, RuntimeError, MemoryError,
-    OverflowError, RecursionError, NotImplementedError, zipfile.BadZipFile, zlib.error, struct.error,
-)  # fmt: skip
+from retina.models.weights.values import DAMAGE, Damaged, Refused, Room, as_float32, named
 
 _HDF5_START, _ZIP_START = b"\x89HDF\r\n\x1a\n", b"PK\x03\x04"
 _CONFIGS = ("config.json", "task.json", "image_converter.json", "preprocessor.json")
@@ -65,7 +58,7 @@ def read_keras(path: Path) -> KerasFile:
         raise RetinaError(f"{path}: no such file or preset folder") from None
     except PermissionError as error:
         raise RetinaError(f"{path}: cannot read this file of weights: {error.strerror}") from None
-    except _DAMAGE as error:
+    except DAMAGE as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise RetinaError(f"{path}: damaged file of weights ({reason}); fetch it again") from None
     for group in found.groups:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import struct
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -17,7 +16,7 @@ from retina.errors import RetinaError
 from retina.files import refuse_special
 from retina.models.weights import torch_file
 from retina.models.weights.numpy_pickle import read_pickle
-from retina.models.weights.values import DTYPES, Damaged, Refused, named, shown, values_of
+from retina.models.weights.values import DAMAGE, DTYPES, MOST_AXES, Damaged, Refused, named, shown, values_of
 
 # What is torch.save's first argument in training scripts, where it is not the state dict itself.
 _WRAPPERS = ("model", "state_dict", "model_state_dict")
@@ -28,7 +27,7 @@ _AVERAGES = "n_averaged"
 
 # A header of safetensors is JSON of some 100 bytes a tensor; parsed, it takes up to thirty times its length.
 _LONGEST_HEADER = 10_000_000
-_MOST_AXES, _LONGEST_NAME = 32, 300
+_LONGEST_NAME = 300
 
 # The protocols in which a pickle of arrays is written, by the byte that follows its first one.
 _PICKLES = (b"\x02", b"\x03", b"\x04", b"\x05")
@@ -37,12 +36,6 @@ _SAFETENSORS_DTYPES = {
     "F64": "Double", "F32": "Float", "F16": "Half", "BF16": "BFloat16", "I64": "Long", "I32": "Int", "I16": "Short",
     "I8": "Char", "U8": "Byte", "BOOL": "Bool",
 }  # fmt: skip
-
-_DAMAGE = (
-    Damaged, OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError, RuntimeError, MemoryError,
-    OverflowError, RecursionError, NotImplementedError, zipfile.BadZipFile, struct.error,
-    *torch_file.DAMAGE,
-)  # fmt: skip
 
 
 class TensorFile(NamedTuple):
@@ -84,7 +77,7 @@ def read_tensors(path: Path) -> TensorFile:
         ) from None
     except PermissionError as error:
         raise RetinaError(f"{path}: cannot read this file of weights: {error.strerror}") from None
-    except _DAMAGE as error:
+    except DAMAGE as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise RetinaError(f"{path}: damaged file of weights ({reason}); fetch it again") from None
     for name, values in tensors.items():
@@ -157,7 +150,7 @@ def _place(name: str, entry: dict[str, Any], held: int) -> tuple[int, int]:
         known = ", ".join(_SAFETENSORS_DTYPES)
         raise Refused(f"tensor {named(name)} has type {named(entry['dtype'])}, expected one of {known}")
     where = f"{shown(shape)} at {shown(start)} to {shown(stop)}"
-    if not isinstance(shape, list) or len(shape) > _MOST_AXES:
+    if not isinstance(shape, list) or len(shape) > MOST_AXES:
         raise Damaged(f"tensor {named(name)} has shape {where}")
     if not all(type(side) is int and 0 <= side < 1 << 62 for side in (*shape, start, stop)):
         raise Damaged(f"tensor {named(name)} has shape {where}")
