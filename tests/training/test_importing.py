@@ -12,8 +12,10 @@ import pytest
 torch = pytest.importorskip("torch")
 theirs = pytest.importorskip("tests.parity.torchvision_models")
 
+import retina  # noqa: E402
 from retina import cli, config  # noqa: E402
 from retina.errors import RetinaError  # noqa: E402
+from retina.export.weights import export_weights  # noqa: E402
 from retina.models.weights import torchvision  # noqa: E402
 from retina.models.weights.coco import CATEGORIES  # noqa: E402
 from retina.models.weights.mapping import convert  # noqa: E402
@@ -309,6 +311,10 @@ def test_a_taken_folder(tmp_path, monkeypatch, capsys, coco):
     assert code == 2 and said.err == (
         f"retina: {coco[2]}: expected a new or an empty folder, it is taken; choose another --out, or remove it\n"
     )
+
+
+def test_the_commands_names_in_python():
+    assert retina.import_weights is import_run and retina.export_weights is export_weights
 
 
 def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, capsys, coco):
