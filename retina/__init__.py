@@ -20,6 +20,8 @@ _HOMES = {
     "load_split": "retina.data.load",
     "Detector": "retina.models.detector",
     "train": "retina.training.train",
+    "import_weights": "retina.training.importing:import_run",
+    "export_weights": "retina.export.weights",
     "evaluate": "retina.export.loading",
     "load": "retina.export.loading",
     "score": "retina.scoring",

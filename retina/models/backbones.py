@@ -70,7 +70,12 @@ def build_reported(name: str, weights: str | None = None) -> Built:
             return Built(backbones_keras_cv.build(name, weights), None)
         depth, stride_in_1x1 = _RESNETS[name]
         network = resnet(depth, stride_in_1x1=stride_in_1x1)
-    return Built(network, None if weights is None else load_backbone(network, Path(weights), name))
+    if weights is None:
+        return Built(network, None)
+    try:
+        return Built(network, load_backbone(network, Path(weights), name))
+    except RetinaError as error:
+        raise RetinaError(f"model.weights: {error}") from None
 
 
 def names() -> list[str]:

@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from retina import config
+from retina.models.group_norm import GroupNormalization
 
 Tensor = Any
 
@@ -25,7 +26,7 @@ class Subnet(keras.layers.Layer):
         self.head, self.anchors, self.width, self.bias_value = head, anchors, width, bias
         self.convolutions = [self._convolution(head.channels, head.conv_bias, f"conv_{i}") for i in range(head.layers)]
         self.norms = [
-            keras.layers.GroupNormalization(32, epsilon=head.norm_epsilon, dtype=self.dtype_policy, name=f"norm_{i}")
+            GroupNormalization(32, epsilon=head.norm_epsilon, dtype=self.dtype_policy, name=f"norm_{i}")
             for i in range(head.layers if head.norm == "group" else 0)
         ]
         self.prediction = self._convolution(anchors * width, False, "prediction")

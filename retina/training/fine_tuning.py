@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ from retina.training.run_directory import BEST, LATEST, RunDirectory
 # were trained for beside their shapes: other values are allowed, and said.
 _FREE = {"weights", "init_from", "init_classes", "batch_norm", "batch_norm_momentum", "freeze"}
 _FREE_IN_PARTS = {"init", "prior", "init_std"}
+
+# Share of letters that two names have in common, in order; cat and car have 0.67.
+_ALIKE = 0.8
 
 
 def read_initial(source: Path) -> Checkpoint:
@@ -120,11 +124,20 @@ def _describe(names: Sequence[str], saved: Checkpoint, config: Config, pairs: li
         lines.append(f"classification rows started anew, at the prior {config.model.head.prior}, for {_counted(fresh)}")
     if left:
         lines.append(f"classification rows of the checkpoint left out: {_counted(left)}")
+    near = [f"{name}: {other[0]}" for name in fresh if (other := _near(name, left))]
+    if near:
+        lines.append(f"if these are the same classes, set model.init_classes={{{', '.join(near)}}}")
     before = configuration.parse(saved.config, str(config.model.init_from))
     changed = changed_keys(_conventions(before), _conventions(config))
     if changed:
         lines.append(f"these weights were trained with other settings: {', '.join(changed.values())}")
     return lines
+
+
+def _near(name: str, others: Sequence[str]) -> list[str]:
+    """The most alike of other names, without regard to case, as `aeroplane` and `airplane` are."""
+    plain = {other.casefold(): other for other in others}
+    return [plain[one] for one in difflib.get_close_matches(name.casefold(), plain, n=1, cutoff=_ALIKE)]
 
 
 def _conventions(config: Config) -> dict[str, Any]:

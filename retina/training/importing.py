@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Sequence
 from functools import reduce
 from pathlib import Path
@@ -17,13 +18,13 @@ from retina.config import Config
 from retina.data.digits import read_digits
 from retina.data.load import load_split
 from retina.errors import RetinaError
-from retina.files import write_text, written
+from retina.files import exists, write_text, written
 from retina.inference import build_detector
 from retina.models.weights import sources
 from retina.models.weights.mapping import Report
 from retina.training.checkpoint import Checkpoint, gather, restore, save
 from retina.training.environment import describe_environment
-from retina.training.run_directory import BEST, LATEST, RunDirectory, refuse_if_used
+from retina.training.run_directory import BEST, LATEST, RunDirectory
 
 Kind = Literal["torchvision", "keras-hub", "detectron2", "torchvision-backbone"]
 
@@ -87,7 +88,7 @@ def import_run(
             is written then. Nor may `overrides` ask for another network than the file's.
     """
     out, path = Path(out), Path(file).absolute()
-    refuse_if_used(out)
+    _refuse_taken(out)
     if kind == "torchvision-backbone" or (kind == "keras-hub" and sources.is_keras_backbone(path)):
         return _import_backbone(path, out, classes, config, overrides)
     source = sources.read_detector(kind, path, classes, str(file))
@@ -101,6 +102,11 @@ def import_run(
     checkpoint = _first_checkpoint(resolved, source.names, source.category_ids, detector)
     _write(out, path, resolved, checkpoint, converted.report, converted.leftovers, pictures=config is None)
     return converted.report
+
+
+def _refuse_taken(out: Path) -> None:
+    if exists(out) and (not out.is_dir() or any(out.iterdir())):
+        raise RetinaError(f"{out}: expected a new or an empty folder, it is taken; choose another --out, or remove it")
 
 
 def _refuse_other_network(file: str | Path, own: Config, resolved: Config) -> None:
@@ -214,8 +220,8 @@ def _write(
     pictures: bool,
 ) -> None:
     environment = {**describe_environment(config), "weights": {"file": str(file), "sha256": report.sha256}}
-    run = RunDirectory.create(out, configuration.to_yaml(config), environment)
     try:
+        run = RunDirectory.create(out, configuration.to_yaml(config), environment)
         if pictures:
             _write_pictures(out / PICTURES, checkpoint.class_names, checkpoint.category_ids)
         with written(out / LEFTOVERS) as temporary:
@@ -225,8 +231,10 @@ def _write(
         save(path, checkpoint)
         for name in (BEST, LATEST):
             run.point(name, path)
-    except OSError as error:
-        raise RetinaError(f"{out}: cannot write the run directory: {error.strerror}; choose another --out") from None
+    except (OSError, RetinaError) as error:
+        shutil.rmtree(out, ignore_errors=True)  # it was empty: half a run is none
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise RetinaError(f"{out}: cannot write the run directory: {reason}; choose another --out") from None
 
 
 def _write_pictures(folder: Path, names: Sequence[str], ids: Sequence[int]) -> None:

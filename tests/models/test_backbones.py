@@ -4,6 +4,7 @@ import pytest
 
 from retina.errors import RetinaError
 from retina.models import backbones, backbones_keras_cv
+from retina.models.freezing import STAGES, freeze_stages
 
 # One of each family, and what is quick to build.
 SMALL = {
@@ -80,6 +81,38 @@ def test_conformance(name):
             assert np.isfinite(x).all() and x.std() > 0
     if name in CHANNELS:
         assert tuple(x.shape[-1] for x in maps.values()) == CHANNELS[name]
+    check_statistics(first)
+    check_freezing(second, name)
+
+
+def check_statistics(network):
+    """In training all batch normalisations move theirs; frozen, none."""
+    layers = network._flatten_layers()
+    # keras-cv's EfficientNets hold some that they never call.
+    norms = [one for one in layers if isinstance(one, keras.layers.BatchNormalization) and one.variables]
+    assert norms
+    image = np.random.default_rng(1).normal(3, 2, size=(2, 64, 64, 3)).astype(np.float32)
+    for trainable in (True, False):
+        for layer in norms:
+            layer.trainable = trainable
+        before = [keras.ops.convert_to_numpy(layer.moving_variance) for layer in norms]
+        network(image, training=True)
+        after = [keras.ops.convert_to_numpy(layer.moving_variance) for layer in norms]
+        moved = [not np.array_equal(old, new) for old, new in zip(before, after, strict=True)]
+        assert all(moved) if trainable else not any(moved)
+
+
+def check_freezing(network, name):
+    """Stage by stage for residual networks, all of it at last; others say that their stages are not known."""
+    if "resnet" not in name:
+        with pytest.raises(RetinaError, match=f"expected a residual network, whose stages are known, got {name}"):
+            freeze_stages(network, name, 1)
+        return
+    left = [len(network.trainable_weights)]
+    for stages in range(1, STAGES + 1):
+        freeze_stages(network, name, stages)
+        left.append(sum(len(layer.trainable_weights) for layer in network.layers))
+    assert left == sorted(set(left), reverse=True) and left[-1] == 0
 
 
 @pytest.mark.parametrize("name", ["keras_cv/resnet50", "resnet50"])

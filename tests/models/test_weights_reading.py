@@ -178,12 +178,36 @@ def test_a_training_script_s_checkpoint(torch, tmp_path, key):
             "optimizer": optimizer.state_dict(),
             key: {f"module.{name}": tensor for name, tensor in tensors(torch).items()},
             "lr_scheduler": schedule.state_dict(),
-            "args": argparse.Namespace(lr=0.1, epochs=26),
+            "args": argparse.Namespace(lr=0.1, epochs=26, device=torch.device("cpu")),
             "epoch": 25,
+            "best": np.float64(0.5),
         },
         tmp_path / "x.pth",
     )
     check(read_tensors(tmp_path / "x.pth").tensors)
+
+
+@pytest.mark.parametrize(
+    ("before", "more"),
+    [
+        ("_orig_mod.", {}),  # torch.compile
+        ("module._orig_mod.", {}),
+        ("model.", {}),  # Lightning
+        ("module.", {"n_averaged": np.array(3)}),  # torch.optim.swa_utils.AveragedModel
+    ],
+)
+def test_names_of_wrapped_networks(tmp_path, before, more):
+    path = tmp_path / "x.safetensors"
+    wrapped = {f"{before}{name}": value for name, value in VALUES.items()}
+    path.write_bytes(safetensors({**more, **wrapped}))
+    check(read_tensors(path).tensors)
+    path.write_bytes(safetensors({**wrapped, "other": VALUES["count"]}))
+    check(read_tensors(path).tensors, {**wrapped, "other": VALUES["count"]})
+
+
+def test_a_tensor_alone(torch, tmp_path):
+    torch.save(torch.ones(3), tmp_path / "x.pth")
+    refused(tmp_path / "x.pth", "expected a state dict .* found a value of type ndarray; save model.state_dict")
 
 
 @pytest.mark.parametrize(

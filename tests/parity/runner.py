@@ -56,7 +56,7 @@ def on_backend(backend, folder, cases, runs):
         env={**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1500,
     )
     assert process.returncode == 0, process.stderr[-3000:]
     with np.load(target) as file:

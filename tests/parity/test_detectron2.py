@@ -234,7 +234,7 @@ def test_a_backbone_of_timm_becomes_a_run(tmp_path, monkeypatch, capsys):
     state = layers.state_dict()
     for name, changed, text in (
         ("d", {"conv1.0.weight": state["conv1.weight"], "conv1.weight": None}, "expected a ResNet of 18 to 152 layers"),
-        ("wide", {"layer1.0.conv1.weight": torch.zeros(128, 64, 3, 3)}, r"layer1.0.conv1.weight has shape"),
+        ("wide", {"layer1.0.conv1.weight": torch.zeros(128, 64, 3, 3)}, "ResNeXt, wide, pre-activated and other"),
         ("detector", {"backbone.bottom_up.x": torch.zeros(1)}, "import-weights detectron2"),
         ("more", {"layer1.0.se.weight": torch.zeros(1)}, "it also holds layer1.0.se.weight"),
     ):

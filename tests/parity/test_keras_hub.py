@@ -298,6 +298,8 @@ def test_bad_files_exit_with_2(second, folder, tmp_path, monkeypatch, capsys):
     (tmp_path / "empty.weights.h5").write_bytes(b"")
     (tmp_path / "text.weights.h5").write_bytes(b"<html>404</html>")
     (tmp_path / "folder").mkdir()
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "model.weights.json").write_text("{}")
     with zipfile.ZipFile(tmp_path / "other.keras", "w") as archive:
         archive.writestr("config.json", "{}")
     secret = tmp_path / "secret.bin"
@@ -317,6 +319,7 @@ def test_bad_files_exit_with_2(second, folder, tmp_path, monkeypatch, capsys):
         ("empty.weights.h5", "is empty"),
         ("text.weights.h5", "expected a preset folder of keras-hub"),
         ("folder", "it has no model.weights.h5"),
+        ("shards", "its weights are in several files (model.weights.json); save the model again in one"),
         ("other.keras", "not a .keras file"),
         ("elsewhere.weights.h5", "is not stored plainly"),
         ("linked.weights.h5", "is a link to elsewhere"),

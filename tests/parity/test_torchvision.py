@@ -216,15 +216,22 @@ def test_published_epsilon(folder, shared_data):
     assert difference > 1e-3 * np.abs(wanted["logits_0"]).max()
 
 
-@pytest.mark.parametrize("name", ["resnet18", pytest.param("resnet50", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("canvas", [(64, 96), (75, 131)])
-def test_backbone_files(name, canvas, tmp_path):
+SLOW = [pytest.param(f"resnet{depth}", marks=pytest.mark.slow) for depth in (34, 50, 101, 152)]
+
+
+@pytest.mark.parametrize("name", ["resnet18", *SLOW])
+def test_backbone_files(name, tmp_path):
     """Feature maps of an ImageNet classifier; sides that are odd somewhere on the way included."""
     torch.manual_seed(0)
     model = getattr(theirs.resnet, name)(weights=None)
     theirs.randomise_norms(model, torch.Generator().manual_seed(0))
     theirs.save(model.eval(), tmp_path / "classifier.pth")
     network = backbones.build(name, str(tmp_path / "classifier.pth"))
+    for canvas in ((64, 96), (75, 131)):
+        same_maps(network, model, canvas)
+
+
+def same_maps(network, model, canvas):
     image = np.random.default_rng(0).normal(size=(1, *canvas, 3)).astype(np.float32)
     found = network(image)
     with torch.no_grad():

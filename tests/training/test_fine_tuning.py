@@ -11,7 +11,7 @@ from retina.errors import RetinaError
 from retina.models.weights import torchvision
 from retina.models.weights.reading import TensorFile
 from retina.training.checkpoint import Checkpoint, gather, save
-from retina.training.fine_tuning import _conventions, initialise, matching_classes, read_initial
+from retina.training.fine_tuning import _conventions, _near, initialise, matching_classes, read_initial
 from retina.training.run_directory import BEST, LATEST, RunDirectory
 from tests.training.small_step import four_images, small_detector, weights
 
@@ -115,6 +115,25 @@ def test_other_classes_keep_their_rows_by_name_and_the_others_start_anew(old):
     for name, array in weights(old).items():
         if not name.startswith(path.rsplit("/", 1)[0]) and name != new.classification.bias.path:
             np.testing.assert_array_equal(after[name], array, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "near"),
+    [
+        ("aeroplane", ["airplane", "person"], ["airplane"]),
+        ("pottedplant", ["potted plant"], ["potted plant"]),
+        ("Person", ["person"], ["person"]),
+        ("cat", ["car"], []),
+        ("a", [], []),
+    ],
+)
+def test_names_that_may_be_the_same(here, there, near):
+    assert _near(here, there) == near
+
+
+def test_a_class_by_another_name_is_asked_about(old):
+    lines = initialise(detector(("Cat", "dog"), 2), checkpoint(old), config())
+    assert lines[-1] == "if these are the same classes, set model.init_classes={Cat: cat}"
 
 
 def test_no_class_in_common_keeps_the_rest_of_the_network(old):

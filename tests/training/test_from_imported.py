@@ -152,7 +152,8 @@ def test_bad_files_of_every_kind(kind, imported, tmp_path, monkeypatch, capsys):
         if content is not None:
             (tmp_path / name).write_bytes(content)
     (tmp_path / "folder").mkdir()
-    for name in [*files, "folder"]:
+    os.mkfifo(tmp_path / "pipe")  # which would be waited for without end
+    for name in [*files, "folder", "pipe"]:
         words = ["retina", "import-weights", kind, str(tmp_path / name), "--out", str(tmp_path / "run")]
         monkeypatch.setattr(sys, "argv", words)
         with pytest.raises(SystemExit) as ended:

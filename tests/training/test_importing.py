@@ -12,12 +12,14 @@ import pytest
 torch = pytest.importorskip("torch")
 theirs = pytest.importorskip("tests.parity.torchvision_models")
 
+import retina  # noqa: E402
 from retina import cli, config  # noqa: E402
 from retina.errors import RetinaError  # noqa: E402
+from retina.export.weights import export_weights  # noqa: E402
 from retina.models.weights import torchvision  # noqa: E402
 from retina.models.weights.coco import CATEGORIES  # noqa: E402
 from retina.models.weights.mapping import convert  # noqa: E402
-from retina.models.weights.reading import TensorFile, sha256_of_file  # noqa: E402
+from retina.models.weights.reading import TensorFile, sha256_of_arrays, sha256_of_file  # noqa: E402
 from retina.training.checkpoint import read  # noqa: E402
 from retina.training.importing import import_run  # noqa: E402
 from retina.training.run_directory import RunDirectory  # noqa: E402
@@ -137,6 +139,8 @@ def test_every_tensor_is_accounted_for(coco):
             wanted = wanted.transpose(2, 3, 1, 0) if wanted.ndim == 4 else wanted
             assert one.axes == ((2, 3, 1, 0) if wanted.ndim == 4 else None)
             np.testing.assert_array_equal(arrays[name], wanted)
+    plain = {name.removeprefix("weights/"): values for name, values in arrays.items() if name in carried}
+    assert report.arrays_sha256 == sha256_of_arrays(plain)
     assert {one.reason for one in report.unused} == {
         "PyTorch's count of training batches",
         "entries of classes that the detector here does not have",
@@ -155,7 +159,8 @@ def test_the_second_version_with_a_config_and_names(second, second_run):
     assert written.loss.box == config.GiouBox(weight=1.0)
     assert not (second_run / "pictures").exists()
     notes = json.loads((second_run / "import.json").read_text())["notes"]
-    assert len(notes) == 2 and "rounds a resized side down" in notes[0] and "max_canvases" in notes[1]
+    assert len(notes) == 3 and "each image's loss by its own positive anchors" in notes[0]
+    assert "rounds a resized side down" in notes[1] and "max_canvases" in notes[2]
     norm = saved.arrays["weights/detector/box/norm_3/gamma"]
     np.testing.assert_array_equal(norm, second["head.regression_head.conv.3.1.weight"])
 
@@ -303,7 +308,24 @@ def test_bad_files_exit_with_2(tmp_path, monkeypatch, capsys, coco):
 
 def test_a_taken_folder(tmp_path, monkeypatch, capsys, coco):
     code, said = run_cli(monkeypatch, capsys, "import-weights", "torchvision", coco[1], "--out", coco[2])
-    assert code == 2 and "the run directory is not empty" in said.err
+    assert code == 2 and said.err == (
+        f"retina: {coco[2]}: expected a new or an empty folder, it is taken; choose another --out, or remove it\n"
+    )
+
+
+def test_the_commands_names_in_python():
+    assert retina.import_weights is import_run and retina.export_weights is export_weights
+
+
+def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, capsys, coco):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("retina.training.importing.save", full)
+    words = "import-weights", "torchvision", coco[1], "--out", tmp_path / "run"
+    code, said = run_cli(monkeypatch, capsys, *words)
+    assert code == 2 and "cannot write the run directory: No space left on device; choose another --out" in said.err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

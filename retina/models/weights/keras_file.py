@@ -6,9 +6,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import struct
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,18 +14,14 @@ import h5py
 import numpy as np
 
 from retina.errors import RetinaError
+from retina.files import refuse_special
 from retina.models.weights.keras_trial import check_readable
 from retina.models.weights.reading import sha256_of_file
-from retina.models.weights.values import Damaged, Refused, Room, as_float32, named
-
-_DAMAGE = (
-    Damaged, OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError, RuntimeError, MemoryError,
-    OverflowError, RecursionError, NotImplementedError, zipfile.BadZipFile, zlib.error, struct.error,
-)  # fmt: skip
+from retina.models.weights.values import DAMAGE, Damaged, Refused, Room, as_float32, named
 
 _HDF5_START, _ZIP_START = b"\x89HDF\r\n\x1a\n", b"PK\x03\x04"
 _CONFIGS = ("config.json", "task.json", "image_converter.json", "preprocessor.json")
-_WEIGHTS, _TASK_WEIGHTS = "model.weights.h5", "task.weights.h5"
+_WEIGHTS, _TASK_WEIGHTS, _SHARDS = "model.weights.h5", "task.weights.h5", "model.weights.json"
 _LONGEST_JSON, _STORED = 10_000_000, zipfile.ZIP_STORED
 
 
@@ -55,8 +49,8 @@ def read_keras(path: Path) -> KerasFile:
         RetinaError: it is missing, damaged, or none of these, or its values are not finite.
     """
     try:
-        if path.exists():
-            check_readable(path)
+        refuse_special(path)
+        check_readable(path)
         found = read_plainly(path)
     except Refused as error:
         raise RetinaError(f"{path}: {error}") from None
@@ -64,7 +58,7 @@ def read_keras(path: Path) -> KerasFile:
         raise RetinaError(f"{path}: no such file or preset folder") from None
     except PermissionError as error:
         raise RetinaError(f"{path}: cannot read this file of weights: {error.strerror}") from None
-    except _DAMAGE as error:
+    except DAMAGE as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise RetinaError(f"{path}: damaged file of weights ({reason}); fetch it again") from None
     for group in found.groups:
@@ -92,6 +86,11 @@ def read_plainly(path: Path) -> KerasFile:
 def _read_preset(folder: Path) -> KerasFile:
     weights = [name for name in (_WEIGHTS, _TASK_WEIGHTS) if (folder / name).is_file()]
     if not weights:
+        if (folder / _SHARDS).exists():
+            raise Refused(
+                f"its weights are in several files ({_SHARDS}); save the model again in one, by "
+                "save_to_preset(…, max_shard_size=10) of keras-hub"
+            )
         raise Refused(f"expected a preset folder of keras-hub; it has no {_WEIGHTS}")
     groups = tuple(group for name in weights for group in _groups(folder / name, f"{name.split('.')[0]}/"))
     names = [name for name in _CONFIGS if (folder / name).is_file()]

@@ -16,10 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from retina.models.weights import program
-from retina.models.weights.values import Call, Damaged, Refused, Room, as_float32, ordered, shown
-
-# NumPy's own bound on an array's axes, before version 2.
-_MOST_AXES = 32
+from retina.models.weights.values import MOST_AXES, Call, Damaged, Refused, Room, as_float32, ordered, shown
 
 # Numbers of a plain kind: byte order, kind, bytes.
 _PLAIN = re.compile(r"[<|=]?(f2|f4|f8|i1|i2|i4|i8|u1|u2|u4|u8|b1)")
@@ -65,7 +62,7 @@ class _Array:
             content = content.encode("latin1")
         if not isinstance(dtype, _Dtype) or not isinstance(content, bytes):
             raise Damaged("an array that is not of plain numbers")
-        if not isinstance(shape, tuple) or len(shape) > _MOST_AXES:
+        if not isinstance(shape, tuple) or len(shape) > MOST_AXES:
             raise Damaged("an array of no shape")
         if not all(type(side) is int and 0 <= side < 1 << 62 for side in shape):
             raise Damaged(f"an array of shape {shown(shape)}")

@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import struct
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -14,16 +13,21 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from retina.errors import RetinaError
+from retina.files import refuse_special
 from retina.models.weights import torch_file
 from retina.models.weights.numpy_pickle import read_pickle
-from retina.models.weights.values import DTYPES, Damaged, Refused, named, shown, values_of
+from retina.models.weights.values import DAMAGE, DTYPES, MOST_AXES, Damaged, Refused, named, shown, values_of
 
 # What is torch.save's first argument in training scripts, where it is not the state dict itself.
 _WRAPPERS = ("model", "state_dict", "model_state_dict")
+# What stands before every name where the network was wrapped: data-parallel, compiled, in a Lightning module.
+_PREFIXES = ("module.", "_orig_mod.", "model.")
+# PyTorch's AveragedModel counts its updates beside the weights.
+_AVERAGES = "n_averaged"
 
 # A header of safetensors is JSON of some 100 bytes a tensor; parsed, it takes up to thirty times its length.
 _LONGEST_HEADER = 10_000_000
-_MOST_AXES, _LONGEST_NAME = 32, 300
+_LONGEST_NAME = 300
 
 # The protocols in which a pickle of arrays is written, by the byte that follows its first one.
 _PICKLES = (b"\x02", b"\x03", b"\x04", b"\x05")
@@ -32,12 +36,6 @@ _SAFETENSORS_DTYPES = {
     "F64": "Double", "F32": "Float", "F16": "Half", "BF16": "BFloat16", "I64": "Long", "I32": "Int", "I16": "Short",
     "I8": "Char", "U8": "Byte", "BOOL": "Bool",
 }  # fmt: skip
-
-_DAMAGE = (
-    Damaged, OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError, RuntimeError, MemoryError,
-    OverflowError, RecursionError, NotImplementedError, zipfile.BadZipFile, struct.error,
-    *torch_file.DAMAGE,
-)  # fmt: skip
 
 
 class TensorFile(NamedTuple):
@@ -52,14 +50,15 @@ def read_tensors(path: Path) -> TensorFile:
     """Reads a file of torch.save (either of its formats), of safetensors or a pickle of NumPy arrays; its content
     decides, not its name.
 
-    A state dict below `model`, `state_dict` or `model_state_dict`, as training scripts write it, is found; the prefix
-    `module.` of data-parallel training is left out.
+    A state dict below `model`, `state_dict` or `model_state_dict`, as training scripts write it, is found; the prefixes
+    of wrapped networks (`module.`, `_orig_mod.`, `model.` before every name) are left out.
 
     Raises:
         RetinaError: the file is missing, damaged, holds anything but plain tensors where they are expected, or has
             values that are not finite.
     """
     try:
+        refuse_special(path)
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             file.seek(0)
@@ -68,7 +67,9 @@ def read_tensors(path: Path) -> TensorFile:
     except Refused as error:
         raise RetinaError(f"{path}: {error}") from None
     except (FileNotFoundError, NotADirectoryError):
-        raise RetinaError(f"{path}: no such file of weights") from None
+        raise RetinaError(
+            f"{path}: no such file of weights; check the path, or fetch it (README, 'Start from trained weights')"
+        ) from None
     except IsADirectoryError as error:
         raise RetinaError(
             f"{path}: cannot read this file of weights: {error.strerror}; give the .pth or .safetensors file in it. (A "
@@ -76,7 +77,7 @@ def read_tensors(path: Path) -> TensorFile:
         ) from None
     except PermissionError as error:
         raise RetinaError(f"{path}: cannot read this file of weights: {error.strerror}") from None
-    except _DAMAGE as error:
+    except DAMAGE as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise RetinaError(f"{path}: damaged file of weights ({reason}); fetch it again") from None
     for name, values in tensors.items():
@@ -149,7 +150,7 @@ def _place(name: str, entry: dict[str, Any], held: int) -> tuple[int, int]:
         known = ", ".join(_SAFETENSORS_DTYPES)
         raise Refused(f"tensor {named(name)} has type {named(entry['dtype'])}, expected one of {known}")
     where = f"{shown(shape)} at {shown(start)} to {shown(stop)}"
-    if not isinstance(shape, list) or len(shape) > _MOST_AXES:
+    if not isinstance(shape, list) or len(shape) > MOST_AXES:
         raise Damaged(f"tensor {named(name)} has shape {where}")
     if not all(type(side) is int and 0 <= side < 1 << 62 for side in (*shape, start, stop)):
         raise Damaged(f"tensor {named(name)} has shape {where}")
@@ -169,7 +170,7 @@ def _state_dict(tree: Any) -> Iterator[tuple[str, np.ndarray]]:
     state = tree if wrapper is None else tree[wrapper]
     if not isinstance(state, dict) or not state:
         raise Refused(f"expected a state dict (names and tensors), found {_kind(tree)}; save model.state_dict()")
-    prefix = "module." if all(isinstance(name, str) and name.startswith("module.") for name in state) else ""
+    prefix = _prefix(state)
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, np.ndarray):
             raise Refused(
@@ -178,8 +179,21 @@ def _state_dict(tree: Any) -> Iterator[tuple[str, np.ndarray]]:
             )
         if len(name) > _LONGEST_NAME or not name.isprintable():
             raise Refused(f"a tensor's name is no plain text of at most {_LONGEST_NAME} characters: {shown(name)}")
-        yield name.removeprefix(prefix), value
+        if name != _AVERAGES or not prefix:
+            yield name.removeprefix(prefix), value
+
+
+def _prefix(state: dict[Any, Any]) -> str:
+    """What stands before every name; one wrapper may hold another."""
+    names = [name for name in state if isinstance(name, str) and name != _AVERAGES]
+    prefix = ""
+    while names and len(prefix) < _LONGEST_NAME:
+        more = next((one for one in _PREFIXES if all(name.startswith(prefix + one) for name in names)), None)
+        if more is None:
+            break
+        prefix += more
+    return prefix
 
 
 def _kind(value: Any) -> str:
-    return "an empty dict" if value == {} else f"a value of type {type(value).__name__[:80]}"
+    return "an empty dict" if isinstance(value, dict) and not value else f"a value of type {type(value).__name__[:80]}"

@@ -12,7 +12,6 @@ import math
 import pickle
 import struct
 import zipfile
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import cache
@@ -21,18 +20,14 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from retina.models.weights import program
-from retina.models.weights.values import DTYPES, Call, Damaged, Refused, Room, ordered, shown, values_of
+from retina.models.weights.values import DTYPES, MOST_AXES, Call, Damaged, Refused, Room, ordered, shown, values_of
 
 # The pickled magic number that files of PyTorch before 1.6 begin with.
 LEGACY_START = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
 _LEGACY_VERSION = 1001
 
-DAMAGE = (pickle.UnpicklingError, zlib.error)
-
 # As torch.save writes them, a detector's checkpoint with its optimizer has a data.pkl of half a million bytes.
 _LONGEST_PICKLE, _LONGEST_BYTEORDER = 20_000_000, 16
-# NumPy's own bound on an array's axes, before version 2.
-_MOST_AXES = 32
 
 
 def read_zip(file: BinaryIO) -> Any:
@@ -133,7 +128,7 @@ class _Ignored:
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
     """`torch._utils._rebuild_tensor`; what may follow (gradients, hooks) is no number of the tensor's."""
-    if not isinstance(storage, _Storage) or len(shape) != len(strides) or len(shape) > _MOST_AXES:
+    if not isinstance(storage, _Storage) or len(shape) != len(strides) or len(shape) > MOST_AXES:
         raise Damaged("a tensor without storage, or with another number of strides than sides")
     if not all(type(number) is int and 0 <= number < 1 << 62 for number in (offset, *shape, *strides)):
         raise Damaged("a tensor whose shape, strides or offset are no whole numbers from 0")
@@ -145,7 +140,7 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Te
 
 def _sides(sides: Any = ()) -> tuple[Any, ...]:
     """`torch.Size`."""
-    if not isinstance(sides, (list, tuple)) or len(sides) > _MOST_AXES:
+    if not isinstance(sides, (list, tuple)) or len(sides) > MOST_AXES:
         raise Damaged("a shape that is none")
     return tuple(sides)
 
@@ -163,6 +158,11 @@ class _Reader:
             ("torch._utils", "_rebuild_tensor_v2"): Call(_tensor),
             ("torch._utils", "_rebuild_parameter"): Call(lambda data, *_: data),
             ("torch", "Size"): Call(_sides),
+            # Of training scripts: a device, and NumPy's numbers such as the best score so far.
+            ("torch", "device"): Call(_Ignored),
+            ("numpy", "dtype"): Call(_Ignored),
+            **{(f"{core}.multiarray", "scalar"): Call(_Ignored) for core in ("numpy.core", "numpy._core")},
+            ("_codecs", "encode"): Call(_Ignored),  # how old protocols write such a number's bytes
             # The arguments of torchvision's training script. A class of this file's, since a pickle can change it.
             ("argparse", "Namespace"): type("Ignored", (_Ignored,), {}),
         }

@@ -36,6 +36,12 @@ _COCO_ROWS = 91
 _PUBLISHED_WITHOUT_EPSILON = "eeacb38b"
 
 
+_LOSSES = (
+    "torchvision divides each image's loss by its own positive anchors and takes the mean over images, and its "
+    "classification loss has the rows without a class too (background, unused numbers of COCO's); retina divides the "
+    "batch's sum once (loss.normalizer) and has the classes' rows alone"
+)
+
 # Measured by scripts/reproduce/imported_resizing on one photograph of 640 x 480, on a CPU.
 _RESIZING = (
     "torchvision rounds a resized side down (640 x 480 becomes 1066 x 800), retina to the nearest pixel (1067), and "
@@ -117,7 +123,8 @@ def classifier_depth(file: TensorFile) -> int:
     if depth is None or "conv1.weight" not in file.tensors:
         raise RetinaError(
             f"{file.path}: expected a ResNet of 18 to 152 layers as torchvision and timm name its tensors, found "
-            f"{_sample(file.tensors)}; ResNet-D (resnet50d), pre-activated and other networks can't be imported"
+            f"{_sample(file.tensors)}; ResNet-D (resnet50d), ResNeXt, wide, pre-activated and other networks can't be "
+            "imported"
         )
     return depth
 
@@ -219,6 +226,9 @@ def _depth(shapes: Mapping[str, Any], prefix: str) -> int | None:
         len({name.split(".")[1] for name in names if name.startswith(f"layer{stage}.")}) for stage in range(1, 5)
     )
     bottleneck = f"{prefix}layer1.0.conv3.weight" in shapes
+    # ResNeXt's and wide ResNets' tensors have the same names.
+    if shapes.get(f"{prefix}layer1.0.conv1.weight", (64,))[:1] != (64,):
+        return None
     return next((depth for depth, known in ARCHITECTURES.items() if known == (blocks, bottleneck)), None)
 
 
@@ -323,7 +333,7 @@ def conventions(kind: Retinanet, file: TensorFile) -> tuple[dict[str, Any], tupl
         "inference": {"score_threshold": 0.05, "candidates": 1000, "nms_iou": 0.5, "max_detections": 300},
         "resize": {"short": 800, "long": 1333, "multiple": 32},
     }
-    return sections, (*notes, *_RESIZING)
+    return sections, (*notes, _LOSSES, *_RESIZING)
 
 
 def _epsilon(kind: Retinanet, file: TensorFile) -> tuple[float | None, tuple[str, ...]]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
+import struct
+import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,6 +19,17 @@ class Damaged(Exception):
 
 class Refused(Exception):
     """The file is whole, but not what is wanted; the message says what, and what to do."""
+
+
+# What readers and the libraries under them raise at bytes that contradict themselves.
+DAMAGE = (
+    Damaged, OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError, RuntimeError, MemoryError,
+    OverflowError, RecursionError, NotImplementedError, zipfile.BadZipFile, zlib.error, struct.error,
+    pickle.UnpicklingError,
+)  # fmt: skip
+
+# NumPy's own bound on an array's axes, before version 2.
+MOST_AXES = 32
 
 
 class Room:
