@@ -27,6 +27,7 @@ _HOMES = {
     "score": "retina.scoring",
     "compare": "retina.training.comparing",
     "browse": "retina.report.browse",
+    "write_report": "retina.report.run_page",
 }
 
 __all__ = ["__version__", "losses", *_HOMES]

@@ -111,9 +111,9 @@ def test_missing_sections(write):
         ("data.train.split=all", "'data.train.split': input should be 'train', 'validation' or 'test', got 'all'"),
         ("data.classes=[]", "'data.classes': classes must be a non-empty list of distinct names"),
         ("data.classes=[cat, dog, cat]", "'data.classes': classes must be a non-empty list of distinct names"),
-        ("data.classes=[yes, cat]", "'data.classes.0': input should be a valid string, got True"),
+        ("data.classes=[true, cat]", "'data.classes.0': input should be a valid string, got True"),
         ("data.invalid_boxes=fix", "'data.invalid_boxes': input should be 'error', 'clip' or 'drop', got 'fix'"),
-        ("data.difficult=no", "'data.difficult': input should be 'ignore', 'use' or 'drop', got False"),
+        ("data.difficult=no", "'data.difficult': input should be 'ignore', 'use' or 'drop', got 'no'"),
         ("data.resize.short=2000", "'data.resize': long (1333) must be at least short (2000)"),
         ("data.resize.train_short=[800, 640]", "'data.resize': train_short must increase, got [800, 640]"),
         ("data.resize.train_short=[640, 1400]", "long (1333) must be at least the largest train_short (1400)"),
@@ -160,7 +160,7 @@ def test_missing_sections(write):
         ),
         ("loss.classification.gamma=-1", "'loss.classification.gamma': input should be greater than or equal to 0"),
         ("loss.classification.gamma=.inf", "'loss.classification.gamma': input should be a finite number, got inf"),
-        ("loss.classification.gamma=yes", "'loss.classification.gamma': input should be a valid number, got True"),
+        ("loss.classification.gamma=true", "'loss.classification.gamma': input should be a valid number, got True"),
         ("loss.box.delta=0", "'loss.box.delta': input should be greater than 0, got 0"),
         (
             "loss.box={kind: l2}",
@@ -196,7 +196,7 @@ def test_missing_sections(write):
         ("schedule.milestones=[5, 3]", "'schedule': milestones must increase, got [5, 3]"),
         # run, inference, evaluation
         ("run.batch_size=0", "'run.batch_size': input should be greater than 0, got 0"),
-        ("run.batch_size=yes", "'run.batch_size': input should be a valid integer, got True"),
+        ("run.batch_size=true", "'run.batch_size': input should be a valid integer, got True"),
         ("run.batch_size='8'", "'run.batch_size': input should be a valid integer, got '8'"),
         ("run.seed=1e-3", "'run.seed': input should be a valid integer"),
         ("run.seed=-1", "'run.seed': input should be greater than or equal to 0, got -1"),
@@ -279,6 +279,13 @@ def test_exponents_are_floats(write, text):
 @pytest.mark.parametrize("name", ["e1", "1e", "x1e-3", "1e-3x"])
 def test_words_that_look_like_exponents_stay_text(name):
     assert changed(f"data.classes=[{name}, b]").data.classes == (name, "b")
+
+
+def test_only_true_and_false_are_booleans(write):
+    read = config.load(write("run: {xla: off, preflight: off, report: no}\n"), ["data.classes=[on, Yes, n, No]"])
+    assert (read.run.xla, read.run.preflight, read.run.report) == ("off", "off", False)
+    assert read.data.classes == ("on", "Yes", "n", "No")
+    assert config.load(write("run: {deterministic: True}\n")).run.deterministic is True
 
 
 def test_kinds_choose_the_section():

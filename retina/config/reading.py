@@ -23,7 +23,14 @@ _DEFAULT_KINDS = {("optimizer",): "sgd", ("loss", "classification"): "focal", ("
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads `1e-3` as a string and silently keeps the last of two equal keys: neither here."""
+    """YAML 1.1 reads `1e-3` as a string, `off`, `no` and `on` as booleans (`run.xla: off`, a class called `no`), and
+    silently keeps the last of two equal keys: none of them here. As in YAML 1.2, only `true` and `false` are booleans.
+    """
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own, shared by all of the class
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen: set[str] = set()
@@ -40,6 +47,9 @@ class _Dumper(yaml.SafeDumper):
     """Puts text into quotes that `_Loader` would read as a number."""
 
 
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 for _class in (_Loader, _Dumper):
     _class.add_implicit_resolver(
         "tag:yaml.org,2002:float",
