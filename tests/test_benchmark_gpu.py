@@ -2,10 +2,13 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from importlib.machinery import SourceFileLoader
+from importlib.metadata import requires
 from importlib.util import find_spec, module_from_spec, spec_from_loader
 from pathlib import Path
 from types import ModuleType
@@ -235,6 +238,9 @@ def test_an_absent_module_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "torchvision" else object())
     assert lacking(Part("train", "torchvision")) == "torchvision"
     assert lacking(Part("train", "retina", "jax")) is None
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "simplejpeg" else object())
+    assert lacking(Part("accuracy", "retina", "jax", data="bccd")) == "simplejpeg"
+    assert lacking(Part("train", "retina", "jax")) is None
 
 
 def test_real_data_settings(shared_data: Path):
@@ -285,6 +291,19 @@ def test_wheels_are_split_and_joined(tmp_path: Path):
     (tmp_path / names[1]).unlink()
     with pytest.raises(SystemExit, match="expected pieces 000 to 002, got 2"):
         carry.join(tmp_path, target)
+
+
+def test_every_package_that_training_needs_is_carried_or_expected_there():
+    """A machine without a network gets one chance."""
+    carry = script("carry_wheels")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = {re.split(r"[<>=\[]", one)[0] for one in project["dependencies"]}
+    # Only for TensorFlow Datasets, and for the backbones of keras-cv.
+    needed -= {"tensorflow-datasets", "importlib_resources", "keras-cv"}
+    needed |= {re.split(r"[<>=!;\[ ]", one)[0] for one in requires("tensorflow") or () if "extra ==" not in one}
+    brought = {carry.SAME_VERSION_AS.get(one, one) for packages in carry.SETS.values() for one in packages}
+    there = {carry.normal(one) for one in (*brought, *carry.THERE)}
+    assert {one for one in needed if carry.normal(one) not in there} == set()
 
 
 def test_wheels_have_the_tested_versions():
