@@ -193,6 +193,8 @@ def test_missing_sections(write):
         ("schedule={steps: 5}", "missing key 'schedule.kind'"),
         ("schedule.steps=0", "'schedule.steps': input should be greater than 0, got 0"),
         ("schedule.warmup_steps=11", "'schedule': warmup_steps (11) must not exceed steps (10)"),
+        ("schedule.warmup_factor=0.5", "'schedule': warmup_factor has no effect with warmup_steps: 0; remove it"),
+        ("schedule={kind: step, steps: 10, factor: 0.5}", "'schedule': factor has no effect without milestones"),
         ("schedule.milestones=[5, 3]", "'schedule': milestones must increase, got [5, 3]"),
         # run, inference, evaluation
         ("run.batch_size=0", "'run.batch_size': input should be greater than 0, got 0"),
