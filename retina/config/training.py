@@ -164,8 +164,8 @@ class Hosts(Section):
 class Run(Section):
     """`batch_size` images make one update, over all devices. `accumulate` splits them into that many parts, which go
     through the network one after another for less memory: the same update, except that batch normalisation in training
-    sees a part at a time. `xla` compiles the step by XLA. JAX always does; TensorFlow with `auto` not on a CPU, where it
-    was measured to be slower, and on a GPU, which is not measured yet.
+    sees a part at a time. `xla` compiles the step by XLA. JAX always does; TensorFlow with `auto` does on a GPU, which
+    is not measured yet, and not on a CPU, where it is slower.
 
     `devices` are those of one host that share each batch, or `all` that its backend sees; `hosts` are the machines that
     share it, where there are several (JAX only). Neither changes a result by more than rounding, except that
