@@ -358,3 +358,42 @@ def test_our_parts_run_on_a_cpu(tmp_path: Path):
     assert live["tflop"] == pytest.approx(3 * inference["tflop"] - pixels, rel=1e-6)
     assert inference["tflop"] < frozen["tflop"] < live["tflop"]
     assert math.isfinite(live["loss"]) and "of peak" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("jax") is None or find_spec("torchvision") is None, reason="needs JAX and torchvision")
+def test_the_profile_and_both_inferences_run_on_a_cpu(tmp_path: Path):
+    out = tmp_path / "gpu.jsonl"
+    options = ["--tiny", "--batches", "1", "--repeats", "1", "--rounds", "1", "--kinds", "profile", "infer"]
+    command = [sys.executable, str(ROOT / "scripts" / "benchmark_gpu"), *options, "--backend", "jax", "--out", str(out)]
+    done = subprocess.run([*command, "--only", "128x128"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    profile, *inferences = map(json.loads, out.read_text().splitlines()[1:])
+    assert [r["of"]["who"] for r in inferences] == ["retina", "torchvision"]
+    assert all(r["images_per_second"] == pytest.approx(1 / r["seconds"][0]) for r in inferences)
+    times = profile["parts"]
+    assert 0 < times["forward"] < times["forward_and_backward"] and 0 < times["loss_and_its_gradient"] < times["step"]
+    assert profile["operations"] and sum(o["share"] for o in profile["operations"]) <= 1 + 1e-9
+    assert "decoding and suppression take" in done.stdout and "a step takes" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("jax") is None, reason="needs JAX")
+def test_training_from_photographs_runs_on_a_cpu(tmp_path: Path, shared_data: Path):
+    """BCCD of six images: a step each of `fed` and `accuracy`, through pipeline, evaluation and table."""
+    folder, out = tmp_path / "bccd", tmp_path / "gpu.jsonl"
+    (folder / "ImageSets" / "Main").mkdir(parents=True)
+    for name in ("Annotations", "JPEGImages"):
+        (folder / name).symlink_to(shared_data / "bccd" / name)
+    for split, count in (("train", 4), ("val", 2), ("test", 1)):
+        names = (shared_data / "bccd" / "ImageSets" / "Main" / f"{split}.txt").read_text().splitlines()
+        (folder / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(names[:count]) + "\n")
+    options = ["--tiny", "--batches", "2", "--steps", "1", "--kinds", "accuracy", "fed", "--data", str(folder)]
+    command = [sys.executable, str(ROOT / "scripts" / "benchmark_gpu"), *options, "--backend", "jax", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    records = {r["of"]["kind"]: r for r in map(json.loads, out.read_text().splitlines()[1:])}
+    assert (records["accuracy"]["batch"], records["fed"]["batch"]) == (8, 2)
+    for record in records.values():
+        assert record["steps"] == 1 and 0 <= record["metrics"]["AP"] <= 1 and record["fed_images_per_second"] > 0
+        assert f"{record['part']}: 1 steps of {record['batch']}" in done.stdout
