@@ -22,7 +22,7 @@ from retina.models.detector import Detector
 from retina.training import checkpoint as checkpoints
 from retina.training.callbacks import Callbacks
 from retina.training.distribution import ALONE, Distribution
-from retina.training.environment import devices, memory
+from retina.training.environment import devices, memory, trim_memory
 from retina.training.interruption import Interrupted, InterruptionGuard
 from retina.training.meter import Fault, Meter, state_fault
 from retina.training.parts import Parts, assemble
@@ -249,6 +249,7 @@ class Loop:
             # The pipeline's functions hold each other in cycles, and with as many objects as TensorFlow keeps alive
             # Python would collect those of dozens of evaluations at once: memory would grow until then.
             gc.collect()
+            trim_memory()
         self.callbacks.test_end(step, self.line, figures)
         return True
 
