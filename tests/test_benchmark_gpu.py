@@ -2,10 +2,13 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from importlib.machinery import SourceFileLoader
+from importlib.metadata import requires
 from importlib.util import find_spec, module_from_spec, spec_from_loader
 from pathlib import Path
 from types import ModuleType
@@ -235,6 +238,9 @@ def test_an_absent_module_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "torchvision" else object())
     assert lacking(Part("train", "torchvision")) == "torchvision"
     assert lacking(Part("train", "retina", "jax")) is None
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "simplejpeg" else object())
+    assert lacking(Part("accuracy", "retina", "jax", data="bccd")) == "simplejpeg"
+    assert lacking(Part("train", "retina", "jax")) is None
 
 
 def test_real_data_settings(shared_data: Path):
@@ -285,6 +291,19 @@ def test_wheels_are_split_and_joined(tmp_path: Path):
     (tmp_path / names[1]).unlink()
     with pytest.raises(SystemExit, match="expected pieces 000 to 002, got 2"):
         carry.join(tmp_path, target)
+
+
+def test_every_package_that_training_needs_is_carried_or_expected_there():
+    """A machine without a network gets one chance."""
+    carry = script("carry_wheels")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = {re.split(r"[<>=\[]", one)[0] for one in project["dependencies"]}
+    # Only for TensorFlow Datasets, and for the backbones of keras-cv.
+    needed -= {"tensorflow-datasets", "importlib_resources", "keras-cv"}
+    needed |= {re.split(r"[<>=!;\[ ]", one)[0] for one in requires("tensorflow") or () if "extra ==" not in one}
+    brought = {carry.SAME_VERSION_AS.get(one, one) for packages in carry.SETS.values() for one in packages}
+    there = {carry.normal(one) for one in (*brought, *carry.THERE)}
+    assert {one for one in needed if carry.normal(one) not in there} == set()
 
 
 def test_wheels_have_the_tested_versions():
@@ -339,3 +358,42 @@ def test_our_parts_run_on_a_cpu(tmp_path: Path):
     assert live["tflop"] == pytest.approx(3 * inference["tflop"] - pixels, rel=1e-6)
     assert inference["tflop"] < frozen["tflop"] < live["tflop"]
     assert math.isfinite(live["loss"]) and "of peak" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("jax") is None or find_spec("torchvision") is None, reason="needs JAX and torchvision")
+def test_the_profile_and_both_inferences_run_on_a_cpu(tmp_path: Path):
+    out = tmp_path / "gpu.jsonl"
+    options = ["--tiny", "--batches", "1", "--repeats", "1", "--rounds", "1", "--kinds", "profile", "infer"]
+    command = [sys.executable, str(ROOT / "scripts" / "benchmark_gpu"), *options, "--backend", "jax", "--out", str(out)]
+    done = subprocess.run([*command, "--only", "128x128"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    profile, *inferences = map(json.loads, out.read_text().splitlines()[1:])
+    assert [r["of"]["who"] for r in inferences] == ["retina", "torchvision"]
+    assert all(r["images_per_second"] == pytest.approx(1 / r["seconds"][0]) for r in inferences)
+    times = profile["parts"]
+    assert 0 < times["forward"] < times["forward_and_backward"] and 0 < times["loss_and_its_gradient"] < times["step"]
+    assert profile["operations"] and sum(o["share"] for o in profile["operations"]) <= 1 + 1e-9
+    assert "decoding and suppression take" in done.stdout and "a step takes" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("jax") is None, reason="needs JAX")
+def test_training_from_photographs_runs_on_a_cpu(tmp_path: Path, shared_data: Path):
+    """BCCD of six images: a step each of `fed` and `accuracy`, through pipeline, evaluation and table."""
+    folder, out = tmp_path / "bccd", tmp_path / "gpu.jsonl"
+    (folder / "ImageSets" / "Main").mkdir(parents=True)
+    for name in ("Annotations", "JPEGImages"):
+        (folder / name).symlink_to(shared_data / "bccd" / name)
+    for split, count in (("train", 4), ("val", 2), ("test", 1)):
+        names = (shared_data / "bccd" / "ImageSets" / "Main" / f"{split}.txt").read_text().splitlines()
+        (folder / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(names[:count]) + "\n")
+    options = ["--tiny", "--batches", "2", "--steps", "1", "--kinds", "accuracy", "fed", "--data", str(folder)]
+    command = [sys.executable, str(ROOT / "scripts" / "benchmark_gpu"), *options, "--backend", "jax", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    records = {r["of"]["kind"]: r for r in map(json.loads, out.read_text().splitlines()[1:])}
+    assert (records["accuracy"]["batch"], records["fed"]["batch"]) == (8, 2)
+    for record in records.values():
+        assert record["steps"] == 1 and 0 <= record["metrics"]["AP"] <= 1 and record["fed_images_per_second"] > 0
+        assert f"{record['part']}: 1 steps of {record['batch']}" in done.stdout

@@ -193,6 +193,8 @@ def test_missing_sections(write):
         ("schedule={steps: 5}", "missing key 'schedule.kind'"),
         ("schedule.steps=0", "'schedule.steps': input should be greater than 0, got 0"),
         ("schedule.warmup_steps=11", "'schedule': warmup_steps (11) must not exceed steps (10)"),
+        ("schedule.warmup_factor=0.5", "'schedule': warmup_factor has no effect with warmup_steps: 0; remove it"),
+        ("schedule={kind: step, steps: 10, factor: 0.5}", "'schedule': factor has no effect without milestones"),
         ("schedule.milestones=[5, 3]", "'schedule': milestones must increase, got [5, 3]"),
         # run, inference, evaluation
         ("run.batch_size=0", "'run.batch_size': input should be greater than 0, got 0"),
@@ -282,10 +284,11 @@ def test_words_that_look_like_exponents_stay_text(name):
 
 
 def test_only_true_and_false_are_booleans(write):
-    read = config.load(write("run: {xla: off, preflight: off, report: no}\n"), ["data.classes=[on, Yes, n, No]"])
+    switched = "run: {xla: off, preflight: off, report: no}"
+    read = config.load(write(SMALL_YAML + switched), ["data.classes=[on, Yes, n, No]"])
     assert (read.run.xla, read.run.preflight, read.run.report) == ("off", "off", False)
     assert read.data.classes == ("on", "Yes", "n", "No")
-    assert config.load(write("run: {deterministic: True}\n")).run.deterministic is True
+    assert config.load(write(SMALL_YAML + "run: {deterministic: True}")).run.deterministic is True
 
 
 def test_kinds_choose_the_section():

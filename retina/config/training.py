@@ -18,6 +18,7 @@ from retina.config.values import (
 )
 
 NO_DECAY = ("*bias", "*gamma", "*beta")
+WARMUP_FACTOR, STEP_FACTOR = 0.001, 0.1
 
 
 class _Optimizer(Section):
@@ -63,12 +64,14 @@ Optimizer = Annotated[Union[Sgd, AdamW], Field(discriminator="kind")]
 class _Warmup(Section):
     steps: PositiveInt
     warmup_steps: NonNegativeInt = 0
-    warmup_factor: Fraction = 0.001
+    warmup_factor: Fraction = WARMUP_FACTOR
 
     @model_validator(mode="after")
     def _shorter(self) -> _Warmup:
         if self.warmup_steps > self.steps:
             raise ValueError(f"warmup_steps ({self.warmup_steps}) must not exceed steps ({self.steps})")
+        if self.warmup_factor != WARMUP_FACTOR and not self.warmup_steps:
+            raise ValueError("warmup_factor has no effect with warmup_steps: 0; remove it, or set warmup_steps")
         return self
 
 
@@ -77,7 +80,7 @@ class StepSchedule(_Warmup):
 
     kind: Literal["step"] = "step"
     milestones: tuple[PositiveInt, ...] = ()
-    factor: Annotated[Float, Field(gt=0, lt=1)] = 0.1
+    factor: Annotated[Float, Field(gt=0, lt=1)] = STEP_FACTOR
 
     @model_validator(mode="after")
     def _increasing(self) -> StepSchedule:
@@ -85,6 +88,8 @@ class StepSchedule(_Warmup):
             raise ValueError(f"milestones must increase, got {list(self.milestones)}")
         if self.milestones and self.milestones[-1] >= self.steps:
             raise ValueError(f"milestone {self.milestones[-1]} has no effect: it must be below steps ({self.steps})")
+        if self.factor != STEP_FACTOR and not self.milestones:
+            raise ValueError("factor has no effect without milestones; remove it, or set milestones")
         return self
 
 
@@ -159,8 +164,8 @@ class Hosts(Section):
 class Run(Section):
     """`batch_size` images make one update, over all devices. `accumulate` splits them into that many parts, which go
     through the network one after another for less memory: the same update, except that batch normalisation in training
-    sees a part at a time. `xla` compiles the step by XLA: `auto` does so where it was measured to be faster (TensorFlow
-    on a GPU), and JAX always does.
+    sees a part at a time. `xla` compiles the step by XLA. JAX always does; TensorFlow with `auto` does on a GPU, which
+    is not measured yet, and not on a CPU, where it is slower.
 
     `devices` are those of one host that share each batch, or `all` that its backend sees; `hosts` are the machines that
     share it, where there are several (JAX only). Neither changes a result by more than rounding, except that

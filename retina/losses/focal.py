@@ -150,16 +150,18 @@ def _focal_term(wrongness: Tensor, gamma: float) -> Tensor:
         return ops.softplus(wrongness)
 
     # The derivative σ^γ·(σ + γ·(1 - σ)·softplus) is written out: it shares its parts with the value, which no
-    # backend finds out by itself.
+    # backend finds out by itself. It is computed beside the value, so that it is all that waits for the backward pass:
+    # a tensor as large as the logits instead of four.
     @ops.custom_gradient
     def term(z: Tensor) -> tuple[Tensor, Any]:
         cross_entropy = ops.softplus(z)
         probability = ops.sigmoid(z)
         weight = ops.square(probability) if gamma == 2 else ops.exp(-gamma * ops.softplus(-z))
+        slope = weight * (probability + gamma * ops.sigmoid(-z) * cross_entropy)
 
         def gradient(*args: Tensor, upstream: Tensor = None) -> Tensor:
             (upstream,) = args if upstream is None else (upstream,)
-            return upstream * weight * (probability + gamma * ops.sigmoid(-z) * cross_entropy)
+            return upstream * slope
 
         return weight * cross_entropy, gradient
 

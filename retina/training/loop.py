@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -16,20 +15,14 @@ import keras
 from retina.config import Config
 from retina.data import fused
 from retina.data.dataset import DetectionDataset
-from retina.data.detections import DetectionTable
-from retina.data.pipeline import evaluation_batches, training_batches, translated
-from retina.data.plan import evaluation_order
-from retina.data.scoring import GroundTruth, results
+from retina.data.pipeline import training_batches, translated
+from retina.data.scoring import GroundTruth
 from retina.errors import RetinaError, RunFailed
-from retina.evaluation.coco import evaluate_as
-from retina.evaluation.matching import match
-from retina.inference import compile_inference, detect
 from retina.models.detector import Detector
-from retina.report.evaluation import pictures_with_truth, write_evaluation
 from retina.training import checkpoint as checkpoints
 from retina.training.callbacks import Callbacks
 from retina.training.distribution import ALONE, Distribution
-from retina.training.environment import devices, memory
+from retina.training.environment import devices, memory, trim_memory
 from retina.training.interruption import Interrupted, InterruptionGuard
 from retina.training.meter import Fault, Meter, state_fault
 from retina.training.parts import Parts, assemble
@@ -40,6 +33,7 @@ from retina.training.run_directory import BEST, LATEST, RunDirectory, resume_com
 from retina.training.state import Progress, after_evaluation, is_due, stops_early
 from retina.training.storage import stored, storing
 from retina.training.tensorboard import TensorBoard
+from retina.training.validation import Validation
 from retina.training.writing import BackgroundWriter
 
 # Steps that are gone through again to find the weights that a failed one had met.
@@ -79,7 +73,7 @@ class Loop:
         self.meter = Meter(self.settings.batch_size, self.progress.pending)
         self.line: dict[str, float] = {}  # the last of metrics.jsonl
         self.saved_at = time.monotonic()
-        self.infer = compile_inference(self.detector, distribution.engine)
+        self.validation = Validation(config, run, data.validation, data.truth, parts, distribution)
         self.callbacks = Callbacks(
             callbacks if self.hosts.chief else (),
             self.detector,
@@ -106,43 +100,75 @@ class Loop:
             with storing(self.directory.path):
                 self.tensorboard.settings(self.config)
             self.callbacks.train_begin()
-            batches = self._batches(self.first_step, self.steps)
-            for step in range(self.first_step + 1, self.steps + 1):
-                with self.meter.waiting():
-                    batch = next(batches)
-                self.callbacks.batch_begin(step)
-                self.meter.add(self.step(batch))
-                self.callbacks.batch_end(step, self.meter.latest)
-                self.report.advance(step)
-                self.writer.check()
-
-                # The signal is read once: one that comes later waits for the next step.
-                stopped_by, waited, ends = self._wishes(step, interruption.signal)
-                evaluates = ends or is_due(step, self.settings.evaluate_every)
-                # A fixed grid: a run that is stopped and resumed has the lines of one that was not.
-                logs = evaluates or is_due(step, self.settings.log_every)
-                saves = evaluates or is_due(step, self.settings.checkpoint_every) or waited
-                if logs or saves or stopped_by:
-                    self._stop_at_bad_numbers(step)
-                if logs:
-                    self._log(step)
-                if evaluates:
-                    self._evaluate(step)
-                    ends = ends or self._stops_early(step)
-                if saves or stopped_by:
-                    self._save(step)
-                if ends:
-                    if step < self.steps and not self.progress.finished:
-                        self.report.say(f"stopped by a callback after step {step}: --resume goes on from here")
-                    break
-                if stopped_by:
-                    self.writer.wait()
-                    raise Interrupted(
-                        f"{stopped_by} after step {step} of {self.steps}; the checkpoint is written. Go on with: "
-                        f"{resume_command(self.directory.path, self.config.run.hosts)}"
-                    )
+            if not (self.progress.unevaluated and self._evaluated_late(interruption)):
+                self._train(interruption)
             self.callbacks.train_end(self.line)
         return self.directory.path
+
+    def _evaluated_late(self, interruption: InterruptionGuard) -> bool:
+        """The evaluation that a signal kept the run from, before it goes on; whether it ends with it."""
+        if self.hosts.chief:
+            self.line = next((line for line in reversed(self.directory.metrics()) if "split" not in line), {})
+        return self._behind(self.first_step, interruption, evaluates=True, ends=self.first_step == self.steps)
+
+    def _train(self, interruption: InterruptionGuard) -> None:
+        batches = self._batches(self.first_step, self.steps)
+        for step in range(self.first_step + 1, self.steps + 1):
+            with self.meter.waiting():
+                batch = next(batches)
+            self.callbacks.batch_begin(step)
+            self.meter.add(self.step(batch))
+            self.callbacks.batch_end(step, self.meter.latest)
+            self.report.advance(step)
+            self.writer.check()
+
+            # The signal is read once: one that comes later waits for the evaluation's batches or the next step.
+            stopped_by, waited, ends = self._wishes(step, interruption.signal)
+            evaluates = ends or is_due(step, self.settings.evaluate_every)
+            # A fixed grid: a run that is stopped and resumed has the lines of one that was not.
+            logs = evaluates or is_due(step, self.settings.log_every)
+            saves = is_due(step, self.settings.checkpoint_every) or waited
+            if logs or saves or stopped_by:
+                self._stop_at_bad_numbers(step)
+            if logs:
+                self._log(step)
+            if self._behind(step, interruption, stopped_by, evaluates=evaluates, saves=saves, ends=ends):
+                break
+
+    def _behind(
+        self,
+        step: int,
+        interruption: InterruptionGuard,
+        stopped_by: str = "",
+        *,
+        evaluates: bool,
+        saves: bool = False,
+        ends: bool,
+    ) -> bool:
+        """The evaluation and the checkpoint that are due behind a step; whether the run ends with it.
+
+        A signal leaves no time for an evaluation, which may take minutes: the run makes it when it goes on.
+
+        Raises:
+            Interrupted: a signal came; the checkpoint is written.
+        """
+        if evaluates and not stopped_by and not self._evaluate(step, interruption):
+            stopped_by = interruption.signal
+        if evaluates and stopped_by:
+            self.progress = replace(self.progress, unevaluated=True)
+        elif evaluates:
+            ends = self._stops_early(step) or ends
+        if evaluates or saves or stopped_by:
+            self._save(step)
+        if stopped_by:
+            self.writer.wait()
+            raise Interrupted(
+                f"{stopped_by} after step {step} of {self.steps}; the checkpoint is written. Go on with: "
+                f"{resume_command(self.directory.path, self.config.run.hosts)}"
+            )
+        if ends and step < self.steps and not self.progress.finished:
+            self.report.say(f"stopped by a callback after step {step}: --resume goes on from here")
+        return ends
 
     def _reload(self) -> None:
         if self.step.reload() and self.hosts.count > 1:
@@ -209,57 +235,23 @@ class Loop:
     def _rate(self, step: int) -> Any:
         return self.optimizer._learning_rate(step)  # the schedule; the public property reads it at `iterations`
 
-    def _evaluate(self, step: int) -> None:
-        """Measures the detector on the validation data."""
-        start = time.perf_counter()
+    def _evaluate(self, step: int, interruption: InterruptionGuard) -> bool:
+        """Measures the detector on the validation data; False where a signal came before that was done."""
         self.callbacks.test_begin()
         with self.meter.away():
-            table = self._detections()
-            with storing(self.directory.path):
-                figures = self.hosts.from_chief(self._judge(step, table, start) if self.hosts.chief else {})
+            figures = self.validation.figures(
+                step, self.report, self.tensorboard, lambda: self.hosts.count == 1 and bool(interruption.signal)
+            )
+            if figures is None:
+                return False
             metric, early = self.config.evaluation.metric, self.settings.early_stopping
             self.progress = after_evaluation(self.progress, step, figures, metric, early)
             # The pipeline's functions hold each other in cycles, and with as many objects as TensorFlow keeps alive
             # Python would collect those of dozens of evaluations at once: memory would grow until then.
             gc.collect()
+            trim_memory()
         self.callbacks.test_end(step, self.line, figures)
-
-    def _detections(self) -> DetectionTable:
-        """Of the averaged weights, on the whole validation data; each host looks at its share of it."""
-        data, hosts = self.data.validation, self.hosts
-        with self.step.averaged():
-            table = detect(self.infer, data, self._validation_batches)
-        return hosts.gather_table(table, lambda: evaluation_order(data.sizes, self.config.data.resize))
-
-    @cached_property
-    def _validation_batches(self) -> Iterable[Any]:
-        """Of this host. Made once: each time would trace the pipeline anew and fray the heap."""
-        return evaluation_batches(
-            self.data.validation,
-            self.config.data,
-            batch_size=self.config.inference.batch_size * self.distribution.devices,
-            share=(self.hosts.index, self.hosts.count),
-        )
-
-    def _judge(self, step: int, table: DetectionTable, start: float) -> dict[str, float]:
-        """The figures, written down."""
-        validation = self.data.validation
-        found = results(table, validation)
-        metrics = evaluate_as(self.config.evaluation, self.data.truth, found)
-        folder, figures = self.directory.evaluation(step), metrics.metrics
-        write_evaluation(folder, validation, table, metrics, pictures=self.settings.pictures)
-        self.directory.append_metrics({"step": step, "split": "validation", "metrics": figures})
-        self.tensorboard.scalars("validation", {"step": step, **figures})
-        for row, picture in pictures_with_truth(validation, table, self.settings.pictures):
-            self.tensorboard.picture(f"predictions/{row}", step, picture, str(validation.image_ids[row]))
-        limit = self.config.evaluation.max_detections[-1]
-        matches = match(self.data.truth, found, iou_thresholds=[0.5], max_detections=limit)
-        self.tensorboard.precision_recall(step, matches, self.data.truth.class_names)
-        self.report.say(
-            f"step {step}: validation AP {figures['AP']:.4f}, AP50 {figures['AP50']:.4f} "
-            f"({time.perf_counter() - start:.1f} s)"
-        )
-        return figures
+        return True
 
     def _stops_early(self, step: int) -> bool:
         early = self.settings.early_stopping

@@ -145,14 +145,17 @@ class RunDirectory:
             return []
         return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
-    def go_back_to(self, step: int, best_step: int | None, damaged: Iterable[int] = ()) -> None:
+    def go_back_to(
+        self, step: int, best_step: int | None, damaged: Iterable[int] = (), unevaluated: bool = False
+    ) -> None:
         """Makes the run what it was after `step`: later lines and checkpoints go, and what a kill left half written.
 
         Args:
             best_step: the best on the validation data so far; None before the first evaluation.
             damaged: steps whose checkpoints can't be read: those files stay, as `step_N.npz.damaged`.
+            unevaluated: the evaluation of `step` itself is to be made again as well.
         """
-        self.forget_after(step)
+        self.forget_after(step, unevaluated)
         checkpoints = self.path / "checkpoints"
         for later in damaged:
             file = self.checkpoint_path(f"step_{later}")
@@ -171,8 +174,8 @@ class RunDirectory:
             else:
                 (checkpoints / name).unlink(missing_ok=True)
 
-    def forget_after(self, step: int) -> None:
-        """Drops the metrics of steps that a resumed run will make again, and a line torn by a kill."""
+    def forget_after(self, step: int, unevaluated: bool = False) -> None:
+        """Drops the metrics that a resumed run will make again, and a line torn by a kill."""
         file = self.path / "metrics.jsonl"
         if not file.is_file():
             return
@@ -182,7 +185,7 @@ class RunDirectory:
                 record = json.loads(line)
             except json.JSONDecodeError:
                 break
-            if record["step"] <= step:
+            if record["step"] < step or (record["step"] == step and not (unevaluated and "split" in record)):
                 kept.append(line)
         write_text(file, "".join(line + "\n" for line in kept))
 

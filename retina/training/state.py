@@ -17,6 +17,7 @@ class Progress:
         best, best_step: the best figure on the validation data so far, and its step.
         reference, stale: what early stopping compares with, and how many evaluations in a row have not passed it.
         finished: nothing is left to do.
+        unevaluated: a signal kept the run from the evaluation that is due after this step.
         pending: by name, the scalars of each step since the last line of `metrics.jsonl`.
     """
 
@@ -25,6 +26,7 @@ class Progress:
     reference: float | None = None
     stale: int = 0
     finished: bool = False
+    unevaluated: bool = False
     pending: dict[str, list[float]] = field(default_factory=dict)
 
     @classmethod
@@ -43,7 +45,7 @@ def after_evaluation(
 
     The first evaluation is the best so far whatever its figure; an equal one is not better than an earlier one.
     """
-    value = figures[metric]
+    progress, value = replace(progress, unevaluated=False), figures[metric]
     if progress.best is None or value > progress.best:
         progress = replace(progress, best=value, best_step=step)
     if early is None:

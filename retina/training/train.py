@@ -110,7 +110,8 @@ def _directory(
         with storing(path):
             if resume:
                 progress = Progress.from_dict(start.checkpoint.progress) if start.checkpoint else Progress()
-                run.go_back_to(start.checkpoint.step if start.checkpoint else 0, progress.best_step, start.damaged)
+                step = start.checkpoint.step if start.checkpoint else 0
+                run.go_back_to(step, progress.best_step, start.damaged, unevaluated=progress.unevaluated)
             run.write_fingerprints(fingerprints)
         yield run, notes
 
@@ -163,4 +164,5 @@ def _with_absolute_paths(config: Config) -> Config:
 
 
 def _is_finished(saved: checkpoints.Checkpoint, config: Config) -> bool:
-    return saved.step >= config.schedule.steps or Progress.from_dict(saved.progress).finished
+    progress = Progress.from_dict(saved.progress)
+    return progress.finished or (saved.step >= config.schedule.steps and not progress.unevaluated)

@@ -54,7 +54,7 @@ def lacking(part: Part) -> str | None:
     if part.backbone.startswith("keras_cv/"):
         wanted += ["keras_cv", "tensorflow"]
     if part.data is not None:
-        wanted += ["tensorflow"]
+        wanted += ["tensorflow", "cv2", "simplejpeg", "hotcoco", "tensorboard"]
     return next((name for name in wanted if importlib.util.find_spec(name) is None), None)
 
 

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from retina.files import write_text
-from retina.training import loop, parts, train
+from retina.training import loop, parts, train, validation
 
 SETTINGS = [
     "data.train={format: digits, images: 8, size: 64}",
@@ -121,14 +121,14 @@ def put_in(replace, bad=None, figures=None) -> None:
 
     replace(parts, "build_detector", build)
     replace(parts, "build_step", lambda model, optimizer, *_: Step(model, optimizer, bad))
-    replace(loop, "compile_inference", lambda model, _: model)
-    replace(loop, "detect", lambda model, *_: model.seen)
-    replace(loop, "results", lambda seen, _: seen)
-    replace(loop, "evaluate_as", evaluate)
+    replace(validation, "compile_inference", lambda model, _: model)
+    replace(validation, "detect", lambda model, *_: model.seen)
+    replace(validation, "results", lambda seen, _: seen)
+    replace(validation, "evaluate_as", evaluate)
     replace(loop, "training_batches", batches)
-    replace(loop, "write_evaluation", write_evaluation)
-    replace(loop, "pictures_with_truth", lambda *_: [])
-    replace(loop, "match", lambda *_, **__: None)
+    replace(validation, "write_evaluation", write_evaluation)
+    replace(validation, "pictures_with_truth", lambda *_: [])
+    replace(validation, "match", lambda *_, **__: None)
     replace(loop, "TensorBoard", Silent)
     replace(train.preflight, "check", lambda *_: ())
     replace(train, "describe_environment", lambda _: {"backend": "tensorflow"})

@@ -1,15 +1,17 @@
 """What a run says it ran on, and what `run.deterministic` asks of its surroundings."""
 
+import ctypes
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import keras
+import numpy as np
 import pytest
 
 from retina.errors import RetinaError
 from retina.training.determinism import check_determinism
-from retina.training.environment import _revision
+from retina.training.environment import _revision, memory, trim_memory
 
 
 @pytest.fixture
@@ -120,3 +122,12 @@ def test_pytorch_sets_cublas_where_it_still_can(torch_on):
 def test_pytorch_that_would_not_be_deterministic_is_refused(torch_on, used, value):
     with pytest.raises(RetinaError, match="expected CUBLAS_WORKSPACE_CONFIG to be :4096:8 or :16:8"):
         torch_on(True, used, value)
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="needs glibc")
+def test_freed_memory_goes_back_although_something_lies_behind_it():
+    blocks = [np.ones(8000, np.uint8) for _ in range(20_000)]  # 160 MB, too small each to be mapped by itself
+    full, last = memory()["memory"], blocks.pop()
+    del blocks
+    trim_memory()
+    assert memory()["memory"] < full - 120 and last[0] == 1

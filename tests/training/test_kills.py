@@ -65,9 +65,14 @@ def test_runs_killed_at_every_file_operation_end_as_if_they_had_not_been(tmp_pat
 
 
 @pytest.mark.slow
-def test_a_real_training_under_float16_that_leaves_updates_out_ends_as_if_it_had_not_been_killed(tmp_path):
-    """With parts, moving averages and JPEG files; the script compares weights, optimizer, loss scale and lines."""
+@pytest.mark.parametrize(("augment", "cache"), [("all", "none"), ("flips", "memory")])
+def test_a_real_training_under_float16_that_leaves_updates_out_ends_as_if_it_had_not_been_killed(
+    tmp_path, augment, cache
+):
+    """With parts, moving averages and JPEG files, read within TensorFlow's graph or by threads beside it; the script
+    compares weights, optimizer, loss scale and lines."""
     options = ["--precision", "mixed_float16", "--files", "--kills", "1", "--steps", "20", "--folder", str(tmp_path)]
+    options += ["--augment", augment, "--cache", cache]
     done = subprocess.run(
         [sys.executable, str(ROOT / "scripts" / "reproduce" / "kills"), *options],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -77,7 +82,8 @@ def test_a_real_training_under_float16_that_leaves_updates_out_ends_as_if_it_had
     )
     assert done.returncode == 0, done.stdout + done.stderr
     said = done.stdout.splitlines()
-    assert said[0] == "mixed_float16, JPEG files, 20 steps"
+    made = f"mixed_float16, JPEG files, augment {augment}, cache {cache}, 20 steps"
+    assert said[0] == f"tensorflow on 1 device, {made}"
     scales = re.search(r"(\d+) with updates left out, loss scale ([\d.]+) to ([\d.]+)$", said[1])
     assert scales and int(scales[1]) >= 1 and float(scales[2]) > float(scales[3]), said[1]
     assert said[-2].endswith("weights: equal, optimizer: equal, extra: equal, metrics.jsonl: equal")

@@ -18,7 +18,7 @@ from retina import config as configuration
 from retina.data.digits import read_digits
 from retina.errors import Interrupted, RetinaError, RunFailed
 from retina.training import checkpoint as checkpoints
-from retina.training import loop
+from retina.training import loop, validation
 from retina.training.checkpoint import read
 from retina.training.hosts import Hosts
 from retina.training.run_directory import BEST, LATEST, RunDirectory
@@ -134,6 +134,58 @@ def test_a_signal_writes_a_checkpoint_and_the_resumed_run_has_the_same_lines(go,
     stopped = RunDirectory(tmp_path / "stopped")
     assert stopped.pointed_step(LATEST) == number
     assert_same(go(tmp_path / "stopped", resume=True), whole)
+
+
+@pytest.mark.parametrize("number", [5, 20])
+def test_a_signal_leaves_no_time_for_an_evaluation_which_the_resumed_run_makes(go, tmp_path, number):
+    whole = go(tmp_path / "whole")
+    stop = After(number, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted, match=rf"SIGTERM after step {number} of 20; the checkpoint is written"):
+        go(tmp_path / "stopped", callbacks=[stop])
+    stopped = RunDirectory(tmp_path / "stopped")
+    assert read(stopped.checkpoint_path(LATEST)).step == number
+    assert [line["step"] for line in lines(stopped) if "split" in line] == list(range(5, number, 5))
+    assert_same(go(tmp_path / "stopped", resume=True), whole)
+
+
+def test_a_signal_within_an_evaluation_ends_it(go, tmp_path, monkeypatch):
+    whole = go(tmp_path / "whole", "run.early_stopping={patience: 2}")
+    seen = []
+
+    def detect(model, dataset, batches):
+        for batch in batches:
+            seen.append(batch)
+            if seen == [1, 2, 1]:  # the second evaluation, of step 10
+                os.kill(os.getpid(), signal.SIGTERM)
+        return model.seen
+
+    def interrupted(path, **arguments):
+        stand_ins.put_in(monkeypatch.setattr)
+        monkeypatch.setattr(validation, "detect", detect)
+        monkeypatch.setattr(validation, "evaluation_batches", lambda *_, **__: [1, 2])
+        monkeypatch.setattr(stand_ins, "put_in", lambda *_: None)
+        return go(path, "run.early_stopping={patience: 2}", **arguments)
+
+    with monkeypatch.context() as monkeypatch, pytest.raises(Interrupted, match="SIGTERM after step 10 of 20"):
+        interrupted(tmp_path / "stopped")
+    assert seen == [1, 2, 1]
+    assert_same(go(tmp_path / "stopped", "run.early_stopping={patience: 2}", resume=True), whole)
+
+
+def test_a_run_killed_behind_the_evaluation_that_it_had_to_make_up_for_has_it_once(go, tmp_path, monkeypatch):
+    whole = go(tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        go(tmp_path / "run", callbacks=[After(10, lambda _: os.kill(os.getpid(), signal.SIGINT))])
+
+    def killed(path, saved):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            go(tmp_path / "run", resume=True)
+    assert [line["step"] for line in lines(RunDirectory(tmp_path / "run"))][-1] >= 10
+    assert_same(go(tmp_path / "run", resume=True), whole)
 
 
 @pytest.mark.parametrize("name", ["a b", "it's; $HOME", "-dash", "two  spaces", "naïve"])

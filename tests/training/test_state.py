@@ -46,7 +46,7 @@ def test_the_best_and_what_early_stopping_compares_with_are_two_things():
 
 
 def test_progress_survives_json_and_later_versions():
-    progress = Progress(0.25, 10, 0.2, 3, False, {"loss": [float(np.float32(0.1)), float("nan")]})
+    progress = Progress(0.25, 10, 0.2, 3, False, True, {"loss": [float(np.float32(0.1)), float("nan")]})
     values = json.loads(json.dumps(progress.to_dict()))
     assert repr(Progress.from_dict(values | {"of a later version": 1})) == repr(progress)
     assert Progress.from_dict({}) == Progress()
