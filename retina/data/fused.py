@@ -111,7 +111,7 @@ class Batches:
     dropped finishes the few images that are being read, and nobody waits for them.
 
     Args:
-        threads: how many images are read at a time; None: one for every core.
+        threads: how many images are read at a time; None: two for every core, so that one may wait for its file.
 
     Raises:
         RetinaError: simplejpeg or OpenCV can't be imported; while iterating: an image can't be used, and which.
@@ -129,7 +129,7 @@ class Batches:
         cache: Cache | None,
     ):
         self._dataset, self._data, self._schedule, self._table = dataset, data, schedule, table
-        self._threads = threads or _cores()
+        self._threads = threads or 2 * _cores()
         self._draw = geometry.drawing(seed)
         self._shown = _painter()
         self._image_of = _from_files(table, data.max_pixels) if cache is None else _from_memory(cache)
