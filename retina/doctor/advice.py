@@ -59,8 +59,8 @@ def coverage_findings(report: AnchorReport, settings: config.Config, split: str)
         yield Finding(
             "warning" if report.outbid > _MANY_OUTBID * total.boxes else "note",
             "outbid-boxes",
-            f"{count(report.outbid, 'box')} that reach IoU {threshold:g} lose every anchor to a neighbour that fits "
-            "better",
+            f"{count(report.outbid, 'box')} without an anchor although some reach IoU {threshold:g}: neighbours that "
+            "fit better take them",
             "more scales or ratios, or a larger data.resize, give crowded boxes anchors of their own",
             split,
         )
@@ -80,7 +80,7 @@ def coverage_findings(report: AnchorReport, settings: config.Config, split: str)
             yield Finding(
                 "note",
                 "idle-levels",
-                f"no positive anchor on {some(idle)}: these levels learn background alone",
+                f"no positive anchor on {some(idle)}: nothing but background is learned there",
                 "model.fpn.max_level (or min_level) leaves them out, and saves the anchors",
                 split,
             )

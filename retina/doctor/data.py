@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from retina.data.dataset import DetectionDataset
-from retina.data.stored import FileSlice
+from retina.data.stored import FileSlice, TableImage
 from retina.doctor.findings import Finding, count, listed, some
 
 # COCO's small, medium and large, in square pixels (cocodataset.org/#detection-eval).
@@ -292,9 +292,15 @@ def _shared_files(first: DetectionDataset, second: DetectionDataset, names: tupl
 
 
 def _files(dataset: DetectionDataset) -> dict[str | FileSlice, None]:
-    """Where the images lie, in order, paths without detours; what is made in memory or by a library lies nowhere."""
-    places = (os.path.normpath(image) if isinstance(image, str) else image for image in dataset.images)
-    return dict.fromkeys(place for place in places if isinstance(place, (str, FileSlice)))
+    """Where the images lie, in order."""
+    return dict.fromkeys(place for place in map(place_of, dataset.images) if place is not None)
+
+
+def place_of(image: TableImage) -> str | FileSlice | None:
+    """Where an image lies, a path without detours; None for one that is made in memory or by a library."""
+    if isinstance(image, str):
+        return os.path.normpath(image)
+    return image if isinstance(image, FileSlice) else None
 
 
 def _present(dataset: DetectionDataset) -> set[str]:

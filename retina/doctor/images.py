@@ -18,8 +18,9 @@ from retina import config
 from retina.data.convert.images import read_header
 from retina.data.dataset import DetectionDataset
 from retina.data.limits import image_name, too_large
-from retina.data.stored import TableImage, encoded
+from retina.data.stored import FileSlice, TableImage, encoded
 from retina.doctor import duplicates
+from retina.doctor.data import place_of
 from retina.doctor.findings import Finding, count, listed, some
 from retina.errors import RetinaError
 
@@ -131,13 +132,17 @@ def _image_findings(images: Images, split: str) -> Iterator[Finding]:
 
 
 def duplicate_findings(splits: Mapping[str, Images]) -> Iterator[Finding]:
-    """Images that are the same or nearly, within a split and in two: then one is measured on what it was trained on."""
+    """Images that are the same or nearly, within a split and in two: then one is measured on what it was trained on.
+
+    That the very same file is in two splits is told by `retina.doctor.data.split_findings`, and not again here.
+    """
     names = list(splits)
+    places = [place_of(image) for name in names for image in splits[name].images]
     owner = np.repeat(np.arange(len(names)), [len(splits[name].names) for name in names])
     files = [file for name in names for file in splits[name].names]
     same, near, digests = duplicate_groups(list(splits.values()))
-    yield from _groups("duplicate-images", same, files, owner, names)
-    yield from _groups("near-duplicate-images", near.rows, files, owner, names, digests)
+    yield from _groups("duplicate-images", same, files, places, owner, names)
+    yield from _groups("near-duplicate-images", near.rows, files, places, owner, names, digests)
     if near.capped:
         yield Finding(
             "note",
@@ -201,6 +206,7 @@ def _groups(
     code: str,
     groups: list[list[int]],
     files: list[str],
+    places: list[str | FileSlice | None],
     owner: np.ndarray,
     names: list[str],
     digests: list[bytes | None] | None = None,
@@ -217,6 +223,11 @@ def _groups(
             members.setdefault(int(owner[row]), []).append(row)
         for first, second in combinations_with_replacement(members, 2):
             ours, theirs = members[first], members[second]
+            if first != second:
+                known = {places[row] for row in ours}
+                theirs = [row for row in theirs if places[row] is None or places[row] not in known]
+            if not theirs:
+                continue
             rows = ours if first == second else [*ours, *theirs]
             if len(rows) > 1 and (digests is None or len({digests[row] for row in rows}) > 1):
                 found.setdefault((first, second), []).append((ours, theirs))

@@ -99,7 +99,7 @@ def _share(share: Share) -> str:
 def _levels(terminal: Console, examined: Examination) -> None:
     name, found = next(iter(examined.anchors.items()))
     parts = [
-        f"P{level.level} ({level.sides[0]:.0f}–{level.sides[1]:.0f} px): {level.positives} of {level.boxes} boxes"
+        f"P{level.level} ({level.sides[0]:.0f}–{level.sides[1]:.0f} px): {level.positives} for {level.boxes} boxes"
         for level in found.levels
     ]
     terminal.print(f"positive anchors in {name}: {'; '.join(parts)}", markup=False, soft_wrap=True)

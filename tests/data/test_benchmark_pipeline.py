@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "benchmark_pipeline"
 
@@ -64,6 +65,20 @@ def files(benchmark, tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
     assert benchmark.write_files(folder, 4, None) == "made-up pictures"
     return sorted(str(file) for file in folder.glob("*.jpg"))
+
+
+def test_photographs_of_the_size_stay_as_they_are_and_others_are_resized(benchmark, tmp_path):
+    data, folder = tmp_path / "data", tmp_path / "files"
+    (data / "JPEGImages").mkdir(parents=True)
+    folder.mkdir()
+    for name, size, quality in (("a", (640, 480), 30), ("b", (320, 240), 95), ("c", (480, 640), 95)):
+        Image.new("RGB", size, (200, 30, 90)).save(data / "JPEGImages" / f"{name}.jpg", quality=quality)
+    said = benchmark.write_files(folder, 6, data)
+    assert said == "3 photographs (2 as they are, the others resized to 640x480 at quality 90)"
+    files = sorted(folder.iterdir())
+    original = (data / "JPEGImages" / "a.jpg").read_bytes()
+    assert [file.read_bytes() == original for file in files] == [True, False, False] * 2
+    assert all(Image.open(file).size == (640, 480) for file in files)
 
 
 @pytest.mark.parametrize("name", ["retina", "tf.data"])

@@ -175,7 +175,7 @@ def test_findings_on_vanished_and_outbid_boxes_and_idle_levels():
     high = settings(assignment__positive_iou=0.55, model__fpn__max_level=4)
     found = {one.code: one for one in coverage_findings(report(table([(64, 64)], boxes), high, 1), high, "train")}
     assert found["vanished-boxes"].message.startswith("1 box with")
-    assert found["outbid-boxes"].message.startswith("1 box that")
+    assert found["outbid-boxes"].message.startswith("1 box without an anchor although some reach IoU 0.55")
     assert "P4" in found["idle-levels"].message
 
 

@@ -99,6 +99,21 @@ def test_copies_within_a_split_are_a_warning_and_across_splits_an_error():
     assert pairs(train=of(SOUND), validation=of([SOUND[3]])) == {"duplicate-images-across-splits": "error"}
 
 
+def test_the_very_same_file_in_two_splits_is_told_elsewhere_and_a_copy_of_it_here(tmp_path):
+    for name, content in (("a.png", SOUND[0]), ("copy.png", SOUND[0]), ("b.png", SOUND[1])):
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "folder").mkdir()
+
+    def split(*names: str) -> DetectionDataset:
+        return of([str(tmp_path / name) for name in names])
+
+    assert pairs(train=split("a.png", "b.png"), validation=split("folder/../a.png", "b.png")) == {}
+    assert pairs(train=split("a.png", "b.png"), validation=split("a.png", "copy.png")) == {
+        "duplicate-images": "warning",
+        "duplicate-images-across-splits": "error",
+    }
+
+
 def test_headers_are_enough_for_equal_bytes():
     opened = {"train": inspect(of(SOUND), decode=False), "validation": inspect(of([SOUND[3]]), decode=False)}
     (finding,) = duplicate_findings(opened)
