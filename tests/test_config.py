@@ -5,6 +5,7 @@ import pytest
 
 from retina import config
 from retina.config import AdamW, CosineSchedule, DigitsSource, GiouBox, HuberBox, Sgd, StepSchedule, VocSource
+from retina.config.differing import changed_keys
 from retina.errors import RetinaError
 
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
@@ -444,3 +445,17 @@ def test_every_config_builds(path):
 def test_there_are_configs():
     names = {"digits", "ablation_digits", "bccd", "voc07", "voc0712", "coco_r50_fpn_1x", "coco_r101_fpn_1x"}
     assert names | {"bccd_finetune", "voc_finetune"} <= {path.stem for path in CONFIGS}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "changed"),
+    [
+        ({}, {}, {}),
+        ({"a": {"b": 1}}, {"a": {"b": 1}}, {}),
+        ({"a": {"b": 1}}, {"a": {"b": 2}}, {"a.b": "a.b (1 → 2)"}),
+        ({"a": {"b": 1}}, {"a": {"c": 1}}, {"a.b": "a.b (1 → None)", "a.c": "a.c (None → 1)"}),
+        ({"a": 1}, {"a": {"b": 1}}, {"a": "a (1 → {'b': 1})"}),
+    ],
+)
+def test_changed_keys_are_named_by_their_dotted_path(before, after, changed):
+    assert changed_keys(before, after) == changed

@@ -14,6 +14,7 @@ from typing import Any
 from retina import config as configuration
 from retina.ablation.presets import PRESETS, Setting, focal
 from retina.config import Config
+from retina.config.differing import changed_keys, differing
 from retina.config.reading import read_yaml
 from retina.errors import RetinaError
 
@@ -204,7 +205,7 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     for key in ("seeds", "baseline", "preset"):
         if before[key] != after[key]:
             out.append(f"{key} ({before[key]} → {after[key]})")
-    return out + _changed_keys(before["config"], after["config"])
+    return out + list(changed_keys(before["config"], after["config"]).values())
 
 
 def plain_loss(config: Config) -> tuple[float, float | None] | None:
@@ -228,7 +229,7 @@ def varied(plan: Plan) -> list[str]:
         if (pair := plain_loss(config)) is not None:
             tree["loss"]["classification"] = {"gamma": pair[0], "alpha": pair[1], "kind": "focal"}
         trees.append(tree)
-    keys = {key for tree in trees for key in _differing(trees[0], tree)}
+    keys = {key for tree in trees for key in differing(trees[0], tree)}
     whole = {key.rpartition(".")[0] for key in keys if key.rpartition(".")[2] in ("kind", "format")}
     return sorted({next((section for section in whole if key.startswith(f"{section}.")), key) for key in keys})
 
@@ -350,17 +351,3 @@ def _at(tree: dict[str, Any], key: str) -> Any:
     for part in key.split("."):
         node = node[part]
     return node
-
-
-def _changed_keys(before: Any, after: Any) -> list[str]:
-    return [f"{key} ({old} → {new})" for key, (old, new) in _differing(before, after).items()]
-
-
-def _differing(before: Any, after: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    """The dotted keys in which two trees differ, and what stands there; None for a key that one of them lacks."""
-    if isinstance(before, dict) and isinstance(after, dict):
-        found: dict[str, tuple[Any, Any]] = {}
-        for key in sorted(set(before) | set(after)):
-            found |= _differing(before.get(key), after.get(key), f"{prefix}.{key}".lstrip("."))
-        return found
-    return {} if before == after else {prefix: (before, after)}

@@ -12,12 +12,12 @@ import numpy as np
 
 from retina import config as configuration
 from retina.config import Config
+from retina.config.differing import changed_keys
 from retina.errors import RetinaError
 from retina.files import exists
 from retina.models.detector import Detector
 from retina.training.checkpoint import Checkpoint, read, restore
 from retina.training.ema import averaged_weights
-from retina.training.resuming import changed_keys
 from retina.training.run_directory import BEST, LATEST, RunDirectory
 
 # What a run chooses for itself, whatever its first weights. All else of the model, and the anchors, is what weights

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from retina import config
+from retina.config.differing import changed_keys
 from retina.data.detections import DetectionTable, concatenate
 from retina.errors import Interrupted, RetinaError, RunFailed
 
@@ -159,8 +160,6 @@ def check_same_config(hosts: Hosts, settings: config.Config) -> None:
     Raises:
         RetinaError: one was not; names the keys.
     """
-    from retina.training.resuming import changed_keys
-
     own = settings.model_dump(mode="json")
     chiefs = hosts.from_chief(own)
 

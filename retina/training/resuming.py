@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from retina import config as configuration
 from retina.config import Config
+from retina.config.differing import changed_keys
 from retina.data.dataset import DetectionDataset
 from retina.data.fingerprint import Fingerprints, differences
 from retina.errors import RetinaError
@@ -172,13 +173,3 @@ def environment_notes(before: dict[str, Any], now: dict[str, Any]) -> tuple[str,
         f"resumed in another environment: {', '.join(changed.values())}; from here on the run may differ from an "
         "uninterrupted one by rounding",
     )
-
-
-def changed_keys(before: Any, after: Any, prefix: str = "") -> dict[str, str]:
-    """By dotted key what differs between two trees of plain values, as `key (before → after)`."""
-    if isinstance(before, dict) and isinstance(after, dict):
-        found: dict[str, str] = {}
-        for key in sorted(set(before) | set(after)):
-            found |= changed_keys(before.get(key), after.get(key), f"{prefix}.{key}".lstrip("."))
-        return found
-    return {} if before == after else {prefix: f"{prefix} ({before} → {after})"}

@@ -11,7 +11,7 @@ import pytest
 
 from retina import config
 from retina.training.meter import Meter, state_fault
-from retina.training.resuming import changed_keys, environment_notes
+from retina.training.resuming import environment_notes
 from retina.training.state import Progress, after_evaluation, is_due, stops_early
 from retina.training.writing import BackgroundWriter
 
@@ -50,20 +50,6 @@ def test_progress_survives_json_and_later_versions():
     values = json.loads(json.dumps(progress.to_dict()))
     assert repr(Progress.from_dict(values | {"of a later version": 1})) == repr(progress)
     assert Progress.from_dict({}) == Progress()
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "changed"),
-    [
-        ({}, {}, {}),
-        ({"a": {"b": 1}}, {"a": {"b": 1}}, {}),
-        ({"a": {"b": 1}}, {"a": {"b": 2}}, {"a.b": "a.b (1 → 2)"}),
-        ({"a": {"b": 1}}, {"a": {"c": 1}}, {"a.b": "a.b (1 → None)", "a.c": "a.c (None → 1)"}),
-        ({"a": 1}, {"a": {"b": 1}}, {"a": "a (1 → {'b': 1})"}),
-    ],
-)
-def test_changed_keys_are_named_by_their_dotted_path(before, after, changed):
-    assert changed_keys(before, after) == changed
 
 
 def test_only_what_rounding_depends_on_is_told_of_another_environment():
