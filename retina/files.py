@@ -31,7 +31,7 @@ def exists(path: Path) -> bool:
 
 
 def refuse_special(path: str | Path) -> None:
-    """Called before a file of a data set is opened: a pipe would be waited for without end.
+    """Called before a file that a user names is opened: a pipe would be waited for without end.
 
     Raises:
         RetinaError: it is a pipe, a socket or a device.
@@ -39,7 +39,7 @@ def refuse_special(path: str | Path) -> None:
     """
     mode = os.stat(path).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise RetinaError(f"{path}: expected a file, it is a pipe, a socket or a device; remove it")
+        raise RetinaError(f"{path}: expected a file, it is a pipe, a socket or a device; give a regular file")
 
 
 def is_file_name(word: str) -> bool:

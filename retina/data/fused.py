@@ -2,7 +2,7 @@
 
 simplejpeg decodes a JPEG as TensorFlow does, bit for bit, and OpenCV resizes bytes to bytes straight into the batch:
 bilinear, half-pixel centres, no antialiasing, as `retina.data.pixels.show`, within one level of it and a tenth of one
-darker in the mean (OpenCV's weights have 11 bits, and it cuts off; `INTER_LINEAR_EXACT` takes 1.6 times as long). Both
+darker in the mean (OpenCV's weights have 11 bits, and it cuts off; `INTER_LINEAR_EXACT` is slower). Both
 work outside Python's lock. What simplejpeg does not take without complaint (other formats, CMYK, damaged files) goes to
 TensorFlow's decoder, which decides.
 

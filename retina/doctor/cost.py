@@ -70,9 +70,8 @@ def estimate(settings: config.Config, dataset: DetectionDataset) -> Cost:
     the size of the logits for the loss; three of anchors x boxes for the assignment, with room for the boxes of every
     image that mosaic and mixup put into one; the batch of uint8 images; and what `data.cache` keeps. It is an estimate:
     compilers fuse layers and free what the backward pass can do without, allocators round up, convolutions ask for
-    workspace. Expect the true peak between half and twice of it. With configs/bccd.yaml on a CPU (2026-11-28, bfloat16,
-    8 images of 384x512) it says 885 MB; the process grew by 902 MB from before the model was built to its peak in four
-    steps. On an accelerator the cache is in the host's memory and all else in the device's.
+    workspace. Expect the true peak between half and twice of it. On an accelerator the cache is in the host's memory
+    and all else in the device's.
 
     Operations are those of the convolutions and matrix products, two for each product that is summed, three times
     those of the forward pass: a little more than is needed where layers are frozen. Those of the run are in proportion

@@ -66,7 +66,7 @@ def build_reported(name: str, weights: str | None = None) -> Built:
     with _fresh_names():
         if name in backbones_keras_hub.NAMES:
             return Built(backbones_keras_hub.build(name, weights), None)
-        if name not in _RESNETS:
+        if not takes_a_file(name):
             return Built(backbones_keras_cv.build(name, weights), None)
         depth, stride_in_1x1 = _RESNETS[name]
         network = resnet(depth, stride_in_1x1=stride_in_1x1)
@@ -76,6 +76,11 @@ def build_reported(name: str, weights: str | None = None) -> Built:
         return Built(network, load_backbone(network, Path(weights), name))
     except RetinaError as error:
         raise RetinaError(f"model.weights: {error}") from None
+
+
+def takes_a_file(name: str) -> bool:
+    """Whether `weights` of the backbone name a file (or folder), never a preset."""
+    return name in _RESNETS
 
 
 def names() -> list[str]:

@@ -24,9 +24,13 @@ class Answer(NamedTuple):
 
 
 def answers(
-    record: Record, judged: Judgement, anchors: Coverage | None, exports: Sequence[ExportRow]
+    record: Record, judged: Judgement, anchors: Coverage | None, exports: Sequence[ExportRow], has_curves: bool
 ) -> Iterator[Answer]:
-    """Those that the run has an answer to, in the order in which one asks."""
+    """Those that the run has an answer to, in the order in which one asks.
+
+    Args:
+        has_curves: the page has curves of precision and recall.
+    """
     if anchors is not None:
         share = anchors.rows[0]
         allowed = "" if anchors.allowed is None else f", which allows an AP of about {pages.figure(anchors.allowed)}"
@@ -36,7 +40,7 @@ def answers(
     if learned:
         yield Answer("Is it learning?", learned, "training")
     if judged.figures is not None:
-        yield Answer("How good is it?", _quality(judged.figures, judged.split), "quality" if judged.evidence else "")
+        yield Answer("How good is it?", _quality(judged.figures, judged.split), "quality" if has_curves else "")
         wrong = _wrong(judged.figures)
         if wrong:
             yield Answer("What does it get wrong?", wrong, "errors" if judged.evidence else "classes")

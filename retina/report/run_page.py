@@ -73,6 +73,9 @@ def render(record: Record, judged: Judgement) -> str:
     name = record.path.absolute().name
     anchors = None if evidence is None else _anchors(record, evidence)
     exports = sections.export_rows(certificates(record.path))
+    quality = []
+    if evidence is not None and figures is not None:
+        quality = quality_charts(evidence.assessment.matches, evidence.truth.class_names, figures)
     return pages.render(
         _TEMPLATE,
         title=f"{name}: report of a run",
@@ -85,13 +88,11 @@ def render(record: Record, judged: Judgement) -> str:
         intervals=(figures or {}).get("intervals"),
         tiles=list(sections.tiles(record, judged)),
         remarks=list(sections.remarks(record, judged)),
-        answers=list(answers(record, judged, anchors, exports)),
+        answers=list(answers(record, judged, anchors, exports, bool(quality))),
         about=sections.about(record, judged),
         curves=curves(record),
         classes=sections.class_rows(figures) if figures else [],
-        quality=quality_charts(evidence.assessment.matches, evidence.truth.class_names, figures)
-        if evidence is not None and figures is not None
-        else [],
+        quality=quality,
         errors=sections.error_rows(figures) if figures and detailed else [],
         confusion=sections.confusion_table(figures) if figures and detailed else None,
         gallery_of=None if evidence is None else gallery_values(evidence),

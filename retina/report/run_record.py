@@ -47,7 +47,9 @@ class Record:
 
     @property
     def is_complete(self) -> bool:
-        return self.last_step >= self.config.schedule.steps or self.stopped_early
+        """A run that has done its steps ends with an evaluation; a signal may have kept it from that."""
+        evaluated = max((step for step, _ in self.evaluations), default=0)
+        return evaluated >= self.config.schedule.steps or self.stopped_early
 
     @property
     def seconds(self) -> float:

@@ -220,8 +220,9 @@ def _write(
     pictures: bool,
 ) -> None:
     environment = {**describe_environment(config), "weights": {"file": str(file), "sha256": report.sha256}}
+    _refuse_taken(out)  # again: what came while the weights were read is not ours to remove
     try:
-        run = RunDirectory.create(out, configuration.to_yaml(config), environment)
+        run = RunDirectory.complete(out, configuration.to_yaml(config), environment)
         if pictures:
             _write_pictures(out / PICTURES, checkpoint.class_names, checkpoint.category_ids)
         with written(out / LEFTOVERS) as temporary:
@@ -231,10 +232,12 @@ def _write(
         save(path, checkpoint)
         for name in (BEST, LATEST):
             run.point(name, path)
-    except (OSError, RetinaError) as error:
+    except OSError as error:
         shutil.rmtree(out, ignore_errors=True)  # it was empty: half a run is none
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise RetinaError(f"{out}: cannot write the run directory: {reason}; choose another --out") from None
+        raise RetinaError(f"{out}: cannot write the run directory: {error.strerror}; choose another --out") from None
+    except RetinaError as error:  # says all of it, but for the option's name
+        shutil.rmtree(out, ignore_errors=True)
+        raise RetinaError(str(error).replace("--run-dir", "--out")) from None
 
 
 def _write_pictures(folder: Path, names: Sequence[str], ids: Sequence[int]) -> None:

@@ -157,7 +157,7 @@ class Loop:
         if evaluates and stopped_by:
             self.progress = replace(self.progress, unevaluated=True)
         elif evaluates:
-            ends = self._stops_early(step) or ends
+            ends = ends or self._stops_early(step)
         if evaluates or saves or stopped_by:
             self._save(step)
         if stopped_by:

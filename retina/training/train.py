@@ -17,6 +17,7 @@ from retina.data.load import check_same_classes, load_split
 from retina.data.scoring import ground_truth
 from retina.data.split_truth import split_truth
 from retina.doctor import preflight
+from retina.models import backbones
 from retina.training import checkpoint as checkpoints
 from retina.training.determinism import check_determinism, make_deterministic
 from retina.training.distribution import distribute
@@ -156,11 +157,13 @@ def _load_data(config: Config, train_data: DetectionDataset | None, validation_d
 
 def _with_absolute_paths(config: Config) -> Config:
     """So that a run can be resumed and evaluated from any folder."""
-    config = configuration.with_absolute_root(config)
-    if config.model.init_from is None:
-        return config
-    model = config.model.model_copy(update={"init_from": config.model.init_from.expanduser().absolute()})
-    return config.model_copy(update={"model": model})
+    config, model = configuration.with_absolute_root(config), config.model
+    update: dict[str, object] = {}
+    if model.init_from is not None:
+        update["init_from"] = model.init_from.expanduser().absolute()
+    if model.weights is not None and backbones.takes_a_file(model.backbone):
+        update["weights"] = str(Path(model.weights).expanduser().absolute())
+    return config.model_copy(update={"model": model.model_copy(update=update)})
 
 
 def _is_finished(saved: checkpoints.Checkpoint, config: Config) -> bool:

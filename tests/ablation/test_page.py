@@ -169,7 +169,7 @@ def test_a_forest_puts_its_marks_where_the_figures_are():
     assert drawn.zero == 120 and (drawn.rows[0].x, drawn.rows[0].start, drawn.rows[0].end) == (174, 12, 228)
     assert drawn.rows[1][1:7] == (None, "–", "–", None, None, None)
     assert (drawn.rows[2].x, drawn.rows[2].interval) == (120, "–")
-    assert [told for _, told in drawn.ticks] == ["-1", "-0.5", "0", "0.5", "1"]
+    assert [told for _, told in drawn.ticks] == ["−1", "−0.5", "0", "0.5", "1"]
     assert forests.forest([]).zero == 120
 
 

@@ -171,7 +171,7 @@ def yaml(root: Path, text: str) -> Path:
         ("train: [", "not valid YAML"),
         ("train: images/train", "names: expected a list of class names, or {0: name, …}, got None"),
         ("train: images/train\nnames: []", "names: expected a list of class names"),
-        ("train: images/train\nnames: [yes, cat]", "names: expected a text for class 0, got True; put it into quotes"),
+        ("train: images/train\nnames: [true, cat]", "names: expected a text for class 0, got True; put it into quotes"),
         ("train: images/train\nnames: [a, a]", "names: 'a' is given twice"),
         ("train: images/train\nnames: {0: a, 2: b}", r"names: expected the indices 0 to 1, got \[0, 2\]"),
         ("train: images/train\nnames: [a, b]\nnc: 3", "nc is 3, but there are 2 names; correct one of them"),

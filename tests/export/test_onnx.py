@@ -166,6 +166,15 @@ def test_a_run_in_bfloat16_is_exported_in_float32(predictor):
 # ---------------------------------------------------------------------------------------------------- stage by stage
 
 
+def test_a_head_with_group_normalisation(tmp_path):
+    predictor = make_predictor("model.head={channels: 32, layers: 1, prior: 0.2, norm: group, init_std: 0.3}")
+    write_onnx(predictor, tmp_path / "group.onnx")
+    image = noise(48, 64)
+    (found,), (expected,) = open_onnx(tmp_path / "group.onnx").detect([image]), predictor.predict([image])
+    assert len(found.scores) == 20
+    assert_same(found, expected)
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_the_canvas_is_equal_bit_for_bit(predictor, parts, size):
     image = noise(*size)

@@ -43,16 +43,17 @@ def test_a_constant_map_is_its_shift():
     np.testing.assert_allclose(found, np.broadcast_to(beta, x.shape), rtol=0, atol=1e-6)
 
 
-def test_bfloat16_is_computed_in_float32():
+@pytest.mark.parametrize(("kind", "step"), [("bfloat16", 2**-8), ("float16", 2**-11)])
+def test_half_precision_is_computed_in_float32(kind, step):
     x, gamma, beta = random((1, 40, 40), 64)
-    x = keras.ops.cast(x, "bfloat16")
-    found = layer(x, 32, gamma, beta, dtype="mixed_bfloat16")(x)
-    assert keras.backend.standardize_dtype(found.dtype) == "bfloat16"
+    x = keras.ops.cast(x, kind)
+    found = layer(x, 32, gamma, beta, dtype=f"mixed_{kind}")(x)
+    assert keras.backend.standardize_dtype(found.dtype) == kind
     wide = keras.ops.convert_to_numpy(keras.ops.cast(x, "float32"))
     wanted = reference(wide, 32, 1e-5, gamma, beta)
-    # Half a step of bfloat16 beside the value.
+    # Half a step of the result's precision beside the value.
     np.testing.assert_allclose(
-        keras.ops.convert_to_numpy(keras.ops.cast(found, "float32")), wanted, rtol=2**-8, atol=1e-5
+        keras.ops.convert_to_numpy(keras.ops.cast(found, "float32")), wanted, rtol=step, atol=1e-5
     )
 
 

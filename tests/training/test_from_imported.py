@@ -161,6 +161,8 @@ def test_bad_files_of_every_kind(kind, imported, tmp_path, monkeypatch, capsys):
         said = capsys.readouterr()
         assert ended.value.code == 2 and said.out == "", name
         assert said.err.startswith(f"retina: {tmp_path / name}: ") and said.err.count("\n") == 1, said.err
+        if name == "pipe":
+            assert "expected a file, it is a pipe" in said.err and "damaged" not in said.err
     assert not trace.exists() and not (tmp_path / "run").exists()
 
 

@@ -20,6 +20,7 @@ from retina.models.weights import torchvision  # noqa: E402
 from retina.models.weights.coco import CATEGORIES  # noqa: E402
 from retina.models.weights.mapping import convert  # noqa: E402
 from retina.models.weights.reading import TensorFile, sha256_of_arrays, sha256_of_file  # noqa: E402
+from retina.training import importing  # noqa: E402
 from retina.training.checkpoint import read  # noqa: E402
 from retina.training.importing import import_run  # noqa: E402
 from retina.training.run_directory import RunDirectory  # noqa: E402
@@ -326,6 +327,21 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, capsys, coco):
     code, said = run_cli(monkeypatch, capsys, *words)
     assert code == 2 and "cannot write the run directory: No space left on device; choose another --out" in said.err
     assert not (tmp_path / "run").exists()
+
+
+def test_what_came_into_the_folder_meanwhile_stays(tmp_path, monkeypatch, capsys, coco):
+    out = tmp_path / "run"
+    read = importing.describe_environment
+
+    def slowly(config):
+        out.mkdir()
+        (out / "mine.txt").write_text("kept")
+        return read(config)
+
+    monkeypatch.setattr(importing, "describe_environment", slowly)
+    code, said = run_cli(monkeypatch, capsys, "import-weights", "torchvision", coco[1], "--out", out)
+    assert code == 2 and "choose another --out" in said.err
+    assert [file.name for file in out.iterdir()] == ["mine.txt"]
 
 
 @pytest.mark.slow

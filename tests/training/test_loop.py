@@ -184,7 +184,7 @@ def test_a_run_killed_behind_the_evaluation_that_it_had_to_make_up_for_has_it_on
         patched.setattr(checkpoints, "save", killed)
         with pytest.raises(KeyboardInterrupt):
             go(tmp_path / "run", resume=True)
-    assert [line["step"] for line in lines(RunDirectory(tmp_path / "run"))][-1] >= 10
+    assert 10 in [line["step"] for line in lines(RunDirectory(tmp_path / "run")) if "split" in line]
     assert_same(go(tmp_path / "run", resume=True), whole)
 
 
@@ -308,6 +308,11 @@ def test_a_run_stops_early_and_is_finished_then(go, tmp_path, capsys):
     assert said in (run.path / "log.txt").read_text()
     go(tmp_path / "run", *overrides, resume=True)
     assert "finished, after step 15" in capsys.readouterr().err
+
+
+def test_a_run_whose_patience_ends_with_its_last_step_is_not_said_to_have_stopped_early(go, tmp_path):
+    run = go(tmp_path / "run", "run.early_stopping={patience: 1}", "schedule.steps=10", figures=STALE)
+    assert run.pointed_step(LATEST) == 10 and "stopped early" not in (run.path / "log.txt").read_text()
 
 
 def test_early_stopping_watches_another_figure_by_at_least_so_much(go, tmp_path):

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,8 +49,9 @@ def read_keras(path: Path) -> KerasFile:
     Raises:
         RetinaError: it is missing, damaged, or none of these, or its values are not finite.
     """
-    try:
+    with suppress(OSError):  # opening it tells
         refuse_special(path)
+    try:
         check_readable(path)
         found = read_plainly(path)
     except Refused as error:

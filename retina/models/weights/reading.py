@@ -7,6 +7,7 @@ import json
 import math
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -57,8 +58,9 @@ def read_tensors(path: Path) -> TensorFile:
         RetinaError: the file is missing, damaged, holds anything but plain tensors where they are expected, or has
             values that are not finite.
     """
-    try:
+    with suppress(OSError):  # opening it tells
         refuse_special(path)
+    try:
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             file.seek(0)
