@@ -70,7 +70,7 @@ def train(
             names the step, its images and the tensor; see `retina.training.replay`.
     """
     path = Path(run_dir)
-    config = _with_absolute_paths(config)
+    config = with_absolute_paths(config)
     distribution = distribute(config.run)
     hosts = distribution.hosts
     check_same_config(hosts, config)
@@ -155,7 +155,7 @@ def _load_data(config: Config, train_data: DetectionDataset | None, validation_d
     return Data(train_data, validation_data, truth)
 
 
-def _with_absolute_paths(config: Config) -> Config:
+def with_absolute_paths(config: Config) -> Config:
     """So that a run can be resumed and evaluated from any folder."""
     config, model = configuration.with_absolute_root(config), config.model
     update: dict[str, object] = {}

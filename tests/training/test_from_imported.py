@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from retina.training.checkpoint import gather, read  # noqa: E402
 from retina.training.importing import import_run  # noqa: E402
 from retina.training.parts import _weights_notes, assemble  # noqa: E402
 from retina.training.run_directory import RunDirectory  # noqa: E402
-from retina.training.train import train  # noqa: E402
+from retina.training.train import train, with_absolute_paths  # noqa: E402
 from tests.models.test_weights_reading import safetensors  # noqa: E402
 
 SMALL = [
@@ -177,6 +178,13 @@ def small_config(file, *more):
             "model.head={channels: 16, layers: 1}", *SMALL, *more,
         ],
     )  # fmt: skip
+
+
+def test_a_file_of_weights_is_named_so_that_it_is_found_from_any_folder(tmp_path, monkeypatch):
+    coco = Path(__file__).parents[2] / "configs" / "coco_r50_fpn_1x.yaml"
+    monkeypatch.chdir(tmp_path)
+    assert with_absolute_paths(small_config("resnet18.pth")).model.weights == str(tmp_path / "resnet18.pth")
+    assert with_absolute_paths(config.load(coco)).model.weights == "resnet50_imagenet"  # a preset of keras-cv's
 
 
 def test_what_became_of_the_backbones_file(classifier):
