@@ -56,6 +56,14 @@ def test_links_and_pictures_exist():
     assert [target for target in targets if "://" not in target and not (ROOT / target).is_file()] == []
 
 
+def test_links_within_the_page_lead_to_headings():
+    headings = re.findall(r"^#+ (.+)$", TEXT, re.MULTILINE)
+    slugs = {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
+    targets = re.findall(r"\]\(#([^)]+)\)", TEXT)
+    assert len(targets) > 10
+    assert set(targets) <= slugs
+
+
 def test_the_python_names_exist():
     (block,) = blocks("python")
     names = {
