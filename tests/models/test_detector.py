@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import keras
 import numpy as np
@@ -181,12 +182,20 @@ def test_decode_gives_original_pixels():
         assert list(found["valid"][i]) == [True, False, False] and int(found["labels"][i][0]) == 1
 
 
-def test_the_momentum_of_batch_normalisation():
-    own = {layer.momentum for layer in batch_norms(tiny())}
-    assert own == {0.99}
-    assert {
-        layer.momentum for layer in batch_norms(tiny(model=TINY.model_copy(update={"batch_norm_momentum": 0.9})))
-    } == {0.9}
+@pytest.mark.parametrize("backbone", ["keras_cv/resnet10", "keras_cv/csp_darknet_tiny", "resnet18"])
+def test_the_momentum_of_batch_normalisation_is_0_9_whatever_the_backbone(backbone):
+    """A run of a few hundred steps is evaluated with its own statistics, not with those of a network long gone."""
+    assert momenta(backbone=backbone) == {0.9}
+    assert momenta(backbone=backbone, batch_norm_momentum=0.5) == {0.5}
+
+
+def test_null_leaves_the_momentum_that_the_backbone_brings():
+    assert momenta(backbone="keras_cv/resnet10", batch_norm_momentum=None) == {0.99}
+    assert momenta(backbone="resnet18", batch_norm_momentum=None) == {0.9}
+
+
+def momenta(**settings: Any) -> set[float]:
+    return {layer.momentum for layer in batch_norms(tiny(model=TINY.model_copy(update=settings)))}
 
 
 def batch_norms(detector: Detector) -> list[keras.layers.BatchNormalization]:

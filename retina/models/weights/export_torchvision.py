@@ -260,7 +260,8 @@ def _norms(config: Config) -> list[str]:
     """What the run's batch normalisations have otherwise than torchvision's."""
     epsilon, momentum = config.model.batch_norm_epsilon, config.model.batch_norm_momentum
     set_there = [] if epsilon is None else [f"module.eps = {epsilon!r}"]
-    if momentum is not None:  # the share of the new statistics in PyTorch, of the old in Keras
+    # The share of the new statistics in PyTorch, whose default is 0.1, of the old in Keras.
+    if momentum not in (None, 0.9):
         set_there.append(f"module.momentum = {1 - momentum:.6g}")
     if not set_there:
         return []
