@@ -37,7 +37,7 @@ from retina.config.losses import (
 )
 from retina.config.model import Anchors, Assignment, Fpn, Head, Model
 from retina.config.reading import default_path, load, override, parse, to_yaml, with_absolute_root
-from retina.config.run import (
+from retina.config.recipe import (
     AdamW,
     ConstantSchedule,
     CosineSchedule,

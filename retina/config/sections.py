@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from retina.config.data import Data
 from retina.config.losses import Loss
 from retina.config.model import Anchors, Assignment, Model
-from retina.config.run import Optimizer, Run, Schedule, Sgd
+from retina.config.recipe import Optimizer, Run, Schedule, Sgd
 from retina.config.values import (
     Fraction,
     NonNegativeFloat,
