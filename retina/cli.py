@@ -6,7 +6,7 @@ import errno
 import io
 import sys
 import traceback
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
@@ -14,13 +14,13 @@ from retina.commands.ablate import ablate
 from retina.commands.benchmark import benchmark
 from retina.commands.browse import browse
 from retina.commands.compare import compare
+from retina.commands.config import show_config
 from retina.commands.convert import convert
 from retina.commands.doctor import doctor
 from retina.commands.evaluate import evaluate
 from retina.commands.export import export
 from retina.commands.export_weights import export_weights
 from retina.commands.import_weights import import_weights
-from retina.commands.options import Overrides, config_arguments
 from retina.commands.predict import predict
 from retina.commands.report import report
 from retina.commands.score import score
@@ -91,16 +91,7 @@ for command in _COMMANDS:
     app.command()(command)
 
 
-@app.command("config")
-def show_config(
-    config: Annotated[str | None, typer.Argument(help="A YAML file; without one, the digits demo.")] = None,
-    overrides: Overrides = None,
-) -> None:
-    """Print the resolved configuration, every default spelled out."""
-    from retina import config as configuration
-
-    file, settings = config_arguments(config, overrides)
-    print(configuration.to_yaml(configuration.load(file, settings)), end="")
+app.command("config")(show_config)
 
 
 @app.command()
