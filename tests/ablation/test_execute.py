@@ -310,7 +310,7 @@ def test_the_real_trainer_ends_in_peace_and_with_its_parent(tmp_path):
 @pytest.fixture(scope="module")
 def local_ray():
     if importlib.util.find_spec("ray") is None:
-        pytest.skip("Ray is not installed: pip install 'retina[ray]'")
+        pytest.skip("Ray is not installed: pip install -e '.[ray]'")
     import ray
 
     # The workers find the package where this test finds it.
