@@ -19,6 +19,7 @@ from retina.commands.doctor import doctor
 from retina.commands.evaluate import evaluate
 from retina.commands.export import export
 from retina.commands.export_weights import export_weights
+from retina.commands.guide import guide
 from retina.commands.import_weights import import_weights
 from retina.commands.options import Overrides, config_arguments
 from retina.commands.predict import predict
@@ -84,7 +85,7 @@ def _explain(error: BaseException) -> tuple[int, str]:
 
 _COMMANDS = (
     train, evaluate, report, score, compare, convert, doctor, browse, predict, ablate, export, benchmark,
-    import_weights, export_weights,
+    import_weights, export_weights, guide,
 )  # fmt: skip
 
 for command in _COMMANDS:

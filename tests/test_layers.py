@@ -22,7 +22,7 @@ FLOORS = (
     ("data", "models", "evaluation"),
     ("inference", "doctor", "scoring"),
     ("training",),
-    ("ablation", "export", "report"),
+    ("ablation", "export", "report", "guide"),
     ("commands",),
     ("cli",),
     ("__main__",),
