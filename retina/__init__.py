@@ -20,14 +20,14 @@ _HOMES = {
     "load_split": "retina.data.load",
     "Detector": "retina.models.detector",
     "train": "retina.training.train",
-    "import_weights": "retina.training.importing:import_run",
+    "import_weights": "retina.runs.importing:import_run",
     "export_weights": "retina.export.weights",
     "evaluate": "retina.export.loading",
     "load": "retina.export.loading",
     "score": "retina.scoring",
-    "compare": "retina.training.comparing",
-    "browse": "retina.report.browse",
-    "write_report": "retina.report.run_page",
+    "compare": "retina.runs.comparing",
+    "browse": "retina.pages.browse",
+    "write_report": "retina.pages.run_page",
 }
 
 __all__ = ["__version__", "losses", *_HOMES]
@@ -39,14 +39,14 @@ _LIGHT = (
     "retina.data.dataset",
     "retina.data.load",
     "retina.scoring",
-    "retina.training.comparing",
+    "retina.runs.comparing",
 )
 
 
 def __getattr__(name: str) -> Any:
     if name in ("losses", "ops", "models", "training"):
         import_tensorflow_quietly()
-    if name in ("losses", "ops", "models", "data", "training", "evaluation", "report"):
+    if name in ("losses", "ops", "models", "data", "training", "evaluation", "runs", "pages"):
         return importlib.import_module(f"retina.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'retina' has no attribute '{name}'")

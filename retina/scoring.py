@@ -10,13 +10,13 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from retina import config
-from retina.data import text_boxes
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import Pixels
-from retina.data.image_names import image_files
-from retina.data.results import ResultFormat, read_results, result_format
-from retina.data.scoring import GroundTruth, Results
-from retina.data.truth import FileTruth, TruthFormat, from_dataset, read_ground_truth, truth_format
+from retina.data.formats import text as text_boxes
+from retina.data.formats.results import ResultFormat, read_results, result_format
+from retina.data.formats.truth import FileTruth, TruthFormat, from_dataset, read_ground_truth, truth_format
+from retina.data.ground_truth import GroundTruth, Results
+from retina.data.image_files import image_files
 from retina.errors import RetinaError
 from retina.evaluation.assessment import Assessment, assess
 from retina.evaluation.coco import AreaRanges, Engine, Metrics
@@ -115,8 +115,9 @@ def score(
             protocols, except that the devkit's result files always are inclusive, and that detections on a retina
             configuration are continuous.
         gt_pixels: overrules `pixels` for the ground truth; a VOC folder is "inclusive" unless told otherwise here.
-        gt_format, dt_format, splits, names, images: see `retina.data.truth.read_ground_truth` and
-            `retina.data.results.read_results`; `images` also says where the pictures are, for `retina.report.score`.
+        gt_format, dt_format, splits, names, images: see `retina.data.formats.truth.read_ground_truth` and
+            `retina.data.formats.results.read_results`; `images` also says where the pictures are, for
+            `retina.drawing.score_files`.
 
     Raises:
         RetinaError: a file is missing or malformed, the two don't fit, or a setting has no effect.

@@ -9,13 +9,13 @@ from PIL import Image
 
 import retina
 from retina import config
+from retina.data.formats.truth import read_ground_truth
+from retina.data.formats.voc import read_voc
+from retina.data.ground_truth import ground_truth
 from retina.data.load import load_split
-from retina.data.scoring import ground_truth
 from retina.data.split_truth import split_truth
-from retina.data.truth import read_ground_truth
-from retina.data.voc import read_voc
+from retina.drawing.score_files import write_score
 from retina.errors import RetinaError
-from retina.report.score import write_score
 from retina.scoring import score
 
 CASES = (

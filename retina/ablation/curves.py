@@ -11,7 +11,7 @@ import numpy as np
 
 from retina.ablation.directory import Study
 from retina.ablation.results import StudyResult
-from retina.pages.charts import Series
+from retina.drawing.charts import Series
 
 _COLOURS = 7
 Points = list[tuple[int, float]]

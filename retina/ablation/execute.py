@@ -16,7 +16,7 @@ from typing import Any
 from retina.ablation.directory import Outcome, Study
 from retina.ablation.plan import Trial
 from retina.errors import Interrupted, RetinaError
-from retina.training.interruption import InterruptionGuard
+from retina.runs.interruption import InterruptionGuard
 
 Say = Callable[[str], None]
 

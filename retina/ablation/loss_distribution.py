@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from retina.ablation.plots import colours
+from retina.drawing.figures import save
 from retina.errors import RetinaError
 from retina.files import write_text
-from retina.pages.figures import save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -85,7 +85,7 @@ def sample(run: Path, *, images: int | None, checkpoint: str, seed: int) -> Samp
     from retina.data.load import load_split
     from retina.data.pipeline import evaluation_batches, translated
     from retina.ops.assignment import match
-    from retina.training.loading import load
+    from retina.runs.loading import load
 
     predictor = load(run, checkpoint)
     detector, config = predictor.detector, predictor.config

@@ -6,13 +6,14 @@ import csv
 import io
 import json
 
-from retina.ablation import page, plots
+from retina.ablation import plots
 from retina.ablation.directory import Study
 from retina.ablation.presets import NAMES
 from retina.ablation.results import StudyResult, to_json
 from retina.ablation.tables import table
 from retina.errors import RetinaError
 from retina.files import write_text
+from retina.pages import study as page
 
 _WIDTH = 118
 

@@ -11,10 +11,10 @@ from retina.ablation.directory import Study
 from retina.ablation.plan import Trial
 from retina.ablation.presets import NAMES
 from retina.ablation.statistics import enough_replicates
-from retina.data.coco import read_json
 from retina.data.detections import coco_columns
+from retina.data.formats.coco import read_json
+from retina.data.ground_truth import GroundTruth, Results
 from retina.data.load import load_split
-from retina.data.scoring import GroundTruth, Results
 from retina.data.split_truth import split_truth
 from retina.errors import RetinaError
 from retina.evaluation.bootstrap import bootstrap, observed

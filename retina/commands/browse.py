@@ -33,7 +33,7 @@ def browse(
     from retina.startup import import_tensorflow_quietly
 
     import_tensorflow_quietly()
-    from retina.report.browse import browse as write
+    from retina.pages.browse import browse as write
 
     terminal = console()
     done = 0

@@ -28,7 +28,7 @@ def compare(
 ) -> None:
     """Tell whether B is better than A on the same images, with intervals from a paired bootstrap."""
     from retina.evaluation.comparison import class_comparison_table, comparison_table, to_json, verdict
-    from retina.training.comparing import compare as compare_detectors
+    from retina.runs.comparing import compare as compare_detectors
 
     compared = compare_detectors(
         a,

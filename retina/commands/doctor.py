@@ -30,7 +30,7 @@ def doctor(
 
     Exit code 1 if a finding is an error.
     """
-    from retina.doctor.sources import open_target
+    from retina.doctor.targets import open_target
 
     file, settings = config_arguments(target, overrides)
     if file is None:
@@ -50,7 +50,7 @@ def doctor(
 
     import_tensorflow_quietly()
     from retina.doctor.examine import examine, with_timing
-    from retina.doctor.terminal import print_examination
+    from retina.doctor.printing import print_examination
 
     terminal = console()
     if as_json:
@@ -76,8 +76,8 @@ def doctor(
         timing = time_steps(opened.config, load_split(opened.config.data, "train"), time)
         examined = with_timing(examined, timing._asdict())
     if html is not None:
-        from retina.doctor.page import render
         from retina.files import write_text
+        from retina.pages.examination import render
 
         write_text(html, render(examined))
     if as_json:

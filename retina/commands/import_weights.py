@@ -43,7 +43,7 @@ def import_weights(
     from retina.startup import import_tensorflow_quietly
 
     import_tensorflow_quietly()
-    from retina.training.importing import import_run
+    from retina.runs.importing import import_run
 
     report = import_run(kind, file, out, classes=names, config=given, overrides=overrides or ())
     if as_json:

@@ -29,8 +29,8 @@ def predict(
     from retina.startup import import_tensorflow_quietly
 
     import_tensorflow_quietly()
+    from retina.drawing.prediction_files import write_predictions
     from retina.export.loading import load
-    from retina.report.predictions import write_predictions
 
     predictor = load(run, checkpoint)
     lowest = predictor.config.inference.score_threshold

@@ -48,17 +48,17 @@ def _write(paths: list[Path], out: Path | None, split: Split, checkpoint: str, o
             raise RetinaError(
                 f"{paths[0]}: a study's page takes neither --split, --checkpoint nor overrides; leave them out"
             )
-        from retina.ablation.page import write
+        from retina.pages.study import write
 
         return write(paths[0], out or paths[0] / "study.html")
     from retina.startup import import_tensorflow_quietly
 
     import_tensorflow_quietly()
     if len(paths) > 1:
-        from retina.report.compare_page import write as compare
+        from retina.pages.comparison import write as compare
 
         return compare(paths, out or _COMPARISON, split=split, checkpoint=checkpoint, overrides=overrides)
-    from retina.report.run_page import write_report
+    from retina.pages.run_page import write_report
 
     return write_report(paths[0], out, split=split, checkpoint=checkpoint, overrides=overrides)
 
@@ -71,8 +71,8 @@ def report_of_training(run: Path) -> Path | None:
     Returns:
         The page; None where it could not be written.
     """
-    from retina.report.run_page import write_report
-    from retina.training.run_directory import shown
+    from retina.pages.run_page import write_report
+    from retina.runs.directory import shown
 
     page, figures = run / "report" / "index.html", run / "metrics.jsonl"
     try:

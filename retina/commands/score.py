@@ -44,7 +44,7 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Score anybody's detections against anybody's ground truth, without a model."""
-    from retina.report.score import print_score, write_score
+    from retina.drawing.score_files import print_score, write_score
     from retina.scoring import score as score_files
     from retina.startup import import_tensorflow_quietly
 

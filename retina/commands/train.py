@@ -34,7 +34,7 @@ def train(
         raise RetinaError("--changed-data: it has an effect on a run that goes on only; add --resume, or leave it out")
     own = resume and file is None
     if own:
-        from retina.training.run_directory import RunDirectory
+        from retina.runs.directory import RunDirectory
 
         file = str(RunDirectory.open(run_dir).path / "config.yaml")
     # Read before TensorFlow is imported, which takes seconds: a typo is told at once.
@@ -44,7 +44,7 @@ def train(
     from retina.startup import import_tensorflow_quietly
 
     import_tensorflow_quietly()
-    from retina.training.run_directory import shown
+    from retina.runs.directory import shown
     from retina.training.train import train as train_run
 
     train_run(resolved, run_dir, resume=resume, changed_data=changed_data)

@@ -75,7 +75,7 @@ class YoloSource(Section):
 
 
 class CsvSource(Section):
-    """A CSV file of boxes in pixels; see `retina.data.csv_boxes` for its columns.
+    """A CSV file of boxes in pixels; see `retina.data.formats.csv` for its columns.
 
     `images` is the folder that the image column is relative to (default: the file's own); `classes` a CSV file of lines
     `class name,id` (default: the sorted names of `annotations`, or `data.classes`).
@@ -89,7 +89,7 @@ class CsvSource(Section):
 
 
 class TfdsSource(Section):
-    """A TensorFlow Datasets dataset prepared in `data_dir`; nothing is downloaded. See `retina.data.tfds_source`.
+    """A TensorFlow Datasets dataset prepared in `data_dir`; nothing is downloaded. See `retina.data.formats.tfds`.
 
     `name` is TFDS' (`coco/2017`, `voc/2007:5.0.0`), `split` too (`train`, `validation[:1000]`). Without `name`,
     `data_dir` is the dataset's own folder, as `retina convert` writes it.

@@ -81,7 +81,7 @@ class Select(Section):
 def share_conflict(first: Select, second: Select) -> str | None:
     """Why two splits may not take these parts of one source: with other seeds or overlapping shares one would see the
     other's images. Equal shares are taken for what is meant, and a part of a split without share is not looked at: what
-    two splits share in the end, `retina.doctor.data.split_findings` tells from their tables.
+    two splits share in the end, `retina.doctor.statistics.split_findings` tells from their tables.
     """
     if first.share is None or second.share is None:
         return None

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Literal
 
 from retina import config
-from retina.data.coco import read_coco
-from retina.data.csv_boxes import csv_records
 from retina.data.dataset import DetectionDataset, with_classes
-from retina.data.digits import read_digits
+from retina.data.formats.coco import read_coco
+from retina.data.formats.csv import csv_records
+from retina.data.formats.digits import read_digits
+from retina.data.formats.tfds import read_tfds
+from retina.data.formats.voc import read_voc
+from retina.data.formats.yolo import yolo_records
 from retina.data.limits import refuse_too_large
 from retina.data.records import Records, to_dataset
 from retina.data.select import relabel, select_images, with_found_classes
-from retina.data.tfds_source import read_tfds
-from retina.data.voc import read_voc
-from retina.data.yolo import yolo_records
 from retina.errors import RetinaError
 
 Split = Literal["train", "validation", "test"]
@@ -31,7 +31,7 @@ def load_split(data: config.Data, split: Split, *, keep_unusable: bool = False) 
     Args:
         keep_unusable: for who wants to list them: images that can't be used stay in the table whatever
             `data.invalid_images` says, and none is decoded. One whose size is not known otherwise and has no readable
-            header is of one of the sizes `retina.data.image_names.NO_SIZE_*`.
+            header is of one of the sizes `retina.data.image_files.NO_SIZE_*`.
 
     Raises:
         RetinaError: the split is not configured, its files are missing or malformed, it has invalid boxes and

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from retina.data.dataset import DetectionDataset, InvalidBoxes, RawObjects, build, with_classes
-from retina.data.scoring import GroundTruth
+from retina.data.ground_truth import GroundTruth
 from retina.data.stored import TableImage
 
 

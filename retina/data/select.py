@@ -14,7 +14,7 @@ import numpy as np
 
 from retina import config
 from retina.data.dataset import DetectionDataset, Objects, suggest, with_classes
-from retina.data.text_boxes import read_text
+from retina.data.formats.text import read_text
 from retina.errors import RetinaError
 
 _SHOWN = 8

@@ -12,12 +12,12 @@ import numpy as np
 
 from retina import config
 from retina.data.dataset import DetectionDataset
+from retina.data.formats.tfds import tfds_truth
+from retina.data.formats.truth import read_ground_truth
+from retina.data.ground_truth import GroundTruth, ground_truth
 from retina.data.load import Split, may_lack_classes, text_records
 from retina.data.records import to_ground_truth
-from retina.data.scoring import GroundTruth, ground_truth
 from retina.data.select import new_names
-from retina.data.tfds_source import tfds_truth
-from retina.data.truth import read_ground_truth
 from retina.errors import RetinaError
 
 

@@ -11,6 +11,6 @@ def __getattr__(name: str) -> Any:
     # Anchors import Keras, which takes seconds; a mistyped path should be told before.
     if name != "best_overlaps":
         raise AttributeError(f"module 'retina.doctor' has no attribute '{name}'")
-    from retina.doctor.anchors import best_overlaps
+    from retina.doctor.coverage import best_overlaps
 
     return best_overlaps

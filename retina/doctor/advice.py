@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from retina import config
 from retina.doctor.ceiling import AnchorReport, AtSize, Share
-from retina.doctor.data import FEW_BOXES
 from retina.doctor.findings import Finding, Grade, count, listed, some
+from retina.doctor.statistics import FEW_BOXES
 
 # Fewer boxes with a positive anchor than this and most of the data is background to the detector: hopeless.
 HOPELESS = 0.5

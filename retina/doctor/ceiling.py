@@ -8,9 +8,9 @@ import numpy as np
 
 from retina import config
 from retina.data.dataset import DetectionDataset
-from retina.data.scoring import Results, ground_truth
-from retina.doctor.anchors import Coverage, coverage, resized_sides
-from retina.doctor.data import SIDE_EDGES, SIZES, Histogram, histogram
+from retina.data.ground_truth import Results, ground_truth
+from retina.doctor.coverage import Coverage, coverage, resized_sides
+from retina.doctor.statistics import SIDE_EDGES, SIZES, Histogram, histogram
 from retina.evaluation.coco import evaluate_as
 
 

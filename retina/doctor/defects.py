@@ -10,11 +10,11 @@ import numpy as np
 
 from retina import config as configuration
 from retina.data.dataset import DetectionDataset
-from retina.data.image_names import NO_SIZE_FRACTIONS, NO_SIZE_PIXELS
-from retina.doctor.anchors import coverage
+from retina.data.image_files import NO_SIZE_FRACTIONS, NO_SIZE_PIXELS
+from retina.doctor.coverage import coverage
 from retina.doctor.findings import count
-from retina.doctor.images import Images, duplicate_groups
-from retina.doctor.sources import Target
+from retina.doctor.inspection import Images, duplicate_groups
+from retina.doctor.targets import Target
 from retina.errors import RetinaError
 
 _UPRIGHT = 1
@@ -60,7 +60,7 @@ def sized(table: DetectionDataset) -> np.ndarray:
 
 
 def image_defects(table: DetectionDataset, opened: Images, names: Iterable[str]) -> Defects:
-    """The defects of images, opened by `retina.doctor.images.inspect`, by row: those that can't be used, that have
+    """The defects of images, opened by `retina.doctor.inspection.inspect`, by row: those that can't be used, that have
     another size than declared or an EXIF rotation, that are there twice or nearly, and boxes given twice.
 
     Args:
@@ -101,7 +101,7 @@ def image_defects(table: DetectionDataset, opened: Images, names: Iterable[str])
 
 
 def anchor_defects(table: DetectionDataset, rows: Iterable[int], settings: configuration.Config) -> Defects:
-    """For each of these rows the boxes that no anchor learns at the evaluation size (`retina.doctor.anchors`)."""
+    """For each of these rows the boxes that no anchor learns at the evaluation size (`retina.doctor.coverage`)."""
     known = sized(table)
     chosen = [row for row in rows if known[row]]
     part = table.subset(chosen)

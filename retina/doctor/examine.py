@@ -9,14 +9,14 @@ from typing import Any
 from retina import config as configuration
 from retina.data.dataset import DetectionDataset
 from retina.doctor.advice import coverage_findings, limit_findings
-from retina.doctor.anchors import sampled
 from retina.doctor.ceiling import AnchorReport, report
 from retina.doctor.cost import Cost, cost_findings, estimate
-from retina.doctor.data import Statistics, split_findings, statistics, table_findings
+from retina.doctor.coverage import sampled
 from retina.doctor.findings import GRADES, Finding, count, ordered
-from retina.doctor.images import Images, duplicate_findings, image_findings, inspect
-from retina.doctor.sources import Target, read_splits
+from retina.doctor.inspection import Images, duplicate_findings, image_findings, inspect
+from retina.doctor.statistics import Statistics, split_findings, statistics, table_findings
 from retina.doctor.suggest import Proposal, propose
+from retina.doctor.targets import Target, read_splits
 
 # Looking at COCO's 118,000 images through the anchors takes a minute; so many tell shares to within half a percent.
 ANCHOR_IMAGES = 10_000

@@ -5,10 +5,10 @@ from __future__ import annotations
 from retina import config
 from retina.data.dataset import DetectionDataset
 from retina.doctor.advice import coverage_findings
-from retina.doctor.anchors import sampled
 from retina.doctor.ceiling import report
-from retina.doctor.data import split_findings, table_findings
+from retina.doctor.coverage import sampled
 from retina.doctor.findings import Finding, ordered
+from retina.doctor.statistics import split_findings, table_findings
 from retina.errors import RetinaError
 
 # Enough for shares to within a percent, at a second or two, and as much for each few of data.resize.train_short.

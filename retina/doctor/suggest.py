@@ -10,7 +10,7 @@ import numpy as np
 
 from retina import config
 from retina.data.dataset import DetectionDataset
-from retina.doctor.anchors import Placed, overlaps, place
+from retina.doctor.coverage import Placed, overlaps, place
 
 # So many boxes tell a share to within a percent or two, and keep the search at a few seconds.
 _BOXES = 3000

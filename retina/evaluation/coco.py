@@ -18,7 +18,7 @@ import numpy as np
 
 from retina import config
 from retina.data.detections import short
-from retina.data.scoring import GroundTruth, Results, check_results
+from retina.data.ground_truth import GroundTruth, Results, check_results
 from retina.errors import RetinaError
 from retina.evaluation.matching import ALL_AREAS, IOU_THRESHOLDS, average_precision, id_order
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retina.data.scoring import GroundTruth
+from retina.data.ground_truth import GroundTruth
 from retina.errors import RetinaError
 from retina.evaluation.bootstrap import NAMES, Figures, Method, bootstrap, interval, observed, resampled
 from retina.evaluation.matching import Matches

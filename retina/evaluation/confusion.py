@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from retina.data.scoring import GroundTruth, Results, check_results
+from retina.data.ground_truth import GroundTruth, Results, check_results
 from retina.errors import RetinaError
 from retina.evaluation.matching import overlaps
 from retina.evaluation.pairs import best, pairs

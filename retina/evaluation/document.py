@@ -31,8 +31,8 @@ from retina.evaluation.assessment import Assessment, Intervals
 from retina.evaluation.calibration import Reliability
 from retina.evaluation.coco import Metrics
 from retina.evaluation.confusion import Confusion
-from retina.evaluation.errors import Tide
 from retina.evaluation.matching import ALL_AREAS
+from retina.evaluation.tide import Tide
 
 
 def conventions(metrics: Metrics) -> dict[str, str]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from retina.data.scoring import GroundTruth, Results, check_results
+from retina.data.ground_truth import GroundTruth, Results, check_results
 from retina.evaluation.pairs import pairs
 
 # The same float64 numbers as pycocotools': 0.1-steps added up would differ in the last bit, and with them the matches.

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from retina.evaluation.document import area_in_words
-from retina.evaluation.errors import MEANINGS
 from retina.evaluation.terminal import NONE, Column, class_cell, optional, table, value
+from retina.evaluation.tide import MEANINGS
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -189,7 +189,7 @@ def _run(path: Path, checkpoint: str) -> _Target:
     import keras
 
     from retina.data.pipeline import canvas_image
-    from retina.training.loading import load
+    from retina.runs.loading import load
 
     predictor = load(path, checkpoint)
     detector = predictor.detector

@@ -19,7 +19,7 @@ import numpy as np
 import retina
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import DetectionTable
-from retina.data.scoring import GroundTruth, ground_truth, results
+from retina.data.ground_truth import GroundTruth, ground_truth, results
 from retina.data.stored import encoded as encoded_image
 from retina.errors import RetinaError
 from retina.evaluation.coco import evaluate_as
@@ -30,7 +30,7 @@ from retina.export.limits import Limits, problems
 from retina.export.runner import format_of, open_artefact
 from retina.files import write_text
 from retina.inference import Detections, Predictor
-from retina.training.loading import load
+from retina.runs.loading import load
 
 NAME = "certificate"
 

@@ -22,7 +22,7 @@ from retina.export.certificate import Certificate, certify, write_certificate
 from retina.export.limits import LIMITS, Limits
 from retina.export.runner import Format
 from retina.inference import Predictor
-from retina.training.loading import load_checkpoint, split_for
+from retina.runs.loading import load_checkpoint, split_for
 
 Precision = Literal["float32", "float16", "int8"]
 

@@ -11,16 +11,16 @@ import numpy as np
 from retina import config as configuration
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import DetectionTable
+from retina.data.ground_truth import results
 from retina.data.load import Split
-from retina.data.scoring import results
 from retina.data.stored import path_or_bytes
 from retina.errors import RetinaError
 from retina.evaluation.coco import Metrics, evaluate_as
 from retina.export.certificate import table_of
 from retina.export.runner import Runner, format_of, open_artefact
 from retina.inference import Detections, Predictor
-from retina.training import loading
-from retina.training.loading import Detected, split_for
+from retina.runs import loading
+from retina.runs.loading import Detected, split_for
 
 
 class ExportedPredictor:
@@ -63,7 +63,7 @@ def load(run_or_export: str | Path, checkpoint: str = "best") -> Predictor | Exp
 def detect_split(
     run_or_export: str | Path, split: Split, *, checkpoint: str = "best", overrides: Sequence[str] = ()
 ) -> Detected:
-    """What a run or an export finds in a split of the training's data; see `retina.training.loading.detect_split`."""
+    """What a run or an export finds in a split of the training's data; see `retina.runs.loading.detect_split`."""
     if format_of(run_or_export) is None:
         return loading.detect_split(run_or_export, split, checkpoint=checkpoint, overrides=overrides)
     predictor = load(run_or_export, checkpoint)
@@ -75,7 +75,7 @@ def detect_split(
 def evaluate(
     run_or_export: str | Path, split: Split = "validation", *, checkpoint: str = "best", overrides: Sequence[str] = ()
 ) -> tuple[Metrics, DetectionTable, DetectionDataset]:
-    """COCO metrics of a run or an export on a split of its data; see `retina.training.loading.evaluate`."""
+    """COCO metrics of a run or an export on a split of its data; see `retina.runs.loading.evaluate`."""
     detected = detect_split(run_or_export, split, checkpoint=checkpoint, overrides=overrides)
     metrics = evaluate_as(detected.config.evaluation, detected.truth, detected.found)
     return metrics, detected.table, detected.dataset

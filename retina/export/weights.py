@@ -10,14 +10,14 @@ import numpy as np
 
 from retina import config as configuration
 from retina.errors import RetinaError
-from retina.models.weights import export_torchvision
-from retina.models.weights.export_torchvision import ExportReport
-from retina.models.weights.reading import sha256_of_file
-from retina.models.weights.writing import check_writable, write_tensors
-from retina.training.checkpoint import read
-from retina.training.ema import averaged_weights
-from retina.training.importing import LEFTOVERS, REPORT
-from retina.training.run_directory import RunDirectory
+from retina.runs.checkpoint import read
+from retina.runs.directory import RunDirectory
+from retina.runs.ema import averaged_weights
+from retina.runs.importing import LEFTOVERS, REPORT
+from retina.weights import export_torchvision
+from retina.weights.export_torchvision import ExportReport
+from retina.weights.tensor_file import sha256_of_file
+from retina.weights.tensor_writing import check_writable, write_tensors
 
 _HEAD = "head.classification_head.cls_logits.bias"
 

@@ -18,8 +18,8 @@ from keras.src.backend.common import global_state
 from retina.errors import RetinaError
 from retina.models import backbones_keras_cv, backbones_keras_hub
 from retina.models.resnet import ARCHITECTURES, resnet
-from retina.models.weights.mapping import Report
-from retina.models.weights.sources import load_backbone
+from retina.weights.mapping import Report
+from retina.weights.sources import load_backbone
 
 LEVELS = ("C3", "C4", "C5")
 

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from retina.errors import RetinaError
-from retina.models.weights.keras_file import read_keras
+from retina.weights.keras_file import read_keras
 
 # Blocks of the four stages, whether they are bottlenecks, and the kind: plain, pre-activated ("v2", He et al. 2016,
 # arXiv:1603.05027) or with a stem of three convolutions and pooled shortcuts ("vd", arXiv:1812.01187).

@@ -16,9 +16,9 @@ from retina.config.differing import changed_keys
 from retina.errors import RetinaError
 from retina.files import exists
 from retina.models.detector import Detector
-from retina.training.checkpoint import Checkpoint, read, restore
-from retina.training.ema import averaged_weights
-from retina.training.run_directory import BEST, LATEST, RunDirectory
+from retina.runs.checkpoint import Checkpoint, read, restore
+from retina.runs.directory import BEST, LATEST, RunDirectory
+from retina.runs.ema import averaged_weights
 
 # What a run chooses for itself, whatever its first weights. All else of the model, and the anchors, is what weights
 # were trained for beside their shapes: other values are allowed, and said.

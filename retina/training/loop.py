@@ -15,26 +15,26 @@ import keras
 from retina.config import Config
 from retina.data import fused
 from retina.data.dataset import DetectionDataset
+from retina.data.ground_truth import GroundTruth
 from retina.data.pipeline import training_batches, translated
-from retina.data.scoring import GroundTruth
 from retina.errors import RetinaError, RunFailed
 from retina.models.detector import Detector
-from retina.training import checkpoint as checkpoints
+from retina.runs import checkpoint as checkpoints
+from retina.runs.background_writer import BackgroundWriter
+from retina.runs.directory import BEST, LATEST, RunDirectory, resume_command
+from retina.runs.environment import devices, memory, trim_memory
+from retina.runs.interruption import Interrupted, InterruptionGuard
+from retina.runs.state import Progress, after_evaluation, is_due, stops_early
+from retina.runs.storage import stored, storing
 from retina.training.callbacks import Callbacks
-from retina.training.distribution import ALONE, Distribution
-from retina.training.environment import devices, memory, trim_memory
-from retina.training.interruption import Interrupted, InterruptionGuard
+from retina.training.devices import ALONE, Distribution
 from retina.training.meter import Fault, Meter, state_fault
 from retina.training.parts import Parts, assemble
 from retina.training.progress import Report
 from retina.training.replay import keep_batch, record, why
 from retina.training.resuming import newest_checkpoint
-from retina.training.run_directory import BEST, LATEST, RunDirectory, resume_command
-from retina.training.state import Progress, after_evaluation, is_due, stops_early
-from retina.training.storage import stored, storing
 from retina.training.tensorboard import TensorBoard
 from retina.training.validation import Validation
-from retina.training.writing import BackgroundWriter
 
 # Steps that are gone through again to find the weights that a failed one had met.
 _REWINDS = 200

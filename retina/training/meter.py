@@ -31,7 +31,7 @@ def state_fault(step: int, arrays: Mapping[str, np.ndarray]) -> Fault | None:
     """What is not finite in the state that a step left, though its loss and its gradient were: it must not be saved.
 
     Args:
-        arrays: by name, as in `retina.training.checkpoint.Checkpoint`.
+        arrays: by name, as in `retina.runs.checkpoint.Checkpoint`.
     """
     bad = [
         name

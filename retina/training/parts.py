@@ -11,12 +11,12 @@ from retina.config import Config
 from retina.data.dataset import DetectionDataset
 from retina.inference import build_detector
 from retina.models.detector import Detector
-from retina.models.weights.sources import pixel_notes
-from retina.training.checkpoint import Checkpoint, extra_of, restore
-from retina.training.distribution import ALONE, Distribution
+from retina.runs.checkpoint import Checkpoint, extra_of, restore
+from retina.training.devices import ALONE, Distribution
 from retina.training.fine_tuning import initialise, read_initial
 from retina.training.optimizer import build_optimizer, peak_rate
 from retina.training.step import TrainStep, build_step
+from retina.weights.sources import pixel_notes
 
 
 class Parts(NamedTuple):

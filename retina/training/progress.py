@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from retina.training.storage import storing
+from retina.runs.storage import storing
 
 
 class Report:

@@ -19,9 +19,9 @@ from retina.files import written
 from retina.inference import build_detector
 from retina.models.detector import Detector
 from retina.models.objective import LossSums, objective
-from retina.training.checkpoint import gather, read, restore
+from retina.runs.checkpoint import gather, read, restore
+from retina.runs.directory import RunDirectory
 from retina.training.meter import Fault
-from retina.training.run_directory import RunDirectory
 from retina.training.step import INPUTS
 
 Batch = dict[str, Any]

@@ -12,9 +12,9 @@ from retina.config.differing import changed_keys
 from retina.data.dataset import DetectionDataset
 from retina.data.fingerprint import Fingerprints, differences
 from retina.errors import RetinaError
-from retina.training.checkpoint import Checkpoint, DamagedCheckpoint, read
-from retina.training.run_directory import LATEST, RunDirectory, has_config, is_begun
-from retina.training.state import Progress
+from retina.runs.checkpoint import Checkpoint, DamagedCheckpoint, read
+from retina.runs.directory import LATEST, RunDirectory, has_config, is_begun
+from retina.runs.state import Progress
 
 # What may differ when a run goes on: none of it touches a weight or a line of metrics.jsonl,
 _FREE = ("run.keep", "run.checkpoint_every", "run.checkpoint_minutes", "run.report", "export")

@@ -20,7 +20,7 @@ from retina import config
 from retina.errors import RetinaError
 from retina.inference import jax_or_numpy
 from retina.models.detector import Detector
-from retina.training.distribution import ALONE, Distribution
+from retina.training.devices import ALONE, Distribution
 from retina.training.update import Seen, Update
 
 Tensor = Any

@@ -12,16 +12,16 @@ from retina.config import Config
 from retina.data.dataset import DetectionDataset
 from retina.data.pipeline import training_batches, translated
 from retina.errors import RetinaError
+from retina.runs.environment import devices, memory
 from retina.training.determinism import check_determinism, make_deterministic
-from retina.training.distribution import distribute
-from retina.training.environment import devices, memory
+from retina.training.devices import distribute
 from retina.training.parts import assemble
 
 
 class Timing(NamedTuple):
     """`first_step` seconds with compiling, `step` seconds (median of the others), `images_per_second`, `data_wait` (the
     share of the time spent waiting for data), `hours` that all steps of the run will take, without evaluations, and
-    what `retina.training.environment.memory` tells behind the last step."""
+    what `retina.runs.environment.memory` tells behind the last step."""
 
     steps: int
     first_step: float

@@ -13,16 +13,19 @@ from retina import config as configuration
 from retina.config import Config
 from retina.data.dataset import DetectionDataset
 from retina.data.fingerprint import Fingerprints, fingerprint
+from retina.data.ground_truth import ground_truth
 from retina.data.load import check_same_classes, load_split
-from retina.data.scoring import ground_truth
 from retina.data.split_truth import split_truth
 from retina.doctor import preflight
 from retina.models import backbones
-from retina.training import checkpoint as checkpoints
+from retina.runs import checkpoint as checkpoints
+from retina.runs.directory import RunDirectory, refuse_if_used
+from retina.runs.environment import describe_environment
+from retina.runs.hosts import Hosts, check_same_config
+from retina.runs.state import Progress
+from retina.runs.storage import storage_errors_told, storing
 from retina.training.determinism import check_determinism, make_deterministic
-from retina.training.distribution import distribute
-from retina.training.environment import describe_environment
-from retina.training.hosts import Hosts, check_same_config
+from retina.training.devices import distribute
 from retina.training.loop import Data, Loop
 from retina.training.parts import assemble
 from retina.training.resuming import (
@@ -33,9 +36,6 @@ from retina.training.resuming import (
     find_start,
     remove_superseded,
 )
-from retina.training.run_directory import RunDirectory, refuse_if_used
-from retina.training.state import Progress
-from retina.training.storage import storage_errors_told, storing
 
 
 def train(

@@ -14,7 +14,7 @@ from keras import ops
 from retina import config
 from retina.models.detector import Detector
 from retina.models.objective import LossSums, Observed, objective
-from retina.training.ema import WeightAverage, averaged_variables
+from retina.runs.ema import WeightAverage, averaged_variables
 from retina.training.loss_scale import LossScale
 from retina.training.normalizer import PositivesAverage
 from retina.training.optimizer import global_norm, prepare_gradients

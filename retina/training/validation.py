@@ -10,18 +10,18 @@ from typing import Any
 from retina.config import Config
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import DetectionTable
+from retina.data.ground_truth import GroundTruth, results
 from retina.data.pipeline import evaluation_batches
 from retina.data.plan import evaluation_order
-from retina.data.scoring import GroundTruth, results
+from retina.drawing.evaluation_files import pictures_with_truth, write_evaluation
 from retina.evaluation.coco import evaluate_as
 from retina.evaluation.matching import match
 from retina.inference import compile_inference, detect
-from retina.report.evaluation import pictures_with_truth, write_evaluation
-from retina.training.distribution import Distribution
+from retina.runs.directory import RunDirectory
+from retina.runs.storage import storing
+from retina.training.devices import Distribution
 from retina.training.parts import Parts
 from retina.training.progress import Report
-from retina.training.run_directory import RunDirectory
-from retina.training.storage import storing
 from retina.training.tensorboard import TensorBoard
 
 

@@ -12,7 +12,7 @@ from plan import Part
 
 import retina
 from retina import config as configuration
-from retina.training.run_directory import RunDirectory
+from retina.runs.directory import RunDirectory
 
 ROOT = Path(__file__).resolve().parents[2]
 

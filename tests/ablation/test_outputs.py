@@ -17,7 +17,7 @@ from retina.ablation.plan import make_plan
 from retina.ablation.results import collect, summarise, to_json
 from retina.ablation.scores import Scores
 from retina.ablation.tables import cells, header, table, title
-from retina.data.scoring import Results, ground_truth
+from retina.data.ground_truth import Results, ground_truth
 from retina.errors import RetinaError
 from retina.evaluation.coco import evaluate
 

@@ -8,7 +8,7 @@ from retina.ablation.plan import make_plan
 from retina.data.load import load_split
 from retina.data.pipeline import training_batches
 from retina.inference import build_detector
-from retina.training.checkpoint import gather
+from retina.runs.checkpoint import gather
 
 SMALL = ["model.fpn={channels: 16, max_level: 4}", "model.head={channels: 16, layers: 1}", "run.batch_size=2"]
 

@@ -174,7 +174,7 @@ def classic_losses(random, keep, out):
 
 def detector(weights):
     from retina.models.detector import Detector
-    from retina.training.checkpoint import gather, restore
+    from retina.runs.checkpoint import gather, restore
 
     keras.utils.set_random_seed(5)
     random = np.random.default_rng(8)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from retina import cli
 from retina.errors import RetinaError
-from retina.report.browse import browse
+from retina.pages.browse import browse
 from tests.doctor.made import picture, write_coco
 
 DIGITS = Path(__file__).resolve().parents[2] / "configs" / "digits.yaml"

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from retina import config as configuration
-from retina.ablation import page as study_page
 from retina.ablation.directory import Study
 from retina.ablation.plan import make_plan
-from retina.report.compare_page import Judged, judge, write
+from retina.pages import study as study_page
+from retina.pages.comparison import Judged, judge, write
 from tests.ablation.test_outputs import made
-from tests.report.test_compare_page import SETTINGS, make_run
+from tests.pages.test_comparison import SETTINGS, make_run
 
 EVIL = "<script>alert(1)</script>"
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from retina import pages
-from retina.report import gallery
-from retina.report.gallery import Found, Shown, Truth
+from retina.drawing import furniture as pages
+from retina.pages import gallery
+from retina.pages.gallery import Found, Shown, Truth
 
 PAGE = """{% extends "base.html.jinja" %}
 {% from "gallery.html.jinja" import gallery, gallery_style %}

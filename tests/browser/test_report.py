@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retina.report.run_judgement import Evidence, judge_run
-from retina.report.run_page import write_report
-from retina.report.run_record import read_record
-from tests.report.runs import EVIL, NAMES, make_run
+from retina.pages.run_judgement import Evidence, judge_run
+from retina.pages.run_page import write_report
+from retina.runs.record import read_record
+from tests.pages.runs import EVIL, NAMES, make_run
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from retina import pages
+from retina.drawing import furniture as pages
 
 PAGE = """{% extends "base.html.jinja" %}{% block body %}<table class="sortable">
 <thead><tr>{% for name in header %}<th>{{ name }}</th>{% endfor %}</tr></thead>

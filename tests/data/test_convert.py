@@ -18,7 +18,6 @@ from typer.testing import CliRunner
 
 from retina import config
 from retina.cli import app
-from retina.data.coco import read_coco
 from retina.data.convert import voc, yolo
 from retina.data.convert.images import read_header, upright_boxes, upright_bytes
 from retina.data.convert.part import HOLDS, Part, file_names, fitted
@@ -26,8 +25,9 @@ from retina.data.convert.run import REPORT, convert
 from retina.data.convert.sources import find_source
 from retina.data.convert.verify import differences, turned
 from retina.data.dataset import DetectionDataset
+from retina.data.formats.coco import read_coco
+from retina.data.formats.voc import read_voc
 from retina.data.load import load_split
-from retina.data.voc import read_voc
 from retina.errors import RetinaError
 
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from retina.data.digits import read_digits
 from retina.data.fingerprint import differences, fingerprint
+from retina.data.formats.digits import read_digits
 
 
 @pytest.fixture(scope="module")

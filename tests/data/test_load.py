@@ -6,7 +6,7 @@ import pytest
 
 from retina import config
 from retina.data.dataset import with_classes
-from retina.data.digits import read_digits
+from retina.data.formats.digits import read_digits
 from retina.data.load import check_same_classes, load_split
 from retina.errors import RetinaError
 

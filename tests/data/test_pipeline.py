@@ -10,8 +10,8 @@ from PIL import Image
 
 from retina import config
 from retina.data import pipeline, plan
-from retina.data.coco import read_coco
 from retina.data.dataset import DetectionDataset
+from retina.data.formats.coco import read_coco
 from retina.errors import RetinaError
 
 

@@ -16,12 +16,12 @@ from PIL import Image
 from retina import config
 from retina.data import images, pixels, reduced
 from retina.data.convert.images import read_header
-from retina.data.image_names import image_size
+from retina.data.image_files import image_size
 from retina.data.load import load_split
 from retina.data.pipeline import evaluation_batches, training_batches, translated
 from retina.data.split_truth import split_truth
-from retina.doctor.images import image_findings, inspect
-from retina.doctor.sources import _of_config, read_splits
+from retina.doctor.inspection import image_findings, inspect
+from retina.doctor.targets import _of_config, read_splits
 from retina.errors import RetinaError
 from tests.malformed import chunk, coco, encoded, huge, picture, png, rotated
 

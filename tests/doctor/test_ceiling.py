@@ -8,8 +8,8 @@ import pytest
 from retina import config
 from retina.data.dataset import DetectionDataset
 from retina.doctor.advice import coverage_findings, limit_findings
-from retina.doctor.anchors import best_overlaps
 from retina.doctor.ceiling import ceiling, report
+from retina.doctor.coverage import best_overlaps
 from retina.doctor.preflight import check, preflight
 from retina.doctor.suggest import cluster_ratios, propose
 from retina.errors import RetinaError

@@ -158,7 +158,7 @@ def test_a_file_that_cannot_be_read_is_a_finding(tmp_path, monkeypatch, capsys):
 
 
 def test_voc_splits_leave_out_trainval(tmp_path):
-    from retina.doctor.sources import open_target
+    from retina.doctor.targets import open_target
 
     for split in ("train", "val", "trainval", "test", "cat_train"):
         file = tmp_path / "VOC2007" / "ImageSets" / "Main" / f"{split}.txt"
@@ -168,7 +168,7 @@ def test_voc_splits_leave_out_trainval(tmp_path):
 
 
 def test_a_yolo_yaml_is_data_and_no_configuration(tmp_path):
-    from retina.doctor.sources import open_target
+    from retina.doctor.targets import open_target
 
     (tmp_path / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [a]\n")
     target = open_target(tmp_path / "data.yaml", [])

@@ -9,9 +9,9 @@ import pytest
 
 from retina import config
 from retina.data.detections import DetectionTable
-from retina.data.scoring import results
-from retina.data.truth import read_ground_truth
-from retina.training.loading import Detected
+from retina.data.formats.truth import read_ground_truth
+from retina.data.ground_truth import results
+from retina.runs.loading import Detected
 from tests.data.test_fused import noisy, table
 from tests.malformed import encoded
 

@@ -8,8 +8,8 @@ from PIL import Image
 
 from retina import config
 from retina.doctor.defects import Defect, anchor_defects, image_defects, kinds, merged, read_split
-from retina.doctor.images import inspect
-from retina.doctor.sources import open_target
+from retina.doctor.inspection import inspect
+from retina.doctor.targets import open_target
 from retina.errors import RetinaError
 from tests.doctor.made import picture, table, write_coco
 

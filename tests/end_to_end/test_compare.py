@@ -91,7 +91,7 @@ def test_files_as_tables(retina_here, files):
 
 def test_files_need_no_tensorflow(python, files):
     code = (
-        "import sys; from retina.training.comparing import compare; "
+        "import sys; from retina.runs.comparing import compare; "
         "compare('a.json', 'b.json', ground_truth='truth.json', replicates=100); "
         "assert not {'tensorflow', 'keras', 'matplotlib'} & set(sys.modules)"
     )
@@ -150,7 +150,7 @@ def of_its_own_detections(trained, folder):
 
 def with_best(run, folder, step, source):
     """A copy of a run whose best checkpoint is that of `step`, and whose test data is `source`."""
-    from retina.training.checkpoint import read, save
+    from retina.runs.checkpoint import read, save
 
     shutil.copytree(run, folder)
     (folder / "checkpoints/best").write_text(f"step_{step}\n")

@@ -16,9 +16,9 @@ pytest.importorskip("torch")
 theirs = pytest.importorskip("tests.parity.torchvision_models")
 
 from retina import cli  # noqa: E402
-from retina.models.weights.coco import CATEGORIES  # noqa: E402
-from retina.training.checkpoint import read  # noqa: E402
-from retina.training.run_directory import RunDirectory  # noqa: E402
+from retina.runs.checkpoint import read  # noqa: E402
+from retina.runs.directory import RunDirectory  # noqa: E402
+from retina.weights.coco_classes import CATEGORIES  # noqa: E402
 
 pytestmark = pytest.mark.slow
 

@@ -14,9 +14,9 @@ import retina as package
 from retina import config as configuration
 from retina.data.load import load_split
 from retina.errors import RetinaError
+from retina.runs.checkpoint import read
+from retina.runs.directory import RunDirectory
 from retina.training import parts
-from retina.training.checkpoint import read
-from retina.training.run_directory import RunDirectory
 
 LINE = {"step", "loss", "loss_classification", "loss_box", "learning_rate", "images_per_second"}
 WALL_CLOCK = {"images_per_second", "data_wait", "memory", "memory_peak", "device_memory_peak"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from retina.data.scoring import GroundTruth, Results
+from retina.data.ground_truth import GroundTruth, Results
 
 
 def truth(rows, images=1, classes=1, image_ids=None):

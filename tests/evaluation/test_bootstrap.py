@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retina.data.scoring import GroundTruth, Results
+from retina.data.ground_truth import GroundTruth, Results
 from retina.errors import RetinaError
 from retina.evaluation.bootstrap import (
     NAMES,

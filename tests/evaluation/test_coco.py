@@ -10,7 +10,7 @@ import pytest
 
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import DetectionTable, coco_columns, to_coco
-from retina.data.scoring import ground_truth, results
+from retina.data.ground_truth import ground_truth, results
 from retina.errors import RetinaError
 from retina.evaluation import coco
 from retina.evaluation.document import to_json

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from retina.data.scoring import GroundTruth, Results
+from retina.data.ground_truth import GroundTruth, Results
 from retina.errors import RetinaError
 from retina.evaluation.bootstrap import NAMES, bootstrap, observed
 from retina.evaluation.comparison import (

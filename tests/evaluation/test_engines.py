@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from retina.data.scoring import GroundTruth, Results
+from retina.data.ground_truth import GroundTruth, Results
 from retina.errors import RetinaError
 from retina.evaluation.coco import evaluate
 from retina.evaluation.matching import average_precision, match, precision

@@ -145,8 +145,8 @@ def test_values():
 
 
 def test_classes_have_their_colours_where_the_terminal_shows_any(assessed):
+    from retina.drawing.score_files import print_score
     from retina.palette import class_colour
-    from retina.report.score import print_score
     from retina.scoring import Score
 
     there, seen, result = assessed

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retina.data.scoring import Results, ground_truth
-from retina.data.voc import read_voc
+from retina.data.formats.voc import read_voc
+from retina.data.ground_truth import Results, ground_truth
 from retina.errors import RetinaError
 from retina.evaluation.voc import evaluate_voc
 from tests.evaluation.made import crowded, drawn, found, iou, truth

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from retina.data.scoring import ground_truth
-from retina.data.voc import read_voc
-from retina.evaluation.errors import KINDS
+from retina.data.formats.voc import read_voc
+from retina.data.ground_truth import ground_truth
+from retina.evaluation.tide import KINDS
 from tests.evaluation.made import drawn
 from tests.evaluation.test_voc import from_corner_files
 

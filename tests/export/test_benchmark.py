@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import retina.training.loading
+import retina.runs.loading
 from retina.commands.benchmark import benchmark as command
 from retina.commands.benchmark import table
 from retina.errors import RetinaError
@@ -110,7 +110,7 @@ def test_exports_are_measured(request, kind, tmp_path):
 
 def test_a_run_is_measured(monkeypatch, tmp_path, small_predictor):
     (tmp_path / "config.yaml").write_text("")
-    monkeypatch.setattr(retina.training.loading, "load", lambda path, checkpoint: small_predictor)
+    monkeypatch.setattr(retina.runs.loading, "load", lambda path, checkpoint: small_predictor)
     found = benchmark(tmp_path, batches=(2,), repeats=1)
     assert (found.kind, found.images) == ("run", "synthetic, 640x480")
     assert list(found.timings[0].shares) == ["decode", "resize", "network", "nms"]

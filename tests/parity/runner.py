@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 from retina.models.objective import objective
-from retina.training.loading import load
+from retina.runs.loading import load
 
 
 def results(run, cases, *, detect=True):

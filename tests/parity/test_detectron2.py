@@ -11,11 +11,11 @@ torch = pytest.importorskip("torch")
 
 from retina import cli, config  # noqa: E402
 from retina.errors import RetinaError  # noqa: E402
-from retina.models.weights import detectron2  # noqa: E402
-from retina.models.weights.coco import CATEGORIES  # noqa: E402
-from retina.models.weights.reading import TensorFile, read_tensors  # noqa: E402
-from retina.training.importing import import_run  # noqa: E402
-from retina.training.loading import load_checkpoint  # noqa: E402
+from retina.runs.importing import import_run  # noqa: E402
+from retina.runs.loading import load_checkpoint  # noqa: E402
+from retina.weights import detectron2  # noqa: E402
+from retina.weights.coco_classes import CATEGORIES  # noqa: E402
+from retina.weights.tensor_file import TensorFile, read_tensors  # noqa: E402
 from tests.parity import detectron2_model as theirs  # noqa: E402
 from tests.parity import runner  # noqa: E402
 

@@ -10,8 +10,8 @@ if importlib.util.find_spec("torchvision") is None:  # importing it is for torch
     pytest.skip("needs torchvision", allow_module_level=True)
 
 from retina import config  # noqa: E402
-from retina.models.weights import torchvision  # noqa: E402
-from retina.models.weights.export_torchvision import building_code  # noqa: E402
+from retina.weights import torchvision  # noqa: E402
+from retina.weights.export_torchvision import building_code  # noqa: E402
 from tests.parity import torchvision_models as theirs  # noqa: E402
 
 THEIRS = [

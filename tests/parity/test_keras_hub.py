@@ -15,11 +15,11 @@ h5py = pytest.importorskip("h5py")
 from retina import cli, config  # noqa: E402
 from retina.errors import RetinaError  # noqa: E402
 from retina.models import backbones  # noqa: E402
-from retina.models.weights.coco import CATEGORIES  # noqa: E402
-from retina.models.weights.keras_file import KerasFile, read_keras  # noqa: E402
-from retina.models.weights.keras_hub import conventions, pixels_of, recognise, tensors_of  # noqa: E402
-from retina.training.importing import import_run  # noqa: E402
-from retina.training.loading import load_checkpoint  # noqa: E402
+from retina.runs.importing import import_run  # noqa: E402
+from retina.runs.loading import load_checkpoint  # noqa: E402
+from retina.weights.coco_classes import CATEGORIES  # noqa: E402
+from retina.weights.keras_file import KerasFile, read_keras  # noqa: E402
+from retina.weights.keras_hub import conventions, pixels_of, recognise, tensors_of  # noqa: E402
 
 CANVAS = (96, 160)  # C5 is 3 x 5: P6 and P7 are rounded up
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)

@@ -14,7 +14,7 @@ from PIL import Image
 keras_hub = pytest.importorskip("keras_hub")
 pytest.importorskip("h5py")
 
-from retina.training.importing import import_run  # noqa: E402
+from retina.runs.importing import import_run  # noqa: E402
 from tests.parity import runner  # noqa: E402
 from tests.parity.test_keras_hub import MEAN, STD, retinanet  # noqa: E402
 

@@ -15,12 +15,12 @@ from retina import cli, config  # noqa: E402
 from retina.errors import RetinaError  # noqa: E402
 from retina.export.weights import export_weights  # noqa: E402
 from retina.inference import build_detector  # noqa: E402
-from retina.models.weights.coco import CATEGORIES  # noqa: E402
-from retina.models.weights.export_torchvision import state_dict  # noqa: E402
-from retina.models.weights.reading import read_tensors, sha256_of_file  # noqa: E402
-from retina.training.checkpoint import Checkpoint, gather, save  # noqa: E402
-from retina.training.importing import import_run  # noqa: E402
-from retina.training.run_directory import RunDirectory  # noqa: E402
+from retina.runs.checkpoint import Checkpoint, gather, save  # noqa: E402
+from retina.runs.directory import RunDirectory  # noqa: E402
+from retina.runs.importing import import_run  # noqa: E402
+from retina.weights.coco_classes import CATEGORIES  # noqa: E402
+from retina.weights.export_torchvision import state_dict  # noqa: E402
+from retina.weights.tensor_file import read_tensors, sha256_of_file  # noqa: E402
 from tests.parity import torchvision_models as theirs  # noqa: E402
 
 

@@ -21,7 +21,7 @@ if importlib.util.find_spec("torchvision") is None:  # importing it is for torch
 from retina import cli, config  # noqa: E402
 from retina.errors import RetinaError  # noqa: E402
 from retina.models import backbones  # noqa: E402
-from retina.training.importing import import_run  # noqa: E402
+from retina.runs.importing import import_run  # noqa: E402
 from tests.parity import runner  # noqa: E402
 from tests.parity import torchvision_models as theirs  # noqa: E402
 
@@ -289,9 +289,9 @@ def test_another_depth_is_told(tmp_path):
 @pytest.mark.parametrize("canvas", [(256, 320), (800, 1344), (32, 32), (224, 160)])
 def test_anchor_generator(canvas):
     from retina.config import Anchors
-    from retina.models.weights.reading import TensorFile
-    from retina.models.weights.torchvision import conventions, recognise
     from retina.ops.anchors import pyramid_anchors
+    from retina.weights.tensor_file import TensorFile
+    from retina.weights.torchvision import conventions, recognise
 
     model = theirs.retinanet("v1", 2, depth=18)
     state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}

@@ -12,8 +12,8 @@ import numpy as np
 from retina import config
 from retina.data.plan import share
 from retina.inference import compile_inference
-from retina.training.checkpoint import gather
-from retina.training.distribution import Distribution, distribute
+from retina.runs.checkpoint import gather
+from retina.training.devices import Distribution, distribute
 from retina.training.optimizer import build_optimizer
 from retina.training.step import build_step
 from tests.training.small_step import FROZEN, MODEL, SCHEDULE, SGD, four_images, numbers, small_detector

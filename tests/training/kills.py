@@ -20,10 +20,10 @@ from retina.startup import import_tensorflow_quietly
 import_tensorflow_quietly()
 
 from retina import config as configuration  # noqa: E402
-from retina.data.digits import read_digits  # noqa: E402
+from retina.data.formats.digits import read_digits  # noqa: E402
+from retina.runs.checkpoint import read  # noqa: E402
+from retina.runs.directory import RunDirectory  # noqa: E402
 from retina.training import train  # noqa: E402
-from retina.training.checkpoint import read  # noqa: E402
-from retina.training.run_directory import RunDirectory  # noqa: E402
 from tests.training import stand_ins  # noqa: E402
 
 SETTINGS = [*stand_ins.SETTINGS, "run.early_stopping={patience: 3}"]

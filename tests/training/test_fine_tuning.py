@@ -8,11 +8,11 @@ import pytest
 
 from retina import config as configuration
 from retina.errors import RetinaError
-from retina.models.weights import torchvision
-from retina.models.weights.reading import TensorFile
-from retina.training.checkpoint import Checkpoint, gather, save
+from retina.runs.checkpoint import Checkpoint, gather, save
+from retina.runs.directory import BEST, LATEST, RunDirectory
 from retina.training.fine_tuning import _conventions, _near, initialise, matching_classes, read_initial
-from retina.training.run_directory import BEST, LATEST, RunDirectory
+from retina.weights import torchvision
+from retina.weights.tensor_file import TensorFile
 from tests.training.small_step import four_images, small_detector, weights
 
 MODEL = ["model.fpn={channels: 16, max_level: 5}", "model.head={channels: 16, layers: 1, init_std: 0.1}"]

@@ -13,18 +13,18 @@ torch = pytest.importorskip("torch")
 theirs = pytest.importorskip("tests.parity.torchvision_models")
 
 from retina import cli, config  # noqa: E402
-from retina.data.digits import read_digits  # noqa: E402
+from retina.data.formats.digits import read_digits  # noqa: E402
 from retina.errors import RetinaError  # noqa: E402
 from retina.models import backbones  # noqa: E402
-from retina.models.weights import torchvision  # noqa: E402
-from retina.models.weights.reading import read_tensors, sha256_of_file  # noqa: E402
-from retina.models.weights.writing import write_tensors  # noqa: E402
-from retina.training.checkpoint import gather, read  # noqa: E402
-from retina.training.importing import import_run  # noqa: E402
+from retina.runs.checkpoint import gather, read  # noqa: E402
+from retina.runs.directory import RunDirectory  # noqa: E402
+from retina.runs.importing import import_run  # noqa: E402
 from retina.training.parts import _weights_notes, assemble  # noqa: E402
-from retina.training.run_directory import RunDirectory  # noqa: E402
 from retina.training.train import train, with_absolute_paths  # noqa: E402
-from tests.models.test_weights_reading import safetensors  # noqa: E402
+from retina.weights import torchvision  # noqa: E402
+from retina.weights.tensor_file import read_tensors, sha256_of_file  # noqa: E402
+from retina.weights.tensor_writing import write_tensors  # noqa: E402
+from tests.weights.test_weights_reading import safetensors  # noqa: E402
 
 SMALL = [
     "data.train={format: digits, images: 4, size: 96}",

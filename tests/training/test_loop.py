@@ -15,13 +15,13 @@ import pytest
 
 from retina import cli
 from retina import config as configuration
-from retina.data.digits import read_digits
+from retina.data.formats.digits import read_digits
 from retina.errors import Interrupted, RetinaError, RunFailed
-from retina.training import checkpoint as checkpoints
+from retina.runs import checkpoint as checkpoints
+from retina.runs.checkpoint import read
+from retina.runs.directory import BEST, LATEST, RunDirectory
+from retina.runs.hosts import Hosts
 from retina.training import loop, validation
-from retina.training.checkpoint import read
-from retina.training.hosts import Hosts
-from retina.training.run_directory import BEST, LATEST, RunDirectory
 from retina.training.train import train
 from tests.training import stand_ins
 

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 
 from retina import config as configuration
-from retina.data.digits import read_digits
+from retina.data.formats.digits import read_digits
 from retina.errors import RetinaError
 from retina.models.objective import LossSums
+from retina.runs.checkpoint import Checkpoint, gather, save
+from retina.runs.directory import RunDirectory
 from retina.training import replay as replaying
-from retina.training.checkpoint import Checkpoint, gather, save
 from retina.training.meter import Fault
 from retina.training.replay import image_names, record, replay
-from retina.training.run_directory import RunDirectory
 from tests.training.small_step import FROZEN, four_images, small_detector
 
 CONFIG = configuration.load(None, ["model.fpn={channels: 16, max_level: 5}", "model.head={channels: 16, layers: 1}"])

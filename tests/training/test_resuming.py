@@ -13,13 +13,13 @@ import pytest
 
 from retina import cli
 from retina import config as configuration
-from retina.data.digits import read_digits
+from retina.data.formats.digits import read_digits
 from retina.errors import Interrupted, RetinaError
-from retina.training import checkpoint as checkpoints
+from retina.runs import checkpoint as checkpoints
+from retina.runs.checkpoint import DamagedCheckpoint, read
+from retina.runs.directory import LATEST, RunDirectory, resume_command
 from retina.training import resuming
 from retina.training import train as training
-from retina.training.checkpoint import DamagedCheckpoint, read
-from retina.training.run_directory import LATEST, RunDirectory, resume_command
 from tests.training import stand_ins
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from retina import config
 from retina.models.detector import Detector
-from retina.training.checkpoint import gather, restore
+from retina.runs.checkpoint import gather, restore
 from retina.training.optimizer import build_optimizer
 from retina.training.step import build_step
 
@@ -27,7 +27,7 @@ import keras
 import numpy as np
 from retina import config
 from retina.models.detector import Detector
-from retina.training.checkpoint import gather, restore
+from retina.runs.checkpoint import gather, restore
 from retina.training.optimizer import build_optimizer
 from retina.training.step import build_step
 

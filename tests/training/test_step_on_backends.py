@@ -21,7 +21,7 @@ import numpy as np
 from retina.startup import import_tensorflow_quietly
 import_tensorflow_quietly()
 from retina import config
-from retina.training.checkpoint import gather
+from retina.runs.checkpoint import gather
 from retina.training.optimizer import build_optimizer
 from retina.training.step import build_step
 from tests.training.small_step import MODEL, SCHEDULE, SGD, four_images, numbers, small_detector

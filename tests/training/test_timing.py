@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from retina import cli, config
-from retina.data.digits import read_digits
+from retina.data.formats.digits import read_digits
 from retina.errors import RetinaError
+from retina.runs.hosts import Hosts
 from retina.training import parts, timing
-from retina.training.distribution import Distribution
-from retina.training.hosts import Hosts
+from retina.training.devices import Distribution
 from tests.training import stand_ins
 
 

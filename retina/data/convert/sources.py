@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from retina import config
 from retina.data.dataset import InvalidBoxes, suggest
-from retina.data.sources import look
+from retina.data.formats.layouts import look
 from retina.errors import RetinaError
 
 
@@ -29,7 +29,7 @@ def find_source(
     data_dir: Path | None = None,
     invalid_boxes: InvalidBoxes | None = None,
 ) -> Origin:
-    """What `retina.data.sources.look` finds, the splits chosen and renamed.
+    """What `retina.data.formats.layouts.look` finds, the splits chosen and renamed.
 
     Args:
         source: a path, or the name of a TFDS dataset such as "voc/2007".

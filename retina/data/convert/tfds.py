@@ -20,8 +20,8 @@ from retina import config
 from retina.data.convert.images import placed, upright_bytes
 from retina.data.convert.part import Part, Spec
 from retina.data.dataset import DetectionDataset
+from retina.data.formats.tfds import CATEGORY_IDS, IMAGE_IDS
 from retina.data.stored import StoredImage, encoded
-from retina.data.tfds_source import CATEGORY_IDS, IMAGE_IDS
 from retina.errors import RetinaError
 
 FileFormat = Literal["tfrecord", "array_record"]

@@ -1,7 +1,7 @@
 """Pascal VOC: `Annotations/*.xml`, `ImageSets/Main/SPLIT.txt` and `JPEGImages/`.
 
-Corners count from 1 and include the last pixel, as `retina.data.voc` reads them: xmin = x1 + 1, xmax = x2. They are
-written with their fractions.
+Corners count from 1 and include the last pixel, as `retina.data.formats.voc` reads them: xmin = x1 + 1,
+xmax = x2. They are written with their fractions.
 """
 
 from __future__ import annotations

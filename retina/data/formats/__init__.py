@@ -1,0 +1,1 @@
+"""The formats of datasets: a file each, which holds all that knows the format."""

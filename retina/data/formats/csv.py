@@ -1,0 +1,293 @@
+"""Boxes in one CSV file to `DetectionDataset`.
+
+With a header, in any order of the columns: `image,x1,y1,x2,y2,label`, and optionally `width,height` (of the image),
+`crowd,difficult` (0 or 1) and `area` (pixels²). Without one: the six columns of keras-retinanet,
+`path,x1,y1,x2,y2,class_name`. Boxes are absolute pixels, continuous, x2 and y2 excluded. A row whose box and label are
+empty stands for an image without objects; the rows of an image need not be neighbours. Sizes that the file does not
+give are read from the images' headers.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from retina.data.dataset import DetectionDataset, InvalidBoxes, RawObjects, suggest
+from retina.data.detections import short
+from retina.data.formats import text as text_boxes
+from retina.data.image_files import NO_SIZE_PIXELS, image_size, locate_images, within
+from retina.data.records import Records, to_dataset
+from retina.errors import RetinaError
+
+_BOX = ("x1", "y1", "x2", "y2")
+_NEEDED = ("image", *_BOX, "label")
+_OPTIONAL = ("width", "height", "crowd", "difficult", "area")
+_LARGEST_SIDE = 2**31
+
+Difficult = Literal["ignore", "use", "drop"]
+
+
+def read_csv(
+    annotations: Path,
+    images: Path | None = None,
+    *,
+    class_file: Path | None = None,
+    classes: tuple[str, ...] | None = None,
+    invalid_boxes: InvalidBoxes = "error",
+    difficult: Difficult = "ignore",
+) -> DetectionDataset:
+    """Reads one CSV file; of the images only the headers are read, and those only where the file gives no sizes.
+
+    Images are in the order in which the file first names them; their ids are their paths relative to the folder.
+
+    Args:
+        images: the folder that the image column is relative to; None is the file's own.
+        class_file: lines `class name,id`, keras-retinanet's mapping: labels follow the ids, which are the category ids.
+        classes: the class names in label order. Without either, labels follow the sorted names of the file; without a
+            mapping category ids are 1..K in the order of the sorted names.
+        difficult: "ignore" flags difficult objects, "use" takes them like any other, "drop" leaves them out.
+
+    Raises:
+        RetinaError: names the file and line of a row with missing or malformed fields, of an image that leaves the
+            folder or a class that is not known; a file is missing, or a box is invalid and `invalid_boxes` is "error".
+    """
+    records = csv_records(annotations, images, class_file=class_file, classes=classes, difficult=difficult)
+    return to_dataset(records, classes, invalid_boxes)
+
+
+def csv_records(
+    annotations: Path,
+    images: Path | None = None,
+    *,
+    class_file: Path | None = None,
+    classes: tuple[str, ...] | None = None,
+    difficult: Difficult = "ignore",
+    keep_unreadable: bool = False,
+) -> Records:
+    """As `read_csv`, with every box as it stands in the file.
+
+    Args:
+        keep_unreadable: an image that is missing stays, and one without readable header and given size has room for any
+            box, to be left out by who decodes it.
+
+    Raises:
+        RetinaError: as `read_csv`, but for invalid boxes.
+    """
+    table = _read(annotations)
+    folder = annotations.parent if images is None else images
+    named = within(folder, table.columns["image"])
+    ids = tuple(dict.fromkeys(named))
+    row_of = {name: row for row, name in enumerate(ids)}
+    image = np.array([row_of[name] for name in named], np.int64)
+    filled = _filled(table)
+    first = np.zeros(len(ids), np.int64)
+    first[image[::-1]] = np.arange(len(image))[::-1]
+    paths = locate_images(
+        str(annotations),
+        folder,
+        ids,
+        lambda row: f"line {table.lines[first[row]]}",
+        "image",
+        keep_missing=keep_unreadable,
+    )
+    boxed = table.only(filled)
+    owners = image[filled]
+    by_name = _classes(boxed, class_file, classes)
+    label_of = {name: label for label, name in enumerate(by_name)}
+    labels = np.array([label_of.get(name, -1) for name in boxed.columns["label"]], np.int32)
+    if (labels < 0).any():
+        row = int(np.argmax(labels < 0))
+        called = boxed.columns["label"][row]
+        known_by = class_file if class_file is not None else "data.classes"
+        boxed.refuse(row, f"class '{called}' is not in {known_by}; {suggest(called, list(by_name))}")
+    flags = {key: _flags(boxed, key) for key in ("crowd", "difficult")}
+    areas = _optional(boxed, "area")
+    _refuse_first(boxed, ~(np.isnan(areas) | (areas >= 0)), "area must not be negative")
+    boxes = _numbers(boxed, _BOX)
+    sizes = _sizes(table, image, paths, NO_SIZE_PIXELS if keep_unreadable else None)
+    notes: tuple[str, ...] = ()
+    kept = np.ones(len(boxes), np.bool_)
+    if difficult == "drop" and flags["difficult"].any():
+        kept = ~flags["difficult"]
+        what = f"{(~kept).sum()} of {len(kept)} objects are difficult: dropped (data.difficult: drop)"
+        notes = (f"{annotations}: {what}",)
+    lines = np.array(boxed.lines, np.int64)[kept]
+    raw = RawObjects(
+        image=owners[kept],
+        boxes=boxes[kept],
+        given=boxes[kept],
+        extent=boxes[kept, 2:] - boxes[kept, :2],
+        labels=labels[kept],
+        crowd=flags["crowd"][kept],
+        difficult=flags["difficult"][kept] & (difficult == "ignore"),
+        areas=areas[kept],
+    )
+    return Records(
+        str(annotations),
+        by_name,
+        ids,
+        tuple(paths),
+        sizes,
+        raw,
+        lambda row: f"line {lines[row]} (image {ids[raw.image[row]]})",
+        notes,
+    )
+
+
+class _Table(NamedTuple):
+    """R rows: `columns` by name, each [R] texts without surrounding spaces; `lines` [R], from 1."""
+
+    file: Path
+    columns: dict[str, list[str]]
+    lines: list[int]
+
+    def only(self, rows: np.ndarray) -> _Table:
+        """The rows where `rows` [R] is true."""
+        chosen = np.flatnonzero(rows).tolist()
+        columns = {name: [column[i] for i in chosen] for name, column in self.columns.items()}
+        return _Table(self.file, columns, [self.lines[i] for i in chosen])
+
+    def refuse(self, row: int, what: str) -> None:
+        raise RetinaError(f"{self.file}: line {self.lines[row]}: {what}")
+
+
+def _read(file: Path) -> _Table:
+    rows, lines = _rows(file)
+    if not rows:
+        raise RetinaError(f"{file}: it is empty; expected rows {','.join(_NEEDED)}")
+    header = [word.lower() for word in rows[0]]
+    if "image" in header:
+        _check_header(file, header)
+        rows, lines = rows[1:], lines[1:]
+        if not rows:
+            raise RetinaError(f"{file}: it has a header but no row; a dataset needs at least one image")
+    else:
+        header = list(_NEEDED)
+    for row, line in zip(rows, lines, strict=True):
+        if len(row) != len(header):
+            hint = "" if len(rows[0]) != len(row) else f"; a header would begin with the column 'image', got {rows[0]}"
+            raise RetinaError(
+                f"{file}: line {line}: expected {len(header)} columns ({','.join(header)}), got {len(row)}: "
+                f"{short(','.join(row))}{hint if line == lines[0] else ''}"
+            )
+    table = _Table(file, dict(zip(header, map(list, zip(*rows, strict=True)), strict=True)), lines)
+    if "" in table.columns["image"]:
+        table.refuse(table.columns["image"].index(""), "image: expected the name of an image file, got nothing")
+    return table
+
+
+def _rows(file: Path) -> tuple[list[list[str]], list[int]]:
+    rows: list[list[str]] = []
+    lines: list[int] = []
+    reader = csv.reader(text_boxes.read_text(file).splitlines(keepends=True), strict=True)
+    try:
+        for row in reader:
+            stripped = [word.strip() for word in row]
+            if any(stripped):
+                rows.append(stripped)
+                lines.append(reader.line_num)
+    except csv.Error as error:
+        raise RetinaError(f"{file}: line {reader.line_num}: not valid CSV: {error}; check its quotes") from None
+    return rows, lines
+
+
+def _check_header(file: Path, header: list[str]) -> None:
+    known = [*_NEEDED, *_OPTIONAL]
+    for name in header:
+        if name not in known:
+            raise RetinaError(f"{file}: line 1: unknown column '{name}'; {suggest(name, known)}")
+        if header.count(name) > 1:
+            raise RetinaError(f"{file}: line 1: column '{name}' is given twice; remove one")
+    missing = [name for name in _NEEDED if name not in header]
+    if missing:
+        raise RetinaError(f"{file}: line 1: column '{missing[0]}' is missing; expected {','.join(_NEEDED)}")
+    if ("width" in header) != ("height" in header):
+        raise RetinaError(f"{file}: line 1: width and height belong together; add the other one")
+
+
+def _filled(table: _Table) -> np.ndarray:
+    """[R] bool: the row has an object; empty rows are wholly empty."""
+    given = np.array([[bool(word) for word in table.columns[name]] for name in (*_BOX, "label")], np.bool_)
+    filled = np.logical_and.reduce(given)
+    partly = np.logical_or.reduce(given) & ~filled
+    if partly.any():
+        row = int(np.argmax(partly))
+        missing = next(name for name in (*_BOX, "label") if not table.columns[name][row])
+        table.refuse(row, f"{missing} is empty; fill it in, or leave box and label empty for an image without objects")
+    return filled
+
+
+def _classes(boxed: _Table, class_file: Path | None, classes: tuple[str, ...] | None) -> dict[str, int]:
+    """`{name: category id}` in label order."""
+    if class_file is not None:
+        return _class_mapping(class_file)
+    names = sorted(set(boxed.columns["label"])) if classes is None else list(classes)
+    if not names:
+        raise RetinaError(f"{boxed.file}: no row has a label, so there are no class names; set data.classes")
+    # By name, whatever the order of the labels: then two readers of one list give a class the same id.
+    ids = {name: index for index, name in enumerate(sorted(names), start=1)}
+    return {name: ids[name] for name in names}
+
+
+def _class_mapping(file: Path) -> dict[str, int]:
+    rows, lines = _rows(file)
+    found: dict[str, int] = {}
+    for row, line in zip(rows, lines, strict=True):
+        if len(row) != 2 or not row[0] or not text_boxes.is_index(row[1]):
+            raise RetinaError(f"{file}: line {line}: expected 'class name,id', got {short(','.join(row))}")
+        if row[0] in found or int(row[1]) in found.values():
+            raise RetinaError(f"{file}: line {line}: {short(','.join(row))}: name or id is given twice; mend one")
+        found[row[0]] = int(row[1])
+    if not found:
+        raise RetinaError(f"{file}: this file of classes is empty; expected lines 'class name,id'")
+    return dict(sorted(found.items(), key=lambda item: item[1]))
+
+
+def _numbers(table: _Table, names: Sequence[str]) -> np.ndarray:
+    """[R, len(names)] the numbers of some columns."""
+    texts = [word for row in zip(*(table.columns[name] for name in names), strict=True) for word in row]
+    return text_boxes.read_numbers(texts, len(names), table.file, table.lines, " ".join(("image", *names)))
+
+
+def _optional(table: _Table, name: str) -> np.ndarray:
+    """[R] the numbers of a column, NaN where there is none."""
+    out = np.full(len(table.lines), np.nan)
+    if name in table.columns:
+        given = np.array([bool(word) for word in table.columns[name]], np.bool_)
+        out[given] = _numbers(table.only(given), (name,))[:, 0]
+    return out
+
+
+def _flags(table: _Table, name: str) -> np.ndarray:
+    values = _optional(table, name)
+    _refuse_first(table, ~(np.isnan(values) | (values == 0) | (values == 1)), f"{name} must be 0, 1 or empty")
+    return values == 1
+
+
+def _refuse_first(table: _Table, wrong: np.ndarray, what: str) -> None:
+    if wrong.any():
+        table.refuse(int(np.argmax(wrong)), what)
+
+
+def _sizes(table: _Table, image: np.ndarray, paths: Sequence[str], unreadable: tuple[int, int] | None) -> np.ndarray:
+    """[N,2] int32 (height, width): of the file where it says, else of the images' headers."""
+    given = np.stack([_optional(table, "height"), _optional(table, "width")], axis=1)
+    half = np.isnan(given).any(1) & ~np.isnan(given).all(1)
+    _refuse_first(table, half, "width and height belong together; give both or neither")
+    whole = (given >= 1) & (given < _LARGEST_SIDE) & (given == np.floor(given))
+    _refuse_first(table, ~(whole | np.isnan(given)).all(1), "width and height must be positive whole numbers")
+    known = np.flatnonzero(~np.isnan(given[:, 0]))
+    sizes = np.full((len(paths), 2), np.nan)
+    sizes[image[known[::-1]]] = given[known[::-1]]  # backwards, so that the first row of an image is the one that stays
+    _refuse_first(
+        table,
+        ~np.isnan(given[:, 0]) & (given != sizes[image]).any(1),
+        "width and height are not those of an earlier row of the same image",
+    )
+    for row in np.flatnonzero(np.isnan(sizes[:, 0])).tolist():
+        sizes[row] = image_size(Path(paths[row]), unreadable)
+    return sizes.astype(np.int32)

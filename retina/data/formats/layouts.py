@@ -1,0 +1,148 @@
+"""What a path or a name is, found by looking at it: `retina doctor` and `retina convert` both learn it here."""
+
+from __future__ import annotations
+
+import re
+from itertools import islice
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from retina import config
+from retina.config.reading import read_yaml
+from retina.data.formats.coco import read_tree
+from retina.data.formats.tfds import split_names
+from retina.data.formats.voc import split_names as voc_lists
+from retina.data.formats.yolo_layout import splits_of_yaml
+from retina.errors import RetinaError
+from retina.files import exists
+
+TAKEN = (
+    "a configuration or run, a COCO JSON file or a folder with annotations/*.json, a Pascal VOC folder with "
+    "ImageSets/Main/*.txt, a YOLO data.yaml, a folder with one or with images and labels, a CSV file, a TFDS folder "
+    "(dataset_info.json) or the name of a TFDS dataset"
+)
+"""What is known, for messages."""
+
+TFDS_HOME = Path("~/tensorflow_datasets")
+_TFDS_NAME = re.compile(r"\w+(/[\w.\-]+)?(:[\w.*]+)?")
+_YAML = (".yaml", ".yml")
+# Beside COCO's boxes lie files without any.
+_NO_BOXES = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")
+_LOOKED_AT = 100
+
+
+class Found(NamedTuple):
+    """`format` of what was found; its `splits` by their own names, in order; `config`: the file of a configuration,
+    whose splits are not read here, for they depend on overrides."""
+
+    format: Literal["config", "coco", "voc", "yolo", "csv", "tfds"]
+    splits: dict[str, config.Source]
+    config: Path | None = None
+
+
+def look(source: str, images: Path | None = None, data_dir: Path | None = None) -> Found:
+    """Tells a configuration or run, COCO JSON, VOC folder, YOLO data.yaml or folder, CSV and TFDS dataset apart.
+
+    Of a VOC folder these are all its lists, which may overlap (but for those of single classes). A file of COCO or CSV
+    is one split, called as the file is.
+
+    Args:
+        source: a path, or the name of a TFDS dataset such as "voc/2007".
+        images: the folder of images of a COCO JSON or CSV file.
+        data_dir: where TFDS datasets lie, `TFDS_HOME` by default.
+
+    Raises:
+        RetinaError: there is nothing, nothing that is known, or an option has no effect on it.
+    """
+    path = Path(source)
+    there = exists(path)
+    found = _at(path, images) if there else _by_name(source, data_dir)
+    for option, given, used in (
+        ("--images", images is not None, found.format in ("coco", "csv") and path.is_file()),
+        ("--data-dir", data_dir is not None, not there),
+    ):
+        if given and not used:
+            raise RetinaError(f"{source}: {option} has no effect on a source of format '{found.format}'; leave it out")
+    return found
+
+
+def _by_name(source: str, data_dir: Path | None) -> Found:
+    home = TFDS_HOME if data_dir is None else data_dir
+    named = _TFDS_NAME.fullmatch(source) is not None
+    # Looked for first: TFDS takes seconds to import, and most of what is not there is a path with a slip in it.
+    if named and (home.expanduser() / re.split("[/:]", source)[0]).is_dir():
+        return Found("tfds", _of_tfds(source, home))
+    also = f", nor a TFDS dataset of this name in {home} (--data-dir)" if named else ""
+    raise RetinaError(f"{source}: no such file or folder{also}; expected {TAKEN}")
+
+
+def _at(path: Path, images: Path | None) -> Found:
+    if path.is_dir():
+        return _in_folder(path)
+    if path.suffix in _YAML:
+        tree = read_yaml(path, str(path))
+        if isinstance(tree, dict) and "data" not in tree and ("names" in tree or "nc" in tree):
+            return Found("yolo", _of_yolo_yaml(path, tree))
+        return Found("config", {}, path)
+    if path.suffix == ".json":
+        return Found("coco", {_coco_split(path): _of_coco(path, images)})
+    if path.suffix == ".csv":
+        return Found("csv", {path.stem: config.CsvSource(annotations=path, images=images)})
+    raise RetinaError(f"{path}: expected a file ending in .yaml, .json or .csv, or a folder; taken are {TAKEN}")
+
+
+def _in_folder(path: Path) -> Found:
+    if exists(path / "config.yaml"):
+        return Found("config", {}, path / "config.yaml")
+    if exists(path / "dataset_info.json") or exists(path / "features.json"):
+        return Found("tfds", _of_tfds(None, path))
+    if exists(path / "data.yaml"):
+        return Found("yolo", _of_yolo_yaml(path / "data.yaml", read_yaml(path / "data.yaml", str(path / "data.yaml"))))
+    files = [file for file in sorted(path.glob("annotations/*.json")) if not file.stem.startswith(_NO_BOXES)]
+    if files:
+        return Found("coco", {_coco_split(file): _of_coco(file, None) for file in files})
+    lists = voc_lists(path)
+    if lists:
+        return Found("voc", {name: config.VocSource(folder=path, splits=(name,)) for name in lists})
+    if (path / "images").is_dir() and ((path / "labels").is_dir() or any((path / "images").rglob("*.txt"))):
+        return Found("yolo", {path.absolute().name: config.YoloSource(images=path / "images")})
+    raise RetinaError(f"{path}: expected {TAKEN}; got none of them")
+
+
+def _of_tfds(name: str | None, data_dir: Path) -> dict[str, config.Source]:
+    return {
+        split: config.TfdsSource(name=name, split=split, data_dir=data_dir) for split in split_names(name, data_dir)
+    }
+
+
+def _of_yolo_yaml(file: Path, tree: object) -> dict[str, config.Source]:
+    there = splits_of_yaml(tree) if isinstance(tree, dict) else []
+    if not there:
+        raise RetinaError(f"{file}: expected at least one of train, val and test in this data.yaml, got none")
+    return {split: config.YoloSource(data=file, split=split) for split in there}
+
+
+def _coco_split(file: Path) -> str:
+    return file.stem.removeprefix("instances_")
+
+
+def _of_coco(file: Path, images: Path | None) -> config.CocoSource:
+    """A COCO file with its folder of images: the one given; `../val2017` of `annotations/instances_val2017.json`, as in
+    COCO's own layout; `images`; or where the files that it names lie beside it."""
+    home = file.parent.parent if file.parent.name == "annotations" else file.parent
+    name = _coco_split(file)
+    places = (home / name, home / "images" / name, home / "images", file.parent / "images")
+    folder = images or next((place for place in places if place.is_dir()), None) or _folder_of_images(file, home)
+    return config.CocoSource(annotations=file, images=folder)
+
+
+def _folder_of_images(file: Path, home: Path) -> Path:
+    try:
+        named = [entry["file_name"] for entry in islice(read_tree(file)["images"], _LOOKED_AT)]
+        for folder in (file.parent, home):
+            if any((folder / one).is_file() for one in named):
+                return folder
+    except (RetinaError, KeyError, TypeError, ValueError):
+        return file.parent  # no COCO file, which its reader tells better
+    looked = home / _coco_split(file)
+    raise RetinaError(f"{file}: its images are not in {looked}; say where they are with --images")

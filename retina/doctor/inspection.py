@@ -1,0 +1,321 @@
+"""The images of a table, opened: what can't be read, what has another size than declared, rotations and duplicates."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import combinations_with_replacement
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from retina import config
+from retina.data.convert.images import read_header
+from retina.data.dataset import DetectionDataset
+from retina.data.limits import image_name, too_large
+from retina.data.stored import FileSlice, TableImage, encoded
+from retina.doctor import duplicates
+from retina.doctor.findings import Finding, count, listed, some
+from retina.doctor.statistics import place_of
+from retina.errors import RetinaError
+
+_UPRIGHT, _QUARTER_TURNS = 1, range(5, 9)
+_LEFT_OUT = ("unreadable-images", "exif-rotated-size", "size-mismatch")
+
+
+class _Seen(NamedTuple):
+    """One image: the fault that keeps it from being used or None, (height, width) as stored, EXIF's orientation (1:
+    upright), digest of its bytes, hash and thumbnail (None where it was not decoded)."""
+
+    fault: str | None
+    size: tuple[int, int]
+    orientation: int
+    digest: bytes | None
+    fingerprint: tuple[np.ndarray, np.ndarray] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """The N images of a split, opened: `faults`, `sizes`, `orientations` and `digests` by row, the latter None where
+    only headers were read; of those that were decoded (`decoded` [n] rows) the `bits` [n,128] and `thumbnails` [n,256]
+    of `retina.doctor.duplicates`."""
+
+    names: tuple[str, ...]
+    images: tuple[TableImage, ...]
+    declared: np.ndarray
+    faults: tuple[str | None, ...]
+    sizes: np.ndarray
+    orientations: np.ndarray
+    digests: tuple[bytes | None, ...]
+    decoded: np.ndarray
+    bits: np.ndarray
+    thumbnails: np.ndarray
+
+
+def inspect(
+    dataset: DetectionDataset,
+    *,
+    decode: bool = True,
+    max_pixels: int = config.MAX_PIXELS,
+    advance: Callable[[int], None] | None = None,
+) -> Images:
+    """Opens every image of a table, several at a time.
+
+    Args:
+        decode: decode it as training does; otherwise only headers are read.
+        max_pixels: one of more is a fault.
+        advance: is told of images done, for a progress bar.
+    """
+    from retina.data.images import each_image
+
+    seen = list(each_image(dataset, functools.partial(_decoded if decode else _header, max_pixels), advance))
+    decoded = [row for row, one in enumerate(seen) if one.fingerprint is not None]
+    prints = [one.fingerprint for one in seen if one.fingerprint is not None]
+    return Images(
+        names=tuple(image_name(dataset, row) for row in range(len(dataset))),
+        images=dataset.images,
+        declared=dataset.sizes,
+        faults=tuple(one.fault for one in seen),
+        sizes=np.array([one.size for one in seen], np.int64).reshape(-1, 2),
+        orientations=np.array([one.orientation for one in seen], np.int64),
+        digests=tuple(one.digest for one in seen),
+        decoded=np.array(decoded, np.int64),
+        bits=np.array([bits for bits, _ in prints], bool).reshape(-1, 128),
+        thumbnails=np.array([small for _, small in prints], np.uint8).reshape(-1, duplicates.THUMBNAIL**2),
+    )
+
+
+def image_findings(images: Images, split: str, *, skip: bool = False) -> Iterator[Finding]:
+    """What the images of one split have wrong by themselves; with `skip` those that can't be used are left out."""
+    remedy = "they are left out by data.invalid_images: skip; better mend them"
+    for finding in _image_findings(images, split):
+        skipped = skip and finding.code in _LEFT_OUT
+        yield replace(finding, grade="warning", remedy=remedy) if skipped else finding
+
+
+def _image_findings(images: Images, split: str) -> Iterator[Finding]:
+    broken = [fault for fault in images.faults if fault is not None]
+    if broken:
+        yield Finding(
+            "error",
+            "unreadable-images",
+            f"{len(broken)} of {count(len(images.names), 'image')} can't be used: {some(broken, 2)}",
+            "restore or remove them, or set data.invalid_images: skip: training stops at the first one",
+            split,
+            listed(broken),
+        )
+    whole = np.array([fault is None for fault in images.faults], bool)
+    other = whole & (images.sizes != images.declared).any(axis=1)
+    turned = other & (images.sizes == images.declared[:, ::-1]).all(axis=1)
+    exif = np.isin(images.orientations, _QUARTER_TURNS)
+    yield from _sizes(images, turned & exif, other & ~(turned & exif), split)
+    rotated = whole & ~other & (images.orientations != _UPRIGHT)
+    if rotated.any():
+        rows = np.flatnonzero(rotated)
+        kinds = Counter(images.orientations[rows].tolist())
+        orientations = ", ".join(f"{number} x orientation {kind}" for kind, number in sorted(kinds.items()))
+        yield Finding(
+            "warning",
+            "exif-rotated",
+            f"{count(len(rows), 'image')} with an EXIF rotation that retina, like TensorFlow, does not apply "
+            f"({orientations})",
+            "look whether the boxes fit the pixels as stored: if they were drawn on the upright picture they are "
+            "wrong. `retina convert --upright` writes upright copies",
+            split,
+            listed(images.names[row] for row in rows),
+        )
+
+
+def duplicate_findings(splits: Mapping[str, Images]) -> Iterator[Finding]:
+    """Images that are the same or nearly, within a split and in two: then one is measured on what it was trained on.
+
+    That the very same file is in two splits is told by `retina.doctor.statistics.split_findings`, and not again here.
+    """
+    names = list(splits)
+    places = [place_of(image) for name in names for image in splits[name].images]
+    owner = np.repeat(np.arange(len(names)), [len(splits[name].names) for name in names])
+    files = [file for name in names for file in splits[name].names]
+    same, near, digests = duplicate_groups(list(splits.values()))
+    yield from _groups("duplicate-images", same, files, places, owner, names)
+    yield from _groups("near-duplicate-images", near.rows, files, places, owner, names, digests)
+    if near.capped:
+        yield Finding(
+            "note",
+            "near-duplicates-not-all-compared",
+            f"more than {duplicates.MOST_AT_ONCE} images are so much alike in a part that not all pairs of them were "
+            "compared; some near duplicates may be missing above",
+        )
+
+
+def duplicate_groups(splits: list[Images]) -> tuple[list[list[int]], duplicates.Groups, list[bytes | None]]:
+    """Rows of all splits, counted one after the other, whose images have equal bytes; of those that were decoded, where
+    one stands for all with its bytes in its split, rows of near copies; and the digests, None where nobody needed them.
+    """
+    owner = np.repeat(np.arange(len(splits)), [len(split.names) for split in splits])
+    digests = _digests(splits)
+    same = duplicates.equal_groups(digests)
+    starts = np.concatenate([[0], np.cumsum([len(split.names) for split in splits])])
+    rows = np.concatenate([start + split.decoded for start, split in zip(starts, splits, strict=False)])
+    bits = np.concatenate([split.bits for split in splits])
+    thumbnails = np.concatenate([split.thumbnails for split in splits])
+    # Of equal bytes in one split the first image stands for all.
+    copies = {row for group in same for row in group} - {row for group in same for row in _first_of_each(group, owner)}
+    single = np.array([row not in copies for row in rows.tolist()], bool)
+    near = duplicates.near_groups(bits[single], thumbnails[single])
+    return same, duplicates.Groups([rows[single][group].tolist() for group in near.rows], near.capped), digests
+
+
+def _first_of_each(group: list[int], owner: np.ndarray) -> Iterable[int]:
+    """Of rows the first of each split."""
+    return {int(owner[row]): row for row in reversed(group)}.values()
+
+
+def _sizes(images: Images, turned: np.ndarray, other: np.ndarray, split: str) -> Iterator[Finding]:
+    def described(row: int) -> str:
+        (height, width), (stored_height, stored_width) = images.declared[row], images.sizes[row]
+        return f"{images.names[row]}: declared {width}x{height}, stored {stored_width}x{stored_height}"
+
+    if turned.any():
+        rows = np.flatnonzero(turned).tolist()
+        yield Finding(
+            "error",
+            "exif-rotated-size",
+            f"{count(len(rows), 'image')} declared upright but stored rotated by EXIF: {described(rows[0])}",
+            "the boxes belong to the upright picture: write upright copies with `retina convert --upright`",
+            split,
+            listed(described(row) for row in rows),
+        )
+    if other.any():
+        rows = np.flatnonzero(other).tolist()
+        yield Finding(
+            "error",
+            "size-mismatch",
+            f"{count(len(rows), 'image')} of another size than declared (width x height): {described(rows[0])}",
+            "correct the declared size, or the image: boxes would be scaled wrongly, so training stops there",
+            split,
+            listed(described(row) for row in rows),
+        )
+
+
+def _groups(
+    code: str,
+    groups: list[list[int]],
+    files: list[str],
+    places: list[str | FileSlice | None],
+    owner: np.ndarray,
+    names: list[str],
+    digests: list[bytes | None] | None = None,
+) -> Iterator[Finding]:
+    """A finding for each split by itself, and for each pair of splits.
+
+    Args:
+        digests: of all images; groups of equal bytes alone are left out, as another finding tells of them.
+    """
+    found: dict[tuple[int, int], list[tuple[list[int], list[int]]]] = {}
+    for group in groups:
+        members: dict[int, list[int]] = {}
+        for row in group:
+            members.setdefault(int(owner[row]), []).append(row)
+        for first, second in combinations_with_replacement(members, 2):
+            ours, theirs = members[first], members[second]
+            if first != second:
+                known = {places[row] for row in ours}
+                theirs = [row for row in theirs if places[row] is None or places[row] not in known]
+            if not theirs:
+                continue
+            rows = ours if first == second else [*ours, *theirs]
+            if len(rows) > 1 and (digests is None or len({digests[row] for row in rows}) > 1):
+                found.setdefault((first, second), []).append((ours, theirs))
+    exact = code == "duplicate-images"
+    alike = "with the same bytes" if exact else "of near copies"
+    for (first, second), pairs in sorted(found.items()):
+        number = count(len(pairs), "group")
+        if first == second:
+            told = [some([files[row] for row in ours]) for ours, _ in pairs]
+            shown = some([Path(files[row]).name for row in pairs[0][0]], 2)
+            images = count(sum(len(ours) for ours, _ in pairs), "image")
+            message = f"{images} in {number} {alike}: {shown}"
+            remedy = "look at them; copies weigh double in training and in figures"
+            yield Finding("warning" if exact else "note", code, message, remedy, names[first], listed(told))
+            continue
+        told = [
+            f"{some([files[row] for row in theirs])} in a group {alike} with {some([files[row] for row in ours])}"
+            for ours, theirs in pairs
+        ]
+        images = count(sum(len(theirs) for _, theirs in pairs), "image")
+        shown = " and ".join(Path(files[rows[0]]).name for rows in reversed(pairs[0]))
+        yield Finding(
+            "error" if exact else "warning",
+            f"{code}-across-splits",
+            f"{images} of {names[second]} in {number} {alike} with images of {names[first]}: {shown}",
+            "keep each group in one split: figures on pictures that were trained on are too high",
+            "",
+            listed(told),
+        )
+
+
+def _decoded(max_pixels: int, image: TableImage, name: str) -> _Seen:
+    from retina.data.images import load_image
+
+    try:
+        content = encoded(image)
+        pixels = load_image(content, name, max_pixels=max_pixels)
+    except RetinaError as error:
+        return _unusable(error)
+    height, width = pixels.shape[:2]
+    return _Seen(None, (height, width), _orientation(content), _digest(content), duplicates.fingerprint(pixels))
+
+
+def _header(max_pixels: int, image: TableImage, name: str) -> _Seen:
+    try:
+        found = read_header(image, name)
+        if found.size[0] * found.size[1] > max_pixels:
+            raise too_large(name, *found.size, max_pixels)
+    except RetinaError as error:
+        return _unusable(error)
+    return _Seen(None, found.size, found.orientation, None, None)
+
+
+def _unusable(error: RetinaError) -> _Seen:
+    return _Seen(str(error), (0, 0), _UPRIGHT, None, None)
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest()
+
+
+def _orientation(content: bytes) -> int:
+    """EXIF's orientation, 1 where there is none or it can't be read."""
+    if not any(mark in content for mark in (b"Exif", b"eXIf", b"EXIF")):  # JPEG, PNG, WebP
+        return _UPRIGHT
+    try:
+        return read_header(content, "").orientation
+    except RetinaError:  # TensorFlow could decode it, and does not look at EXIF either
+        return _UPRIGHT
+
+
+def _digests(splits: list[Images]) -> list[bytes | None]:
+    """Of all images one after the other. Where only headers were read, bytes are where another image is as long: only
+    such a one can be equal, so hardly any file is read."""
+    opened = [
+        (image, digest, fault)
+        for one in splits
+        for image, digest, fault in zip(one.images, one.digests, one.faults, strict=True)
+    ]
+    lengths = [_length(image) if digest is None and fault is None else -1 for image, digest, fault in opened]
+    shared = {length for length, times in Counter(lengths).items() if times > 1 and length >= 0}
+    return [
+        _digest(encoded(image)) if length in shared else digest
+        for (image, digest, _), length in zip(opened, lengths, strict=True)
+    ]
+
+
+def _length(image: TableImage) -> int:
+    if isinstance(image, str):
+        return os.path.getsize(image)
+    return len(image) if isinstance(image, bytes) else image.length

@@ -1,0 +1,58 @@
+"""The files of `retina predict`: a picture an image, and `detections.json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import chain, count
+from pathlib import Path
+
+from PIL import Image
+
+from retina.drawing.pictures import draw
+from retina.errors import RetinaError
+from retina.files import write_text, written
+from retina.inference import Detections
+
+
+def write_predictions(
+    folder: Path, files: Sequence[Path], found: Sequence[Detections], class_names: Sequence[str]
+) -> list[Path]:
+    """Writes `<stem>.png` for each image (numbered where stems repeat) and `detections.json`.
+
+    Returns:
+        The pictures' paths, in the order of `files`.
+
+    Raises:
+        RetinaError: the folder can't be written, or a picture would overwrite one of `files`.
+    """
+    from retina.data.images import load_image
+
+    pictures = _distinct_names(folder, files)
+    inputs = {file.resolve() for file in files}
+    for picture in pictures:
+        if picture.resolve() in inputs:
+            raise RetinaError(f"{picture}: the picture would overwrite this input image; choose another --out")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, detections, picture in zip(files, found, pictures, strict=True):
+            image = load_image(str(file))
+            drawn = draw(image, detections.boxes, detections.labels, class_names, scores=detections.scores)
+            with written(picture) as temporary:
+                Image.fromarray(drawn).save(temporary)
+        tree = [{"image": str(f), "detections": d.to_list()} for f, d in zip(files, found, strict=True)]
+        write_text(folder / "detections.json", json.dumps(tree, indent=2) + "\n")
+    except OSError as error:
+        reason = error.strerror or error
+        raise RetinaError(f"{folder}: cannot write the predictions: {reason}; choose another --out") from None
+    return pictures
+
+
+def _distinct_names(folder: Path, files: Sequence[Path]) -> list[Path]:
+    taken: set[str] = set()
+    out = []
+    for file in files:
+        candidates = chain([file.stem], (f"{file.stem}_{number}" for number in count(2)))
+        taken.add(name := next(name for name in candidates if name not in taken))
+        out.append(folder / f"{name}.png")
+    return out

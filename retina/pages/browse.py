@@ -1,0 +1,172 @@
+"""A dataset to look through: one page with its images, their boxes, and what is wrong with them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from retina import config as configuration
+from retina.data.dataset import DetectionDataset
+from retina.doctor.defects import Defects, anchor_defects, image_defects, kinds, merged, read_split, sized
+from retina.doctor.inspection import inspect
+from retina.doctor.statistics import statistics
+from retina.doctor.targets import Target, open_target
+from retina.drawing import furniture as pages
+from retina.errors import RetinaError
+from retina.files import write_text
+from retina.pages import gallery
+from retina.palette import class_hex
+
+_TEMPLATE = Path(__file__).with_name("browse.html.jinja")
+# What each kind of defect is called in the table; the doctor says what to do about it.
+_CALLED = {
+    "unreadable-images": "image that can't be used",
+    "size-mismatch": "another size than declared",
+    "exif-rotated-size": "declared upright, stored rotated",
+    "exif-rotated": "EXIF rotation, not applied",
+    "invalid-boxes": "invalid boxes, not drawn",
+    "repeated-boxes": "boxes given twice",
+    "duplicate-images": "same bytes as another image",
+    "near-duplicate-images": "nearly the same picture as another",
+    "no-positive-anchor": "boxes without a positive anchor",
+}
+
+
+def browse(
+    source: str | Path,
+    *,
+    split: str | None = None,
+    out: str | Path | None = None,
+    limit: int = gallery.MOST_IMAGES,
+    overrides: Sequence[str] = (),
+    images: Path | None = None,
+    data_dir: Path | None = None,
+    quick: bool = False,
+    advance: Callable[[int], None] | None = None,
+) -> Path:
+    """Writes a page to look through a dataset, with its defects marked; images with defects come before others.
+
+    Args:
+        source: a path or a TFDS name, whatever `retina doctor` takes.
+        split: its name; by default what is trained on, or the only one.
+        out: the page; by default `SOURCE-SPLIT.html` in the working directory.
+        limit: images on the page at most.
+        overrides: `KEY.PATH=VALUE` of a configuration; with one, boxes that no anchor learns are marked too.
+        images: the folder of images of a COCO or CSV file.
+        data_dir: where TFDS datasets lie.
+        quick: only headers of images are read, but for those on the page: damaged images and near copies are missed.
+        advance: is told of images that were opened.
+
+    Returns:
+        the page's path.
+
+    Raises:
+        RetinaError: the source can't be read, there is no such split, a limit below 1, or the page can't be written.
+    """
+    if limit < 1:
+        raise RetinaError(f"limit: expected at least 1 image, got {limit}; leave it out for a page of moderate size")
+    target = open_target(source, list(overrides), images, data_dir)
+    chosen = _split(target, split)
+    path = Path(out) if out is not None else Path(f"{_file_name(target.name)}-{_file_name(chosen)}.html")
+    if not path.absolute().parent.is_dir():
+        raise RetinaError(f"{path}: no such folder as {path.absolute().parent}; make it first")
+    text = page(target, chosen, limit=limit, quick=quick, advance=advance)
+    try:
+        write_text(path, text)
+    except OSError as error:
+        raise RetinaError(f"{path}: cannot write the page: {error.strerror}; choose another --out") from None
+    return path
+
+
+def page(
+    target: Target, split: str, *, limit: int, quick: bool = False, advance: Callable[[int], None] | None = None
+) -> str:
+    """The page's text; see `browse`.
+
+    Raises:
+        RetinaError: the split can't be read.
+    """
+    table, invalid = read_split(target, split)
+    most = configuration.MAX_PIXELS if target.config is None else target.config.data.max_pixels
+    names = short_names(table)
+    opened = inspect(table, decode=not quick, max_pixels=most, advance=advance)
+    defects = merged(image_defects(table, opened, names), invalid)
+    rows = gallery.mixture(len(table), limit, list(defects))
+    if target.config is not None:
+        defects = merged(defects, anchor_defects(table, rows, target.config))
+    found = statistics(table)
+    shown = _shown(table, rows, names, defects)
+    data = gallery.gallery_data(shown, table.class_names, total=len(table), predictions=False)
+    return pages.render(
+        _TEMPLATE,
+        title=f"{Path(target.name).name} · {split}",
+        scripts=[gallery.SCRIPT],
+        target=target.name,
+        split=split,
+        others=[name for name in target.splits if name != split],
+        found=found,
+        classes=[
+            {
+                "name": name,
+                "colour": class_hex(label),
+                "boxes": found.classes[name],
+                "images": found.class_images[name],
+            }
+            for label, name in enumerate(table.class_names)
+        ],
+        defective=len(defects),
+        kinds=[(_CALLED[code], code, number) for code, number in kinds(defects).items()],
+        anchors=target.config is not None,
+        sampled=len(rows) < len(table),
+        quick=quick,
+        notes=table.notes,
+        data=data,
+    )
+
+
+def short_names(table: DetectionDataset) -> list[str]:
+    """[N] what tells images apart: their paths below the folder that all lie in, otherwise their ids."""
+    paths = [image for image in table.images if isinstance(image, str)]
+    if len(paths) < len(table) or not paths:
+        return [str(identifier) for identifier in table.image_ids]
+    folders = [os.path.dirname(os.path.abspath(path)) for path in paths]
+    common = os.path.commonpath(folders)
+    return [os.path.relpath(os.path.abspath(path), common) for path in paths]
+
+
+def _shown(table: DetectionDataset, rows: Sequence[int], names: Sequence[str], defects: Defects) -> list[gallery.Shown]:
+    known = sized(table)
+    out = []
+    for row in rows:
+        objects = table.objects(row)
+        marks = zip(objects.boxes, objects.labels.tolist(), objects.crowd, objects.difficult, strict=True)
+        truths = tuple(
+            gallery.Truth(box, label, "crowd" if crowd else "difficult" if difficult else "")
+            for box, label, crowd, difficult in marks
+        )
+        height, width = table.sizes[row].tolist() if known[row] else (0, 0)
+        texts = tuple(defect.text for defect in defects.get(row, []))
+        # Without a size, fractions were never turned into pixels.
+        shown = truths if known[row] else ()
+        out.append(gallery.Shown(row, names[row], width, height, table.images[row], shown, (), texts))
+    return out
+
+
+def _split(target: Target, wanted: str | None) -> str:
+    if wanted is not None:
+        if wanted not in target.splits:
+            raise RetinaError(f"{target.name}: no split '{wanted}'; it has {', '.join(target.splits)}")
+        return wanted
+    training = [name for name in target.splits if re.fullmatch(r"(.*/)?train(ing|\d*)", name)]
+    if not target.splits:
+        raise RetinaError(f"{target.name}: expected a split to show, found none; name the data in the configuration")
+    return (training or list(target.splits))[0]
+
+
+def _file_name(name: str) -> str:
+    """The last part of a path or a name, without its extension and what files can't be called everywhere."""
+    last = os.path.basename(os.path.abspath(name)) if os.path.exists(name) else name
+    stem = last.rsplit(".", 1)[0] if os.path.isfile(name) else last
+    return re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "data"

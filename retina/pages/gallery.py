@@ -1,0 +1,320 @@
+"""The gallery of a page: images with their boxes, as plain values that `gallery.html.jinja` and `gallery.js` show.
+
+A page imports `gallery` and `gallery_style` from that template, and hands `SCRIPT` to
+`retina.drawing.furniture.render`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from retina.data.ground_truth import GroundTruth, Results
+from retina.data.stored import TableImage
+from retina.drawing.thumbnails import thumbnails
+from retina.errors import RetinaError
+from retina.evaluation.curves import threshold_index
+from retina.evaluation.matching import Matches
+from retina.evaluation.mistakes import worst_images
+from retina.evaluation.tide import KINDS, Tide
+from retina.palette import class_hex
+
+SCRIPT = Path(__file__).with_name("gallery.js")
+# With this many images a page stays below 10 MB, and its pictures are large enough to be judged.
+MOST_IMAGES = 300
+_TRUTH_KINDS = ("", "crowd", "difficult", "ignored")
+_FOUND_KINDS = ("right", *KINDS, "")
+
+Box = Sequence[float] | np.ndarray
+
+
+@dataclass(frozen=True)
+class Truth:
+    """An annotated box, xyxy in pixels of the image as stored.
+
+    Attributes:
+        label: 0..K-1.
+        kind: "", or why it need not be found: "crowd", "difficult", "ignored".
+        found: the score of the detection that found it, None where none did; of several runs one for each.
+    """
+
+    box: Box
+    label: int
+    kind: str = ""
+    found: float | tuple[float | None, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """A detection, xyxy in pixels of the image as stored.
+
+    Attributes:
+        label: 0..K-1.
+        kind: "right", one of `retina.evaluation.tide.KINDS`, or "" where it is neither right nor wrong.
+        run: which of the gallery's runs made it.
+    """
+
+    box: Box
+    label: int
+    score: float
+    kind: str
+    run: int = 0
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An image of the gallery.
+
+    Attributes:
+        row: in its table, from 0.
+        name: what it is called.
+        width, height: pixels as stored.
+        picture: what its thumbnail is made from; None, or one that can't be read, gives a placeholder.
+        defects: of the image and its boxes, a sentence each.
+    """
+
+    row: int
+    name: str
+    width: int
+    height: int
+    picture: TableImage | None
+    truths: tuple[Truth, ...] = ()
+    found: tuple[Found, ...] = ()
+    defects: tuple[str, ...] = ()
+
+
+class Run(NamedTuple):
+    """Detections of one run, and what became of them on the same ground truth as the other runs'."""
+
+    found: Results
+    matches: Matches
+    errors: Tide
+
+
+def gallery_data(
+    shown: Iterable[Shown],
+    class_names: Sequence[str],
+    *,
+    runs: Sequence[str] = ("",),
+    threshold: float = 0.5,
+    iou: float = 0.5,
+    thumbnail: int | None = None,
+    budget: int = 8_000_000,
+    total: int | None = None,
+    predictions: bool = True,
+) -> dict[str, Any]:
+    """Everything the gallery shows, as plain values that JSON has words for.
+
+    Args:
+        runs: names of the runs that the detections come from.
+        threshold: where the slider stands at first; detections with at least this score are drawn.
+        iou: at which detections are right, for the texts.
+        thumbnail: longer side in pixels, by default what the budget allows.
+        budget: bytes of all thumbnails together.
+        total: how many images there are, if these are some of them.
+        predictions: there were detections to be made; otherwise this is a dataset alone, without a slider.
+
+    Returns:
+        `classes` (name, colour), `runs`, `threshold`, `iou`, `total`, `predictions` and `images`: each with `row`,
+        `name`, `w`, `h`, `src` or None and `reason`, `defects`, `truths` as [x1, y1, x2, y2, label, kind, [found of
+        each run]] and `found` as [x1, y1, x2, y2, label, score, kind, run], coordinates to 0.1 px.
+
+    Raises:
+        RetinaError: a label, run or kind that is none, or a box or score that is not finite.
+    """
+    chosen = list(shown)
+    small = thumbnails([one.picture for one in chosen], [one.name for one in chosen], side=thumbnail, budget=budget)
+    images = []
+    for one, picture in zip(chosen, small, strict=True):
+        images.append(
+            {
+                "row": one.row,
+                "name": one.name,
+                # Where the size is declared otherwise the pixels decide: boxes are drawn over what is there.
+                "w": picture.width or max(one.width, 1),
+                "h": picture.height or max(one.height, 1),
+                "src": picture.uri,
+                "reason": picture.reason,
+                "defects": list(one.defects),
+                "truths": [_truth(truth, one, len(class_names), len(runs)) for truth in one.truths],
+                "found": [_found(found, one, len(class_names), len(runs)) for found in one.found],
+            }
+        )
+    return {
+        "classes": [{"name": name, "colour": class_hex(k)} for k, name in enumerate(class_names)],
+        "runs": list(runs),
+        "threshold": _score(threshold, "threshold"),
+        "iou": iou,
+        "total": len(chosen) if total is None else total,
+        "predictions": predictions,
+        "images": images,
+    }
+
+
+def evaluated(
+    rows: Sequence[int],
+    truth: GroundTruth,
+    runs: Sequence[Run],
+    *,
+    sizes: np.ndarray,
+    pictures: Sequence[TableImage] | None = None,
+    names: Sequence[str] | None = None,
+    iou: float = 0.5,
+) -> list[Shown]:
+    """Images of an evaluation as the gallery shows them.
+
+    Args:
+        rows: of the ground truth's images.
+        runs: one, or several on the same ground truth.
+        sizes: [N, 2] (height, width) of all images.
+        pictures, names: [N] of all images; names are the ids by default.
+        iou: of the overlaps that `Matches` were made at.
+
+    Raises:
+        RetinaError: the matches were not made at this overlap.
+    """
+    boxes = _corners(truth.boxes)
+    in_truth = _by_image(truth.image, len(truth))
+    scores = np.full((len(truth.boxes), len(runs)), np.nan)
+    detections: list[list[Found]] = [[] for _ in range(len(truth))]
+    for number, run in enumerate(runs):
+        t = threshold_index(run.matches, iou)
+        hits = run.matches.right[t]
+        scores[run.matches.truth[t, hits], number] = run.matches.scores[hits]
+        kinds = np.full(len(run.found), "", object)
+        mistakes = run.errors.kinds >= 0
+        kinds[mistakes] = np.array(KINDS, object)[run.errors.kinds[mistakes]]
+        kinds[run.matches.rows[hits]] = "right"
+        corners = _corners(run.found.boxes)
+        for place in run.matches.rows[np.isin(run.matches.image, rows)].tolist():
+            image = int(run.found.image[place])
+            label, score = int(run.found.labels[place]), float(run.found.scores[place])
+            detections[image].append(Found(corners[place], label, score, kinds[place], number))
+    return [
+        Shown(
+            row=row,
+            name=str(truth.image_ids[row]) if names is None else names[row],
+            width=int(sizes[row, 1]),
+            height=int(sizes[row, 0]),
+            picture=None if pictures is None else pictures[row],
+            truths=tuple(
+                Truth(
+                    boxes[k],
+                    int(truth.labels[k]),
+                    "crowd" if truth.crowd[k] else "difficult" if truth.difficult[k] else "",
+                    tuple(None if np.isnan(score) else float(score) for score in scores[k]),
+                )
+                for k in in_truth[row]
+            ),
+            found=tuple(detections[row]),
+        )
+        for row in rows
+    ]
+
+
+def choose_rows(
+    matches: Matches, threshold: float | Sequence[float], *, limit: int = MOST_IMAGES, iou: float = 0.5
+) -> list[int]:
+    """Which images of an evaluation are shown: all where they are few, otherwise a fair mixture, in the table's order.
+
+    A quarter each are those of the lowest F1, those with the most confident mistakes, those where most boxes were
+    missed, and images spread evenly over the table.
+
+    Args:
+        threshold: detections with at least this score count, one number or one for each class.
+
+    Raises:
+        RetinaError: the matches were not made at this overlap, or a limit below 1.
+    """
+    t = threshold_index(matches, iou)
+    if matches.images <= limit:
+        return mixture(matches.images, limit)
+    worst = worst_images(matches, threshold, iou=iou)
+    wrong = matches.wrong[t]
+    confident = np.full(matches.images, -np.inf)
+    np.maximum.at(confident, matches.image[wrong], matches.scores[wrong])
+    mistaken = np.argsort(-confident, kind="stable")[: int(np.isfinite(confident).sum())]
+    return mixture(
+        matches.images,
+        limit,
+        [one.image for one in worst if one.wrong + one.missed],
+        mistaken.tolist(),
+        [one.image for one in sorted(worst, key=lambda one: -one.missed) if one.missed],
+    )
+
+
+def mixture(count: int, limit: int, *orders: Sequence[int]) -> list[int]:
+    """At most `limit` of `count` rows, rising: in turn the next of each order, and of rows spread evenly.
+
+    Raises:
+        RetinaError: a limit below 1.
+    """
+    if limit < 1:
+        raise RetinaError(f"limit: expected at least 1 image, got {limit}; leave it out for a page of moderate size")
+    if count <= limit:
+        return list(range(count))
+    # Rows whose multiples of the golden ratio have the smallest fractions lie evenly, however many are taken.
+    spread = sorted(range(count), key=lambda row: (row * 0.6180339887498949) % 1.0)
+    taken: dict[int, None] = {}
+    turns = [iter(order) for order in (*orders, spread)]
+    while len(taken) < limit:
+        for turn in turns:
+            row = next((row for row in turn if row not in taken), None)
+            if row is not None and len(taken) < limit:
+                taken[row] = None
+    return sorted(taken)
+
+
+def _by_image(image: np.ndarray, images: int) -> list[np.ndarray]:
+    order = np.argsort(image, kind="stable")
+    return np.split(order, np.searchsorted(image[order], np.arange(1, images))) if images else []
+
+
+def _corners(boxes: np.ndarray) -> np.ndarray:
+    """[n, 4] x, y, width, height to xyxy."""
+    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+
+
+def _truth(truth: Truth, image: Shown, classes: int, runs: int) -> list[Any]:
+    _check("truth", truth.label, classes, truth.kind, _TRUTH_KINDS, image)
+    given = truth.found if isinstance(truth.found, tuple) else (truth.found,)
+    scores = [score for score, _ in zip_longest(given, range(runs))]
+    if len(scores) != runs:
+        raise RetinaError(f"gallery: {image.name}: expected {runs} scores of a box, one a run, got {len(scores)}")
+    found = [None if score is None else _score(score, image.name) for score in scores]
+    return [*_box(truth.box, image), int(truth.label), truth.kind, found]
+
+
+def _found(found: Found, image: Shown, classes: int, runs: int) -> list[Any]:
+    _check("found", found.label, classes, found.kind, _FOUND_KINDS, image)
+    if not 0 <= found.run < runs:
+        raise RetinaError(f"gallery: {image.name}: expected a run from 0 to {runs - 1}, got {found.run}; name all runs")
+    return [*_box(found.box, image), int(found.label), _score(found.score, image.name), found.kind, int(found.run)]
+
+
+def _check(what: str, label: int, classes: int, kind: str, kinds: Sequence[str], image: Shown) -> None:
+    if not 0 <= label < classes:
+        raise RetinaError(
+            f"gallery: {image.name}: {what}: expected a label from 0 to {classes - 1}, got {label}; name all classes"
+        )
+    if kind not in kinds:
+        raise RetinaError(f"gallery: {image.name}: {what}: expected a kind of {list(kinds)}, got {kind!r}")
+
+
+def _box(box: Box, image: Shown) -> list[float]:
+    corners = [round(float(value), 1) for value in box]
+    if len(corners) != 4 or not np.isfinite(corners).all():
+        raise RetinaError(f"gallery: {image.name}: expected a box of four finite numbers, got {corners}")
+    return corners
+
+
+def _score(value: float, where: str) -> float:
+    """Rounding keeps the order, so what reaches a threshold still does."""
+    if not np.isfinite(value):
+        raise RetinaError(f"gallery: {where}: expected a finite score, got {value}; mend the detections")
+    return round(float(value), 6)

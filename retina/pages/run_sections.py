@@ -1,0 +1,350 @@
+"""The parts of a run's page as plain values: tiles, tables and commands. Pure; `run.html.jinja` writes them down."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from retina.doctor.ceiling import AnchorReport, Share
+from retina.drawing import furniture as pages
+from retina.evaluation.tide import MEANINGS
+from retina.pages.run_judgement import Judgement
+from retina.palette import class_hex
+from retina.runs.directory import shown
+from retina.runs.record import Record
+
+Figures = dict[str, Any]
+
+# A run whose steps wait longer than this share of the time would train faster with a faster pipeline.
+_WAITS = 0.1
+_CONFUSIONS = 15
+_WORST_CLASSES = 8
+# Above this many classes the cells of the confusion matrix are small.
+_DENSE = 25
+
+
+class Tile(NamedTuple):
+    """A figure at the head of the page and what it is."""
+
+    figure: str
+    told: str
+
+
+class Remark(NamedTuple):
+    """Something to know before the figures are believed: `grade` is error, warning or note."""
+
+    grade: str
+    text: str
+
+
+def tiles(record: Record, judged: Judgement) -> Iterator[Tile]:
+    """The figures that one looks for first."""
+    figures = judged.figures or {}
+    ends = (figures.get("intervals") or {}).get("metrics", {})
+    for name, said in (("AP", "AP"), ("AP50", "AP at IoU 0.5"), ("AP75", "AP at IoU 0.75")):
+        if name in figures.get("metrics", {}):
+            between = f", {level(figures)} interval {interval(ends[name])}" if name in ends else ""
+            yield Tile(pages.figure(figures["metrics"][name]), f"{said} on {judged.split}{between}")
+    point = (figures.get("operating_points") or {}).get("overall", {})
+    if point.get("threshold") is not None:
+        told = f"best score threshold: precision {point['precision']:.3f}, recall {point['recall']:.3f}"
+        yield Tile(pages.figure(point["threshold"]), told)
+    if not record.imported:
+        yield Tile(pages.number(record.last_step), f"of {pages.number(record.config.schedule.steps)} steps")
+    if record.seconds:
+        yield Tile(duration(record.seconds), "of training steps; evaluations and checkpoints not counted")
+    for name, told, write in (
+        ("images_per_second", "images per second, the median", lambda value: f"{value:.3g}"),
+        ("data_wait", "of the steps' time spent waiting for data, the median", pages.percent),
+    ):
+        values = record.series(name)[1]
+        if values:
+            yield Tile(write(statistics.median(values)), told)
+
+
+def remarks(record: Record, judged: Judgement) -> Iterator[Remark]:
+    """What is missing or odd, worst first."""
+    if record.imported:
+        told = (
+            "The weights come from elsewhere (import.json accounts for each tensor), so there is no training to show."
+        )
+        yield Remark("note", told)
+    elif not record.lines:
+        yield Remark("warning", "The run has not logged a training step yet (metrics.jsonl is missing or empty).")
+    elif not record.is_complete:
+        yield Remark(
+            "warning",
+            f"The run stands at step {record.last_step:,} of {record.config.schedule.steps:,}: it was interrupted, or "
+            "is still on its way. What follows holds for what there is.",
+        )
+    if record.stopped_early:
+        yield Remark("note", f"Stopped early after step {record.last_step:,} (run.early_stopping).")
+    for text in (judged.missing, judged.changed):
+        if text:
+            yield Remark("warning", text)
+    if judged.evidence is not None and not len(judged.evidence.found):
+        yield Remark("warning", f"Nothing was detected in {judged.split}: no score reached inference.score_threshold.")
+    metric = record.config.evaluation.metric
+    values = [(step, figures[metric]) for step, figures in record.evaluations if figures.get(metric, -1) >= 0]
+    if len(values) > 1:
+        best, last = max(values, key=lambda one: one[1]), values[-1]
+        if best[1] - last[1] > 0.01:
+            text = f"{metric} fell from {best[1]:.3f} at step {best[0]:,} to {last[1]:.3f} at the end: it may overfit."
+            yield Remark("warning", text)
+    waits = record.series("data_wait")[1]
+    if waits and statistics.median(waits) > _WAITS:
+        share = pages.percent(statistics.median(waits))
+        text = f"Steps wait {share} of their time for data: reading it is what limits the speed."
+        yield Remark("note", text)
+
+
+def about(record: Record, judged: Judgement) -> list[tuple[str, str]]:
+    """What the run was, in a few lines."""
+    config, environment = record.config, record.environment
+    optimizer, schedule = config.optimizer, config.schedule
+    fpn = config.model.fpn
+    found = [("model", f"{config.model.backbone}, pyramid P{fpn.min_level} to P{fpn.max_level}")]
+    if not record.imported:
+        found.append(
+            (
+                "training",
+                f"{schedule.steps:,} steps of {config.run.batch_size} images, {optimizer.kind}, learning rate "
+                f"{optimizer.learning_rate:g} ({schedule.kind}), {config.run.precision}",
+            )
+        )
+    if judged.evidence is not None:
+        data, truth = judged.evidence.dataset, judged.evidence.truth
+        found.append(
+            (f"{judged.split} data", f"{data.name}: {len(data):,} images, {int(truth.counted.sum()):,} boxes, "
+                                     f"{len(data.class_names)} {'class' if len(data.class_names) == 1 else 'classes'}")
+        )  # fmt: skip
+        found += [("data note", note) for note in data.notes]
+    if judged.step is not None:
+        found.append(("judged checkpoint", f"{judged.checkpoint} (step {judged.step:,})"))
+    if environment:
+        where = ", ".join(map(str, environment.get("devices", ()))) or "unknown"
+        versions = f"retina {environment.get('retina', '?')}, revision {environment.get('revision') or 'unknown'}"
+        found.append(("run on", f"{where} ({environment.get('backend', 'unknown')}), {versions}"))
+    return found
+
+
+class ClassRow(NamedTuple):
+    """A class in the table: its figures as numbers, None where undefined."""
+
+    name: str
+    colour: str
+    boxes: int
+    figures: tuple[float | None, ...]
+    interval: str
+    operating: tuple[float | None, ...]
+
+
+def class_rows(figures: Figures) -> list[ClassRow]:
+    """One row a class, in the dataset's order: AP, AP50, AP75, then threshold, precision, recall, F1."""
+    points = (figures.get("operating_points") or {}).get("per_class", {})
+    ends = (figures.get("intervals") or {}).get("per_class", {})
+    return [
+        ClassRow(
+            name,
+            class_hex(label),
+            int(own.get("boxes", 0)),
+            tuple(_defined(own.get(key)) for key in ("AP", "AP50", "AP75")),
+            interval(ends[name]["AP"]) if "AP" in ends.get(name, {}) else "",
+            tuple(points.get(name, {}).get(key) for key in ("threshold", "precision", "recall", "f1")),
+        )
+        for label, (name, own) in enumerate(figures.get("per_class", {}).items())
+    ]
+
+
+class ErrorRow(NamedTuple):
+    """A kind of error: what mending it adds to AP50, as a number and as a share of the worst kind's; how many."""
+
+    kind: str
+    told: str
+    cost: float | None
+    share: float
+    number: int
+
+
+def error_rows(figures: Figures) -> list[ErrorRow]:
+    """The kinds of TIDE, the most expensive first."""
+    errors = figures["errors"]
+    most = max([cost for cost in errors["delta_ap"].values() if cost] or [1.0])
+    rows = [
+        ErrorRow(kind, MEANINGS.get(kind, ""), cost, round(100 * (cost or 0.0) / most, 1), errors["counts"][kind])
+        for kind, cost in errors["delta_ap"].items()
+    ]
+    return sorted(rows, key=lambda row: -(row.cost or 0.0))
+
+
+class ConfusionTable(NamedTuple):
+    """`rows` of (name, cells of (count, percent of the row)), and the worst pairs (is, called, count, share)."""
+
+    names: list[str]
+    rows: list[tuple[str, list[tuple[int, float]]]]
+    worst: list[tuple[str, str, int, float]]
+    dense: bool
+
+
+def confusion_table(figures: Figures) -> ConfusionTable:
+    """Rows are what a box is, columns what it was called."""
+    found = figures["confusion"]
+    names, matrix = found["names"], found["matrix"]
+    rows = []
+    pairs = []
+    for i, counts in enumerate(matrix):
+        total = sum(counts) or 1
+        rows.append((names[i], [(count, round(100 * count / total, 1)) for count in counts]))
+        if i < len(names) - 1:
+            pairs += [
+                (names[i], names[j], count, count / total) for j, count in enumerate(counts[:-1]) if j != i and count
+            ]
+    return ConfusionTable(
+        names, rows, sorted(pairs, key=lambda pair: (-pair[2], -pair[3]))[:_CONFUSIONS], len(names) > _DENSE
+    )
+
+
+class CoverageRow(NamedTuple):
+    """A share of boxes with a positive anchor."""
+
+    told: str
+    text: str
+    percent: float
+    grade: str
+
+
+class Coverage(NamedTuple):
+    """What the anchors make of a split's boxes."""
+
+    images: int
+    all_images: int
+    short: int
+    allowed: float | None
+    rows: list[CoverageRow]
+    classes: list[CoverageRow]
+    levels: list[tuple[str, str, int, int]]
+
+
+def coverage(found: AnchorReport) -> Coverage:
+    """The doctor's report, shortened: all boxes, by size, the classes that fare worst, and the pyramid's levels."""
+    rows = [("all boxes", found.total)]
+    rows += [(f"{name} in the stored image", share) for name, share in found.sizes.items()]
+    rows += [(f"{name} on the canvas", share) for name, share in found.canvas_sizes.items()]
+    worst = sorted(found.classes.items(), key=lambda one: one[1].share)[:_WORST_CLASSES]
+    return Coverage(
+        found.images,
+        found.all_images,
+        found.short,
+        _defined(found.ceilings["assigned"].get("AP")),
+        [_coverage_row(name, share) for name, share in rows if share.boxes],
+        [_coverage_row(name, share) for name, share in worst],
+        [
+            (f"P{one.level}", f"{one.sides[0]:.0f} to {one.sides[1]:.0f} px", one.positives, one.boxes)
+            for one in found.levels
+        ],
+    )
+
+
+def _coverage_row(name: str, share: Share) -> CoverageRow:
+    grade = "error" if share.share < 0.5 else "warning" if share.share < 0.9 else ""
+    return CoverageRow(name, f"{pages.percent(share.share)} of {share.boxes:,}", round(100 * share.share, 1), grade)
+
+
+class ExportRow(NamedTuple):
+    """An export and what its certificate says."""
+
+    name: str
+    format: str
+    passed: bool
+    checkpoint: float | None
+    export: float | None
+    difference: str
+    latency: str
+    megabytes: str
+    images: int
+    problems: list[str]
+
+
+def export_rows(found: list[tuple[str, dict[str, Any]]]) -> list[ExportRow]:
+    """One row a certificate, written by this version or another."""
+    rows = []
+    for name, tree in found:
+        ap, delta = tree.get("ap") or {}, tree.get("delta_ap")
+        median = ((tree.get("latency_ms") or {}).get("export") or {}).get("median")
+        rows.append(
+            ExportRow(
+                name,
+                str(tree.get("format", "")),
+                bool(tree["passed"]),
+                ap.get("checkpoint"),
+                ap.get("export"),
+                "–" if delta is None else f"{delta:+.2g}" if delta else "exactly 0",
+                "–" if median is None else f"{median:.1f} ms",
+                f"{tree.get('size_bytes', 0) / 1e6:.1f} MB",
+                int(tree.get("images", 0)),
+                [str(problem) for problem in tree.get("problems", ())],
+            )
+        )
+    return rows
+
+
+def commands(record: Record, judged: Judgement) -> str:
+    """What repeats the run, and what comes after it, as a shell takes it."""
+    backend = record.environment.get("backend", "tensorflow")
+    set_backend = "" if backend == "tensorflow" else f"KERAS_BACKEND={backend} "
+    run, again = shown(record.path), shown(Path(f"{record.path}_again"))
+    options = shlex.join(["--split", judged.split, "--checkpoint", judged.checkpoint, *judged.overrides])
+    return "\n".join(
+        (
+            "# training from these weights, in a new folder"
+            if record.imported
+            else "# the same run once more, in a new folder",
+            f"{set_backend}retina train {shown(record.path / 'config.yaml')} --run-dir {again}",
+            "# these figures from the checkpoint, and this page",
+            f"{set_backend}retina evaluate {run} {options}",
+            f"{set_backend}retina report {run} {options}",
+            "# a SavedModel with a certificate that it scores the same",
+            f"retina export {run}",
+        )
+    )
+
+
+def environment_rows(environment: dict[str, Any]) -> list[tuple[str, str]]:
+    """`environment.json`, nested keys with dots."""
+    rows: list[tuple[str, str]] = []
+    for name, value in environment.items():
+        if isinstance(value, dict):
+            rows += [(f"{name}.{key}", str(inner)) for key, inner in value.items()]
+        else:
+            rows.append((name, ", ".join(map(str, value)) if isinstance(value, list) else _plain(value)))
+    return rows
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def level(figures: Figures) -> str:
+    """Of the intervals: `95 %`, on one line."""
+    return f"{100 * figures['intervals']['level']:g}\u00a0%"
+
+
+def interval(ends: Any) -> str:
+    """`0.512–0.561`."""
+    return f"{ends[0]:.3f}–{ends[1]:.3f}"
+
+
+def duration(seconds: float) -> str:
+    """`2 h 05 min`, `12 min` or `34 s`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
+
+
+def _defined(value: float | None) -> float | None:
+    return None if value is None or value == -1 else value

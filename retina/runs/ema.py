@@ -1,0 +1,78 @@
+"""The moving average of the weights, which evaluation and export use while training goes on with the weights themselves
+(Polyak & Juditsky 1992; in detectors YOLOX, arXiv:2107.08430)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from retina import config
+
+Tensor = Any
+PREFIX = "ema/"
+
+
+class WeightAverage:
+    """Averages of variables, as variables: `averages[i]` is that of `sources[i]`, and starts at its value.
+
+    Args:
+        sources: what training changes, see `averaged_variables`.
+        settings: decay and its warm-up.
+    """
+
+    def __init__(self, sources: list[keras.Variable], settings: config.Ema):
+        self.sources, self.settings = sources, settings
+        self.averages = [
+            keras.Variable(
+                ops.convert_to_numpy(ops.convert_to_tensor(v)), dtype=v.dtype, trainable=False, name="average"
+            )
+            for v in sources
+        ]
+        self.updates = keras.Variable(0, dtype="int32", trainable=False, name="updates")
+
+    @property
+    def variables(self) -> dict[str, keras.Variable]:
+        by_path = {f"{PREFIX}{v.path}": a for v, a in zip(self.sources, self.averages, strict=True)}
+        return {**by_path, "ema_updates": self.updates}
+
+    def decay(self, updates: Tensor) -> Tensor:
+        """The share d of the old average after so many updates (a scalar, float32)."""
+        if not self.settings.warmup:
+            return ops.convert_to_tensor(self.settings.decay, dtype="float32")
+        updates = ops.cast(updates, "float32")
+        return ops.minimum(self.settings.decay, (1.0 + updates) / (10.0 + updates))
+
+    def update(self, happened: Tensor | None = None) -> None:
+        """a ← d · a + (1 - d) · w for each variable; nothing where `happened` (a scalar, bool) is False."""
+        share, one = 1.0 - self.decay(self.updates), 1
+        if happened is not None:
+            share, one = share * ops.cast(happened, "float32"), ops.cast(happened, "int32")
+        for source, average in zip(self.sources, self.averages, strict=True):
+            average.assign(average + ops.cast(share, average.dtype) * (source - average))
+        self.updates.assign(self.updates + one)
+
+
+def averaged_variables(model: keras.Model) -> list[keras.Variable]:
+    """What training changes: trainable variables, and the moving statistics of batch normalisations that train."""
+    statistics = [
+        v
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+        for v in (layer.moving_mean, layer.moving_variance)
+    ]
+    return [*model.trainable_variables, *statistics]
+
+
+def averaged_weights(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A checkpoint's arrays with the averages in the place of the weights, where it has them: what to evaluate.
+
+    Args:
+        arrays: by `weights/<path>`, and averages by `extra/ema/<path>`; see `retina.runs.checkpoint.Checkpoint`.
+    """
+    stored = f"extra/{PREFIX}"
+    averages = {f"weights/{name.removeprefix(stored)}": a for name, a in arrays.items() if name.startswith(stored)}
+    return {**arrays, **averages}

@@ -1,0 +1,119 @@
+"""What a path or a name is: one detector for `retina doctor` and `retina convert`, so they can't disagree."""
+
+import pytest
+from PIL import Image
+
+from retina.data.convert.sources import find_source
+from retina.data.formats.layouts import look
+from retina.doctor.targets import open_target, read_splits
+from retina.errors import RetinaError
+from tests.malformed import coco
+
+
+def picture(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (64, 64)).save(path)
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def both(path) -> tuple[list[str], list[str]]:
+    """The splits that the doctor reads (all of them, or it fails) and those that would be converted."""
+    target = open_target(path, [])
+    splits, findings = read_splits(target)
+    assert list(splits) == list(target.splits), findings
+    return list(splits), list(find_source(str(path)).splits)
+
+
+def test_what_is_nothing(tmp_path):
+    empty, images_only = tmp_path / "empty", tmp_path / "photos"
+    empty.mkdir()
+    picture(images_only / "images" / "0.png")
+    for wrong, message in (
+        (empty, "got none of them"),
+        (images_only, "got none of them"),
+        (tmp_path / "gone", "no such file or folder; expected a configuration"),
+        (
+            "gone/2007",
+            r"no such file or folder, nor a TFDS dataset of this name in ~/tensorflow_datasets \(--data-dir\)",
+        ),
+    ):
+        with pytest.raises(RetinaError, match=message):
+            open_target(wrong, [])
+        with pytest.raises(RetinaError, match=message):
+            find_source(str(wrong))
+    with pytest.raises(RetinaError, match="--data-dir has no effect on a source of format 'config'"):
+        look(str(configuration(tmp_path)), data_dir=tmp_path)
+    with pytest.raises(RetinaError, match="--images has no effect"):
+        look(str(configuration(tmp_path)), images=tmp_path)
+
+
+def configuration(folder):
+    write(folder / "c.yaml", "data: {}\n")
+    return folder / "c.yaml"
+
+
+def test_a_folder_of_coco(tmp_path):
+    coco(tmp_path)
+    tree = (tmp_path / "data.json").read_text()
+    for split in ("train", "val"):
+        write(tmp_path / "annotations" / f"instances_{split}.json", tree)
+    write(tmp_path / "annotations" / "captions_val.json", "{}")
+    assert both(tmp_path) == (["train", "val"], ["train", "val"])
+    assert look(str(tmp_path)).splits["val"].images == tmp_path / "images"
+
+
+def test_images_that_lie_beside_their_coco_file(tmp_path):
+    coco(tmp_path)
+    file = tmp_path / "images" / "_annotations.coco.json"
+    (tmp_path / "data.json").rename(file)
+    assert both(file) == (["data"], ["_annotations_coco"])
+    assert next(iter(look(str(file)).splits.values())).images == tmp_path / "images"
+    write(tmp_path / "elsewhere" / "a.json", file.read_text())
+    with pytest.raises(RetinaError, match="its images are not in .*; say where they are with --images"):
+        look(str(tmp_path / "elsewhere" / "a.json"))
+
+
+@pytest.mark.parametrize("third", ["val", "valid"])
+def test_yolo_by_its_folder_and_as_plain_folders(tmp_path, third):
+    for split in ("train", third):
+        picture(tmp_path / "images" / split / f"{split}.png")
+        write(tmp_path / "labels" / split / f"{split}.txt", "0 0.5 0.5 0.2 0.2\n")
+    write(tmp_path / "labels" / "classes.txt", "cat\n")
+    assert both(tmp_path) == ([tmp_path.name], [tmp_path.name])
+    write(tmp_path / "data.yaml", f"train: images/train\n{third}: images/{third}\nnames: [cat]\n")
+    for path in (tmp_path, tmp_path / "data.yaml"):
+        assert both(path) == (["train", "val"], ["train", "val"])
+    write(tmp_path / "data.yaml", "names: [cat]\n")
+    with pytest.raises(RetinaError, match="expected at least one of train, val and test"):
+        look(str(tmp_path))
+
+
+def test_csv(tmp_path):
+    picture(tmp_path / "a.png")
+    write(tmp_path / "boxes.csv", "a.png,1,1,9,9,cat\n")
+    assert both(tmp_path / "boxes.csv") == (["data"], ["boxes"])
+
+
+def test_tfds_by_folder_and_by_name(tmp_path):
+    pytest.importorskip("tensorflow_datasets")
+    from retina.data.convert.run import convert
+
+    (tmp_path / "src").mkdir()
+    coco(tmp_path / "src")
+    home = tmp_path / "all"
+    folder = home / "blood" / "1.0.0"
+    convert(tmp_path / "src" / "data.json", folder, "tfds", images=tmp_path / "src" / "images", splits=["train"])
+    assert both(folder) == (["train"], ["train"])
+    target = open_target("blood", [], data_dir=home)
+    assert target.splits == ("train",) and len(read_splits(target)[0]["train"]) == 2
+    assert list(find_source("blood:1.0.0", data_dir=home).splits) == ["train"]
+
+
+def test_the_real_folders(shared_data):
+    assert both(shared_data / "coco_mini") == (["train2017", "val2017"], ["train2017", "val2017"])
+    assert open_target(shared_data / "bccd", []).splits == ("test", "train", "val")
+    assert list(look(str(shared_data / "voc100")).splits) == ["all"]
