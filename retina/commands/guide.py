@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
@@ -25,7 +25,8 @@ def guide(
     if topic is None:
         _show(_contents(topics()))
     else:
-        _show(_rendered(for_terminal(page(topic))))
+        text = for_terminal(page(topic))
+        _show(_rendered(text if console().is_terminal else with_backticks(text)))
 
 
 def for_terminal(text: str) -> str:
@@ -38,6 +39,12 @@ def for_terminal(text: str) -> str:
     text = re.sub(r"\[([^\]]+)\]\((\w+)\.md(?:#[^)]*)?\)", _command, text)
     text = re.sub(r"\[([^\]]+)\]\((?:\.\./)+([^)]*)\)", lambda link: f"`{link[2]}`", text)
     return re.sub(r"\[([^\]]+)\]\(#[^)]*\)", r"\1", text)
+
+
+def with_backticks(text: str) -> str:
+    """Return Markdown whose code in single backticks is shown with them, for where no colour sets it apart."""
+    parts = re.split(r"(^```.*?^```$)", text, flags=re.DOTALL | re.MULTILINE)
+    return "".join(part if part.startswith("```") else re.sub(r"`([^`]+)`", r"`` `\1` ``", part) for part in parts)
 
 
 def _command(link: re.Match[str]) -> str:
@@ -60,9 +67,10 @@ def _contents(lines: dict[str, str]) -> RenderableType:
 
 
 def _rendered(text: str) -> RenderableType:
-    """Return rich's Markdown of a page, with headings at the left that stand out without colours, too."""
+    """Return rich's Markdown of a page, with headings that stand out without colours, and nothing cut off."""
     from rich.console import Console, ConsoleOptions, RenderResult
-    from rich.markdown import Heading, Markdown
+    from rich.markdown import Heading, Markdown, TableElement
+    from rich.table import Table
     from rich.text import Text
 
     class LeftHeading(Heading):
@@ -71,8 +79,17 @@ def _rendered(text: str) -> RenderableType:
             yield Text(title, style="bold")
             yield Text(("═" if self.tag == "h1" else "─") * len(title), style="bold")
 
+    class WholeTable(TableElement):
+        """A table whose long words are broken: rich cuts them off."""
+
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+            for part in super().__rich_console__(console, options):
+                for column in part.columns if isinstance(part, Table) else ():
+                    column.overflow = "fold"
+                yield part
+
     class Page(Markdown):
-        elements = {**Markdown.elements, "heading_open": LeftHeading}
+        elements: ClassVar = {**Markdown.elements, "heading_open": LeftHeading, "table_open": WholeTable}
 
     return Page(text, hyperlinks=False, code_theme="ansi_dark")
 
