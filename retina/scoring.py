@@ -3,83 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
-
-import numpy as np
+from typing import Any, NamedTuple, get_args
 
 from retina import config
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import Pixels
-from retina.data.formats import text as text_boxes
+from retina.data.formats import text
 from retina.data.formats.results import ResultFormat, read_results, result_format
 from retina.data.formats.truth import FileTruth, TruthFormat, from_dataset, read_ground_truth, truth_format
 from retina.data.ground_truth import GroundTruth, Results
 from retina.data.image_files import image_files
 from retina.errors import RetinaError
-from retina.evaluation.assessment import Assessment, assess
-from retina.evaluation.coco import AreaRanges, Engine, Metrics
-from retina.evaluation.document import conventions, to_json
-from retina.evaluation.voc import Difficult, VocMetrics, evaluate_voc
-from retina.evaluation.voc_tables import SHORT, flat_classes, flat_metrics
+from retina.evaluation.coco import AreaRanges, Engine
+from retina.evaluation.judging import Protocol, Score, judge
+from retina.evaluation.voc import Difficult
 
-Protocol = Literal["coco", "voc07", "voc10", "pascal-devkit"]
-
-REPLICATES = 1000
-# The ends of a 95 % interval are then the third of either side.
-LEAST_REPLICATES = 100
-
-_VOC: dict[str, tuple[Literal["voc07", "voc10"], ...]] = {
-    "voc07": ("voc07",),
-    "voc10": ("voc10",),
-    "pascal-devkit": ("voc07", "voc10"),
-}
 _PIXELS = {
     "inclusive": "counted from 1, the last one included (VOC): x1..x2 covers [x1 - 1, x2]",
     "continuous": "continuous coordinates, taken as they are",
 }
-
-
-@dataclass(frozen=True, eq=False)
-class Score:
-    """What `score` found.
-
-    Attributes:
-        protocol: whose rules.
-        conventions: these rules in words, with those of the pixels.
-        assessment: figures, intervals and reasons under "coco", else None.
-        voc: the figures of each way to average under the others: one, or both for "pascal-devkit".
-        truth, found: what was scored, in continuous coordinates.
-        pictures: [N] the image files where they are known, else None.
-    """
-
-    protocol: Protocol
-    conventions: dict[str, str]
-    assessment: Assessment | None
-    voc: tuple[VocMetrics, ...]
-    truth: GroundTruth
-    found: Results
-    pictures: tuple[str, ...] | None = None
-
-    @property
-    def coco(self) -> Metrics | None:
-        """COCO's figures under "coco", else None."""
-        return None if self.assessment is None else self.assessment.metrics
-
-    @property
-    def boxes(self) -> int:
-        """Ground truth boxes that count."""
-        return int(self.truth.counted.sum())
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, -1 where a figure is undefined; `retina.evaluation.document` lists the keys of COCO's."""
-        if self.assessment is not None:
-            figures = to_json(self.assessment.metrics, self.assessment)
-        else:
-            figures = {"metrics": flat_metrics(self.voc), "per_class": flat_classes(self.voc)}
-        counts = {"images": len(self.truth), "boxes": self.boxes, "detections": len(self.found)}
-        return {**figures, "protocol": self.protocol, "conventions": dict(self.conventions), **counts}
 
 
 def score(
@@ -117,7 +61,7 @@ def score(
         gt_pixels: overrules `pixels` for the ground truth; a VOC folder is "inclusive" unless told otherwise here.
         gt_format, dt_format, splits, names, images: see `retina.data.formats.truth.read_ground_truth` and
             `retina.data.formats.results.read_results`; `images` also says where the pictures are, for
-            `retina.drawing.score_files`.
+            `retina.drawing.evaluation_files`.
 
     Raises:
         RetinaError: a file is missing or malformed, the two don't fit, or a setting has no effect.
@@ -157,37 +101,6 @@ def score(
     return replace(judged, conventions=judged.conventions | spoken, pictures=_pictures(truth, images))
 
 
-def judge(
-    truth: GroundTruth,
-    found: Results,
-    *,
-    protocol: Protocol,
-    settings: config.Evaluation,
-    replicates: int | None = None,
-    iou: Sequence[float] | None = None,
-    difficult: Difficult = "ignore",
-) -> Score:
-    """`score` of two tables in continuous coordinates.
-
-    Args:
-        settings: of "coco".
-    """
-    if difficult == "use":
-        if not truth.difficult.any():
-            raise RetinaError(f"--difficult use: it has no effect, {truth.name} has no difficult box; leave it out")
-        truth = replace(truth, difficult=np.zeros_like(truth.difficult))
-    _check_replicates(replicates)
-    if protocol == "coco":
-        assessment = assess(truth, found, settings, replicates=REPLICATES if replicates is None else replicates)
-        rules = conventions(assessment.metrics)
-        if difficult == "use":
-            rules["difficult"] = "difficult boxes count like any other"
-        return Score(protocol, rules, assessment, (), truth, found)
-    overlaps = (0.5,) if iou is None else iou
-    voc = tuple(evaluate_voc(truth, found, protocol=one, iou=overlaps, difficult=difficult) for one in _VOC[protocol])
-    return Score(protocol, _voc_conventions(voc), None, voc, truth, found)
-
-
 class _Formats(NamedTuple):
     """Of the two sides, None for a table that is in memory already."""
 
@@ -196,16 +109,16 @@ class _Formats(NamedTuple):
 
     @property
     def text_truth(self) -> bool:
-        return self.truth in text_boxes.TRUTH_LAYOUTS
+        return self.truth in text.TRUTH_LAYOUTS
 
     @property
     def indices(self) -> bool:
         """Whether the detections may name a class by an index."""
-        return self.found in text_boxes.RESULT_LAYOUTS and self.found != "voc"
+        return self.found in text.RESULT_LAYOUTS and self.found != "voc"
 
     @property
     def fractions(self) -> bool:
-        return self.found in text_boxes.FRACTIONS
+        return self.found in text.FRACTIONS
 
 
 def _pixels(
@@ -266,14 +179,6 @@ def _settings(ground_truth: Any, formats: _Formats, given: dict[str, Any]) -> co
     return settings.model_copy(update={key: value for key, value in given.items() if value is not None})
 
 
-def _check_replicates(replicates: int | None) -> None:
-    if replicates is not None and replicates != 0 and replicates < LEAST_REPLICATES:
-        raise RetinaError(
-            f"--replicates: expected 0 for no intervals, or at least {LEAST_REPLICATES}, got {replicates}; fewer don't "
-            "reach the ends of a 95 % interval"
-        )
-
-
 def _check_settings(protocol: str, of_coco: dict[str, Any], replicates: Any, iou: Any, *others: Any) -> None:
     difficult, pixels, gt_pixels = others
     for name, value, allowed in (
@@ -315,12 +220,3 @@ def _check_effects(
     ):
         if given and not used:
             raise RetinaError(f"{option}: it has no effect here, it is for {purpose}; leave it out")
-
-
-def _voc_conventions(voc: Sequence[VocMetrics]) -> dict[str, str]:
-    out: dict[str, str] = {}
-    for one in voc:
-        for key, words in one.conventions.items():
-            both = len(voc) > 1 and any(other.conventions[key] != words for other in voc)
-            out[f"{key}_{SHORT[one.protocol]}" if both else key] = words
-    return out

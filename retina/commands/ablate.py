@@ -118,11 +118,13 @@ def _rebuild(path: Path, replicates: int | None, as_json: bool) -> None:
     from retina.ablation.outputs import write_outputs
     from retina.ablation.results import collect, to_json
     from retina.ablation.tables import table
+    from retina.pages.study import write_page
 
     _check_replicates(replicates)
     study = Study.open(path)
     result = collect(study, replicates=replicates, say=_say())
     write_outputs(study, result)
+    write_page(study, result)
     if as_json:
         print(json.dumps(to_json(result), indent=2, ensure_ascii=False))
     else:

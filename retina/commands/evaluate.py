@@ -25,10 +25,10 @@ def evaluate(
     from retina.startup import import_tensorflow_quietly
 
     import_tensorflow_quietly()
-    from retina.drawing.evaluation_files import write_sheet
-    from retina.drawing.score_files import print_score, write_score
+    from retina.drawing.evaluation_files import write_score, write_sheet
+    from retina.evaluation.judging import judge
+    from retina.evaluation.tables import print_score
     from retina.export.loading import detect_split
-    from retina.scoring import judge
 
     detected = detect_split(run, split, checkpoint=checkpoint, overrides=overrides or ())
     result = judge(

@@ -44,7 +44,7 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Score anybody's detections against anybody's ground truth, without a model."""
-    from retina.drawing.score_files import print_score, write_score
+    from retina.evaluation.tables import print_score
     from retina.scoring import score as score_files
     from retina.startup import import_tensorflow_quietly
 
@@ -67,8 +67,9 @@ def score(
         images=images,
     )
     if out is not None:
-        if result.pictures is not None:  # TensorFlow decodes them
-            import_tensorflow_quietly()
+        import_tensorflow_quietly()  # it decodes the pictures
+        from retina.drawing.evaluation_files import write_score
+
         write_score(out, result)
     if as_json:
         print(json.dumps(result.to_json(), indent=2))

@@ -13,10 +13,10 @@ from retina.data.load import Split
 from retina.errors import RetinaError
 from retina.evaluation.comparison import Comparison, check_same_truth
 from retina.evaluation.comparison import compare as compare_matches
+from retina.evaluation.judging import LEAST_REPLICATES
 from retina.evaluation.matching import match
 from retina.files import exists
 from retina.runs.directory import RunDirectory
-from retina.scoring import LEAST_REPLICATES
 from retina.startup import import_tensorflow_quietly
 
 _COCO_LIMIT = 100

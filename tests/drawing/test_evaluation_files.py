@@ -12,9 +12,14 @@ from retina import config
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import DetectionTable
 from retina.data.ground_truth import ground_truth, results
-from retina.drawing.evaluation_files import prediction_sheet, surroundings, write_assessment, write_evaluation
+from retina.drawing.evaluation_files import (
+    prediction_sheet,
+    surroundings,
+    write_assessment,
+    write_evaluation,
+    write_score,
+)
 from retina.drawing.prediction_files import write_predictions
-from retina.drawing.score_files import write_score
 from retina.errors import RetinaError
 from retina.evaluation import coco
 from retina.evaluation.assessment import assess
