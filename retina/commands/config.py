@@ -18,7 +18,7 @@ from retina.errors import RetinaError
 _WIDEST = 100
 
 
-def show_config(
+def config(
     config: Annotated[
         str | None, typer.Argument(help="A YAML file; without one, the digits demo. With --explain: a key.")
     ] = None,
