@@ -8,7 +8,6 @@ from __future__ import annotations
 import ast
 import re
 import shlex
-from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import pytest
@@ -17,7 +16,7 @@ import yaml
 from pydantic import BaseModel
 
 import retina
-from retina.cli import COMMANDS, function_of
+from retina import cli
 from retina.config import Config
 from tests.manual import (
     GENERATED,
@@ -36,6 +35,7 @@ from tests.manual import (
 
 MOST_WORDS = 1500
 WIDEST_CODE = 78  # what rich shows of a code block on 80 columns without breaking a line
+COMMANDS = {name: typer.main.get_command(cli.app_of(name)) for name in cli.COMMANDS}
 FOLDERS = ("configs/", "notebooks/", "retina/", "scripts/", "tests/")
 SCRIPTS = "\n".join(
     path.read_text(encoding="utf-8")
@@ -65,11 +65,8 @@ def test_a_command_is_recognised_after_a_launcher():
     assert retina_words("pip install retina") is None and retina_words("curl -LO URL") is None
 
 
-@cache
 def options_of(command: str) -> set[str]:
-    app = typer.Typer()
-    app.command()(function_of(command))
-    return {option for parameter in typer.main.get_command(app).params for option in parameter.opts}
+    return {option for parameter in COMMANDS[command].params for option in parameter.opts}
 
 
 @pytest.mark.parametrize(
