@@ -1,4 +1,4 @@
-"""The map for contributors is true: every path that it names exists, and its rooms are the house's."""
+"""The map for contributors is true: every path that it names exists, and its rooms are those of the tests."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_every_room_is_in_the_table():
     assert {room for rooms in FLOORS for room in rooms} & there - {"__main__"} <= listed
 
 
-def test_what_evaluation_may_import_is_told():
+def test_it_states_what_evaluation_may_import():
     (rule,) = re.findall(r"^- \*\*`evaluation`\*\* may import(.*?)\n- ", PROSE, re.DOTALL | re.MULTILINE)
     for module in EVALUATION_MAY:
         assert f"`{module.replace('.', '/')}.py`" in rule

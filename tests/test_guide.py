@@ -27,7 +27,7 @@ ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def shown(monkeypatch, capsys, *arguments: str, columns: int = 80) -> tuple[int, str, str]:
-    """`retina guide …` into a pipe, with a terminal of so many columns behind it."""
+    """Return exit code, output and errors of `retina guide …`, piped, on a terminal of so many columns."""
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setattr("sys.argv", ["retina", "guide", *arguments])
     with pytest.raises(SystemExit) as stop:

@@ -40,4 +40,5 @@ def page(topic: str) -> str:
 
 def _about(text: str) -> str:
     """Return the first paragraph after the title, on one line."""
-    return " ".join(text.split("\n\n")[1].split())
+    paragraph = text.partition("\n# ")[2] if text.startswith("<!--") else text
+    return " ".join(paragraph.split("\n\n")[1].split())
