@@ -231,6 +231,11 @@ def test_python_names_exist(page: str):
             assert is_python_name(dotted[1:].split(".")), f"{page}: `{code}`"
 
 
+def test_the_page_on_python_names_all_that_retina_offers():
+    named = "\n".join(inline_code("retina/guide/python.md"))
+    assert [name for name in retina.__all__ if name != "__version__" and f"retina.{name}" not in named] == []
+
+
 def is_python_name(parts: list[str]) -> bool:
     """Return whether `retina` has this name: one that it offers, a module, or what a module defines."""
     if parts[0] in dir(retina) and len(parts) == 1:
@@ -256,6 +261,15 @@ def test_the_blocks_are_read():
 
 def test_the_readme_is_short():
     assert words("README.md") <= MOST_WORDS
+
+
+@pages
+def test_tables_have_as_many_cells_in_every_row(page: str):
+    """Markdown drops a cell too many without a word."""
+    for block in blocks(page):
+        if block.kind == "table":
+            counts = {len(re.split(r"(?<!\\)\|", row)) for row in block.text.splitlines()}
+            assert len(counts) == 1, block.text
 
 
 @pages
