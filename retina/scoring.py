@@ -1,4 +1,4 @@
-"""Scores anybody's detections against anybody's ground truth, without a model."""
+"""Score any files of detections against any ground truth, without a model."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def score(
     names: str | Path | None = None,
     images: str | Path | None = None,
 ) -> Score:
-    """The figures of `detections` on `ground_truth`, each a file or folder (see `retina.data`) or a table.
+    """Return the figures of `detections` on `ground_truth`, each a file or folder (see `retina.data`) or a table.
 
     Args:
         protocol: "coco"; "voc07" (11 points), "voc10" (every point); or "pascal-devkit", both of the latter.
@@ -54,11 +54,11 @@ def score(
         replicates: of the bootstrap that gives "coco" its intervals: 1000 by default, at least 100, or 0 for none.
         iou: the overlaps of the others, 0.5 by default.
         difficult: "ignore" makes VOC's difficult boxes neither hits nor misses, "use" counts them like any other.
-        pixels: what the numbers of the detections mean (see `retina.data.detections.to_continuous`), and those of
+        pixels: the meaning of the numbers of the detections (see `retina.data.detections.to_continuous`), and those of
             ground truth in COCO or text files. By default "continuous" under "coco" and "inclusive" under the VOC
             protocols, except that the devkit's result files always are inclusive, and that detections on a retina
             configuration are continuous.
-        gt_pixels: overrules `pixels` for the ground truth; a VOC folder is "inclusive" unless told otherwise here.
+        gt_pixels: overrules `pixels` for the ground truth; a VOC folder is "inclusive" unless this says otherwise.
         gt_format, dt_format, splits, names, images: see `retina.data.formats.truth.read_ground_truth` and
             `retina.data.formats.results.read_results`; `images` also says where the pictures are, for
             `retina.drawing.evaluation_files`.
@@ -75,37 +75,37 @@ def score(
         None if isinstance(detections, Results) else result_format(Path(detections), dt_format),
     )
     _check_effects(formats, pixels, gt_pixels, splits, names, images)
-    truth_pixels, found_pixels = _pixels(formats, protocol, pixels, gt_pixels)
+    truth_pixels, detection_pixels = _pixels(formats, protocol, pixels, gt_pixels)
     names, images = (None if path is None else Path(path) for path in (names, images))
     truth = _truth(ground_truth, formats, gt_format, truth_pixels, splits, names, images)
-    found = detections
-    if not isinstance(found, Results):
-        found = read_results(
-            found,
+    results = detections
+    if not isinstance(results, Results):
+        results = read_results(
+            results,
             truth,
             format=dt_format,
-            pixels=found_pixels,
+            pixels=detection_pixels,
             names=names if formats.indices else None,
             images=images if formats.fractions else None,
         )
     settings = _settings(ground_truth, formats, given)
     judged = judge(
-        truth, found, protocol=protocol, settings=settings, replicates=replicates, iou=iou, difficult=difficult
+        truth, results, protocol=protocol, settings=settings, replicates=replicates, iou=iou, difficult=difficult
     )
-    spoken = {"ground_truth_pixels": _PIXELS[truth_pixels]} if formats.truth else {}
-    spoken |= {"detection_pixels": _PIXELS[found_pixels]} if formats.found else {}
-    if formats.found == "coco" and found_pixels == "inclusive" and pixels is None:
-        spoken["detection_pixels"] += (
+    conventions = {"ground_truth_pixels": _PIXELS[truth_pixels]} if formats.truth else {}
+    conventions |= {"detection_pixels": _PIXELS[detection_pixels]} if formats.detections else {}
+    if formats.detections == "coco" and detection_pixels == "inclusive" and pixels is None:
+        conventions["detection_pixels"] += (
             "; taken so because the protocol is VOC's: for retina's or COCO's own files say --pixels continuous"
         )
-    return replace(judged, conventions=judged.conventions | spoken, pictures=_pictures(truth, images))
+    return replace(judged, conventions=judged.conventions | conventions, pictures=_pictures(truth, images))
 
 
 class _Formats(NamedTuple):
-    """Of the two sides, None for a table that is in memory already."""
+    """Formats of the two sides, None for a table that is already in memory."""
 
     truth: str | None
-    found: str | None
+    detections: str | None
 
     @property
     def text_truth(self) -> bool:
@@ -114,22 +114,22 @@ class _Formats(NamedTuple):
     @property
     def indices(self) -> bool:
         """Whether the detections may name a class by an index."""
-        return self.found in text.RESULT_LAYOUTS and self.found != "voc"
+        return self.detections in text.RESULT_LAYOUTS and self.detections != "voc"
 
     @property
     def fractions(self) -> bool:
-        return self.found in text.FRACTIONS
+        return self.detections in text.FRACTIONS
 
 
 def _pixels(
     formats: _Formats, protocol: Protocol, pixels: Pixels | None, gt_pixels: Pixels | None
 ) -> tuple[Pixels, Pixels]:
-    """What the numbers of the ground truth and of the detections mean."""
+    """Meaning of the numbers of the ground truth and of the detections."""
     usual: Pixels = "continuous" if protocol == "coco" else "inclusive"
-    # Some formats mean one thing whoever scores them: VOC's own files, and retina's own tables.
+    # Some formats mean the same under every protocol: VOC's own files, and retina's own tables.
     truths: dict[str | None, Pixels] = {"voc": "inclusive", "config": "continuous"}
     truth = gt_pixels or truths.get(formats.truth) or pixels or usual
-    if formats.found == "voc":
+    if formats.detections == "voc":
         usual = "inclusive"
     elif formats.truth == "config":
         usual = "continuous"
@@ -171,7 +171,7 @@ def _pictures(truth: GroundTruth, images: Path | None) -> tuple[str, ...] | None
 
 
 def _settings(ground_truth: Any, formats: _Formats, given: dict[str, Any]) -> config.Evaluation:
-    """COCO's, or those of the configuration or run that is the ground truth; `given` ones replace them."""
+    """COCO's settings, or those of the configuration or run that is the ground truth, with `given` in their place."""
     settings = config.Evaluation()
     if formats.truth == "config":
         path = Path(ground_truth)
@@ -189,7 +189,7 @@ def _check_settings(protocol: str, of_coco: dict[str, Any], replicates: Any, iou
         ("gt_pixels", gt_pixels, (None, *get_args(Pixels))),
     ):
         if value not in allowed:
-            known = ", ".join(one for one in allowed if one)
+            known = ", ".join(name for name in allowed if name)
             raise RetinaError(f"{name}: expected one of {known}, got {value!r}; choose one of them")
     coco = protocol == "coco"
     for name, given, used, instead in (
@@ -204,8 +204,8 @@ def _check_settings(protocol: str, of_coco: dict[str, Any], replicates: Any, iou
 def _check_effects(
     formats: _Formats, pixels: Any, gt_pixels: Any, splits: Sequence[str], names: Any, images: Any
 ) -> None:
-    """A setting that nothing reads is an error."""
-    files = formats.found is not None or formats.truth == "coco" or formats.text_truth
+    """Refuse settings that nothing reads."""
+    files = formats.detections is not None or formats.truth == "coco" or formats.text_truth
     for option, given, used, purpose in (
         (
             "--splits",
