@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from retina.evaluation.judging import Score
 
 from retina import config
 from retina.data.dataset import DetectionDataset
@@ -24,7 +25,6 @@ from retina.errors import RetinaError
 from retina.evaluation import coco
 from retina.evaluation.assessment import assess
 from retina.inference import Detections
-from retina.scoring import Score
 
 NOTHING = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32), ())
 
