@@ -19,6 +19,8 @@ Schema = dict[str, Any]
 
 COMMAND = "python -m retina.config.reference > retina/guide/settings.md"
 _INTRODUCTION = """\
+Every key of the configuration: what it does, its range, its default and the reason for that.
+
 A configuration is one YAML file, and `key.path=value` on the command line replaces what it says: `run.seed=3`,
 `loss.box.beta=0.2`, `"data.classes=[cat, dog]"`. Only `data` and `schedule` must be given. A key that does not exist, a
 value out of range and a setting without effect are errors. `retina config FILE` prints a configuration with every
