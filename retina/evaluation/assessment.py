@@ -103,7 +103,7 @@ def intervals(
     """Bootstrap over images, of the means and of each class: bias-corrected percentiles.
 
     Plain percentiles of mean AP hold the truth too seldom, because AP of few images is too high and that of their
-    resamples higher once more (`scripts/reproduce/interval_coverage` has the figures of both).
+    resamples higher once more (`scripts/reproduce/interval_coverage.py` has the figures of both).
 
     Raises:
         RetinaError: a bad `replicates`, `seed` or `level`.

@@ -1,4 +1,4 @@
-"""What `scripts/benchmark_gpu` runs: its parts, in the order in which they matter."""
+"""What `scripts/benchmark_gpu.py` runs: its parts, in the order in which they matter."""
 
 from __future__ import annotations
 

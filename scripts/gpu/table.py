@@ -1,4 +1,4 @@
-"""The records of `scripts/benchmark_gpu` as text."""
+"""The records of `scripts/benchmark_gpu.py` as text."""
 
 from __future__ import annotations
 

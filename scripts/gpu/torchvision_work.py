@@ -22,8 +22,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def load_torchvision() -> None:
-    """As scripts/benchmark_inference does: on a CPU-only torch its compiled operators may be missing."""
-    loader = SourceFileLoader("benchmark_inference", str(ROOT / "scripts" / "benchmark_inference"))
+    """As scripts/benchmark_inference.py does: on a CPU-only torch its compiled operators may be missing."""
+    loader = SourceFileLoader("benchmark_inference", str(ROOT / "scripts" / "benchmark_inference.py"))
     module = module_from_spec(spec_from_loader(loader.name, loader))
     loader.exec_module(module)
     module.load_torchvision()

@@ -14,8 +14,8 @@ the same images, whose true differences are 0.
 The exit code is 1 if the interval of AP or AP50 (bias-corrected; of a difference, percentile) held the truth in less
 than 93 % or more than 97 % of the repetitions.
 
-    .venv/bin/python scripts/reproduce/interval_coverage --images 100 300 1000          # 15 minutes on a busy core
-    .venv/bin/python scripts/reproduce/interval_coverage --images 100 300 --difference  # 7 minutes
+    .venv/bin/python scripts/reproduce/interval_coverage.py --images 100 300 1000          # 15 minutes on a busy core
+    .venv/bin/python scripts/reproduce/interval_coverage.py --images 100 300 --difference  # 7 minutes
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """What torchvision's own resizing, and a shared canvas, change in the detections of an imported RetinaNet.
 
-    .venv/bin/python scripts/reproduce/imported_resizing PHOTOGRAPH
+    .venv/bin/python scripts/reproduce/imported_resizing.py PHOTOGRAPH
 
 Random weights (ResNet-18, 5 classes, V1 and V2), so the figures are those of README and not of a trained detector. For
 each pair of settings: how many of the detections above 0.3 are found again (the same class, an IoU over 0.5), and how

@@ -19,7 +19,7 @@ does falls on all alike; figures are medians over the rounds' medians, ratios me
 SavedModel at most 1.05 x (network + jpeg), and at most 1.0 x torchvision. Run it on a quiet machine: `load_before` in
 the JSON should be near 0.
 
-    scripts/benchmark_inference --short 384 --long 512 --rounds 5 --json
+    scripts/benchmark_inference.py --short 384 --long 512 --rounds 5 --json
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ on all alike; only one loads at any time. A turn is a fresh iterator, a warm-up 
 then the clock. Ratios are medians of the rounds' own. It fails (exit code 1) if a bound is missed; a loader whose
 package is missing is left out with the reason, and its bound is not checked.
 
-    scripts/benchmark_pipeline --data /path/to/coco_mini --size 256 512 --rounds 5
+    scripts/benchmark_pipeline.py --data /path/to/coco_mini --size 256 512 --rounds 5
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ version 1 (`$PWD`: Docker takes absolute paths only):
 
 then ask it, from anywhere:
 
-    scripts/serve_example http://localhost:8501/v1/models/retina photo.jpg other.png
+    scripts/serve_example.py http://localhost:8501/v1/models/retina photo.jpg other.png
 
 It reads the model's signature from the server (`GET …/metadata`), sends the files as they are, base64 under "b64"
 (`POST …:predict`, by columns, so that images of any sizes share a request), and prints one JSON object a file, with

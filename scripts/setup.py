@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Installs retina into .venv of this checkout; when nothing has changed since the last time, it returns at once.
 
-    scripts/setup [--extras dev,jax] [--bare torchvision]
+    scripts/setup.py [--extras dev,jax] [--bare torchvision]
 
 --extras: optional dependencies (see pyproject.toml), in addition to those that are installed already.
 --bare:   packages to install without their dependencies, at the version that constraints.txt states.

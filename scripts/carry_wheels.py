@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Carries what retina needs to a GPU machine without a network that has PyTorch, JAX and their CUDA already.
 
-    scripts/carry_wheels download wheels --python 3.12                      the network, losses, training step (6 MiB)
-    scripts/carry_wheels download wheels --python 3.12 --sets core data     with TensorFlow (CPU) for tf.data (300 MiB)
-    scripts/carry_wheels install wheels site                                there, then: export PYTHONPATH=$PWD/site
+    scripts/carry_wheels.py download wheels --python 3.12                    the network, losses, training step (6 MiB)
+    scripts/carry_wheels.py download wheels --python 3.12 --sets core data   with TensorFlow (CPU) for tf.data (300 MiB)
+    scripts/carry_wheels.py install wheels site                              there, then: export PYTHONPATH=$PWD/site
 
 Versions are those of constraints.txt. A file larger than `--piece` MiB is split (NAME.whl.000, .001, …), so that a
 folder can travel in several journeys: bring the pieces together in one folder again before `install`.

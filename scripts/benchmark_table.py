@@ -5,15 +5,15 @@ It writes a COCO JSON file of the size asked for into a temporary folder, by rep
 with polygons as long as COCO's (the real `instances_train2017.json`: 118,287 images, 860,001 annotations, 448 MB),
 beside as many empty image files, since reading checks that they exist. Then, in processes of their own, several times:
 
-- load: `retina.data.formats.coco.read_coco`, from the call to the table, and the processor's time for it, which says how much a
-  busy machine added;
+- load: `retina.data.formats.coco.read_coco`, from the call to the table, and the processor's time for it, which
+  says how much a busy machine added;
 - peak memory: of that whole process, interpreter and libraries included;
 - table: the bytes of its arrays, of its image paths and of its ids;
 - plan: laying the images out on canvases (`plan.fit`) and drawing one epoch (`plan.training_plan`), at batch 16.
 
 Each figure is the median of the rounds, peak memory the largest. It fails (exit code 1) if a bound is exceeded.
 
-    scripts/benchmark_table --images 118000 --boxes 860000 --rounds 3
+    scripts/benchmark_table.py --images 118000 --boxes 860000 --rounds 3
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains the same 20 steps on 1, 2 and 4 devices and on two hosts, and prints how far the results lie apart.
 
-    .venv/bin/python scripts/reproduce/devices [--steps 20] [--only tensorflow,jax] [--accumulate 2] [--folder DIR]
+    .venv/bin/python scripts/reproduce/devices.py [--steps 20] [--only tensorflow,jax] [--accumulate 2] [--folder DIR]
 
 The devices are parts of this machine's CPU, the hosts processes on it that reach each other by the loopback. Each row
 is a whole `retina.train` in a process of its own: digits with augmentation, batches of 8, a ResNet whose batch

@@ -10,7 +10,7 @@ precision, which curves and intervals start from; `ours: bootstrap` adds 1,000 r
 
 It fails (exit code 1) if any of the twelve figures differs from pycocotools' by more than 1e-12.
 
-    scripts/benchmark_evaluation --images 5000 --detections 100 --rounds 3
+    scripts/benchmark_evaluation.py --images 5000 --detections 100 --rounds 3
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Holds the doctor's AP ceiling to a training: anchors far too large for blood cells, and those that it suggests.
 
-    .venv/bin/python scripts/reproduce/bad_anchors ../shared/data/bccd [--size 12] [--steps 800] [--out DIR]
+    .venv/bin/python scripts/reproduce/bad_anchors.py ../shared/data/bccd [--size 12] [--steps 800] [--out DIR]
 
 Trains configs/bccd.yaml, smaller, with `anchors.size` set to --size, and again with what the doctor suggests for that;
 evaluates both on the validation split; and prints the predicted ceilings beside what was trained, by class as well.

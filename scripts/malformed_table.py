@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Prints the table of malformed inputs as Markdown: kind, command, exit code and message, as the commands give them.
 
-    scripts/malformed_table
+    scripts/malformed_table.py
 
 The kinds are those that tests/end_to_end/test_malformed.py asserts. Paths are shown relative to a temporary folder.
 """

@@ -20,8 +20,8 @@ for each weight and output position, three times for forward and both gradients,
 gradient, which nobody computes. Bias, batch normalisation, loss and optimizer count as zero, so a share of 100 % is
 out of reach.
 
-    scripts/benchmark_train_step --size 256 --batch 4 --backbone resnet50 --precision float32 bfloat16 --json
-    scripts/benchmark_train_step --backbone resnet18 --only ours ours_xla      what `run.xla: auto` goes by
+    scripts/benchmark_train_step.py --size 256 --batch 4 --backbone resnet50 --precision float32 bfloat16 --json
+    scripts/benchmark_train_step.py --backbone resnet18 --only ours ours_xla      what `run.xla: auto` goes by
 """
 
 from __future__ import annotations

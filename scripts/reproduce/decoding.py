@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Does decoding at a reduced size (`data.decode: auto`) cost accuracy? Asks one trained detector, then goes on with it.
 
-    .venv/bin/python scripts/reproduce/decoding ../shared/data/bccd [--run RUN] [--steps 600] [--more 200] [--seeds 3]
+    .venv/bin/python scripts/reproduce/decoding.py DATA [--run RUN] [--steps 600] [--more 200] [--seeds 3]
 
 Two trainings from scratch that differ in their pixels by a little part ways as two seeds do, which hides 0.002 of AP.
 So one detector of blood cells is trained (configs/bccd.yaml at 0.4 of its photographs' sides, where `auto` decodes each

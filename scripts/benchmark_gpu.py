@@ -20,18 +20,18 @@ measure.py); `of peak` is their rate by the matrix product's, in the same run.
 The backend is `KERAS_BACKEND`'s, JAX by default. Records are appended to `--out` as they come; `--table FILE...` prints
 the table of several such files and runs nothing. Exit code 1 if a part failed; what the budget left out is named.
 
-    scripts/benchmark_gpu --compiled --budget 3600 --out gpu.jsonl
-    scripts/benchmark_gpu --kinds peak train --tiny
+    scripts/benchmark_gpu.py --compiled --budget 3600 --out gpu.jsonl
+    scripts/benchmark_gpu.py --kinds peak train --tiny
 
 Where a command is cut off after ten minutes, these in this order, the goals first, and at last the table of all. Each
 batch is compiled, for a minute or so: few are tried here, and inference takes twice as many images.
 
-    scripts/benchmark_gpu --budget 570 --kinds peak train --only 800x800 frozen --batches 16 32 64 --out 1.jsonl
-    scripts/benchmark_gpu --budget 300 --kinds train --only 800x800 live --batches 32 --rounds 1 --out 2.jsonl
-    scripts/benchmark_gpu --budget 270 --kinds infer --only 800x800 --batches 16 32 --rounds 1 --out 3.jsonl
-    scripts/benchmark_gpu --budget 570 --kinds accuracy fed --data BCCD COCO --out 4.jsonl
-    scripts/benchmark_gpu --budget 570 --kinds profile --only 800x800 --batches 32 --limit 560 --out 5.jsonl
-    scripts/benchmark_gpu --table 1.jsonl 2.jsonl 3.jsonl 4.jsonl 5.jsonl
+    scripts/benchmark_gpu.py --budget 570 --kinds peak train --only 800x800 frozen --batches 16 32 64 --out 1.jsonl
+    scripts/benchmark_gpu.py --budget 300 --kinds train --only 800x800 live --batches 32 --rounds 1 --out 2.jsonl
+    scripts/benchmark_gpu.py --budget 270 --kinds infer --only 800x800 --batches 16 32 --rounds 1 --out 3.jsonl
+    scripts/benchmark_gpu.py --budget 570 --kinds accuracy fed --data BCCD COCO --out 4.jsonl
+    scripts/benchmark_gpu.py --budget 570 --kinds profile --only 800x800 --batches 32 --limit 560 --out 5.jsonl
+    scripts/benchmark_gpu.py --table 1.jsonl 2.jsonl 3.jsonl 4.jsonl 5.jsonl
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ Makes a run directory with a synthetic evaluation (80 classes, seven boxes and b
 second box found, photographs of noise and shapes of 640 × 480 pixels), and writes its report. It fails (exit code 1)
 above 60 seconds or 10 MB.
 
-    scripts/benchmark_report --images 5000 --detections 100
+    scripts/benchmark_report.py --images 5000 --detections 100
 """
 
 from __future__ import annotations

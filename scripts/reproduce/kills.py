@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains digits, kills the training at random moments, resumes it, and compares with a run that was left alone.
 
-    .venv/bin/python scripts/reproduce/kills [--kills 20] [--per-run 4] [--seed 0] [--folder DIR] [--files]
+    .venv/bin/python scripts/reproduce/kills.py [--kills 20] [--per-run 4] [--seed 0] [--folder DIR] [--files]
         [--augment flips] [--cache memory] [--precision mixed_float16] [--backend jax] [--devices 2]
 
 Each process is a `retina train` of its own, with every augmentation, two scales, moving averages, accumulation and
