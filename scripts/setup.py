@@ -116,7 +116,7 @@ def suitable(python):
 
 
 def install(extras, bare):
-    what = "retina[{}]".format(",".join(extras)) if extras else "retina"
+    what = "retina" + (" with " + ", ".join(extras) if extras else "")
     say("installing {}; the first time this downloads about 1 GB and takes some minutes".format(what))
     constraints = ["-c", str(ROOT / "constraints.txt")]
     pip("--upgrade", "pip")

@@ -5,7 +5,7 @@ import pytest
 
 from retina import config
 from retina.config import AdamW, CosineSchedule, DigitsSource, GiouBox, HuberBox, Sgd, StepSchedule, VocSource
-from retina.config.differing import changed_keys
+from retina.config.differences import changed_keys
 from retina.errors import RetinaError
 
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))

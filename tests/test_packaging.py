@@ -70,7 +70,7 @@ def test_help_is_fast_and_silent() -> None:
 
 
 def test_one_version() -> None:
-    assert retina.__version__ == importlib.metadata.version("retina")
+    assert retina.__version__ == importlib.metadata.version("retina-detection")
     assert retina.__version__ == run("-m", "retina", "version").stdout.strip()
     newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert newest is not None
@@ -78,7 +78,7 @@ def test_one_version() -> None:
 
 
 def test_entry_point() -> None:
-    scripts = importlib.metadata.distribution("retina").entry_points.select(group="console_scripts")
+    scripts = importlib.metadata.distribution("retina-detection").entry_points.select(group="console_scripts")
     assert [(script.name, script.value) for script in scripts] == [("retina", "retina.cli:main")]
 
 
@@ -134,7 +134,7 @@ def pins() -> dict[str, str]:
 def test_constraints_pin_every_dependency_within_its_bounds() -> None:
     table = project()["project"]
     texts = table["dependencies"] + [text for extra in table["optional-dependencies"].values() for text in extra]
-    requirements = [requirement for requirement in map(Requirement, texts) if requirement.name != "retina"]
+    requirements = [requirement for requirement in map(Requirement, texts) if requirement.name != "retina-detection"]
     assert {"tensorflow", "keras", "jax", "torch", "pytest"} <= {requirement.name for requirement in requirements}
     pinned = pins()
     for requirement in requirements:

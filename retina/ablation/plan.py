@@ -14,7 +14,7 @@ from typing import Any
 from retina import config as configuration
 from retina.ablation.presets import PRESETS, Setting, focal
 from retina.config import Config
-from retina.config.differing import changed_keys, differing
+from retina.config.differences import changed_keys, differing
 from retina.config.reading import read_yaml
 from retina.errors import RetinaError
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from retina.config.flat import flat
+from retina.config.differences import flat
 from retina.data.ground_truth import GroundTruth
 from retina.drawing import furniture as pages
 from retina.drawing.charts import Chart, Series, lines

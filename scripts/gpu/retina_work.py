@@ -20,7 +20,6 @@ from plan import Part
 from retina import config
 from retina.inference import _FORWARD
 from retina.models.detector import Detector
-from retina.models.objective import objective
 from retina.training.optimizer import build_optimizer
 from retina.training.step import INPUTS, TrainStep, build_step
 
@@ -154,7 +153,7 @@ def profile(part: Part, size: int, batch: dict[str, Any]) -> dict[str, Any]:
         return model.stateless_call(weights, fixed, b, training=True)[0]
 
     def loss(weights: list, b: dict) -> Any:
-        return objective(model.loss_sums(forward(weights, b), b))["loss"]
+        return model.loss_sums(forward(weights, b), b).losses()["loss"]
 
     outputs = jax.jit(forward)(trainable, on_device)
     calls: dict[str, Callable[[], Any]] = {
@@ -162,7 +161,7 @@ def profile(part: Part, size: int, batch: dict[str, Any]) -> dict[str, Any]:
         "forward": _jitted(forward, trainable, on_device),
         "forward_and_loss": _jitted(loss, trainable, on_device),
         "loss_and_its_gradient": _jitted(
-            jax.value_and_grad(lambda o, b: objective(model.loss_sums(o, b))["loss"]), outputs, on_device
+            jax.value_and_grad(lambda o, b: model.loss_sums(o, b).losses()["loss"]), outputs, on_device
         ),
         "forward_and_backward": _jitted(jax.value_and_grad(loss), trainable, on_device),
     }

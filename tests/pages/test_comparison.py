@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from retina import config as configuration
-from retina.config.flat import flat
+from retina.config.differences import flat
 from retina.data.ground_truth import ground_truth
 from retina.data.load import load_split
 from retina.errors import RetinaError
