@@ -65,7 +65,7 @@ PACKAGES = ("jax", "jaxlib", "keras", "tensorflow", "tensorflow-cpu", "torch", "
 
 
 class Runner:
-    """Runs parts one after another within a budget; `records` are also lines of a file, as soon as they are known."""
+    """Run parts one after another within a budget; `records` are also lines of a file, as soon as they are known."""
 
     def __init__(
         self,
@@ -168,8 +168,8 @@ def run(args: argparse.Namespace, out: IO[str] | None, logs: Path) -> list[dict[
 
 
 def _at_the_best_batch(part: Part, records: list[dict[str, Any]]) -> Part:
-    found = best(records, replace(part, kind="train").name)
-    return replace(part, batches=(found["batch"],) if found else part.batches[:1])
+    fastest = best(records, replace(part, kind="train").name)
+    return replace(part, batches=(fastest["batch"],) if fastest else part.batches[:1])
 
 
 def machine() -> dict[str, Any]:
@@ -179,13 +179,13 @@ def machine() -> dict[str, Any]:
         card = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         card = "no NVIDIA card"
-    found = {}
+    versions = {}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return {"card": card, "versions": found, "date": date.today().isoformat(), "python": sys.version.split()[0]}
+    return {"card": card, "versions": versions, "date": date.today().isoformat(), "python": sys.version.split()[0]}
 
 
 def note(text: str) -> None:

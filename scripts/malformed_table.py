@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Prints the table of malformed inputs as Markdown: kind, command, exit code and message, as the commands give them.
+"""Print the table of malformed inputs as Markdown: kind, command, exit code and message, as the commands give them.
 
     scripts/malformed_table.py
 

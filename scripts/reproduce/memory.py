@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Trains digits for 2,000 steps with evaluations and checkpoints, and prints the memory of the process on the way.
+"""Train digits for 2,000 steps with evaluations and checkpoints, and print the memory of the process on the way.
 
     .venv/bin/python scripts/reproduce/memory.py [--steps 2000] [--every 100] [--run-dir DIR]
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Overfits eight real COCO photographs: a detector that can't learn eight images can't learn any.
+"""Overfit eight real COCO photographs: a detector that can't learn eight images can't learn any.
 
     .venv/bin/python scripts/reproduce/overfit_coco_mini.py ../shared/data/coco_mini [--run-dir DIR]
 
