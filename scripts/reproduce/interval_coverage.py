@@ -4,8 +4,8 @@
 A simulated image has a difficulty of its own, which lowers the chance of finding each of its objects, their overlap and
 their score, and brings more false alarms: what one image goes through, all its detections go through. It has also a
 scene, which makes some classes likelier together. Five classes of 0.1 to 1.2 objects an image are detected with
-different skill; scores of right and wrong detections overlap. The matches at COCO's ten overlaps are drawn directly, without
-boxes: an object that is detected with overlap q is right at every threshold up to q, and wrong above.
+different skill; scores of right and wrong detections overlap. The matches at COCO's ten overlaps are drawn
+directly, without boxes: an object that is detected with overlap q is right at every threshold up to q, and wrong above.
 
 The true figures are those of 40 x 50,000 images. Each repetition draws N new images, makes the interval from resamples
 of them and looks whether the true figure lies in it. With --difference there are two detectors of the same skill on
