@@ -19,15 +19,11 @@ HELP = ("-h", "--help")
 
 
 class Command(NamedTuple):
-    """A command: the heading and the line that `retina --help` shows it with, and the function that it is."""
+    """A command: heading and line of `retina --help`, and its function, which stands in the module of the same name."""
 
     group: str
     help: str
     function: str
-
-    @property
-    def module(self) -> str:
-        return f"retina.commands.{self.function}"
 
 
 _TRAIN, _JUDGE, _DATA, _USE, _LOOK_UP = "Train", "Judge", "Data", "Use a detector", "Look up"
@@ -47,6 +43,7 @@ COMMANDS = {
     "export": Command(_USE, "Write a detector for serving; prove that it scores the same.", "export"),
     "export-weights": Command(_USE, "Write a run's weights as a state dict of torchvision.", "export_weights"),
     "benchmark": Command(_USE, "Time detection from encoded images to boxes.", "benchmark"),
+    "guide": Command(_LOOK_UP, "Show the manual, a page a topic.", "guide"),
     "config": Command(_LOOK_UP, "Print a configuration with every default spelled out.", "config"),
     "version": Command(_LOOK_UP, "Print the version.", "version"),
 }
@@ -82,18 +79,11 @@ def run(arguments: list[str]) -> int | None:
         return None
     if name == "--version":
         name = "version"
-    app = typer.Typer(
-        add_completion=False,
-        rich_markup_mode=None,
-        pretty_exceptions_enable=False,
-        context_settings={"help_option_names": list(HELP)},
-    )
-    app.command()(function_of(name))
-    return app(args=rest, prog_name=f"retina {name}", standalone_mode=False)
+    return app_of(name)(args=rest, prog_name=f"retina {name}", standalone_mode=False)
 
 
-def function_of(name: str):  # type: ignore[no-untyped-def]  # typer reads the signature that it finds
-    """The function of a command, imported now.
+def app_of(name: str) -> typer.Typer:
+    """The application of one command, which is imported now.
 
     Raises:
         RetinaError: there is no such command.
@@ -102,8 +92,15 @@ def function_of(name: str):  # type: ignore[no-untyped-def]  # typer reads the s
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         remedy = f"did you mean `retina {near[0]}`?" if near else "`retina --help` lists them"
         raise RetinaError(f"No such command '{name}'; {remedy}")
-    command = COMMANDS[name]
-    return getattr(importlib.import_module(command.module), command.function)
+    app = typer.Typer(
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": list(HELP)},
+    )
+    function = COMMANDS[name].function
+    app.command()(getattr(importlib.import_module(f"retina.commands.{function}"), function))
+    return app
 
 
 def overview() -> str:

@@ -32,7 +32,7 @@ FLOORS = (
     ("training",),
     ("setup", "export", "ablation"),
     ("pages",),
-    ("api",),
+    ("api", "guide"),
     ("commands",),
     ("cli",),
     ("__main__",),

@@ -111,6 +111,15 @@ def test_wheel_holds_the_whole_package_and_nothing_else(wheel: zipfile.ZipFile) 
     assert inside == expected
 
 
+def test_wheel_holds_the_guide(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    pages = {path.name: path.read_bytes() for path in (ROOT / "retina" / "guide").glob("*.md")}
+    assert len(pages) >= 12
+    assert {name: wheel.read(f"retina/guide/{name}") for name in pages} == pages
+    wheel.extractall(tmp_path)
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from retina import guide; print(*guide.topics())"
+    assert {f"{topic}.md" for topic in run("-P", "-c", code).stdout.split()} == set(pages)
+
+
 def test_wheel_finds_the_digits_demo(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
     wheel.extractall(tmp_path)
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from retina import config; print(config.default_path())"

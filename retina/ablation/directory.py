@@ -6,7 +6,8 @@ trials/NAME/          its run directory, as `retina train` makes it
 trials/NAME.failed_1/ one that could not be resumed
 trials/NAME.log       what its process printed
 trials/NAME.json      how it ended, unless it is still to come
-study.csv, study.json, study.txt, study.html, *.png      see `retina.ablation.outputs`
+study.csv, study.json, study.txt, *.png                see `retina.ablation.outputs`
+study.html                                            see `retina.pages.study`
 """
 
 from __future__ import annotations

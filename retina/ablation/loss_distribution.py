@@ -19,9 +19,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from retina.ablation.plots import colours
-from retina.drawing.figures import save
+from retina.data.load import load_split
+from retina.data.pipeline import evaluation_batches, translated
+from retina.drawing.plots import save
 from retina.errors import RetinaError
 from retina.files import write_text
+from retina.ops.assignment import match
+from retina.runs.loading import load
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -81,11 +85,6 @@ def loss_distribution(
 def sample(run: Path, *, images: int | None, checkpoint: str, seed: int) -> Samples:
     """What a run's detector says of the anchors on its validation images."""
     import keras
-
-    from retina.data.load import load_split
-    from retina.data.pipeline import evaluation_batches, translated
-    from retina.ops.assignment import match
-    from retina.runs.loading import load
 
     predictor = load(run, checkpoint)
     detector, config = predictor.detector, predictor.config

@@ -10,7 +10,7 @@ import numpy as np
 from retina.ablation.curves import read_curves
 from retina.ablation.directory import Study
 from retina.ablation.results import SettingResult, StudyResult
-from retina.drawing.figures import GREY, INK, save
+from retina.drawing.plots import GREY, INK, save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

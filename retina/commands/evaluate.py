@@ -10,7 +10,7 @@ import typer
 
 from retina import api
 from retina.commands.options import Checkpoint, Json, Overrides, ProtocolOption, Replicates, Split, console
-from retina.drawing.score_files import print_score
+from retina.evaluation.tables import print_score
 
 
 def evaluate(

@@ -10,8 +10,9 @@ import typer
 
 from retina import api
 from retina.commands.options import Json, ProtocolOption, Replicates, console
-from retina.drawing.score_files import print_score, write_score
+from retina.drawing.evaluation_files import write_score
 from retina.errors import RetinaError
+from retina.evaluation.tables import print_score
 
 
 def score(

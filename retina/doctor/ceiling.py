@@ -12,6 +12,7 @@ from retina.data.ground_truth import Results, ground_truth
 from retina.doctor.coverage import Coverage, coverage, resized_sides
 from retina.doctor.statistics import SIDE_EDGES, SIZES, Histogram, histogram
 from retina.evaluation.coco import evaluate_as
+from retina.ops.anchors import base_anchors
 
 
 @dataclass(frozen=True)
@@ -179,8 +180,6 @@ def _share(covered: np.ndarray, chosen: np.ndarray) -> Share:
 
 
 def _levels(seen: Coverage, anchors: config.Anchors) -> tuple[Level, ...]:
-    from retina.ops.anchors import base_anchors
-
     levels = []
     for place, level in enumerate(seen.levels):
         shapes = base_anchors(anchors, level)

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from retina import config
-from retina.data import plan
+from retina.data import memory, mixing, plan, rows
 from retina.data.dataset import DetectionDataset
 from retina.doctor.findings import Finding
+from retina.models.detector import Detector
 
 _BYTES = 4  # of float32, in which weights, gradients and losses are kept whatever the compute dtype
 _SLOTS = {"sgd": 1, "adamw": 2}  # momentum; both moments
@@ -79,9 +80,6 @@ def estimate(settings: config.Config, dataset: DetectionDataset) -> Cost:
     """
     import keras
 
-    from retina.data import memory, mixing, rows
-    from retina.models.detector import Detector
-
     geometries = plan.fit_training(dataset.sizes, settings.data.resize)
     geometry = geometries[-1]
     areas = geometry.canvases.astype(np.int64).prod(axis=1)
@@ -142,8 +140,6 @@ def _replicas(run: config.Run) -> int:
 
 def cost_findings(cost: Cost) -> Iterator[Finding]:
     """Whether the cache fits into the memory of this machine; training refuses it otherwise."""
-    from retina.data import memory
-
     cache, available = cost.memory.get("cache", 0), memory.available_memory()
     if cache > memory.SHARE * available:
         yield Finding(

@@ -17,6 +17,7 @@ import numpy as np
 from retina import config
 from retina.data.convert.images import read_header
 from retina.data.dataset import DetectionDataset
+from retina.data.images import each_image, load_image
 from retina.data.limits import image_name, too_large
 from retina.data.stored import FileSlice, TableImage, encoded
 from retina.doctor import duplicates
@@ -71,8 +72,6 @@ def inspect(
         max_pixels: one of more is a fault.
         advance: is told of images done, for a progress bar.
     """
-    from retina.data.images import each_image
-
     seen = list(each_image(dataset, functools.partial(_decoded if decode else _header, max_pixels), advance))
     decoded = [row for row, one in enumerate(seen) if one.fingerprint is not None]
     prints = [one.fingerprint for one in seen if one.fingerprint is not None]
@@ -260,8 +259,6 @@ def _groups(
 
 
 def _decoded(max_pixels: int, image: TableImage, name: str) -> _Seen:
-    from retina.data.images import load_image
-
     try:
         content = encoded(image)
         pixels = load_image(content, name, max_pixels=max_pixels)

@@ -13,13 +13,16 @@ from PIL import Image
 
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import DetectionTable, to_coco
-from retina.data.ground_truth import GroundTruth, Results
+from retina.data.ground_truth import GroundTruth, Results, as_coco
+from retina.data.images import load_image
 from retina.data.stored import TableImage
 from retina.drawing.pictures import contact_sheet, draw
+from retina.drawing.plots import write_plots
 from retina.errors import RetinaError
 from retina.evaluation.assessment import Assessment
 from retina.evaluation.coco import Metrics
 from retina.evaluation.document import to_json
+from retina.evaluation.judging import Score
 from retina.evaluation.mistakes import most_confident_mistakes, worst_images
 from retina.files import write_text, written
 
@@ -66,6 +69,19 @@ def write_figures(folder: Path, metrics: dict[str, Any], detections: list[dict[s
         write_text(folder / "detections.json", json.dumps(detections))
 
 
+def write_score(folder: Path, result: Score, images: Sequence[TableImage] | None = None) -> None:
+    """Writes `metrics.json`, what `--json` prints, and `detections.json`, COCO results with the ground truth's ids;
+    under "coco" also plots, and with `images` [N] (by default the score's own) pictures of what went wrong.
+
+    Raises:
+        RetinaError: the folder can't be made or written, or an image can't be read.
+    """
+    write_figures(folder, result.to_json(), as_coco(result.found, result.truth))
+    if result.assessment is not None:
+        pictures = result.pictures if images is None else images
+        write_assessment(folder, result.truth, result.found, result.assessment, pictures)
+
+
 def write_assessment(
     folder: Path,
     truth: GroundTruth,
@@ -78,8 +94,6 @@ def write_assessment(
     Raises:
         RetinaError: the folder can't be made or written, or an image can't be read.
     """
-    from retina.drawing.plots import write_plots
-
     with _into(folder):
         write_plots(folder, assessment)
         if images is not None:
@@ -126,8 +140,6 @@ def _save(path: Path, picture: np.ndarray) -> None:
 
 
 def _picture(dataset: DetectionDataset, detections: DetectionTable, row: int, truth: bool = False) -> np.ndarray:
-    from retina.data.images import load_image
-
     shown = (detections.image == row) & (detections.scores >= SHOWN_SCORE)
     there = slice(dataset.offsets[row], dataset.offsets[row + 1])
     return draw(
@@ -145,8 +157,6 @@ def _worst(
     truth: GroundTruth, found: Results, assessment: Assessment, images: Sequence[TableImage]
 ) -> list[np.ndarray]:
     """The images of the lowest F1 at the overall threshold, with their ground truth."""
-    from retina.data.images import load_image
-
     threshold = assessment.confusion.score_threshold
     cells = []
     for score in worst_images(assessment.matches, threshold, limit=SHOWN):
@@ -172,8 +182,6 @@ def _mistakes(
     truth: GroundTruth, found: Results, assessment: Assessment, images: Sequence[TableImage]
 ) -> list[np.ndarray]:
     """The wrong detections of the highest scores, cut out with their surroundings, and the box that each is about."""
-    from retina.data.images import load_image
-
     cells = []
     for mistake in most_confident_mistakes(assessment.errors, found, SHOWN):
         image = load_image(images[mistake.image])

@@ -1,28 +1,49 @@
-"""The curves of an evaluation as PNG files, drawn with matplotlib."""
+"""Plots as PNG files, drawn with matplotlib, for papers, slides and folders that are looked at without a page."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from retina.drawing.figures import GREY, INK, save
 from retina.evaluation.assessment import Assessment
 from retina.evaluation.curves import confidence_curve, precision_recall
 from retina.evaluation.matching import RECALLS, Matches, interpolated_precision
+from retina.files import written
 from retina.palette import class_colour
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+INK, GREY = "#1f2933", "#8a8f98"
 # More curves than this can't be told apart; then they are drawn thin and grey, and only their mean is named.
 _NAMED_CURVES = 7
 _NAMED_CELLS = 25
 # Cells of a class name; of a longer one the middle is left out, because endings tell apart what beginnings don't.
 _LABEL = 24
+
+
+def save(path: Path, size: tuple[float, float], paint: Callable[[Figure], None]) -> None:
+    """A figure of this size in inches, painted and written whole."""
+    # The object interface: pyplot would keep the figures and choose a window system.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained", dpi=130)
+    FigureCanvasAgg(figure)
+    with warnings.catch_warnings():
+        # Names are the user's: a script that the font lacks is drawn as boxes, and that is all there is to say.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+        warnings.filterwarnings("ignore", message="constrained_layout not applied", category=UserWarning)
+        paint(figure)
+        for axes in figure.axes:
+            axes.spines[["top", "right"]].set_visible(False)
+        with written(path) as temporary:
+            figure.savefig(temporary, format="png")
 
 
 def write_plots(folder: Path, assessment: Assessment) -> None:

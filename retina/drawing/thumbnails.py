@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
+from retina.data.convert.images import read_header
+from retina.data.images import load_image
 from retina.data.stored import TableImage, encoded
 from retina.errors import RetinaError
 
@@ -127,12 +129,8 @@ def _small(content: bytes, side: int) -> tuple[Image.Image, int, int]:
 def _decoded(content: bytes, name: str, side: int) -> tuple[Image.Image, int, int]:
     from PIL import Image
 
-    from retina.data.convert.images import read_header
-
     # What is no image at all says so without TensorFlow.
     read_header(content, name)
-    from retina.data.images import load_image
-
     pixels = load_image(content, name)
     height, width = pixels.shape[:2]
     return _fitted(Image.fromarray(pixels), side, width, height), width, height

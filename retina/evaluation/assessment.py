@@ -9,10 +9,9 @@ import numpy as np
 from retina import config
 from retina.data.ground_truth import GroundTruth, Results
 from retina.evaluation.bootstrap import NAMES, Method, bootstrap, interval, observed, resampled
-from retina.evaluation.calibration import Reliability, reliability
 from retina.evaluation.coco import Metrics, evaluate_as
 from retina.evaluation.confusion import Confusion, confusion
-from retina.evaluation.curves import BestF1, best_f1
+from retina.evaluation.curves import BestF1, Reliability, best_f1, reliability
 from retina.evaluation.matching import Matches, match
 from retina.evaluation.tide import Tide, tide
 

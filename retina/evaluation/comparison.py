@@ -21,7 +21,7 @@ from retina.data.ground_truth import GroundTruth
 from retina.errors import RetinaError
 from retina.evaluation.bootstrap import NAMES, Figures, Method, bootstrap, interval, observed, resampled
 from retina.evaluation.matching import Matches
-from retina.evaluation.terminal import NONE, Column, class_cell, table
+from retina.evaluation.tables import NONE, Column, class_cell, table
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -9,8 +9,7 @@ import numpy as np
 
 from retina.data.ground_truth import GroundTruth, Results, check_results
 from retina.errors import RetinaError
-from retina.evaluation.matching import overlaps
-from retina.evaluation.pairs import best, pairs
+from retina.evaluation.matching import best_of_each, overlaps, pairs
 
 BACKGROUND = "background"
 
@@ -98,7 +97,7 @@ def _choose(truth: GroundTruth, found: Results, order: np.ndarray, iou: float) -
     # The r-th detections of all images choose together: they can't compete for a box.
     for start, stop in pairwise(bounds):
         open_pairs = start + np.flatnonzero(free[box[start:stop]])
-        taken = open_pairs[best(place[open_pairs], overlap[open_pairs])]
+        taken = open_pairs[best_of_each(place[open_pairs], overlap[open_pairs])]
         chosen[place[taken]] = box[taken]
         free[box[taken]] = False
     return chosen, excused

@@ -25,14 +25,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from retina.evaluation.assessment import Assessment, Intervals
-from retina.evaluation.calibration import Reliability
 from retina.evaluation.coco import Metrics
 from retina.evaluation.confusion import Confusion
+from retina.evaluation.curves import Reliability
 from retina.evaluation.matching import ALL_AREAS
 from retina.evaluation.tide import Tide
+from retina.evaluation.voc import VocMetrics
+
+# A figure is named after the way its curve is averaged, for the same detections differ in it.
+SHORT = {"voc07": "11pt", "voc10": "allpt"}
 
 
 def conventions(metrics: Metrics) -> dict[str, str]:
@@ -96,6 +101,28 @@ def area_in_words(low: float, high: float) -> str:
 def _side(area: float) -> str:
     root = math.sqrt(area)
     return f"{root:.0f}²" if root == round(root) else f"{area:g} square"
+
+
+def flat_metrics(voc: Sequence[VocMetrics]) -> dict[str, float]:
+    """`{"mAP_11pt@0.5": …, "mAP_allpt@0.5": …}`, by overlap and protocol."""
+    return {f"mAP_{name}": figures["mAP"] for name, figures, _ in voc_columns(voc)}
+
+
+def flat_classes(voc: Sequence[VocMetrics]) -> dict[str, dict[str, float]]:
+    """For each class `{"AP_11pt@0.5": …, "boxes": …}`."""
+    columns = voc_columns(voc)
+    out: dict[str, dict[str, float]] = {}
+    for class_name in columns[0][1]["per_class"] if columns else ():
+        rows = {name: figures["per_class"][class_name] for name, figures, _ in columns}
+        out[class_name] = {f"AP_{name}": row["AP"] for name, row in rows.items()}
+        out[class_name]["boxes"] = next(iter(rows.values()))["boxes"]
+    return out
+
+
+def voc_columns(voc: Sequence[VocMetrics]) -> list[tuple[str, dict, str]]:
+    """(name such as "11pt@0.5", its figures, protocol), by overlap and then protocol."""
+    overlaps = list(voc[0].figures) if voc else []
+    return [(f"{SHORT[one.protocol]}@{iou}", one.figures[iou], one.protocol) for iou in overlaps for one in voc]
 
 
 def _intervals(intervals: Intervals) -> dict[str, Any]:

@@ -8,19 +8,20 @@ same precision as pycocotools; a test holds them to it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from retina.data.ground_truth import GroundTruth, Results, check_results
-from retina.evaluation.pairs import pairs
 
 # The same float64 numbers as pycocotools': 0.1-steps added up would differ in the last bit, and with them the matches.
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
 ALL_AREAS = (0.0, 1e10)
+# About 150 bytes a pair with its boxes and overlaps: tens of MB at a time, however large the tables are.
+_PAIRS = 1 << 18
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,6 +177,49 @@ def overlaps(detections: np.ndarray, boxes: np.ndarray, crowd: np.ndarray) -> np
     union = np.where(crowd, area, area + boxes[:, 2] * boxes[:, 3] - shared)
     # Without an intersection the overlap is 0 even where the union is: pycocotools skips such pairs.
     return np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0)
+
+
+def pairs(keys: np.ndarray, box_keys: np.ndarray, limit: int = _PAIRS) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Every detection with every box of the same key, for instance of the same image.
+
+    Args:
+        keys: [n] int64, of the detections.
+        box_keys: [m] int64, of the boxes.
+        limit: a piece holds about so many pairs, and always all of each detection in it.
+
+    Yields:
+        [p] rows of `keys` ascending, and [p] rows of `box_keys` ascending within a detection. Detections without a box
+        of their key appear nowhere.
+    """
+    by_key = np.argsort(box_keys, kind="stable")
+    low = np.searchsorted(box_keys[by_key], keys, side="left")
+    counts = np.searchsorted(box_keys[by_key], keys, side="right") - low
+    ends = np.cumsum(counts)
+    start = 0
+    while start < len(keys):
+        done = ends[start] - counts[start]
+        stop = max(int(np.searchsorted(ends, done + limit, side="right")), start + 1)
+        piece = counts[start:stop]
+        if piece.any():
+            first = np.cumsum(piece) - piece
+            steps = np.arange(piece.sum()) + np.repeat(low[start:stop] - first, piece)
+            yield np.repeat(np.arange(start, stop), piece), by_key[steps]
+        start = stop
+
+
+def best_of_each(group: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """[g] the place of the largest value in each group, the first of equal ones.
+
+    Args:
+        group: [p] whole numbers from 0, equal ones side by side.
+        value: [p].
+    """
+    starts = np.flatnonzero(np.diff(group, prepend=-1))
+    if not len(starts):
+        return starts
+    lengths = np.diff(np.append(starts, len(group)))
+    largest = np.repeat(np.maximum.reduceat(value, starts), lengths)
+    return np.minimum.reduceat(np.where(value == largest, np.arange(len(group)), len(group)), starts)
 
 
 def _ranked(truth: GroundTruth, found: Results, limit: int) -> tuple[np.ndarray, np.ndarray]:

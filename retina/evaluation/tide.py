@@ -27,8 +27,7 @@ import numpy as np
 
 from retina.data.ground_truth import GroundTruth, Results
 from retina.errors import RetinaError
-from retina.evaluation.matching import Matches, id_order, interpolated_precision, match, overlaps
-from retina.evaluation.pairs import best, pairs
+from retina.evaluation.matching import Matches, best_of_each, id_order, interpolated_precision, match, overlaps, pairs
 
 # The numbers in `Tide.kinds`; Miss has no detection.
 KINDS = ("Cls", "Loc", "Both", "Dupe", "Bkg")
@@ -154,8 +153,8 @@ def _classify(
         detection, box = wrong[place], counted[row]
         overlap = overlaps(found.boxes[matches.rows[detection]], truth.boxes[box], np.zeros(len(box), np.bool_))
         same = matches.labels[detection] == truth.labels[box]
-        own, other = best(place, overlap * same), best(place, overlap * ~same)
-        used, any_box = best(place, overlap * (same & is_found[box])), best(place, overlap)
+        own, other = best_of_each(place, overlap * same), best_of_each(place, overlap * ~same)
+        used, any_box = best_of_each(place, overlap * (same & is_found[box])), best_of_each(place, overlap)
         near, far = (overlap * same)[own], (overlap * ~same)[other]
         repeated = (overlap * (same & is_found[box]))[used]
         tests = (

@@ -13,8 +13,7 @@ import numpy as np
 
 from retina.data.ground_truth import GroundTruth, Results, check_results
 from retina.errors import RetinaError
-from retina.evaluation.matching import overlaps
-from retina.evaluation.pairs import best, pairs
+from retina.evaluation.matching import best_of_each, overlaps, pairs
 
 Protocol = Literal["voc07", "voc10"]
 Difficult = Literal["ignore", "use"]
@@ -105,7 +104,7 @@ def _most_overlapped(truth: GroundTruth, found: Results, order: np.ndarray) -> t
     keys = (found.image * classes + found.labels)[order]
     for place, row in pairs(keys, truth.image * classes + truth.labels):
         value = overlaps(found.boxes[order[place]], truth.boxes[row], np.zeros(len(row), np.bool_))
-        largest = best(place, value)
+        largest = best_of_each(place, value)
         box[place[largest]] = row[largest]
         overlap[place[largest]] = value[largest]
     return box, overlap

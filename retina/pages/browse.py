@@ -13,7 +13,7 @@ from retina.doctor.defects import Defects, anchor_defects, image_defects, kinds,
 from retina.doctor.inspection import inspect
 from retina.doctor.statistics import statistics
 from retina.doctor.targets import Target, open_target
-from retina.drawing import furniture as pages
+from retina.drawing import furniture
 from retina.errors import RetinaError
 from retina.files import write_text
 from retina.pages import gallery
@@ -99,7 +99,7 @@ def page(
     found = statistics(table)
     shown = _shown(table, rows, names, defects)
     data = gallery.gallery_data(shown, table.class_names, total=len(table), predictions=False)
-    return pages.render(
+    return furniture.render(
         _TEMPLATE,
         title=f"{Path(target.name).name} · {split}",
         scripts=[gallery.SCRIPT],

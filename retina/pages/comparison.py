@@ -11,9 +11,8 @@ import numpy as np
 
 from retina.config.differences import flat
 from retina.data.ground_truth import GroundTruth
-from retina.drawing import furniture as pages
-from retina.drawing.charts import Chart, Series, lines
-from retina.drawing.forest import Estimate, Forest, forest
+from retina.drawing import furniture
+from retina.drawing.charts import Chart, Estimate, Forest, Series, forest, lines
 from retina.errors import RetinaError
 from retina.evaluation.comparison import Comparison, Difference, check_same_truth, compare, verdict
 from retina.evaluation.matching import RECALLS, Matches, precision
@@ -155,7 +154,7 @@ def render(judged: Sequence[Judged], *, replicates: int = 1000, seed: int = 0, l
         for one in others
     }
     names = [one.name for one in judged]
-    return pages.render(
+    return furniture.render(
         _TEMPLATE,
         title=f"{first.name} and {others[0].name}" if len(others) == 1 else f"{len(judged)} runs side by side",
         scripts=[SCRIPT],
@@ -284,7 +283,7 @@ def _estimate(name: str, found: Difference, more: tuple[str, ...] | None = None)
 
 
 def _both(found: Difference) -> tuple[str, str]:
-    return pages.figure(found.a), pages.figure(found.b)
+    return furniture.figure(found.a), furniture.figure(found.b)
 
 
 def _gallery(judged: Sequence[Judged]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from retina.doctor.ceiling import AnchorReport, Share
 from retina.doctor.cost import duration, operations, size
 from retina.doctor.findings import GRADES, count
 from retina.doctor.statistics import Statistics
-from retina.drawing import furniture as pages
+from retina.drawing import furniture
 from retina.pages import examination_charts as charts
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Tile(NamedTuple):
 def render(examined: Examination) -> str:
     """The page's text; every name and message in it is escaped."""
     grades = {grade: sum(finding.grade == grade for finding in examined.findings) for grade in GRADES}
-    return pages.render(
+    return furniture.render(
         _TEMPLATE,
         title=f"retina doctor: {examined.name}",
         percent="{:.1%}".format,

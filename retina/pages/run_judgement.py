@@ -15,7 +15,9 @@ from retina.data.split_truth import split_truth
 from retina.errors import RetinaError
 from retina.evaluation.assessment import Assessment, assess
 from retina.evaluation.document import to_json
+from retina.runs.checkpoint import classes_of
 from retina.runs.directory import BEST, LATEST, RunDirectory
+from retina.runs.loading import detect_split
 from retina.runs.record import Record, detections_file, evaluation_step, stored_figures
 
 REPLICATES = 1000
@@ -136,9 +138,6 @@ _Seen = tuple[DetectionDataset, GroundTruth, Results, configuration.Config]
 
 
 def _predicted(record: Record, split: Split, checkpoint: str, overrides: tuple[str, ...]) -> _Seen:
-    # Brings in Keras, which a run's own detections do without.
-    from retina.runs.loading import detect_split
-
     detected = detect_split(record.path, split, checkpoint=checkpoint, overrides=overrides)
     return detected.dataset, detected.truth, detected.found, detected.config
 
@@ -163,8 +162,6 @@ def _overridden(config: configuration.Config, overrides: tuple[str, ...]) -> con
 
 def _with_categories(truth: GroundTruth, record: Record) -> GroundTruth:
     """With the category ids that the run knew its classes by: a source's own may have changed since."""
-    from retina.runs.checkpoint import classes_of
-
     for step in reversed(RunDirectory(record.path).steps()):
         try:
             names, ids = classes_of(RunDirectory(record.path).checkpoint_path(f"step_{step}"))

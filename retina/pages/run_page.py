@@ -10,16 +10,14 @@ from typing import Any
 from retina import config as configuration
 from retina.doctor.ceiling import report as anchor_report
 from retina.doctor.coverage import sampled
-from retina.drawing import furniture as pages
+from retina.drawing import furniture
 from retina.errors import RetinaError
 from retina.files import write_text
 from retina.pages import run_sections as sections
 from retina.pages.config_changes import changes
 from retina.pages.gallery import MOST_IMAGES, SCRIPT, Run, choose_rows, evaluated, gallery_data
-from retina.pages.run_answers import answers
-from retina.pages.run_curves import curves
+from retina.pages.run_charts import curves, quality_charts
 from retina.pages.run_judgement import Evidence, Judgement, judge_run, picture_names
-from retina.pages.run_quality import quality_charts
 from retina.runs.record import Record, certificates, read_record
 
 _TEMPLATE = Path(__file__).with_name("run.html.jinja")
@@ -76,7 +74,7 @@ def render(record: Record, judged: Judgement) -> str:
     quality = []
     if evidence is not None and figures is not None:
         quality = quality_charts(evidence.assessment.matches, evidence.truth.class_names, figures)
-    return pages.render(
+    return furniture.render(
         _TEMPLATE,
         title=f"{name}: report of a run",
         scripts=[SCRIPT],
@@ -88,7 +86,7 @@ def render(record: Record, judged: Judgement) -> str:
         intervals=(figures or {}).get("intervals"),
         tiles=list(sections.tiles(record, judged)),
         remarks=list(sections.remarks(record, judged)),
-        answers=list(answers(record, judged, anchors, exports, bool(quality))),
+        answers=list(sections.answers(record, judged, anchors, exports, bool(quality))),
         about=sections.about(record, judged),
         curves=curves(record),
         classes=sections.class_rows(figures) if figures else [],

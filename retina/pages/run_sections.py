@@ -1,16 +1,16 @@
-"""The parts of a run's page as plain values: tiles, tables and commands. Pure; `run.html.jinja` writes them down."""
+"""The parts of a run's page as plain values: answers, tiles, tables, commands. Pure; `run.html.jinja` shows them."""
 
 from __future__ import annotations
 
 import json
 import shlex
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from retina.doctor.ceiling import AnchorReport, Share
-from retina.drawing import furniture as pages
+from retina.drawing import furniture
 from retina.evaluation.tide import MEANINGS
 from retina.pages.run_judgement import Judgement
 from retina.palette import class_hex
@@ -23,6 +23,8 @@ Figures = dict[str, Any]
 _WAITS = 0.1
 _CONFUSIONS = 15
 _WORST_CLASSES = 8
+# As many classes of the lowest AP are named.
+_WORST = 2
 # Above this many classes the cells of the confusion matrix are small.
 _DENSE = 25
 
@@ -48,18 +50,18 @@ def tiles(record: Record, judged: Judgement) -> Iterator[Tile]:
     for name, said in (("AP", "AP"), ("AP50", "AP at IoU 0.5"), ("AP75", "AP at IoU 0.75")):
         if name in figures.get("metrics", {}):
             between = f", {level(figures)} interval {interval(ends[name])}" if name in ends else ""
-            yield Tile(pages.figure(figures["metrics"][name]), f"{said} on {judged.split}{between}")
+            yield Tile(furniture.figure(figures["metrics"][name]), f"{said} on {judged.split}{between}")
     point = (figures.get("operating_points") or {}).get("overall", {})
     if point.get("threshold") is not None:
         told = f"best score threshold: precision {point['precision']:.3f}, recall {point['recall']:.3f}"
-        yield Tile(pages.figure(point["threshold"]), told)
+        yield Tile(furniture.figure(point["threshold"]), told)
     if not record.imported:
-        yield Tile(pages.number(record.last_step), f"of {pages.number(record.config.schedule.steps)} steps")
+        yield Tile(furniture.number(record.last_step), f"of {furniture.number(record.config.schedule.steps)} steps")
     if record.seconds:
         yield Tile(duration(record.seconds), "of training steps; evaluations and checkpoints not counted")
     for name, told, write in (
         ("images_per_second", "images per second, the median", lambda value: f"{value:.3g}"),
-        ("data_wait", "of the steps' time spent waiting for data, the median", pages.percent),
+        ("data_wait", "of the steps' time spent waiting for data, the median", furniture.percent),
     ):
         values = record.series(name)[1]
         if values:
@@ -97,7 +99,7 @@ def remarks(record: Record, judged: Judgement) -> Iterator[Remark]:
             yield Remark("warning", text)
     waits = record.series("data_wait")[1]
     if waits and statistics.median(waits) > _WAITS:
-        share = pages.percent(statistics.median(waits))
+        share = furniture.percent(statistics.median(waits))
         text = f"Steps wait {share} of their time for data: reading it is what limits the speed."
         yield Remark("note", text)
 
@@ -251,7 +253,7 @@ def coverage(found: AnchorReport) -> Coverage:
 
 def _coverage_row(name: str, share: Share) -> CoverageRow:
     grade = "error" if share.share < 0.5 else "warning" if share.share < 0.9 else ""
-    return CoverageRow(name, f"{pages.percent(share.share)} of {share.boxes:,}", round(100 * share.share, 1), grade)
+    return CoverageRow(name, f"{furniture.percent(share.share)} of {share.boxes:,}", round(100 * share.share, 1), grade)
 
 
 class ExportRow(NamedTuple):
@@ -348,3 +350,99 @@ def duration(seconds: float) -> str:
 
 def _defined(value: float | None) -> float | None:
     return None if value is None or value == -1 else value
+
+
+# ----------------------------------------------------------------------------------------- questions and answers
+
+
+class Answer(NamedTuple):
+    """A question, its answer, and the id of the section that tells more, if there is one."""
+
+    question: str
+    answer: str
+    section: str
+
+
+def answers(
+    record: Record, judged: Judgement, anchors: Coverage | None, exports: Sequence[ExportRow], has_curves: bool
+) -> Iterator[Answer]:
+    """Those that the run has an answer to, in the order in which one asks.
+
+    Args:
+        has_curves: the page has curves of precision and recall.
+    """
+    if anchors is not None:
+        share = anchors.rows[0]
+        allowed = (
+            "" if anchors.allowed is None else f", which allows an AP of about {furniture.figure(anchors.allowed)}"
+        )
+        told = f"{share.text} boxes in {judged.split} have a positive anchor{allowed}."
+        yield Answer("Is the data fine?", f"{told} retina doctor looks at the images too.", "anchors")
+    learned = _learned(record)
+    if learned:
+        yield Answer("Is it learning?", learned, "training")
+    if judged.figures is not None:
+        yield Answer("How good is it?", _quality(judged.figures, judged.split), "quality" if has_curves else "")
+        wrong = _wrong(judged.figures)
+        if wrong:
+            yield Answer("What does it get wrong?", wrong, "errors" if judged.evidence else "classes")
+    yield Answer("Can it be shipped?", _shipped(exports), "exports")
+
+
+def _learned(record: Record) -> str:
+    losses = record.series("loss")[1]
+    if len(losses) < 2:
+        return ""
+    told = f"The loss went from {losses[0]:.3g} to {losses[-1]:.3g}"
+    metric = record.config.evaluation.metric
+    values = [(step, figures[metric]) for step, figures in record.evaluations if figures.get(metric, -1) >= 0]
+    if len(values) < 2:
+        return told + "."
+    best, last = max(values, key=lambda one: one[1]), values[-1]
+    course = (
+        f"was highest at the last evaluation, {last[1]:.3f} after {values[0][1]:.3f} at the first"
+        if best[1] == last[1]
+        else f"was highest at step {best[0]:,} with {best[1]:.3f}, and {last[1]:.3f} at the end"
+    )
+    return f"{told}; {metric} {course}."
+
+
+def _quality(figures: Figures, split: str) -> str:
+    found = figures["metrics"].get("AP")
+    if found is None or found < 0:
+        return f"Nothing in {split} defines an AP."
+    ends = (figures.get("intervals") or {}).get("metrics", {}).get("AP")
+    told = f"AP {found:.3f} on {split}"
+    if ends:
+        told += f", {level(figures)} interval {interval(ends)}"
+    point = (figures.get("operating_points") or {}).get("overall", {})
+    if point.get("threshold") is None:
+        return told + "."
+    right, seen = furniture.percent(point["precision"]), furniture.percent(point["recall"])
+    return (
+        f"{told}. At its best F1, from a score of {point['threshold']:.3f} on, {right} of the detections are right and "
+        f"{seen} of the boxes found (IoU 0.5)."
+    )
+
+
+def _wrong(figures: Figures) -> str:
+    told = []
+    if "errors" in figures:
+        worst = error_rows(figures)[0]
+        if worst.cost:
+            told.append(f"AP50 loses most by {worst.kind} ({MEANINGS[worst.kind]}): {worst.cost:.3f}.")
+    known = {name: own["AP"] for name, own in figures["per_class"].items() if own.get("AP", -1) >= 0}
+    if len(known) > 1:
+        lowest = sorted(known, key=lambda name: known[name])[:_WORST]
+        told.append("The lowest AP: " + ", ".join(f"{name} ({known[name]:.3f})" for name in lowest) + ".")
+    return " ".join(told)
+
+
+def _shipped(exports: Sequence[ExportRow]) -> str:
+    if not exports:
+        return "Not yet: retina export writes a model with a certificate that it scores what the checkpoint scores."
+    told = []
+    for row in exports:
+        state = f"certificate passed, AP difference {row.difference}" if row.passed else "certificate refused"
+        told.append(f"{row.name}: {state}")
+    return "; ".join(told) + "."

@@ -17,9 +17,8 @@ from retina.ablation.presets import NAMES, PRESETS
 from retina.ablation.results import SettingResult, StudyResult, collect, from_json
 from retina.ablation.tables import cells, header, title
 from retina.config.reading import write_yaml
-from retina.drawing import furniture as pages
-from retina.drawing.charts import lines
-from retina.drawing.forest import Estimate, Forest, forest
+from retina.drawing import furniture
+from retina.drawing.charts import Estimate, Forest, forest, lines
 from retina.errors import RetinaError
 from retina.files import write_text
 
@@ -61,7 +60,17 @@ def write(study_folder: Path, out: Path) -> Path:
             written.
     """
     study = Study.open(study_folder)
-    text = render(study, _result(study))
+    return write_page(study, _result(study), out)
+
+
+def write_page(study: Study, result: StudyResult, out: Path | None = None) -> Path:
+    """Write the page of a study, by default as `study.html` into its folder; return its path.
+
+    Raises:
+        RetinaError: the page can't be written.
+    """
+    out = study.path / "study.html" if out is None else out
+    text = render(study, result)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, text)
@@ -74,7 +83,7 @@ def render(study: Study, result: StudyResult) -> str:
     """The page's text; every name and message in it is escaped."""
     curves = read_curves(study)
     name = title(result)
-    return pages.render(
+    return furniture.render(
         _TEMPLATE,
         title=name,
         folder=study.path.name,
@@ -194,8 +203,8 @@ def _tiles(result: StudyResult) -> Iterator[tuple[str, str]]:
         found = row.differences["AP"]
         if found is not None:
             sure = "significant" if row.significant else "not significant"
-            ends = f"{pages.signed(found.low)} to {pages.signed(found.high)}"
-            yield pages.signed(found.value), f"against the baseline, {ends}; {sure}"
+            ends = f"{furniture.signed(found.low)} to {furniture.signed(found.high)}"
+            yield furniture.signed(found.value), f"against the baseline, {ends}; {sure}"
     yield f"{len(result.settings)} × {result.plan.seeds}", "settings × seeds"
     finished = sum(trial.outcome.status == "finished" for trial in result.trials)
     yield f"{finished} of {len(result.trials)}", "trainings finished"

@@ -16,7 +16,7 @@ import numpy as np
 
 import retina
 from retina import config as configuration
-from retina.doctor import best_overlaps
+from retina.doctor.coverage import best_overlaps
 from retina.runs.directory import RunDirectory
 
 IMAGES, GOAL = 8, 0.9

@@ -351,7 +351,7 @@ def stop_when_waiting(file: Path) -> None:
 
 def test_without_ray_the_remedy_is_named(bench, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(RetinaError, match='Ray is not installed; pip install "retina-detection"):
+    with pytest.raises(RetinaError, match='Ray is not installed; pip install "retina-detection'):
         run_on_ray(bench.study, retries=0, say=bench.said.append, again="", program=bench.program)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from retina.drawing import furniture as pages
+from retina.drawing import furniture
 from retina.pages import gallery
 from retina.pages.gallery import Found, Shown, Truth
 
@@ -81,7 +81,7 @@ def write(folder: Path, data: dict) -> Path:
     for name in ("gallery.html.jinja", "gallery.css"):
         (folder / name).write_text(gallery.SCRIPT.with_name(name).read_text(encoding="utf-8"), encoding="utf-8")
     (folder / "page.html.jinja").write_text(PAGE)
-    text = pages.render(folder / "page.html.jinja", title="Gallery", scripts=[gallery.SCRIPT], data=data)
+    text = furniture.render(folder / "page.html.jinja", title="Gallery", scripts=[gallery.SCRIPT], data=data)
     (folder / "page.html").write_text(text, encoding="utf-8")
     return folder / "page.html"
 

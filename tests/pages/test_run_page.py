@@ -16,7 +16,7 @@ from retina import config as configuration
 from retina.commands.report import report_of_training
 from retina.errors import RetinaError
 from retina.pages.config_changes import changes
-from retina.pages.run_curves import curves
+from retina.pages.run_charts import curves
 from retina.pages.run_judgement import judge_run
 from retina.pages.run_page import gallery_values, write_report
 from retina.pages.run_sections import commands, confusion_table, coverage, duration, error_rows, export_rows

@@ -11,11 +11,22 @@ from rich.console import Console
 from retina import config
 from retina.evaluation.assessment import assess
 from retina.evaluation.comparison import class_comparison_table, compare, comparison_table
+from retina.evaluation.judging import Score
 from retina.evaluation.matching import match
-from retina.evaluation.tables import class_table, errors_table, metrics_table
-from retina.evaluation.terminal import Column, optional, table, value
+from retina.evaluation.tables import (
+    Column,
+    class_table,
+    errors_table,
+    metrics_table,
+    optional,
+    print_score,
+    table,
+    value,
+    voc_class_table,
+    voc_metrics_table,
+)
 from retina.evaluation.voc import evaluate_voc
-from retina.evaluation.voc_tables import voc_class_table, voc_metrics_table
+from retina.palette import class_colour
 from tests.evaluation.made import drawn, found, truth
 
 BOX, FAR = (0, 0, 10, 10), (50, 50, 10, 10)
@@ -145,10 +156,6 @@ def test_values():
 
 
 def test_classes_have_their_colours_where_the_terminal_shows_any(assessed):
-    from retina.drawing.score_files import print_score
-    from retina.palette import class_colour
-    from retina.scoring import Score
-
     there, seen, result = assessed
     score = Score("coco", {}, result, (), there, seen)
     plain, coloured = (
