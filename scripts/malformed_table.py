@@ -8,6 +8,7 @@ The kinds are those that tests/end_to_end/test_malformed.py asserts. Paths are s
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 from pathlib import Path
@@ -19,6 +20,7 @@ from tests.malformed import KINDS
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     print("| input | command | exit code | message |\n|---|---|---|---|")
     for kind in KINDS:
         with tempfile.TemporaryDirectory() as folder:

@@ -18,6 +18,7 @@ training. Lines that run only because a module is imported do not count.
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import json
 import os
@@ -138,12 +139,7 @@ def traced(folder: Path) -> Recorder:
 
 
 def main() -> int:
-    if sys.argv[1:] in (["-h"], ["--help"]):
-        print(__doc__)
-        return 0
-    if sys.argv[1:]:
-        print(f"trace_step: expected no arguments, got {' '.join(sys.argv[1:])}; see --help", file=sys.stderr)
-        return 2
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
     with tempfile.TemporaryDirectory() as name:
