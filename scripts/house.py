@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""How large the house is and how it hangs together, measured on any checkout with the same rules.
+"""Measures of the house, of any checkout by the same rules: its size, and how it hangs together.
 
 - files from disk to loss: the files of the package that two images pass in one training step; scripts/trace_step.py
   names them and says what counts (a minute; `--no-trace` leaves it out);
@@ -9,8 +9,8 @@
 - statements: of Python in the package, docstrings left out; functions and classes count as one, and so do their parts;
 - README words: as a reader sees them, code included, without link targets, pictures and the lines of tables.
 
-The rules about imports are those of tests/test_layers.py. A goal that is missed is marked; the exit code is 0 all the
-same, or 1 where the training step could not be traced.
+The rules about imports are those of tests/test_layers.py, that about words is tests/manual.py's. A goal that is missed
+is marked; the exit code is 0 all the same, or 1 where the training step could not be traced.
 
     git worktree add /path/to/before COMMIT
     scripts/house.py --tree /path/to/before
@@ -28,12 +28,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from markdown_it import MarkdownIt
-from markdown_it.token import Token
-
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from tests.manual import visible_words  # noqa: E402
 from tests.test_layers import (  # noqa: E402
     MAX_FILES,
     MAX_LATE,
@@ -69,20 +67,6 @@ def statements(source: str) -> int:
     return sum(isinstance(node, ast.stmt) for node in nodes) - docstrings
 
 
-def words(markdown: str) -> int:
-    """Number of words that a reader of the rendered page sees."""
-    tokens = MarkdownIt("commonmark").enable("table").parse(markdown)
-    code = [token.content for token in tokens if token.type in ("fence", "code_block")]
-    prose = ["".join(map(_visible, token.children or ())) for token in tokens if token.type == "inline"]
-    return sum(len(text.split()) for text in code + prose)
-
-
-def _visible(token: Token) -> str:
-    if token.type in ("text", "code_inline"):
-        return token.content
-    return " " if token.type in ("softbreak", "hardbreak") else ""
-
-
 def measure(tree: Path) -> dict[str, Any]:
     """Every measure of a checkout but the trace."""
     package = tree / "retina"
@@ -97,7 +81,7 @@ def measure(tree: Path) -> dict[str, Any]:
         "files": len(sources),
         "lines": sum(len(source.splitlines()) for source in sources),
         "statements": sum(map(statements, sources)),
-        "readme_words": words((tree / "README.md").read_text(encoding="utf-8")),
+        "readme_words": visible_words((tree / "README.md").read_text(encoding="utf-8")),
     }
 
 
