@@ -32,10 +32,10 @@ Some sections come in kinds, which `kind` (of data, `format`) names; of `optimiz
 ## In an editor
 
 An editor that knows JSON schema completes keys, shows these descriptions and marks mistakes. Write the schema once,
-with `retina config --schema > retina.schema.json`, and begin the YAML file with its path, relative to the file:
+with `retina config --schema > config.schema.json`, and begin the YAML file with its path, relative to the file:
 
 ```yaml
-# yaml-language-server: $schema=retina.schema.json
+# yaml-language-server: $schema=config.schema.json
 run:
   seed: 3
 ```
@@ -221,7 +221,7 @@ def _section_type(field: Schema) -> str:
 
 
 def _type(field: Schema) -> str:
-    """What a value may be: "number, at least 0, below 1", "list of paths", "integer above 0, or null"."""
+    """Words for what a value may be: "number, at least 0, below 1", "list of paths", "integer above 0, or null"."""
     if "const" in field:
         return str(field["const"])
     if "enum" in field:
@@ -287,7 +287,7 @@ def _flowing(text: str) -> str:
 
 
 def explained(keys: Sequence[str], width: int = 80) -> Iterator[tuple[str, str]]:
-    """What the keys mean, or without any every section: headings, and the text of each in lines of at most `width`.
+    """Headings and texts, in lines of at most `width`, of what the keys mean; without any, of every section.
 
     Raises:
         RetinaError: there is no such key.
