@@ -208,12 +208,12 @@ def test_no_path_of_a_machine_and_no_package_index() -> None:
             continue
         read.add(path.relative_to(ROOT).as_posix())
         found += [f"{path.relative_to(ROOT)}: {match[0]}" for match in FOREIGN.finditer(text)]
-    assert {"pyproject.toml", "scripts/setup", ".ci/run", "retina/config/reading.py"} <= read
+    assert {"pyproject.toml", "scripts/setup.py", ".ci/run", "retina/config/reading.py"} <= read
     assert found == []
 
 
 def test_scripts_can_be_run() -> None:
-    for name in ("scripts/setup", "scripts/demo", "scripts/test", ".ci/run"):
+    for name in ("scripts/setup.py", "scripts/demo", "scripts/test", ".ci/run"):
         path = ROOT / name
         assert os.access(path, os.X_OK), f"{name} is not executable"
         assert path.read_text(encoding="utf-8").startswith("#!/usr/bin/env "), name

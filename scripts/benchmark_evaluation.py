@@ -10,7 +10,7 @@ precision, which curves and intervals start from; `ours: bootstrap` adds 1,000 r
 
 It fails (exit code 1) if any of the twelve figures differs from pycocotools' by more than 1e-12.
 
-    scripts/benchmark_evaluation --images 5000 --detections 100 --rounds 3
+    scripts/benchmark_evaluation.py --images 5000 --detections 100 --rounds 3
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import io
 import json
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from harness import measure_apart, median, ratios
 
 NAMES = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
 CLASSES = 80
@@ -44,9 +44,9 @@ class Arrays(NamedTuple):
     boxes: np.ndarray
     labels: np.ndarray
     crowd: np.ndarray
-    found_image: np.ndarray
-    found_boxes: np.ndarray
-    found_labels: np.ndarray
+    detection_image: np.ndarray
+    detection_boxes: np.ndarray
+    detection_labels: np.ndarray
     scores: np.ndarray
 
 
@@ -58,23 +58,31 @@ def arrays(images: int, detections: int) -> Arrays:
     size = np.exp(random.normal(4, 1, (m, 2))).clip(4, 500)
     boxes = np.concatenate([random.uniform(0, 1, (m, 2)) * (640 - size).clip(1), size], axis=1)
     labels = (random.random(m) ** 3 * CLASSES).astype(int)
-    found_image = np.repeat(np.arange(images), detections)
+    detection_image = np.repeat(np.arange(images), detections)
     first, count = np.searchsorted(image, np.arange(images)), np.bincount(image, minlength=images)
-    copied = first[found_image] + (random.random(n) * count[found_image]).astype(int)
-    is_copy = (random.random(n) < 0.5) & (count[found_image] > 0)
+    copied = first[detection_image] + (random.random(n) * count[detection_image]).astype(int)
+    is_copy = (random.random(n) < 0.5) & (count[detection_image] > 0)
     copied = np.where(is_copy, copied, random.integers(0, m, n))
-    found_boxes = boxes[copied] + random.normal(0, 0.08, (n, 4)) * boxes[copied][:, [2, 3, 2, 3]]
-    found_labels = np.where(is_copy & (random.random(n) < 0.9), labels[copied], random.integers(0, CLASSES, n))
+    detection_boxes = boxes[copied] + random.normal(0, 0.08, (n, 4)) * boxes[copied][:, [2, 3, 2, 3]]
+    detection_labels = np.where(is_copy & (random.random(n) < 0.9), labels[copied], random.integers(0, CLASSES, n))
     scores = (random.beta(1 + 2 * is_copy, 2)).round(4)
     return Arrays(
-        images, image, boxes, labels, random.random(m) < 0.01, found_image, found_boxes.clip(0), found_labels, scores
+        images,
+        image,
+        boxes,
+        labels,
+        random.random(m) < 0.01,
+        detection_image,
+        detection_boxes.clip(0),
+        detection_labels,
+        scores,
     )
 
 
 # ---------------------------------------------------------------------------------------------- the implementations
 
 
-def ours(data: Arrays, engine: str) -> dict[str, float]:
+def ours(data: Arrays, engine: Literal["pycocotools", "hotcoco"]) -> dict[str, float]:
     from retina.evaluation.coco import evaluate
 
     return evaluate(*_tables(data), engine=engine).metrics
@@ -91,8 +99,8 @@ def our_bootstrap(data: Arrays) -> dict[str, float]:
     from retina.evaluation.bootstrap import bootstrap
     from retina.evaluation.matching import match
 
-    truth, found = _tables(data)
-    bootstrap(match(truth, found), replicates=REPLICATES, seed=0)
+    truth, detections = _tables(data)
+    bootstrap(match(truth, detections), replicates=REPLICATES, seed=0)
     return {}
 
 
@@ -111,7 +119,7 @@ def _tables(data: Arrays) -> tuple:
         np.zeros(len(data.image), bool),
         data.boxes[:, 2] * data.boxes[:, 3],
     )
-    return truth, Results("found", data.found_image, data.found_boxes, data.scores, data.found_labels)
+    return truth, Results("detections", data.detection_image, data.detection_boxes, data.scores, data.detection_labels)
 
 
 def pycocotools(data: Arrays) -> dict[str, float]:
@@ -127,7 +135,7 @@ def faster_coco_eval(data: Arrays) -> dict[str, float]:
     return _demo(data, COCO(), COCOeval_faster)
 
 
-def _demo(data: Arrays, truth, evaluator: Callable) -> dict[str, float]:
+def _demo(data: Arrays, truth: Any, evaluator: Callable) -> dict[str, float]:
     """The steps of pycocotools' own demonstration, which its successors share."""
     columns = zip(
         (data.image + 1).tolist(), (data.labels + 1).tolist(), data.boxes.tolist(), data.crowd.tolist(), strict=True
@@ -141,7 +149,7 @@ def _demo(data: Arrays, truth, evaluator: Callable) -> dict[str, float]:
         ],
     }
     truth.createIndex()
-    rows = np.column_stack([data.found_image + 1, data.found_boxes, data.scores, data.found_labels + 1])
+    rows = np.column_stack([data.detection_image + 1, data.detection_boxes, data.scores, data.detection_labels + 1])
     evaluation = evaluator(truth, truth.loadRes(rows), "bbox")
     evaluation.evaluate()
     evaluation.accumulate()
@@ -173,15 +181,6 @@ def measure(name: str, images: int, detections: int) -> dict:
     return {"seconds": seconds, "peak_gb": peak, "figures": figures}
 
 
-def measure_apart(name: str, arguments: argparse.Namespace) -> dict:
-    command = [sys.executable, __file__, "--child", name]
-    command += ["--images", str(arguments.images), "--detections", str(arguments.detections)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{name} failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=5000)
@@ -195,7 +194,11 @@ def main() -> int:
         print(json.dumps(measure(arguments.child, arguments.images, arguments.detections)))
         return 0
 
-    rounds = [{name: measure_apart(name, arguments) for name in arguments.only} for _ in range(arguments.rounds)]
+    size = ["--images", str(arguments.images), "--detections", str(arguments.detections)]
+    rounds = [
+        {name: measure_apart([__file__, "--child", name, *size]) for name in arguments.only}
+        for _ in range(arguments.rounds)
+    ]
     reference = rounds[0].get("pycocotools")
     rows = {name: summary(name, rounds) for name in arguments.only}
     if arguments.json:
@@ -214,10 +217,10 @@ def summary(name: str, rounds: list[dict[str, dict]]) -> dict:
     """Medians; the ratio to pycocotools is the median of the rounds' own."""
     reference = rounds[0].get("pycocotools", {}).get("figures", {})
     ours = rounds[0][name]["figures"]
-    ratios = [r["pycocotools"]["seconds"] / r[name]["seconds"] for r in rounds if "pycocotools" in r]
+    seconds = [r[name]["seconds"] for r in rounds]
     return {
-        "seconds": statistics.median(r[name]["seconds"] for r in rounds),
-        "speed_ratio": statistics.median(ratios) if ratios else None,
+        "seconds": statistics.median(seconds),
+        "speed_ratio": median(ratios([r["pycocotools"]["seconds"] for r in rounds if "pycocotools" in r], seconds)),
         "peak_gb": max(r[name]["peak_gb"] for r in rounds),
         "difference": max(abs(ours[key] - reference[key]) for key in ours) if ours and reference else None,
         "figures": ours,

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Does decoding at a reduced size (`data.decode: auto`) cost accuracy? Asks one trained detector, then goes on with it.
 
-    .venv/bin/python scripts/reproduce/decoding ../shared/data/bccd [--run RUN] [--steps 600] [--more 200] [--seeds 3]
+    .venv/bin/python scripts/reproduce/decoding.py DATA [--run RUN] [--steps 600] [--more 200] [--seeds 3]
 
 Two trainings from scratch that differ in their pixels by a little part ways as two seeds do, which hides 0.002 of AP.
 So one detector of blood cells is trained (configs/bccd.yaml at 0.4 of its photographs' sides, where `auto` decodes each
@@ -69,21 +69,21 @@ def main() -> None:
             first = out / "first"
             train(arguments, first, "full", steps=arguments.steps)
         print(f"{'':34}{'full':>8}{'auto':>8}{'auto - full':>13}  95 % interval")
-        pixels = difference(*(seen(first, decode) for decode in ("full", "auto")))
+        pixels = difference(*(as_trained(first, decode) for decode in ("full", "auto")))
         answers = [show("the same detector", pixels)]
-        found = []
+        differences = []
         for seed in range(1, arguments.seeds + 1):
             runs = [out / f"{decode}_{seed}" for decode in ("full", "auto")]
             for run, decode in zip(runs, ("full", "auto"), strict=True):
                 train(arguments, run, decode, steps=arguments.more, seed=seed, init_from=first)
-            found.append(difference(*(evaluated(run) for run in runs)))
-            show(f"trained on, seed {seed}", found[-1])
-    ends = mean_interval([one["AP"].difference for one in found])
+            differences.append(difference(*(evaluated(run) for run in runs)))
+            show(f"trained on, seed {seed}", differences[-1])
+    ends = mean_interval([figures["AP"].difference for figures in differences])
     if ends is not None:
         answers.append(verdict(*ends))
-        print(f"trained on, mean of {len(found)} seeds: AP {sum(ends) / 2:+.4f}, {span(*ends)}: {answers[-1]}")
+        print(f"trained on, mean of {len(differences)} seeds: AP {sum(ends) / 2:+.4f}, {span(*ends)}: {answers[-1]}")
     else:
-        answers.append(verdict(found[0]["AP"].low, found[0]["AP"].high))
+        answers.append(verdict(differences[0]["AP"].low, differences[0]["AP"].high))
     sys.exit(0 if all(answer == "not worse" for answer in answers) else 1)
 
 
@@ -110,8 +110,8 @@ def train(
     print(f"{run.name}: {steps} steps in {time.perf_counter() - start:.0f} s", flush=True)
 
 
-def seen(run: Path, decode: str) -> Detected:
-    """What the run's detector finds in all images as training reads them with `decode`, unaugmented."""
+def as_trained(run: Path, decode: str) -> Detected:
+    """Detections of the run in all images as training reads them with `decode`, unaugmented."""
     predictor = retina.load(run, "latest")
     dataset, truth, config = split_for(predictor, "validation", [ALL])
     table = detect(predictor.run, dataset, plain_batches(dataset, config.data, decode))
@@ -119,7 +119,7 @@ def seen(run: Path, decode: str) -> Detected:
 
 
 def evaluated(run: Path) -> Detected:
-    """What the run's detector finds, by the usual evaluation, in the images that it was not trained on."""
+    """Detections of the run, by the usual evaluation, in the images that it was not trained on."""
     return detect_split(run, "validation", checkpoint="latest", overrides=[UNSEEN])
 
 
@@ -135,21 +135,22 @@ def difference(full: Detected, auto: Detected) -> dict[str, Difference]:
     return compare(full.truth, *matches, replicates=REPLICATES).figures
 
 
-def show(what: str, found: dict[str, Difference]) -> str:
-    """Prints a line for each figure; the verdict of AP."""
-    answer = verdict(found["AP"].low, found["AP"].high)
+def show(what: str, figures: dict[str, Difference]) -> str:
+    """Print a line for each figure, and return the verdict of AP."""
+    answer = verdict(figures["AP"].low, figures["AP"].high)
     for figure in FIGURES:
-        one = found[figure]
-        told = f": {answer}" if figure == "AP" else ""
+        value = figures[figure]
+        ending = f": {answer}" if figure == "AP" else ""
         print(
-            f"{what + ', ' + figure:34}{one.a:8.4f}{one.b:8.4f}{one.difference:+13.4f}  {span(one.low, one.high)}{told}"
+            f"{what + ', ' + figure:34}{value.a:8.4f}{value.b:8.4f}{value.difference:+13.4f}  "
+            f"{span(value.low, value.high)}{ending}"
         )
     sys.stdout.flush()
     return answer
 
 
 def verdict(low: float, high: float) -> str:
-    """What an interval of the difference in AP, `auto` less `full`, says of the bound."""
+    """Verdict by an interval of the difference in AP, `auto` less `full`."""
     if low >= -BOUND:
         return "not worse"
     return "WORSE" if high < -BOUND else "can't tell"

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Trains the same 20 steps on 1, 2 and 4 devices and on two hosts, and prints how far the results lie apart.
+"""Train the same 20 steps on 1, 2 and 4 devices and on two hosts, and print how far the results lie apart.
 
-    .venv/bin/python scripts/reproduce/devices [--steps 20] [--only tensorflow,jax] [--accumulate 2] [--folder DIR]
+    .venv/bin/python scripts/reproduce/devices.py [--steps 20] [--only tensorflow,jax] [--accumulate 2] [--folder DIR]
 
 The devices are parts of this machine's CPU, the hosts processes on it that reach each other by the loopback. Each row
 is a whole `retina.train` in a process of its own: digits with augmentation, batches of 8, a ResNet whose batch
@@ -61,8 +61,8 @@ from retina.startup import import_tensorflow_quietly
 import_tensorflow_quietly()
 import tensorflow as tf
 devices, run, *settings = sys.argv[1:]
-one = tf.config.LogicalDeviceConfiguration()
-tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [one] * int(devices))
+part = tf.config.LogicalDeviceConfiguration()
+tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [part] * int(devices))
 import retina
 retina.train(retina.load_config(None, settings), run)
 """
@@ -76,17 +76,17 @@ class Result(NamedTuple):
 
 
 def train(case: Case, settings: list[str], folder: Path) -> Result:
-    """Runs a case to its end; the run directory of a host that is not the first must stay absent."""
+    """Run a case to its end; the run directory of a host that is not the first must stay absent."""
     runs = [folder / f"{case.backend}_{case.devices}x{case.hosts}_{host}" for host in range(case.hosts)]
     port = _free_port()
     processes = []
     for host, run in enumerate(runs):
-        own = [*settings, f"run.devices={case.devices}"]
+        of_host = [*settings, f"run.devices={case.devices}"]
         if case.hosts > 1:
-            own.append(f"run.hosts={{coordinator: 'localhost:{port}', count: {case.hosts}, index: {host}}}")
+            of_host.append(f"run.hosts={{coordinator: 'localhost:{port}', count: {case.hosts}, index: {host}}}")
         flags = f"--xla_force_host_platform_device_count={case.devices}"
         environment = {**os.environ, "KERAS_BACKEND": case.backend, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-c", CHILD, str(case.devices), str(run), *own]
+        command = [sys.executable, "-c", CHILD, str(case.devices), str(run), *of_host]
         with open(folder / f"{run.name}.txt", "w", encoding="utf-8") as output:
             processes.append(subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT))
     try:
@@ -115,16 +115,16 @@ def arrays(checkpoint: Path) -> dict[str, np.ndarray]:
         return {name: file[name] for name in file.files if name.startswith(("weights/", "extra/ema/"))}
 
 
-def farthest(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
+def farthest(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> float:
     """The largest absolute difference of two elements."""
-    assert one.keys() == other.keys()
-    return max(float(np.max(np.abs(one[name] - other[name]), initial=0.0)) for name in one)
+    assert first.keys() == second.keys()
+    return max(float(np.max(np.abs(first[name] - second[name]), initial=0.0)) for name in first)
 
 
 def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("localhost", 0))
-        return found.getsockname()[1]
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
 
 
 def main() -> None:
@@ -147,7 +147,8 @@ def main() -> None:
         "rate": arguments.rate,
     }
     settings = [text % values for text in SETTINGS]
-    bad, first = 0, {}
+    bad = 0
+    alone: dict[str, Result] = {}
     print(
         "backend     devices  hosts      last loss  losses differ by  weights differ by  they moved by  AP differs by",
         flush=True,
@@ -158,15 +159,15 @@ def main() -> None:
         for case in CASES:
             if case.backend not in arguments.only.split(","):
                 continue
-            found = train(case, settings, folder)
-            base = first.setdefault(case.backend, found)
-            assert len(found.losses) == arguments.steps
-            losses = float(np.max(np.abs(found.losses / base.losses - 1)))
-            weights, moved = farthest(found.last, base.last), farthest(found.last, found.first)
-            figures = max(abs(found.figures[name] - base.figures[name]) for name in base.figures)
+            result = train(case, settings, folder)
+            base = alone.setdefault(case.backend, result)
+            assert len(result.losses) == arguments.steps
+            losses = float(np.max(np.abs(result.losses / base.losses - 1)))
+            weights, moved = farthest(result.last, base.last), farthest(result.last, result.first)
+            figures = max(abs(result.figures[name] - base.figures[name]) for name in base.figures)
             bad += losses > GOAL or weights > GOAL
             print(
-                f"{case.backend:10}  {case.devices:7}  {case.hosts:5}  {found.losses[-1]:13.8f}  {losses:16.1e}  "
+                f"{case.backend:10}  {case.devices:7}  {case.hosts:5}  {result.losses[-1]:13.8f}  {losses:16.1e}  "
                 f"{weights:17.1e}  {moved:13.1e}  {figures:13.1e}",
                 flush=True,
             )

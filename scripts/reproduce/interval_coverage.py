@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""How often the intervals of retina.evaluation.bootstrap hold the truth, on simulated detections of known AP.
+"""Share of the intervals of retina.evaluation.bootstrap that hold the truth, on simulated detections of known AP.
 
 A simulated image has a difficulty of its own, which lowers the chance of finding each of its objects, their overlap and
 their score, and brings more false alarms: what one image goes through, all its detections go through. It has also a
-scene, which makes some classes likelier together. Five classes of 0.1 to 1.2 objects an image are found with different
-skill; scores of right and wrong detections overlap. The matches at COCO's ten overlaps are drawn directly, without
-boxes: an object that is found with overlap q is right at every threshold up to q, and wrong above.
+scene, which makes some classes likelier together. Five classes of 0.1 to 1.2 objects an image are detected with
+different skill; scores of right and wrong detections overlap. The matches at COCO's ten overlaps are drawn
+directly, without boxes: an object that is detected with overlap q is right at every threshold up to q, and wrong above.
 
 The true figures are those of 40 x 50,000 images. Each repetition draws N new images, makes the interval from resamples
 of them and looks whether the true figure lies in it. With --difference there are two detectors of the same skill on
@@ -14,8 +14,8 @@ the same images, whose true differences are 0.
 The exit code is 1 if the interval of AP or AP50 (bias-corrected; of a difference, percentile) held the truth in less
 than 93 % or more than 97 % of the repetitions.
 
-    .venv/bin/python scripts/reproduce/interval_coverage --images 100 300 1000          # 15 minutes on a busy core
-    .venv/bin/python scripts/reproduce/interval_coverage --images 100 300 --difference  # 7 minutes
+    .venv/bin/python scripts/reproduce/interval_coverage.py --images 100 300 1000          # 15 minutes on a busy core
+    .venv/bin/python scripts/reproduce/interval_coverage.py --images 100 300 --difference  # 7 minutes
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from retina.evaluation.matching import IOU_THRESHOLDS, Matches
 
 OBJECTS = np.array([1.2, 0.6, 0.4, 0.2, 0.1])  # an image, of each class
 SKILL = np.array([1.5, 1.0, 0.5, 1.0, 0.0])
-SCENES = np.array([[1.5, 0.3, 1.0, 2.0, 0.2], [0.5, 1.7, 1.0, 0.0, 1.8]])  # how often each class is seen there
+SCENES = np.array([[1.5, 0.3, 1.0, 2.0, 0.2], [0.5, 1.7, 1.0, 0.0, 1.8]])  # how often each class occurs there
 FALSE_ALARMS = 0.5  # an image and class
 LEAST, MOST = 0.93, 0.97
 METHODS: tuple[Method, ...] = ("percentile", "bias-corrected")
@@ -54,23 +54,23 @@ def draw_scenes(images: int, rng: np.random.Generator) -> Scenes:
 
 
 def detect(scenes: Scenes, rng: np.random.Generator) -> Matches:
-    """What a detector finds in the images; each call is another detector of the same skill."""
+    """Matches of a detector's detections in the images; each call is another detector of the same skill."""
     images, classes = len(scenes.difficulty), len(OBJECTS)
     hardness = scenes.difficulty[scenes.image]
     clear = SKILL[scenes.labels] - 0.7 * hardness + rng.logistic(size=len(hardness))
-    found = np.flatnonzero(clear > 0)
-    overlap = 1 - 0.5 * rng.beta(np.exp(0.3 * hardness[found]) * 1.5, 3.0)
+    detected = np.flatnonzero(clear > 0)
+    overlap = 1 - 0.5 * rng.beta(np.exp(0.3 * hardness[detected]) * 1.5, 3.0)
     rate = FALSE_ALARMS * np.exp(0.5 * scenes.difficulty - 0.125)
     alarm_image, alarm_label = _repeated(rng.poisson(rate[:, None], (images, classes)))
-    image = np.concatenate((scenes.image[found], alarm_image))
-    labels = np.concatenate((scenes.labels[found], alarm_label))
+    image = np.concatenate((scenes.image[detected], alarm_image))
+    labels = np.concatenate((scenes.labels[detected], alarm_label))
     scores = np.concatenate(
         (
-            1.0 + 0.4 * clear[found] + 3.0 * (overlap - 0.8) + rng.standard_normal(len(found)),
+            1.0 + 0.4 * clear[detected] + 3.0 * (overlap - 0.8) + rng.standard_normal(len(detected)),
             -0.5 + 0.3 * scenes.difficulty[alarm_image] + rng.standard_normal(len(alarm_image)),
         )
     )
-    truth = np.where(overlap >= IOU_THRESHOLDS[:, None], found, -1)
+    truth = np.where(overlap >= IOU_THRESHOLDS[:, None], detected, -1)
     truth = np.concatenate((truth, np.full((len(truth), len(alarm_image)), -1)), axis=1)
     order = np.lexsort((-scores, labels))
     return Matches(
@@ -117,8 +117,8 @@ def true_figures(seed: int, blocks: int, images: int) -> tuple[np.ndarray, np.nd
 class Coverage(NamedTuple):
     """`held` and `width` by method, [R, F]; `estimates` [R, F]."""
 
-    held: dict[str, np.ndarray]
-    width: dict[str, np.ndarray]
+    held: dict[Method, np.ndarray]
+    width: dict[Method, np.ndarray]
     estimates: np.ndarray
 
 
@@ -165,7 +165,7 @@ def report(truth: np.ndarray, images: int, coverage: Coverage) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, nargs="+", default=[300])
     parser.add_argument("--repetitions", type=int, default=1000)
     parser.add_argument("--replicates", type=int, default=1000)

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Overfits eight real COCO photographs: a detector that can't learn eight images can't learn any.
+"""Overfit eight real COCO photographs: a detector that can't learn eight images can't learn any.
 
-    .venv/bin/python scripts/reproduce/overfit_coco_mini ../shared/data/coco_mini [--run-dir DIR]
+    .venv/bin/python scripts/reproduce/overfit_coco_mini.py ../shared/data/coco_mini [--run-dir DIR]
 
-Takes the first eight training images all of whose boxes the anchors can cover (best IoU at least 0.5), prints the count,
-trains on them, and evaluates on the same eight. Exit code 1 if AP stays below 0.9.
+Takes the first eight training images all of whose boxes the anchors can cover (best IoU at least 0.5), prints the
+count, trains on them, and evaluates on the same eight. Exit code 1 if AP stays below 0.9.
 """
 
 import argparse

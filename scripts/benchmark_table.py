@@ -1,19 +1,19 @@
 #!/usr/bin/env python
-"""How long a COCO-sized annotation file takes to become a table, and an epoch of it to be planned.
+"""Time and memory that a COCO-sized annotation file takes to become a table, and an epoch of it to be planned.
 
 It writes a COCO JSON file of the size asked for into a temporary folder, by repetition of a few hundred made-up objects
 with polygons as long as COCO's (the real `instances_train2017.json`: 118,287 images, 860,001 annotations, 448 MB),
 beside as many empty image files, since reading checks that they exist. Then, in processes of their own, several times:
 
-- load: `retina.data.formats.coco.read_coco`, from the call to the table, and the processor's time for it, which says how much a
-  busy machine added;
+- load: `retina.data.formats.coco.read_coco`, from the call to the table, and the processor's time for it, which
+  says how much a busy machine added;
 - peak memory: of that whole process, interpreter and libraries included;
 - table: the bytes of its arrays, of its image paths and of its ids;
 - plan: laying the images out on canvases (`plan.fit`) and drawing one epoch (`plan.training_plan`), at batch 16.
 
 Each figure is the median of the rounds, peak memory the largest. It fails (exit code 1) if a bound is exceeded.
 
-    scripts/benchmark_table --images 118000 --boxes 860000 --rounds 3
+    scripts/benchmark_table.py --images 118000 --boxes 860000 --rounds 3
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import argparse
 import json
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,6 +29,7 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
+from harness import measure_apart
 
 CLASSES = 80
 DISTINCT = 500  # objects drawn; the file repeats them
@@ -125,14 +125,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         path = write_coco(Path(folder), arguments.images, arguments.boxes)
         print(f"{arguments.images:,} images, {arguments.boxes:,} boxes, a file of {path.stat().st_size / 1e6:.0f} MB")
-        found = []
-        for _ in range(arguments.rounds):
-            command = [sys.executable, __file__, "--measure", str(path)]
-            found.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+        rounds = [measure_apart([__file__, "--measure", str(path)]) for _ in range(arguments.rounds)]
     print(f"\n| figure | median of {arguments.rounds} | all | bound |\n|---|---|---|---|")
     exceeded = False
     for name in ("load, s", "load, CPU s", "peak memory, GB", "table, MB", "plan, s"):
-        values = [one[name] for one in found]
+        values = [figures[name] for figures in rounds]
         figure = max(values) if "memory" in name else statistics.median(values)
         bound = BOUNDS.get(name)
         exceeded |= bound is not None and figure > bound

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Trains digits for 2,000 steps with evaluations and checkpoints, and prints the memory of the process on the way.
+"""Train digits for 2,000 steps with evaluations and checkpoints, and print the memory of the process on the way.
 
-    .venv/bin/python scripts/reproduce/memory [--steps 2000] [--every 100] [--run-dir DIR]
+    .venv/bin/python scripts/reproduce/memory.py [--steps 2000] [--every 100] [--run-dir DIR]
 
 Resident memory is read from metrics.jsonl. It counts from the second evaluation on, when every graph is compiled and
 every buffer has been used once; exits with 0 if it has grown by less than 2 % at the end.

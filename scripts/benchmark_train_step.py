@@ -20,8 +20,8 @@ for each weight and output position, three times for forward and both gradients,
 gradient, which nobody computes. Bias, batch normalisation, loss and optimizer count as zero, so a share of 100 % is
 out of reach.
 
-    scripts/benchmark_train_step --size 256 --batch 4 --backbone resnet50 --precision float32 bfloat16 --json
-    scripts/benchmark_train_step --backbone resnet18 --only ours ours_xla      what `run.xla: auto` goes by
+    scripts/benchmark_train_step.py --size 256 --batch 4 --backbone resnet50 --precision float32 bfloat16 --json
+    scripts/benchmark_train_step.py --backbone resnet18 --only ours ours_xla      what `run.xla: auto` goes by
 """
 
 from __future__ import annotations
@@ -31,17 +31,16 @@ import functools
 import gc
 import json
 import math
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
+
+from harness import Answer, Worker, machine, median, ratios, serve, take_turns, versions
+from peers import load_torchvision
 
 BOXES, CLASSES, LEARNING_RATE, MOMENTUM = 7, 80, 1e-5, 0.9
 # (batch, side, channels in = out): large enough to be bound by arithmetic, small enough for the caches of a server.
@@ -53,6 +52,8 @@ RESNETS = {
     "resnet101": ((3, 4, 23, 3), True),
 }
 FILTERS, STRIDES = [64, 128, 256, 512], [1, 2, 2, 2]
+LIMITS = ("limit-tensorflow", "limit-torch")
+PACKAGES = ("tensorflow", "keras", "keras-cv", "keras-hub", "torch", "torchvision")
 
 
 @dataclass
@@ -77,7 +78,6 @@ def ours(args: argparse.Namespace, xla: str = "auto") -> Step:
 
     from retina import config
     from retina.models.detector import Detector
-    from retina.models.objective import objective
     from retina.training.optimizer import build_optimizer
     from retina.training.step import INPUTS, build_step
 
@@ -106,7 +106,7 @@ def ours(args: argparse.Namespace, xla: str = "auto") -> Step:
     @tf.function
     def loss_alone() -> Any:
         with tf.GradientTape() as tape:
-            loss = objective(detector.loss_sums({k: v.value() for k, v in outputs.items()}, batch))["loss"]
+            loss = detector.loss_sums({k: v.value() for k, v in outputs.items()}, batch).losses()["loss"]
         # The gradients themselves are returned, so that no part of them is pruned away.
         return loss, tape.gradient(loss, list(outputs.values()))
 
@@ -186,7 +186,7 @@ def torchvision(args: argparse.Namespace) -> Step:
     """torchvision's RetinaNet on a ResNet-FPN; for resnet50 it is `retinanet_resnet50_fpn`."""
     import torch
 
-    _load_torchvision()
+    load_torchvision()
     from torchvision.models import detection, resnet
     from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
     from torchvision.ops.feature_pyramid_network import LastLevelP6P7
@@ -222,7 +222,10 @@ def torchvision(args: argparse.Namespace) -> Step:
 
 PEERS = {"ours": ours, "keras_cv": keras_cv, "keras_hub": keras_hub, "torchvision": torchvision}
 # Ours under `run.xla: on`: what `auto` chooses between.
-IMPLEMENTATIONS = {**PEERS, "ours_xla": functools.partial(ours, xla="on")}
+IMPLEMENTATIONS: dict[str, Callable[[argparse.Namespace], Step]] = {
+    **PEERS,
+    "ours_xla": functools.partial(ours, xla="on"),
+}
 
 
 def _arrays(args: argparse.Namespace) -> tuple[Any, Any, Any]:
@@ -252,27 +255,6 @@ def _keras_step(model: Any, images: Any, targets: dict[str, Any]) -> Step:
     data = (tf.constant(images), {name: tf.constant(value) for name, value in targets.items()})
     step = tf.function(lambda: model.train_step(data)).get_concrete_function()
     return Step(lambda: float(step()["loss"]), _graph_gflop(step.graph))
-
-
-def _load_torchvision() -> None:
-    """Imports torchvision even where its compiled operators don't fit the installed torch: training needs none."""
-    import torch
-
-    try:
-        import torchvision.ops
-
-        return
-    except (ImportError, RuntimeError):
-        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-            del sys.modules[name]
-    library = torch.library.Library("torchvision", "DEF")
-    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    # The registration lives as long as the library object.
-    torch.library._retina_benchmark = library
-    import torchvision.extension
-
-    torchvision.extension._has_ops = lambda: True
 
 
 # ---------------------------------------------------------------------------------------------------------- FLOPs
@@ -361,8 +343,8 @@ def _measure_limit(passes: dict[str, list[Callable[[], Any]]], repeats: int) -> 
         gflop = 2e-9 * n * side * side * c * c * 9
         measured = [_times(call, repeats) for call in callables]
         wall, cpu = ([statistics.median(m[kind]) for m in measured] for kind in ("wall", "cpu"))
-        found = {"rate": 3 * gflop / sum(wall), "peak_pass": gflop / min(wall), "cpu_rate": 3 * gflop / sum(cpu)}
-        best = {key: max(best[key], value) for key, value in found.items()}
+        rates = {"rate": 3 * gflop / sum(wall), "peak_pass": gflop / min(wall), "cpu_rate": 3 * gflop / sum(cpu)}
+        best = {key: max(best[key], value) for key, value in rates.items()}
     return best
 
 
@@ -380,127 +362,61 @@ def _times(call: Callable[[], Any], repeats: int) -> dict[str, list[float]]:
 # -------------------------------------------------------------------------------------------------------- processes
 
 
-def worker(name: str, args: argparse.Namespace) -> None:
-    """Builds one contestant, then answers each line of standard input with one line of JSON."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # libraries print where they like; the answers' pipe is ours alone
-
-    def answer(values: dict[str, Any]) -> None:
-        print(json.dumps(values), file=answers, flush=True)
-
+def contestant(name: str, args: argparse.Namespace) -> tuple[Answer, Callable[[], Answer]]:
+    """What is known of a contestant when it is built, and its turn."""
     if args.threads and name in ("torchvision", "limit-torch"):
         import torch
 
         torch.set_num_threads(args.threads)
-    try:
-        if name.startswith("limit-"):
-            passes = _limit_passes(name.removeprefix("limit-"), args.precision)
-            _measure_limit(passes, 2)
-            answer({"gflop": None})
-            for _ in sys.stdin:
-                answer(_measure_limit(passes, 5))
-            return
-        step = IMPLEMENTATIONS[name](args)
-        losses = [step.run() for _ in range(2)]
-        if not all(map(math.isfinite, losses)):
-            raise ValueError(f"the loss is not finite: {losses}")
-        if step.objective:
-            step.objective()
-        gc.collect()
-        answer({"gflop": step.gflop, "loss": losses[0]})
-        for _ in sys.stdin:
-            # The first step after the others' turn finds cold caches: it is not counted.
-            step.run()
-            answer({"step": _times(step.run, args.steps), "objective": _objective_times(step, args.steps)})
-    except BrokenPipeError:
-        return
-    except Exception as error:
-        if args.debug:
-            raise
-        text = str(error).strip()
-        answer({"error": f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"})
+    if name.startswith("limit-"):
+        passes = _limit_passes(name.removeprefix("limit-"), args.precision)
+        _measure_limit(passes, 2)
+        return {"gflop": None}, lambda: _measure_limit(passes, 5)
+    step = IMPLEMENTATIONS[name](args)
+    losses = [step.run() for _ in range(2)]
+    if not all(map(math.isfinite, losses)):
+        raise ValueError(f"the loss is not finite: {losses}")
+    if step.objective:
+        step.objective()
+    gc.collect()
+
+    def turn() -> Answer:
+        # The first step after the others' turn meets cold caches: it is not counted.
+        step.run()
+        return {"step": _times(step.run, args.steps), "objective": _objective_times(step, args.steps)}
+
+    return {"gflop": step.gflop, "loss": losses[0]}, turn
 
 
 def _objective_times(step: Step, repeats: int) -> dict[str, list[float]]:
     return _times(step.objective, repeats) if step.objective else {"wall": [], "cpu": []}
 
 
-class Worker:
+def start(name: str, precision: str, args: argparse.Namespace) -> Worker:
     """A contestant's process."""
-
-    def __init__(self, name: str, precision: str, args: argparse.Namespace):
-        forwarded = [f"--{key}={getattr(args, key)}" for key in ("size", "batch", "backbone", "steps", "threads")]
-        if args.debug:
-            forwarded.append("--debug")
-        environment = {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow", **os.environ}
-        if args.threads:
-            environment |= {"OMP_NUM_THREADS": str(args.threads), "TF_NUM_INTRAOP_THREADS": str(args.threads)}
-        self.name = name
-        self.process = subprocess.Popen(
-            [sys.executable, __file__, "--worker", name, "--precision", precision, *forwarded],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=None if args.debug else subprocess.DEVNULL,
-            text=True,
-            env=environment,
-        )
-        self.ready = self._read()
-
-    def ask(self) -> dict[str, Any]:
-        try:
-            self.process.stdin.write("go\n")
-            self.process.stdin.flush()
-        except BrokenPipeError:
-            return {"error": "the process ended"}
-        return self._read()
-
-    def _read(self) -> dict[str, Any]:
-        line = self.process.stdout.readline()
-        return json.loads(line) if line else {"error": f"the process ended with status {self.process.wait()}"}
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
+    forwarded = [f"--{key}={getattr(args, key)}" for key in ("size", "batch", "backbone", "steps", "threads")]
+    forwarded += ["--debug"] if args.debug else []
+    threads = str(args.threads)
+    environment = {"OMP_NUM_THREADS": threads, "TF_NUM_INTRAOP_THREADS": threads} if args.threads else {}
+    arguments = [__file__, "--worker", name, "--precision", precision, *forwarded]
+    return Worker(name, arguments, environment=environment, debug=args.debug)
 
 
 def measure(precision: str, args: argparse.Namespace) -> dict[str, Any]:
     """All contestants at one precision: `limit` and `rows`."""
-    workers = []
-    answers: dict[str, list[dict[str, Any]]] = {}
-    try:
-        for name in [*args.only, "limit-tensorflow", "limit-torch"]:
-            _note(f"{precision}: building {name}")
-            workers.append(Worker(name, precision, args))
-            answers[name] = []
-        failed = {w.name: w.ready["error"] for w in workers if "error" in w.ready}
-        for round_ in range(args.rounds):
-            _note(f"{precision}: round {round_ + 1} of {args.rounds}")
-            for w in workers:
-                if w.name not in failed:
-                    answer = w.ask()
-                    if "error" in answer:
-                        failed[w.name] = answer["error"]
-                    else:
-                        answers[w.name].append(answer)
-    finally:
-        for w in workers:
-            w.close()
-    limits = [answer for name in ("limit-tensorflow", "limit-torch") for answer in answers[name]]
+    names = [*args.only, *LIMITS]
+    turns = take_turns(names, lambda name: start(name, precision, args), args.rounds, f"{precision}: ")
+    limits = [answer for name in LIMITS for answer in turns.of(name)]
     limit = {key: max((a[key] for a in limits), default=None) for key in ("rate", "peak_pass", "cpu_rate")}
-    ready = {w.name: w.ready for w in workers}
-    rows = {name: _row(ready[name], answers[name], failed.get(name), limit, args) for name in args.only}
+    rows = {
+        name: _row(turns.ready[name], turns.of(name), turns.errors.get(name), limit, args.batch) for name in args.only
+    }
     for name, row in rows.items():
         for key, kind in (("time_over_ours", "wall"), ("cpu_time_over_ours", "cpu")):
-            row[key] = _ratio(answers[name], answers.get("ours", []), kind)
-    errors = {name: error for name, error in failed.items() if name not in rows}
+            sides = [[statistics.median(a["step"][kind]) for a in turns.of(side)] for side in (name, "ours")]
+            row[key] = median(ratios(*sides))
+    errors = {name: error for name, error in turns.errors.items() if name not in rows}
     return {"limit_gflop_per_second": limit, "rows": rows, **({"limit_errors": errors} if errors else {})}
-
-
-def _ratio(theirs: list[dict[str, Any]], mine: list[dict[str, Any]], kind: str) -> float | None:
-    """Median of the rounds' ratios: what slowed a round slowed both."""
-    pairs = zip(theirs, mine, strict=False)
-    ratios = [statistics.median(a["step"][kind]) / statistics.median(b["step"][kind]) for a, b in pairs]
-    return statistics.median(ratios) if ratios else None
 
 
 def _row(
@@ -508,22 +424,22 @@ def _row(
     answers: list[dict[str, Any]],
     error: str | None,
     limit: dict[str, float | None],
-    args: argparse.Namespace,
+    batch: int,
 ) -> dict[str, Any]:
     if error or not answers:
         return {"error": error or "no round was measured"}
 
-    def median(part: str, kind: str) -> float | None:
-        times = [t for a in answers for t in a[part][kind]]
-        return statistics.median(times) if times else None
+    def times(part: str, kind: str) -> list[float]:
+        return [seconds for answer in answers for seconds in answer[part][kind]]
 
-    seconds, cpu_seconds, objective = median("step", "wall"), median("step", "cpu"), median("objective", "wall")
+    seconds, cpu_seconds = (statistics.median(times("step", kind)) for kind in ("wall", "cpu"))
+    objective = median(times("objective", "wall"))
     gflop = ready["gflop"]
     return {
         "seconds": seconds,
         "seconds_of_rounds": [statistics.median(a["step"]["wall"]) for a in answers],
         "cpu_seconds": cpu_seconds,
-        "images_per_second": args.batch / seconds,
+        "images_per_second": batch / seconds,
         "gflop": gflop,
         "gflop_per_second": gflop / seconds,
         "share_of_limit": gflop / seconds / limit["rate"] if limit["rate"] else None,
@@ -565,32 +481,8 @@ def _table(precision: str, result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _note(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {"python": platform.python_version()}
-    for name in ("tensorflow", "keras", "keras-cv", "keras-hub", "torch", "torchvision"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "absent"
-    return found
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
-
-
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=256, help="side of the square images, a multiple of 128")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--backbone", choices=sorted(RESNETS), default="resnet50")
@@ -617,19 +509,13 @@ def main() -> int:
     args = parse()
     if args.worker:
         args.precision = args.precision[0]
-        worker(args.worker, args)
+        serve(lambda: contestant(args.worker, args), debug=args.debug)
         return 0
-    load = os.getloadavg()[0]
+    described = machine()
     results = {precision: measure(precision, args) for precision in args.precision}
     if args.json:
         setting = {key: getattr(args, key) for key in ("size", "batch", "backbone", "rounds", "steps", "threads")}
-        machine = {
-            "processor": _processor(),
-            "cores": len(os.sched_getaffinity(0)),
-            "load_before": load,
-            "date": date.today().isoformat(),
-        }
-        report = {"setting": setting, "machine": machine, "versions": _versions(), "results": results}
+        report = {"setting": setting, "machine": described, "versions": versions(PACKAGES), "results": results}
         print(json.dumps(report, indent=1))
     else:
         print("\n\n".join(_table(precision, result) for precision, result in results.items()))

@@ -2,10 +2,10 @@
 """The report of a large evaluation: seconds to build it, and its size.
 
 Makes a run directory with a synthetic evaluation (80 classes, seven boxes and by default 100 detections an image, every
-second box found, photographs of noise and shapes of 640 × 480 pixels), and writes its report. It fails (exit code 1)
+second box detected, photographs of noise and shapes of 640 × 480 pixels), and writes its report. It fails (exit code 1)
 above 60 seconds or 10 MB.
 
-    scripts/benchmark_report --images 5000 --detections 100
+    scripts/benchmark_report.py --images 5000 --detections 100
 """
 
 from __future__ import annotations
@@ -64,21 +64,21 @@ def make_run(folder: Path, images: int, detections: int) -> Path:
         ],
     }
     (data / "truth.json").write_text(json.dumps(truth))
-    found = []
+    detected = []
     for k in range(images):
-        own = np.arange(k * BOXES, k * BOXES + BOXES)[:detections]
-        stray = detections - len(own)
-        near = boxes[own] + random.normal(0, 0.06, (len(own), 4)) * np.tile(boxes[own, 2:], 2)
+        rows = np.arange(k * BOXES, k * BOXES + BOXES)[:detections]
+        stray = detections - len(rows)
+        near = boxes[rows] + random.normal(0, 0.06, (len(rows), 4)) * np.tile(boxes[rows, 2:], 2)
         side = np.exp(random.normal(4, 0.8, (stray, 2))).clip(6, 400)
         far = np.concatenate([random.uniform(0, 1, side.shape) * ([WIDTH, HEIGHT] - side), side], axis=1)
-        scores = np.concatenate([random.beta(4, 3, len(own)), 0.05 + 0.9 * random.beta(1, 9, stray)])
+        scores = np.concatenate([random.beta(4, 3, len(rows)), 0.05 + 0.9 * random.beta(1, 9, stray)])
         for box, score, label in zip(
             np.concatenate([near, far]).clip(0).tolist(),
             scores.tolist(),
-            np.concatenate([labels[own], random.integers(0, CLASSES, stray)]).tolist(),
+            np.concatenate([labels[rows], random.integers(0, CLASSES, stray)]).tolist(),
             strict=True,
         ):
-            found.append({"image_id": k, "category_id": label + 1, "bbox": box, "score": score})
+            detected.append({"image_id": k, "category_id": label + 1, "bbox": box, "score": score})
     run = folder / "run"
     evaluation = run / "eval" / f"step_{STEPS}"
     evaluation.mkdir(parents=True)
@@ -88,14 +88,14 @@ def make_run(folder: Path, images: int, detections: int) -> Path:
     overrides = [f"data={{root: {json.dumps(str(data))}, train: {source}, validation: {source}}}"]
     config = configuration.load(None, [*overrides, f"schedule={{kind: constant, steps: {STEPS}}}"])
     (run / "config.yaml").write_text(configuration.to_yaml(config))
-    (evaluation / "detections.json").write_text(json.dumps(found))
+    (evaluation / "detections.json").write_text(json.dumps(detected))
     lines = [{"step": s, "loss": 3 / s**0.3, "images_per_second": 20.0, "data_wait": 0.01} for s in range(1, STEPS + 1)]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return run
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Seconds and megabytes of a large evaluation's report.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--detections", type=int, default=100, help="an image")
     parser.add_argument("--keep", type=Path, help="a new folder for the run and its report")
@@ -112,13 +112,13 @@ def main() -> int:
 
         page = write_report(run)
         seconds, busy, size = time.perf_counter() - start, time.process_time() - busy, page.stat().st_size / 1e6
-    found = {
+    figures = {
         "images": options.images,
         "seconds": round(seconds, 1),
         "cpu_seconds": round(busy, 1),
         "MB": round(size, 2),
     }
-    print(json.dumps(found))
+    print(json.dumps(figures))
     return int(seconds > MOST_SECONDS or size > MOST_MB)
 
 

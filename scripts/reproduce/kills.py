@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Trains digits, kills the training at random moments, resumes it, and compares with a run that was left alone.
+"""Train digits, kill the training at random moments, resume it, and compare with a run that was left alone.
 
-    .venv/bin/python scripts/reproduce/kills [--kills 20] [--per-run 4] [--seed 0] [--folder DIR] [--files]
+    .venv/bin/python scripts/reproduce/kills.py [--kills 20] [--per-run 4] [--seed 0] [--folder DIR] [--files]
         [--augment flips] [--cache memory] [--precision mixed_float16] [--backend jax] [--devices 2]
 
 Each process is a `retina train` of its own, with every augmentation, two scales, moving averages, accumulation and
@@ -29,7 +29,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -71,14 +71,16 @@ main()
 def write_files(folder: Path) -> list[str]:
     """The digits as JPEG files with COCO tables, and the settings that read them."""
     settings = [f"data.root={folder}"]
-    for split, count in (("train", 64), ("validation", 8)):
+    counts: dict[Literal["train", "validation"], int] = {"train": 64, "validation": 8}
+    for split, count in counts.items():
         data = read_digits(split, count, 64)
         (folder / split).mkdir(parents=True, exist_ok=True)
-        objects = []
+        objects: list[dict[str, Any]] = []
         for row, image in enumerate(data.images):
+            assert isinstance(image, bytes)  # the digits are drawn in memory
             Image.open(io.BytesIO(image)).convert("RGB").save(folder / split / f"{row}.jpg", quality=90)
-            found = data.objects(row)
-            for (x1, y1, x2, y2), label in zip(found.boxes.tolist(), found.labels.tolist(), strict=True):
+            boxes = data.objects(row)
+            for (x1, y1, x2, y2), label in zip(boxes.boxes.tolist(), boxes.labels.tolist(), strict=True):
                 box, number = [x1, y1, x2 - x1, y2 - y1], len(objects) + 1
                 objects.append({"id": number, "image_id": row, "category_id": label, "bbox": box, "iscrowd": 0})
         table = {
@@ -118,7 +120,7 @@ class Runner(NamedTuple):
 
 
 def train(run: Path, runner: Runner, *, resume: bool, after: float | None) -> tuple[bool, str, float]:
-    """Whether it was killed (after so many seconds; None: never), the last it said, and its seconds."""
+    """Whether a training was killed (after so many seconds; None: never), its last line of output, and its seconds."""
     start = time.monotonic()
     log = run.with_suffix(".txt")
     started = command(run, runner.settings, runner.devices, resume)
@@ -136,7 +138,7 @@ def train(run: Path, runner: Runner, *, resume: bool, after: float | None) -> tu
 
 
 def state(run: Path) -> str:
-    """Where a killed run stands."""
+    """State that a kill left: the last line, the last checkpoint, files half written."""
     if not (run / "config.yaml").is_file():
         return "no run directory yet"
     directory = RunDirectory(run)
@@ -152,8 +154,8 @@ def _whole_lines(file: Path) -> list[str]:
     return [line for line in text.split("\n")[:-1] if line]
 
 
-def _told(run: Path) -> str:
-    """What the lines say of the loss scale, if there is one."""
+def _scales(run: Path) -> str:
+    """Number of lines, and the loss scale that they hold, if there is one."""
     lines = RunDirectory(run).metrics()
     scales = [line["loss_scale"] for line in lines if "loss_scale" in line]
     if not scales:
@@ -165,17 +167,17 @@ def _told(run: Path) -> str:
 def compare(run: Path, whole: Path) -> dict[str, str]:
     """By group of arrays, and for the lines: `equal`, or how many differ."""
     arrays, expected = (_arrays(folder) for folder in (run, whole))
-    found = {}
+    verdicts = {}
     for group in ("weights", "optimizer", "extra"):
         names = [name for name in arrays.keys() | expected.keys() if name.startswith(f"{group}/")]
         wrong = [name for name in names if not _same(arrays.get(name), expected.get(name))]
-        found[group] = f"{len(wrong)} of {len(names)} differ" if wrong or not names else "equal"
+        verdicts[group] = f"{len(wrong)} of {len(names)} differ" if wrong or not names else "equal"
     ours, theirs = (
         [{k: v for k, v in line.items() if k not in WALL_CLOCK} for line in RunDirectory(folder).metrics()]
         for folder in (run, whole)
     )
-    found["metrics.jsonl"] = "equal" if ours == theirs else f"differs ({len(ours)} and {len(theirs)} lines)"
-    return found
+    verdicts["metrics.jsonl"] = "equal" if ours == theirs else f"differs ({len(ours)} and {len(theirs)} lines)"
+    return verdicts
 
 
 def _arrays(run: Path) -> dict[str, np.ndarray]:
@@ -183,8 +185,10 @@ def _arrays(run: Path) -> dict[str, np.ndarray]:
         return {name: file[name] for name in file.files}
 
 
-def _same(one: np.ndarray | None, other: np.ndarray | None) -> bool:
-    return one is not None and other is not None and one.dtype == other.dtype and one.tobytes() == other.tobytes()
+def _same(first: np.ndarray | None, second: np.ndarray | None) -> bool:
+    if first is None or second is None:
+        return False
+    return first.dtype == second.dtype and first.tobytes() == second.tobytes()
 
 
 def main() -> None:
@@ -215,7 +219,7 @@ def main() -> None:
         images = f"{'JPEG files' if arguments.files else 'images in memory'}, augment {arguments.augment}"
         place = f"{arguments.backend} on {arguments.devices} device{'s' if arguments.devices > 1 else ''}"
         print(f"{place}, {arguments.precision}, {images}, cache {arguments.cache}, {arguments.steps} steps")
-        print(f"left alone: {seconds:.1f} s, {len(_arrays(whole))} arrays, {_told(whole)}", flush=True)
+        print(f"left alone: {seconds:.1f} s, {len(_arrays(whole))} arrays, {_scales(whole)}", flush=True)
         killed = runs = 0
         while killed < arguments.kills:
             runs += 1

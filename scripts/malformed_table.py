@@ -1,13 +1,14 @@
 #!/usr/bin/env python
-"""Prints the table of malformed inputs as Markdown: kind, command, exit code and message, as the commands give them.
+"""Print the table of malformed inputs as Markdown: kind, command, exit code and message, as the commands give them.
 
-    scripts/malformed_table
+    scripts/malformed_table.py
 
 The kinds are those that tests/end_to_end/test_malformed.py asserts. Paths are shown relative to a temporary folder.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 from pathlib import Path
@@ -19,6 +20,7 @@ from tests.malformed import KINDS
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     print("| input | command | exit code | message |\n|---|---|---|---|")
     for kind in KINDS:
         with tempfile.TemporaryDirectory() as folder:

@@ -20,18 +20,18 @@ measure.py); `of peak` is their rate by the matrix product's, in the same run.
 The backend is `KERAS_BACKEND`'s, JAX by default. Records are appended to `--out` as they come; `--table FILE...` prints
 the table of several such files and runs nothing. Exit code 1 if a part failed; what the budget left out is named.
 
-    scripts/benchmark_gpu --compiled --budget 3600 --out gpu.jsonl
-    scripts/benchmark_gpu --kinds peak train --tiny
+    scripts/benchmark_gpu.py --compiled --budget 3600 --out gpu.jsonl
+    scripts/benchmark_gpu.py --kinds peak train --tiny
 
 Where a command is cut off after ten minutes, these in this order, the goals first, and at last the table of all. Each
 batch is compiled, for a minute or so: few are tried here, and inference takes twice as many images.
 
-    scripts/benchmark_gpu --budget 570 --kinds peak train --only 800x800 frozen --batches 16 32 64 --out 1.jsonl
-    scripts/benchmark_gpu --budget 300 --kinds train --only 800x800 live --batches 32 --rounds 1 --out 2.jsonl
-    scripts/benchmark_gpu --budget 270 --kinds infer --only 800x800 --batches 16 32 --rounds 1 --out 3.jsonl
-    scripts/benchmark_gpu --budget 570 --kinds accuracy fed --data BCCD COCO --out 4.jsonl
-    scripts/benchmark_gpu --budget 570 --kinds profile --only 800x800 --batches 32 --limit 560 --out 5.jsonl
-    scripts/benchmark_gpu --table 1.jsonl 2.jsonl 3.jsonl 4.jsonl 5.jsonl
+    scripts/benchmark_gpu.py --budget 570 --kinds peak train --only 800x800 frozen --batches 16 32 64 --out 1.jsonl
+    scripts/benchmark_gpu.py --budget 300 --kinds train --only 800x800 live --batches 32 --rounds 1 --out 2.jsonl
+    scripts/benchmark_gpu.py --budget 270 --kinds infer --only 800x800 --batches 16 32 --rounds 1 --out 3.jsonl
+    scripts/benchmark_gpu.py --budget 570 --kinds accuracy fed --data BCCD COCO --out 4.jsonl
+    scripts/benchmark_gpu.py --budget 570 --kinds profile --only 800x800 --batches 32 --limit 560 --out 5.jsonl
+    scripts/benchmark_gpu.py --table 1.jsonl 2.jsonl 3.jsonl 4.jsonl 5.jsonl
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ PACKAGES = ("jax", "jaxlib", "keras", "tensorflow", "tensorflow-cpu", "torch", "
 
 
 class Runner:
-    """Runs parts one after another within a budget; `records` are also lines of a file, as soon as they are known."""
+    """Run parts one after another within a budget; `records` are also lines of a file, as soon as they are known."""
 
     def __init__(
         self,
@@ -168,8 +168,8 @@ def run(args: argparse.Namespace, out: IO[str] | None, logs: Path) -> list[dict[
 
 
 def _at_the_best_batch(part: Part, records: list[dict[str, Any]]) -> Part:
-    found = best(records, replace(part, kind="train").name)
-    return replace(part, batches=(found["batch"],) if found else part.batches[:1])
+    fastest = best(records, replace(part, kind="train").name)
+    return replace(part, batches=(fastest["batch"],) if fastest else part.batches[:1])
 
 
 def machine() -> dict[str, Any]:
@@ -179,13 +179,13 @@ def machine() -> dict[str, Any]:
         card = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         card = "no NVIDIA card"
-    found = {}
+    versions = {}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return {"card": card, "versions": found, "date": date.today().isoformat(), "python": sys.version.split()[0]}
+    return {"card": card, "versions": versions, "date": date.today().isoformat(), "python": sys.version.split()[0]}
 
 
 def note(text: str) -> None:

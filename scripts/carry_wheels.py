@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
-"""Carries what retina needs to a GPU machine without a network that has PyTorch, JAX and their CUDA already.
+"""Carry what retina needs to a GPU machine without a network that has PyTorch, JAX and their CUDA already.
 
-    scripts/carry_wheels download wheels --python 3.12                      the network, losses, training step (6 MiB)
-    scripts/carry_wheels download wheels --python 3.12 --sets core data     with TensorFlow (CPU) for tf.data (300 MiB)
-    scripts/carry_wheels install wheels site                                there, then: export PYTHONPATH=$PWD/site
+    scripts/carry_wheels.py download wheels --python 3.12                    the network, losses, training step (6 MiB)
+    scripts/carry_wheels.py download wheels --python 3.12 --sets core data   with TensorFlow (CPU) for tf.data (300 MiB)
+    scripts/carry_wheels.py install wheels site                              there, then: export PYTHONPATH=$PWD/site
 
 Versions are those of constraints.txt. A file larger than `--piece` MiB is split (NAME.whl.000, .001, …), so that a
 folder can travel in several journeys: bring the pieces together in one folder again before `install`.
 """
 
 # Runs under any Python 3.9 or later: standard library only.
+from __future__ import annotations
+
 import argparse
 import re
 import subprocess
@@ -44,21 +46,21 @@ PLATFORMS = (*(f"manylinux_2_{n}_x86_64" for n in (34, 31, 28, 27, 24, 17, 12, 5
 SAME_VERSION_AS = {"tensorflow-cpu": "tensorflow"}
 
 
-def version_of(package, constraints):
-    """The version that constraints.txt names; None where it names none."""
-    wanted = SAME_VERSION_AS.get(package, package)
+def version_of(package: str, constraints: str) -> str | None:
+    """Version that constraints.txt names; None where it names none."""
+    listed_as = SAME_VERSION_AS.get(package, package)
     for line in constraints.splitlines():
         name, equal, version = line.partition("==")
-        if equal and normal(name) == normal(wanted):
+        if equal and normal(name) == normal(listed_as):
             return version.strip()
     return None
 
 
-def normal(name):
+def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name.strip()).lower()
 
 
-def download(args):
+def download(args: argparse.Namespace) -> None:
     constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8")
     packages = [package for name in args.sets for package in SETS[name]] + args.also
     wanted = []
@@ -80,14 +82,14 @@ def download(args):
     print(f"{total / 2**20:8.2f} MiB  in all")
 
 
-def pip(command):
+def pip(command: list[str]) -> None:
     status = subprocess.run(command).returncode
     if status:
         sys.exit(status)  # pip has said why
 
 
-def split(file, size):
-    """Cuts a file that is larger than `size` bytes into pieces beside it, which take its place."""
+def split(file: Path, size: int) -> None:
+    """Cut a file that is larger than `size` bytes into pieces beside it, which take its place."""
     if file.stat().st_size <= size:
         return
     with file.open("rb") as whole:
@@ -96,12 +98,12 @@ def split(file, size):
     file.unlink()
 
 
-def join(folder, target):
-    """Puts each file that was split together in `target`; gives their paths.
+def join(folder: Path, target: Path) -> list[Path]:
+    """Put each file that was split together in `target`, and return the paths.
 
-    A last piece that is missing can't be told from the names: pip then refuses the wheel as no zip file.
+    The names don't show that a last piece is missing: pip then refuses the wheel as no zip file.
     """
-    pieces = {}
+    pieces: dict[str, list[Path]] = {}
     for file in sorted(folder.glob("*.whl.[0-9][0-9][0-9]")):
         pieces.setdefault(file.name[:-4], []).append(file)
     for name, files in pieces.items():
@@ -113,18 +115,18 @@ def join(folder, target):
     return [target / name for name in pieces]
 
 
-def install(args):
+def install(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         wheels = [*sorted(args.folder.glob("*.whl")), *join(args.folder, Path(folder))]
         if not wheels:
             sys.exit(
-                f"{args.folder}: expected wheels, found none; run `carry_wheels download` where there is a network"
+                f"{args.folder}: expected wheels, got none; run `carry_wheels.py download` where there is a network"
             )
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile"]
         pip([*command, "--upgrade", "--target", str(args.target), *map(str, wheels)])
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     down = commands.add_parser("download", help="where there is a network")

@@ -19,7 +19,7 @@ does falls on all alike; figures are medians over the rounds' medians, ratios me
 SavedModel at most 1.05 x (network + jpeg), and at most 1.0 x torchvision. Run it on a quiet machine: `load_before` in
 the JSON should be near 0.
 
-    scripts/benchmark_inference --short 384 --long 512 --rounds 5 --json
+    scripts/benchmark_inference.py --short 384 --long 512 --rounds 5 --json
 """
 
 from __future__ import annotations
@@ -28,19 +28,22 @@ import argparse
 import json
 import math
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from harness import Answer, Worker, machine, note, ratios, serve, take_turns, versions
+from peers import load_torchvision
+
 ROOT = Path(__file__).resolve().parent.parent
 CLASSES, THRESHOLD, CANDIDATES, NMS_IOU, KEPT = 80, 0.05, 1000, 0.5, 100
+PACKAGES = ("tensorflow", "keras", "torch", "torchvision", "onnxruntime")
+BACKEND = {"KERAS_BACKEND": "tensorflow"}
 CONTESTANTS = ("saved_model", "saved_model_folded", "onnx", "network", "jpeg", "torchvision")
 
 
@@ -150,7 +153,7 @@ def torchvision(args: argparse.Namespace) -> Contestant:
     import torch
     from PIL import Image
 
-    load_torchvision()
+    load_torchvision(suppression=True)
     from torchvision.models import detection
 
     torch.manual_seed(0)
@@ -168,9 +171,9 @@ def torchvision(args: argparse.Namespace) -> Contestant:
     torch.nn.init.constant_(model.head.classification_head.cls_logits.bias, math.log(args.prior / (1 - args.prior)))
     pixels = torch.from_numpy(np.asarray(Image.open(io.BytesIO(image())).convert("RGB")).copy())
     ready = [pixels.permute(2, 0, 1).contiguous().float() / 255]
-    seen: list[int] = []
+    candidates: list[int] = []
     hook = model.head.register_forward_hook(
-        lambda *call: seen.append(int((call[2]["cls_logits"].sigmoid() > THRESHOLD).sum()))
+        lambda *call: candidates.append(int((call[2]["cls_logits"].sigmoid() > THRESHOLD).sum()))
     )
     with torch.inference_mode():
         model(ready)
@@ -180,56 +183,7 @@ def torchvision(args: argparse.Namespace) -> Contestant:
         with torch.inference_mode():
             return model(ready)
 
-    return Contestant(run, seen[0])
-
-
-def load_torchvision() -> None:
-    """Imports torchvision; if its compiled operators are missing, with onnxruntime's suppression in their place."""
-    import torch
-
-    try:
-        import torchvision.ops
-
-        return
-    except (ImportError, RuntimeError):
-        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-            del sys.modules[name]
-    library = torch.library.Library("torchvision", "DEF")
-    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    library.impl("nms", _nms_of_onnxruntime(), "CPU")
-    # The registration lives as long as the library object.
-    torch.library._retina_benchmark = library
-    import torchvision.extension
-
-    torchvision.extension._has_ops = lambda: True
-
-
-def _nms_of_onnxruntime() -> Callable[..., Any]:
-    """Compiled, greedy, and like torchvision's own quick to skip what is suppressed already."""
-    import numpy as np
-    import onnxruntime
-    import torch
-    from onnx import parser
-
-    text = """<ir_version: 8, opset_import: ["" : 18]>
-    nms (float[1, n, 4] boxes, float[1, 1, n] scores, int64[1] most, float[1] overlap) => (int64[k, 3] kept) {
-        kept = NonMaxSuppression(boxes, scores, most, overlap)
-    }"""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1  # its threads would wait in a loop for the next call, in torch's way
-    session = onnxruntime.InferenceSession(parser.parse_model(text).SerializeToString(), options)
-
-    def nms(boxes: Any, scores: Any, iou_threshold: float) -> Any:
-        given = {
-            "boxes": boxes.numpy()[None],
-            "scores": scores.numpy()[None, None],
-            "most": np.array([len(boxes)]),
-            "overlap": np.array([iou_threshold], np.float32),
-        }
-        return torch.from_numpy(session.run(None, given)[0][:, 2])
-
-    return nms
+    return Contestant(run, candidates[0])
 
 
 def build(name: str, args: argparse.Namespace) -> Contestant:
@@ -241,102 +195,52 @@ def build(name: str, args: argparse.Namespace) -> Contestant:
 # --------------------------------------------------------------------------------------------------------- workers
 
 
-def worker(name: str, args: argparse.Namespace) -> None:
-    """Builds a contestant, then times some images at each line on standard input."""
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # libraries talk on standard output
+def contestant(name: str, args: argparse.Namespace) -> tuple[Answer, Callable[[], Answer]]:
+    """A contestant that is built and warm, and its turn: seconds of some images."""
+    made = build(name, args)
+    for _ in range(3):
+        made.run()
 
-    def answer(tree: dict[str, Any]) -> None:
-        print(json.dumps(tree), file=answers, flush=True)
+    def turn() -> Answer:
+        seconds = []
+        # The first image after the others' turn meets cold caches.
+        made.run()
+        for _ in range(args.images):
+            started = time.perf_counter()
+            made.run()
+            seconds.append(time.perf_counter() - started)
+        return {"seconds": seconds}
 
-    try:
-        contestant = build(name, args)
-        for _ in range(3):
-            contestant.run()
-        answer({"candidates": contestant.candidates})
-        for _ in sys.stdin:
-            seconds = []
-            # The first image after the others' turn finds cold caches.
-            contestant.run()
-            for _ in range(args.images):
-                started = time.perf_counter()
-                contestant.run()
-                seconds.append(time.perf_counter() - started)
-            answer({"seconds": seconds})
-    except Exception as error:
-        if args.debug:
-            raise
-        answer({"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"})
-
-
-class Worker:
-    def __init__(self, name: str, arguments: list[str], debug: bool):
-        self.name = name
-        self.process = subprocess.Popen(
-            [sys.executable, __file__, *arguments, "--worker", name],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=None if debug else subprocess.DEVNULL,
-            text=True,
-            env={**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"},
-        )
-        self.ready = self._read()
-
-    def ask(self) -> dict[str, Any]:
-        try:
-            print("go", file=self.process.stdin, flush=True)
-        except BrokenPipeError:
-            return {"error": "the process ended"}
-        return self._read()
-
-    def _read(self) -> dict[str, Any]:
-        line = self.process.stdout.readline()
-        return json.loads(line) if line else {"error": f"the process ended with status {self.process.wait()}"}
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
+    return {"candidates": made.candidates}, turn
 
 
 def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """`rows` by contestant, and the two `ratios` that the issue bounds."""
+    """`rows` by contestant, and the two `ratios` that have a bound."""
     forwarded = [
         "--short", str(args.short), "--long", str(args.long), "--images", str(args.images), "--prior", str(args.prior),
         "--backbone", args.backbone, "--folder", str(folder), *(["--debug"] if args.debug else []),
     ]  # fmt: skip
-    failed, workers, rounds = {}, [], {name: [] for name in args.only}
-    try:
-        for name in args.only:
-            if name.startswith("saved_model") or name == "onnx":
-                note(f"writing {name}")
-                failed |= _written(name, forwarded, args.debug)
-        for name in args.only:
-            if name not in failed:
-                note(f"building {name}")
-                workers.append(Worker(name, forwarded, args.debug))
-        failed |= {w.name: w.ready["error"] for w in workers if "error" in w.ready}
-        for number in range(args.rounds):
-            note(f"round {number + 1} of {args.rounds}")
-            for w in workers:
-                if w.name not in failed:
-                    answer = w.ask()
-                    if "error" in answer:
-                        failed[w.name] = answer["error"]
-                    else:
-                        rounds[w.name].append(answer["seconds"])
-    finally:
-        for w in workers:
-            w.close()
-    ready = {w.name: w.ready for w in workers}
-    rows = {name: _row(rounds[name], failed.get(name), ready.get(name, {})) for name in args.only}
-    medians = {name: [statistics.median(one) for one in rounds[name]] for name in args.only if name not in failed}
+    failed: dict[str, str] = {}
+    for name in args.only:
+        if name.startswith("saved_model") or name == "onnx":
+            note(f"writing {name}")
+            failed |= _written(name, forwarded, args.debug)
+
+    def start(name: str) -> Worker:
+        return Worker(name, [__file__, *forwarded, "--worker", name], environment=BACKEND, debug=args.debug)
+
+    turns = take_turns([name for name in args.only if name not in failed], start, args.rounds)
+    failed |= turns.errors
+    rounds = {name: [answer["seconds"] for answer in turns.of(name)] for name in args.only}
+    rows = {name: _row(rounds[name], failed.get(name), turns.ready.get(name, {})) for name in args.only}
+    medians = {name: list(map(statistics.median, rounds[name])) for name in args.only if name not in failed}
     return {"rows": rows, "ratios": _ratios(medians)}
 
 
 def _written(name: str, forwarded: list[str], debug: bool) -> dict[str, str]:
     done = subprocess.run(
         [sys.executable, __file__, *forwarded, "--write", name],
-        env={**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"},
+        env={**os.environ, **BACKEND, "TF_CPP_MIN_LOG_LEVEL": "3"},
         capture_output=not debug,
         text=True,
     )
@@ -348,35 +252,27 @@ def _written(name: str, forwarded: list[str], debug: bool) -> dict[str, str]:
 def _row(rounds: list[list[float]], error: str | None, ready: dict[str, Any]) -> dict[str, Any]:
     if error or not rounds:
         return {"error": error or "no round was measured"}
-    every = sorted(second for one in rounds for second in one)
+    every = sorted(second for seconds in rounds for second in seconds)
     return {
-        "seconds": statistics.median(statistics.median(one) for one in rounds),
+        "seconds": statistics.median(map(statistics.median, rounds)),
         "p90": every[min(len(every) - 1, math.ceil(0.9 * len(every)) - 1)],
-        "seconds_of_rounds": [statistics.median(one) for one in rounds],
+        "seconds_of_rounds": list(map(statistics.median, rounds)),
         "candidates": ready.get("candidates"),
     }
 
 
 def _ratios(medians: dict[str, list[float]]) -> dict[str, float]:
     """Of each export to the bare network with its JPEG, and to torchvision: medians of the rounds' ratios."""
-    found = {}
+    by_pair: dict[str, float] = {}
     for name in ("saved_model", "saved_model_folded", "onnx"):
-        if name not in medians:
-            continue
         for other, parts in (("network + jpeg", ("network", "jpeg")), ("torchvision", ("torchvision",))):
-            if all(part in medians for part in parts):
+            if {name, *parts} <= medians.keys():
                 sums = [sum(values) for values in zip(*(medians[part] for part in parts), strict=True)]
-                found[f"{name} / {other}"] = statistics.median(
-                    mine / theirs for mine, theirs in zip(medians[name], sums, strict=True)
-                )
-    return found
+                by_pair[f"{name} / {other}"] = statistics.median(ratios(medians[name], sums))
+    return by_pair
 
 
 # ------------------------------------------------------------------------------------------------------------- main
-
-
-def note(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def table(result: dict[str, Any]) -> str:
@@ -390,31 +286,8 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join([*lines, *(f"{name}: {ratio:.3f}" for name, ratio in result["ratios"].items())])
 
 
-def machine() -> dict[str, Any]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    versions = {"python": platform.python_version()}
-    for name in ("tensorflow", "keras", "torch", "torchvision", "onnxruntime"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "absent"
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        processor = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        processor = platform.processor()
-    return {
-        "processor": processor,
-        "cores": len(os.sched_getaffinity(0)),
-        "load_before": os.getloadavg()[0],
-        "date": date.today().isoformat(),
-        "versions": versions,
-    }
-
-
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", type=int, default=384, help="short side after resizing 640x480")
     parser.add_argument("--long", type=int, default=512, help="limit of the long side")
     parser.add_argument("--backbone", default="resnet50", help="of ours; torchvision's is always resnet50")
@@ -438,12 +311,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     args = parse()
     if args.worker:
-        worker(args.worker, args)
+        serve(lambda: contestant(args.worker, args), debug=args.debug)
         return 0
     if args.write:
         write(args, args.write, Path(args.folder))
         return 0
-    described = machine()
+    described = {**machine(), "versions": versions(PACKAGES)}
     with tempfile.TemporaryDirectory(prefix="retina_inference_") as folder:
         result = measure(args, Path(folder))
     if args.json:

@@ -20,7 +20,7 @@ on all alike; only one loads at any time. A turn is a fresh iterator, a warm-up 
 then the clock. Ratios are medians of the rounds' own. It fails (exit code 1) if a bound is missed; a loader whose
 package is missing is left out with the reason, and its bound is not checked.
 
-    scripts/benchmark_pipeline --data /path/to/coco_mini --size 256 512 --rounds 5
+    scripts/benchmark_pipeline.py --data /path/to/coco_mini --size 256 512 --rounds 5
 """
 
 from __future__ import annotations
@@ -29,10 +29,8 @@ import argparse
 import importlib.util
 import json
 import os
-import platform
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -41,6 +39,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from harness import Answer, Worker, machine, median, serve, take_turns
+from peers import load_torchvision
 
 HEIGHT, WIDTH, BOXES, CLASSES, SEED = 480, 640, 7, 80, 0
 ZOOM, FLIP = (0.8, 1.25), 0.5
@@ -57,7 +57,7 @@ def photographs(data: Path) -> list[Path]:
 
 
 def write_files(folder: Path, count: int, data: Path | None) -> str:
-    """`count` JPEG files in `folder`; returns what they show.
+    """Write `count` JPEG files into `folder`, and return what they show.
 
     Photographs are taken evenly from all of them, and repeat under other names where there are too few. Those that are
     JPEGs of 640x480 stay as they are, byte for byte.
@@ -70,22 +70,22 @@ def write_files(folder: Path, count: int, data: Path | None) -> str:
             picture = Image.fromarray(random.integers(0, 256, (12, 16, 3), np.uint8))
             _save(picture, folder / f"{number:05d}.jpg")
         return "made-up pictures"
-    found = photographs(data)
+    files = photographs(data)
     chosen = [
-        found[number * len(found) // count] if count < len(found) else found[number % len(found)]
+        files[number * len(files) // count] if count < len(files) else files[number % len(files)]
         for number in range(count)
     ]
-    kept = set()
+    unchanged = set()
     for number, file in enumerate(chosen):
         target = folder / f"{number:05d}.jpg"
         with Image.open(file) as picture:
             if picture.format == "JPEG" and picture.size == (WIDTH, HEIGHT):
                 shutil.copyfile(file, target)
-                kept.add(file)
+                unchanged.add(file)
             else:
                 _save(picture.convert("RGB"), target)
-    how = f"{len(kept)} as they are, the others resized to {WIDTH}x{HEIGHT} at quality {QUALITY}"
-    return f"{len(set(chosen))} photographs ({how if len(kept) < len(set(chosen)) else 'as they are'})"
+    how = f"{len(unchanged)} as they are, the others resized to {WIDTH}x{HEIGHT} at quality {QUALITY}"
+    return f"{len(set(chosen))} photographs ({how if len(unchanged) < len(set(chosen)) else 'as they are'})"
 
 
 def _save(picture: Any, target: Path) -> None:
@@ -108,7 +108,7 @@ def ground_truth(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 Loader = Callable[[list[str], argparse.Namespace], Callable[[], Iterable[Any]]]
-"""(files, arguments) -> what gives a fresh, practically endless pass over batches."""
+"""(files, arguments) -> a function that starts a fresh, practically endless pass over batches."""
 
 
 def ours(files: list[str], args: argparse.Namespace, **settings: str) -> Callable[[], Iterable[Any]]:
@@ -176,9 +176,11 @@ def plain(files: list[str], args: argparse.Namespace) -> Callable[[], Iterable[A
 
 
 def torchvision(files: list[str], args: argparse.Namespace) -> Callable[[], Iterable[Any]]:
-    torch = _torch_with_torchvision()
+    import torch
     from PIL import Image
     from torch.utils.data import DataLoader, Dataset, RandomSampler
+
+    load_torchvision()
     from torchvision import tv_tensors
     from torchvision.transforms import v2
 
@@ -213,24 +215,6 @@ def torchvision(files: list[str], args: argparse.Namespace) -> Callable[[], Iter
         data, args.batch, sampler=endless, num_workers=len(os.sched_getaffinity(0)), collate_fn=collate, drop_last=True
     )
     return lambda: loader
-
-
-def _torch_with_torchvision() -> Any:
-    """torch, with torchvision importable also where its compiled operators don't fit it: nothing here uses them."""
-    import torch
-
-    try:
-        import torchvision
-    except (ImportError, RuntimeError):
-        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        # The registration lives as long as the library object.
-        torch.library._benchmark = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):
-            torch.library._benchmark.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        import torchvision
-    assert torchvision
-    return torch
 
 
 def keras_cv(files: list[str], args: argparse.Namespace) -> Callable[[], Iterable[Any]]:
@@ -282,129 +266,72 @@ def rate(batches: Iterable[Any], args: argparse.Namespace) -> dict[str, float | 
         next(iterator)
         count += 1
     seconds, images = time.perf_counter() - start, count * args.batch
-    used = None if busy is None else (_processor_seconds() - busy) / images
+    end = _processor_seconds()
+    used = None if busy is None or end is None else (end - busy) / images
     return {"rate": images / seconds, "cpu": used}
 
 
 def _processor_seconds() -> float | None:
     """Of this process and its children that live (Linux only)."""
-    total, own = 0, str(os.getpid())
+    total, this = 0, str(os.getpid())
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             number, fields = stat.parent.name, stat.read_text().rpartition(")")[2].split()
         except OSError:  # it has just ended
             continue
-        if own in (number, fields[1]):
+        if this in (number, fields[1]):
             total += int(fields[11]) + int(fields[12])
     return total / os.sysconf("SC_CLK_TCK") if total else None
 
 
-def worker(args: argparse.Namespace) -> None:
-    """In a process of its own: a line of JSON when it is ready, then one for each line it is sent."""
-    # What libraries print must not mix with the answers.
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-
-    def answer(**found: Any) -> None:
-        print(json.dumps(found), file=answers, flush=True)
-
-    try:
-        fresh = LOADERS[args.worker](sorted(str(file) for file in Path(args.files).glob("*.jpg")), args)
-        answer(ready=True)
-        for _ in sys.stdin:
-            answer(**rate(fresh(), args))
-    except Exception as error:
-        if args.debug:
-            raise
-        answer(error=f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}")
+def loader(args: argparse.Namespace) -> tuple[Answer, Callable[[], Answer]]:
+    """A loader that is built, and its turn; see `rate`."""
+    fresh = LOADERS[args.worker](sorted(str(file) for file in Path(args.files).glob("*.jpg")), args)
+    return {"ready": True}, lambda: rate(fresh(), args)
 
 
-class Worker:
+def start(name: str, files: Path, side: int, args: argparse.Namespace) -> Worker:
     """A loader's process."""
-
-    def __init__(self, name: str, files: Path, side: int, args: argparse.Namespace):
-        command = [sys.executable, __file__, "--worker", name, "--files", str(files), "--side", str(side)]
-        command += ["--batch", str(args.batch), "--seconds", str(args.seconds), *(["--debug"] if args.debug else [])]
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=None if args.debug else subprocess.DEVNULL,
-            text=True,
-            env={"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", "KERAS_BACKEND": "tensorflow"} | os.environ,
-        )
-        self.error: str | None = self._read().get("error")
-
-    def turn(self) -> dict[str, Any]:
-        """What `rate` gives; nothing if it has failed, then `error` says why."""
-        if self.error is not None:
-            return {}
-        assert self.process.stdin is not None
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
-        found = self._read()
-        self.error = found.get("error")
-        return found
-
-    def _read(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        return json.loads(line) if line else {"error": f"the process ended with status {self.process.wait()}"}
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
+    arguments = [__file__, "--worker", name, "--files", str(files), "--side", str(side)]
+    arguments += ["--batch", str(args.batch), "--seconds", str(args.seconds), *(["--debug"] if args.debug else [])]
+    environment = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "-1")}
+    return Worker(name, arguments, environment=environment, debug=args.debug)
 
 
 def measure(files: Path, side: int, args: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """What is known of each loader: `rates` of the rounds, their median and ratios, or `error`, or `absent`."""
+    """A row for each loader: `rates` of the rounds, their median and ratios, or `error`, or `absent`."""
     rows: dict[str, dict[str, Any]] = {}
-    workers: dict[str, Worker] = {}
-    try:
-        for name in args.only:
-            missing = [p for p in PACKAGES.get(name, ()) if importlib.util.find_spec(p) is None]
-            if missing:
-                rows[name] = {"absent": f"{', '.join(missing)} not installed"}
-            else:
-                print(f"{side} px: building {name}", file=sys.stderr, flush=True)
-                workers[name] = Worker(name, files, side, args)
-        rounds = []
-        for number in range(args.rounds):
-            print(f"{side} px: round {number + 1} of {args.rounds}", file=sys.stderr, flush=True)
-            rounds.append({name: one.turn() for name, one in workers.items()})
-    finally:
-        for one in workers.values():
-            one.close()
-    for name, one in workers.items():
-        rows[name] = {"error": one.error} if one.error else summary(name, rounds, BOUNDS.get(side, {}))
+    for name in args.only:
+        missing = [package for package in PACKAGES.get(name, ()) if importlib.util.find_spec(package) is None]
+        if missing:
+            rows[name] = {"absent": f"{', '.join(missing)} not installed"}
+    present = [name for name in args.only if name not in rows]
+    turns = take_turns(present, lambda name: start(name, files, side, args), args.rounds, f"{side} px: ")
+    for name in present:
+        error = turns.errors.get(name)
+        rows[name] = {"error": error} if error else summary(name, turns.rounds, BOUNDS.get(side, {}))
     return {name: rows[name] for name in args.only}
 
 
-def summary(name: str, rounds: list[dict[str, dict[str, Any]]], bounds: dict[str, float]) -> dict[str, Any]:
-    """`ratio` is how many times as fast `retina` is, `met` whether that is at least the bound (None: no bound).
-
-    `cpu_ratio` is the same in processor time an image, which a busy machine disturbs less.
+def summary(name: str, rounds: list[dict[str, Answer]], bounds: dict[str, float]) -> dict[str, Any]:
+    """Medians of a loader's rounds. `ratio` is how many times as fast `retina` is, `met` whether that is at least the
+    bound (None: no bound). `cpu_ratio` is the same in processor time an image, which a busy machine disturbs less.
     """
-    own, other = ([found.get(one, {}) for found in rounds] for one in ("retina", name))
-    ratios = [a["rate"] / b["rate"] for a, b in zip(own, other, strict=True) if "rate" in a]
-    cpu_ratios = [b["cpu"] / a["cpu"] for a, b in zip(own, other, strict=True) if a.get("cpu") and b["cpu"]]
-    used = [found["cpu"] for found in other if found["cpu"]]
-    ratio, bound = _median(ratios), bounds.get(name)
+    both = [(answers["retina"], answers[name]) for answers in rounds if {"retina", name} <= answers.keys()]
+    theirs = [answers[name] for answers in rounds if name in answers]
+    timed = [(a["cpu"], b["cpu"]) for a, b in both if a["cpu"] and b["cpu"]]
+    rate_ratios = [a["rate"] / b["rate"] for a, b in both]
+    ratio, bound = median(rate_ratios), bounds.get(name)
     return {
-        "images_per_second": _median([found["rate"] for found in other]),
-        "rates": [found["rate"] for found in other],
-        "cpu_seconds_per_image": _median(used),
+        "images_per_second": median(answer["rate"] for answer in theirs),
+        "rates": [answer["rate"] for answer in theirs],
+        "cpu_seconds_per_image": median(answer["cpu"] for answer in theirs if answer["cpu"]),
         "ratio": ratio,
-        "ratios": ratios,
-        "cpu_ratio": _median(cpu_ratios),
+        "ratios": rate_ratios,
+        "cpu_ratio": median(b / a for a, b in timed),
         "bound": bound,
         "met": None if bound is None or ratio is None else ratio >= bound,
     }
-
-
-def _median(values: list[float]) -> float | None:
-    return statistics.median(values) if values else None
 
 
 def table(side: int, rows: dict[str, dict[str, Any]], rounds: int) -> str:
@@ -457,16 +384,16 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error("--size, --files, --batch, --rounds and --seconds must be positive")
     if args.data is not None and not photographs(args.data):
         folders = " or ".join(str(args.data / folder) for folder in FOLDERS)
-        parser.error(f"--data: expected *.jpg in {folders}, found none; leave it out for made-up ones")
+        parser.error(f"--data: expected *.jpg in {folders}, got none; leave it out for made-up ones")
     return args
 
 
 def main() -> int:
     args = parse()
     if args.worker:
-        worker(args)
+        serve(lambda: loader(args), debug=args.debug)
         return 0
-    load = os.getloadavg()[0]
+    described = machine()
     with tempfile.TemporaryDirectory() as folder:
         pictures = write_files(Path(folder), args.files, args.data)
         sizes = [file.stat().st_size for file in Path(folder).iterdir()]
@@ -477,15 +404,17 @@ def main() -> int:
         "rounds": args.rounds,
         "seconds": args.seconds,
     }
-    machine = {"cores": len(os.sched_getaffinity(0)), "machine": platform.machine(), "load_before": load}
     if args.json:
-        print(json.dumps({"setting": setting, "machine": machine, "results": results}, indent=1))
+        print(json.dumps({"setting": setting, "machine": described, "results": results}, indent=1))
     else:
-        print(f"{setting['pictures']}; batches of {args.batch}; {machine['cores']} cores, load before {load:.1f}")
+        print(
+            f"{setting['pictures']}; batches of {args.batch}; {described['cores']} cores, "
+            f"load before {described['load_before']:.1f}"
+        )
         for side, rows in results.items():
             print(f"\n{table(side, rows, args.rounds)}")
-    found = [row for rows in results.values() for row in rows.values()]
-    return int(any("error" in row or row.get("met") is False for row in found))
+    all_rows = [row for rows in results.values() for row in rows.values()]
+    return int(any("error" in row or row.get("met") is False for row in all_rows))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ version 1 (`$PWD`: Docker takes absolute paths only):
 
 then ask it, from anywhere:
 
-    scripts/serve_example http://localhost:8501/v1/models/retina photo.jpg other.png
+    scripts/serve_example.py http://localhost:8501/v1/models/retina photo.jpg other.png
 
 It reads the model's signature from the server (`GET …/metadata`), sends the files as they are, base64 under "b64"
 (`POST …:predict`, by columns, so that images of any sizes share a request), and prints one JSON object a file, with
@@ -65,19 +65,19 @@ def request(signature: dict[str, Any], images: Sequence[bytes], name: str = SIGN
 
 
 def detections(response: dict[str, Any]) -> list[dict[str, Any]]:
-    """What was found in each image of a predict request: `readable` and `detections` by falling score."""
+    """`readable` and `detections`, by falling score, of each image of a predict request."""
     if "outputs" not in response:
         raise ServingError(f"predict: expected outputs, got {response.get('error', sorted(response))}")
     columns = response["outputs"]
-    found = []
+    answers = []
     for row, count in enumerate(columns["num_detections"]):
         boxes, scores, labels, names = (
             columns[name][row][:count] for name in ("boxes", "scores", "labels", "label_names")
         )
         rows = zip(names, labels, scores, boxes, strict=True)
         listed = [{"name": name, "label": label, "score": score, "box": box} for name, label, score, box in rows]
-        found.append({"readable": bool(columns["readable"][row]), "detections": listed})
-    return found
+        answers.append({"readable": bool(columns["readable"][row]), "detections": listed})
+    return answers
 
 
 def ask(address: str, images: Sequence[bytes], timeout: float = 60.0) -> list[dict[str, Any]]:
@@ -103,7 +103,7 @@ def _call(url: str, body: dict[str, Any] | None, timeout: float) -> dict[str, An
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("address", help="for instance http://localhost:8501/v1/models/retina")
     parser.add_argument("images", nargs="+", type=Path)
     parser.add_argument("--score", type=float, default=0.4, help="leave out detections below this score")
@@ -115,8 +115,8 @@ def main() -> int:
         print(f"serve_example: {error}", file=sys.stderr)
         return 2
     for path, answer in zip(args.images, answers, strict=True):
-        kept = [one for one in answer["detections"] if one["score"] >= args.score]
-        print(json.dumps({"image": str(path), **answer, "detections": kept}, ensure_ascii=False))
+        sure = [detection for detection in answer["detections"] if detection["score"] >= args.score]
+        print(json.dumps({"image": str(path), **answer, "detections": sure}, ensure_ascii=False))
     return 0
 
 

@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""Holds the doctor's AP ceiling to a training: anchors far too large for blood cells, and those that it suggests.
+"""Hold the doctor's AP ceiling to a training: anchors far too large for blood cells, and those that it suggests.
 
-    .venv/bin/python scripts/reproduce/bad_anchors ../shared/data/bccd [--size 12] [--steps 800] [--out DIR]
+    .venv/bin/python scripts/reproduce/bad_anchors.py ../shared/data/bccd [--size 12] [--steps 800] [--out DIR]
 
 Trains configs/bccd.yaml, smaller, with `anchors.size` set to --size, and again with what the doctor suggests for that;
 evaluates both on the validation split; and prints the predicted ceilings beside what was trained, by class as well.
 Exit code 1 unless AP of the bad anchors stays below its ceiling (the one that counts boxes near the threshold) and that
 of the suggested ones exceeds it. AP50 is printed beside it but decides nothing: it asks for no more than half an
-overlap, so it can gain a little from boxes found through anchors that overlap them by less than the ceiling counts.
+overlap, so it can gain a little from boxes predicted from anchors that overlap them by less than the ceiling counts.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from retina.doctor.ceiling import report
 from retina.doctor.suggest import propose
 
 ROOT = Path(__file__).resolve().parents[2]
-# 0.4 of the pixels of configs/bccd.yaml. Both flips, but no zoom: the ceiling is told for boxes as they are, and a zoom
+# 0.4 of the pixels of configs/bccd.yaml. Both flips, but no zoom: the ceiling is that of boxes as they are, and a zoom
 # of 1.25 would bring some of the red cells to the size of the bad anchors.
 SMALLER = [
     "data.resize={short: 240, long: 320, multiple: 32}",
@@ -77,28 +77,28 @@ def main() -> None:
 
 
 def holds(trained: float, ceiling: float, suggested: float) -> bool:
-    """Whether training stayed below the ceiling that was told for the bad anchors, and exceeds it with other ones."""
+    """Whether training stayed below the ceiling predicted for the bad anchors, and exceeds it with other ones."""
     return trained <= ceiling < suggested
 
 
 def compare(name: str, config: retina.Config, run: Path, validation: retina.DetectionDataset) -> tuple[dict, dict]:
-    """Trains, and prints the ceilings beside what came of it; returns the trained figures and the ceilings."""
-    seen = report(validation, config, len(validation))
-    print(f"\n{name}: {seen.total.share:.1%} of the validation boxes have a positive anchor", flush=True)
+    """Train, print the ceilings beside the figures of that training, and return figures and ceilings."""
+    coverage = report(validation, config, len(validation))
+    print(f"\n{name}: {coverage.total.share:.1%} of the validation boxes have a positive anchor", flush=True)
     start = time.perf_counter()
     retina.train(config, run)
     metrics, _, _ = retina.evaluate(run, "validation", checkpoint="latest")
     print(f"{name}, {config.schedule.steps} steps and two evaluations in {time.perf_counter() - start:.0f} s")
     print(f"{'':12}{'ceiling':>10}{'near too':>10}{'trained':>10}")
     for figure in FIGURES:
-        ceilings = [seen.ceilings[kind][figure] for kind in ("assigned", "findable")]
+        ceilings = [coverage.ceilings[kind][figure] for kind in ("assigned", "findable")]
         print(f"{figure:12}" + "".join(f"{value:10.3f}" for value in (*ceilings, metrics.metrics[figure])))
     print(f"{'':12}{'covered':>10}{'':10}{'AP':>10}{'AP50':>10}")
-    for label, share in seen.classes.items():
+    for label, share in coverage.classes.items():
         of_class = metrics.per_class[label]
         print(f"{label:12}{share.share:10.1%}{'':10}{of_class['AP']:10.3f}{of_class['AP50']:10.3f}")
     sys.stdout.flush()
-    return metrics.metrics, seen.ceilings
+    return metrics.metrics, coverage.ceilings
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Installs retina into .venv of this checkout; when nothing has changed since the last time, it returns at once.
+"""Install retina into .venv of this checkout; return at once when nothing has changed since the last time.
 
-    scripts/setup [--extras dev,jax] [--bare torchvision]
+    scripts/setup.py [--extras dev,jax] [--bare torchvision]
 
 --extras: optional dependencies (see pyproject.toml), in addition to those that are installed already.
 --bare:   packages to install without their dependencies, at the version that constraints.txt states.
@@ -10,7 +10,7 @@ Nothing but Python 3.11 to 3.13 is needed. Pip's own configuration (PIP_INDEX_UR
 index at hand offers only the CUDA build of PyTorch, an extra index with its CPU build saves several GB.
 """
 
-# Runs under any Python 3, so that an old one can be told apart with a clear message: standard library, plain syntax.
+# Runs under any Python 3, so that an old one can say so in a clear message: standard library, plain syntax.
 import argparse
 import hashlib
 import json
@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Iterable, NoReturn
 
 OLDEST, NEWEST = (3, 11), (3, 13)  # TensorFlow has wheels for these
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,18 +31,18 @@ STAMP = VENV / "retina-setup.json"
 INPUTS = ("pyproject.toml", "constraints.txt")
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--extras", type=names, default=set(), help="for instance dev,jax")
     parser.add_argument("--bare", type=names, default=set(), help="for instance torchvision")
-    wanted = parser.parse_args()
+    options = parser.parse_args()
 
     before = read_stamp()
     state = {
         "checkout": str(ROOT),
         "inputs": digest(),
-        "extras": sorted(wanted.extras | set(before.get("extras", ()))),
-        "bare": sorted(wanted.bare | set(before.get("bare", ()))),
+        "extras": sorted(options.extras | set(before.get("extras", ()))),
+        "bare": sorted(options.bare | set(before.get("bare", ()))),
     }
     if before == state:
         return
@@ -55,22 +56,24 @@ def main():
     say("done in {:.0f} s".format(time.time() - started))
 
 
-def names(text):
+def names(text: str) -> set:
     return {name for name in text.split(",") if name}
 
 
-def digest():
-    """Of what decides what is installed: two files, and the version, which pip records."""
+def digest() -> str:
+    """Digest of what decides what is installed: two files, and the version, which pip records."""
     joined = hashlib.sha256()
     for name in INPUTS:
         joined.update((ROOT / name).read_bytes() + b"\0")
     package = (ROOT / "retina" / "__init__.py").read_text(encoding="utf-8")
-    joined.update(re.search(r"^__version__ = .*$", package, re.MULTILINE).group().encode())
+    line = re.search(r"^__version__ = .*$", package, re.MULTILINE)
+    assert line is not None
+    joined.update(line.group().encode())
     return joined.hexdigest()
 
 
-def read_stamp():
-    """What the last set-up installed; empty if there was none, it was cut off, or the checkout has moved since."""
+def read_stamp() -> dict:
+    """Stamp of the last set-up; empty if there was none, it was cut off, or the checkout has moved since."""
     try:
         stamp = json.loads(STAMP.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -78,7 +81,7 @@ def read_stamp():
     return stamp if stamp.get("checkout") == str(ROOT) else {}
 
 
-def works():
+def works() -> bool:
     """Whether .venv holds a suitable Python with pip, made for this folder: its scripts name the folder they lie in."""
     if not PYTHON.exists() or not suitable(str(PYTHON)):
         return False
@@ -86,7 +89,7 @@ def works():
     return pip.exists() and str(VENV) in pip.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
 
 
-def create():
+def create() -> None:
     python = find_python()
     say("making the environment .venv with " + python)
     if run([python, "-m", "venv", "--clear", str(VENV)]).returncode == 0:
@@ -99,7 +102,7 @@ def create():
         stop("cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv", pip.stdout)
 
 
-def find_python():
+def find_python() -> str:
     for candidate in (sys.executable, "python3.13", "python3.12", "python3.11"):
         path = shutil.which(candidate) if candidate else None
         if path and suitable(path):
@@ -110,12 +113,12 @@ def find_python():
     )
 
 
-def suitable(python):
+def suitable(python: str) -> bool:
     test = "import sys; sys.exit(not {} <= sys.version_info[:2] <= {})".format(OLDEST, NEWEST)
     return run([python, "-c", test]).returncode == 0
 
 
-def install(extras, bare):
+def install(extras: Iterable, bare: Iterable) -> None:
     what = "retina" + (" with " + ", ".join(extras) if extras else "")
     say("installing {}; the first time this downloads about 1 GB and takes some minutes".format(what))
     constraints = ["-c", str(ROOT / "constraints.txt")]
@@ -125,13 +128,13 @@ def install(extras, bare):
         pip("--no-deps", *bare, *constraints)
 
 
-def pip(*arguments):
+def pip(*arguments: str) -> None:
     done = run([str(PYTHON), "-m", "pip", "install", "-q", *arguments])
     if done.returncode != 0:
         stop("pip install {} failed".format(" ".join(arguments)), done.stdout)
 
 
-def run(command):
+def run(command: list) -> subprocess.CompletedProcess:
     environment = dict(os.environ, PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_NO_INPUT="1", PIP_ROOT_USER_ACTION="ignore")
     # A PYTHONPATH or --user of the caller's would leak foreign packages into the environment.
     for name in ("PYTHONPATH", "PYTHONHOME", "PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_REQUIRE_VIRTUALENV"):
@@ -147,11 +150,11 @@ def run(command):
     )
 
 
-def say(text):
+def say(text: str) -> None:
     print("setup: " + text, file=sys.stderr, flush=True)
 
 
-def stop(text, output=""):
+def stop(text: str, output: str = "") -> NoReturn:
     if output:
         print(output.rstrip(), file=sys.stderr)
     say(text)
