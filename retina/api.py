@@ -41,7 +41,7 @@ from retina.evaluation.voc import Difficult
 from retina.files import IMAGE_SUFFIXES, exists, write_text
 from retina.pages import study as study_page
 from retina.runs.directory import RunDirectory
-from retina.startup import import_tensorflow_quietly
+from retina.startup import prepare_keras
 
 if TYPE_CHECKING:
     from retina.ablation.loss_distribution import loss_distribution
@@ -95,7 +95,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HEAVY:
         raise AttributeError(f"module 'retina.api' has no attribute '{name}'")
     module, _, attribute = _HEAVY[name].partition(":")
-    import_tensorflow_quietly()
+    prepare_keras()
     return getattr(importlib.import_module(module), attribute or name)
 
 

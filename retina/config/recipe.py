@@ -78,7 +78,7 @@ class AdamW(_Optimizer):
     """Adam with decoupled weight decay (arXiv:1711.05101)."""
 
     kind: Literal["adamw"] = "adamw"
-    """AdamW, for training from scratch and for short runs."""
+    """AdamW, as in the digits demo."""
 
     learning_rate: PositiveFloat = 1e-3
     """Learning rate at the schedule's peak; 1e-3 is Adam's customary one (arXiv:1412.6980)."""

@@ -85,10 +85,10 @@ class Config(Section):
     """The whole configuration."""
 
     data: Data
-    """Where images and boxes come from, and how an image becomes a canvas."""
+    """Sources of images and boxes, and the way from an image to a canvas."""
 
     model: Model = Model()
-    """The network."""
+    """The network: backbone, feature pyramid and heads."""
 
     anchors: Anchors = Anchors()
     """Anchor boxes and the encoding of boxes relative to them."""
@@ -97,7 +97,7 @@ class Config(Section):
     """Rule by which anchors learn boxes."""
 
     loss: Loss = Loss()
-    """The objective."""
+    """The objective: classification loss and box loss."""
 
     optimizer: Optimizer = Sgd()
     """Updates of the weights."""

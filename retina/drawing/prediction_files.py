@@ -1,4 +1,4 @@
-"""The files of `retina predict`: a picture an image, and `detections.json`."""
+"""The files of `retina predict`: a picture for each image, and `detections.json`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ImageDetections(Protocol):
 def write_predictions(
     folder: Path, files: Sequence[Path], predictions: Sequence[ImageDetections], class_names: Sequence[str]
 ) -> list[Path]:
-    """Writes `<stem>.png` for each image (numbered where stems repeat) and `detections.json`.
+    """Write `<stem>.png` for each image (numbered where stems repeat) and `detections.json`.
 
     Returns:
         The pictures' paths, in the order of `files`.

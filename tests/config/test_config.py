@@ -8,7 +8,7 @@ from retina.config import AdamW, CosineSchedule, DigitsSource, GiouBox, HuberBox
 from retina.config.differences import changed_keys
 from retina.errors import RetinaError
 
-CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
+CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
 
 SMALL = {
     "data": {"train": {"format": "digits"}, "validation": {"format": "digits", "split": "validation"}},
