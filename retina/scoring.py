@@ -13,10 +13,9 @@ from retina import config
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import Pixels
 from retina.data.formats import text as text_boxes
-from retina.data.formats.results import ResultFormat, read_results, result_format
-from retina.data.formats.truth import FileTruth, TruthFormat, from_dataset, read_ground_truth, truth_format
-from retina.data.ground_truth import GroundTruth, Results
+from retina.data.ground_truth import FileTruth, GroundTruth, Results, file_truth
 from retina.data.image_files import image_files
+from retina.data.load import ResultFormat, TruthFormat, read_ground_truth, read_results, result_format, truth_format
 from retina.errors import RetinaError
 from retina.evaluation.assessment import Assessment, assess
 from retina.evaluation.coco import AreaRanges, Engine, Metrics
@@ -115,8 +114,8 @@ def score(
             protocols, except that the devkit's result files always are inclusive, and that detections on a retina
             configuration are continuous.
         gt_pixels: overrules `pixels` for the ground truth; a VOC folder is "inclusive" unless told otherwise here.
-        gt_format, dt_format, splits, names, images: see `retina.data.formats.truth.read_ground_truth` and
-            `retina.data.formats.results.read_results`; `images` also says where the pictures are, for
+        gt_format, dt_format, splits, names, images: see `retina.data.load.read_ground_truth` and
+            `retina.data.load.read_results`; `images` also says where the pictures are, for
             `retina.drawing.score_files`.
 
     Raises:
@@ -235,7 +234,7 @@ def _truth(
     if isinstance(given, GroundTruth):
         return given
     if isinstance(given, DetectionDataset):
-        return from_dataset(given)
+        return file_truth(given)
     return read_ground_truth(
         given,
         format=format,

@@ -11,7 +11,7 @@ import typer
 from retina.commands.options import Json, console
 
 if TYPE_CHECKING:
-    from retina.data.convert.run import Conversion
+    from retina.data.convert.converting import Conversion
 
 _Choice = Literal["keep", "drop"]
 
@@ -50,7 +50,7 @@ def convert(
         from retina.startup import import_tensorflow_quietly
 
         import_tensorflow_quietly()
-    from retina.data.convert.run import convert as convert_dataset
+    from retina.data.convert.converting import convert as convert_dataset
 
     with _Bar() as bar:
         done = convert_dataset(

@@ -77,7 +77,7 @@ def relabel(dataset: DetectionDataset, settings: config.Relabel, *, partial: boo
     )
 
 
-def with_found_classes(dataset: DetectionDataset, classes: Sequence[str] | None) -> DetectionDataset:
+def with_known_classes(dataset: DetectionDataset, classes: Sequence[str] | None) -> DetectionDataset:
     """As `with_classes`, for sources that know only the classes that occur: `classes` may name more.
 
     Category ids are 1..K in the order of the sorted names, as those sources give them.

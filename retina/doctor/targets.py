@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from retina import config as configuration
-from retina.data.convert.images import read_header
 from retina.data.dataset import DetectionDataset
 from retina.data.formats.layouts import Found, look
-from retina.data.image_files import NO_SIZE_FRACTIONS, NO_SIZE_PIXELS
+from retina.data.image_files import NO_SIZE_FRACTIONS, NO_SIZE_PIXELS, read_header
 from retina.data.limits import image_name
 from retina.data.load import load_split
 from retina.doctor.findings import Finding, count, listed, some

@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from retina.data.dataset import DetectionDataset
-from retina.data.detections import DetectionTable, to_coco
+from retina.data.detections import DetectionTable
+from retina.data.formats.coco import to_coco
 from retina.data.ground_truth import GroundTruth, Results
 from retina.data.stored import TableImage
 from retina.drawing.pictures import contact_sheet, draw

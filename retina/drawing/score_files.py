@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from retina.data.ground_truth import as_coco
+from retina.data.formats.coco import as_coco
 from retina.data.stored import TableImage
 from retina.drawing.evaluation_files import write_assessment, write_figures
 from retina.scoring import Score

@@ -127,7 +127,7 @@ def _small(content: bytes, side: int) -> tuple[Image.Image, int, int]:
 def _decoded(content: bytes, name: str, side: int) -> tuple[Image.Image, int, int]:
     from PIL import Image
 
-    from retina.data.convert.images import read_header
+    from retina.data.image_files import read_header
 
     # What is no image at all says so without TensorFlow.
     read_header(content, name)

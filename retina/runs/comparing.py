@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import NamedTuple, cast, get_args
 
 from retina import config as configuration
-from retina.data.formats.results import read_results
-from retina.data.formats.truth import read_ground_truth
 from retina.data.ground_truth import GroundTruth, Results
-from retina.data.load import Split
+from retina.data.load import Split, read_ground_truth, read_results
 from retina.errors import RetinaError
 from retina.evaluation.comparison import Comparison, check_same_truth
 from retina.evaluation.comparison import compare as compare_matches
@@ -47,7 +45,7 @@ def compare(
     Runs are evaluated anew: detections that lie in them may be of another checkpoint or of other data.
 
     Args:
-        ground_truth: anything that `retina.data.formats.truth.read_ground_truth` tells by itself; runs bring their own.
+        ground_truth: anything that `retina.data.load.read_ground_truth` tells by itself; runs bring their own.
         split: of runs "train", "validation" (the default) or "test"; of a ground truth that has several, theirs, with
             commas between them ("2007/test,2012/val").
         checkpoint: of both runs, "best" by default.

@@ -12,7 +12,7 @@ from retina.config.reading import read_yaml
 from retina.data.formats.coco import read_tree
 from retina.data.formats.tfds import split_names
 from retina.data.formats.voc import split_names as voc_lists
-from retina.data.formats.yolo_layout import splits_of_yaml
+from retina.data.formats.yolo import splits_of_yaml
 from retina.errors import RetinaError
 from retina.files import exists
 

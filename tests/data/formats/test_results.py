@@ -9,10 +9,9 @@ from PIL import Image
 
 from retina import config
 from retina.data.detections import to_continuous
-from retina.data.formats.results import read_results
-from retina.data.formats.truth import FileTruth, from_dataset, read_ground_truth
 from retina.data.formats.voc import read_voc
-from retina.data.ground_truth import GroundTruth, Results
+from retina.data.ground_truth import FileTruth, GroundTruth, Results, file_truth
+from retina.data.load import read_ground_truth, read_results
 from retina.errors import RetinaError
 
 
@@ -176,7 +175,7 @@ def test_voc_splits(tmp_path):
 
 def test_voc_agrees_with_the_dataset(shared_data):
     dataset = read_voc(shared_data / "voc100", ("all",))
-    given, expected = read_ground_truth(shared_data / "voc100"), from_dataset(dataset)
+    given, expected = read_ground_truth(shared_data / "voc100"), file_truth(dataset)
     assert given.class_names == expected.class_names and given.stems == expected.stems
     assert given.category_ids == expected.category_ids
     for field in ("image", "boxes", "labels", "difficult", "crowd", "areas", "sizes"):

@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 
 from retina import config
-from retina.data.convert import coco, tfds, voc, yolo
-from retina.data.convert.images import Header, read_header, upright_boxes
+from retina.data.convert.origin import Origin, find_source
 from retina.data.convert.part import HOLDS, Choice, Part, Spec, Target, file_names, fitted, without
-from retina.data.convert.sources import Origin, find_source
 from retina.data.convert.verify import differences
 from retina.data.dataset import DetectionDataset, InvalidBoxes
-from retina.data.load import read_split
+from retina.data.formats import coco, tfds, voc, yolo
+from retina.data.image_files import Header, read_header, upright_boxes
+from retina.data.load import read_source
 from retina.errors import RetinaError
 from retina.files import write_text
 
@@ -88,7 +88,7 @@ def convert(
     """Writes a dataset in another format into a new folder, an image at a time, and checks what it wrote.
 
     Args:
-        source, splits, images, data_dir, invalid_boxes: see `retina.data.convert.sources.find_source`.
+        source, splits, images, data_dir, invalid_boxes: see `retina.data.convert.origin.find_source`.
         crowd, difficult: what becomes of boxes that the format can't mark: "keep" as ordinary ones or "drop".
         upright: images with an EXIF rotation are turned, their boxes with them; JPEGs are encoded again, at quality 95.
         link: hard links in the place of copies.
@@ -141,7 +141,7 @@ def _refuse_idle(to: Target, link: bool, *of_tfds: object) -> None:
 
 def _read(origin: Origin, section: config.Source) -> DetectionDataset:
     try:
-        return read_split(origin.data, section, "source")
+        return read_source(origin.data, section, "source")
     except RetinaError as error:  # there may be no configuration to set it in
         raise RetinaError(str(error).replace("data.invalid_boxes: ", "--invalid-boxes ")) from None
 
@@ -303,7 +303,7 @@ def _verify(to: Target, parts: Sequence[Part], home: Path, report: Progress) -> 
         section = module.source(home, part.split, part.table.class_names)
         data = config.Data(train=section, validation=section)
         try:
-            found = read_split(data, section, "written")
+            found = read_source(data, section, "written")
             faults = differences(part, found, module.tolerance(part.table), tick)
         except RetinaError as error:
             faults = (str(error),)
