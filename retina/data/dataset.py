@@ -80,7 +80,7 @@ class DetectionDataset:
         return Objects(self.boxes[rows], self.labels[rows], self.crowd[rows], self.difficult[rows], self.areas[rows])
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> DetectionDataset:
-        """A new table of the images in `indices` (rows, in that order, each at most once).
+        """Return a new table of the images in `indices` (rows, in that order, each at most once).
 
         Raises:
             RetinaError: an index is out of range, repeated or not whole.
@@ -108,7 +108,7 @@ class DetectionDataset:
         )
 
     def split(self, fraction: float, seed: int) -> tuple[DetectionDataset, DetectionDataset]:
-        """Two disjoint tables: a random `fraction` of the images (rounded) and the rest, each in the table's order.
+        """Return two disjoint tables: a random `fraction` of the images (rounded) and the rest, in the table's order.
 
         Raises:
             RetinaError: either part would be empty.
@@ -120,7 +120,7 @@ class DetectionDataset:
         return self.subset(np.sort(order[:count])), self.subset(np.sort(order[count:]))
 
     def rename(self, names: Mapping[str, str]) -> DetectionDataset:
-        """A new table with classes called otherwise: `{old: new}`. Ids and labels stay.
+        """Return a new table with classes called otherwise: `{old: new}`. Ids and labels stay.
 
         Raises:
             RetinaError: an old name is unknown, or two classes would share a name.
@@ -282,7 +282,7 @@ def build(
 
 
 def judge_boxes(records: Records, policy: InvalidBoxes) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """The one place where a box is called invalid, and where the policy for that is applied.
+    """Judge every box and apply the policy for invalid ones: the only place where a box is called invalid.
 
     Invalid is a box that is not finite, has no positive width and height as the file gives them, or reaches more than 1
     pixel outside its image; up to 1 pixel is cut off. "drop" leaves invalid boxes out; "clip" cuts them to the image
@@ -332,7 +332,7 @@ def judge_boxes(records: Records, policy: InvalidBoxes) -> tuple[np.ndarray, np.
 
 
 def with_classes(dataset: DetectionDataset, classes: Sequence[str] | None) -> DetectionDataset:
-    """The table with its classes in the order of `classes` (None: as it is); labels and ids follow.
+    """Return the table with its classes in the order of `classes` (None: as it is); labels and ids follow.
 
     Raises:
         RetinaError: `classes` are not the table's names; both lists are printed.
@@ -355,13 +355,13 @@ def with_classes(dataset: DetectionDataset, classes: Sequence[str] | None) -> De
 
 
 def suggest(name: str, valid: Sequence[str]) -> str:
-    """The end of a message about an unknown name: the nearest valid one, or all of them."""
+    """Return the end of a message about an unknown name: the nearest valid name, or all of them."""
     near = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
     return f"did you mean '{near[0]}'?" if near else f"expected one of {list(valid)}"
 
 
 def first_repeated(values: Sequence) -> tuple[int, object] | None:
-    """(index, value) of the first value that stood before, or None."""
+    """Return (index, value) of the first value that stood before, or None."""
     if len(set(values)) == len(values):
         return None
     before: set = set()

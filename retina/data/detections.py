@@ -1,4 +1,4 @@
-"""The table of detections: what inference returns, what the evaluators take, and what `detections.json` holds."""
+"""The table of detections that inference returns and evaluators take, and the numbers of boxes in files."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class DetectionTable:
 
 
 def concatenate(tables: Sequence[DetectionTable]) -> DetectionTable:
-    """One table of all rows, in the given order; no tables give the empty table."""
+    """Return one table of all rows, in the given order; no tables give the empty table."""
     if not tables:
         return DetectionTable.empty()
     return DetectionTable(
@@ -81,7 +81,7 @@ def concatenate(tables: Sequence[DetectionTable]) -> DetectionTable:
 
 
 def check(table: DetectionTable, dataset: DetectionDataset, where: str = "detections") -> None:
-    """Holds a table against the dataset that it was made on.
+    """Check a table against the dataset that it was made on.
 
     Raises:
         RetinaError: names the first row whose image or label the dataset does not have, whose box is reversed, or
@@ -129,7 +129,7 @@ def to_continuous(xywh: np.ndarray, pixels: Pixels) -> np.ndarray:
 
 
 def is_number(value: Any) -> bool:
-    """A number of a JSON file that can be computed with: NaN, true and what exceeds `LARGEST` can't."""
+    """Return whether a value of a JSON file can be computed with: NaN, true and what exceeds `LARGEST` can't."""
     return type(value) in (int, float) and -LARGEST <= value <= LARGEST
 
 
@@ -139,7 +139,7 @@ def beyond(value: Any) -> str:
 
 
 def is_name(value: Any) -> bool:
-    """A text that can be printed and written: JSON's escapes can hold half a character (a lone surrogate)."""
+    """Return whether a value is a text to print and write: JSON's escapes can hold half a character (a surrogate)."""
     return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
 
 

@@ -73,7 +73,7 @@ class GroundTruth:
         again = first_repeated(self.class_names)
         if again is not None:
             raise RetinaError(
-                f"{self.name}: class {again[0]} is called '{again[1]}' like one before; rename one of them"
+                f"{self.name}: class {again[0]} is called '{again[1]}' like a class before; rename one of them"
             )
         _check_numbers(self.name, "box", "boxes", self.boxes)
         _check_range(self.name, "image", self.image, len(self.image_ids))

@@ -22,7 +22,7 @@ _SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP
 _ORIENTATION = 0x0112
 
 NO_SIZE_FRACTIONS, NO_SIZE_PIXELS = (1, 1), (2**24, 2**24)
-"""What stands for the (height, width) of an image without readable header, where such images are left out afterwards:
+"""Stand-ins for the (height, width) of an image without readable header, where such images are left out afterwards:
 boxes in fractions are judged against the first, boxes in pixels against the second, which has room for any."""
 
 
@@ -32,7 +32,7 @@ def stem(file: str) -> str:
 
 
 def leaves_folder(file: str) -> bool:
-    """Whether a path that an annotation gives is empty, absolute or climbs, on whichever system it was written."""
+    """Return whether an annotation's path is empty, absolute or climbs, on whichever system it was written."""
     if not file or file[0] in "/\\" or file[1:2] == ":":
         return True
     return ".." in file and (".." in PurePosixPath(file).parts or ".." in PureWindowsPath(file).parts)
@@ -188,7 +188,7 @@ class Header(NamedTuple):
 
 
 def read_header(image: TableImage, name: str) -> Header:
-    """Reads an image's header; the pixels are not decoded.
+    """Read an image's header; the pixels are not decoded.
 
     Raises:
         RetinaError: it can't be read or is no image; the message says `name`.
@@ -258,7 +258,7 @@ def upright_bytes(image: TableImage, name: str) -> bytes:
 
 @contextmanager
 def placed(path: Path) -> Iterator[Path]:
-    """Gives a temporary name in the same folder, which becomes `path` on success.
+    """Give a temporary name in the same folder, which becomes `path` on success.
 
     The name is the same each time, so that a conversion that goes on after a kill leaves no stray file. Unlike
     `retina.files.written` it does not wait for the disk: with 100,000 images that would take longer than the rest.
@@ -273,7 +273,7 @@ def placed(path: Path) -> Iterator[Path]:
 
 
 def place_image(image: TableImage, name: str, path: Path, *, rotated: bool, link: bool) -> None:
-    """Writes an image to `path`, unless it is there: what has this name is whole.
+    """Write an image to `path`, unless it is there: what has this name is whole.
 
     Args:
         link: makes a hard link in the place of a copy.

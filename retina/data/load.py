@@ -176,12 +176,12 @@ def _from_root(data: config.Data, path: Path | None) -> Path | None:
 
 
 def _may_lack_classes(data: config.Data, source: config.Source) -> bool:
-    """Whether `data.relabel` may name classes that a split does not show: `data.classes` says that there are more."""
+    """True if `data.relabel` may name classes that a split does not show: `data.classes` says that there are more."""
     return data.classes is not None and _has_no_class_list(source)
 
 
 def _has_no_class_list(source: config.Source) -> bool:
-    """Whether the source's files name only the classes that occur in them."""
+    """True if the source's files name only the classes that occur in them."""
     return source.format == "voc" or (source.format == "csv" and source.classes is None)
 
 

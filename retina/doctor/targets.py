@@ -10,7 +10,7 @@ import numpy as np
 
 from retina import config as configuration
 from retina.data.dataset import DetectionDataset
-from retina.data.formats.layouts import Found, look
+from retina.data.formats.layouts import Layout, look
 from retina.data.image_files import NO_SIZE_FRACTIONS, NO_SIZE_PIXELS, read_header
 from retina.data.limits import image_name
 from retina.data.load import load_split
@@ -145,7 +145,7 @@ def _read(source: configuration.Source, policy: Any) -> DetectionDataset:
     return load_split(data, "train", keep_unusable=True)
 
 
-def _splits(path: Path, found: Found) -> dict[str, configuration.Source]:
+def _splits(path: Path, found: Layout) -> dict[str, configuration.Source]:
     """The only split of a file is its data. Of VOC's lists `trainval` is left out where its parts are there: every
     image would be in two splits."""
     if path.is_file() and len(found.splits) == 1 and found.format in ("coco", "csv"):

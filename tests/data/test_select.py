@@ -7,7 +7,7 @@ import pytest
 
 from retina import config
 from retina.config import Relabel, Select
-from retina.data.dataset import RawObjects, build
+from retina.data.dataset import RawObjects, Records, build
 from retina.data.load import load_split, read_split
 from retina.data.select import new_names, random_order, relabel, select_images, with_known_classes
 from retina.errors import RetinaError
@@ -23,6 +23,7 @@ def table(labels_of_images, ids=None, crowd=()):
     raw = RawObjects(
         image=np.repeat(np.arange(images), [len(labels) for labels in labels_of_images]),
         boxes=boxes,
+        xywh=boxes,
         given=boxes,
         extent=boxes[:, 2:],
         labels=labels,
@@ -30,17 +31,17 @@ def table(labels_of_images, ids=None, crowd=()):
         difficult=np.zeros(count, np.bool_),
         areas=np.full(count, np.nan),
     )
-    return build(
+    records = Records(
         "t.json",
         dict(zip(NAMES, (3, 5, 8, 9), strict=True)),
         list(range(images)) if ids is None else ids,
         [f"pictures/{row}.jpg" for row in range(images)],
         np.full((images, 2), 200),
         raw,
-        invalid_boxes="error",
         describe=str,
         notes=("read",),
     )
+    return build(records)
 
 
 SMALL = table([[0, 1], [], [2, 3, 2], [1]])

@@ -564,7 +564,7 @@ def _check_box(value: Any, at: str) -> None:
 
 
 def check(parts: Sequence[Part]) -> tuple[str, ...]:
-    """Notes on what is lost; there is nothing to refuse."""
+    """Return notes on what is lost; there is nothing to refuse."""
     if any(_numbered(part.table) for part in parts):
         return ("COCO JSON: image ids are texts, which COCO's tools don't expect: numbered from 1 in each split",)
     return ()
@@ -576,7 +576,7 @@ def unheld(table: DetectionDataset) -> tuple[np.ndarray, str]:
 
 
 def write(part: Part, folder: Path, *, link: bool, tick: Callable[[], None]) -> None:
-    """Writes a split; images that are there already are taken for written."""
+    """Write a split; images that are there already are taken for written."""
     images, annotations = folder / "images" / part.split, folder / "annotations"
     images.mkdir(parents=True, exist_ok=True)
     annotations.mkdir(parents=True, exist_ok=True)
@@ -589,7 +589,7 @@ def write(part: Part, folder: Path, *, link: bool, tick: Callable[[], None]) -> 
 
 
 def source(folder: Path, split: str, names: Sequence[str]) -> config.CocoSource:
-    """How a configuration reads the split."""
+    """Return the section of a configuration that reads the split."""
     return config.CocoSource(
         annotations=folder / "annotations" / f"instances_{split}.json", images=folder / "images" / split
     )

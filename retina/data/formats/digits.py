@@ -192,7 +192,7 @@ def _place(
 
 
 def _ink(canvas: np.ndarray, opacity: np.ndarray, place: tuple[int, int, int, int], rng: np.random.Generator) -> None:
-    """Draws on `canvas` in a random colour that stands out from what it covers."""
+    """Draw on `canvas` in a random colour that stands out from what it covers."""
     x1, y1, x2, y2 = place
     patch = canvas[y1:y2, x1:x2]
     color = _contrasting(float(patch.mean((0, 1)) @ _LUMA), rng)

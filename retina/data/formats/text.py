@@ -158,7 +158,7 @@ def _sizes(truth: GroundTruth, image: np.ndarray, folder: Path | None) -> np.nda
 
 
 def columns(layout: str, scored: bool) -> str:
-    """What a line holds, in words, such as "class score x y w h"."""
+    """Return the columns of a line in words, such as "class score x y w h"."""
     if layout == "voc":
         return f"image score {_BOX[layout]}"
     if not scored:
@@ -167,7 +167,7 @@ def columns(layout: str, scored: bool) -> str:
 
 
 def text_files(folder: Path) -> list[Path]:
-    """The `.txt` files of a folder by name, without `classes.txt`.
+    """Return the `.txt` files of a folder by name, without `classes.txt`.
 
     Raises:
         RetinaError: the folder can't be read.
@@ -181,7 +181,7 @@ def text_files(folder: Path) -> list[Path]:
 
 
 def read_names(file: Path) -> list[str]:
-    """The class names of a file, one a line, in the order of their indices.
+    """Return the class names of a file, one a line, in the order of their indices.
 
     Raises:
         RetinaError: it can't be read, is empty, or a name stands in it twice.
@@ -199,7 +199,7 @@ def read_names(file: Path) -> list[str]:
 
 
 def read_lines(files: Sequence[Path], expected: str, *, spaces: bool) -> Lines:
-    """Every line of the files; empty lines are skipped.
+    """Read every line of the files; empty lines are skipped.
 
     Args:
         expected: the columns in words; all but the first are numbers.
@@ -275,7 +275,7 @@ def labels_of(
 
 
 def is_index(word: str) -> bool:
-    """Whether a word of a file is an index of a class: plain digits."""
+    """Return whether a word of a file is an index of a class: plain digits."""
     return _INDEX.fullmatch(word) is not None
 
 
@@ -327,7 +327,7 @@ def to_xywh(
 
 
 def refuse(lines: Lines, files: Sequence[Path], row: int, what: str) -> None:
-    """Raises what is wrong with a row, with its file and line."""
+    """Raise the error of a row, with its file and line."""
     raise RetinaError(f"{files[lines.file[row]]}: line {lines.line[row]}: {what}")
 
 
@@ -369,7 +369,7 @@ def _number(text: str) -> float | None:
 
 
 def read_text(file: Path) -> str:
-    """A whole text file.
+    """Read a whole text file.
 
     Raises:
         RetinaError: it can't be read, or is not UTF-8 text.

@@ -342,7 +342,7 @@ def _objects(columns: Sequence[Mapping[str, np.ndarray]], sizes: np.ndarray, *, 
 
 
 class Options(NamedTuple):
-    """How shards are written: `shard_bytes` bounds the encoded images of one, unless a single image is larger."""
+    """The settings of shards: `shard_bytes` bounds the encoded images of one, unless a single image is larger."""
 
     spec: Spec
     file_format: FileFormat
@@ -350,7 +350,7 @@ class Options(NamedTuple):
 
 
 def check(parts: Sequence[Part], options: Options) -> tuple[str, ...]:
-    """Notes on what is lost.
+    """Return notes on what is lost.
 
     Raises:
         RetinaError: TFDS can't hold the name of a class, in whose file each stands on a line.
@@ -380,7 +380,7 @@ def tolerance(table: DetectionDataset) -> np.ndarray:
 
 
 def source(folder: Path, split: str, names: Sequence[str]) -> config.TfdsSource:
-    """How a configuration reads the split."""
+    """Return the section of a configuration that reads the split."""
     return config.TfdsSource(data_dir=folder, split=split)
 
 
@@ -393,7 +393,7 @@ def dataset_name(folder: Path) -> str:
 
 
 def write(part: Part, folder: Path, options: Options, *, tick: Callable[[int], None]) -> None:
-    """Writes the shards of a split that are missing; `tick` is given the number of images of each step."""
+    """Write the shards of a split that are missing; `tick` is given the number of images of each step."""
     import tensorflow_datasets as tfds
 
     adapter = tfds.core.file_adapters.ADAPTER_FOR_FORMAT[tfds.core.FileFormat(options.file_format)]
@@ -408,7 +408,7 @@ def write(part: Part, folder: Path, options: Options, *, tick: Callable[[int], N
 
 
 def finish(parts: Sequence[Part], folder: Path, options: Options) -> None:
-    """Writes `dataset_info.json`, `features.json`, the class names and `metadata.json`."""
+    """Write `dataset_info.json`, `features.json`, the class names and `metadata.json`."""
     import tensorflow_datasets as tfds
 
     template = _template(parts[0], folder, options)

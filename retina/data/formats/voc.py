@@ -423,7 +423,7 @@ def _class_of(file: Path, classes: Mapping[str, int]) -> int:
 
 
 def check(parts: Sequence[Part]) -> tuple[str, ...]:
-    """Notes on what is lost.
+    """Return notes on what is lost.
 
     Raises:
         RetinaError: an image is neither JPEG nor PNG, or XML can't hold the name of a class.
@@ -455,7 +455,7 @@ def unheld(table: DetectionDataset) -> tuple[np.ndarray, str]:
 
 
 def write(part: Part, folder: Path, *, link: bool, tick: Callable[[], None]) -> None:
-    """Writes a split; files that are there already are taken for written."""
+    """Write a split; files that are there already are taken for written."""
     homes = [folder / "JPEGImages", folder / "Annotations", folder / "ImageSets" / "Main"]
     for home in homes:
         home.mkdir(parents=True, exist_ok=True)
@@ -472,7 +472,7 @@ def write(part: Part, folder: Path, *, link: bool, tick: Callable[[], None]) -> 
 
 
 def source(folder: Path, split: str, names: Sequence[str]) -> config.VocSource:
-    """How a configuration reads the split."""
+    """Return the section of a configuration that reads the split."""
     return config.VocSource(folder=folder, splits=(split,))
 
 

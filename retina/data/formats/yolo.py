@@ -348,7 +348,7 @@ def _listing(
     notes: tuple[str, ...],
     listed: bool,
 ) -> Listing:
-    """Pairs images with labels, by one listing of each folder instead of a look-up an image."""
+    """Pair images with labels, by one listing of each folder instead of a look-up an image."""
     if not images:
         raise RetinaError(f"{name}: no image found; expected files ending in {', '.join(IMAGE_SUFFIXES)}")
     existing = {home: _text_names(home) for home in set(folders.values())}
@@ -426,12 +426,12 @@ def _split(file: Path, tree: dict[Any, Any], split: str) -> Any:
 
 
 def splits_of_yaml(tree: dict[Any, Any]) -> list[str]:
-    """Which of train, val (by any of its names) and test a data.yaml has."""
+    """Return those of train, val (by any of its names) and test that a data.yaml has."""
     return [key for key in SPLITS if any(tree.get(spelled) for spelled in _SPELLINGS.get(key, (key,)))]
 
 
 def _inside(file: Path, root: Path, split: str, entry: Any) -> Path:
-    """What a split names, which must exist inside the root."""
+    """The folder or file that a split names, which must exist inside the root."""
     if not isinstance(entry, str):
         raise RetinaError(f"{file}: {split}: expected a folder, a text file or a list of these, got {short(entry)}")
     place = _joined(root, entry)
@@ -518,7 +518,7 @@ def _of_text(file: Path, root: Path) -> list[str]:
 
 
 def _labels_folder(root: Path, folder: str) -> str:
-    """Where the labels of a folder of images lie."""
+    """The folder of the labels of a folder of images."""
     parts = list(Path(os.path.relpath(folder, root) if root.parts else folder).parts)
     if "images" in parts:
         last = len(parts) - 1 - parts[::-1].index("images")
@@ -551,7 +551,7 @@ def _keypoints(file: Path, tree: dict[Any, Any]) -> int:
 
 
 def check(parts: Sequence[Part]) -> tuple[str, ...]:
-    """Notes on what is lost.
+    """Return notes on what is lost.
 
     Raises:
         RetinaError: a split is called otherwise than YOLO's three, or a name has no extension that it knows.
@@ -590,7 +590,7 @@ def unheld(table: DetectionDataset) -> tuple[np.ndarray, str]:
 
 
 def write(part: Part, folder: Path, *, link: bool, tick: Callable[[], None]) -> None:
-    """Writes a split; files that are there already are taken for written."""
+    """Write a split; files that are there already are taken for written."""
     images, labels = (folder / kind / part.split for kind in ("images", "labels"))
     images.mkdir(parents=True, exist_ok=True)
     labels.mkdir(parents=True, exist_ok=True)
@@ -605,14 +605,14 @@ def write(part: Part, folder: Path, *, link: bool, tick: Callable[[], None]) -> 
 
 
 def finish(parts: Sequence[Part], folder: Path) -> None:
-    """Writes `data.yaml`."""
+    """Write `data.yaml`."""
     tree = {part.split: f"images/{part.split}" for part in parts}
     names = dict(enumerate(parts[0].table.class_names))
     write_text(folder / "data.yaml", yaml.safe_dump({**tree, "names": names}, sort_keys=False, allow_unicode=True))
 
 
 def source(folder: Path, split: str, names: Sequence[str]) -> config.YoloSource:
-    """How a configuration reads the split."""
+    """Return the section of a configuration that reads the split."""
     return config.YoloSource(data=folder / "data.yaml", split=split)
 
 

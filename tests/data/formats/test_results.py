@@ -573,7 +573,7 @@ def made(**changes):
 
 def test_tables_made_in_memory_are_checked():
     assert len(made().boxes) == 1
-    with pytest.raises(RetinaError, match="made: class 1 is called 'a' like one before; rename one of them"):
+    with pytest.raises(RetinaError, match="made: class 1 is called 'a' like a class before; rename one of them"):
         made(class_names=("a", "a"))
     for number in (np.nan, np.inf, 1e200):
         with pytest.raises(RetinaError, match=r"made: box 0: boxes: expected finite numbers up to 1e\+100, got \[0\.0"):
