@@ -9,12 +9,12 @@ from PIL import Image
 
 import retina
 from retina import config
+from retina.api import score
 from retina.data.formats.voc import read_voc
 from retina.data.ground_truth import ground_truth
 from retina.data.load import read_ground_truth, read_split
-from retina.drawing.score_files import write_score
+from retina.drawing.evaluation_files import write_score
 from retina.errors import RetinaError
-from retina.scoring import score
 
 CASES = (
     "coco_val2014_fakebbox100",
