@@ -15,7 +15,7 @@ from typing import Any
 
 from retina.ablation.directory import Outcome, Study
 from retina.ablation.plan import Trial
-from retina.errors import Interrupted, RetinaError
+from retina.errors import Interrupted, RetinaError, missing_extra
 from retina.runs.interruption import InterruptionGuard
 
 Say = Callable[[str], None]
@@ -118,7 +118,7 @@ def run_on_ray(study: Study, *, retries: int, say: Say, again: str, program: tup
     try:
         import ray
     except ImportError:
-        raise RetinaError("--executor ray: Ray is not installed; install it with: pip install 'retina[ray]'") from None
+        raise missing_extra("--executor ray", "Ray", "ray") from None
     progress = _Progress(study, say)
     if not progress.todo:
         return

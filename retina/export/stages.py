@@ -1,4 +1,4 @@
-"""Where an export first differs from the checkpoint: decode, resize, backbone, head or NMS."""
+"""The stage in which an export first differs from the checkpoint: decode, resize, backbone, head or NMS."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from retina.data.images import load_image
+from retina.data.pipeline import canvas_image
 from retina.inference import Predictor
 
 Stage = Literal["decode", "resize", "backbone", "head", "NMS"]
@@ -20,13 +22,13 @@ TENSORS: dict[str, Stage] = {
     "logits": "head",
     "deltas": "head",
 }
-"""What a runner may show of one image, in the order in which it arises, and the stage that makes it: `pixels` [h,w,3]
-and `canvas` [H,W,3] uint8, `maps` the pyramid's maps as one row of float32, `logits` [A,K] and `deltas` [A,4]. "NMS" is
-all that follows: candidates, boxes, suppression."""
+"""Tensors that a runner may show of one image, in the order of computation, and the stages that make them: `pixels`
+[h,w,3] and `canvas` [H,W,3] uint8, `maps` the pyramid's maps as one row of float32, `logits` [A,K] and `deltas` [A,4].
+"NMS" is all that follows: candidates, boxes, suppression."""
 
 
 class Difference(NamedTuple):
-    """`stage` is the first that differs, None if the export shows too little to tell; `words` say how."""
+    """`stage` is the first that differs, None if the export shows too little to say; `words` say how."""
 
     stage: Stage | None
     words: str
@@ -34,9 +36,6 @@ class Difference(NamedTuple):
 
 def of_checkpoint(predictor: Predictor, image: bytes) -> dict[str, np.ndarray]:
     """`TENSORS` of one encoded image, computed from the checkpoint."""
-    from retina.data.images import load_image
-    from retina.data.pipeline import canvas_image
-
     pixels = load_image(image)
     canvas, _, size = canvas_image(pixels, predictor.config.data.resize)
     outputs = _network(predictor)(ops.convert_to_tensor(canvas[None]), ops.convert_to_tensor(size[None]))
@@ -44,12 +43,12 @@ def of_checkpoint(predictor: Predictor, image: bytes) -> dict[str, np.ndarray]:
 
 
 def _network(predictor: Predictor) -> Any:
-    """From a canvas [1,H,W,3] and its content's size [1,2] to `maps`, `logits` and `deltas` of `TENSORS`."""
+    """A function of a canvas [1,H,W,3] and its content's size [1,2]: `maps`, `logits` and `deltas` of `TENSORS`."""
     detector = predictor.detector
 
     def network(canvas: Any, size: Any) -> dict[str, Any]:
         maps = detector.feature_maps(canvas, size, training=False)
-        rows = [ops.reshape(ops.cast(one[0], "float32"), (-1,)) for one in maps]
+        rows = [ops.reshape(ops.cast(level[0], "float32"), (-1,)) for level in maps]
         return {"maps": ops.concatenate(rows), **{name: x[0] for name, x in detector.predictions(maps).items()}}
 
     if keras.backend.backend() != "tensorflow":
@@ -64,7 +63,7 @@ def _network(predictor: Predictor) -> Any:
 def first_difference(
     checkpoint: Mapping[str, np.ndarray], export: Mapping[str, np.ndarray], tolerance: float
 ) -> Difference:
-    """Compares one image's tensors in the order of `TENSORS`; to be asked only where the detections differ.
+    """Compare one image's tensors in the order of `TENSORS`; asked only where the detections differ.
 
     Args:
         tolerance: of floats, relative to the largest magnitude of the checkpoint's tensor; pixels must be equal.

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from retina.export.agreement import agreement
-from retina.export.limits import LIMITS, Limits, problems
+from retina.export.agreement import LIMITS, Limits, agreement, problems
 from retina.inference import Detections
 
 
