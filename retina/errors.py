@@ -2,7 +2,7 @@
 
 
 class RetinaError(ValueError):
-    """What a user can cause and fix: the message says where, what was expected, what came, and what to do.
+    """What a user can cause and mend: the message says where, what was expected, what came, and what to do.
 
     The command line prints it as one line and exits with code 2; every other exception is a defect of `retina`.
     `details` names each of many faults where the message shows the first few: all of a table's invalid boxes; then
@@ -27,12 +27,6 @@ class Interrupted(Exception):
     """
 
 
-def missing_extra(where: str, package: str, extra: str, otherwise: str = "") -> RetinaError:
-    """The error of an optional package that `where` needs and that is not installed, with the commands that install it.
-
-    `otherwise` says what can be done without it.
-    """
-    return RetinaError(
-        f'{where}: {package} is not installed; pip install "retina-detection[{extra}]", or in a checkout '
-        f'pip install -e ".[{extra}]"{otherwise and f"; or {otherwise}"}'
-    )
+def install_hint(extra: str) -> str:
+    """The command that installs an optional dependency; PyPI's `retina` is a stranger's package."""
+    return f'pip install "retina-detection[{extra}]" (in a checkout: pip install -e ".[{extra}]")'

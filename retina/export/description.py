@@ -14,7 +14,7 @@ import numpy as np
 
 import retina
 from retina.data.images import load_image
-from retina.errors import RetinaError
+from retina.errors import RetinaError, install_hint
 from retina.inference import Detections, Predictor, build_detector
 from retina.models.detector import Detector
 
@@ -67,6 +67,11 @@ def check_backend(kind: str) -> None:
         raise RetinaError(
             f"export to {kind}: expected the TensorFlow backend, got {backend}; set KERAS_BACKEND=tensorflow"
         )
+
+
+def missing_extra(extra: str, error: ImportError) -> RetinaError:
+    """The error of an optional package that is not installed, with the command that installs it."""
+    return RetinaError(f"{extra}: {error.name or error} is not installed; {install_hint(extra)}")
 
 
 @contextmanager

@@ -21,10 +21,18 @@ from typing import Any, Literal
 import numpy as np
 
 from retina import config
-from retina.errors import RetinaError, missing_extra
+from retina.errors import RetinaError
 from retina.export import litert_graph
 from retina.export.canvas import Canvas, lay_out
-from retina.export.description import check_backend, describe, detections_of, float32_detector, pixels_of, quiet
+from retina.export.description import (
+    check_backend,
+    describe,
+    detections_of,
+    float32_detector,
+    missing_extra,
+    pixels_of,
+    quiet,
+)
 from retina.files import written
 from retina.inference import Detections, Predictor
 
@@ -181,7 +189,7 @@ def open_litert(path: str | Path, *, threads: int | None = None) -> LiteRtRunner
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
-        raise missing_extra("litert", error.name or str(error), "litert") from None
+        raise missing_extra("litert", error) from None
     try:
         content = path.read_bytes()
     except OSError as error:

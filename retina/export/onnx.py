@@ -14,9 +14,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from retina.errors import RetinaError, missing_extra
+from retina.errors import RetinaError
 from retina.export import onnx_graph
-from retina.export.description import check_backend, describe, detections_of, float32_detector, pixels_of, quiet
+from retina.export.description import (
+    check_backend,
+    describe,
+    detections_of,
+    float32_detector,
+    missing_extra,
+    pixels_of,
+    quiet,
+)
 from retina.files import written
 from retina.inference import Detections, Predictor
 
@@ -52,7 +60,7 @@ def write_onnx(
         import onnx
         from onnx import compose, parser
     except ImportError as error:
-        raise missing_extra("onnx", error.name or str(error), "onnx") from None
+        raise missing_extra("onnx", error) from None
     document = describe(predictor, category_ids, notes)
     detector = float32_detector(predictor)
     sections, resize = detector.sections, predictor.config.data.resize
@@ -99,7 +107,7 @@ def _network(detector: Any) -> Any:
     try:
         import tf2onnx
     except ImportError as error:
-        raise missing_extra("onnx", error.name or str(error), "onnx") from None
+        raise missing_extra("onnx", error) from None
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.float32, name="pixels")])
     def network(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -123,7 +131,7 @@ def _rename(model: Any, names: Mapping[str, str]) -> None:
 
 
 def _name_dimensions(model: Any) -> None:
-    """Name the dimensions as the docstrings do; those inside the graph are left to the runtime to infer."""
+    """Dimensions by their letters (`retina/ARCHITECTURE.md`, Words); the runtime infers those inside the graph."""
     del model.graph.value_info[:]
     for value in (*model.graph.input, *model.graph.output):
         for dimension in value.type.tensor_type.shape.dim:
@@ -198,7 +206,7 @@ def open_parts(path: str | Path, *, providers: Sequence[str] = ("CPUExecutionPro
     try:
         import onnx
     except ImportError as error:
-        raise missing_extra("onnx", error.name or str(error), "onnx") from None
+        raise missing_extra("onnx", error) from None
     path = Path(path)
     model = onnx.load(path)
 
@@ -256,7 +264,7 @@ def _session(path: Path, model: Path | bytes, providers: Sequence[str]) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise missing_extra("onnx", error.name or str(error), "onnx") from None
+        raise missing_extra("onnx", error) from None
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     try:

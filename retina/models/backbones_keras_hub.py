@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from retina.errors import RetinaError, missing_extra
+from retina.errors import RetinaError, install_hint
 from retina.weights.keras_file import read_keras
 
 # Blocks of the four stages, whether they are bottlenecks, and the kind: plain, pre-activated ("v2", He et al. 2016,
@@ -56,7 +56,9 @@ def _keras_hub(name: str) -> Any:
     try:
         import keras_hub
     except ImportError:
-        raise missing_extra(f"model.backbone: {name}", "keras-hub", "hub", "take resnet50") from None
+        raise RetinaError(
+            f"model.backbone: {name} needs keras-hub, which is not installed; take resnet50, or {install_hint('hub')}"
+        ) from None
     return keras_hub
 
 

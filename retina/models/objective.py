@@ -45,16 +45,16 @@ class Sums(NamedTuple):
 
     @classmethod
     def zeros(cls, levels: int) -> Sums:
-        """Sums over no image at all."""
-        zero = ops.zeros((), dtype="float32")
-        return cls(zero, zero, zero, zero, zero, zero, zero, ops.zeros((levels,), dtype="float32"))
+        """The sums of no image at all."""
+        shapes = {name: (levels,) if name == "positives_by_level" else () for name in cls._fields}
+        return cls(**{name: ops.zeros(shape, dtype="float32") for name, shape in shapes.items()})
 
     def __add__(self, other: Sums) -> Sums:  # type: ignore[override]
         return Sums(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
 
     @property
     def undivided(self) -> Tensor:
-        """The loss before it is divided, to which the shares of a batch add up."""
+        """The loss before it is divided: what a share of a batch adds to the whole."""
         return self.classification + self.box
 
     def losses(self, divisor: Tensor | None = None) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from retina.errors import RetinaError, missing_extra
+from retina.errors import RetinaError, install_hint
 from retina.files import written
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
@@ -57,7 +57,10 @@ def _torch(path: Path):  # type: ignore[no-untyped-def]
     try:
         import torch
     except ImportError:
-        raise missing_extra(f"{path}: {path.suffix}", "PyTorch", "torch", "write a .safetensors file") from None
+        raise RetinaError(
+            f"{path}: writing {path.suffix} needs PyTorch, which is not installed; write a .safetensors file, or "
+            f"{install_hint('torch')}"
+        ) from None
     return torch
 
 
