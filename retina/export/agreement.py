@@ -1,9 +1,10 @@
-"""Agreement of an export's detections with its checkpoint's, and how far from them it may be."""
+"""Agreement of an export with its checkpoint: of detections, within limits, and of the stages that lead to them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -132,3 +133,51 @@ def problems(limits: Limits, delta_ap: float | None, agreed: Agreement) -> tuple
 
 def _amount(limit: float) -> str:
     return f"±{limit:g}" if limit else "none"
+
+
+# ---------------------------------------------------------------------------------------------- the stages of an image
+
+Stage = Literal["decode", "resize", "backbone", "head", "NMS"]
+
+TENSORS: dict[str, Stage] = {
+    "pixels": "decode",
+    "canvas": "resize",
+    "maps": "backbone",
+    "logits": "head",
+    "deltas": "head",
+}
+"""Tensors that a runner may show of one image, in the order of computation, and the stages that make them: `pixels`
+[h,w,3] and `canvas` [H,W,3] uint8, `maps` the pyramid's maps as one row of float32, `logits` [A,K] and `deltas` [A,4].
+"NMS" is all that follows: candidates, boxes, suppression."""
+
+
+class Difference(NamedTuple):
+    """`stage` is the first that differs, None if the export shows too little to say; `words` say how."""
+
+    stage: Stage | None
+    words: str
+
+
+def first_difference(
+    checkpoint: Mapping[str, np.ndarray], export: Mapping[str, np.ndarray], tolerance: float
+) -> Difference:
+    """Compare one image's tensors in the order of `TENSORS`; asked only where the detections differ.
+
+    Args:
+        tolerance: of floats, relative to the largest magnitude of the checkpoint's tensor; pixels must be equal.
+    """
+    shown = [name for name in TENSORS if name in export]
+    if not shown:
+        return Difference(None, "the export shows nothing between the image and its detections")
+    for name in shown:
+        ours, theirs = checkpoint[name], export[name]
+        if ours.shape != theirs.shape:
+            words = f"{name}: the checkpoint's have shape {list(ours.shape)}, the export's {list(theirs.shape)}"
+            return Difference(TENSORS[name], words)
+        gap = np.abs(ours.astype(np.float64) - theirs.astype(np.float64)).max(initial=0.0)
+        largest = np.abs(ours.astype(np.float64)).max(initial=0.0)
+        allowed = 0.0 if ours.dtype == np.uint8 else tolerance * largest
+        if not gap <= allowed:  # also where it is not a number
+            words = f"{name}: off by up to {gap:.4g} (magnitudes reach {largest:.4g}, allowed is {allowed:.2g})"
+            return Difference(TENSORS[name], words)
+    return Difference("NMS", f"{', '.join(shown)} agree; boxes, candidates or suppression differ")

@@ -16,17 +16,19 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 import retina
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import DetectionTable
 from retina.data.ground_truth import GroundTruth, ground_truth, results
 from retina.data.images import load_image
+from retina.data.pipeline import canvas_image
 from retina.data.stored import encoded as encoded_image
 from retina.errors import RetinaError
 from retina.evaluation.coco import evaluate_as
-from retina.export import runner, stages, worker
-from retina.export.agreement import MATCH_IOU, Agreement, Limits, agreement, problems
+from retina.export import runner, worker
+from retina.export.agreement import MATCH_IOU, Agreement, Limits, agreement, first_difference, problems
 from retina.export.description import float32_detector
 from retina.export.runner import format_of, open_artefact
 from retina.files import write_text
@@ -152,9 +154,7 @@ def certify(
         if faults and their_seconds.size:
             worst = max(agreed.worst, 0)
             theirs_at = _stages_of_export(artefact, files[worst], Path(folder))
-            difference = stages.first_difference(
-                stages.of_checkpoint(predictor, encoded[worst]), theirs_at, limits.stage
-            )
+            difference = first_difference(_stages_of_checkpoint(predictor, encoded[worst]), theirs_at, limits.stage)
     return Certificate(
         passed=not faults,
         problems=faults,
@@ -208,6 +208,32 @@ def _of_checkpoint(predictor: Predictor, encoded: Sequence[bytes]) -> tuple[list
         detections += predictor.predict(load_image(image))
         seconds.append(time.perf_counter() - start)
     return detections, np.array(seconds)
+
+
+def _stages_of_checkpoint(predictor: Predictor, image: bytes) -> dict[str, np.ndarray]:
+    """`TENSORS` of one encoded image, computed from the checkpoint."""
+    pixels = load_image(image)
+    canvas, _, size = canvas_image(pixels, predictor.config.data.resize)
+    outputs = _network(predictor)(ops.convert_to_tensor(canvas[None]), ops.convert_to_tensor(size[None]))
+    return {"pixels": pixels, "canvas": canvas, **{name: ops.convert_to_numpy(x) for name, x in outputs.items()}}
+
+
+def _network(predictor: Predictor) -> Any:
+    """A function of a canvas [1,H,W,3] and its content's size [1,2]: `maps`, `logits` and `deltas` of `TENSORS`."""
+    detector = predictor.detector
+
+    def network(canvas: Any, size: Any) -> dict[str, Any]:
+        maps = detector.feature_maps(canvas, size, training=False)
+        rows = [ops.reshape(ops.cast(level[0], "float32"), (-1,)) for level in maps]
+        return {"maps": ops.concatenate(rows), **{name: x[0] for name, x in detector.predictions(maps).items()}}
+
+    if keras.backend.backend() != "tensorflow":
+        return network
+    import tensorflow as tf
+
+    # As prediction computes it: operation by operation bfloat16 rounds more often than in a graph.
+    specification = [tf.TensorSpec([None, None, None, 3], tf.uint8), tf.TensorSpec([None, 2], tf.int32)]
+    return tf.function(network, input_signature=specification)
 
 
 def _of_export(

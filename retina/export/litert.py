@@ -164,7 +164,7 @@ class LiteRtRunner:
         return lay_out(image, self.config.data.resize, self.config.model.pixel_mean)
 
     def stages(self, image: np.ndarray | bytes | Path) -> dict[str, np.ndarray]:
-        """The tensors between an image and its detections, named as in `retina.export.stages.TENSORS`."""
+        """The tensors between an image and its detections, named as in `retina.export.agreement.TENSORS`."""
         pixels = pixels_of(image)
         canvas = self.lay_out(pixels)
         outputs = {name: value[0] for name, value in self.run_network(canvas.pixels[None]).items()}

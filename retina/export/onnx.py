@@ -159,7 +159,7 @@ class OnnxRunner:
         return dict(zip(_OUTPUTS, self.session.run(list(_OUTPUTS), {"images": images}), strict=True))
 
     def stages(self, image: np.ndarray | bytes | Path) -> dict[str, np.ndarray]:
-        """The tensors between an image and its detections, named as in `retina.export.stages.TENSORS`."""
+        """The tensors between an image and its detections, named as in `retina.export.agreement.TENSORS`."""
         pixels = pixels_of(image)
         parts = open_parts(self.path)
         tensors = parts.network(parts.before(pixels[None]))

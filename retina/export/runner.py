@@ -18,9 +18,9 @@ Image = np.ndarray | bytes | Path
 
 
 class Runner(Protocol):
-    """A loaded export. A runner that can show what lies between an image and its detections has a method
-    `stages(image) -> dict[str, np.ndarray]` as well, with any of `retina.export.stages.TENSORS`: the certificate then
-    names the stage in which a difference arises."""
+    """A loaded export. A runner that can show what lies between an image and its detections also has a method
+    `stages(image) -> dict[str, np.ndarray]`, with any of `retina.export.agreement.TENSORS`: the certificate then names
+    the stage in which a difference arises."""
 
     @property
     def class_names(self) -> tuple[str, ...]: ...

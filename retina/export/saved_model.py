@@ -129,7 +129,7 @@ class SavedModel:
         return [self._detected(image) for image in images]
 
     def stages(self, image: bytes) -> dict[str, np.ndarray]:
-        """The tensors between an encoded photograph and its detections: `retina.export.stages.TENSORS`."""
+        """The tensors between an encoded photograph and its detections: `retina.export.agreement.TENSORS`."""
         import tensorflow as tf
 
         return {name: value.numpy() for name, value in self.module.stages(tf.constant([image])).items()}

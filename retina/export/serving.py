@@ -187,7 +187,7 @@ class Serving:
         return {name: outputs[name] for name in ("logits", "deltas")}
 
     def intermediate(self, image_bytes: tf.Tensor) -> Tensors:
-        """Every stage of one photograph [1]: `retina.export.stages.TENSORS`, then the detections."""
+        """Every stage of one photograph [1]: `retina.export.agreement.TENSORS`, then the detections."""
         image = self.decoded(image_bytes[0])
         laid = self.canvas(image)
         size, scale = laid.size[None], laid.scale[None]
