@@ -3,9 +3,10 @@
 
     .venv/bin/python scripts/reproduce/imported_resizing.py PHOTOGRAPH
 
-Random weights (ResNet-18, 5 classes, V1 and V2), so the figures are those of `retina guide weights` and not of a trained
-detector. For each pair of settings: how many of the detections above 0.3 are there again (the same class, an IoU over 0.5), and how
-far boxes (pixels of the photograph) and scores then differ, median and most. A minute on 2 cores; needs torchvision.
+Random weights (ResNet-18, 5 classes, V1 and V2), so the figures are those of `retina guide weights` and not of a
+trained detector. For each pair of settings: how many of the detections above 0.3 are there again (the same class, an
+IoU over 0.5), and how far boxes (pixels of the photograph) and scores then differ, median and most. A minute on 2
+cores; needs torchvision.
 """
 
 import argparse
