@@ -124,4 +124,9 @@ def links(page: str) -> list[str]:
 def headings(page: str) -> set[str]:
     """Return the anchors that GitHub gives to a page's headings."""
     titles = [tokens(page)[n + 1].content for n, token in enumerate(tokens(page)) if token.type == "heading_open"]
-    return {re.sub(r"[^\w\- ]", "", title).lower().replace(" ", "-") for title in titles}
+    return {anchor(title) for title in titles}
+
+
+def anchor(title: str) -> str:
+    """Return the anchor that GitHub gives to a heading."""
+    return re.sub(r"[^\w\- ]", "", title).lower().replace(" ", "-")

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.manual import ROOT
+from tests.manual import ROOT, anchor
 from tests.test_layers import EVALUATION_MAY, EVALUATION_ROOMS, FLOORS, MAX_FILES, MAX_STATEMENT_LINES
 
 TEXT = (ROOT / "retina" / "ARCHITECTURE.md").read_text(encoding="utf-8")
@@ -32,6 +32,13 @@ def test_every_function_named_beside_a_file_is_in_it():
     assert len(pairs) >= 6
     for file, name in pairs:
         assert re.search(rf"\b{name}\b", (ROOT / file).read_text(encoding="utf-8")), f"{name} in {file}"
+
+
+def test_links_within_lead_to_headings():
+    titles = re.findall(r"^#+ (.+)$", PROSE, re.MULTILINE)
+    targets = re.findall(r"\]\(#([^)]+)\)", PROSE)
+    assert targets
+    assert [target for target in targets if target not in {anchor(title) for title in titles}] == []
 
 
 def table_of_rooms() -> list[tuple[str, ...]]:
