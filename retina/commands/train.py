@@ -82,7 +82,7 @@ def _launched(launcher: Literal["slurm", "env"] | None) -> list[str]:
         return []
     import os
 
-    from retina.training.launchers import hosts_of
+    from retina.runs.hosts import hosts_of
 
     hosts = hosts_of(launcher, os.environ)
     return [f"run.hosts={'null' if hosts is None else hosts.model_dump_json()}"]

@@ -14,6 +14,7 @@ from retina import config
 from retina.data import plan
 from retina.data.dataset import DetectionDataset
 from retina.doctor.findings import Finding
+from retina.private_names import innermost_layers
 
 _BYTES = 4  # of float32, in which weights, gradients and losses are kept whatever the compute dtype
 _SLOTS = {"sgd": 1, "adamw": 2}  # momentum; both moments
@@ -177,7 +178,7 @@ def _counted(model: Any) -> Iterator[dict[str, int]]:
     """Collects, while the model is called, the `bytes` of every innermost layer's outputs and the `flops` of those that
     multiply by a kernel."""
     found = {"bytes": 0, "flops": 0}
-    leaves = [layer for layer in model._flatten_layers(include_self=False) if not layer._layers]
+    leaves = innermost_layers(model)
 
     def watched(layer: Any, call: Any) -> Any:
         def counting(*arguments: Any, **options: Any) -> Any:

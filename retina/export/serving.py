@@ -16,6 +16,7 @@ from retina.config import Config
 from retina.data import augment, pixels
 from retina.models.decode import Limits
 from retina.models.detector import Detector
+from retina.private_names import with_constant_weights
 
 Tensors = dict[str, tf.Tensor]
 
@@ -269,10 +270,8 @@ class _Untracked:
 
 def _with_constants(network: Any) -> Callable[[tf.Tensor, tf.Tensor], Tensors]:
     """The function with its weights as constants: TensorFlow then multiplies batch normalisations into convolutions."""
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
     traced = network.get_concrete_function()
-    constant = convert_variables_to_constants_v2(traced)
+    constant = with_constant_weights(traced)
     names = sorted(traced.structured_outputs)
 
     return lambda canvas, size: dict(zip(names, constant(canvas, size), strict=True))

@@ -6,18 +6,15 @@
 from __future__ import annotations
 
 import difflib
-from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import keras
-from keras.src.backend.common import global_state
 
 from retina.errors import RetinaError
 from retina.models import backbones_keras_cv, backbones_keras_hub
 from retina.models.resnet import ARCHITECTURES, resnet
+from retina.private_names import fresh_layer_names
 from retina.weights.mapping import Report
 from retina.weights.sources import load_backbone
 
@@ -63,7 +60,7 @@ def build_reported(name: str, weights: str | None = None) -> Built:
         near = difflib.get_close_matches(name, names(), n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names())}"
         raise RetinaError(f"model.backbone: unknown backbone '{name}'; {hint}")
-    with _fresh_names():
+    with fresh_layer_names():  # keras-cv leaves some names to Keras' counters
         if name in backbones_keras_hub.NAMES:
             return Built(backbones_keras_hub.build(name, weights), None)
         if not takes_a_file(name):
@@ -85,15 +82,3 @@ def takes_a_file(name: str) -> bool:
 
 def names() -> list[str]:
     return [*_RESNETS, *backbones_keras_cv.BUILDERS, *backbones_keras_hub.NAMES]
-
-
-@contextmanager
-def _fresh_names() -> Iterator[None]:
-    """keras-cv leaves some layers to Keras' process-wide name counters, but a checkpoint finds a variable by its path,
-    so paths must not depend on what was built before. Keras has no public way to set the counters aside."""
-    counters = global_state.get_global_attribute("object_name_uids")
-    global_state.set_global_attribute("object_name_uids", defaultdict(int))
-    try:
-        yield
-    finally:
-        global_state.set_global_attribute("object_name_uids", counters)

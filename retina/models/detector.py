@@ -19,6 +19,7 @@ from retina.models.freezing import freeze_stages
 from retina.models.heads import box_subnet, classification_subnet
 from retina.models.objective import LossSums, Observed, loss_sums, objective, observed_sums
 from retina.ops.anchors import count_per_cell, level_anchors, level_anchors_in_graph
+from retina.private_names import all_layers
 
 Tensor = Any
 Batch = dict[str, Tensor]
@@ -105,7 +106,7 @@ class Detector(keras.Model):
         self.backbone, self.weights_report = _with_policy(
             precision, lambda: backbones.build_reported(model.backbone, weights)
         )
-        for layer in self.backbone._flatten_layers():  # some lie inside the blocks of a network
+        for layer in all_layers(self.backbone):  # some lie inside the blocks of a network
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.trainable = model.batch_norm != "frozen"
                 # On JAX a jitted step sees the whole batch whatever the devices; elsewhere there is one device.

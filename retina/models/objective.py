@@ -112,7 +112,7 @@ def observed_sums(
 def objective(sums: LossSums, divisor: Tensor | None = None) -> dict[str, Tensor]:
     """`loss`, `loss_classification`, `loss_box`: the sums divided by the number of positives, at least 1.
 
-    `divisor` takes the place of that number (`retina.training.normalizer`).
+    `divisor` takes the place of that number (`retina.training.update`).
     """
     divisor = ops.maximum(sums.positives, 1.0) if divisor is None else divisor
     classification, box = sums.classification / divisor, sums.box / divisor
