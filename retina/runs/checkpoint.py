@@ -186,7 +186,7 @@ def _unusable(path: Path, error: Exception) -> RetinaError:
             f"{path}: this checkpoint cannot be read: {error.strerror}; nothing was changed: check the disk and the "
             "permissions, then try again"
         )
-    return DamagedCheckpoint(f"{path}: damaged or not a checkpoint of retina ({error}); use another one")
+    return DamagedCheckpoint(f"{path}: damaged or not a checkpoint of retina ({error}); use another checkpoint")
 
 
 def of_chief(hosts: Hosts, checkpoint: Checkpoint | None) -> Checkpoint | None:
@@ -206,7 +206,7 @@ def of_chief(hosts: Hosts, checkpoint: Checkpoint | None) -> Checkpoint | None:
 
 def _verify(text: str, digest: str, digests: dict[str, str], arrays: dict[str, np.ndarray]) -> None:
     if hashlib.sha256(text.encode()).hexdigest() != digest:
-        raise ValueError("its description is not the one that was written")
+        raise ValueError("its description is not what was written")
     if digests.keys() != arrays.keys():
         raise ValueError(f"arrays are missing or added: {', '.join(sorted(digests.keys() ^ arrays.keys())[:3])}")
     for name, array in arrays.items():

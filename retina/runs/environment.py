@@ -57,7 +57,7 @@ def devices() -> list[str]:
 
 
 def _weights(config: Config) -> dict[str, dict[str, str]]:
-    """Return file and SHA-256 of the weights that the run started from; nothing for a preset: its name identifies it."""
+    """Return file and SHA-256 of the weights that the run started from; empty for a preset: its name suffices."""
     file = Path(config.model.weights or "")
     return {"weights": {"file": str(file), "sha256": sha256_of_file(file)}} if file.is_file() else {}
 

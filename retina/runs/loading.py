@@ -55,7 +55,7 @@ def load_checkpoint(run: str | Path, checkpoint: str = "best") -> tuple[Predicto
 
 
 class Detected(NamedTuple):
-    """Detections of a run in a split: `table` by rows of `dataset`, and `found`, the same as results against `truth`."""
+    """Detections of a run in a split: `table` by rows of `dataset`, `found` as results against `truth`."""
 
     table: DetectionTable
     dataset: DetectionDataset

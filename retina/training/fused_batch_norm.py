@@ -17,7 +17,7 @@ Tensor = Any
 
 
 class FusedBatchNormalization(keras.layers.BatchNormalization):
-    """`keras.layers.BatchNormalization` on [B, H, W, C] whose training pass is one kernel; inference is Keras' own."""
+    """`keras.layers.BatchNormalization` on [B, H, W, C] whose training pass is a single kernel; inference stays."""
 
     def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
         if not (training and self.trainable):
@@ -42,7 +42,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 
 class SynchronizedBatchNormalization(keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization` on [B, H, W, C] that trains on the images of all replicas of a
-    `tf.distribute.Strategy`, which have equally many; inference is Keras' own."""
+    `tf.distribute.Strategy`, which have equally many; inference is unchanged."""
 
     def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
         if not (training and self.trainable):

@@ -1,4 +1,4 @@
-"""One training step on each backend: forward, objective, gradients, update.
+"""Training step of each backend: forward, objective, gradients, update.
 
 A batch goes through the network at once or in equal parts (`run.accumulate`). Sums of losses and of gradients are added
 up over the parts, and divided once, by the positives of all: unlike the mean of the parts' means, that is the gradient
@@ -30,7 +30,7 @@ INPUTS = ("images", "size", "boxes", "labels", "valid", "crowd")
 
 
 class TrainStep(Protocol):
-    """A training step of one backend."""
+    """Training step of a backend."""
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """Update the weights; return `loss`, `loss_classification`, `loss_box`, `gradient_norm`, the scalars of

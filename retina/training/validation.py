@@ -36,7 +36,7 @@ class Evaluation(NamedTuple):
 
 
 class Evaluator:
-    """Evaluates a run's detector on the validation split.
+    """Evaluator of a run's detector on the validation split.
 
     Args:
         config: its sections `data`, `inference`, `evaluation` and `run` count.
