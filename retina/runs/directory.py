@@ -1,4 +1,4 @@
-"""The run directory: its files, and the errors when it can no longer be written.
+"""The run directory (`retina/ARCHITECTURE.md`, Contracts): its files, and the errors when it can no longer be written.
 
 Whole files appear by renaming; `latest` is written last.
 """

@@ -22,7 +22,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from retina import config
-from retina.config.differing import changed_keys
+from retina.config.differences import changed_keys
 from retina.data.detections import DetectionTable, concatenate
 from retina.errors import Interrupted, RetinaError, RunFailed
 

@@ -12,7 +12,7 @@ import keras
 from keras import ops
 
 from retina import config
-from retina.config.training import NO_DECAY
+from retina.config.recipe import NO_DECAY
 from retina.errors import RetinaError
 from retina.private_names import updates_in_turn, variable_index
 

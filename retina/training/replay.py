@@ -18,7 +18,7 @@ from retina.errors import RetinaError
 from retina.files import written
 from retina.inference import build_detector
 from retina.models.detector import Detector
-from retina.models.objective import LossSums, objective
+from retina.models.objective import Sums
 from retina.runs.checkpoint import gather, read, restore
 from retina.runs.directory import RunDirectory
 from retina.training.progress import Fault
@@ -26,7 +26,7 @@ from retina.training.step import INPUTS
 
 Batch = dict[str, Any]
 # A function of a batch: outputs, sums of losses, and the gradients of the loss or, undivided, of the sums.
-Differentiate = Callable[[Batch], tuple[dict[str, Any], LossSums, Any]]
+Differentiate = Callable[[Batch], tuple[dict[str, Any], Sums, Any]]
 _REMEDY = "lower optimizer.learning_rate, lengthen schedule.warmup_steps, or set optimizer.clip_norm"
 _NAMED_IMAGES = 8
 _LONGEST = 200  # characters of an error within the message
@@ -255,7 +255,7 @@ def _diagnose(
     differentiate = (gradients or gradients_of)(detector, parts > 1)
     size = len(batch["images"]) // parts
     outputs: dict[str, Finding] = {}
-    total: tuple[LossSums, list] | None = None
+    total: tuple[Sums, list] | None = None
     for place in range(0, parts * size, size):
         part = {name: keras.ops.convert_to_tensor(batch[name][place : place + size]) for name in INPUTS}
         tensors, sums, part_gradients = differentiate(part)
@@ -265,7 +265,7 @@ def _diagnose(
         new = (sums, list(part_gradients))
         total = new if total is None else keras.tree.map_structure(lambda x, y: x + y, total, new)
     assert total is not None
-    losses, divisor = objective(total[0]), 1.0
+    losses, divisor = total[0].losses(), 1.0
     if parts > 1:
         divisor = max(float(keras.ops.convert_to_numpy(total[0].positives)), 1.0)
     named = [
@@ -290,8 +290,8 @@ def gradients_of(detector: Detector, undivided: bool) -> Differentiate:
     return backends[keras.backend.backend()](detector, undivided)
 
 
-def _target(sums: LossSums, undivided: bool) -> Any:
-    return sums.classification + sums.box if undivided else objective(sums)["loss"]
+def _target(sums: Sums, undivided: bool) -> Any:
+    return sums.undivided if undivided else sums.losses()["loss"]
 
 
 def _tensorflow_gradients(detector: Detector, undivided: bool) -> Differentiate:

@@ -20,9 +20,10 @@ from retina import config
 from retina.errors import RetinaError
 from retina.inference import jax_or_numpy
 from retina.models.detector import Detector
+from retina.models.objective import Sums
 from retina.training.devices import ALONE, Distribution
 from retina.training.fused_batch_norm import fuse_batch_norms
-from retina.training.update import BatchSums, Update
+from retina.training.update import Update
 
 Tensor = Any
 Batch = dict[str, Tensor]
@@ -109,8 +110,8 @@ def uses_xla(mode: str, backend: str, devices: int = 1) -> bool:
     if backend == "tensorflow" and mode == "auto":
         import tensorflow as tf
 
-        # On a CPU, XLA's step took 1.3 to 1.4 times as long (ResNet-18, 256 px, 2 cores; scripts/benchmark_train_step
-        # --backbone resnet18 --only ours ours_xla). On a GPU `auto` is not measured.
+        # On a CPU, XLA's step took 1.3 to 1.4 times as long (ResNet-18, 256 px, 2 cores; scripts/
+        # benchmark_train_step.py --backbone resnet18 --only ours ours_xla). On a GPU `auto` is not measured.
         return bool(tf.config.list_physical_devices("GPU"))
     return backend == "jax" or mode == "on"
 
@@ -187,16 +188,16 @@ class TensorFlowStep(Step):
         detector, parts = update.detector, update.parts
         fuse_batch_norms(detector.backbone)
 
-        def differentiate(batch: Batch) -> tuple[BatchSums, list[Tensor]]:
+        def differentiate(batch: Batch) -> tuple[Sums, list[Tensor]]:
             with tf.GradientTape() as tape:
-                sums = BatchSums(*detector.observed_sums(detector(batch, training=True), batch))
-                target = update.target(sums.losses)
+                sums = detector.loss_sums(detector(batch, training=True), batch)
+                target = update.target(sums)
             return sums, tape.gradient(target, [v.value for v in detector.trainable_variables])
 
-        def accumulate(batch: Batch) -> tuple[BatchSums, list[Tensor]]:
+        def accumulate(batch: Batch) -> tuple[Sums, list[Tensor]]:
             batches = in_parts(batch, parts)
 
-            def add_part(part: Tensor, sums: BatchSums, gradients: list[Tensor]) -> tuple:
+            def add_part(part: Tensor, sums: Sums, gradients: list[Tensor]) -> tuple:
                 new, new_gradients = differentiate({name: x[part] for name, x in batches.items()})
                 return part + 1, sums + new, added(gradients, new_gradients)
 
@@ -234,13 +235,13 @@ class MirroredStep(Step):
         detector, parts, replicas = update.detector, update.parts, strategy.num_replicas_in_sync
         fuse_batch_norms(detector.backbone, replicas)
 
-        def differentiate(batch: Batch) -> tuple[BatchSums, list[Tensor]]:
+        def differentiate(batch: Batch) -> tuple[Sums, list[Tensor]]:
             with tf.GradientTape() as tape:
-                sums = BatchSums(*detector.observed_sums(detector(batch, training=True), batch))
-                target = update.target(sums.losses)
+                sums = detector.loss_sums(detector(batch, training=True), batch)
+                target = update.target(sums)
             return sums, tape.gradient(target, [v.value for v in detector.trainable_variables])
 
-        def accumulate(batch: Batch) -> tuple[BatchSums, list[Tensor]]:
+        def accumulate(batch: Batch) -> tuple[Sums, list[Tensor]]:
             batches = in_parts(batch, parts)
             sums, gradients = differentiate({name: x[0] for name, x in batches.items()})
             # Written out: replicas can't meet inside a loop, as they do where batch normalisation trains.
@@ -291,12 +292,12 @@ class JaxStep(Step):
 
         def loss(trainable: list, frozen: list, batch: Batch) -> tuple[Tensor, tuple]:
             outputs, frozen = detector.stateless_call(trainable, frozen, batch, training=True)
-            sums = BatchSums(*detector.observed_sums(outputs, batch))
-            return update.target(sums.losses), (sums, frozen)
+            sums = detector.loss_sums(outputs, batch)
+            return update.target(sums), (sums, frozen)
 
         differentiate = jax.value_and_grad(loss, has_aux=True)
 
-        def accumulate(trainable: list, frozen: list, batch: Batch) -> tuple[BatchSums, list, list]:
+        def accumulate(trainable: list, frozen: list, batch: Batch) -> tuple[Sums, list, list]:
             def add_part(carry: tuple, part: Batch) -> tuple[tuple, None]:
                 sums, frozen, gradients = carry
                 (_, (new, frozen)), new_gradients = differentiate(trainable, frozen, part)
@@ -426,10 +427,10 @@ class TorchStep(Step):
             scalars = self.update.apply(sums, gradients)
         return {name: value.detach() for name, value in scalars.items()}
 
-    def _differentiate(self, batch: Batch) -> tuple[BatchSums, list[Tensor]]:
+    def _differentiate(self, batch: Batch) -> tuple[Sums, list[Tensor]]:
         import torch
 
-        sums = BatchSums(*self.detector.observed_sums(self.detector(batch, training=True), batch))
-        target = self.update.target(sums.losses)
+        sums = self.detector.loss_sums(self.detector(batch, training=True), batch)
+        target = self.update.target(sums)
         gradients = torch.autograd.grad(target, [v.value for v in self.detector.trainable_variables])
         return keras.tree.map_structure(lambda x: x.detach(), sums), list(gradients)

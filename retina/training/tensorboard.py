@@ -19,7 +19,7 @@ from typing import IO, Any
 import numpy as np
 
 from retina.config import Config
-from retina.config.flat import flat
+from retina.config.differences import flat
 from retina.evaluation.curves import threshold_index
 from retina.evaluation.matching import Matches
 

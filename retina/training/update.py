@@ -7,14 +7,14 @@ of the positives, the loss scale and the moving average of the weights.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 from keras import ops
 
 from retina import config
 from retina.models.detector import Detector
-from retina.models.objective import LossSums, Observed, objective
+from retina.models.objective import Sums
 from retina.runs.ema import WeightAverage, averaged_variables
 from retina.training.optimizer import global_norm, prepare_gradients
 
@@ -22,16 +22,6 @@ Tensor = Any
 
 # The loss scale's first value and how many good steps double it: as in PyTorch's GradScaler.
 INITIAL_SCALE, GROWTH_INTERVAL = 2.0**16, 2000
-
-
-class BatchSums(NamedTuple):
-    """Sums of a forward pass; they add up over micro-batches and replicas."""
-
-    losses: LossSums
-    observed: Observed
-
-    def __add__(self, other: BatchSums) -> BatchSums:  # type: ignore[override]
-        return keras.tree.map_structure(lambda x, y: x + y, self, other)
 
 
 class Update:
@@ -65,22 +55,16 @@ class Update:
             name: variable for part in stateful for name, variable in part.variables.items()
         }
 
-    def zeros(self) -> BatchSums:
+    def zeros(self) -> Sums:
         """Return the sums before the first micro-batch."""
-        zero = ops.zeros((), dtype="float32")
-        return BatchSums(
-            LossSums(zero, zero, zero),
-            Observed(zero, zero, zero, zero, ops.zeros((len(self.detector.fpn.levels),), dtype="float32")),
-        )
+        return Sums.zeros(len(self.detector.fpn.levels))
 
-    def target(self, losses: LossSums) -> Tensor:
+    def target(self, sums: Sums) -> Tensor:
         """Return the scalar to differentiate: a whole batch's loss, or a share's undivided sum; times the scale."""
-        loss = (
-            losses.classification + losses.box if self.undivided else objective(losses, self._divisor(losses))["loss"]
-        )
+        loss = sums.undivided if self.undivided else sums.losses(self._divisor(sums))["loss"]
         return loss if self.scale is None else loss * ops.convert_to_tensor(self.scale.scale)
 
-    def apply(self, sums: BatchSums, gradients: list[Tensor]) -> dict[str, Tensor]:
+    def apply(self, sums: Sums, gradients: list[Tensor]) -> dict[str, Tensor]:
         """Update weights, slots and `variables`; return the step's scalars.
 
         Args:
@@ -93,7 +77,7 @@ class Update:
         (ten left out at the start: half an update at first, at most 13 % too long around the 25th; 1 % from the
         400th on). A warm-up hides it.
         """
-        variables, divisor = self.detector.trainable_variables, self._divisor(sums.losses)
+        variables, divisor = self.detector.trainable_variables, self._divisor(sums)
         gradients = self._true_gradients(gradients, divisor)
         norm = global_norm(gradients)
         finite = None if self.scale is None else ops.isfinite(norm)
@@ -104,12 +88,12 @@ class Update:
         for variable, old in zip(changed, before, strict=True):
             variable.assign(ops.where(finite, ops.convert_to_tensor(variable), old))
         scalars = {
-            **objective(sums.losses, divisor),
-            **observations(sums.losses, sums.observed, self.detector.fpn.levels),
+            **sums.losses(divisor),
+            **observations(sums, self.detector.fpn.levels),
             "gradient_norm": norm,
         }
         if self.normalizer is not None:
-            self.normalizer.update(sums.losses.positives)
+            self.normalizer.update(sums.positives)
         if self.ema is not None:
             self.ema.update(finite)
         if self.scale is not None:
@@ -117,10 +101,10 @@ class Update:
             self.scale.update(finite)
         return scalars
 
-    def _divisor(self, losses: LossSums) -> Tensor:
+    def _divisor(self, sums: Sums) -> Tensor:
         if self.normalizer is not None:
-            return self.normalizer.divisor(losses.positives)
-        return ops.maximum(losses.positives, 1.0)
+            return self.normalizer.divisor(sums.positives)
+        return ops.maximum(sums.positives, 1.0)
 
     def _true_gradients(self, gradients: list[Tensor], divisor: Tensor) -> list[Tensor]:
         """Return the gradients of the loss itself: the scale taken out, the divisor of undivided sums put in."""
@@ -196,7 +180,7 @@ class PositivesAverage:
         self.average.assign(self.divisor(positives))
 
 
-def observations(losses: LossSums, observed: Observed, levels: tuple[int, ...]) -> dict[str, Tensor]:
+def observations(sums: Sums, levels: tuple[int, ...]) -> dict[str, Tensor]:
     """Scalars that a step reports beside its losses, by name, from sums over the global batch.
 
     - `positives`: positive anchors; `positives_p3` … of each pyramid level.
@@ -205,11 +189,11 @@ def observations(losses: LossSums, observed: Observed, levels: tuple[int, ...]) 
     - `background_probability`: mean σ(logit) over classes and background anchors, a sample of one in 17. It starts at
       the prior π and should fall from there.
     """
-    both = observed.foreground + observed.background
+    both = sums.foreground + sums.background
     return {
-        "positives": losses.positives,
-        **{f"positives_p{level}": observed.positives[place] for place, level in enumerate(levels)},
-        "foreground_share": ops.divide_no_nan(observed.foreground, both),
-        "background_share": ops.divide_no_nan(observed.background, both),
-        "background_probability": ops.divide_no_nan(observed.probability, observed.sampled),
+        "positives": sums.positives,
+        **{f"positives_p{level}": sums.positives_by_level[place] for place, level in enumerate(levels)},
+        "foreground_share": ops.divide_no_nan(sums.foreground, both),
+        "background_share": ops.divide_no_nan(sums.background, both),
+        "background_probability": ops.divide_no_nan(sums.probability, sums.sampled),
     }
