@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from retina.config import Config
 from retina.data import augment, pixels
-from retina.export.tensorflow_private import frozen
 from retina.models.decode import Limits
 from retina.models.detector import Detector
+from retina.private_names import with_constant_weights
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -305,7 +305,7 @@ def _inputs() -> dict[str, tf.TensorSpec]:
 def _with_constants(network: Any) -> Callable[[tf.Tensor, tf.Tensor], Tensors]:
     """The function with its weights as constants: TensorFlow then multiplies batch normalisations into convolutions."""
     traced = network.get_concrete_function()
-    constant = frozen(traced)
+    constant = with_constant_weights(traced)
     names = sorted(traced.structured_outputs)
 
     return lambda canvas, size: dict(zip(names, constant(canvas, size), strict=True))
