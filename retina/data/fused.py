@@ -1,7 +1,7 @@
 """Training images read, cropped, zoomed, flipped and laid on their canvas in one pass, by threads of our own.
 
 simplejpeg decodes a JPEG as TensorFlow does, bit for bit, and OpenCV resizes bytes to bytes straight into the batch:
-bilinear, half-pixel centres, no antialiasing, as `retina.data.pixels.show`, within one level of it and a tenth of one
+bilinear, half-pixel centres, no antialiasing, as `pixels.show`, within one level of it and a tenth of one
 darker in the mean (OpenCV's weights have 11 bits, and it cuts off; `INTER_LINEAR_EXACT` is slower). Both
 work outside Python's lock. What simplejpeg does not take without complaint (other formats, CMYK, damaged files) goes to
 TensorFlow's decoder, which decides.
@@ -24,11 +24,12 @@ import tensorflow as tf
 
 from retina import config
 from retina.data import fused_geometry as geometry
-from retina.data import pixels, reduced
+from retina.data import reduced
+from retina.data.batches import pixels
+from retina.data.batches.plan import Geometry
 from retina.data.dataset import DetectionDataset
 from retina.data.images import unusable
 from retina.data.memory import Cache
-from retina.data.plan import Geometry
 from retina.data.stored import StoredImage, TableImage
 from retina.errors import RetinaError
 from retina.files import refuse_special

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from retina import config
-from retina.data import pixels
+from retina.data.batches import pixels
 from retina.data.dataset import DetectionDataset
 from retina.data.limits import image_name, too_large
 from retina.data.stored import StoredImage, TableImage

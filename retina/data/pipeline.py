@@ -17,7 +17,8 @@ import numpy as np
 import tensorflow as tf
 
 from retina import config
-from retina.data import augment, crop, fused, memory, mixing, pixels, plan
+from retina.data import augment, crop, fused, memory, mixing
+from retina.data.batches import pixels, plan
 from retina.data.dataset import DetectionDataset
 from retina.data.draws import Stream, integers
 from retina.data.images import load_image as load_image
@@ -69,7 +70,7 @@ def training_batches(
     an image is cut is said in `retina.config.Augment`. How images are read, `retina.data.fused.described` tells.
 
     Args:
-        slots: which of each batch's `batch_size` images are read, and in which order, as `retina.data.plan.share` gives
+        slots: which of each batch's `batch_size` images are read, and in which order, as `plan.share` gives
             them; None reads all. An image is the same whoever reads it.
 
     Returns:

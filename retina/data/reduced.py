@@ -12,7 +12,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from retina.data import augment, pixels
+from retina.data import augment
+from retina.data.batches import pixels
 
 MOST = 3
 """libjpeg halves an image three times at most."""
@@ -38,7 +39,7 @@ def within(view: augment.View, halvings: tf.Tensor) -> augment.View:
 
 
 def decode(encoded: tf.Tensor, halvings: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """`retina.data.pixels.decode`, at a reduced size if it is a JPEG.
+    """`retina.data.batches.pixels.decode`, at a reduced size if it is a JPEG.
 
     Args:
         encoded: a scalar string.

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from retina.data import augment, pixels, plan, reduced
+from retina.data import augment, reduced
+from retina.data.batches import pixels, plan
 from retina.data.dataset import DetectionDataset
 from retina.data.limits import refuse_too_large
 from retina.data.memory import Cache

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from retina import config
-from retina.data import plan
+from retina.data.batches import plan
 from retina.data.dataset import DetectionDataset
 from retina.doctor.findings import Finding
 

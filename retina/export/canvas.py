@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from retina import config
-from retina.data import plan
+from retina.data.batches import plan
 
 
 class Canvas(NamedTuple):

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from retina.config import Config
-from retina.data import augment, pixels
+from retina.data import augment
+from retina.data.batches import pixels
 from retina.models.decode import Limits
 from retina.models.detector import Detector
 

@@ -13,7 +13,7 @@ from retina.training.update import Seen, Update
 
 
 class MirroredStep(Step):
-    """See `retina.training.step.TrainStep`; a batch holds each replica's slots in turn (`retina.data.plan.share`).
+    """See `retina.training.step.TrainStep`; a batch holds each replica's slots in turn (`batches.plan.share`).
 
     Args:
         update: `undivided`; its detector and its variables were made in the strategy's scope.

@@ -310,7 +310,7 @@ class _Mesh:
         }
 
     def in_parts(self, batch: Batch, parts: int) -> Batch:
-        """`in_parts` of a batch that holds each device's slots in turn (`retina.data.plan.share`); none move."""
+        """`in_parts` of a batch that holds each device's slots in turn (`batches.plan.share`); none move."""
         import jax
 
         def split(x: Tensor) -> Tensor:

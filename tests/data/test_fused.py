@@ -13,7 +13,8 @@ import tensorflow as tf
 from PIL import Image
 
 from retina import config
-from retina.data import draws, fused, philox, pipeline, pixels, reduced
+from retina.data import draws, fused, philox, pipeline, reduced
+from retina.data.batches import pixels
 from retina.data.dataset import DetectionDataset
 from retina.errors import RetinaError
 from tests.data.test_robust_images import HEIGHT, VALID, WIDTH

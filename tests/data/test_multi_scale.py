@@ -7,7 +7,8 @@ import pytest
 import tensorflow as tf
 
 from retina import config
-from retina.data import pipeline, plan
+from retina.data import pipeline
+from retina.data.batches import plan
 from retina.data.dataset import DetectionDataset
 
 SHORTS = (16, 24, 32)

@@ -9,7 +9,8 @@ import tensorflow as tf
 from PIL import Image
 
 from retina import config
-from retina.data import pipeline, plan
+from retina.data import pipeline
+from retina.data.batches import plan
 from retina.data.dataset import DetectionDataset
 from retina.data.formats.coco import read_coco
 from retina.errors import RetinaError

@@ -9,7 +9,8 @@ import tensorflow as tf
 from PIL import Image, ImageFilter
 
 from retina import config
-from retina.data import augment, memory, pipeline, plan, reduced
+from retina.data import augment, memory, pipeline, reduced
+from retina.data.batches import plan
 from retina.data.dataset import DetectionDataset
 from retina.errors import RetinaError
 

@@ -14,7 +14,8 @@ import tensorflow as tf
 from PIL import Image
 
 from retina import config
-from retina.data import images, pixels, reduced
+from retina.data import images, reduced
+from retina.data.batches import pixels
 from retina.data.convert.images import read_header
 from retina.data.image_files import image_size
 from retina.data.load import load_split

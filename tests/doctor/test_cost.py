@@ -87,7 +87,8 @@ def test_activations_of_half_precision_take_half(plain):
 
 
 def test_mosaic_and_mixup_bring_the_boxes_of_five_images():
-    from retina.data import mixing, plan, rows
+    from retina.data import mixing, rows
+    from retina.data.batches import plan
 
     augment = {"mosaic": {"probability": 0.5}, "mixup": {"probability": 0.5}}
     data = {**SECTIONS["data"], "augment": augment}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from retina import config
-from retina.data import plan
+from retina.data.batches import plan
 from retina.doctor.coverage import coverage, overlaps, place, sampled
 from retina.ops.anchors import level_anchors, pyramid_anchors
 from retina.ops.assignment import match

@@ -141,7 +141,7 @@ def _palette_bmp(encoded: tf.Tensor, head: tf.Tensor) -> tf.Tensor:
 
 
 def fit(stored: tf.Tensor, resize: config.Resize) -> tuple[tf.Tensor, tf.Tensor]:
-    """`retina.data.plan.fit` of a single image inside a graph, equal to it for every size.
+    """`retina.data.batches.plan.fit` of a single image inside a graph, equal to it for every size.
 
     Args:
         stored: [2] int32 (h, w) of at least 1 pixel.
