@@ -68,9 +68,9 @@ def compile_inference(detector: Detector, engine: Any = None) -> Callable[[Batch
 def detect(
     run: Callable[[Batch], dict[str, np.ndarray]], dataset: DetectionDataset, batches: Iterable[Batch]
 ) -> DetectionTable:
-    """The detections in `batches` of a dataset (`retina.data.pipeline.evaluation_batches`: all of it, or one host's
+    """The detections in `batches` of a dataset (`evaluation_batches`: all of it, or one host's
     share), with `run` from `compile_inference`."""
-    from retina.data.pipeline import translated
+    from retina.data.batches.evaluation import translated
 
     with translated(dataset):
         return concatenate([_table(run(batch), np.asarray(batch["index"])) for batch in batches])
@@ -107,7 +107,7 @@ class Predictor:
 
     def stream(self, images: Any) -> Iterable[Detections]:
         """`predict`, an image at a time."""
-        from retina.data.pipeline import canvas_image
+        from retina.data.batches.evaluation import canvas_image
 
         single = isinstance(images, (str, Path)) or (isinstance(images, np.ndarray) and images.ndim == 3)
         for image in [images] if single else images:

@@ -82,8 +82,8 @@ def sample(run: Path, *, images: int | None, checkpoint: str, seed: int) -> Samp
     """What a run's detector says of the anchors on its validation images."""
     import keras
 
+    from retina.data.batches.evaluation import evaluation_batches, translated
     from retina.data.load import load_split
-    from retina.data.pipeline import evaluation_batches, translated
     from retina.ops.assignment import match
     from retina.runs.loading import load
 

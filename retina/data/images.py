@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
-import tensorflow as tf
 
 from retina import config
 from retina.data.batches import pixels
@@ -67,6 +66,9 @@ def load_image(
             ) from None
     if not image:
         raise RetinaError(f"{name}: expected an image, it is empty (0 bytes); restore or remove it")
+    import tensorflow as tf
+
+    pixels.leave_gpu_to_backend()
     try:
         with tf.device("CPU:0"):
             height, width = pixels.header_size(tf.constant(image)).numpy().tolist()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from retina import config
-from retina.data.batches import plan
+from retina.data.batches import augment, cache, plan
 from retina.data.dataset import DetectionDataset
 from retina.doctor.findings import Finding
 
@@ -79,7 +79,6 @@ def estimate(settings: config.Config, dataset: DetectionDataset) -> Cost:
     """
     import keras
 
-    from retina.data import memory, mixing, rows
     from retina.models.detector import Detector
 
     geometries = plan.fit_training(dataset.sizes, settings.data.resize)
@@ -100,7 +99,7 @@ def estimate(settings: config.Config, dataset: DetectionDataset) -> Cost:
     with _counted(detector) as counted:
         predicted = detector(keras.Input(batch_shape=(batch, height, width, 3), dtype="float32"), training=True)
     anchors, classes = predicted["logits"].shape[1:]
-    boxes = rows.box_slots(dataset, mixing.images_per_example(settings.data.augment))
+    boxes = plan.box_slots(dataset.offsets, augment.images_per_example(settings.data.augment))
     parameters = sum(prod(weight.shape) for weight in detector.variables)
     trainable = sum(prod(weight.shape) for weight in detector.trainable_variables)
     per_epoch = plan.training_steps(geometry, batch_size=settings.run.batch_size)
@@ -116,7 +115,7 @@ def estimate(settings: config.Config, dataset: DetectionDataset) -> Cost:
         needed["average"] = parameters * _BYTES
     if settings.data.cache == "memory":
         resized = np.stack([one.resized for one in geometries])
-        needed["cache"] = memory.planned(dataset, resized, settings.data).length
+        needed["cache"] = cache.planned(dataset, resized, settings.data).length
     flops = _PASSES * counted["flops"] * settings.run.batch_size / batch
     mean_area = np.mean([one.canvases.astype(np.int64).prod(axis=1)[one.canvas_of].mean() for one in geometries])
     return Cost(
@@ -142,14 +141,12 @@ def _replicas(run: config.Run) -> int:
 
 def cost_findings(cost: Cost) -> Iterator[Finding]:
     """Whether the cache fits into the memory of this machine; training refuses it otherwise."""
-    from retina.data import memory
-
-    cache, available = cost.memory.get("cache", 0), memory.available_memory()
-    if cache > memory.SHARE * available:
+    needed, available = cost.memory.get("cache", 0), cache.available_memory()
+    if needed > cache.SHARE * available:
         yield Finding(
             "error",
             "cache-too-large",
-            f"data.cache: memory takes {size(cache)}, and at most {size(memory.SHARE * available)} may be taken here",
+            f"data.cache: memory takes {size(needed)}, and at most {size(cache.SHARE * available)} may be taken here",
             "set data.cache: none, or train where there is more memory",
             "train",
         )

@@ -188,7 +188,7 @@ def _decode(files: list[bytes]) -> list[np.ndarray]:
 def _run(path: Path, checkpoint: str) -> _Target:
     import keras
 
-    from retina.data.pipeline import canvas_image
+    from retina.data.batches.evaluation import canvas_image
     from retina.runs.loading import load
 
     predictor = load(path, checkpoint)
@@ -222,7 +222,7 @@ def _saved_model(path: Path) -> _Target:
     import tensorflow as tf
 
     from retina import config
-    from retina.data.pipeline import canvas_image
+    from retina.data.batches.evaluation import canvas_image
     from retina.export.saved_model import read_description
 
     signatures = tf.saved_model.load(str(path)).signatures

@@ -34,8 +34,8 @@ class Difference(NamedTuple):
 
 def of_checkpoint(predictor: Predictor, image: bytes) -> dict[str, np.ndarray]:
     """`TENSORS` of one encoded image, computed from the checkpoint."""
+    from retina.data.batches.evaluation import canvas_image
     from retina.data.images import load_image
-    from retina.data.pipeline import canvas_image
 
     pixels = load_image(image)
     canvas, _, size = canvas_image(pixels, predictor.config.data.resize)

@@ -89,7 +89,7 @@ def detect_split(run: str | Path, split: Split, *, checkpoint: str = "best", ove
     """
     predictor = load(run, checkpoint)
     dataset, truth, config = split_for(predictor, split, overrides)
-    from retina.data.pipeline import evaluation_batches
+    from retina.data.batches.evaluation import evaluation_batches
 
     batches = evaluation_batches(dataset, config.data, batch_size=config.inference.batch_size)
     table = detect(predictor.run, dataset, batches)

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple, NoReturn
 import keras
 
 from retina.config import Config
-from retina.data import fused
+from retina.data.batches.evaluation import translated
+from retina.data.batches.training import described, training_batches
 from retina.data.dataset import DetectionDataset
 from retina.data.ground_truth import GroundTruth
-from retina.data.pipeline import training_batches, translated
 from retina.errors import RetinaError, RunFailed
 from retina.models.detector import Detector
 from retina.runs import checkpoint as checkpoints
@@ -215,7 +215,7 @@ class Loop:
             )
             for note in data.notes:
                 self.report.say(note)
-        self.report.say(fused.described(self.config.data))
+        self.report.say(described(self.config.data))
         for note in self.notes:
             self.report.say(note)
         if self.first_step:

@@ -97,7 +97,7 @@ def record(
         detector: with the weights that the step found, or the nearest to them that are finite; None where these could
             not be had.
         origin: which these are, for the message; of None, why.
-        batch: of the step, as in `retina.data.pipeline.Batch`; None where it could not be had.
+        batch: of the step, as in `retina.data.batches.Batch`; None where it could not be had.
         dataset: whose rows the batch's `index` are.
         parts: how many equal ones the batch goes through the network in, one after another, for the device's memory.
     """

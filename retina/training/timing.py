@@ -9,8 +9,9 @@ import keras
 import numpy as np
 
 from retina.config import Config
+from retina.data.batches.evaluation import translated
+from retina.data.batches.training import training_batches
 from retina.data.dataset import DetectionDataset
-from retina.data.pipeline import training_batches, translated
 from retina.errors import RetinaError
 from retina.runs.environment import devices, memory
 from retina.training.determinism import check_determinism, make_deterministic

@@ -8,11 +8,11 @@ from functools import cached_property
 from typing import Any
 
 from retina.config import Config
+from retina.data.batches.evaluation import evaluation_batches
 from retina.data.batches.plan import evaluation_order
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import DetectionTable
 from retina.data.ground_truth import GroundTruth, results
-from retina.data.pipeline import evaluation_batches
 from retina.drawing.evaluation_files import pictures_with_truth, write_evaluation
 from retina.evaluation.coco import evaluate_as
 from retina.evaluation.matching import match

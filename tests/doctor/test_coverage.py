@@ -83,8 +83,8 @@ def test_positives_are_those_of_the_assignment(seed):
 
 def test_positives_are_those_of_real_batches():
     """The boxes come from the training pipeline itself, without augmentation."""
+    from retina.data.batches.training import training_batches
     from retina.data.load import load_split
-    from retina.data.pipeline import training_batches
 
     source = config.DigitsSource(images=6, size=96)
     data = config.Data(
