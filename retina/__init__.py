@@ -1,6 +1,7 @@
 """RetinaNet-style one-stage detectors on Keras 3: training, evaluation and the losses around focal loss.
 
-`import retina` is light: TensorFlow and Keras are imported with the first name that needs them.
+`import retina` is light: a name is imported when it is first asked for, and TensorFlow and Keras with the first that
+needs them.
 """
 
 from __future__ import annotations
@@ -12,47 +13,39 @@ from retina.startup import import_tensorflow_quietly
 
 __version__ = "0.1.0"
 
+# The verbs: each is a function of `retina.api`.
+_VERBS = (
+    "ablate", "benchmark", "browse", "compare", "convert", "evaluate", "examine", "export", "export_weights",
+    "import_weights", "judge", "load", "load_split", "loss_distribution", "predict", "score", "summarise_study",
+    "train", "write_report",
+)  # fmt: skip
+
+# The things that verbs take and give, and where they stand.
 _HOMES = {
-    "RetinaError": "retina.errors",
     "Config": "retina.config",
-    "load_config": "retina.config:load",
     "DetectionDataset": "retina.data.dataset",
-    "load_split": "retina.data.load",
     "Detector": "retina.models.detector",
-    "train": "retina.training.train",
-    "import_weights": "retina.runs.importing:import_run",
-    "export_weights": "retina.export.weights",
-    "evaluate": "retina.export.loading",
-    "load": "retina.export.loading",
-    "score": "retina.scoring",
-    "compare": "retina.runs.comparing",
-    "browse": "retina.pages.browse",
-    "write_report": "retina.pages.run_page",
+    "RetinaError": "retina.errors",
+    "load_config": "retina.config:load",
 }
 
-__all__ = ["__version__", "losses", *_HOMES]
+# Rooms that can be used as `retina.losses` after `import retina` alone.
+_ROOMS = ("config", "data", "evaluation", "losses", "models", "ops", "runs", "training")
+_HEAVY = ("Detector", "losses", "models", "ops", "training")
 
-
-_LIGHT = (
-    "retina.errors",
-    "retina.config",
-    "retina.data.dataset",
-    "retina.data.load",
-    "retina.scoring",
-    "retina.runs.comparing",
-)
+__all__ = ["__version__", "losses", *_VERBS, *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("losses", "ops", "models", "training"):
+    if name in _VERBS:
+        return getattr(importlib.import_module("retina.api"), name)
+    if name in _HEAVY:
         import_tensorflow_quietly()
-    if name in ("losses", "ops", "models", "data", "training", "evaluation", "runs", "pages"):
+    if name in _ROOMS:
         return importlib.import_module(f"retina.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'retina' has no attribute '{name}'")
     module, _, attribute = _HOMES[name].partition(":")
-    if module not in _LIGHT:
-        import_tensorflow_quietly()
     return getattr(importlib.import_module(module), attribute or name)
 
 

@@ -1,63 +1,121 @@
-"""The command line: parses, calls one function per command, prints. Heavy imports wait until a command needs them."""
+"""The command line: a table of commands, each imported when it is called; errors as one line and an exit code."""
 
 from __future__ import annotations
 
+import difflib
 import errno
+import importlib
 import io
 import sys
 import traceback
-from typing import Annotated, Any
+from typing import NamedTuple
 
 import typer
 
-from retina.commands.ablate import ablate
-from retina.commands.benchmark import benchmark
-from retina.commands.browse import browse
-from retina.commands.compare import compare
-from retina.commands.convert import convert
-from retina.commands.doctor import doctor
-from retina.commands.evaluate import evaluate
-from retina.commands.export import export
-from retina.commands.export_weights import export_weights
-from retina.commands.import_weights import import_weights
-from retina.commands.options import Overrides, config_arguments
-from retina.commands.predict import predict
-from retina.commands.report import report
-from retina.commands.score import score
-from retina.commands.train import train
 from retina.errors import Interrupted, RetinaError, RunFailed
 
 FAILED, BAD_INPUT, RESUMABLE, INTERRUPTED = 1, 2, 75, 130
+HELP = ("-h", "--help")
 
-# Typer brings its own copy of click or takes the installed one, by its version: this is the right one's.
-_UsageError: Any = typer.BadParameter.__mro__[1]
 
-app = typer.Typer(
-    help="Trains, evaluates and runs RetinaNet-style object detectors.",
-    add_completion=False,
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+class Command(NamedTuple):
+    """A command: heading and line of `retina --help`, and its function, which stands in the module of the same name."""
+
+    group: str
+    help: str
+    function: str
+
+
+_TRAIN, _JUDGE, _DATA, _USE, _LOOK_UP = "Train", "Judge", "Data", "Use a detector", "Look up"
+
+COMMANDS = {
+    "train": Command(_TRAIN, "Train a detector and evaluate it on the validation data.", "train"),
+    "ablate": Command(_TRAIN, "Compare settings of the loss, or of anything, over seeds.", "ablate"),
+    "import-weights": Command(_TRAIN, "Turn another ecosystem's detector or backbone into a run.", "import_weights"),
+    "evaluate": Command(_JUDGE, "Print how good a run is, how sure that is, and what lacks.", "evaluate"),
+    "report": Command(_JUDGE, "Write the page of a run, of a study, or of several runs.", "report"),
+    "compare": Command(_JUDGE, "Tell which of two detectors is better on the same images.", "compare"),
+    "score": Command(_JUDGE, "Score anybody's detections against anybody's ground truth.", "score"),
+    "doctor": Command(_DATA, "Examine data, alone or through a configuration's anchors.", "doctor"),
+    "browse": Command(_DATA, "Write one page to look through a dataset and its defects.", "browse"),
+    "convert": Command(_DATA, "Write a dataset in another format, and check what was written.", "convert"),
+    "predict": Command(_USE, "Detect objects in images; draw them, and list them.", "predict"),
+    "export": Command(_USE, "Write a detector for serving; prove that it scores the same.", "export"),
+    "export-weights": Command(_USE, "Write a run's weights as a state dict of torchvision.", "export_weights"),
+    "benchmark": Command(_USE, "Time detection from encoded images to boxes.", "benchmark"),
+    "guide": Command(_LOOK_UP, "Show the manual, a page a topic.", "guide"),
+    "config": Command(_LOOK_UP, "Print a configuration in full, or explain its settings.", "config"),
+    "version": Command(_LOOK_UP, "Print the version.", "version"),
+}
 
 
 def main() -> None:
-    """Entry point: one clear line on standard error and exit code 2 for bad input; `--debug` shows the traceback."""
+    """Run the command line: an error is one line on standard error and an exit code; `--debug` adds the traceback."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     _never_fail_to_print()
     try:
-        sys.exit(app(args=arguments, prog_name="retina", standalone_mode=False))
+        sys.exit(run(arguments))
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             traceback.print_exc()
-        if type(error).__name__ == "NoArgsIsHelpError":  # `retina` alone: its message is the help
-            print(error, file=sys.stderr)
-            sys.exit(BAD_INPUT)
         code, text = _explain(error)
         print(f"retina: {' '.join(text.split())}", file=sys.stderr)
         sys.exit(code)
+
+
+def run(arguments: list[str]) -> int | None:
+    """The exit code of a command line without the word `retina`; None stands for 0.
+
+    Raises:
+        RetinaError: there is no such command.
+    """
+    if not arguments:
+        print(overview(), file=sys.stderr)
+        return BAD_INPUT
+    name, *rest = arguments
+    if name in HELP:
+        print(overview())
+        return None
+    if name == "--version":
+        name = "version"
+    return app_of(name)(args=rest, prog_name=f"retina {name}", standalone_mode=False)
+
+
+def app_of(name: str) -> typer.Typer:
+    """The application of one command, which is imported now.
+
+    Raises:
+        RetinaError: there is no such command.
+    """
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        remedy = f"did you mean `retina {near[0]}`?" if near else "`retina --help` lists them"
+        raise RetinaError(f"No such command '{name}'; {remedy}")
+    app = typer.Typer(
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": list(HELP)},
+    )
+    function = COMMANDS[name].function
+    app.command()(getattr(importlib.import_module(f"retina.commands.{function}"), function))
+    return app
+
+
+def overview() -> str:
+    """The text of `retina --help`: every command under its heading."""
+    lines = [
+        "Usage: retina COMMAND [ARGUMENTS]",
+        "",
+        "  Trains, evaluates and runs RetinaNet-style object detectors.",
+    ]
+    for group in dict.fromkeys(command.group for command in COMMANDS.values()):
+        lines += ["", f"{group}:"]
+        for name, command in COMMANDS.items():
+            if command.group == group:
+                lines.append(f"  {name:<15} {command.help}")
+    return "\n".join([*lines, "", "`retina COMMAND --help` explains one; `--debug` adds the traceback to an error."])
 
 
 def _never_fail_to_print() -> None:
@@ -72,43 +130,15 @@ def _explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, (RetinaError, Interrupted, FloatingPointError)):
         codes = {RunFailed: FAILED, RetinaError: BAD_INPUT, Interrupted: RESUMABLE, FloatingPointError: FAILED}
         return next(code for kind, code in codes.items() if isinstance(error, kind)), str(error)
-    if isinstance(error, _UsageError):
-        command = error.ctx.command_path if error.ctx else "retina"
+    if isinstance(error, typer.TyperException):  # wrong usage of a command's options
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "retina"
         return BAD_INPUT, f"{error.format_message()} See `{command} --help`."
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:  # wherever a path of the user's is first used
         return BAD_INPUT, f"{error.filename}: cannot look for this file or folder: {error.strerror}; check the path"
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
         return INTERRUPTED, "interrupted"
     return FAILED, f"unexpected {type(error).__name__}: {error} (a defect of retina: `--debug` shows where)"
-
-
-_COMMANDS = (
-    train, evaluate, report, score, compare, convert, doctor, browse, predict, ablate, export, benchmark,
-    import_weights, export_weights,
-)  # fmt: skip
-
-for command in _COMMANDS:
-    app.command()(command)
-
-
-@app.command("config")
-def show_config(
-    config: Annotated[str | None, typer.Argument(help="A YAML file; without one, the digits demo.")] = None,
-    overrides: Overrides = None,
-) -> None:
-    """Print the resolved configuration, every default spelled out."""
-    from retina import config as configuration
-
-    file, settings = config_arguments(config, overrides)
-    print(configuration.to_yaml(configuration.load(file, settings)), end="")
-
-
-@app.command()
-def version() -> None:
-    """Print the version."""
-    import retina
-
-    print(retina.__version__)
 
 
 if __name__ == "__main__":

@@ -25,3 +25,8 @@ class Interrupted(Exception):
 
     The command line exits with code 75, which schedulers don't take for finished.
     """
+
+
+def install_hint(extra: str) -> str:
+    """The command that installs an optional dependency; PyPI's `retina` is a stranger's package."""
+    return f'pip install "retina-detection[{extra}]" (in a checkout: pip install -e ".[{extra}]")'

@@ -70,7 +70,7 @@ def test_help_is_fast_and_silent() -> None:
 
 
 def test_one_version() -> None:
-    assert retina.__version__ == importlib.metadata.version("retina")
+    assert retina.__version__ == importlib.metadata.version("retina-detection")
     assert retina.__version__ == run("-m", "retina", "version").stdout.strip()
     newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert newest is not None
@@ -78,7 +78,7 @@ def test_one_version() -> None:
 
 
 def test_entry_point() -> None:
-    scripts = importlib.metadata.distribution("retina").entry_points.select(group="console_scripts")
+    scripts = importlib.metadata.distribution("retina-detection").entry_points.select(group="console_scripts")
     assert [(script.name, script.value) for script in scripts] == [("retina", "retina.cli:main")]
 
 
@@ -111,6 +111,15 @@ def test_wheel_holds_the_whole_package_and_nothing_else(wheel: zipfile.ZipFile) 
     assert inside == expected
 
 
+def test_wheel_holds_the_guide(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    pages = {path.name: path.read_bytes() for path in (ROOT / "retina" / "guide").glob("*.md")}
+    assert len(pages) >= 12
+    assert {name: wheel.read(f"retina/guide/{name}") for name in pages} == pages
+    wheel.extractall(tmp_path)
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from retina import guide; print(*guide.topics())"
+    assert {f"{topic}.md" for topic in run("-P", "-c", code).stdout.split()} == set(pages)
+
+
 def test_wheel_finds_the_digits_demo(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
     wheel.extractall(tmp_path)
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from retina import config; print(config.default_path())"
@@ -134,7 +143,7 @@ def pins() -> dict[str, str]:
 def test_constraints_pin_every_dependency_within_its_bounds() -> None:
     table = project()["project"]
     texts = table["dependencies"] + [text for extra in table["optional-dependencies"].values() for text in extra]
-    requirements = [requirement for requirement in map(Requirement, texts) if requirement.name != "retina"]
+    requirements = [requirement for requirement in map(Requirement, texts) if requirement.name != "retina-detection"]
     assert {"tensorflow", "keras", "jax", "torch", "pytest"} <= {requirement.name for requirement in requirements}
     pinned = pins()
     for requirement in requirements:
@@ -199,12 +208,12 @@ def test_no_path_of_a_machine_and_no_package_index() -> None:
             continue
         read.add(path.relative_to(ROOT).as_posix())
         found += [f"{path.relative_to(ROOT)}: {match[0]}" for match in FOREIGN.finditer(text)]
-    assert {"pyproject.toml", "scripts/setup", ".ci/run", "retina/config/reading.py"} <= read
+    assert {"pyproject.toml", "scripts/setup.py", ".ci/run", "retina/config/reading.py"} <= read
     assert found == []
 
 
 def test_scripts_can_be_run() -> None:
-    for name in ("scripts/setup", "scripts/demo", "scripts/test", ".ci/run"):
+    for name in ("scripts/setup.py", "scripts/demo", "scripts/test", ".ci/run"):
         path = ROOT / name
         assert os.access(path, os.X_OK), f"{name} is not executable"
         assert path.read_text(encoding="utf-8").startswith("#!/usr/bin/env "), name

@@ -9,14 +9,14 @@ from PIL import Image
 
 import retina
 from retina import config
+from retina.api import score
 from retina.data.formats.truth import read_ground_truth
 from retina.data.formats.voc import read_voc
 from retina.data.ground_truth import ground_truth
 from retina.data.load import load_split
 from retina.data.split_truth import split_truth
-from retina.drawing.score_files import write_score
+from retina.drawing.evaluation_files import write_score
 from retina.errors import RetinaError
-from retina.scoring import score
 
 CASES = (
     "coco_val2014_fakebbox100",

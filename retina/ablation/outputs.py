@@ -1,4 +1,4 @@
-"""The files of a study: `study.csv`, `study.json`, `study.txt`, plots, `study.html`."""
+"""The files of a study but for its page: `study.csv`, `study.json`, `study.txt` and plots."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from retina.ablation.results import StudyResult, to_json
 from retina.ablation.tables import table
 from retina.errors import RetinaError
 from retina.files import write_text
-from retina.pages import study as page
 
 _WIDTH = 118
 
 
 def write_outputs(study: Study, result: StudyResult) -> None:
-    """Writes all files into the study's folder, whole or not at all; earlier ones are replaced.
+    """Write these files into the study's folder, each whole or not at all; earlier ones are replaced.
 
     Raises:
         RetinaError: the folder can't be written.
@@ -29,7 +28,6 @@ def write_outputs(study: Study, result: StudyResult) -> None:
         write_text(study.path / "study.json", json.dumps(to_json(result), indent=2, ensure_ascii=False) + "\n")
         write_text(study.path / "study.txt", plain_text(result))
         plots.write_plots(study, result)
-        write_text(study.path / "study.html", page.render(study, result))
     except OSError as error:
         raise RetinaError(
             f"{study.path}: cannot write the results: {error.strerror or error}; make room there"
@@ -37,7 +35,7 @@ def write_outputs(study: Study, result: StudyResult) -> None:
 
 
 def csv_text(result: StudyResult) -> str:
-    """One row a trial, in the order of the plan: what depends on nothing but the configuration, so no times."""
+    """Return a row for each trial, in the order of the plan, with what the configuration alone determines: no times."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["trial", "setting", "seed", "gamma", "alpha", "status", *NAMES])
@@ -51,7 +49,7 @@ def csv_text(result: StudyResult) -> str:
 
 
 def plain_text(result: StudyResult) -> str:
-    """The table and the sentences, without colours."""
+    """Return the table and the sentences, without colours."""
     from rich.console import Console
 
     out = io.StringIO()

@@ -6,15 +6,21 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
+from retina import api
+from retina import config as configuration
+from retina.ablation.loss_distribution import table as distribution_table
+from retina.ablation.loss_distribution import to_json as distribution_to_json
+from retina.ablation.loss_distribution import write
+from retina.ablation.plan import make_plan, number_pairs, numbers, numbers_or_none
+from retina.ablation.results import StudyResult, to_json
+from retina.ablation.tables import table
+from retina.commands.options import console
 from retina.errors import RetinaError
 from retina.files import is_file_name
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 _DISTRIBUTION = "loss-distribution"
 _OUT = Path("runs/ablation")
@@ -59,7 +65,7 @@ def ablate(
     }  # fmt: skip
     if report is not None:
         _refuse("--report", {**varied, "out": out, "images": images}, words)
-        _rebuild(report, replicates, as_json)
+        _print(api.summarise_study(report, replicates=replicates, say=_say), report, as_json)
     elif words[:1] == [_DISTRIBUTION]:
         del varied["gamma"]
         _refuse(_DISTRIBUTION, {**varied, "replicates": replicates}, words[2:])
@@ -80,15 +86,6 @@ def _refuse(form: str, options: dict[str, Any], words: list[str]) -> None:
 
 
 def _run(words: list[str], varied: dict[str, Any], out: Path, replicates: int | None, as_json: bool) -> None:
-    from retina import config as configuration
-    from retina.ablation.directory import Study
-    from retina.ablation.execute import run_locally, run_on_ray
-    from retina.ablation.plan import make_plan, number_pairs, numbers, numbers_or_none
-
-    _check_replicates(replicates)
-    retries = 1 if varied["retries"] is None else varied["retries"]
-    if retries < 0:
-        raise RetinaError(f"--retries: expected at least 0, got {retries}")
     file = words[0] if words and ("=" not in words[0] or is_file_name(words[0])) else None
     config = configuration.load(file, words[0 if file is None else 1 :])
     plan = make_plan(
@@ -101,50 +98,41 @@ def _run(words: list[str], varied: dict[str, Any], out: Path, replicates: int | 
         baseline=varied["baseline"],
         seeds=3 if varied["seeds"] is None else varied["seeds"],
     )
-    study = Study.start(out, plan)
-    again = shlex.join(["retina", *sys.argv[1:]])
-    say = _say()
-    say(f"{len(plan.settings)} settings × {plan.seeds} seeds = {len(plan.trials)} trials in {out}")
-    with study.locked() as lock:
-        if varied["executor"] == "ray":
-            run_on_ray(study, retries=retries, say=say, again=again)
-        else:
-            run_locally(study, retries=retries, say=say, again=again, lock=lock)
-    _rebuild(out, replicates, as_json)
+    study = api.ablate(
+        plan,
+        out,
+        executor=varied["executor"] or "local",
+        retries=1 if varied["retries"] is None else varied["retries"],
+        replicates=replicates,
+        say=_say,
+        again=shlex.join(["retina", *sys.argv[1:]]),
+    )
+    _print(study, out, as_json)
 
 
-def _rebuild(path: Path, replicates: int | None, as_json: bool) -> None:
-    from retina.ablation.directory import Study
-    from retina.ablation.outputs import write_outputs
-    from retina.ablation.results import collect, to_json
-    from retina.ablation.tables import table
-
-    _check_replicates(replicates)
-    study = Study.open(path)
-    result = collect(study, replicates=replicates, say=_say())
-    write_outputs(study, result)
+def _print(study: StudyResult, path: Path, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(to_json(result), indent=2, ensure_ascii=False))
+        print(json.dumps(to_json(study), indent=2, ensure_ascii=False))
     else:
-        console = _console()
-        console.print(table(result, console.width))
-        for line in (*result.conclusions, "", *result.notes):
-            console.print(line, markup=False, soft_wrap=True)
-        console.print(
+        terminal = console()
+        terminal.print(table(study, terminal.width))
+        for line in (*study.conclusions, "", *study.notes):
+            terminal.print(line, markup=False, soft_wrap=True)
+        terminal.print(
             f"\nTable, plots and page are in {path}: study.html, study.csv, study.json.", markup=False, soft_wrap=True
         )
-    if result.failed:
-        trial = result.failed[0]
+    if study.failed:
+        trial = study.failed[0]
         print(
-            f"retina: {len(result.failed)} of {len(result.trials)} trials failed, the first is {trial.name}: "
+            f"retina: {len(study.failed)} of {len(study.trials)} trials failed, the first is {trial.name}: "
             f"{trial.outcome.error}; see {path / 'trials' / trial.name}.log and repeat the command",
             file=sys.stderr,
         )
         raise typer.Exit(1)
-    if result.empty:
-        trial = result.trials[0]
+    if study.empty:
+        trial = study.trials[0]
         print(
-            f"retina: all {len(result.trials)} trials diverged, the first is {trial.name}: {trial.outcome.error}; "
+            f"retina: all {len(study.trials)} trials diverged, the first is {trial.name}: {trial.outcome.error}; "
             "lower the learning rate or the loss's weights, and choose another --out",
             file=sys.stderr,
         )
@@ -152,45 +140,24 @@ def _rebuild(path: Path, replicates: int | None, as_json: bool) -> None:
 
 
 def _draw_distribution(run: Path, gamma: str, out: Path | None, images: int | None, as_json: bool) -> None:
-    from retina.ablation.plan import numbers
-    from retina.startup import import_tensorflow_quietly
-
-    gammas = numbers("--gamma", gamma)
-    import_tensorflow_quietly()
-    from retina.ablation.loss_distribution import loss_distribution, table, to_json, write
-
-    samples, found = loss_distribution(run, gammas, images=images)
     folder = out or run / "report"
-    write(folder, samples, found)
+    samples, distributions = api.loss_distribution(run, numbers("--gamma", gamma), images=images)
+    write(folder, samples, distributions)
     if as_json:
-        print(json.dumps(to_json(samples, found), indent=2))
+        print(json.dumps(distribution_to_json(samples, distributions), indent=2))
         return
-    console = _console()
-    console.print(table(samples, found))
-    for gamma_, kinds in found.items():
-        console.print(
+    terminal = console()
+    terminal.print(distribution_table(samples, distributions))
+    for gamma_, kinds in distributions.items():
+        terminal.print(
             f"γ = {gamma_:g}: the hardest 10 % carry {kinds['foreground'].shares[0.1]:.1%} of the foreground's loss "
             f"and {kinds['background'].shares[0.1]:.1%} of the background's.",
             markup=False,
             soft_wrap=True,
         )
-    console.print(f"The figure is {folder / 'loss_distribution.png'}.", markup=False, soft_wrap=True)
+    terminal.print(f"The figure is {folder / 'loss_distribution.png'}.", markup=False, soft_wrap=True)
 
 
-def _check_replicates(replicates: int | None) -> None:
-    if replicates is not None and replicates < 1:
-        raise RetinaError(f"--replicates: expected at least 1, got {replicates}; 1000 are usual")
-
-
-def _say() -> Any:
-    """Progress goes to standard error, so that `--json` stays clean."""
-    from rich.console import Console
-
-    console = Console(stderr=True, highlight=False)
-    return lambda text: console.print(text, markup=False, soft_wrap=True)
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console(highlight=False)
+def _say(text: str) -> None:
+    """Print a line of progress on standard error, so that `--json` stays clean."""
+    console(stderr=True).print(text, markup=False, soft_wrap=True)

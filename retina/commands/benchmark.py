@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
 
+from retina import api
+from retina.commands.options import console
 from retina.errors import RetinaError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from retina.export.benchmark import Benchmark
 
 
@@ -25,36 +26,26 @@ def benchmark(
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Time detection from encoded images to boxes: latency, throughput, and where the time goes."""
-    from retina.startup import import_tensorflow_quietly
-
-    sizes = _sizes(batch)
-    import_tensorflow_quietly()
-    from retina.export.benchmark import benchmark as measure
-
-    found = measure(path, batches=sizes, images=images or (), repeats=repeats, checkpoint=checkpoint)
+    timed = api.benchmark(path, batches=_sizes(batch), images=images or (), repeats=repeats, checkpoint=checkpoint)
     if as_json:
-        print(json.dumps(found.to_json(), indent=2))
+        print(json.dumps(timed.to_json(), indent=2))
         return
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    console.print(table(found))
-    console.print(f"Stages: {found.stages_from}. Images: {found.images}.", markup=False, soft_wrap=True)
+    terminal = console()
+    terminal.print(table(timed))
+    terminal.print(f"Stages: {timed.stages_from}. Images: {timed.images}.", markup=False, soft_wrap=True)
 
 
-def table(found: Benchmark) -> Table:
+def table(timed: Benchmark) -> Table:
     """One row a batch size: milliseconds of a batch, images a second, and the stages' shares."""
-    from rich.table import Table
-
-    stages = list(found.timings[0].shares)
-    made = Table(title=f"{found.path} ({found.kind})")
+    stages = list(timed.timings[0].shares)
+    rows = Table(title=f"{timed.path} ({timed.kind})")
     for head in ("batch", "median ms", "p90 ms", "p99 ms", "images/s", *stages):
-        made.add_column(head, justify="right")
-    for timing in found.timings:
+        rows.add_column(head, justify="right")
+    for timing in timed.timings:
         latency = [f"{1e3 * timing.percentile(share):.1f}" for share in (50, 90, 99)]
         shares = [f"{timing.shares[stage]:.0%}" for stage in stages]
-        made.add_row(str(timing.batch), *latency, f"{timing.images_per_second:.2f}", *shares)
-    return made
+        rows.add_row(str(timing.batch), *latency, f"{timing.images_per_second:.2f}", *shares)
+    return rows
 
 
 def _sizes(text: str) -> list[int]:

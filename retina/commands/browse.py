@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import webbrowser
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from retina import api
 from retina.commands.options import config_arguments, console
 from retina.errors import RetinaError
 
@@ -30,11 +32,6 @@ def browse(
     source, settings = config_arguments(target, overrides)
     if source is None:
         raise RetinaError(f"browse: expected data or a configuration first, got the override '{target}'")
-    from retina.startup import import_tensorflow_quietly
-
-    import_tensorflow_quietly()
-    from retina.pages.browse import browse as write
-
     terminal = console()
     done = 0
     with terminal.status("reading …") as status:
@@ -45,7 +42,7 @@ def browse(
             if done % 100 == 0:
                 status.update(f"{done} images opened …")
 
-        path = write(
+        page = api.browse(
             source,
             split=split,
             out=out,
@@ -56,8 +53,6 @@ def browse(
             quick=quick,
             advance=advance,
         )
-    terminal.print(f"The page is {path}.", markup=False, soft_wrap=True)
+    terminal.print(f"The page is {page}.", markup=False, soft_wrap=True)
     if show:
-        import webbrowser
-
-        webbrowser.open(path.absolute().as_uri())
+        webbrowser.open(page.absolute().as_uri())

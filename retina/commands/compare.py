@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
+from retina import api
 from retina.commands.options import Json, console
+from retina.evaluation.comparison import class_comparison_table, comparison_table, to_json, verdict
 
 
 def compare(
@@ -27,10 +29,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Tell whether B is better than A on the same images, with intervals from a paired bootstrap."""
-    from retina.evaluation.comparison import class_comparison_table, comparison_table, to_json, verdict
-    from retina.runs.comparing import compare as compare_detectors
-
-    compared = compare_detectors(
+    comparison = api.compare(
         a,
         b,
         ground_truth=ground_truth,
@@ -41,10 +40,10 @@ def compare(
         level=level,
     )
     if as_json:
-        print(json.dumps({"a": str(a), "b": str(b), **to_json(compared)}, indent=2))
+        print(json.dumps({"a": str(a), "b": str(b), **to_json(comparison)}, indent=2))
         return
     terminal = console()
     terminal.print(f"A: {a}\nB: {b}", markup=False, soft_wrap=True)
-    terminal.print(comparison_table(compared, terminal.width))
-    terminal.print(class_comparison_table(compared, terminal.width, coloured=terminal.color_system is not None))
-    terminal.print(verdict(compared), markup=False, soft_wrap=True)
+    terminal.print(comparison_table(comparison, terminal.width))
+    terminal.print(class_comparison_table(comparison, terminal.width, coloured=terminal.color_system is not None))
+    terminal.print(verdict(comparison), markup=False, soft_wrap=True)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
+import yaml
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from retina import api
 from retina.commands.options import Json, console
-
-if TYPE_CHECKING:
-    from retina.data.convert.run import Conversion
+from retina.data.convert.run import Conversion
+from retina.startup import import_tensorflow_quietly
 
 _Choice = Literal["keep", "drop"]
 
@@ -47,13 +49,9 @@ def convert(
 ) -> None:
     """Write a dataset in another format, and check what was written."""
     if to == "tfds":
-        from retina.startup import import_tensorflow_quietly
-
         import_tensorflow_quietly()
-    from retina.data.convert.run import convert as convert_dataset
-
     with _Bar() as bar:
-        done = convert_dataset(
+        conversion = api.convert(
             source,
             folder,
             to,
@@ -72,10 +70,10 @@ def convert(
             progress=bar.show,
         )
     if as_json:
-        print(json.dumps(done.to_json(), indent=2))
+        print(json.dumps(conversion.to_json(), indent=2))
     else:
-        _print(done)
-    if done.problems:
+        _print(conversion)
+    if conversion.problems:
         raise typer.Exit(1)
 
 
@@ -83,10 +81,7 @@ class _Bar:
     """A live line on a terminal; nothing elsewhere, so that logs stay short."""
 
     def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        error = Console(stderr=True, highlight=False)
+        error = console(stderr=True)
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -113,20 +108,20 @@ class _Bar:
         self.progress.update(self.task, completed=done, total=total)
 
 
-def _print(done: Conversion) -> None:
-    import yaml
-
+def _print(conversion: Conversion) -> None:
     terminal = console()
-    for split, counts in done.splits.items():
+    for split, counts in conversion.splits.items():
         terminal.print(f"{split}: {counts['images']:,} images, {counts['boxes']:,} boxes", markup=False)
-    for note in done.notes:
+    for note in conversion.notes:
         terminal.print(f"note: {note}", markup=False, soft_wrap=True)
-    if done.problems:
-        for problem in done.problems:
+    folder = conversion.folder
+    if conversion.problems:
+        for problem in conversion.problems:
             terminal.print(f"wrong: {problem}", markup=False, soft_wrap=True)
         remedy = "remove what is wrong and repeat the command with --resume, or begin again in a new folder"
-        terminal.print(f"{done.folder}: it is not what was to be written; {remedy}.", markup=False, soft_wrap=True)
+        terminal.print(f"{folder}: it is not what was to be written; {remedy}.", markup=False, soft_wrap=True)
         return
-    terminal.print(f"Read again and compared: {done.folder} holds what it should. In a configuration:", soft_wrap=True)
-    text = yaml.safe_dump({"data": {"root": str(done.folder), **done.data}}, sort_keys=False, allow_unicode=True)
+    terminal.print(f"Read again and compared: {folder} holds what it should. In a configuration:", soft_wrap=True)
+    section = {"data": {"root": str(folder), **conversion.data}}
+    text = yaml.safe_dump(section, sort_keys=False, allow_unicode=True)
     terminal.print(text, end="", markup=False, soft_wrap=True)

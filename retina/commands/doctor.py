@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from retina import api
 from retina.commands.options import Json, config_arguments, console
 from retina.errors import RetinaError
 
@@ -30,61 +32,30 @@ def doctor(
 
     Exit code 1 if a finding is an error.
     """
-    from retina.doctor.targets import open_target
-
     file, settings = config_arguments(target, overrides)
     if file is None:
         raise RetinaError(f"doctor: expected data or a configuration first, got the override '{target}'")
-    opened = open_target(file, settings, images, data_dir)
-    if time is not None and opened.config is None:
-        raise RetinaError(f"--time: training steps need a configuration, and {file} is data; leave it out")
-    if time is not None and opened.config is not None and (hosts := opened.config.run.hosts) is not None:
-        share = opened.config.run.batch_size // hosts.count
-        raise RetinaError(
-            f"--time: run.hosts: one process cannot time the steps of {hosts.count} hosts; time one host's share of "
-            f"them with run.hosts=null run.batch_size={share}"
-        )
-    if html is not None and not html.absolute().parent.is_dir():
-        raise RetinaError(f"--html: {html.absolute().parent}: no such folder; make it first")
-    from retina.startup import import_tensorflow_quietly
-
-    import_tensorflow_quietly()
-    from retina.doctor.examine import examine, with_timing
-    from retina.doctor.printing import print_examination
-
     terminal = console()
-    if as_json:
-        examined = examine(opened, quick=quick)
-    else:
-        with terminal.status("reading …") as status:
-            done = 0
+    with terminal.status("reading …") if not as_json else nullcontext() as status:
+        opened = 0
 
-            def advance(images: int) -> None:
-                nonlocal done
-                done += images
-                if done % 50 == 0:
-                    status.update(f"{done} images opened …")
+        def advance(images: int) -> None:
+            nonlocal opened
+            opened += images
+            if status is not None and opened % 50 == 0:
+                status.update(f"{opened} images opened …")
 
-            examined = examine(opened, quick=quick, advance=advance)
+        examination = api.examine(
+            file, settings, images=images, data_dir=data_dir, quick=quick, time=time, html=html, advance=advance
+        )
     # Training would stop at what the examination calls an error, and take the examination with it.
-    if time is not None and not examined.sound:
-        typer.echo("--time: left out, because of the errors that were found; mend those first", err=True)
-    elif time is not None and opened.config is not None and "train" in examined.splits:
-        from retina.data.load import load_split
-        from retina.training.timing import time_steps
-
-        timing = time_steps(opened.config, load_split(opened.config.data, "train"), time)
-        examined = with_timing(examined, timing._asdict())
-    if html is not None:
-        from retina.files import write_text
-        from retina.pages.examination import render
-
-        write_text(html, render(examined))
+    if time is not None and not examination.sound:
+        typer.echo("--time: left out, because of the errors below; fix those first", err=True)
     if as_json:
-        print(json.dumps(examined.to_json(), indent=2))
+        print(json.dumps(examination.to_json(), indent=2))
     else:
-        print_examination(terminal, examined)
+        api.print_examination(terminal, examination)
         if html is not None:
             terminal.print(f"The page is {html}.", markup=False, soft_wrap=True)
-    if not examined.sound:
+    if not examination.sound:
         raise typer.Exit(1)

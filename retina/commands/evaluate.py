@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
+from retina import api
 from retina.commands.options import Checkpoint, Json, Overrides, ProtocolOption, Replicates, Split, console
+from retina.evaluation.tables import print_score
 
 
 def evaluate(
@@ -22,32 +24,22 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Print the metrics of a trained run, how sure they are, and what keeps them down."""
-    from retina.startup import import_tensorflow_quietly
-
-    import_tensorflow_quietly()
-    from retina.drawing.evaluation_files import write_sheet
-    from retina.drawing.score_files import print_score, write_score
-    from retina.export.loading import detect_split
-    from retina.scoring import judge
-
-    detected = detect_split(run, split, checkpoint=checkpoint, overrides=overrides or ())
-    result = judge(
-        detected.truth,
-        detected.found,
+    score, notes = api.judge(
+        run,
+        split,
+        checkpoint=checkpoint,
         protocol=protocol,
-        settings=detected.config.evaluation,
         replicates=replicates,
+        overrides=overrides or (),
+        out=out,
     )
-    if out is not None:
-        write_score(out, result, detected.dataset.images)
-        write_sheet(out, detected.dataset, detected.table, pictures=9)
     if as_json:
-        told = {"run": str(run), "split": split, "checkpoint": checkpoint, "notes": list(detected.dataset.notes)}
-        print(json.dumps({**told, **result.to_json()}, indent=2))
+        head = {"run": str(run), "split": split, "checkpoint": checkpoint, "notes": list(notes)}
+        print(json.dumps({**head, **score.to_json()}, indent=2))
         return
     terminal = console()
-    for note in detected.dataset.notes:
+    for note in notes:
         terminal.print(note, markup=False)
-    print_score(terminal, result)
+    print_score(terminal, score)
     if out is not None:
         terminal.print(f"All of it, with pictures, is in {out}.", markup=False, soft_wrap=True)

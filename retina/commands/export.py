@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from retina import api
+
 
 def export(
     run: Annotated[Path, typer.Argument(help="A run directory.")],
@@ -29,12 +31,7 @@ def export(
 
     Beyond its limit an export is refused: exit code 1, and the stage in which the first difference arises.
     """
-    from retina.startup import import_tensorflow_quietly
-
-    import_tensorflow_quietly()
-    from retina.export.exporting import export as export_run
-
-    done = export_run(
+    exported = api.export(
         run,
         format,
         out=out,
@@ -44,15 +41,15 @@ def export(
         certify_images=certify,
         overrides=overrides or (),
     )
-    certificate = done.certificate
+    certificate = exported.certificate
     if as_json:
-        print(json.dumps({"path": str(done.path), **certificate.to_json()}, indent=2))
+        print(json.dumps({"path": str(exported.path), **certificate.to_json()}, indent=2))
     else:
         print(certificate.words())
-        print(f"It is in {done.path}.")
+        print(f"It is in {exported.path}.")
     if not certificate.passed:
         where = f" in {certificate.stage}" if certificate.stage else ""
         reason = f"the first difference arises{where}: {certificate.difference}" if certificate.difference else ""
         problems = "; ".join(filter(None, [*certificate.problems, reason]))
-        print(f"retina: export refused: {problems}; it is in {done.path}", file=sys.stderr)
+        print(f"retina: export refused: {problems}; it is in {exported.path}", file=sys.stderr)
         raise typer.Exit(1)

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from retina import api
 from retina.commands.options import console
 
 
@@ -19,12 +20,7 @@ def export_weights(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report on every tensor as JSON.")] = False,
 ) -> None:
     """Write a run's weights as a state dict of another ecosystem, and print the code that loads it there."""
-    from retina.startup import import_tensorflow_quietly
-
-    import_tensorflow_quietly()
-    from retina.export.weights import export_weights as export_run
-
-    report = export_run(kind, run, file, checkpoint=checkpoint)
+    report = api.export_weights(kind, run, file, checkpoint=checkpoint)
     if as_json:
         print(json.dumps(report.to_json(), indent=1))
         return

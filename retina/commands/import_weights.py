@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from retina import api
+from retina import config as configuration
 from retina.commands.options import console
 
 
@@ -36,16 +38,9 @@ def import_weights(
 
     A backbone becomes a run to train from: the config's detector on it, with new heads.
     """
-    from retina import config as configuration
-
     given = None if config is None else configuration.load(config)
     names = None if classes is None else [name.strip() for name in classes.split(",")]
-    from retina.startup import import_tensorflow_quietly
-
-    import_tensorflow_quietly()
-    from retina.runs.importing import import_run
-
-    report = import_run(kind, file, out, classes=names, config=given, overrides=overrides or ())
+    report = api.import_weights(kind, file, out, classes=names, config=given, overrides=overrides or ())
     if as_json:
         print(json.dumps(report.to_json(), indent=1))
         return
@@ -58,7 +53,7 @@ def import_weights(
     )
     for note in report.notes:
         terminal.print(f"Note: {note}.", markup=False, soft_wrap=True)
-    if not any(one.target.startswith("detector/") for one in report.carried):
+    if not any(tensor.target.startswith("detector/") for tensor in report.carried):
         terminal.print(
             f"That is the backbone; the heads are new. Train from it:\n  retina train CONFIG model.init_from={out}",
             markup=False,

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
+from rich.console import Console
 
 from retina.files import is_file_name
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Settings that replace the file's.")
@@ -24,13 +22,12 @@ Replicates = Annotated[
 
 
 def config_arguments(config: str | None, overrides: list[str] | None) -> tuple[str | None, list[str]]:
-    """`retina train run.seed=1` has no CONFIG: what looks like an override is one."""
+    """The file and the overrides of a command; `retina train run.seed=1` has no file, and one override."""
     if config is not None and "=" in config and not is_file_name(config):
         return None, [config, *(overrides or [])]
     return config, overrides or []
 
 
-def console() -> Console:
-    from rich.console import Console
-
-    return Console(highlight=False)
+def console(stderr: bool = False) -> Console:
+    """A terminal that prints texts as they are: no colours for numbers and paths."""
+    return Console(stderr=stderr, highlight=False)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import sys
+import webbrowser
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from retina import api
 from retina.commands.options import Split, console
 from retina.errors import RetinaError
 from retina.files import is_file_name
-
-_COMPARISON = Path("comparison.html")
 
 
 def report(
@@ -34,55 +33,7 @@ def report(
     paths = [Path(word) for word in runs if word not in overrides]
     if not paths:
         raise RetinaError(f"report: expected a run or a study first, got the override '{overrides[0]}'")
-    page = _write(paths, out, split, checkpoint, overrides)
+    page = api.write_report(paths, out, split=split, checkpoint=checkpoint, overrides=overrides)
     console().print(f"The page is {page}.", markup=False, soft_wrap=True)
     if show:
-        import webbrowser
-
         webbrowser.open(page.absolute().as_uri())
-
-
-def _write(paths: list[Path], out: Path | None, split: Split, checkpoint: str, overrides: list[str]) -> Path:
-    if len(paths) == 1 and (paths[0] / "study.yaml").is_file():
-        if overrides or split != "validation" or checkpoint != "best":
-            raise RetinaError(
-                f"{paths[0]}: a study's page takes neither --split, --checkpoint nor overrides; leave them out"
-            )
-        from retina.pages.study import write
-
-        return write(paths[0], out or paths[0] / "study.html")
-    from retina.startup import import_tensorflow_quietly
-
-    import_tensorflow_quietly()
-    if len(paths) > 1:
-        from retina.pages.comparison import write as compare
-
-        return compare(paths, out or _COMPARISON, split=split, checkpoint=checkpoint, overrides=overrides)
-    from retina.pages.run_page import write_report
-
-    return write_report(paths[0], out, split=split, checkpoint=checkpoint, overrides=overrides)
-
-
-def report_of_training(run: Path) -> Path | None:
-    """The page at the end of a training.
-
-    The run is whole by then: whatever goes wrong here is told in one line on standard error, and loses nothing.
-
-    Returns:
-        The page; None where it could not be written.
-    """
-    from retina.pages.run_page import write_report
-    from retina.runs.directory import shown
-
-    page, figures = run / "report" / "index.html", run / "metrics.jsonl"
-    try:
-        if page.is_file() and page.stat().st_mtime >= figures.stat().st_mtime:
-            return page  # a finished run that was resumed stays as it is
-        return write_report(run)
-    except Exception as error:
-        what = " ".join(str(error).split()) or type(error).__name__
-        print(
-            f"retina: warning: {what} (the run is complete; its report is not written: `retina report {shown(run)}`)",
-            file=sys.stderr,
-        )
-        return None

@@ -8,8 +8,11 @@ from typing import Annotated, Literal
 
 import typer
 
+from retina import api
 from retina.commands.options import Json, ProtocolOption, Replicates, console
+from retina.drawing.evaluation_files import write_score
 from retina.errors import RetinaError
+from retina.evaluation.tables import print_score
 
 
 def score(
@@ -44,11 +47,7 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Score anybody's detections against anybody's ground truth, without a model."""
-    from retina.drawing.score_files import print_score, write_score
-    from retina.scoring import score as score_files
-    from retina.startup import import_tensorflow_quietly
-
-    result = score_files(
+    result = api.score(
         ground_truth,
         detections,
         protocol=protocol,
@@ -67,8 +66,6 @@ def score(
         images=images,
     )
     if out is not None:
-        if result.pictures is not None:  # TensorFlow decodes them
-            import_tensorflow_quietly()
         write_score(out, result)
     if as_json:
         print(json.dumps(result.to_json(), indent=2))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
+from retina import api
+from retina import config as configuration
 from retina.commands.options import Overrides, config_arguments, console
 from retina.errors import RetinaError
-
-if TYPE_CHECKING:
-    from retina.config import Config
+from retina.runs.directory import RunDirectory, shown
+from retina.training.launchers import hosts_of
 
 
 def train(
@@ -27,32 +30,20 @@ def train(
     ] = None,
 ) -> None:
     """Train a detector and evaluate it on the validation data."""
-    from retina import config as configuration
-
     file, settings = config_arguments(config, overrides)
     if changed_data and not resume:
         raise RetinaError("--changed-data: it has an effect on a run that goes on only; add --resume, or leave it out")
-    own = resume and file is None
-    if own:
-        from retina.runs.directory import RunDirectory
-
+    by_its_own_config = resume and file is None
+    if by_its_own_config:
         file = str(RunDirectory.open(run_dir).path / "config.yaml")
-    # Read before TensorFlow is imported, which takes seconds: a typo is told at once.
     resolved = configuration.load(file, [*settings, *_launched(launcher)])
-    if own and launcher is None and not any(setting.startswith("run") and "hosts" in setting for setting in settings):
+    place_given = launcher is not None or any(text.startswith("run") and "hosts" in text for text in settings)
+    if by_its_own_config and not place_given:
         _refuse_other_place(run_dir, resolved)
-    from retina.startup import import_tensorflow_quietly
-
-    import_tensorflow_quietly()
-    from retina.runs.directory import shown
-    from retina.training.train import train as train_run
-
-    train_run(resolved, run_dir, resume=resume, changed_data=changed_data)
+    api.train(resolved, run_dir, resume=resume, changed_data=changed_data)
     if resolved.run.hosts is not None and resolved.run.hosts.index:
         return  # host 0 says where the run is
-    from retina.commands.report import report_of_training
-
-    page = report_of_training(run_dir) if resolved.run.report else None
+    page = _report(run_dir) if resolved.run.report else None
     terminal = console()
     terminal.print(f"The run is in {run_dir}. Look at it:", markup=False, soft_wrap=True)
     run = shown(run_dir)
@@ -61,8 +52,21 @@ def train(
         terminal.print(f"Its report, a page for the browser, is {page}.", markup=False, soft_wrap=True)
 
 
-def _refuse_other_place(run_dir: Path, config: Config) -> None:
-    """The run directory holds host 0's place: started with it, every host would wait for the others without end.
+def _report(run: Path) -> Path | None:
+    """The page of a complete run; None, and a line on standard error, where it can't be written."""
+    try:
+        return api.report_after_training(run)
+    except Exception as error:
+        what = " ".join(str(error).split()) or type(error).__name__
+        print(
+            f"retina: warning: {what} (the run is complete; its report is not written: `retina report {shown(run)}`)",
+            file=sys.stderr,
+        )
+        return None
+
+
+def _refuse_other_place(run_dir: Path, config: configuration.Config) -> None:
+    """Refuse a run of several hosts: its directory holds host 0's place, and each host would wait for the others.
 
     Raises:
         RetinaError: the run is one of several hosts.
@@ -70,7 +74,7 @@ def _refuse_other_place(run_dir: Path, config: Config) -> None:
     hosts = config.run.hosts
     if hosts is not None:
         raise RetinaError(
-            f"{run_dir}: the run is one of {hosts.count} hosts, and which one this is has to be told again: add "
+            f"{run_dir}: the run is one of {hosts.count} hosts, and which one this is has to be said again: add "
             f"--launcher, or run.hosts='{{coordinator: {hosts.coordinator}, count: {hosts.count}, index: N}}'; "
             "run.hosts=null goes on with this host alone"
         )
@@ -80,9 +84,5 @@ def _launched(launcher: Literal["slurm", "env"] | None) -> list[str]:
     """The override that says which host this is, of how many."""
     if launcher is None:
         return []
-    import os
-
-    from retina.training.launchers import hosts_of
-
     hosts = hosts_of(launcher, os.environ)
     return [f"run.hosts={'null' if hosts is None else hosts.model_dump_json()}"]

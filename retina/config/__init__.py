@@ -37,9 +37,7 @@ from retina.config.losses import (
 )
 from retina.config.model import Anchors, Assignment, Fpn, Head, Model
 from retina.config.reading import default_path, load, override, parse, to_yaml, with_absolute_root
-from retina.config.sections import Config, Evaluation, Export, Inference
-from retina.config.selection import Relabel, Select
-from retina.config.training import (
+from retina.config.recipe import (
     AdamW,
     ConstantSchedule,
     CosineSchedule,
@@ -52,6 +50,8 @@ from retina.config.training import (
     Sgd,
     StepSchedule,
 )
+from retina.config.sections import Config, Evaluation, Export, Inference
+from retina.config.selection import Relabel, Select
 from retina.config.values import Section
 
 __all__ = [

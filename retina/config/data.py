@@ -19,49 +19,71 @@ from retina.config.values import (
 )
 
 MAX_PIXELS = 178_956_970
-"""What TensorFlow decodes (2^29 bytes of RGB) and Pillow opens at most."""
+"""Pixels of the largest image that TensorFlow decodes (2^29 bytes of RGB) and Pillow opens."""
 
 
 class CocoSource(Section):
     """A COCO JSON file and the folder that holds its images."""
 
     format: Literal["coco"] = "coco"
+    """COCO's JSON; boxes are `[x, y, width, height]` in pixels."""
+
     annotations: Path
+    """The JSON file, from `data.root`."""
+
     images: Path
+    """The folder that the file's `file_name` entries are relative to, from `data.root`."""
+
     select: Select | None = None
+    """Part of the images to take; null takes all."""
 
 
 class VocSource(Section):
-    """Pascal VOC XML: `folder` holds `VOC2007`-like year folders, or `Annotations` itself.
-
-    `splits` names files of `ImageSets/Main`: `2007/trainval` in a devkit with year folders, `train` in a bare one.
-    """
+    """Pascal VOC XML."""
 
     format: Literal["voc"] = "voc"
+    """Pascal VOC's XML, a file for each image."""
+
     folder: Path = Path(".")
+    """Folder of `Annotations`, `ImageSets` and `JPEGImages`, or of year folders such as `VOC2007` that hold them; from
+    `data.root`, which it is by default."""
+
     splits: tuple[str, ...] = Field(min_length=1)
+    """Files of `ImageSets/Main`, read in this order: `2007/trainval` in a devkit with year folders, `train` in a bare
+    one."""
+
     select: Select | None = None
+    """Part of the images to take; null takes all."""
 
 
 class YoloSource(Section):
-    """YOLO text labels, `class cx cy w h` in fractions of the image's sides: by a `data.yaml`, or as folders.
-
-    With `data`, an Ultralytics data.yaml, `split` is its key: `train`, `val` or `test`. Without, `images` is the folder
-    of images and `labels` that of text files (default: as Ultralytics finds them, `images` in the path replaced by
-    `labels`, or beside the images); `names` is a file of class names, one a line (default: a `classes.txt` beside
-    the labels or the folder above; else `data.classes` are the names in the order of their indices).
-    """
+    """YOLO text labels, `class cx cy w h` in fractions of the image's sides: by a `data.yaml`, or as folders."""
 
     format: Literal["yolo"] = "yolo"
+    """YOLO's text files, one for each image."""
+
     data: Path | None = None
+    """An Ultralytics `data.yaml`, from `data.root`. Give it with `split`, or give `images` instead."""
+
     split: str | None = None
+    """Key of `data`: `train`, `val` or `test`."""
+
     images: Path | None = None
+    """Folder of images, searched with its subfolders; from `data.root`."""
+
     labels: Path | None = None
+    """Folder of the text files of `images`, from `data.root`. Null looks where Ultralytics does: where the last
+    `images` of the path is replaced by `labels`, or beside the images."""
+
     names: Path | None = None
+    """File of class names for `images`, one a line, from `data.root`. Null takes a `classes.txt` beside the labels or
+    in the folder above; without such a file `data.classes` are the names, in the order of their indices."""
+
     select: Select | None = None
+    """Part of the images to take; null takes all."""
 
     @model_validator(mode="after")
-    def _one_form(self) -> YoloSource:
+    def _either_form(self) -> YoloSource:
         if (self.data is None) == (self.images is None):
             raise ValueError("give either data (a data.yaml) or images (a folder)")
         if self.data is not None:
@@ -75,31 +97,43 @@ class YoloSource(Section):
 
 
 class CsvSource(Section):
-    """A CSV file of boxes in pixels; see `retina.data.formats.csv` for its columns.
-
-    `images` is the folder that the image column is relative to (default: the file's own); `classes` a CSV file of lines
-    `class name,id` (default: the sorted names of `annotations`, or `data.classes`).
-    """
+    """A CSV file of boxes in pixels: `image,x1,y1,x2,y2,label` with a header, in any order, or without one in this."""
 
     format: Literal["csv"] = "csv"
+    """Boxes in one CSV file; `width,height`, `crowd,difficult` and `area` are further columns that it may have."""
+
     annotations: Path
+    """The CSV file, from `data.root`."""
+
     images: Path | None = None
+    """The folder that the column `image` is relative to, from `data.root`; null takes the file's own folder."""
+
     classes: Path | None = None
+    """A CSV file of lines `class name,id`, from `data.root`, whose ids give the order. Null takes `data.classes`, or
+    else the sorted names that occur in `annotations`."""
+
     select: Select | None = None
+    """Part of the images to take; null takes all."""
 
 
 class TfdsSource(Section):
-    """A TensorFlow Datasets dataset prepared in `data_dir`; nothing is downloaded. See `retina.data.formats.tfds`.
-
-    `name` is TFDS' (`coco/2017`, `voc/2007:5.0.0`), `split` too (`train`, `validation[:1000]`). Without `name`,
-    `data_dir` is the dataset's own folder, as `retina convert` writes it.
-    """
+    """A TensorFlow Datasets dataset that is already prepared; nothing is downloaded."""
 
     format: Literal["tfds"] = "tfds"
+    """TensorFlow Datasets' shards (TFRecord or ArrayRecord)."""
+
     name: Annotated[str, Field(min_length=1)] | None = None
+    """TFDS' name of the dataset, such as `coco/2017` or `voc/2007:5.0.0`. Null takes `data_dir` itself for the
+    dataset's folder, as `retina convert` writes it."""
+
     split: str
+    """TFDS' name of the split, with its slicing: `train`, `validation[:1000]`."""
+
     data_dir: Path = Path("~/tensorflow_datasets")
+    """Folder of prepared datasets, from `data.root` unless absolute; `~` is the home folder. The default is TFDS'."""
+
     select: Select | None = None
+    """Part of the images to take; null takes all."""
 
     @field_validator("data_dir")
     @classmethod
@@ -112,21 +146,35 @@ DigitHeight = Annotated[Float, Field(gt=0, le=0.6)]
 
 
 class DigitsSource(Section):
-    """The built-in digits: generated in memory, no files. The handwriting in `train` and `validation` is disjoint.
-
-    An image has at most `most` digits, of a height in the range `height` relative to the image's side. The classes are
-    "0" to "9", or with `single_class` just "digit".
-    """
+    """The built-in digits: handwriting on cluttered backgrounds, generated in memory, no files."""
 
     format: Literal["digits"] = "digits"
+    """Images made when they are asked for; the handwriting is scikit-learn's."""
+
     split: Literal["train", "validation", "test"] = "train"
+    """Part of the handwriting to take; no sample of one is in another."""
+
     images: PositiveInt = 1000
+    """Number of images. A longer set begins with the shorter one."""
+
     size: Annotated[Int, Field(ge=64)] = 128
+    """Side of the square images in pixels."""
+
     most: PositiveInt = 6
+    """Most digits in an image; it may have none."""
+
     height: tuple[DigitHeight, DigitHeight] = (22 / 128, 64 / 128)
+    """Range of the digits' heights as shares of the image's side; the lower end must be at least 8 pixels. The default
+    is 22 to 64 pixels of 128."""
+
     single_class: bool = False
+    """Whether all are of one class, `digit`, in the place of ten, `0` to `9`."""
+
     seed: NonNegativeInt = 0
+    """Seed of the images. Image i depends on it, on i and on the other settings but `images`."""
+
     select: Select | None = None
+    """Part of the images to take; null takes all."""
 
     @model_validator(mode="after")
     def _legible(self) -> DigitsSource:
@@ -145,19 +193,30 @@ Source = Annotated[
 
 
 class Resize(Section):
-    """Aspect-preserving resize: the short side becomes `short`, unless the long side would then exceed `long`.
+    """Aspect-preserving resize of an image onto a canvas, which is padded at the bottom and on the right.
 
-    Each side of the padded canvas is a multiple of `multiple`; `max_canvases` bounds the number of canvas shapes.
-
-    With `train_short` training is multi-scale: for each batch one of these short sides is drawn, evenly, in the place
-    of `short`, which evaluation keeps. Each has its own canvases, and each canvas its own compiled step.
+    The short side becomes `short`, unless the long side would then exceed `long`. Images of like aspect share a canvas,
+    so that shapes stay static.
     """
 
     short: PositiveInt = 800
+    """Short side of the image in pixels. 800 is that of the best models of arXiv:1708.02002 (tables 1e and 2)."""
+
     train_short: tuple[PositiveInt, ...] = ()
+    """Short sides in pixels for multi-scale training, increasing: for each batch one of them is drawn, evenly, in the
+    place of `short`, which evaluation keeps. Each has its own canvases, and each canvas its own compiled step. Empty,
+    the default, trains at `short` alone."""
+
     long: PositiveInt = 1333
+    """Bound on the long side in pixels, at least `short`. 1333 is that of the paper's code (Detectron)."""
+
     multiple: PositiveInt = 128
+    """Number of pixels of which each side of the canvas is a multiple; itself a multiple of 32, the stride of the
+    backbone's last map. 128 is the stride of P7, so that no level is rounded up."""
+
     max_canvases: PositiveInt = 4
+    """Most canvas shapes; the two whose union pads least are merged until they are as few. Fewer pad more, more take
+    longer to compile: a step is compiled for each."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Resize:
@@ -173,36 +232,64 @@ class Resize(Section):
 
 
 class Data(Section):
-    """Where the data is and how an image becomes a canvas. Relative paths of the sources are taken from `root`.
-
-    Two settings are about the speed of training and touch nothing else. With `decode: auto` a JPEG is decoded at 1/2,
-    1/4 or 1/8 of its size where it is still no smaller than it is shown, and, where of `augment` nothing but the flips
-    and `scale` is on, simplejpeg and OpenCV read the images (`retina.data.fused`): pixels within one level of
-    TensorFlow's, which reads them otherwise, and with `decode: full` always. `cache: memory` decodes every image once,
-    before the first step, and keeps the pixels; batches are the same. It is refused where they don't fit.
-
-    An image that can't be decoded, is not of the size that its annotation declares or has more than `max_pixels`
-    pixels (told by its header, before it is decoded) ends the command. With `invalid_images: skip` every image of a
-    split is decoded once before it is used, those that can't be used are left out, of the ground truth too, and the
-    log says how many and which: as deterministic as the files. A file damaged inside (a stretch of zero bytes in a
-    JPEG, say) often decodes without complaint, in TensorFlow as in Pillow, to a picture that is partly wrong: no such
-    check finds it.
-    """
+    """Sources of images and boxes, and the way from an image to a canvas."""
 
     root: Path = Path(".")
+    """Folder that relative paths of the sources are taken from; relative itself to the folder that the command runs in.
+    `~` is the home folder."""
+
     train: Source
+    """Split to train on."""
+
     validation: Source
+    """Split that evaluations during training measure, and that selects the best checkpoint."""
+
     test: Source | None = None
+    """Split for a last measurement (`retina evaluate --split test`); training never reads it."""
+
     classes: tuple[str, ...] | None = None
+    """Class names in the order of their labels, all different. They must be those of the files, after `relabel`; of voc
+    and csv, whose files tell only the classes that occur, there may be more. Null takes the files' order: COCO's by
+    category id, YOLO's by index, VOC's and CSV's by name."""
+
     relabel: Relabel | None = None
+    """Classes to rename, merge or leave out, alike in every split; null takes the files' classes."""
+
     invalid_boxes: Literal["error", "clip", "drop"] = "error"
+    """Treatment of a box that is not finite, has no positive width and height or reaches more than 1 pixel outside its
+    image: `error` ends the command and names it, `drop` leaves it out, `clip` cuts it to the image and leaves it out
+    only if nothing remains. Up to 1 pixel is always cut off. Evaluations score against the files' own boxes."""
+
     invalid_images: Literal["error", "skip"] = "error"
+    """Treatment of an image that can't be decoded, is not of the size that its annotation declares or has more than
+    `max_pixels`: `error` ends the command, when training comes to it. With `skip` every image of a split is decoded
+    once before it is used, those that can't be used are left out, of the ground truth too, and the log says how many
+    and which: as deterministic as the files. A file damaged inside (a stretch of zero bytes in a JPEG, say) often
+    decodes without complaint, in TensorFlow as in Pillow, to a picture that is partly wrong: no such check finds it."""
+
     max_pixels: Annotated[PositiveInt, Field(le=MAX_PIXELS)] = MAX_PIXELS
+    """Most pixels of an image, told by its header before it is decoded. The default is what TensorFlow decodes (2^29
+    bytes of RGB) and Pillow opens at most."""
+
     difficult: Literal["ignore", "use", "drop"] = "ignore"
+    """Treatment of boxes flagged as difficult (voc, csv, tfds): `ignore` makes them neither object nor background,
+    like a crowd, `use` takes them like any other, `drop` leaves them out."""
+
     decode: Literal["auto", "full"] = "auto"
+    """Decoding of training images; it is about speed alone. With `auto` a JPEG is decoded at 1/2, 1/4 or 1/8 of its
+    size where that is still no smaller than it is shown, and, where of `augment` nothing but the flips and `scale` is
+    on, simplejpeg and OpenCV read the images: pixels within one level of TensorFlow's, which reads them otherwise. With
+    `full` TensorFlow reads them always, at full size."""
+
     cache: Literal["none", "memory"] = "none"
+    """Place where decoded images are kept; it is about speed alone. `memory` decodes every training image once, before
+    the first step, and keeps the pixels; batches are the same. It is refused where they don't fit."""
+
     resize: Resize = Resize()
+    """Sizes of images and canvases, in pixels."""
+
     augment: Augment = Augment()
+    """Random changes of training images."""
 
     @field_validator("root")
     @classmethod
@@ -219,11 +306,11 @@ class Data(Section):
     @model_validator(mode="after")
     def _shares_apart(self) -> Data:
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
-        for (name, one), (other, two) in combinations(splits.items(), 2):
-            if one is None or two is None or one.select is None or two.select is None:
+        for (name, source), (other_name, other) in combinations(splits.items(), 2):
+            if source is None or other is None or source.select is None or other.select is None:
                 continue
-            if one.model_copy(update={"select": two.select}) == two:
-                conflict = share_conflict(one.select, two.select)
+            if source.model_copy(update={"select": other.select}) == other:
+                conflict = share_conflict(source.select, other.select)
                 if conflict is not None:
-                    raise ValueError(f"{name} and {other} are parts of one source, but {conflict}")
+                    raise ValueError(f"{name} and {other_name} are parts of one source, but {conflict}")
         return self

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from retina.config.data import Data
 from retina.config.losses import Loss
 from retina.config.model import Anchors, Assignment, Model
-from retina.config.training import Optimizer, Run, Schedule, Sgd
+from retina.config.recipe import Optimizer, Run, Schedule, Sgd
 from retina.config.values import (
     Fraction,
     NonNegativeFloat,
@@ -20,28 +20,43 @@ from retina.config.values import (
 
 
 class Inference(Section):
-    """`candidates` are taken per level above `score_threshold`; greedy NMS is per class; `max_detections` are kept."""
+    """From the network's outputs to detections (arXiv:1708.02002, section 4.1)."""
 
     score_threshold: Fraction = 0.05
+    """Score above which an anchor's class is a candidate; 0.05 is the paper's. Lower finds more and takes longer."""
+
     candidates: PositiveInt = 1000
+    """Most pairs of anchor and class a level, by their scores; 1000 is the paper's."""
+
     nms_iou: Fraction = 0.5
+    """IoU above which the lower-scored of two boxes of one class is suppressed, greedily; 0.5 is the paper's."""
+
     max_detections: PositiveInt = 100
+    """Most detections in an image, all classes together; 100 is the most that COCO's AP counts of a class. Raise it
+    with `evaluation.max_detections` where images hold more objects."""
+
     batch_size: PositiveInt = 8
+    """Images that go through the network at once, on each device, in evaluations; it is about speed and memory."""
 
 
 class Evaluation(Section):
-    """`metric` selects the best checkpoint on the validation data. Both engines give equal figures; one is fast.
-
-    `max_detections` are three bounds on the detections of one class in one image: AP uses the last, AR each.
-    `area_ranges` are in square pixels, both ends included, and name the figures: `s` gives APs and ARs.
-    """
+    """Figures of a detector on a split, by the rules of pycocotools."""
 
     metric: Literal["AP", "AP50", "AP75"] = "AP"
+    """Figure that selects the best checkpoint on the validation data; AP, over IoU 0.5 to 0.95, is COCO's first."""
+
     engine: Literal["hotcoco", "pycocotools"] = "hotcoco"
+    """Library that computes the figures. Both give equal ones; hotcoco is faster, pycocotools the reference."""
+
     max_detections: tuple[PositiveInt, PositiveInt, PositiveInt] = (1, 10, 100)
+    """Three bounds on the detections of one class in one image, increasing, up to 1000000: AP uses the last, AR each.
+    The default is COCO's, and names AR1, AR10 and AR100."""
+
     area_ranges: dict[str, tuple[NonNegativeFloat, PositiveFloat]] = Field(
         default={"s": (0.0, 1024.0), "m": (1024.0, 9216.0), "l": (9216.0, 1e10)}
     )
+    """Ranges of the objects' areas in square pixels, both ends included, by the letters that name their figures: `s`
+    gives APs and ARs. The default is COCO's, with bounds at 32 x 32 and 96 x 96 pixels."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Evaluation:
@@ -56,30 +71,51 @@ class Evaluation(Section):
 
 
 class Export(Section):
-    """`certify` images of the validation split prove an export, evenly spread over it; null takes all of them.
-
-    `fold_batch_norm` (SavedModel) puts batch normalisations into the convolutions before them: faster by a tenth or so,
-    but no longer equal to the checkpoint bit for bit, so that its certificate allows what other formats are allowed.
-    """
+    """A trained detector written for production, with a certificate that it scores what the checkpoint scores."""
 
     certify: PositiveInt | None = None
+    """Images of the split (validation by default) that prove an export, evenly spread over it; null takes all."""
+
     fold_batch_norm: bool = False
+    """Whether a SavedModel's batch normalisations are put into the convolutions before them: faster by a tenth or so,
+    but no longer equal to the checkpoint bit for bit, so that its certificate allows what other formats are allowed."""
 
 
 class Config(Section):
-    """The whole configuration; `load` reads one."""
+    """The whole configuration."""
 
     data: Data
+    """Sources of images and boxes, and the way from an image to a canvas."""
+
     model: Model = Model()
+    """The network: backbone, feature pyramid and heads."""
+
     anchors: Anchors = Anchors()
+    """Anchor boxes and the encoding of boxes relative to them."""
+
     assignment: Assignment = Assignment()
+    """Rule by which anchors learn boxes."""
+
     loss: Loss = Loss()
+    """The objective: classification loss and box loss."""
+
     optimizer: Optimizer = Sgd()
+    """Updates of the weights."""
+
     schedule: Schedule
+    """Length of the run, and the course of the learning rate."""
+
     run: Run = Run()
+    """Batches, precision, devices, and what is written when."""
+
     inference: Inference = Inference()
+    """From the network's outputs to detections."""
+
     evaluation: Evaluation = Evaluation()
+    """Figures of a detector on a split."""
+
     export: Export = Export()
+    """A trained detector written for production."""
 
     @model_validator(mode="after")
     def _canvas_fits_pyramid(self) -> Config:

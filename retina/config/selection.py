@@ -1,4 +1,4 @@
-"""What is taken of the data: `data.relabel` says which classes, in all splits; a split's `select` which images."""
+"""The section `data.relabel`, which chooses classes in all splits, and a split's `select`, which chooses images."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from retina.config.values import Fraction, Int, NonNegativeInt, PositiveInt, Sec
 
 
 class Relabel(Section):
-    """Classes renamed, merged and left out, alike in every split and in the ground truth of evaluations.
-
-    `rename` maps names of the files to new ones, all at once; classes that come to share a name are merged: the merged
-    class stands where the first of them stood and keeps its category id. `keep`, or else `drop`, lists new names; boxes
-    of the other classes are left out, and what they show becomes background. Images are kept. `data.classes` then
-    orders the new names.
-    """
+    """Classes renamed, merged and left out, alike in every split and in the ground truth of evaluations."""
 
     rename: dict[str, str] = Field(default_factory=dict)
+    """Class names of the files and their new names, renamed all at once. Classes that come to share a name are merged:
+    the merged class stands where the first of them stood and keeps its category id. `data.classes` then orders the new
+    names."""
+
     keep: tuple[str, ...] | None = Field(default=None, min_length=1)
+    """New names of the classes to keep. Boxes of the others are left out, and what they show becomes background; images
+    are kept. Null keeps all but `drop`."""
+
     drop: tuple[str, ...] | None = Field(default=None, min_length=1)
+    """New names of the classes to leave out, in the place of `keep`."""
 
     @model_validator(mode="after")
     def _does_something(self) -> Relabel:
@@ -38,30 +40,37 @@ class Relabel(Section):
 
 
 class Select(Section):
-    """The images of a split; each setting chooses among those that the one before it left, in this order.
-
-    - `share`: [from, to], a part of the images in a random order, as fractions. An image's place in that order follows
-      from `seed` and its id alone, so shares [0, 0.8], [0.8, 0.9] and [0.9, 1] of one source are disjoint and together
-      whole. Two splits that take overlapping shares of one source, written alike in both, or differ in their seeds, are
-      refused here. Where a source is written in two ways, or one split has no share, only the images tell: the
-      preflight (`run.preflight`, `retina doctor`) refuses splits that share files.
-    - `images`: a text file of image ids (or names of image files), one a line. Its path is taken from `data.root`.
-    - `drop_empty`: leaves out the images that have no box, after `data.relabel`.
-    - `shots`: few-shot, the first images in the random order that give each class this many `instances` (or `images`
-      that show it, by `shots_of`), the rarest class first. Images stay whole, since an object without its box would be
-      trained as background, so a class may get more; crowds and difficult boxes don't count.
-    - `every`: the first image of each this many, in the order of the table.
-    - `first`: this many images from the start.
-    """
+    """The images of a split; each setting chooses among those that the one before it left, in the order given here."""
 
     share: tuple[Fraction, Fraction] | None = None
+    """A part [from, to] of the images in a random order, as fractions. An image's place in that order follows from
+    `seed` and its id alone, so shares [0, 0.8], [0.8, 0.9] and [0.9, 1] of one source are disjoint and together whole.
+    Two splits that take overlapping shares of one source, written alike in both, or differ in their seeds, are refused.
+    Where a source is written in two ways, or one split has no share, only the images tell: the preflight
+    (`run.preflight`, `retina doctor`) refuses splits that share files."""
+
     images: Path | None = None
+    """A text file of image ids (or names of image files), one a line; from `data.root`."""
+
     drop_empty: bool = False
+    """Whether the images that have no box, after `data.relabel`, are left out."""
+
     shots: PositiveInt | None = None
+    """Few-shot: the first images in the random order that give each class this many `instances` (or `images` that show
+    it, by `shots_of`), the rarest class first. Images stay whole, since an object without its box would be trained as
+    background, so a class may get more; crowds and difficult boxes don't count."""
+
     shots_of: Literal["instances", "images"] | None = None
+    """Unit of `shots`: objects of a class, or images that show it. Null is `instances`."""
+
     every: Annotated[Int, Field(ge=2)] | None = None
+    """Number of images of which the first is taken, again and again in the order of the table: 10 takes a tenth."""
+
     first: PositiveInt | None = None
+    """Number of images taken from the start."""
+
     seed: NonNegativeInt | None = None
+    """Seed of the random order of `share` and `shots`; null is 0."""
 
     @model_validator(mode="after")
     def _does_something(self) -> Select:
@@ -79,9 +88,9 @@ class Select(Section):
 
 
 def share_conflict(first: Select, second: Select) -> str | None:
-    """Why two splits may not take these parts of one source: with other seeds or overlapping shares one would see the
-    other's images. Equal shares are taken for what is meant, and a part of a split without share is not looked at: what
-    two splits share in the end, `retina.doctor.statistics.split_findings` tells from their tables.
+    """Reason why two splits may not take these parts of one source, or None: with other seeds or overlapping shares one
+    would see the other's images. Equal shares are taken for what is meant, and a part of a split without share is not
+    looked at: what two splits share in the end, the doctor tells from their tables.
     """
     if first.share is None or second.share is None:
         return None

@@ -1,4 +1,4 @@
-"""What every section of the configuration is made of."""
+"""The types of numbers in the configuration, and the base class of its sections."""
 
 from __future__ import annotations
 
@@ -17,4 +17,10 @@ NonNegativeInt = Annotated[Int, Field(ge=0)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    """Base class of the sections: frozen, without room for unknown keys.
+
+    The text under a field is its description: `retina config --explain`, the guide's page of settings and the JSON
+    schema show it. It starts with a noun phrase, names the unit, and gives the reason of the default or its source.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)

@@ -1,4 +1,4 @@
-"""The files of `retina predict`: a picture an image, and `detections.json`."""
+"""The files of `retina predict`: a picture for each image, and `detections.json`."""
 
 from __future__ import annotations
 
@@ -6,19 +6,33 @@ import json
 from collections.abc import Sequence
 from itertools import chain, count
 from pathlib import Path
+from typing import Any, Protocol
 
+import numpy as np
 from PIL import Image
 
+from retina.data.images import load_image
 from retina.drawing.pictures import draw
 from retina.errors import RetinaError
 from retina.files import write_text, written
-from retina.inference import Detections
+
+
+class ImageDetections(Protocol):
+    """The detections of one image, such as `retina.inference.Detections`."""
+
+    @property
+    def boxes(self) -> np.ndarray: ...
+    @property
+    def scores(self) -> np.ndarray: ...
+    @property
+    def labels(self) -> np.ndarray: ...
+    def to_list(self) -> list[dict[str, Any]]: ...
 
 
 def write_predictions(
-    folder: Path, files: Sequence[Path], found: Sequence[Detections], class_names: Sequence[str]
+    folder: Path, files: Sequence[Path], predictions: Sequence[ImageDetections], class_names: Sequence[str]
 ) -> list[Path]:
-    """Writes `<stem>.png` for each image (numbered where stems repeat) and `detections.json`.
+    """Write `<stem>.png` for each image (numbered where stems repeat) and `detections.json`.
 
     Returns:
         The pictures' paths, in the order of `files`.
@@ -26,8 +40,6 @@ def write_predictions(
     Raises:
         RetinaError: the folder can't be written, or a picture would overwrite one of `files`.
     """
-    from retina.data.images import load_image
-
     pictures = _distinct_names(folder, files)
     inputs = {file.resolve() for file in files}
     for picture in pictures:
@@ -35,12 +47,12 @@ def write_predictions(
             raise RetinaError(f"{picture}: the picture would overwrite this input image; choose another --out")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for file, detections, picture in zip(files, found, pictures, strict=True):
+        for file, detections, picture in zip(files, predictions, pictures, strict=True):
             image = load_image(str(file))
             drawn = draw(image, detections.boxes, detections.labels, class_names, scores=detections.scores)
             with written(picture) as temporary:
                 Image.fromarray(drawn).save(temporary)
-        tree = [{"image": str(f), "detections": d.to_list()} for f, d in zip(files, found, strict=True)]
+        tree = [{"image": str(f), "detections": d.to_list()} for f, d in zip(files, predictions, strict=True)]
         write_text(folder / "detections.json", json.dumps(tree, indent=2) + "\n")
     except OSError as error:
         reason = error.strerror or error

@@ -1,4 +1,7 @@
-"""Precision, recall and F1 along the score, and the threshold that a user should set."""
+"""Precision, recall and F1 along the score, the threshold that a user should set, and the calibration of scores.
+
+Calibration: does a score of 0.8 mean right four times out of five? (Guo et al. 2017, arXiv:1706.04599, section 2).
+"""
 
 from __future__ import annotations
 
@@ -26,9 +29,9 @@ class PrecisionRecall:
 
 @dataclass(frozen=True, eq=False)
 class ConfidenceCurve:
-    """What is kept when detections below a score are dropped, for each of the q different scores.
+    """Precision, recall and F1 after dropping detections below a score, for each of the q different scores.
 
-    A threshold can't part equal scores, so they share a point.
+    A threshold can't separate equal scores, so they share a point.
 
     Attributes:
         thresholds: [q] descending; detections with at least this score are kept.
@@ -70,8 +73,32 @@ class BestF1:
     per_class: tuple[OperatingPoint, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Reliability:
+    """A reliability diagram: detections in B bins of equal width by score.
+
+    A bin holds its lower edge and not its upper one, the last both. Missed boxes play no part: this is about
+    the scores given, not about what is missing.
+
+    Attributes:
+        edges: [B + 1] from 0 to 1.
+        count: [B] int64, detections that are right or wrong; those that are neither are left out.
+        score: [B] their mean score, NaN in an empty bin.
+        precision: [B] the share that is right, NaN in an empty bin.
+        expected_error: the mean of |precision - score| over the detections (ECE); None without detections.
+        maximum_error: the largest |precision - score| of a bin that is not empty (MCE); None without detections.
+    """
+
+    edges: np.ndarray
+    count: np.ndarray
+    score: np.ndarray
+    precision: np.ndarray
+    expected_error: float | None
+    maximum_error: float | None
+
+
 def threshold_index(matches: Matches, iou: float) -> int:
-    """The place of an overlap in `matches.iou_thresholds`, whatever the rounding of its last digits.
+    """Return the index of an overlap in `matches.iou_thresholds`, whatever the rounding of its last digits.
 
     Raises:
         RetinaError: the matches were not made at this overlap.
@@ -84,7 +111,7 @@ def threshold_index(matches: Matches, iou: float) -> int:
 
 
 def precision_recall(matches: Matches, label: int, *, iou: float = 0.5) -> PrecisionRecall | None:
-    """The curve under which AP is measured, of one class; detections that are neither right nor wrong leave no trace.
+    """Return the curve under which AP is measured, of one class; detections neither right nor wrong leave no trace.
 
     Returns:
         None for a class without boxes to find: it has no recall.
@@ -102,7 +129,7 @@ def precision_recall(matches: Matches, label: int, *, iou: float = 0.5) -> Preci
 
 
 def confidence_curve(matches: Matches, label: int | None = None, *, iou: float = 0.5) -> ConfidenceCurve | None:
-    """Precision, recall and F1 as functions of the score threshold, of one class or of all together (None).
+    """Return precision, recall and F1 by score threshold, of one class or of all together (None).
 
     Returns:
         None without boxes to find: there is no recall.
@@ -120,12 +147,12 @@ def confidence_curve(matches: Matches, label: int | None = None, *, iou: float =
         right, scores = right[order], scores[order]
     # The last of equal scores: from there on the threshold keeps all of them.
     last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True)[: len(scores)])
-    hits, kept = np.cumsum(right)[last], last + 1
-    return ConfidenceCurve(scores[last], hits / kept, hits / positives, 2 * hits / (kept + positives))
+    hits, counts = np.cumsum(right)[last], last + 1
+    return ConfidenceCurve(scores[last], hits / counts, hits / positives, 2 * hits / (counts + positives))
 
 
 def best_f1(matches: Matches, *, iou: float = 0.5) -> BestF1:
-    """The score threshold with the largest F1, for all classes together and for each.
+    """Return the score threshold with the largest F1, for all classes together and for each.
 
     The figure is the best on these very images; on new ones the same threshold does somewhat worse.
 
@@ -137,6 +164,27 @@ def best_f1(matches: Matches, *, iou: float = 0.5) -> BestF1:
         overall=_best(confidence_curve(matches, iou=iou)),
         per_class=tuple(_best(confidence_curve(matches, label, iou=iou)) for label in classes),
     )
+
+
+def reliability(matches: Matches, label: int | None = None, *, iou: float = 0.5, bins: int = 10) -> Reliability:
+    """Return how far scores are from the share that is right, for one class or for all together (None).
+
+    Raises:
+        RetinaError: the matches were not made at this overlap, there is less than one bin, or a score is outside
+            [0, 1] and so no probability.
+    """
+    t = threshold_index(matches, iou)
+    if bins < 1:
+        raise RetinaError(f"bins: expected at least 1, got {bins}; 10 to 15 are usual")
+    outside = (matches.scores < 0) | (matches.scores > 1)
+    if outside.any():
+        raise RetinaError(
+            f"calibration: expected scores from 0 to 1, got {matches.scores[np.argmax(outside)]:g} in detection "
+            f"{matches.rows[np.argmax(outside)]}; give probabilities, for instance the sigmoid of the logits"
+        )
+    places = slice(None) if label is None else slice(matches.offsets[label], matches.offsets[label + 1])
+    judged = ~matches.ignored[t, places]
+    return _diagram(matches.scores[places][judged], matches.right[t, places][judged], bins)
 
 
 def _best(curve: ConfidenceCurve | None) -> OperatingPoint:
@@ -158,3 +206,18 @@ def _judged(matches: Matches, t: int, label: int | None) -> tuple[np.ndarray, np
     places = slice(None) if label is None else slice(matches.offsets[label], matches.offsets[label + 1])
     judged = ~matches.ignored[t, places]
     return matches.right[t, places][judged], matches.scores[places][judged]
+
+
+def _diagram(scores: np.ndarray, right: np.ndarray, bins: int) -> Reliability:
+    # Quotients, not multiples of 1 / bins, are the numbers that a score such as 0.3 is written as.
+    edges = np.arange(bins + 1) / bins
+    place = np.minimum(np.searchsorted(edges, scores, side="right") - 1, bins - 1)
+    count = np.bincount(place, minlength=bins)
+    empty = np.full(bins, np.nan)
+    score = np.divide(np.bincount(place, scores, bins), count, out=empty.copy(), where=count > 0)
+    precision = np.divide(np.bincount(place, right, bins), count, out=empty.copy(), where=count > 0)
+    if not len(scores):
+        return Reliability(edges, count, score, precision, None, None)
+    gap = np.abs(precision - score)
+    expected = float(np.nansum(gap * count) / len(scores))
+    return Reliability(edges, count, score, precision, expected, float(np.nanmax(gap)))

@@ -1,19 +1,103 @@
-"""The figures of an evaluation as tables for the terminal."""
+"""The figures of an evaluation as tables for the terminal; a narrow one loses whole columns, never a digit."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from retina.evaluation.document import area_in_words
-from retina.evaluation.terminal import NONE, Column, class_cell, optional, table, value
+from retina.evaluation.assessment import Assessment, Interval, Intervals
+from retina.evaluation.coco import Metrics
+from retina.evaluation.document import area_in_words, flat_classes, voc_columns
+from retina.evaluation.judging import Score
 from retina.evaluation.tide import MEANINGS
+from retina.evaluation.voc import VocMetrics
+from retina.palette import class_hex
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
-    from retina.evaluation.assessment import Assessment, Interval, Intervals
-    from retina.evaluation.coco import Metrics
+# Least widths to which names and sentences are folded.
+_NAME, _SENTENCE = 10, 16
+NONE = "–"
+_WORDS = {"voc07": "mean of 11 precisions (VOC 2007)", "voc10": "area under every point (VOC 2010 and later)"}
+
+
+class Column(NamedTuple):
+    """A column of a table.
+
+    Attributes:
+        header: its title.
+        justify: "right" for numbers, which are never folded, "left" for words, which may be.
+        group: columns of one group go together where the terminal is too narrow; those without one stay.
+    """
+
+    header: str
+    justify: Literal["left", "right"] = "right"
+    group: str = ""
+
+
+def table(
+    title: str,
+    columns: Sequence[Column],
+    rows: Sequence[Sequence[str]],
+    *,
+    width: int | None = None,
+    notes: Sequence[str] = (),
+) -> Table:
+    """Return a table of cells (with rich's markup); the first column holds the names of the rows.
+
+    Args:
+        width: of the terminal in cells; the last groups of columns are left out, and named below the table, until the
+            others fit. None leaves nothing out.
+        notes: sentences below the table.
+    """
+    from rich import box
+    from rich.table import Table
+
+    widths = [_least(place, column, rows) for place, column in enumerate(columns)]
+    shown = _fitting(columns, widths, width)
+    notes = [*notes]
+    if len(shown) < len(columns):
+        left_out = [column.header for place, column in enumerate(columns) if place not in shown]
+        notes.append(f"too narrow for {', '.join(left_out)}: see --json")
+    out = Table(
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        caption="; ".join(notes) or None,
+        caption_justify="left",
+    )
+    for place in shown:
+        words = columns[place].justify == "left"
+        out.add_column(
+            columns[place].header,
+            justify=columns[place].justify,
+            no_wrap=not words,
+            overflow="fold",
+            min_width=widths[place] if words else None,
+        )
+    for row in rows:
+        out.add_row(*(row[place] for place in shown))
+    return out
+
+
+def class_cell(name: str, label: int, coloured: bool) -> str:
+    """Return a class's name as a cell, after a square in the class's colour where the terminal shows colours."""
+    from rich.markup import escape
+
+    return f"[{class_hex(label)}]■[/] {escape(name)}" if coloured else escape(name)
+
+
+def value(figure: float) -> str:
+    """A fraction to three decimals; a dash for -1, which says that nothing defines it."""
+    return NONE if figure < 0 else f"{figure:.3f}"
+
+
+def optional(number: float | None) -> str:
+    """Any number to three decimals, or a dash."""
+    return NONE if number is None else f"{number:.3f}"
+
 
 _OPERATING = (Column("best F1", group="operating"), Column("at score", group="operating"))
 
@@ -23,8 +107,8 @@ def metrics_table(metrics: Metrics, intervals: Intervals | None = None) -> Table
     rows = []
     for name, figure in metrics.metrics.items():
         ends = [_interval(intervals.metrics.get(name))] if intervals else []
-        said = meaning(name, metrics.area_ranges) if figure >= 0 else f"[dim]{undefined(name)}[/dim]"
-        rows.append([name, value(figure), *ends, said])
+        words = meaning(name, metrics.area_ranges) if figure >= 0 else f"[dim]{undefined(name)}[/dim]"
+        rows.append([name, value(figure), *ends, words])
     title = f"{metrics.images:,} images, {metrics.boxes:,} boxes, {metrics.detections:,} detections"
     columns = [Column("figure", "left"), Column("value"), *_interval_column(intervals), Column("meaning", "left")]
     return table(title, columns, rows)
@@ -71,7 +155,7 @@ def errors_table(assessment: Assessment) -> Table:
 
 
 def advice(assessment: Assessment) -> list[str]:
-    """Lines on what to set and how far to believe it: AP by overlap, threshold, calibration, the interval's origin."""
+    """Return lines of advice: AP by overlap, the threshold to set, calibration, and where the intervals come from."""
     lines = ["AP by IoU: " + ", ".join(f"{iou} {value(ap)}" for iou, ap in assessment.metrics.per_iou.items())]
     point, calibration, intervals = assessment.operating.overall, assessment.calibration, assessment.intervals
     if point.threshold is not None:
@@ -92,8 +176,62 @@ def advice(assessment: Assessment) -> list[str]:
     return lines
 
 
+def voc_metrics_table(voc: Sequence[VocMetrics], title: str) -> Table:
+    """One row a figure: its name, its value (or in words why there is none) and what it means."""
+    rows = []
+    for name, figures, protocol in voc_columns(voc):
+        meaning = f"mean over classes at IoU {name.partition('@')[2]}, {_WORDS[protocol]}"
+        words = meaning if figures["mAP"] >= 0 else "[dim]no ground truth[/dim]"
+        rows.append([f"mAP_{name}", value(figures["mAP"]), words])
+    return table(title, [Column("figure", "left"), Column("value"), Column("meaning", "left")], rows)
+
+
+def voc_class_table(voc: Sequence[VocMetrics], width: int | None = None, *, coloured: bool = False) -> Table:
+    """One row a class, in the order of the labels.
+
+    Args:
+        width: of the terminal; None leaves no column out.
+        coloured: the terminal shows colours, so classes are given theirs.
+    """
+    classes = flat_classes(voc)
+    names = [name for name, _, _ in voc_columns(voc)]
+    rows = [
+        [
+            class_cell(class_name, label, coloured),
+            f"{int(figures['boxes']):,}",
+            *(value(figures[f"AP_{name}"]) for name in names),
+        ]
+        for label, (class_name, figures) in enumerate(classes.items())
+    ]
+    # The first figure always stays; each other one may be left out.
+    groups = ["", *names[1:]]
+    columns = [Column("class", "left"), Column("boxes")]
+    columns += [Column(name, group=group) for name, group in zip(names, groups, strict=False)]
+    nothing = any(not figures["boxes"] for figures in classes.values())
+    notes = [f"{NONE}: no ground truth, left out of the mean"] if nothing else []
+    return table("AP per class", columns, rows, width=width, notes=notes)
+
+
+def print_score(console: Console, result: Score) -> None:
+    """Print figures with intervals, per class, errors and advice; and the conventions in words."""
+    coloured = console.color_system is not None
+    if result.assessment is not None:
+        console.print(metrics_table(result.assessment.metrics, result.assessment.intervals))
+        console.print(class_table(result.assessment.metrics, result.assessment, console.width, coloured=coloured))
+        console.print(errors_table(result.assessment))
+        for line in advice(result.assessment):
+            console.print(line, markup=False, soft_wrap=True)
+    else:
+        title = f"{len(result.truth):,} images, {result.boxes:,} boxes, {len(result.detections):,} detections"
+        console.print(voc_metrics_table(result.voc, title))
+        console.print(voc_class_table(result.voc, console.width, coloured=coloured))
+    console.print(f"Conventions ({result.protocol}):", markup=False)
+    for key, words in result.conventions.items():
+        console.print(f"  {key.replace('_', ' ')}: {words}", markup=False, soft_wrap=True)
+
+
 def meaning(name: str, area_ranges: Mapping[str, tuple[float, float]]) -> str:
-    """What a figure is, in words: `AP50`, `ARs`, `AR100`, …"""
+    """Return the meaning of a figure in words: `AP50`, `ARs`, `AR100`, …"""
     kind, rest = name[:2], name[2:]
     what = "average precision" if kind == "AP" else "average recall"
     if rest.isalpha():
@@ -104,7 +242,7 @@ def meaning(name: str, area_ranges: Mapping[str, tuple[float, float]]) -> str:
 
 
 def undefined(name: str) -> str:
-    """Why a figure is -1."""
+    """Return the reason why a figure is -1."""
     return "no ground truth of that size" if name[2:].isalpha() else "no ground truth"
 
 
@@ -117,7 +255,7 @@ def _interval_column(intervals: Intervals | None) -> list[Column]:
 
 
 def _dashes(metrics: Metrics, assessment: Assessment | None) -> list[str]:
-    """What the dashes of `class_table` mean, those that there are."""
+    """Notes on the meaning of each kind of dash in `class_table`."""
     there = [name for name, figures in metrics.per_class.items() if figures["AP"] >= 0]
     notes = []
     if len(there) < len(metrics.per_class):
@@ -128,3 +266,25 @@ def _dashes(metrics: Metrics, assessment: Assessment | None) -> list[str]:
     if any(point.threshold is None and point.f1 is not None for point in points):
         notes.append(f"{NONE} at score: no detection of the class is right")
     return notes
+
+
+def _least(place: int, column: Column, rows: Sequence[Sequence[str]]) -> int:
+    """Least width of a column, in cells."""
+    from rich.text import Text
+
+    longest = max(Text.from_markup(text).cell_len for text in (column.header, *(row[place] for row in rows)))
+    if column.justify == "right":
+        return longest
+    return min(longest, _SENTENCE if place else _NAME)
+
+
+def _fitting(columns: Sequence[Column], widths: Sequence[int], width: int | None) -> list[int]:
+    """Indices of the columns that are shown."""
+    shown = list(range(len(columns)))
+    # Each column has a space on either side and a divider or an edge; one more edge ends the line.
+    while width is not None and sum(widths[place] + 3 for place in shown) + 1 > width:
+        groups = [columns[place].group for place in shown if columns[place].group]
+        if not groups:
+            break
+        shown = [place for place in shown if columns[place].group != groups[-1]]
+    return shown

@@ -135,7 +135,7 @@ def _rename(model: Any, names: Mapping[str, str]) -> None:
 
 
 def _name_dimensions(model: Any) -> None:
-    """Dimensions as DESIGN's legend has them; those inside the graph are left to the runtime to infer."""
+    """Dimensions by their letters (`retina/ARCHITECTURE.md`, Words); the runtime infers those inside the graph."""
     del model.graph.value_info[:]
     for value in (*model.graph.input, *model.graph.output):
         for dimension in value.type.tensor_type.shape.dim:

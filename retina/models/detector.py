@@ -17,8 +17,8 @@ from retina.models.decode import Limits, decode
 from retina.models.fpn import FeaturePyramid
 from retina.models.freezing import freeze_stages
 from retina.models.heads import box_subnet, classification_subnet
-from retina.models.objective import LossSums, Observed, loss_sums, objective, observed_sums
-from retina.ops.anchors import count_per_cell, level_anchors, level_anchors_in_graph
+from retina.models.objective import Objective, Sums
+from retina.ops.anchors import count_per_cell, level_anchors
 
 Tensor = Any
 Batch = dict[str, Tensor]
@@ -149,36 +149,17 @@ class Detector(keras.Model):
 
     def level_anchors(self, canvas: tuple[Any, Any]) -> list[Any]:
         """Anchors of each level [A_l, 4] float32 for a canvas (height, width): arrays, or tensors if a side is one."""
-        if not all(isinstance(side, int) for side in canvas):
-            return level_anchors_in_graph(self.sections.anchors, canvas, self.fpn.levels)
-        return _cached_anchors(self.sections.anchors, tuple(canvas), self.fpn.levels)
+        known = all(isinstance(side, int) for side in canvas)
+        return (_cached_anchors if known else level_anchors)(self.sections.anchors, tuple(canvas), self.fpn.levels)
 
-    def loss_sums(self, outputs: dict[str, Tensor], batch: Batch) -> LossSums:
-        """The batch's summed losses and its number of positive anchors."""
-        anchors = np.concatenate(self.level_anchors(tuple(batch["images"].shape[1:3])))
-        return loss_sums(
-            outputs,
-            batch,
-            ops.convert_to_tensor(anchors),
-            assignment=self.sections.assignment,
-            loss=self.sections.loss,
-            box_weights=self.sections.anchors.box_weights,
-            max_size_ratio=self.sections.anchors.max_size_ratio,
-        )
+    def objective(self, canvas: tuple[int, int]) -> Objective:
+        """The training objective on a canvas (height, width)."""
+        anchors, assignment, loss = self.sections.anchors, self.sections.assignment, self.sections.loss
+        return Objective(self.level_anchors(canvas), assignment, loss, anchors.box_weights, anchors.max_size_ratio)
 
-    def observed_sums(self, outputs: dict[str, Tensor], batch: Batch) -> tuple[LossSums, Observed]:
-        """`loss_sums`, and what there is to see of the training on the way; levels as in `fpn.levels`."""
-        levels = self.level_anchors(tuple(batch["images"].shape[1:3]))
-        return observed_sums(
-            outputs,
-            batch,
-            ops.convert_to_tensor(np.concatenate(levels)),
-            tuple(len(level) for level in levels),
-            assignment=self.sections.assignment,
-            loss=self.sections.loss,
-            box_weights=self.sections.anchors.box_weights,
-            max_size_ratio=self.sections.anchors.max_size_ratio,
-        )
+    def loss_sums(self, outputs: dict[str, Tensor], batch: Batch) -> Sums:
+        """The batch's summed losses, its number of positive anchors, and what else its training shows."""
+        return self.objective(tuple(batch["images"].shape[1:3])).sums(outputs, batch)
 
     def decode(self, outputs: dict[str, Tensor], batch: Batch, limits: Limits | None = None) -> dict[str, Tensor]:
         """Detections in the original images' pixels: `boxes` [B, D, 4], `scores`, `labels` and `valid` [B, D].
@@ -210,7 +191,7 @@ class Detector(keras.Model):
                 "which fit has no place for; set kind: batch, or train with retina.train"
             )
         sums = self.loss_sums(y_pred, x)
-        losses = objective(sums)
+        losses = sums.losses()
         for name, tracker in self.trackers.items():
             tracker.update_state(sums.positives if name == "positives" else losses[name])
         return losses["loss"]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 from keras import ops
 
 from retina import config
@@ -18,105 +21,91 @@ from retina.ops.nms import stable_top_k
 Tensor = Any
 
 
-class LossSums(NamedTuple):
-    """Scalars: the classification loss summed over anchors and classes, the weighted box loss summed over positives
-    and coordinates, and the number of positive anchors. They add up over replicas and micro-batches."""
+class Sums(NamedTuple):
+    """Sums over the anchors of a batch, scalars but for the last; they add up over replicas and micro-batches.
+
+    Attributes:
+        classification: the loss summed over anchors and classes.
+        box: the weighted loss summed over positive anchors and coordinates.
+        positives: the number of positive anchors.
+        foreground, background: the parts of the classification loss that positive and other anchors have.
+        probability: σ(logit) summed over classes and a sample of the background anchors.
+        sampled: the number of such probabilities.
+        positives_by_level: [L] the number of positive anchors of each pyramid level.
+    """
 
     classification: Tensor
     box: Tensor
     positives: Tensor
-
-
-class Observed(NamedTuple):
-    """What a batch shows of the training, beside its loss; these sums, too, add up over replicas and micro-batches.
-
-    Scalars: `foreground` and `background`, the parts of the classification loss that positive and other anchors have;
-    `probability`, σ(logit) summed over classes and a sample of the background anchors, and `sampled`, how many such
-    probabilities there are. `positives` [L]: the number of positive anchors of each pyramid level.
-    """
-
     foreground: Tensor
     background: Tensor
     probability: Tensor
     sampled: Tensor
-    positives: Tensor
+    positives_by_level: Tensor
+
+    @classmethod
+    def zeros(cls, levels: int) -> Sums:
+        """The sums of no image at all."""
+        shapes = {name: (levels,) if name == "positives_by_level" else () for name in cls._fields}
+        return cls(**{name: ops.zeros(shape, dtype="float32") for name, shape in shapes.items()})
+
+    def __add__(self, other: Sums) -> Sums:  # type: ignore[override]
+        return Sums(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+
+    @property
+    def undivided(self) -> Tensor:
+        """The loss before it is divided: what a share of a batch adds to the whole."""
+        return self.classification + self.box
+
+    def losses(self, divisor: Tensor | None = None) -> dict[str, Tensor]:
+        """`loss`, `loss_classification`, `loss_box`: the sums divided by the number of positives, at least 1.
+
+        `divisor` takes the place of that number (`retina.training.normalizer`).
+        """
+        divisor = ops.maximum(self.positives, 1.0) if divisor is None else divisor
+        classification, box = self.classification / divisor, self.box / divisor
+        return {"loss": classification + box, "loss_classification": classification, "loss_box": box}
 
 
-def loss_sums(
-    outputs: dict[str, Tensor],
-    batch: dict[str, Tensor],
-    anchors: Tensor,
-    *,
-    assignment: config.Assignment,
-    loss: config.Loss,
-    box_weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0),
-    max_size_ratio: float = box_ops.MAX_SIZE_RATIO,
-) -> LossSums:
-    """Matches anchors to boxes and sums both losses over the batch.
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """The training objective on one canvas.
 
-    Hard example mining (`kind: ohem`) chooses anchors in each image by itself and is divided by all positives, as every
-    other classification loss is: so its sums add up over replicas, too.
-
-    Args:
-        outputs: `logits` [B, A, K] and `deltas` [B, A, 4], float32.
-        batch: `boxes` [B, G, 4] canvas pixels, `labels` [B, G], `valid` [B, G], `crowd` [B, G].
-        anchors: [A, 4].
+    Attributes:
+        level_anchors: [A_l, 4] float32 of each pyramid level, in the order of the network's outputs.
         assignment, loss: sections of the configuration.
         box_weights, max_size_ratio: of the box encoding, as in `config.Anchors`.
     """
-    return observed_sums(
-        outputs,
-        batch,
-        anchors,
-        (anchors.shape[0],),
-        assignment=assignment,
-        loss=loss,
-        box_weights=box_weights,
-        max_size_ratio=max_size_ratio,
-    )[0]
 
+    level_anchors: Sequence[np.ndarray]
+    assignment: config.Assignment
+    loss: config.Loss
+    box_weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
+    max_size_ratio: float = box_ops.MAX_SIZE_RATIO
 
-def observed_sums(
-    outputs: dict[str, Tensor],
-    batch: dict[str, Tensor],
-    anchors: Tensor,
-    level_sizes: tuple[int, ...],
-    *,
-    assignment: config.Assignment,
-    loss: config.Loss,
-    box_weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0),
-    max_size_ratio: float = box_ops.MAX_SIZE_RATIO,
-) -> tuple[LossSums, Observed]:
-    """`loss_sums`, and what there is to see on the way.
+    def sums(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> Sums:
+        """Match anchors to boxes and sum both losses over the batch.
 
-    Args:
-        outputs, batch, anchors, assignment, loss, box_weights, max_size_ratio: as of `loss_sums`.
-        level_sizes: the number of anchors of each pyramid level, in the order of `anchors`.
-    """
-    if batch["boxes"].shape[1] == 0:
-        batch = {**batch, **{name: _with_one_slot(batch[name]) for name in ("boxes", "labels", "valid", "crowd")}}
-    found = match(anchors, batch["boxes"], batch["valid"], batch["crowd"], assignment)
-    pairs = _Pairs(outputs["deltas"], batch["boxes"], anchors, found, box_weights, max_size_ratio)
-    classification, foreground, background = _classification_sums(
-        outputs["logits"], batch["labels"], found, loss.classification, pairs
-    )
-    sums = LossSums(
-        classification,
-        loss.box.weight * _box_sum(pairs, loss.box),
-        ops.sum(ops.cast(found.positive, "float32")),
-    )
-    probability, sampled = _background_probability(outputs["logits"], found)
-    return sums, Observed(foreground, background, probability, sampled, _positives_by_level(found, level_sizes))
+        Hard example mining (`kind: ohem`) chooses anchors in each image by itself and is divided by all positives, as
+        every other classification loss is: so its sums add up over replicas, too.
 
-
-def objective(sums: LossSums, divisor: Tensor | None = None) -> dict[str, Tensor]:
-    """`loss`, `loss_classification`, `loss_box`: the sums divided by the number of positives, at least 1.
-
-    `divisor` takes the place of that number (`retina.training.normalizer`).
-    """
-    divisor = ops.maximum(sums.positives, 1.0) if divisor is None else divisor
-    classification, box = sums.classification / divisor, sums.box / divisor
-    return {"loss": classification + box, "loss_classification": classification, "loss_box": box}
+        Args:
+            outputs: `logits` [B, A, K] and `deltas` [B, A, 4], float32.
+            batch: `boxes` [B, G, 4] canvas pixels, `labels` [B, G], `valid` [B, G], `crowd` [B, G].
+        """
+        if batch["boxes"].shape[1] == 0:
+            batch = {**batch, **{name: _with_one_slot(batch[name]) for name in ("boxes", "labels", "valid", "crowd")}}
+        anchors = ops.convert_to_tensor(np.concatenate(self.level_anchors))
+        matches = match(anchors, batch["boxes"], batch["valid"], batch["crowd"], self.assignment)
+        pairs = _Pairs(outputs["deltas"], batch["boxes"], anchors, matches, self.box_weights, self.max_size_ratio)
+        classification, foreground, background = _classification_sums(
+            outputs["logits"], batch["labels"], matches, self.loss.classification, pairs
+        )
+        box = self.loss.box.weight * _box_sum(pairs, self.loss.box)
+        positives = ops.sum(ops.cast(matches.positive, "float32"))
+        probability, sampled = _background_probability(outputs["logits"], matches)
+        by_level = _positives_by_level(matches, [len(anchors) for anchors in self.level_anchors])
+        return Sums(classification, box, positives, foreground, background, probability, sampled, by_level)
 
 
 def _with_one_slot(padded: Tensor) -> Tensor:
@@ -126,7 +115,7 @@ def _with_one_slot(padded: Tensor) -> Tensor:
 
 
 class _Pairs:
-    """Each anchor's prediction beside its matched box; where it has none, its own box and deltas of 0 stand for both.
+    """Each anchor's prediction beside its matched box; without one, the anchor's box and deltas of 0 stand for both.
 
     They are put in before a loss, not after it: 0 · inf of a padded box would poison the gradient.
     """
@@ -136,17 +125,17 @@ class _Pairs:
         deltas: Tensor,
         boxes: Tensor,
         anchors: Tensor,
-        found: Match,
+        matches: Match,
         weights: tuple[float, ...],
         max_size_ratio: float,
     ):
-        self.positive = found.positive[..., None]
+        self.positive = matches.positive[..., None]
         self.deltas = ops.where(self.positive, deltas, 0.0)
-        self._matched = ops.take_along_axis(boxes, found.index[..., None], axis=1)
+        self._matched = ops.take_along_axis(boxes, matches.index[..., None], axis=1)
         self._anchors, self._weights, self._max_size_ratio = anchors, weights, max_size_ratio
 
     def target_deltas(self) -> Tensor:
-        """[B, A, 4]: what `deltas` should be."""
+        """The deltas to learn, [B, A, 4]."""
         return ops.where(self.positive, box_ops.encode(self._anchors, self._matched, self._weights), 0.0)
 
     def boxes(self) -> tuple[Tensor, Tensor]:
@@ -156,12 +145,12 @@ class _Pairs:
 
 
 def _classification_sums(
-    logits: Tensor, labels: Tensor, found: Match, kind: config.ClassificationLoss, pairs: _Pairs
+    logits: Tensor, labels: Tensor, matches: Match, kind: config.ClassificationLoss, pairs: _Pairs
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The loss summed over all anchors that count, over the positive ones among them, and over the others."""
     # Background anchors get class -1, which no class equals.
-    anchor_labels = ops.take_along_axis(ops.cast(labels, "int32"), found.index, axis=1)
-    anchor_labels = ops.where(found.positive, anchor_labels, -1)
+    anchor_labels = ops.take_along_axis(ops.cast(labels, "int32"), matches.index, axis=1)
+    anchor_labels = ops.where(matches.positive, anchor_labels, -1)
     is_positive = anchor_labels[..., None] == ops.arange(logits.shape[-1], dtype="int32")
     if kind.kind == "focal":
         loss = sigmoid_focal_hard(logits, is_positive, alpha=kind.alpha, gamma=kind.gamma)
@@ -178,10 +167,10 @@ def _classification_sums(
             loss = varifocal(logits, targets, alpha=kind.alpha, gamma=kind.gamma)
     of_anchor = ops.sum(loss, axis=-1)
     if kind.kind == "ohem":
-        return _hardest_sums(of_anchor, found, kind)
+        return _hardest_sums(of_anchor, matches, kind)
     # Ignored anchors are dropped from [B, A], not from [B, A, K]: a pass less over the largest tensor.
-    kept = ops.where(found.ignored, 0.0, of_anchor)
-    return ops.sum(kept), *_parts(kept, found.positive)
+    counted = ops.where(matches.ignored, 0.0, of_anchor)
+    return ops.sum(counted), *_parts(counted, matches.positive)
 
 
 def _parts(losses: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
@@ -189,28 +178,28 @@ def _parts(losses: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
     return ops.sum(ops.where(positive, losses, 0.0)), ops.sum(ops.where(positive, 0.0, losses))
 
 
-def _hardest_sums(losses: Tensor, found: Match, kind: config.Ohem) -> tuple[Tensor, Tensor, Tensor]:
+def _hardest_sums(losses: Tensor, matches: Match, kind: config.Ohem) -> tuple[Tensor, Tensor, Tensor]:
     """Sums of the losses [B, A] of the anchors that mining keeps, chosen for each image by itself: of all such anchors,
     of the positive ones among them, and of the others.
 
-    Of equal losses the lower anchor counts. An image without a positive keeps the negatives of one, so that its
-    background is trained as with every other loss.
+    Of equal losses the lower anchor counts. An image without a positive keeps as many negatives as an image with one
+    positive would, so that its background is trained as with every other loss.
     """
-    considered = ops.logical_not(found.ignored)
+    considered = ops.logical_not(matches.ignored)
     if kind.ratio is None:
-        kept, index = _largest(losses, considered, kind.hardest)
-        return ops.sum(kept), *_parts(kept, ops.take_along_axis(found.positive, index, axis=1))
+        hardest, index = _largest(losses, considered, kind.hardest)
+        return ops.sum(hardest), *_parts(hardest, ops.take_along_axis(matches.positive, index, axis=1))
     most = kind.hardest // (1 + kind.ratio)
-    positives = ops.minimum(ops.sum(ops.cast(found.positive, "int32"), axis=-1), most)
-    background = ops.logical_and(considered, ops.logical_not(found.positive))
+    positives = ops.minimum(ops.sum(ops.cast(matches.positive, "int32"), axis=-1), most)
+    background = ops.logical_and(considered, ops.logical_not(matches.positive))
     limit = kind.ratio * ops.maximum(positives, 1)
-    hardest_positive = ops.sum(_largest(losses, found.positive, most)[0])
+    hardest_positive = ops.sum(_largest(losses, matches.positive, most)[0])
     hardest_background = ops.sum(_largest(losses, background, kind.ratio * most, limit)[0])
     return hardest_positive + hardest_background, hardest_positive, hardest_background
 
 
 def _largest(losses: Tensor, candidates: Tensor, most: int, limit: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Each row's `most` largest losses [B, A] among its candidates, at most `limit` [B], 0 behind them; and their
+    """Each row's `most` largest losses [B, A] among its candidates, at most `limit` [B], 0 after them; and their
     anchors. Both [B, most]."""
     most = min(most, losses.shape[1])
     # No loss is negative: whatever is no candidate comes last.
@@ -221,18 +210,18 @@ def _largest(losses: Tensor, candidates: Tensor, most: int, limit: Tensor | None
     return ops.where(ops.arange(most, dtype="int32")[None, :] < count[:, None], largest, 0.0), index
 
 
-def _background_probability(logits: Tensor, found: Match) -> tuple[Tensor, Tensor]:
+def _background_probability(logits: Tensor, matches: Match) -> tuple[Tensor, Tensor]:
     """σ(logit) summed over a sample of the background anchors, and the number of its terms."""
     # Every 17th anchor: all would need a buffer as large as the logits. A prime meets each shape of a cell's anchors.
-    negative = ops.logical_not(ops.logical_or(found.positive, found.ignored))[:, ::17]
+    negative = ops.logical_not(ops.logical_or(matches.positive, matches.ignored))[:, ::17]
     probability = ops.sum(ops.sigmoid(ops.stop_gradient(logits[:, ::17])), axis=-1)
     count = ops.sum(ops.cast(negative, "float32")) * logits.shape[-1]
     return ops.sum(ops.where(negative, probability, 0.0)), count
 
 
-def _positives_by_level(found: Match, level_sizes: tuple[int, ...]) -> Tensor:
-    """[L] float32."""
-    of_anchor = ops.sum(ops.cast(found.positive, "float32"), axis=0)
+def _positives_by_level(matches: Match, level_sizes: Sequence[int]) -> Tensor:
+    """Numbers [L] float32 of positive anchors."""
+    of_anchor = ops.sum(ops.cast(matches.positive, "float32"), axis=0)
     ends = list(itertools.accumulate(level_sizes))
     return ops.stack([ops.sum(of_anchor[end - size : end]) for end, size in zip(ends, level_sizes, strict=True)])
 

@@ -12,6 +12,7 @@ from retina.errors import RetinaError
 
 
 def count_per_cell(config: Anchors) -> int:
+    """Number of anchors in each cell of a feature map."""
     return len(config.scales if config.sizes is None else config.sizes[0]) * len(config.ratios)
 
 
@@ -32,7 +33,7 @@ def base_anchors(config: Anchors, level: int) -> np.ndarray:
 
 
 def _sides(config: Anchors, level: int) -> np.ndarray:
-    """[S] float64 pixels."""
+    """Sides of the square anchors of a level, [S] float64 pixels."""
     if config.sizes is None:
         return config.size * 2.0**level * np.asarray(config.scales, np.float64)
     if not 3 <= level < 3 + len(config.sizes):
@@ -43,49 +44,34 @@ def _sides(config: Anchors, level: int) -> np.ndarray:
     return np.asarray(config.sizes[level - 3], np.float64)
 
 
-def level_shapes(canvas: tuple[int, int], levels: tuple[int, ...]) -> list[tuple[int, int]]:
+def level_shapes(canvas: tuple[Any, Any], levels: tuple[int, ...]) -> list[tuple[Any, Any]]:
     """Feature map (height, width) of each level; every stride-2 layer rounds up."""
     return [(-(-canvas[0] // 2**level), -(-canvas[1] // 2**level)) for level in levels]
 
 
-def level_anchors(config: Anchors, canvas: tuple[int, int], levels: tuple[int, ...]) -> list[np.ndarray]:
-    """Anchors of each level: float32 [h·w·R·S, 4] xyxy pixels, ordered by row, column, then as `base_anchors`."""
-    out = []
-    for level, (height, width) in zip(levels, level_shapes(canvas, levels), strict=True):
-        y = (np.arange(height) + config.offset) * _spacing(config, canvas[0], height, level)
-        x = (np.arange(width) + config.offset) * _spacing(config, canvas[1], width, level)
-        centres = np.stack(np.broadcast_arrays(x[None, :], y[:, None], x[None, :], y[:, None]), axis=-1)
-        boxes = centres[:, :, None, :] + base_anchors(config, level)
-        out.append(boxes.reshape(-1, 4).astype(np.float32))
-    return out
+def level_anchors(config: Anchors, canvas: tuple[Any, Any], levels: tuple[int, ...]) -> list[Any]:
+    """Anchors of each level: float32 [h·w·R·S, 4] xyxy pixels, ordered by row, column, then as `base_anchors`.
 
-
-def _spacing(config: Anchors, side: int, cells: int, level: int) -> float:
-    """Pixels from an anchor to its neighbour along a side of the canvas."""
-    return 2.0**level if config.spacing == "stride" else float(side // max(cells, 1))
-
-
-def level_anchors_in_graph(config: Anchors, canvas: tuple[Any, Any], levels: tuple[int, ...]) -> list[Any]:
-    """`level_anchors`, bit for bit, of a canvas whose sides are known only when the graph runs: int32 scalars.
-
-    For backends with float64, which the rounding to float32 has to start from.
+    Arrays for a canvas (height, width) of integers. Where a side is a tensor (an int32 scalar, known only when the
+    graph runs), tensors of the same bits, on backends with float64, which the rounding to float32 has to start from.
     """
+    xp = ops if any(map(ops.is_tensor, canvas)) else np
     out = []
-    for level in levels:
-        height, width = ((side + (2**level - 1)) // 2**level for side in canvas)
-        y = (ops.arange(height, dtype="float64") + config.offset) * _spacing_in_graph(config, canvas[0], height, level)
-        x = (ops.arange(width, dtype="float64") + config.offset) * _spacing_in_graph(config, canvas[1], width, level)
-        y, x = ops.broadcast_to(y[:, None], (height, width)), ops.broadcast_to(x[None, :], (height, width))
-        centres = ops.stack([x, y, x, y], axis=-1)
-        boxes = centres[:, :, None, :] + ops.convert_to_tensor(base_anchors(config, level), dtype="float64")
-        out.append(ops.cast(ops.reshape(boxes, (-1, 4)), "float32"))
+    for level, shape in zip(levels, level_shapes(canvas, levels), strict=True):
+        y, x = (
+            (xp.arange(cells, dtype="float64") + config.offset) * _spacing(xp, config, side, cells, level)
+            for side, cells in zip(canvas, shape, strict=True)
+        )
+        y, x = xp.broadcast_to(y[:, None], shape), xp.broadcast_to(x[None, :], shape)
+        centres = xp.stack([x, y, x, y], axis=-1)
+        boxes = centres[:, :, None, :] + xp.array(base_anchors(config, level))
+        out.append(xp.array(xp.reshape(boxes, (-1, 4)), dtype="float32"))
     return out
 
 
-def _spacing_in_graph(config: Anchors, side: Any, cells: Any, level: int) -> Any:
-    if config.spacing == "stride":
-        return 2.0**level
-    return ops.cast(side // ops.maximum(cells, 1), "float64")
+def _spacing(xp: Any, config: Anchors, side: Any, cells: Any, level: int) -> Any:
+    """Pixels from an anchor to its neighbour along a side of the canvas; `xp` is NumPy or `keras.ops`."""
+    return 2.0**level if config.spacing == "stride" else xp.array(side // xp.maximum(cells, 1), dtype="float64")
 
 
 def pyramid_anchors(config: Anchors, canvas: tuple[int, int], levels: tuple[int, ...]) -> np.ndarray:

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from retina import config
-from retina.config.differing import changed_keys
+from retina.config.differences import changed_keys
 from retina.data.detections import DetectionTable, concatenate
 from retina.errors import Interrupted, RetinaError, RunFailed
 

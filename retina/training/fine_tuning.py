@@ -12,7 +12,7 @@ import numpy as np
 
 from retina import config as configuration
 from retina.config import Config
-from retina.config.differing import changed_keys
+from retina.config.differences import changed_keys
 from retina.errors import RetinaError
 from retina.files import exists
 from retina.models.detector import Detector

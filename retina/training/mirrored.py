@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from retina.models.objective import Sums
 from retina.training.step import INPUTS, Batch, Step, Tensor, added, in_parts
-from retina.training.update import Seen, Update
+from retina.training.update import Update
 
 
 class MirroredStep(Step):
@@ -29,22 +30,22 @@ class MirroredStep(Step):
         detector, parts, replicas = update.detector, update.parts, strategy.num_replicas_in_sync
         fuse_batch_norms(detector.backbone, replicas)
 
-        def differentiate(batch: Batch) -> tuple[Seen, list[Tensor]]:
+        def differentiate(batch: Batch) -> tuple[Sums, list[Tensor]]:
             with tf.GradientTape() as tape:
-                seen = Seen(*detector.observed_sums(detector(batch, training=True), batch))
-                target = update.target(seen.sums)
-            return seen, tape.gradient(target, [v.value for v in detector.trainable_variables])
+                sums = detector.loss_sums(detector(batch, training=True), batch)
+                target = update.target(sums)
+            return sums, tape.gradient(target, [v.value for v in detector.trainable_variables])
 
-        def accumulate(batch: Batch) -> tuple[Seen, list[Tensor]]:
+        def accumulate(batch: Batch) -> tuple[Sums, list[Tensor]]:
             batches = in_parts(batch, parts)
-            seen, gradients = differentiate({name: x[0] for name, x in batches.items()})
+            sums, gradients = differentiate({name: x[0] for name, x in batches.items()})
             # Written out: replicas can't meet inside a loop, as they do where batch normalisation trains.
             for place in range(1, parts):
                 with tf.control_dependencies(gradients):  # one part at a time, for its memory
                     part = {name: tf.identity(x[place]) for name, x in batches.items()}
                 new, new_gradients = differentiate(part)
-                seen, gradients = seen + new, added(gradients, new_gradients)
-            return seen, gradients
+                sums, gradients = sums + new, added(gradients, new_gradients)
+            return sums, gradients
 
         def on_replica(batch: Batch) -> Any:
             summed = accumulate(batch)

@@ -11,7 +11,7 @@ import keras
 from keras import ops
 
 from retina import config
-from retina.config.training import NO_DECAY
+from retina.config.recipe import NO_DECAY
 from retina.errors import RetinaError
 from retina.training.schedule import LearningRate
 

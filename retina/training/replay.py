@@ -18,7 +18,7 @@ from retina.errors import RetinaError
 from retina.files import written
 from retina.inference import build_detector
 from retina.models.detector import Detector
-from retina.models.objective import LossSums, objective
+from retina.models.objective import Sums
 from retina.runs.checkpoint import gather, read, restore
 from retina.runs.directory import RunDirectory
 from retina.training.meter import Fault
@@ -217,7 +217,7 @@ def _diagnose(detector: Detector, batch: Batch, parts: int) -> list[Finding]:
     differentiate = _GRADIENTS[keras.backend.backend()](detector, parts > 1)
     size = len(batch["images"]) // parts
     outputs: dict[str, Finding] = {}
-    total: tuple[LossSums, list] | None = None
+    total: tuple[Sums, list] | None = None
     for place in range(0, parts * size, size):
         part = {name: keras.ops.convert_to_tensor(batch[name][place : place + size]) for name in INPUTS}
         seen, sums, gradients = differentiate(part)
@@ -227,7 +227,7 @@ def _diagnose(detector: Detector, batch: Batch, parts: int) -> list[Finding]:
         new = (sums, list(gradients))
         total = new if total is None else keras.tree.map_structure(lambda x, y: x + y, total, new)
     assert total is not None
-    losses, divisor = objective(total[0]), 1.0
+    losses, divisor = total[0].losses(), 1.0
     if parts > 1:
         divisor = max(float(keras.ops.convert_to_numpy(total[0].positives)), 1.0)
     named = [
@@ -243,11 +243,11 @@ def _diagnose(detector: Detector, batch: Batch, parts: int) -> list[Finding]:
 
 
 # A function of a batch each: outputs, sums of losses, and the gradients of the loss or, undivided, of the sums.
-_Differentiate = Callable[[Batch], tuple[dict[str, Any], LossSums, Any]]
+_Differentiate = Callable[[Batch], tuple[dict[str, Any], Sums, Any]]
 
 
-def _target(sums: LossSums, undivided: bool) -> Any:
-    return sums.classification + sums.box if undivided else objective(sums)["loss"]
+def _target(sums: Sums, undivided: bool) -> Any:
+    return sums.undivided if undivided else sums.losses()["loss"]
 
 
 def _tensorflow_gradients(detector: Detector, undivided: bool) -> _Differentiate:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from retina import config as configuration
 from retina.config import Config
-from retina.config.differing import changed_keys
+from retina.config.differences import changed_keys
 from retina.data.dataset import DetectionDataset
 from retina.data.fingerprint import Fingerprints, differences
 from retina.errors import RetinaError

@@ -6,12 +6,12 @@ from typing import Any
 
 from keras import ops
 
-from retina.models.objective import LossSums, Observed
+from retina.models.objective import Sums
 
 Tensor = Any
 
 
-def observations(sums: LossSums, observed: Observed, levels: tuple[int, ...]) -> dict[str, Tensor]:
+def observations(sums: Sums, levels: tuple[int, ...]) -> dict[str, Tensor]:
     """Scalars by name, from sums over the global batch.
 
     - `positives`: positive anchors; `positives_p3` … of each pyramid level.
@@ -20,11 +20,11 @@ def observations(sums: LossSums, observed: Observed, levels: tuple[int, ...]) ->
     - `background_probability`: mean σ(logit) over classes and background anchors, a sample of one in 17. It starts at
       the prior π and should fall from there.
     """
-    both = observed.foreground + observed.background
+    both = sums.foreground + sums.background
     return {
         "positives": sums.positives,
-        **{f"positives_p{level}": observed.positives[place] for place, level in enumerate(levels)},
-        "foreground_share": ops.divide_no_nan(observed.foreground, both),
-        "background_share": ops.divide_no_nan(observed.background, both),
-        "background_probability": ops.divide_no_nan(observed.probability, observed.sampled),
+        **{f"positives_p{level}": sums.positives_by_level[place] for place, level in enumerate(levels)},
+        "foreground_share": ops.divide_no_nan(sums.foreground, both),
+        "background_share": ops.divide_no_nan(sums.background, both),
+        "background_probability": ops.divide_no_nan(sums.probability, sums.sampled),
     }

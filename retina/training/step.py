@@ -20,8 +20,9 @@ from retina import config
 from retina.errors import RetinaError
 from retina.inference import jax_or_numpy
 from retina.models.detector import Detector
+from retina.models.objective import Sums
 from retina.training.devices import ALONE, Distribution
-from retina.training.update import Seen, Update
+from retina.training.update import Update
 
 Tensor = Any
 Batch = dict[str, Tensor]
@@ -106,8 +107,9 @@ def uses_xla(mode: str, backend: str, devices: int = 1) -> bool:
     if backend == "tensorflow" and mode == "auto":
         import tensorflow as tf
 
-        # On a CPU, XLA's step took 1.3 to 1.4 times as long (ResNet-18, 256 px, 2 cores; scripts/benchmark_train_step
-        # --backbone resnet18 --only ours ours_xla). On a GPU it is a guess: we had none for TensorFlow.
+        # On a CPU, XLA's step took 1.3 to 1.4 times as long (ResNet-18, 256 px, 2 cores:
+        # scripts/benchmark_train_step.py --backbone resnet18 --only ours ours_xla). On a GPU it is a guess: we had none
+        # for TensorFlow.
         return bool(tf.config.list_physical_devices("GPU"))
     return backend == "jax" or mode == "on"
 
@@ -184,18 +186,18 @@ class TensorFlowStep(Step):
         detector, parts = update.detector, update.parts
         fuse_batch_norms(detector.backbone)
 
-        def differentiate(batch: Batch) -> tuple[Seen, list[Tensor]]:
+        def differentiate(batch: Batch) -> tuple[Sums, list[Tensor]]:
             with tf.GradientTape() as tape:
-                seen = Seen(*detector.observed_sums(detector(batch, training=True), batch))
-                target = update.target(seen.sums)
-            return seen, tape.gradient(target, [v.value for v in detector.trainable_variables])
+                sums = detector.loss_sums(detector(batch, training=True), batch)
+                target = update.target(sums)
+            return sums, tape.gradient(target, [v.value for v in detector.trainable_variables])
 
-        def accumulate(batch: Batch) -> tuple[Seen, list[Tensor]]:
+        def accumulate(batch: Batch) -> tuple[Sums, list[Tensor]]:
             batches = in_parts(batch, parts)
 
-            def more(place: Tensor, seen: Seen, gradients: list[Tensor]) -> tuple[Tensor, Seen, list[Tensor]]:
+            def more(place: Tensor, sums: Sums, gradients: list[Tensor]) -> tuple[Tensor, Sums, list[Tensor]]:
                 new, new_gradients = differentiate({name: x[place] for name, x in batches.items()})
-                return place + 1, seen + new, added(gradients, new_gradients)
+                return place + 1, sums + new, added(gradients, new_gradients)
 
             zeros = [tf.zeros(v.shape, v.dtype) for v in detector.trainable_variables]
             # One part at a time: running them side by side would need the memory that they save.
@@ -223,16 +225,16 @@ class JaxStep(Step):
 
         def loss(trainable: list, frozen: list, batch: Batch) -> tuple[Tensor, tuple]:
             outputs, frozen = detector.stateless_call(trainable, frozen, batch, training=True)
-            seen = Seen(*detector.observed_sums(outputs, batch))
-            return update.target(seen.sums), (seen, frozen)
+            sums = detector.loss_sums(outputs, batch)
+            return update.target(sums), (sums, frozen)
 
         differentiate = jax.value_and_grad(loss, has_aux=True)
 
-        def accumulate(trainable: list, frozen: list, batch: Batch) -> tuple[Seen, list, list]:
+        def accumulate(trainable: list, frozen: list, batch: Batch) -> tuple[Sums, list, list]:
             def more(carry: tuple, part: Batch) -> tuple[tuple, None]:
-                seen, frozen, gradients = carry
+                sums, frozen, gradients = carry
                 (_, (new, frozen)), new_gradients = differentiate(trainable, frozen, part)
-                return (seen + new, frozen, added(gradients, new_gradients)), None
+                return (sums + new, frozen, added(gradients, new_gradients)), None
 
             start = (update.nothing(), frozen, [ops.zeros_like(v) for v in trainable])
             return jax.lax.scan(more, start, in_parts(batch, parts) if over is None else over.in_parts(batch, parts))[0]
@@ -245,12 +247,12 @@ class JaxStep(Step):
             ]
             with keras.StatelessScope(pairs) as scope:
                 if parts == 1:
-                    (_, (seen, frozen)), gradients = differentiate(trainable, frozen, batch)
+                    (_, (sums, frozen)), gradients = differentiate(trainable, frozen, batch)
                 else:
-                    seen, frozen, gradients = accumulate(trainable, frozen, batch)
+                    sums, frozen, gradients = accumulate(trainable, frozen, batch)
                 for variable, value in zip(detector.non_trainable_variables, frozen, strict=True):
                     variable.assign(value)
-                scalars = update.apply(seen, gradients)
+                scalars = update.apply(sums, gradients)
             return tuple([scope.get_current_value(v) for v in group] for group in groups), scalars
 
         self._step = jax.jit(step, donate_argnums=0, out_shardings=None if over is None else over.everywhere)
@@ -346,18 +348,18 @@ class TorchStep(Step):
 
         parts = self.update.parts
         batches = in_parts({name: ops.convert_to_tensor(np.asarray(batch[name])) for name in INPUTS}, parts)
-        seen, gradients = self._differentiate({name: x[0] for name, x in batches.items()})
+        sums, gradients = self._differentiate({name: x[0] for name, x in batches.items()})
         for place in range(1, parts):
             new, new_gradients = self._differentiate({name: x[place] for name, x in batches.items()})
-            seen, gradients = seen + new, added(gradients, new_gradients)
+            sums, gradients = sums + new, added(gradients, new_gradients)
         with torch.no_grad():
-            scalars = self.update.apply(seen, gradients)
+            scalars = self.update.apply(sums, gradients)
         return {name: value.detach() for name, value in scalars.items()}
 
-    def _differentiate(self, batch: Batch) -> tuple[Seen, list[Tensor]]:
+    def _differentiate(self, batch: Batch) -> tuple[Sums, list[Tensor]]:
         import torch
 
-        seen = Seen(*self.detector.observed_sums(self.detector(batch, training=True), batch))
-        target = self.update.target(seen.sums)
+        sums = self.detector.loss_sums(self.detector(batch, training=True), batch)
+        target = self.update.target(sums)
         gradients = torch.autograd.grad(target, [v.value for v in self.detector.trainable_variables])
-        return keras.tree.map_structure(lambda x: x.detach(), seen), list(gradients)
+        return keras.tree.map_structure(lambda x: x.detach(), sums), list(gradients)

@@ -19,7 +19,7 @@ from typing import IO, Any
 import numpy as np
 
 from retina.config import Config
-from retina.config.flat import flat
+from retina.config.differences import flat
 from retina.evaluation.matching import Matches
 
 # A point at each hundredth of the score.

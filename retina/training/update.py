@@ -6,14 +6,14 @@ to the next stands in Keras variables, so that it can be donated (JAX) and store
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 from keras import ops
 
 from retina import config
 from retina.models.detector import Detector
-from retina.models.objective import LossSums, Observed, objective
+from retina.models.objective import Sums
 from retina.runs.ema import WeightAverage, averaged_variables
 from retina.training.loss_scale import LossScale
 from retina.training.normalizer import PositivesAverage
@@ -21,16 +21,6 @@ from retina.training.optimizer import global_norm, prepare_gradients
 from retina.training.scalars import observations
 
 Tensor = Any
-
-
-class Seen(NamedTuple):
-    """What a forward pass gives; it adds up over micro-batches and replicas."""
-
-    sums: LossSums
-    observed: Observed
-
-    def __add__(self, other: Seen) -> Seen:  # type: ignore[override]
-        return keras.tree.map_structure(lambda x, y: x + y, self, other)
 
 
 class Update:
@@ -62,24 +52,20 @@ class Update:
         kept = [part.variables for part in (self.normalizer, self.scale, self.ema) if part is not None]
         self.variables: dict[str, keras.Variable] = {name: v for part in kept for name, v in part.items()}
 
-    def nothing(self) -> Seen:
+    def nothing(self) -> Sums:
         """The sums before the first micro-batch."""
-        zero = ops.zeros((), dtype="float32")
-        return Seen(
-            LossSums(zero, zero, zero),
-            Observed(zero, zero, zero, zero, ops.zeros((len(self.detector.fpn.levels),), dtype="float32")),
-        )
+        return Sums.zeros(len(self.detector.fpn.levels))
 
-    def target(self, sums: LossSums) -> Tensor:
+    def target(self, sums: Sums) -> Tensor:
         """The scalar to differentiate: a whole batch's loss, or a share's undivided sum; times the scale."""
-        loss = sums.classification + sums.box if self.undivided else objective(sums, self._divisor(sums))["loss"]
+        loss = sums.undivided if self.undivided else sums.losses(self._divisor(sums))["loss"]
         return loss if self.scale is None else loss * ops.convert_to_tensor(self.scale.scale)
 
-    def apply(self, seen: Seen, gradients: list[Tensor]) -> dict[str, Tensor]:
+    def apply(self, sums: Sums, gradients: list[Tensor]) -> dict[str, Tensor]:
         """Updates weights, slots and its own state.
 
         Args:
-            seen: of the global batch, all micro-batches and replicas together.
+            sums: of the global batch, all micro-batches and replicas together.
             gradients: of `target`, added up likewise, in the order of `detector.trainable_variables`.
 
         Returns:
@@ -91,7 +77,7 @@ class Update:
         (ten left out at the start: half an update at first, at most 13 % too long around the 25th; 1 % from the
         400th on). A warm-up hides it.
         """
-        variables, divisor = self.detector.trainable_variables, self._divisor(seen.sums)
+        variables, divisor = self.detector.trainable_variables, self._divisor(sums)
         gradients = self._true_gradients(gradients, divisor)
         norm = global_norm(gradients)
         finite = None if self.scale is None else ops.isfinite(norm)
@@ -102,12 +88,12 @@ class Update:
         for variable, old in zip(changed, before, strict=True):
             variable.assign(ops.where(finite, ops.convert_to_tensor(variable), old))
         scalars = {
-            **objective(seen.sums, divisor),
-            **observations(seen.sums, seen.observed, self.detector.fpn.levels),
+            **sums.losses(divisor),
+            **observations(sums, self.detector.fpn.levels),
             "gradient_norm": norm,
         }
         if self.normalizer is not None:
-            self.normalizer.update(seen.sums.positives)
+            self.normalizer.update(sums.positives)
         if self.ema is not None:
             self.ema.update(finite)
         if self.scale is not None:
@@ -115,7 +101,7 @@ class Update:
             self.scale.update(finite)
         return scalars
 
-    def _divisor(self, sums: LossSums) -> Tensor:
+    def _divisor(self, sums: Sums) -> Tensor:
         if self.normalizer is not None:
             return self.normalizer.divisor(sums.positives)
         return ops.maximum(sums.positives, 1.0)

@@ -70,7 +70,7 @@ def read_tensors(path: Path) -> TensorFile:
         raise RetinaError(f"{path}: {error}") from None
     except (FileNotFoundError, NotADirectoryError):
         raise RetinaError(
-            f"{path}: no such file of weights; check the path, or fetch it (README, 'Start from trained weights')"
+            f"{path}: no such file of weights; check the path, or fetch it (`retina guide weights`)"
         ) from None
     except IsADirectoryError as error:
         raise RetinaError(

@@ -42,7 +42,7 @@ _LOSSES = (
     "batch's sum once (loss.normalizer) and has the classes' rows alone"
 )
 
-# Measured by scripts/reproduce/imported_resizing on one photograph of 640 x 480, on a CPU.
+# Measured by scripts/reproduce/imported_resizing.py on one photograph of 640 x 480, on a CPU.
 _RESIZING = (
     "torchvision rounds a resized side down (640 x 480 becomes 1066 x 800), retina to the nearest pixel (1067), and "
     "torchvision resizes normalised floats where retina rounds to whole pixel values: with random weights that moved "

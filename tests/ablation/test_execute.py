@@ -310,7 +310,7 @@ def test_the_real_trainer_ends_in_peace_and_with_its_parent(tmp_path):
 @pytest.fixture(scope="module")
 def local_ray():
     if importlib.util.find_spec("ray") is None:
-        pytest.skip("Ray is not installed: pip install 'retina[ray]'")
+        pytest.skip("Ray is not installed: pip install -e '.[ray]'")
     import ray
 
     # The workers find the package where this test finds it.
@@ -351,7 +351,7 @@ def stop_when_waiting(file: Path) -> None:
 
 def test_without_ray_the_remedy_is_named(bench, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(RetinaError, match="Ray is not installed; install it with: pip install 'retina"):
+    with pytest.raises(RetinaError, match='Ray is not installed; pip install "retina-detection'):
         run_on_ray(bench.study, retries=0, say=bench.said.append, again="", program=bench.program)
 
 

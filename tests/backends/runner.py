@@ -17,7 +17,7 @@ from keras import ops
 
 from retina import config, losses
 from retina.models.decode import decode
-from retina.models.objective import loss_sums, objective
+from retina.models.objective import Objective
 from retina.ops import boxes as box_ops
 from retina.ops.anchors import level_anchors
 from retina.ops.assignment import match
@@ -122,14 +122,8 @@ def functions():
     for name, (classification, box) in objectives.items():
 
         def loss(classification=classification, box=box, logits=logits, deltas=deltas, part="loss"):
-            sums = loss_sums(
-                {"logits": tensor(logits), "deltas": tensor(deltas)},
-                fields,
-                tensor(anchors),
-                assignment=config.Assignment(),
-                loss=config.Loss(classification=classification, box=box),
-            )
-            return objective(sums)[part]
+            objective = Objective(levels, config.Assignment(), config.Loss(classification=classification, box=box))
+            return objective.sums({"logits": tensor(logits), "deltas": tensor(deltas)}, fields).losses()[part]
 
         keep(f"loss/{name}/logits", lambda x, loss=loss: loss(logits=x), logits)
         keep(f"loss/{name}/deltas", lambda x, loss=loss: loss(deltas=x, part="loss_box"), deltas)
@@ -216,14 +210,14 @@ def losses_and_gradients(model, batch):
         import tensorflow as tf
 
         with tf.GradientTape() as tape:
-            values = objective(model.loss_sums(model(batch, training=True), batch))
+            values = model.loss_sums(model(batch, training=True), batch).losses()
         gradients = tape.gradient(values["loss"], [v.value for v in model.trainable_variables])
     elif backend == "jax":
         import jax
 
         def loss(trainable, frozen):
             outputs, _ = model.stateless_call(trainable, frozen, batch, training=True)
-            values = objective(model.loss_sums(outputs, batch))
+            values = model.loss_sums(outputs, batch).losses()
             return values["loss"], values
 
         state = [v.value for v in model.trainable_variables], [v.value for v in model.non_trainable_variables]
@@ -231,7 +225,7 @@ def losses_and_gradients(model, batch):
     else:
         import torch
 
-        values = objective(model.loss_sums(model(batch, training=True), batch))
+        values = model.loss_sums(model(batch, training=True), batch).losses()
         gradients = torch.autograd.grad(values["loss"], [v.value for v in model.trainable_variables])
     numpy = ops.convert_to_numpy
     return {name: numpy(value) for name, value in values.items()}, [numpy(g) for g in gradients]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from retina.drawing import furniture as pages
+from retina.drawing import furniture
 
 PAGE = """{% extends "base.html.jinja" %}{% block body %}<table class="sortable">
 <thead><tr>{% for name in header %}<th>{{ name }}</th>{% endfor %}</tr></thead>
@@ -23,7 +23,7 @@ ROWS = (
 def page(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("table")
     (folder / "page.html.jinja").write_text(PAGE)
-    text = pages.render(folder / "page.html.jinja", title="t", header=HEADER, rows=ROWS)
+    text = furniture.render(folder / "page.html.jinja", title="t", header=HEADER, rows=ROWS)
     (folder / "page.html").write_text(text, encoding="utf-8")
     return folder / "page.html"
 

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from typer.testing import CliRunner
 
 from retina import config
-from retina.cli import app
+from retina.cli import app_of
 from retina.data.convert import voc, yolo
 from retina.data.convert.images import read_header, upright_boxes, upright_bytes
 from retina.data.convert.part import HOLDS, Part, file_names, fitted
@@ -585,7 +585,8 @@ def test_voc_lists_overlap_so_one_is_chosen(tmp_path):
 
 def test_the_command(tmp_path):
     file = write_coco(tmp_path / "src")
-    base = ["convert", str(file), str(tmp_path / "dst"), "--to", "coco", "--images", str(tmp_path / "src/photos")]
+    app = app_of("convert")
+    base = [str(file), str(tmp_path / "dst"), "--to", "coco", "--images", str(tmp_path / "src/photos")]
     answer = CliRunner().invoke(app, [*base, "--json"])
     assert answer.exit_code == 0, answer.output
     told = json.loads(answer.stdout)

@@ -5,7 +5,7 @@ import pytest
 
 from retina import config
 from retina.data.dataset import DetectionDataset
-from retina.doctor import best_overlaps
+from retina.doctor.coverage import best_overlaps
 
 ANCHORS = config.Anchors(scales=(1.0,), ratios=(1.0,))
 # One level: squares of side 32 centred at 4, 12, 20, …

@@ -12,14 +12,19 @@ from retina import config
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import DetectionTable
 from retina.data.ground_truth import ground_truth, results
-from retina.drawing.evaluation_files import prediction_sheet, surroundings, write_assessment, write_evaluation
+from retina.drawing.evaluation_files import (
+    prediction_sheet,
+    surroundings,
+    write_assessment,
+    write_evaluation,
+    write_score,
+)
 from retina.drawing.prediction_files import write_predictions
-from retina.drawing.score_files import write_score
 from retina.errors import RetinaError
 from retina.evaluation import coco
 from retina.evaluation.assessment import assess
+from retina.evaluation.judging import Score
 from retina.inference import Detections
-from retina.scoring import Score
 
 NOTHING = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32), ())
 

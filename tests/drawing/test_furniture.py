@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retina.drawing import charts
-from retina.drawing import furniture as pages
+from retina.drawing import charts, furniture
 from retina.drawing.charts import Series, lines, thinned
 
 HOSTILE = "</script><script>alert('&')</script>\u2028"
@@ -31,7 +30,7 @@ def template(tmp_path: Path) -> Path:
 
 
 def test_user_text_stays_text(template: Path) -> None:
-    page = pages.render(template, title=HOSTILE, name=HOSTILE, plots=[lines(HOSTILE, [Series(HOSTILE, [1], [2])])])
+    page = furniture.render(template, title=HOSTILE, name=HOSTILE, plots=[lines(HOSTILE, [Series(HOSTILE, [1], [2])])])
     assert "<script>alert" not in page
     assert page.count("<script") == 2  # the data and page.js
     data = re.search(r'id="data">(.*?)</script>', page, re.DOTALL)
@@ -42,7 +41,7 @@ def test_user_text_stays_text(template: Path) -> None:
 def test_the_policy_names_each_script_of_the_page_and_nothing_else(template: Path, tmp_path: Path) -> None:
     own = tmp_path / "own.js"
     own.write_text("const x = 1 < 2 && 'µ';\n")
-    page = pages.render(template, title="t", scripts=[own], name="", plots=[])
+    page = furniture.render(template, title="t", scripts=[own], name="", plots=[])
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
     assert policy is not None
     told = html.unescape(policy.group(1))
@@ -56,23 +55,23 @@ def test_the_policy_names_each_script_of_the_page_and_nothing_else(template: Pat
 
 def test_a_missing_value_is_an_error(template: Path) -> None:
     with pytest.raises(Exception, match="plots"):
-        pages.render(template, title="t", name="")
+        furniture.render(template, title="t", name="")
 
 
 def test_nan_is_never_embedded() -> None:
     with pytest.raises(ValueError, match="JSON"):
-        pages.embed({"x": float("nan")})
+        furniture.embed({"x": float("nan")})
 
 
 @pytest.mark.parametrize(
     ("value", "told"), [(None, "–"), (float("nan"), "–"), (-1, "–"), (0.0, "0.000"), (0.5126, "0.513")]
 )
 def test_figures(value: float | None, told: str) -> None:
-    assert pages.figure(value) == told
+    assert furniture.figure(value) == told
 
 
 def test_percent_and_number() -> None:
-    assert [pages.percent(None), pages.percent(0.1234), pages.number(12345)] == ["–", "12.3 %", "12,345"]
+    assert [furniture.percent(None), furniture.percent(0.1234), furniture.number(12345)] == ["–", "12.3 %", "12,345"]
 
 
 @pytest.mark.parametrize(
@@ -81,7 +80,7 @@ def test_percent_and_number() -> None:
 def test_nothing_to_draw(series: list[Series], template: Path) -> None:
     plot = lines("title", series)
     assert plot.curves == []
-    assert "nothing to draw" in pages.render(template, title="t", name="", plots=[plot])
+    assert "nothing to draw" in furniture.render(template, title="t", name="", plots=[plot])
 
 
 def test_a_line_lies_where_its_values_say() -> None:
@@ -124,7 +123,7 @@ def test_one_point_and_equal_values_have_a_place() -> None:
 def test_a_class_s_own_colour_has_dark_edges(template: Path) -> None:
     """Yellow on white, or navy on black, could not be seen."""
     plot = lines("t", [Series("a", [0, 1], [0, 1], colour="#f0e442", cased=True), Series("b", [0, 1], [1, 0])])
-    page = pages.render(template, title="t", name="", plots=[plot])
+    page = furniture.render(template, title="t", name="", plots=[plot])
     assert page.count('class="casing"') == 2  # the curve and its place in the legend
     assert page.index('class="casing"') < page.index("stroke: #f0e442")
 
@@ -154,7 +153,7 @@ def test_values_beyond_a_given_range_stay_at_its_edge() -> None:
 
 def themes() -> dict[str, dict[str, str]]:
     """The colours of the style sheet, light and dark, by their names."""
-    css = (Path(pages.__file__).parent / "page.css").read_text(encoding="utf-8")
+    css = (Path(furniture.__file__).parent / "page.css").read_text(encoding="utf-8")
     before, _, after = css.partition("@media screen and (prefers-color-scheme: dark)")
     light, dark = (dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", part)) for part in (before, after.split("\n}")[0]))
     assert light and set(dark) == set(light)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from retina import config
 from retina.drawing import plots
-from retina.drawing.figures import save
+from retina.drawing.plots import save
 from retina.evaluation.assessment import assess
 from tests.evaluation.made import drawn, found, truth
 

@@ -91,7 +91,7 @@ def test_files_as_tables(retina_here, files):
 
 def test_files_need_no_tensorflow(python, files):
     code = (
-        "import sys; from retina.runs.comparing import compare; "
+        "import sys; from retina.api import compare; "
         "compare('a.json', 'b.json', ground_truth='truth.json', replicates=100); "
         "assert not {'tensorflow', 'keras', 'matplotlib'} & set(sys.modules)"
     )

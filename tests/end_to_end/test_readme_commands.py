@@ -1,30 +1,42 @@
-"""The README's commands that score and compare, typed as they stand there, on tiny files of the names they give."""
+"""Commands of the README and the guide, typed as they stand there, on tiny files and runs of the names they give."""
 
 import json
-import re
 import shlex
 import shutil
 import sys
+import webbrowser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from retina.cli import main
+from tests.manual import shell_lines
 
-TEXT = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+GUIDE = "retina/guide/"
 
 
-def commands(section: str) -> list[str]:
+def commands(page: str, section: str) -> list[str]:
     """The `retina` lines in the code blocks of a section."""
-    body = TEXT.split(f"\n## {section}\n", 1)[1].split("\n## ", 1)[0]
-    blocks = re.findall(r"```bash\n(.*?)```", body, re.DOTALL)
-    return [line for block in blocks for line in block.splitlines() if line.startswith("retina ")]
+    return [line for line in shell_lines(page, section) if line.startswith("retina ")]
 
 
-SCORE, COMPARE = commands("Score anybody's detections"), commands("Is B better than A?")
+SCORE = commands(f"{GUIDE}evaluation.md", "Score anybody's detections")
+COMPARE = commands(f"{GUIDE}evaluation.md", "Is B better than A?")
 FILES = [line for line in SCORE + COMPARE if "runs/" not in line]
 RUNS = [line for line in SCORE + COMPARE if "runs/" in line]
+ON_A_RUN = [
+    line
+    for line in [
+        *commands("README.md", "Use"),
+        *commands(f"{GUIDE}evaluation.md", "How good, how sure, and why"),
+        *commands(f"{GUIDE}evaluation.md", "The report"),
+        *commands(f"{GUIDE}export.md", "Commands"),
+    ]
+    if " train " not in line and "onnx" not in line
+]
+ON_A_FOLDER = commands(f"{GUIDE}data.md", "Your own folder")
 
 
 @pytest.fixture
@@ -54,9 +66,9 @@ def coco_files(folder: Path) -> None:
             for n in (1, 2)
         ],
     }
-    found = [{"image_id": n, "category_id": 17, "bbox": [8, 8, 16, 16], "score": 0.9} for n in (1, 2)]
+    detections = [{"image_id": n, "category_id": 17, "bbox": [8, 8, 16, 16], "score": 0.9} for n in (1, 2)]
     for name, content in (
-        ("instances_val2017", tree), ("results", found), ("a", found[:1]), ("b", found),
+        ("instances_val2017", tree), ("results", detections), ("a", detections[:1]), ("b", detections),
     ):  # fmt: skip
         (folder / f"{name}.json").write_text(json.dumps(content))
 
@@ -77,16 +89,16 @@ def devkit_files(folder: Path) -> None:
 
 
 def yolo_files(folder: Path) -> None:
-    """An image of 64 px with one box, labelled by fractions, and found in Ultralytics' order of columns."""
-    for name in ("images", "labels", "found"):
+    """An image of 64 px with one box, labelled by fractions, and detected in Ultralytics' order of columns."""
+    for name in ("images", "labels", "predicted"):
         (folder / name).mkdir()
     Image.new("RGB", (64, 64)).save(folder / "images/x.png")
     (folder / "labels/x.txt").write_text("0 0.25 0.25 0.25 0.25\n")
-    (folder / "found/x.txt").write_text("0 0.25 0.25 0.25 0.25 0.9\n")
+    (folder / "predicted/x.txt").write_text("0 0.25 0.25 0.25 0.25 0.9\n")
 
 
-def test_the_commands_are_found():
-    assert (len(SCORE), len(COMPARE), len(RUNS)) == (3, 2, 1)
+def test_the_commands_are_there():
+    assert (len(SCORE), len(COMPARE), len(RUNS), len(ON_A_RUN), len(ON_A_FOLDER)) == (3, 2, 1, 10, 2)
 
 
 @pytest.mark.parametrize("line", FILES)
@@ -114,4 +126,40 @@ def test_commands_on_runs(type_in, trained, tmp_path, line):
     for name in ("a", "b"):
         shutil.copytree(trained.run, tmp_path / "runs" / name)
     shown = type_in(line)
-    assert "A: runs/a" in shown and "no difference can be told at 95 %: B - A is 0.000 AP" in shown
+    assert "A: runs/a" in shown and "no clear difference at 95 %: B - A is 0.000 AP" in shown
+
+
+@pytest.fixture
+def runs(trained, tmp_path) -> Path:
+    """A tiny run under the names that the pages give it, with an export and a photograph."""
+    for name in ("digits", "a", "b"):
+        shutil.copytree(trained.run, tmp_path / "runs" / name)
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "IMAGE…", "PNG")
+    return tmp_path / "runs"
+
+
+@pytest.mark.slow
+def test_commands_on_a_run(type_in, runs, tmp_path, monkeypatch):
+    """In the order in which they stand: the export is there when it is evaluated. One writes where another wrote."""
+    opened = []
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    exports = [line for line in ON_A_RUN if line == "retina export runs/digits"]
+    assert len(exports) == 2  # the README's and the guide's: a second would be refused, since the folder is taken
+    for line in dict.fromkeys(ON_A_RUN):
+        assert type_in(line), line
+    for path in (
+        "predictions/detections.json", "evaluation/metrics.json", "comparison.html", "runs/digits/report/index.html",
+        "runs/digits/export/saved_model/saved_model.pb",
+    ):  # fmt: skip
+        assert (tmp_path / path).is_file(), path
+    assert len(opened) == 1
+
+
+def test_commands_on_a_folder(type_in, tmp_path, monkeypatch):
+    monkeypatch.setattr(webbrowser, "open", lambda _: True)
+    (tmp_path / "FOLDER").mkdir()
+    yolo_files(tmp_path / "FOLDER")
+    (tmp_path / "FOLDER/classes.txt").write_text("cat\n")
+    for line in ON_A_FOLDER:
+        assert type_in(line), line

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from retina.errors import RetinaError
-from retina.evaluation.calibration import reliability
+from retina.evaluation.curves import reliability
 from retina.evaluation.matching import match
 from tests.evaluation.made import crowded, drawn, found, truth
 

@@ -12,7 +12,7 @@ from retina.data.formats.voc import read_voc
 from retina.data.ground_truth import ground_truth
 from retina.errors import RetinaError
 from retina.evaluation import matching
-from retina.evaluation.pairs import best, pairs
+from retina.evaluation.matching import best_of_each, pairs
 from retina.evaluation.tide import BKG, BOTH, CLS, DUPE, KINDS, LOC, tide
 from tests.evaluation.made import crowded, drawn, found, iou, truth
 from tests.evaluation.test_voc import from_corner_files
@@ -204,8 +204,8 @@ def test_pairs_in_pieces():
 
 def test_best_takes_the_first_of_equal_ones():
     group, value = np.array([0, 0, 0, 4, 7, 7]), np.array([0.1, 0.5, 0.5, 0.0, -1.0, -2.0])
-    assert best(group, value).tolist() == [1, 3, 4]
-    assert best(np.zeros(0, np.int64), np.zeros(0)).tolist() == []
+    assert best_of_each(group, value).tolist() == [1, 3, 4]
+    assert best_of_each(np.zeros(0, np.int64), np.zeros(0)).tolist() == []
 
 
 # ------------------------------------------------------------------------------------------------------- peers

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from keras import ops
 
 from retina import config
-from retina.models.objective import LossSums, loss_sums, objective
+from retina.models.objective import Objective, Sums
 from retina.ops.anchors import pyramid_anchors
 from tests import reference
 from tests.gradient import value_and_gradient
@@ -45,11 +45,11 @@ def empty_batch(images=1, slots=2):
 def sums_of(logits, deltas, batch, anchors=ANCHORS, assignment=PAPER, loss=PAPERS_LOSS):
     outputs = {"logits": ops.convert_to_tensor(logits), "deltas": ops.convert_to_tensor(deltas)}
     batch = {name: ops.convert_to_tensor(field) for name, field in batch.items()}
-    return loss_sums(outputs, batch, ops.convert_to_tensor(anchors), assignment=assignment, loss=loss)
+    return Objective([anchors], assignment, loss).sums(outputs, batch)
 
 
 def numbers(sums):
-    return [float(value) for value in sums]
+    return [float(value) for value in (sums.classification, sums.box, sums.positives)]
 
 
 def outputs_of(images=1, anchors=3, classes=2, seed=0):
@@ -69,7 +69,7 @@ def test_a_batch_without_objects_trains_the_background(box, slots):
     # 12 background logits of 0, each (1 - α) · (1/2)² · ln 2.
     classification = 12 * 0.75 * 0.25 * math.log(2)
     np.testing.assert_allclose(numbers(sums), [classification, 0, 0], rtol=1e-6)
-    losses = objective(sums)
+    losses = sums.losses()
     assert float(losses["loss_box"]) == 0.0
     np.testing.assert_allclose([float(losses["loss"]), float(losses["loss_classification"])], classification, rtol=1e-6)
 
@@ -114,7 +114,7 @@ def test_one_positive_by_hand():
 def test_the_sum_is_over_classes_and_the_divisor_the_positives():
     logits, deltas = np.zeros((1, 3, 5), np.float32), np.zeros((1, 3, 4), np.float32)
     batch = batch_of([[[0, 0, 10, 10], [20, 0, 30, 10]]], labels=[[0, 4]])
-    losses = objective(sums_of(logits, deltas, batch))
+    losses = sums_of(logits, deltas, batch).losses()
     expected = (2 * 0.25 + 13 * 0.75) * 0.25 * math.log(2) / 2
     np.testing.assert_allclose(float(losses["loss_classification"]), expected, rtol=1e-6)
     np.testing.assert_allclose(float(losses["loss"]), expected, rtol=1e-6)
@@ -122,10 +122,26 @@ def test_the_sum_is_over_classes_and_the_divisor_the_positives():
 
 
 def test_the_divisor_counts_the_batch_and_is_at_least_1():
-    two = objective(LossSums(ops.convert_to_tensor(6.0), ops.convert_to_tensor(3.0), ops.convert_to_tensor(4.0)))
+    def sums(*values):
+        return Sums.zeros(1)._replace(**dict(zip(("classification", "box", "positives"), values, strict=True)))
+
+    two = sums(*map(ops.convert_to_tensor, (6.0, 3.0, 4.0))).losses()
     assert [float(two[name]) for name in ("loss", "loss_classification", "loss_box")] == [2.25, 1.5, 0.75]
-    none = objective(LossSums(ops.convert_to_tensor(6.0), ops.convert_to_tensor(0.0), ops.convert_to_tensor(0.0)))
+    none = sums(*map(ops.convert_to_tensor, (6.0, 0.0, 0.0))).losses()
     assert float(none["loss"]) == 6.0
+
+
+def test_sums_add_up():
+    def sums(seed):
+        values = np.random.default_rng(seed).random(9).astype(np.float32)
+        return values, Sums(*map(ops.convert_to_tensor, (*values[:7], values[7:])))
+
+    (first, a), (second, b) = sums(0), sums(1)
+    total = a + b
+    np.testing.assert_array_equal([*map(float, total[:7]), *ops.convert_to_numpy(total[7])], first + second)
+    np.testing.assert_array_equal(float(total.undivided), (first + second)[0] + (first + second)[1])
+    for value, unchanged in zip(a + Sums.zeros(2), a, strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(value), ops.convert_to_numpy(unchanged))
 
 
 def test_only_the_label_of_the_matched_box_is_the_target():
@@ -331,7 +347,7 @@ def test_mining_without_a_positive_keeps_the_negatives_of_one(ratio):
 def test_mining_is_divided_by_all_positives():
     (logits, deltas, batch), anchors, losses = mining_case()
     kind = config.Loss(classification=config.Ohem(ratio=1, hardest=2))
-    found = objective(sums_of(logits, deltas, batch, anchors, loss=kind))
+    found = sums_of(logits, deltas, batch, anchors, loss=kind).losses()
     np.testing.assert_allclose(float(found["loss_classification"]), losses[[0, 2]].sum() / 2, rtol=1e-6)
 
 

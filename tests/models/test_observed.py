@@ -5,15 +5,15 @@ import pytest
 from keras import ops
 
 from retina import config
-from retina.models.objective import LossSums, Observed, loss_sums, observed_sums
+from retina.models.objective import Objective, Sums
 from retina.training.scalars import observations
 from tests import reference
 
 # Two levels: 40 anchors of side 8 and 10 of side 16, on a row.
-ANCHORS = np.array(
-    [[8 * x, 0, 8 * x + 8, 8] for x in range(40)] + [[16 * x, 0, 16 * x + 16, 16] for x in range(10)], np.float32
-)
-LEVELS = (40, 10)
+LEVELS = [
+    np.array([[side * x, 0, side * x + side, side] for x in range(count)], np.float32)
+    for side, count in ((8, 40), (16, 10))
+]
 LOSSES = [
     config.Focal(),
     config.CrossEntropy(),
@@ -26,35 +26,30 @@ LOSSES = [
 def batch_of(boxes: list) -> dict:
     rows = np.zeros((len(boxes), 3, 4), np.float32)
     valid = np.zeros((len(boxes), 3), bool)
-    for image, own in enumerate(boxes):
-        rows[image, : len(own)], valid[image, : len(own)] = np.reshape(own, (-1, 4)), True
+    for image, corners in enumerate(boxes):
+        rows[image, : len(corners)], valid[image, : len(corners)] = np.reshape(corners, (-1, 4)), True
     plain = np.zeros((len(boxes), 3))
     return {"boxes": rows, "labels": plain.astype(np.int32), "valid": valid, "crowd": plain.astype(bool)}
 
 
-def seen(logits: np.ndarray, batch: dict, kind: config.ClassificationLoss) -> tuple[LossSums, Observed]:
+def sums_of(logits: np.ndarray, batch: dict, kind: config.ClassificationLoss) -> Sums:
     outputs = {"logits": ops.convert_to_tensor(logits), "deltas": ops.zeros((*logits.shape[:2], 4))}
     tensors = {name: ops.convert_to_tensor(x) for name, x in batch.items()}
-    settings = {"assignment": config.Assignment(), "loss": config.Loss(classification=kind)}
-    found = observed_sums(outputs, tensors, ops.convert_to_tensor(ANCHORS), LEVELS, **settings)
-    alone = loss_sums(outputs, tensors, ops.convert_to_tensor(ANCHORS), **settings)
-    assert [float(x) for x in found[0]] == [float(x) for x in alone]
-    return found
+    return Objective(LEVELS, config.Assignment(), config.Loss(classification=kind)).sums(outputs, tensors)
 
 
 @pytest.mark.parametrize("kind", LOSSES, ids=lambda kind: f"{kind.kind}")
 def test_without_objects_all_is_background(kind):
     logits = np.zeros((2, 50, 2), np.float32)
-    sums, observed = seen(logits, batch_of([[], []]), kind)
-    assert float(observed.foreground) == 0 and float(observed.background) == pytest.approx(float(sums.classification))
+    sums = sums_of(logits, batch_of([[], []]), kind)
+    assert float(sums.foreground) == 0 and float(sums.background) == pytest.approx(float(sums.classification))
     # Every 17th of 50 anchors: 3 in each of 2 images, 2 classes.
-    assert float(observed.sampled) == 12 and float(observed.probability) == pytest.approx(6)
-    assert ops.convert_to_numpy(observed.positives).tolist() == [0, 0]
+    assert float(sums.sampled) == 12 and float(sums.probability) == pytest.approx(6)
+    assert ops.convert_to_numpy(sums.positives_by_level).tolist() == [0, 0]
 
 
 def test_no_background_and_no_loss_divide_nothing_by_nothing():
-    zero = ops.zeros(())
-    scalars = observations(LossSums(zero, zero, zero), Observed(zero, zero, zero, zero, ops.zeros((1,))), (3,))
+    scalars = observations(Sums.zeros(1), (3,))
     assert {name: float(value) for name, value in scalars.items()} == dict.fromkeys(
         ("positives", "positives_p3", "foreground_share", "background_share", "background_probability"), 0.0
     )
@@ -74,15 +69,15 @@ def test_focal_against_numpy():
     targets = np.zeros_like(logits)
     targets[..., 0] = positive
     of_anchor = reference.focal(logits, targets, 0.25, 2.0).sum(-1)
-    sums, observed = seen(logits, batch, config.Focal())
-    assert float(sums.positives) == 3 and ops.convert_to_numpy(observed.positives).tolist() == [2, 1]
-    np.testing.assert_allclose(float(observed.foreground), of_anchor[positive].sum(), rtol=1e-5)
+    sums = sums_of(logits, batch, config.Focal())
+    assert float(sums.positives) == 3 and ops.convert_to_numpy(sums.positives_by_level).tolist() == [2, 1]
+    np.testing.assert_allclose(float(sums.foreground), of_anchor[positive].sum(), rtol=1e-5)
     background = ~positive & ~ignored
-    np.testing.assert_allclose(float(observed.background), of_anchor[background].sum(), rtol=1e-5)
+    np.testing.assert_allclose(float(sums.background), of_anchor[background].sum(), rtol=1e-5)
     probabilities = (1 / (1 + np.exp(-logits.astype(np.float64))))[:, ::17][background[:, ::17]]
-    assert float(observed.sampled) == probabilities.size == 12  # anchor 0 of one image, 34 of the other left out
-    np.testing.assert_allclose(float(observed.probability), probabilities.sum(), rtol=1e-5)
-    scalars = {name: float(value) for name, value in observations(sums, observed, (3, 4)).items()}
+    assert float(sums.sampled) == probabilities.size == 12  # anchor 0 of one image, 34 of the other left out
+    np.testing.assert_allclose(float(sums.probability), probabilities.sum(), rtol=1e-5)
+    scalars = {name: float(value) for name, value in observations(sums, (3, 4)).items()}
     assert scalars["positives_p3"] == 2 and scalars["positives_p4"] == 1
     assert scalars["background_probability"] == pytest.approx(probabilities.mean(), rel=1e-5)
     share = of_anchor[positive].sum() / of_anchor[positive | background].sum()
@@ -97,13 +92,11 @@ def test_mining_counts_what_it_keeps(ratio):
     batch = batch_of([[[0, 0, 8, 8], [8, 0, 16, 8]]])
     loss = np.log1p(np.exp(logits[0, :, 0].astype(np.float64)))
     loss[:2] = np.log1p(np.exp(-logits[0, :2, 0].astype(np.float64)))  # 2.13 and 2.05, as hard as the last anchors
-    _, observed = seen(logits, batch, config.Ohem(ratio=ratio, hardest=8))
+    sums = sums_of(logits, batch, config.Ohem(ratio=ratio, hardest=8))
     if ratio is None:
         kept = np.argsort(-loss)[:8]
         foreground, background = loss[[k for k in kept if k < 2]].sum(), loss[[k for k in kept if k >= 2]].sum()
     else:
         foreground, background = loss[:2].sum(), np.sort(loss[2:])[-6:].sum()
-    np.testing.assert_allclose(
-        [float(observed.foreground), float(observed.background)], [foreground, background], rtol=1e-5
-    )
+    np.testing.assert_allclose([float(sums.foreground), float(sums.background)], [foreground, background], rtol=1e-5)
     assert foreground > 4

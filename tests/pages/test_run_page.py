@@ -16,7 +16,7 @@ from retina import config as configuration
 from retina.commands.report import report_of_training
 from retina.errors import RetinaError
 from retina.pages.config_changes import changes
-from retina.pages.run_curves import curves
+from retina.pages.run_charts import curves
 from retina.pages.run_judgement import judge_run
 from retina.pages.run_page import gallery_values, write_report
 from retina.pages.run_sections import commands, confusion_table, coverage, duration, error_rows, export_rows
@@ -308,7 +308,7 @@ def test_the_gallery_is_the_evaluation(made):
     evidence = judge_run(read_record(made)).evidence
     assert evidence is not None
     data = gallery_values(evidence)
-    kinds = [found[6] for image in data["images"] for found in image["found"]]
+    kinds = [found[6] for image in data["images"] for found in image["detections"]]
     assert {kind: kinds.count(kind) for kind in set(kinds)} == {"right": 8 + 8 + 4, "Bkg": 8}
     assert data["threshold"] == pytest.approx(evidence.assessment.operating.overall.threshold, abs=1e-6)
     assert [one["name"] for one in data["classes"]] == list(NAMES)
@@ -336,7 +336,7 @@ def test_the_questions_are_answered_with_the_run_s_figures(made, page):
         f"{metrics['AP']:.3f} at the first."
     )
     assert told["How good is it?"].startswith(f"AP {metrics['AP']:.3f} on validation, 95\u00a0% interval ")
-    assert f"from a score of {point['threshold']:.3f} on" in told["How good is it?"]
+    assert f"with detections of score {point['threshold']:.3f} and above" in told["How good is it?"]
     # Half of the birds are missing, and every second box of the other class is below the shifted ones.
     assert "AP50 loses most by Miss (a box that nothing found)" in told["What does it get wrong?"]
     lowest = sorted(judged.figures["per_class"], key=lambda name: judged.figures["per_class"][name]["AP"])[:2]
@@ -431,7 +431,7 @@ def test_anchors_without_boxes_have_no_figure(made):
     evidence = judge_run(record).evidence
     assert evidence is not None
     found = coverage(anchor_report(evidence.dataset, record.config, IMAGES))
-    assert found.rows[0].told == "all boxes" and found.rows[0].text.endswith("of 24")
+    assert found.rows[0].label == "all boxes" and found.rows[0].text.endswith("of 24")
     assert sum(level[3] for level in found.levels) >= round(24 * found.rows[0].percent / 100)
 
 

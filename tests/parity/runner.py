@@ -15,7 +15,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script:
 import keras
 import numpy as np
 
-from retina.models.objective import objective
 from retina.runs.loading import load
 
 
@@ -38,7 +37,7 @@ def results(run, cases, *, detect=True):
         }
         whole = {name: keras.ops.convert_to_tensor(value) for name, value in {**batch, **targets}.items()}
         outputs = detector(whole, training=False)
-        found = {**outputs, **objective(detector.loss_sums(outputs, whole))}
+        found = {**outputs, **detector.loss_sums(outputs, whole).losses()}
         found = {name: keras.ops.convert_to_numpy(value) for name, value in found.items()}
         if detect:
             found |= {name: value[0] for name, value in predictor.run(batch).items()}

@@ -7,7 +7,7 @@ import pytest
 from retina import config as configuration
 from retina.data.formats.digits import read_digits
 from retina.errors import RetinaError
-from retina.models.objective import LossSums
+from retina.models.objective import Sums
 from retina.runs.checkpoint import Checkpoint, gather, save
 from retina.runs.directory import RunDirectory
 from retina.training import replay as replaying
@@ -173,7 +173,8 @@ def test_a_tensor_that_is_bad_in_a_part_counts_in_the_whole(detector, monkeypatc
     def differentiate(part):
         place = next(count)
         logits = tensor(np.array([[place, np.inf if place == 2 else -place]], np.float32))
-        sums = LossSums(tensor(np.float32(2)), tensor(np.float32(6)), tensor(np.float32(place == 3) * 4))
+        values = {"classification": 2, "box": 6, "positives": 4 * (place == 3)}
+        sums = Sums.zeros(3)._replace(**{name: tensor(np.float32(value)) for name, value in values.items()})
         return {"logits": logits}, sums, [tensor(np.float32(place)) for _ in detector.trainable_variables]
 
     monkeypatch.setitem(replaying._GRADIENTS, keras.backend.backend(), lambda *_: differentiate)

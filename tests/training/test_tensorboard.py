@@ -11,7 +11,7 @@ from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.util.tensor_util import make_ndarray
 
 from retina import config as configuration
-from retina.config.flat import flat
+from retina.config.differences import flat
 from retina.evaluation.curves import confidence_curve
 from retina.evaluation.matching import match
 from retina.training.tensorboard import THRESHOLDS, TensorBoard, threshold_counts

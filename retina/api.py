@@ -1,0 +1,646 @@
+"""The verbs of the package, one home for each: what the command line does, Python does by these.
+
+A verb that brings in Keras is imported when it is first asked for. That takes seconds, which two files to score or a
+typo in a configuration need not wait for; and TensorFlow's start-up lines are kept off the screen meanwhile.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
+
+from retina import config
+from retina.ablation.directory import Study
+from retina.ablation.execute import run_locally, run_on_ray
+from retina.ablation.outputs import write_outputs
+from retina.ablation.plan import Plan
+from retina.ablation.results import StudyResult, collect
+from retina.data.convert.run import convert
+from retina.data.dataset import DetectionDataset
+from retina.data.detections import Pixels
+from retina.data.formats import text
+from retina.data.formats.results import ResultFormat, read_results, result_format
+from retina.data.formats.truth import FileTruth, TruthFormat, from_dataset, read_ground_truth, truth_format
+from retina.data.ground_truth import GroundTruth, Results
+from retina.data.image_files import image_files
+from retina.data.load import Split, load_split
+from retina.doctor.targets import open_target
+from retina.drawing.evaluation_files import write_score, write_sheet
+from retina.drawing.prediction_files import write_predictions
+from retina.errors import RetinaError
+from retina.evaluation.coco import AreaRanges, Engine
+from retina.evaluation.comparison import Comparison, check_same_truth
+from retina.evaluation.comparison import compare as compare_matches
+from retina.evaluation.judging import LEAST_REPLICATES, Protocol, Score
+from retina.evaluation.judging import judge as judge_tables
+from retina.evaluation.matching import match
+from retina.evaluation.voc import Difficult
+from retina.files import IMAGE_SUFFIXES, exists, write_text
+from retina.pages import study as study_page
+from retina.runs.directory import RunDirectory
+from retina.startup import import_tensorflow_quietly
+
+if TYPE_CHECKING:
+    from retina.ablation.loss_distribution import loss_distribution
+    from retina.doctor.examine import Examination
+    from retina.export.benchmark import benchmark
+    from retina.export.exporting import export
+    from retina.export.loading import evaluate, load
+    from retina.export.weights import export_weights
+    from retina.inference import Detections
+    from retina.pages.browse import browse
+    from retina.runs.importing import import_run as import_weights
+    from retina.training.train import train
+
+# Verbs and helpers that bring in Keras, and where they stand.
+_HEAVY = {
+    "benchmark": "retina.export.benchmark",
+    "browse": "retina.pages.browse",
+    "compare_runs": "retina.pages.comparison:write",
+    "detect_run": "retina.runs.loading:detect_split",
+    "detect_split": "retina.export.loading",
+    "evaluate": "retina.export.loading",
+    "examination_page": "retina.pages.examination:render",
+    "examine_target": "retina.doctor.examine:examine",
+    "export": "retina.export.exporting",
+    "export_weights": "retina.export.weights",
+    "import_weights": "retina.runs.importing:import_run",
+    "load": "retina.export.loading",
+    "loss_distribution": "retina.ablation.loss_distribution",
+    "print_examination": "retina.doctor.printing",
+    "time_steps": "retina.training.timing",
+    "train": "retina.training.train",
+    "with_timing": "retina.doctor.examine",
+    "write_run_page": "retina.pages.run_page:write_report",
+}
+
+__all__ = [
+    "ablate", "benchmark", "browse", "compare", "convert", "evaluate", "examine", "export", "export_weights",
+    "import_weights", "judge", "load", "load_split", "loss_distribution", "predict", "score", "summarise_study",
+    "train", "write_report",
+]  # fmt: skip
+
+
+class Judged(NamedTuple):
+    """The figures of a detector, and what reading its data had to say."""
+
+    score: Score
+    notes: tuple[str, ...]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HEAVY:
+        raise AttributeError(f"module 'retina.api' has no attribute '{name}'")
+    module, _, attribute = _HEAVY[name].partition(":")
+    import_tensorflow_quietly()
+    return getattr(importlib.import_module(module), attribute or name)
+
+
+# ------------------------------------------------------------------------------------------------------- training
+
+
+def report_after_training(run: Path) -> Path:
+    """Write the page of a run that has just ended; one that is newer than the run's figures stays as it is.
+
+    Returns:
+        The page.
+
+    Raises:
+        RetinaError: it can't be written; the run is complete all the same.
+    """
+    page, figures = run / "report" / "index.html", run / "metrics.jsonl"
+    if page.is_file() and page.stat().st_mtime >= figures.stat().st_mtime:
+        return page
+    return write_report(run)
+
+
+# ------------------------------------------------------------------------------------------------ figures and pages
+
+
+def judge(
+    run_or_export: str | Path,
+    split: Split = "validation",
+    *,
+    checkpoint: str = "best",
+    protocol: Protocol = "coco",
+    replicates: int | None = None,
+    overrides: Sequence[str] = (),
+    out: Path | None = None,
+) -> Judged:
+    """Return the figures of a run or an export on a split of its data, how sure they are, and what keeps them down.
+
+    Args:
+        protocol, replicates: see `score`.
+        overrides: `key.path=value` of the sections `data` and `evaluation`.
+        out: a folder for metrics, detections, plots and pictures.
+
+    Raises:
+        RetinaError: as `evaluate`; a setting has no effect; or `out` can't be written.
+    """
+    detected = _heavy("detect_split")(run_or_export, split, checkpoint=checkpoint, overrides=overrides)
+    settings = detected.config.evaluation
+    figures = judge_tables(detected.truth, detected.found, protocol=protocol, settings=settings, replicates=replicates)
+    if out is not None:
+        write_score(out, figures, detected.dataset.images)
+        write_sheet(out, detected.dataset, detected.table, pictures=9)
+    return Judged(figures, tuple(detected.dataset.notes))
+
+
+def write_report(
+    runs: str | Path | Sequence[str | Path],
+    out: str | Path | None = None,
+    *,
+    split: Split = "validation",
+    checkpoint: str = "best",
+    overrides: Sequence[str] = (),
+) -> Path:
+    """Write the page of a run or of a study, or the page of several runs side by side.
+
+    Args:
+        runs: a run directory, a study's folder, or several run directories.
+        out: the page; by default RUN/report/index.html, STUDY/study.html or comparison.html.
+        overrides: `key.path=value` of the sections `data` and `evaluation`, of runs.
+
+    Returns:
+        The page.
+
+    Raises:
+        RetinaError: not runs or a study, the page can't be written, or a setting has no effect on a study.
+    """
+    paths = [Path(runs)] if isinstance(runs, (str, Path)) else [Path(run) for run in runs]
+    page = None if out is None else Path(out)
+    if len(paths) == 1 and (paths[0] / "study.yaml").is_file():
+        if overrides or split != "validation" or checkpoint != "best":
+            raise RetinaError(
+                f"{paths[0]}: a study's page takes neither --split, --checkpoint nor overrides; leave them out"
+            )
+        return study_page.write(paths[0], page or paths[0] / "study.html")
+    settings: dict[str, Any] = {"split": split, "checkpoint": checkpoint, "overrides": overrides}
+    if len(paths) > 1:
+        return _heavy("compare_runs")(paths, page or Path("comparison.html"), **settings)
+    return _heavy("write_run_page")(paths[0], page, **settings)
+
+
+def examine(
+    target: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    images: Path | None = None,
+    data_dir: Path | None = None,
+    quick: bool = False,
+    time: int | None = None,
+    html: Path | None = None,
+    advance: Callable[[int], None] | None = None,
+) -> Examination:
+    """Return what `retina doctor` sees: data, alone or through the anchors of a configuration.
+
+    Args:
+        target: data of any format, the name of a TFDS dataset, a configuration or a run.
+        overrides: `key.path=value` of a configuration.
+        images: the folder of images of a COCO or CSV file, where it is not found by itself.
+        data_dir: where TFDS datasets lie.
+        quick: read only the headers of images.
+        time: training steps to run and time; left out where a finding is an error, which training would stop at.
+        html: a file for all of it as one page.
+        advance: called with the number of images that were opened since the last call.
+
+    Raises:
+        RetinaError: there is no such data, an option has no effect, or the page can't be written.
+    """
+    opened = open_target(target, list(overrides), images, data_dir)
+    if time is not None and opened.config is None:
+        raise RetinaError(f"--time: training steps need a configuration, and {target} is data; leave it out")
+    if time is not None and opened.config is not None and (hosts := opened.config.run.hosts) is not None:
+        share = opened.config.run.batch_size // hosts.count
+        raise RetinaError(
+            f"--time: run.hosts: one process cannot time the steps of {hosts.count} hosts; time one host's share of "
+            f"them with run.hosts=null run.batch_size={share}"
+        )
+    if html is not None and not html.absolute().parent.is_dir():
+        raise RetinaError(f"--html: {html.absolute().parent}: no such folder; make it first")
+    examined = _heavy("examine_target")(opened, quick=quick, advance=advance)
+    if time is not None and opened.config is not None and examined.sound and "train" in examined.splits:
+        timing = _heavy("time_steps")(opened.config, load_split(opened.config.data, "train"), time)
+        examined = _heavy("with_timing")(examined, timing._asdict())
+    if html is not None:
+        write_text(html, _heavy("examination_page")(examined))
+    return examined
+
+
+def compare(
+    a: str | Path,
+    b: str | Path,
+    *,
+    ground_truth: str | Path | None = None,
+    split: str | None = None,
+    checkpoint: str | None = None,
+    replicates: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Comparison:
+    """Return whether B is better than A: two run directories, or with a ground truth two COCO results files.
+
+    Runs are evaluated anew: detections that lie in them may be of another checkpoint or of other data.
+
+    Args:
+        ground_truth: anything that `retina.data.formats.truth.read_ground_truth` tells by itself; runs bring their own.
+        split: of runs "train", "validation" (the default) or "test"; of a ground truth that has several, theirs, with
+            commas between them ("2007/test,2012/val").
+        checkpoint: of both runs, "best" by default.
+        replicates, seed, level: see `retina.evaluation.comparison.compare`.
+
+    Raises:
+        RetinaError: not runs, or no results files; they are of different data or classes; a run's and the other's
+            `evaluation.max_detections` differ; a setting without effect; or bad `replicates`, `seed` or `level`.
+    """
+    paths = Path(a), Path(b)
+    if replicates < LEAST_REPLICATES:
+        raise RetinaError(f"--replicates: expected at least {LEAST_REPLICATES}, got {replicates}; 1000 are usual")
+    if not 0 < level < 1:
+        raise RetinaError(f"--level: expected a number between 0 and 1, got {level}; 0.95 is usual")
+    if ground_truth is None:
+        if split is not None and split not in get_args(Split):
+            raise RetinaError(f"--split: expected one of {', '.join(get_args(Split))}, got '{split}'")
+        pair = _results_of_runs(*paths, cast(Split, split or "validation"), checkpoint or "best")
+    elif checkpoint is not None:
+        raise RetinaError(f"--checkpoint {checkpoint}: it has no effect on results files; leave it out")
+    else:
+        pair = _results_in_files(*paths, Path(ground_truth), tuple(split.split(",")) if split else ())
+    matches = [match(pair.truth, results, max_detections=pair.limit) for results in (pair.a, pair.b)]
+    return compare_matches(pair.truth, *matches, replicates=replicates, seed=seed, level=level)
+
+
+class _Pair(NamedTuple):
+    """Two results on one ground truth, with at most `limit` detections of a class in an image."""
+
+    truth: GroundTruth
+    a: Results
+    b: Results
+    limit: int
+
+
+def _results_in_files(a: Path, b: Path, truth_path: Path, splits: tuple[str, ...]) -> _Pair:
+    for path in (a, b):
+        if exists(path) and path.is_dir():
+            raise RetinaError(
+                f"{path}: expected a COCO results file beside --ground-truth, got a folder; to compare runs leave "
+                "--ground-truth out"
+            )
+    truth = read_ground_truth(truth_path, splits=splits)
+    return _Pair(truth, read_results(a, truth), read_results(b, truth), config.Evaluation().max_detections[-1])
+
+
+def _results_of_runs(a: Path, b: Path, split: Split, checkpoint: str) -> _Pair:
+    for path in (a, b):
+        if exists(path) and path.is_file():
+            raise RetinaError(f"{path}: expected a run directory, got a file; add --ground-truth to compare files")
+    limits = [_limit(run) for run in (a, b)]
+    if limits[0] != limits[1]:
+        raise RetinaError(
+            f"{a} and {b}: evaluation.max_detections: expected the same to compare, got {limits[0]} and {limits[1]} "
+            "for AP; compare their detections.json with --ground-truth instead"
+        )
+    detected = [_heavy("detect_run")(run, split, checkpoint=checkpoint) for run in (a, b)]
+    check_same_truth(detected[0].truth, detected[1].truth)
+    return _Pair(detected[0].truth, detected[0].found, detected[1].found, limits[0])
+
+
+def _limit(run: Path) -> int:
+    directory = RunDirectory.open(run)
+    return config.load(directory.path / "config.yaml").evaluation.max_detections[-1]
+
+
+# --------------------------------------------------------------------------------------------------- scoring files
+
+_PIXELS = {
+    "inclusive": "counted from 1, the last one included (VOC): x1..x2 covers [x1 - 1, x2]",
+    "continuous": "continuous coordinates, taken as they are",
+}
+
+
+def score(
+    ground_truth: str | Path | GroundTruth | DetectionDataset,
+    detections: str | Path | Results,
+    *,
+    protocol: Protocol = "coco",
+    engine: Engine | None = None,
+    max_detections: Sequence[int] | None = None,
+    area_ranges: AreaRanges | None = None,
+    replicates: int | None = None,
+    iou: Sequence[float] | None = None,
+    difficult: Difficult = "ignore",
+    pixels: Pixels | None = None,
+    gt_pixels: Pixels | None = None,
+    gt_format: TruthFormat = "auto",
+    dt_format: ResultFormat = "auto",
+    splits: Sequence[str] = (),
+    names: str | Path | None = None,
+    images: str | Path | None = None,
+) -> Score:
+    """The figures of `detections` on `ground_truth`, each a file or folder (see `retina.data`) or a table.
+
+    Args:
+        protocol: "coco"; "voc07" (11 points), "voc10" (every point); or "pascal-devkit", both of the latter.
+        engine, max_detections, area_ranges: of "coco", see `retina.evaluation.coco.evaluate`. By default those of the
+            configuration or run that `ground_truth` is, else COCO's.
+        replicates: of the bootstrap that gives "coco" its intervals: 1000 by default, at least 100, or 0 for none.
+        iou: the overlaps of the others, 0.5 by default.
+        difficult: "ignore" makes VOC's difficult boxes neither hits nor misses, "use" counts them like any other.
+        pixels: what the numbers of the detections mean (see `retina.data.detections.to_continuous`), and those of
+            ground truth in COCO or text files. By default "continuous" under "coco" and "inclusive" under the VOC
+            protocols, except that the devkit's result files always are inclusive, and that detections on a retina
+            configuration are continuous.
+        gt_pixels: overrules `pixels` for the ground truth; a VOC folder is "inclusive" unless told otherwise here.
+        gt_format, dt_format, splits, names, images: see `retina.data.formats.truth.read_ground_truth` and
+            `retina.data.formats.results.read_results`; `images` also says where the pictures are, for
+            `retina.drawing.evaluation_files`.
+
+    Raises:
+        RetinaError: a file is missing or malformed, the two don't fit, or a setting has no effect.
+    """
+    given = {"engine": engine, "max_detections": max_detections, "area_ranges": area_ranges}
+    _check_settings(protocol, given, replicates, iou, difficult, pixels, gt_pixels)
+    formats = _Formats(
+        None
+        if isinstance(ground_truth, GroundTruth | DetectionDataset)
+        else truth_format(Path(ground_truth), gt_format),
+        None if isinstance(detections, Results) else result_format(Path(detections), dt_format),
+    )
+    _check_effects(formats, pixels, gt_pixels, splits, names, images)
+    truth_pixels, found_pixels = _pixels(formats, protocol, pixels, gt_pixels)
+    names, images = (None if path is None else Path(path) for path in (names, images))
+    truth = _truth(ground_truth, formats, gt_format, truth_pixels, splits, names, images)
+    found = detections
+    if not isinstance(found, Results):
+        found = read_results(
+            found,
+            truth,
+            format=dt_format,
+            pixels=found_pixels,
+            names=names if formats.indices else None,
+            images=images if formats.fractions else None,
+        )
+    settings = _settings(ground_truth, formats, given)
+    figures = judge_tables(
+        truth, found, protocol=protocol, settings=settings, replicates=replicates, iou=iou, difficult=difficult
+    )
+    spoken = {"ground_truth_pixels": _PIXELS[truth_pixels]} if formats.truth else {}
+    spoken |= {"detection_pixels": _PIXELS[found_pixels]} if formats.found else {}
+    if formats.found == "coco" and found_pixels == "inclusive" and pixels is None:
+        spoken["detection_pixels"] += (
+            "; taken so because the protocol is VOC's: for retina's or COCO's own files say --pixels continuous"
+        )
+    return replace(figures, conventions=figures.conventions | spoken, pictures=_pictures(truth, images))
+
+
+class _Formats(NamedTuple):
+    """Of the two sides, None for a table that is in memory already."""
+
+    truth: str | None
+    found: str | None
+
+    @property
+    def text_truth(self) -> bool:
+        return self.truth in text.TRUTH_LAYOUTS
+
+    @property
+    def indices(self) -> bool:
+        """Whether the detections may name a class by an index."""
+        return self.found in text.RESULT_LAYOUTS and self.found != "voc"
+
+    @property
+    def fractions(self) -> bool:
+        return self.found in text.FRACTIONS
+
+
+def _pixels(
+    formats: _Formats, protocol: Protocol, pixels: Pixels | None, gt_pixels: Pixels | None
+) -> tuple[Pixels, Pixels]:
+    """What the numbers of the ground truth and of the detections mean."""
+    usual: Pixels = "continuous" if protocol == "coco" else "inclusive"
+    # Some formats mean one thing whoever scores them: VOC's own files, and retina's own tables.
+    truths: dict[str | None, Pixels] = {"voc": "inclusive", "config": "continuous"}
+    truth = gt_pixels or truths.get(formats.truth) or pixels or usual
+    if formats.found == "voc":
+        usual = "inclusive"
+    elif formats.truth == "config":
+        usual = "continuous"
+    return truth, pixels or usual
+
+
+def _truth(
+    given: str | Path | GroundTruth | DetectionDataset,
+    formats: _Formats,
+    format: TruthFormat,
+    pixels: Pixels,
+    splits: Sequence[str],
+    names: Path | None,
+    images: Path | None,
+) -> GroundTruth:
+    if isinstance(given, GroundTruth):
+        return given
+    if isinstance(given, DetectionDataset):
+        return from_dataset(given)
+    return read_ground_truth(
+        given,
+        format=format,
+        pixels=None if formats.truth == "config" else pixels,
+        splits=splits,
+        names=names if formats.text_truth else None,
+        images=images if formats.text_truth else None,
+    )
+
+
+def _pictures(truth: GroundTruth, images: Path | None) -> tuple[str, ...] | None:
+    """The files of all images, by their names."""
+    if images is None or not isinstance(truth, FileTruth):
+        return None
+    files = image_files(images)
+    for name in truth.stems:
+        if name not in files:
+            raise RetinaError(f"{images}: no image called '{name}', which {truth.name} has; give the folder of all")
+    return tuple(str(files[name]) for name in truth.stems)
+
+
+def _settings(ground_truth: Any, formats: _Formats, given: dict[str, Any]) -> config.Evaluation:
+    """COCO's, or those of the configuration or run that is the ground truth; `given` ones replace them."""
+    settings = config.Evaluation()
+    if formats.truth == "config":
+        path = Path(ground_truth)
+        settings = config.load(path / "config.yaml" if path.is_dir() else path).evaluation
+    return settings.model_copy(update={key: value for key, value in given.items() if value is not None})
+
+
+def _check_settings(protocol: str, of_coco: dict[str, Any], replicates: Any, iou: Any, *others: Any) -> None:
+    difficult, pixels, gt_pixels = others
+    for name, value, allowed in (
+        ("protocol", protocol, get_args(Protocol)),
+        ("engine", of_coco["engine"], (None, *get_args(Engine))),
+        ("difficult", difficult, get_args(Difficult)),
+        ("pixels", pixels, (None, *get_args(Pixels))),
+        ("gt_pixels", gt_pixels, (None, *get_args(Pixels))),
+    ):
+        if value not in allowed:
+            known = ", ".join(one for one in allowed if one)
+            raise RetinaError(f"{name}: expected one of {known}, got {value!r}; choose one of them")
+    coco = protocol == "coco"
+    for name, given, used, instead in (
+        *((name.replace("_", "-"), value, coco, "--protocol coco") for name, value in of_coco.items()),
+        ("replicates", replicates, coco, "--protocol coco"),
+        ("iou", iou, not coco, "--protocol voc07, voc10 or pascal-devkit"),
+    ):
+        if given is not None and not used:
+            raise RetinaError(f"--{name}: it has no effect under protocol '{protocol}'; leave it out, or use {instead}")
+
+
+def _check_effects(
+    formats: _Formats, pixels: Any, gt_pixels: Any, splits: Sequence[str], names: Any, images: Any
+) -> None:
+    """A setting that nothing reads is an error."""
+    files = formats.found is not None or formats.truth == "coco" or formats.text_truth
+    for option, given, used, purpose in (
+        (
+            "--splits",
+            bool(splits),
+            formats.truth in ("voc", "config"),
+            "ground truth in a VOC folder or a configuration",
+        ),
+        ("--names", names is not None, formats.text_truth or formats.indices, "text files whose class is an index"),
+        ("--images", images is not None, formats.truth not in ("config", None) or formats.fractions, "files"),
+        ("--gt-pixels", gt_pixels is not None, formats.truth not in ("config", None), "ground truth from files"),
+        ("--pixels", pixels is not None, files, "files"),
+    ):
+        if given and not used:
+            raise RetinaError(f"{option}: it has no effect here, it is for {purpose}; leave it out")
+
+
+# ------------------------------------------------------------------------------------------------------ prediction
+
+
+class Prediction(NamedTuple):
+    """The detections in an image file, and the picture that shows them."""
+
+    file: Path
+    detections: Detections
+    picture: Path
+
+
+def predict(
+    run_or_export: str | Path,
+    images: Sequence[str | Path],
+    out: str | Path = "predictions",
+    *,
+    score: float = 0.4,
+    checkpoint: str = "best",
+) -> list[Prediction]:
+    """Detect objects in image files, and write pictures with boxes and `detections.json`.
+
+    Everything is detected before anything is written: a broken image leaves no half-filled folder.
+
+    Args:
+        images: files, or folders whose images are taken by name.
+        out: the folder to write.
+        score: leave out detections below it.
+        checkpoint: of a run: `best`, `latest` or `step_N`.
+
+    Raises:
+        RetinaError: no such image, a picture would overwrite an image, or `score` lies below the detector's own
+            threshold.
+    """
+    files = _image_files([Path(path) for path in images])
+    predictor = _heavy("load")(run_or_export, checkpoint)
+    lowest = predictor.config.inference.score_threshold
+    if score < lowest:
+        raise RetinaError(
+            f"--score {score}: the run's inference.score_threshold is {lowest}; nothing below it is detected"
+        )
+    detections = [of_image.above(score) for of_image in predictor.predict(files)]
+    pictures = write_predictions(Path(out), files, detections, predictor.class_names)
+    return [Prediction(*row) for row in zip(files, detections, pictures, strict=True)]
+
+
+def _image_files(paths: Sequence[Path]) -> list[Path]:
+    files = []
+    for path in paths:
+        if not exists(path):
+            raise RetinaError(f"{path}: no such image")
+        if path.is_dir():
+            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+            if not inside:
+                raise RetinaError(
+                    f"{path}: no image in this folder; expected files ending in {', '.join(IMAGE_SUFFIXES)}"
+                )
+            files += inside
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise RetinaError(f"{path}: no such image; expected a file or a folder, got a device, a pipe or a socket")
+    return files
+
+
+# -------------------------------------------------------------------------------------------------------- ablation
+
+
+def ablate(
+    plan: Plan,
+    out: str | Path,
+    *,
+    executor: Literal["local", "ray"] = "local",
+    retries: int = 1,
+    replicates: int | None = None,
+    say: Callable[[str], None] = lambda text: None,
+    again: str = "the same call",
+) -> StudyResult:
+    """Train the trials of a plan that are still to do, and say which settings differ; a killed study goes on.
+
+    Args:
+        plan: settings and seeds, as `retina.ablation.plan.make_plan` makes them.
+        out: the study's folder.
+        executor: each trial in a process of this machine, or on a Ray cluster.
+        retries: further attempts at a trial that fails.
+        replicates: resamples of seeds and images; 1000, or more for many settings, by default.
+        say: called with lines of progress.
+        again: what goes on with an interrupted study, for its messages.
+
+    Raises:
+        RetinaError: the folder holds another study or can't be written, or a number is out of its range.
+    """
+    _check_resamples(replicates)
+    if retries < 0:
+        raise RetinaError(f"--retries: expected at least 0, got {retries}")
+    study = Study.start(Path(out), plan)
+    say(f"{len(plan.settings)} settings × {plan.seeds} seeds = {len(plan.trials)} trials in {out}")
+    with study.locked() as lock:
+        if executor == "ray":
+            run_on_ray(study, retries=retries, say=say, again=again)
+        else:
+            run_locally(study, retries=retries, say=say, again=again, lock=lock)
+    return summarise_study(out, replicates=replicates, say=say)
+
+
+def summarise_study(
+    path: str | Path, *, replicates: int | None = None, say: Callable[[str], None] = lambda text: None
+) -> StudyResult:
+    """Write a study's table, plots and page anew from its finished trials, and return what they show.
+
+    Raises:
+        RetinaError: not a study's folder, it can't be written, or `replicates` is below 1.
+    """
+    _check_resamples(replicates)
+    study = Study.open(Path(path))
+    result = collect(study, replicates=replicates, say=say)
+    write_outputs(study, result)
+    study_page.write_page(study, result)
+    return result
+
+
+def _check_resamples(replicates: int | None) -> None:
+    if replicates is not None and replicates < 1:
+        raise RetinaError(f"--replicates: expected at least 1, got {replicates}; 1000 are usual")
+
+
+def _heavy(name: str) -> Any:
+    return __getattr__(name)
