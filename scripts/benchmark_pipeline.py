@@ -8,8 +8,9 @@ they are, others resized once; else smooth made-up pictures. They stay in the sy
 processors, not disks. How large the files are matters: what all loaders must do alike, undoing the Huffman code, takes
 0.8 ms for a photograph of 90 kB, and 0.2 ms for one of 20 kB.
 
-- retina: `training_batches` as `retina train` uses it (simplejpeg and OpenCV); `full`: with `data.decode: full`; `cached`: with `data.cache: memory`. With `--augment` every image gets those augmentations, too,
-  which the others don't know.
+- retina: `training_batches` as `retina train` uses it (simplejpeg and OpenCV); `full`: with `data.decode: full`;
+  `cached`: with `data.cache: memory`. With `--augment` every image gets those augmentations, too, which the others
+  don't know.
 - tf.data: `tf.io.decode_jpeg` and `tf.image.resize` at their defaults, flip, crop, pad; float32 pixels.
 - torchvision: Pillow, `torchvision.transforms.v2` on uint8 (ToImage, ScaleJitter, RandomCrop that pads,
   RandomHorizontalFlip, SanitizeBoundingBoxes) and a DataLoader with a worker process for every core.

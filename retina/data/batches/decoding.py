@@ -1,8 +1,8 @@
 """Training images from encoded bytes, with the pixels that evaluation has, without TensorFlow.
 
 simplejpeg decodes a JPEG as TensorFlow does, bit for bit, also at 1/2, 1/4 and 1/8 of its size. What it does not take
-without complaint (CMYK, damage that libjpeg can live with) goes to Pillow, and other formats go to OpenCV. All of them
-work outside Python's lock.
+without complaint (CMYK, damage that libjpeg can live with) goes to Pillow, and so does a GIF, which OpenCV refuses for
+less damage; other formats go to OpenCV. All of them work outside Python's lock.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from retina.errors import RetinaError
 from retina.files import refuse_special
 
 JPEG = b"\xff\xd8\xff"
+_GIF = (b"GIF87a", b"GIF89a")
 _COLOURS = ("YCbCr", "RGB", "Gray")
 # simplejpeg takes a least size, not a ratio; from this side on each ratio has a size that only it gives.
 _LEAST_SIDE = 16
@@ -50,13 +51,15 @@ def decoder() -> Decoder:
             try:
                 height, width, colours, _ = decode_header(content)
             except ValueError:
-                return _by_pillow(content, declared, halvings)
+                return _by_pillow(content, declared, halvings), halvings
             _check_size((height, width), declared)
             if colours in _COLOURS and (max(declared) >= _LEAST_SIDE or not halvings):
                 least = (-(-height >> halvings), -(-width >> halvings)) if halvings else (0, 0)
                 with contextlib.suppress(ValueError):
                     return decode_jpeg(content, "RGB", min_height=least[0], min_width=least[1]), halvings
-            return _by_pillow(content, declared, halvings)
+            return _by_pillow(content, declared, halvings), halvings
+        if content.startswith(_GIF):
+            return _by_pillow(content, declared, 0), 0
         _check_size(header_size(content), declared)
         image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
         if image is None:
@@ -68,7 +71,7 @@ def decoder() -> Decoder:
 
 
 def header_size(content: bytes) -> tuple[int, int]:
-    """(height, width) by the header of a PNG, GIF, BMP or WebP; see `retina.data.batches.pixels`.
+    """(height, width) by the header of a PNG, BMP or WebP; see `retina.data.batches.pixels`.
 
     Raises:
         ValueError: it is something else, or a bitmap that is not read.
@@ -79,8 +82,6 @@ def header_size(content: bytes) -> tuple[int, int]:
 
     if content.startswith(b"\x89PNG\r\n\x1a\n"):
         return int.from_bytes(content[20:24], "big"), int.from_bytes(content[16:20], "big")
-    if content.startswith((b"GIF87a", b"GIF89a")):
-        return number(8, 2), number(6, 2)
     if content.startswith(b"BM") and number(14, 4) >= 40 and number(28, 2) in _BITS and number(30, 4) in (0, 3):
         return abs(int.from_bytes(content[22:26], "little", signed=True)), number(18, 4)
     if content.startswith(b"RIFF") and content[8:12] == b"WEBP":
@@ -123,15 +124,15 @@ def imported(module: str) -> Any:
         ) from None
 
 
-def _by_pillow(content: bytes, declared: tuple[int, int], halvings: int) -> tuple[np.ndarray, int]:
-    """Decodes a JPEG at a reduced size as libjpeg gives it."""
+def _by_pillow(content: bytes, declared: tuple[int, int], halvings: int) -> np.ndarray:
+    """The image of a GIF, or of a JPEG at a reduced size as libjpeg gives it."""
     from PIL import Image
 
-    with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
+    with Image.open(io.BytesIO(content), formats=["JPEG", "GIF"]) as image:
         _check_size(image.size[::-1], declared)
         if halvings:
             image.draft(None, (image.width >> halvings, image.height >> halvings))
-        return np.asarray(image.convert("RGB")), halvings
+        return np.asarray(image.convert("RGB"))
 
 
 def _check_size(stored: tuple[int, ...], declared: tuple[int, int]) -> None:
