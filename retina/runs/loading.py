@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from retina import config as configuration
+from retina.data.batches.evaluation import evaluation_batches
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import DetectionTable
 from retina.data.ground_truth import GroundTruth, Results, results
 from retina.data.load import Split, read_split
-from retina.data.pipeline import evaluation_batches
 from retina.errors import RetinaError
 from retina.evaluation.coco import Metrics, evaluate_as
 from retina.inference import Predictor, build_detector, detect
