@@ -40,7 +40,7 @@ class Detections:
     def above(self, score: float) -> Detections:
         """The detections of at least this score."""
         keep = self.scores >= score
-        names = tuple(name for name, kept in zip(self.names, keep, strict=True) if kept)
+        names = tuple(np.asarray(self.names, object)[keep])
         return Detections(self.boxes[keep], self.scores[keep], self.labels[keep], names)
 
     def to_list(self) -> list[dict[str, Any]]:
