@@ -494,7 +494,7 @@ def _check_settings(protocol: str, of_coco: dict[str, Any], replicates: Any, iou
     ):
         if value not in allowed:
             known = ", ".join(name for name in allowed if name)
-            raise RetinaError(f"{name}: expected {known}, got {value!r}; choose one of them")
+            raise RetinaError(f"{name}: expected one of {known}, got {value!r}; choose one of them")
     coco = protocol == "coco"
     for name, given, used, instead in (
         *((name.replace("_", "-"), value, coco, "--protocol coco") for name, value in of_coco.items()),

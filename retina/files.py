@@ -43,7 +43,7 @@ def refuse_special(path: str | Path) -> None:
 
 
 def is_file_name(word: str) -> bool:
-    """Return whether a word of the command line names something that is there; what is too long for a name does not."""
+    """Return whether a word of the command line names a file or folder; a word too long for a name does not."""
     try:
         return exists(Path(word))
     except RetinaError:

@@ -1,4 +1,4 @@
-"""The bound on an image's pixels, by what its annotation declares: no image is opened, TensorFlow not loaded."""
+"""The bound on an image's pixels, held to the declared sizes: no image is opened."""
 
 from __future__ import annotations
 
