@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from retina.config import Config
-from retina.data import augment, pixels
+from retina.data.batches import pixels
 from retina.models.decode import Limits
 from retina.models.detector import Detector
 from retina.private_names import with_constant_weights
@@ -116,8 +116,8 @@ class Serving:
         image = tf.ensure_shape(image, [None, None, 3])
         stored = tf.shape(image)[:2]
         content, size = pixels.fit(stored, self._resize)
-        view = augment.View(tf.zeros(2, tf.int32), stored, content)
-        return Canvas(pixels.pad(pixels.show(image, view), size), content, pixels.scale(view), readable)
+        shown = pixels.pad(pixels.show(image, content), size)
+        return Canvas(shown, content, pixels.scale(stored, content), readable)
 
     def network(self, canvas: tf.Tensor, size: tf.Tensor) -> Tensors:
         """`logits` [B,A,K] and `deltas` [B,A,4] of canvases [B,H,W,3], and the pyramid's `maps` [B,·], a row each."""

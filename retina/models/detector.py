@@ -72,7 +72,7 @@ class Detector(keras.Model):
 
     Called with `images` [B, H, W, 3] (0…255, RGB) or with a batch (a dict with `images` and `size`; the padding beyond
     `size` is then zero after normalising). `compile(optimizer=…)` and `fit(batches)` train it on batches as
-    `retina.data.pipeline.training_batches` yields them (`as_dataset()` where these are arrays); the loss is built in.
+    `retina.data.batches.training.training_batches` gives them (`as_dataset()`); the loss is built in.
 
     Args:
         class_names: K names; label k is `class_names[k]`.

@@ -18,7 +18,7 @@ import keras
 import numpy as np
 
 from retina import config
-from retina.data import plan
+from retina.data.batches import plan
 from retina.errors import RetinaError
 from retina.runs.hosts import Hosts
 

@@ -14,10 +14,10 @@ import keras
 
 from retina import config as configuration
 from retina.config import Config
-from retina.data import fused
+from retina.data.batches.evaluation import translated
+from retina.data.batches.training import described, training_batches
 from retina.data.dataset import DetectionDataset
 from retina.data.ground_truth import GroundTruth
-from retina.data.pipeline import training_batches, translated
 from retina.doctor import preflight
 from retina.errors import RetinaError, RunFailed
 from retina.inference import build_detector
@@ -59,7 +59,7 @@ class Collaborators(NamedTuple):
         check_data: the preflight of the tables, `retina.doctor.preflight.check`.
         describe_environment: the contents of `environment.json`.
         detector, step: make the detector and its training step, as `build_detector` and `build_step`.
-        batches: the batches to train on, as `retina.data.pipeline.training_batches`.
+        batches: the batches to train on, as `retina.data.batches.training.training_batches`.
         evaluator: evaluates the detector, as `retina.training.validation.Evaluator`.
         tensorboard: writes TensorBoard's files.
         keep_batch, record: save and explain a failed step, as in `retina.training.replay`.
@@ -272,7 +272,7 @@ class Loop:
             )
             for note in data.notes:
                 self.report.say(note)
-        self.report.say(fused.described(self.config.data))
+        self.report.say(described(self.config.data))
         for note in self.notes:
             self.report.say(note)
         if self.first_step:

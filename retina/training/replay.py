@@ -107,7 +107,7 @@ def record(
     Args:
         detector: with the weights before the step, or of the nearest step before it; None if there is none.
         origin: the words for these weights, such as "of step 5"; for None the reason why there is no detector.
-        batch: of the step, as in `retina.data.pipeline.Batch`; None if it could not be read again.
+        batch: of the step, as in `retina.data.batches.Batch`; None if it could not be read again.
         dataset: has the rows that the batch's `index` names.
         parts: the number of equal parts in which the batch goes through the network, for the device's memory.
         gradients: see `gradients_of`, the default.

@@ -221,7 +221,7 @@ class MirroredStep(Step):
 
     Each replica has its slots of the batch, its gradients of undivided sums, and, once these are added up over all, its
     update of its copy of everything: nothing but the sums travels. A batch holds each replica's slots in turn
-    (`retina.data.plan.share`).
+    (`retina.data.batches.plan.share`).
 
     Args:
         update: `undivided`; its detector and its variables were made in the strategy's scope.
@@ -380,8 +380,8 @@ class _Mesh:
         }
 
     def in_parts(self, batch: Batch, parts: int) -> Batch:
-        """Reshape as the function `in_parts` a batch that holds each device's slots in turn (`retina.data.plan.share`);
-        no slot changes its device."""
+        """Reshape as the function `in_parts` a batch that holds each device's slots in turn; none changes its device
+        (see `retina.data.batches.plan.share`)."""
         import jax
 
         def split(x: Tensor) -> Tensor:

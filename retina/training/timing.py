@@ -9,8 +9,8 @@ import keras
 import numpy as np
 
 from retina.config import Config
+from retina.data.batches.evaluation import translated
 from retina.data.dataset import DetectionDataset
-from retina.data.pipeline import translated
 from retina.errors import RetinaError
 from retina.runs.environment import devices, memory
 from retina.training.devices import check_determinism

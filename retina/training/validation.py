@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from retina.config import Config
+from retina.data.batches.evaluation import evaluation_batches
+from retina.data.batches.plan import evaluation_order
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import DetectionTable
 from retina.data.ground_truth import GroundTruth, Results, results
-from retina.data.pipeline import evaluation_batches
-from retina.data.plan import evaluation_order
 from retina.drawing.evaluation_files import pictures_with_truth, write_evaluation
 from retina.evaluation.coco import Metrics, evaluate_as
 from retina.evaluation.matching import match
