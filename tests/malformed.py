@@ -210,7 +210,7 @@ def of_tfds(damage: Callable[[Path], object] = _NOTHING, split: str = "train") -
     """COCO's two images as a TFDS dataset with the split "train"; `damage` is given its only shard."""
 
     def make(folder: Path) -> list[str]:
-        from retina.data.convert.run import convert
+        from retina.data.convert.converting import convert
 
         coco(folder)
         convert(folder / "data.json", folder / "set", "tfds", images=folder / "images", splits=["train"])

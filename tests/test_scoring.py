@@ -10,11 +10,9 @@ from PIL import Image
 import retina
 from retina import config
 from retina.api import score
-from retina.data.formats.truth import read_ground_truth
 from retina.data.formats.voc import read_voc
 from retina.data.ground_truth import ground_truth
-from retina.data.load import load_split
-from retina.data.split_truth import split_truth
+from retina.data.load import read_ground_truth, read_split
 from retina.drawing.evaluation_files import write_score
 from retina.errors import RetinaError
 
@@ -267,5 +265,5 @@ def test_ids_of_a_voc_class_do_not_depend_on_the_order_of_the_labels(shared_data
 def test_difficult_boxes_of_a_configured_split(shared_data, policy, boxes, counted):
     source = config.VocSource(folder=shared_data / "voc100", splits=("all",))
     data = config.Data(train=source, validation=source, difficult=policy)
-    truth = split_truth(data, "validation", load_split(data, "validation"))
+    truth = read_split(data, "validation").truth
     assert (len(truth.boxes), int(truth.counted.sum())) == (boxes, counted)

@@ -76,7 +76,7 @@ class Head(Section):
 
     init_std: PositiveFloat = 0.01
     """Standard deviation of the normal distribution that the heads' weights are drawn from; 0.01 is the paper's
-    (section 4.1). Narrow heads without pretrained weights start faster with more, as in configs/digits.yaml."""
+    (section 4.1). The digits demo, with narrow heads and without pretrained weights, takes 0.03."""
 
     @model_validator(mode="after")
     def _divisible(self) -> Head:
@@ -99,15 +99,16 @@ class Model(Section):
 
     weights: str | None = None
     """First weights of the backbone: for `resnet50` and its kin a file of torchvision's or timm's ImageNet weights
-    (.pth, .safetensors), for the others a preset of keras-cv or keras-hub, fetched when first used. Null draws random
-    ones."""
+    (.pth, .safetensors) or the folder of a preset of keras-hub, for the others a preset of keras-cv or keras-hub,
+    fetched when first used. Null draws random ones."""
 
     init_from: Path | None = None
-    """First weights of the whole detector: a run, whose best checkpoint is taken, or the file of a checkpoint. The rows
-    of the classification head are taken by class name. Relative to the folder that the command runs in."""
+    """First weights of the whole detector: a run, whose best checkpoint is taken (or its latest, where none is the
+    best), or the file of a checkpoint. The rows of the classification head are taken by class name. Relative to the
+    folder that the command runs in."""
 
     init_classes: dict[str, str] = Field(default_factory=dict)
-    """Names of classes here and what they are called in `init_from`, where that differs: {aeroplane: airplane}."""
+    """Names of classes here and their names in `init_from`, where they differ: {aeroplane: airplane}."""
 
     batch_norm: Literal["train", "frozen", "sync"] = "train"
     """Statistics of the backbone's batch normalisations. `frozen` uses those that come with trained weights and keeps

@@ -15,6 +15,7 @@ from retina.data import memory, mixing, plan, rows
 from retina.data.dataset import DetectionDataset
 from retina.doctor.findings import Finding
 from retina.models.detector import Detector
+from retina.models.keras_private import all_layers, has_no_layers
 
 _BYTES = 4  # of float32, in which weights, gradients and losses are kept whatever the compute dtype
 _SLOTS = {"sgd": 1, "adamw": 2}  # momentum; both moments
@@ -176,7 +177,7 @@ def _counted(model: Any) -> Iterator[dict[str, int]]:
     """Collect, while the model is called, the `bytes` of every innermost layer's outputs and the `flops` of those that
     multiply by a kernel."""
     counts = {"bytes": 0, "flops": 0}
-    leaves = [layer for layer in model._flatten_layers(include_self=False) if not layer._layers]
+    leaves = [layer for layer in all_layers(model) if has_no_layers(layer)]
 
     def watched(layer: Any, call: Any) -> Any:
         def counting(*arguments: Any, **options: Any) -> Any:

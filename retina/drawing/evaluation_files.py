@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from retina.data.dataset import DetectionDataset
-from retina.data.detections import DetectionTable, to_coco
-from retina.data.ground_truth import GroundTruth, Results, as_coco
+from retina.data.detections import DetectionTable
+from retina.data.formats.coco import as_coco, to_coco
+from retina.data.ground_truth import GroundTruth, Results
 from retina.data.images import load_image
 from retina.data.stored import TableImage
 from retina.drawing.pictures import contact_sheet, draw

@@ -102,7 +102,7 @@ def intervals(
     """Bootstrap over images, of the means and of each class: bias-corrected percentiles.
 
     Plain percentiles of mean AP hold the true value too seldom, because AP of few images is too high and that of their
-    resamples is higher still (`scripts/reproduce/interval_coverage` has the figures of both).
+    resamples is higher still (`scripts/reproduce/interval_coverage.py` has the figures of both).
 
     Raises:
         RetinaError: a bad `replicates`, `seed` or `level`.

@@ -167,8 +167,8 @@ def interval(
 
     COCO's envelope takes the largest of noisy precisions, so AP of few images is too high, and that of their resamples
     is higher still: the ends of a percentile interval of AP lie too high. In simulations with five classes of 0.1 to
-    1.2 objects an image (`scripts/reproduce/interval_coverage --images 100 300 1000`, 1000 repetitions each, standard
-    error 0.7 to 1 %, 2026-11-23) 95 % intervals of 100, 300 and 1000 images held the true value this often:
+    1.2 objects an image (`scripts/reproduce/interval_coverage.py --images 100 300 1000`, 1000 repetitions each,
+    standard error 0.7 to 1 %, 2026-11-23) 95 % intervals of 100, 300 and 1000 images held the true value this often:
 
                                             percentile          bias-corrected
         AP, mean of the classes             89.4  90.7  90.5    92.4  93.7  92.9

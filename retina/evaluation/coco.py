@@ -2,7 +2,7 @@
 
 Two engines compute the same arrays of precision and recall: `pycocotools`, the reference, and `hotcoco`, the default,
 because the tests hold each of its figures to the reference. On 5,000 images with 100 detections each it took 0.42 s and
-0.34 GB where pycocotools took 44.9 s and 2.26 GB (2 cores, 2026-11-23: `scripts/benchmark_evaluation --rounds 3`).
+0.34 GB where pycocotools took 44.9 s and 2.26 GB (2 cores, 2026-11-23: `scripts/benchmark_evaluation.py --rounds 3`).
 """
 
 from __future__ import annotations

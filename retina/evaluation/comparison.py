@@ -6,7 +6,7 @@ clear.
 
 For two detectors of the same skill the 95 % percentile interval of the difference held 0 in 92.9 % (AP) and 93.2 %
 (AP50) of 1000 simulated sets of 100 images, and in 93.1 % and 93.8 % of 300 images, with a standard error of 0.8 %
-(`scripts/reproduce/interval_coverage --images 100 300 --difference`, 2026-11-23): it reports a difference
+(`scripts/reproduce/interval_coverage.py --images 100 300 --difference`, 2026-11-23): it reports a difference
 slightly too often.
 """
 

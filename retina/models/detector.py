@@ -17,6 +17,7 @@ from retina.models.decode import Limits, decode
 from retina.models.fpn import FeaturePyramid
 from retina.models.freezing import freeze_stages
 from retina.models.heads import box_subnet, classification_subnet
+from retina.models.keras_private import all_layers
 from retina.models.objective import Objective, Sums
 from retina.ops.anchors import count_per_cell, level_anchors
 
@@ -105,7 +106,7 @@ class Detector(keras.Model):
         self.backbone, self.weights_report = _with_policy(
             precision, lambda: backbones.build_reported(model.backbone, weights)
         )
-        for layer in self.backbone._flatten_layers():  # some lie inside the blocks of a network
+        for layer in all_layers(self.backbone):
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.trainable = model.batch_norm != "frozen"
                 # On JAX a jitted step sees the whole batch whatever the devices; elsewhere there is one device.
@@ -148,7 +149,7 @@ class Detector(keras.Model):
         return {"logits": self.classification(maps), "deltas": self.box(maps)}
 
     def level_anchors(self, canvas: tuple[Any, Any]) -> list[Any]:
-        """Anchors of each level [A_l, 4] float32 for a canvas (height, width): arrays, or tensors if a side is one."""
+        """Anchors [A_l, 4] float32 of each level on a canvas (height, width): arrays, or tensors as the sides are."""
         known = all(isinstance(side, int) for side in canvas)
         return (_cached_anchors if known else level_anchors)(self.sections.anchors, tuple(canvas), self.fpn.levels)
 
@@ -158,7 +159,7 @@ class Detector(keras.Model):
         return Objective(self.level_anchors(canvas), assignment, loss, anchors.box_weights, anchors.max_size_ratio)
 
     def loss_sums(self, outputs: dict[str, Tensor], batch: Batch) -> Sums:
-        """The batch's summed losses, its number of positive anchors, and what else its training shows."""
+        """The batch's summed losses, its number of positive anchors, and further figures of its training."""
         return self.objective(tuple(batch["images"].shape[1:3])).sums(outputs, batch)
 
     def decode(self, outputs: dict[str, Tensor], batch: Batch, limits: Limits | None = None) -> dict[str, Tensor]:

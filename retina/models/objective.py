@@ -46,7 +46,8 @@ class Sums(NamedTuple):
     @classmethod
     def zeros(cls, levels: int) -> Sums:
         """The sums of no image at all."""
-        return cls(*[ops.zeros((), dtype="float32")] * 7, ops.zeros((levels,), dtype="float32"))
+        shapes = {name: (levels,) if name == "positives_by_level" else () for name in cls._fields}
+        return cls(**{name: ops.zeros(shape, dtype="float32") for name, shape in shapes.items()})
 
     def __add__(self, other: Sums) -> Sums:  # type: ignore[override]
         return Sums(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))

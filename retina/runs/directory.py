@@ -1,4 +1,4 @@
-"""The files of a run (DESIGN: run directory). Whole files appear by renaming; `latest` is written last."""
+"""The files of a run (`retina/ARCHITECTURE.md`, Contracts). Whole ones appear by renaming; `latest` is written last."""
 
 from __future__ import annotations
 

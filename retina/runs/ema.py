@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from retina import config
+from retina.models.keras_private import all_layers
 
 Tensor = Any
 PREFIX = "ema/"
@@ -60,7 +61,7 @@ def averaged_variables(model: keras.Model) -> list[keras.Variable]:
     """What training changes: trainable variables, and the moving statistics of batch normalisations that train."""
     statistics = [
         v
-        for layer in model._flatten_layers()
+        for layer in all_layers(model)
         if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
         for v in (layer.moving_mean, layer.moving_variance)
     ]

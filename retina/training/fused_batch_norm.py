@@ -12,6 +12,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from retina.models.keras_private import all_layers
+
 Tensor = Any
 
 
@@ -69,7 +71,7 @@ def fuse_batch_norms(model: keras.Model, replicas: int = 1) -> None:
 
     With several replicas, those that are `synchronized` get the pass over all of them instead.
     """
-    for layer in model._flatten_layers():
+    for layer in all_layers(model):
         if type(layer) is keras.layers.BatchNormalization and _fits(layer):
             over_all = layer.synchronized and replicas > 1
             layer.__class__ = SynchronizedBatchNormalization if over_all else FusedBatchNormalization

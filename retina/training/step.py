@@ -107,8 +107,9 @@ def uses_xla(mode: str, backend: str, devices: int = 1) -> bool:
     if backend == "tensorflow" and mode == "auto":
         import tensorflow as tf
 
-        # On a CPU, XLA's step took 1.3 to 1.4 times as long (ResNet-18, 256 px, 2 cores; scripts/benchmark_train_step
-        # --backbone resnet18 --only ours ours_xla). On a GPU it is a guess: we had none for TensorFlow.
+        # On a CPU, XLA's step took 1.3 to 1.4 times as long (ResNet-18, 256 px, 2 cores:
+        # scripts/benchmark_train_step.py --backbone resnet18 --only ours ours_xla). On a GPU it is a guess: we had none
+        # for TensorFlow.
         return bool(tf.config.list_physical_devices("GPU"))
     return backend == "jax" or mode == "on"
 

@@ -91,7 +91,7 @@ def test_such_a_study_ends_with_one_and_its_summary(bench, monkeypatch, capsys, 
 
 def test_figures_are_those_of_the_evaluator(result, done, validation):
     """The trials' detections through COCO's engine give the same AP."""
-    from retina.data.detections import coco_columns
+    from retina.data.formats.coco import coco_columns
 
     for trial in result.trials:
         if trial.name == f"{STRONG}_1":

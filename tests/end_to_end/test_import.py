@@ -1,4 +1,4 @@
-"""From a public detector's file to a detector of one's own classes, exported: the commands that README names.
+"""From a public detector's file to a detector of one's own classes, exported: the commands that the guide names.
 
 Weights are random, architecture and tensors torchvision's. The configurations are those in `configs/`, on a smaller
 backbone and canvas.

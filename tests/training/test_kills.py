@@ -1,4 +1,4 @@
-"""Killed anywhere and resumed, a run ends as one that was left alone; `scripts/reproduce/kills` kills a real one."""
+"""Killed anywhere and resumed, a run ends as one that was left alone; `scripts/reproduce/kills.py` kills a real one."""
 
 import json
 import os
@@ -74,7 +74,7 @@ def test_a_real_training_under_float16_that_leaves_updates_out_ends_as_if_it_had
     options = ["--precision", "mixed_float16", "--files", "--kills", "1", "--steps", "20", "--folder", str(tmp_path)]
     options += ["--augment", augment, "--cache", cache]
     done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "reproduce" / "kills"), *options],
+        [sys.executable, str(ROOT / "scripts" / "reproduce" / "kills.py"), *options],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
