@@ -277,7 +277,7 @@ def _blend(canvas: np.ndarray, area: Rectangle, colour: Colour, cover: np.ndarra
 
 
 def _draw_chips(canvas: np.ndarray, shapes: list[_Shape], missed: int, pen: _Pen) -> None:
-    """Draw the chips of shapes, of which the first `missed` are ground truth. The last ones choose their place first."""
+    """Draw the chips of shapes, of which the first `missed` are ground truth. The last choose their place first."""
     height, width = canvas.shape[:2]
     taken: list[Rectangle] = []
     chips = []
