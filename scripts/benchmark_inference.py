@@ -124,8 +124,8 @@ def network(args: argparse.Namespace) -> Contestant:
     import numpy as np
     import tensorflow as tf
 
+    from retina.data.batches.evaluation import canvas_image
     from retina.data.images import load_image
-    from retina.data.pipeline import canvas_image
 
     canvas, scale, size = canvas_image(load_image(image()), ours.config.data.resize)
     batch = {"images": tf.constant(canvas[None]), "scale": tf.constant(scale[None]), "size": tf.constant(size[None])}

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from retina.ablation.loss_distribution import Distribution, Samples, distribution
+from retina.data.batches.evaluation import evaluation_batches, translated
 from retina.data.load import load_split
-from retina.data.pipeline import evaluation_batches, translated
 from retina.errors import RetinaError
 from retina.ops.assignment import match
 from retina.runs.loading import load

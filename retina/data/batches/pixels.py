@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
-import tensorflow as tf
+import contextlib
+import os
+from typing import TYPE_CHECKING
 
 from retina import config
-from retina.data import augment
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+
+def leave_gpu_to_backend() -> None:
+    """Hides GPUs from TensorFlow where another backend computes; called before TensorFlow's first work."""
+    import tensorflow as tf
+
+    backend = os.environ.get("KERAS_BACKEND")
+    if not backend:
+        import keras
+
+        backend = keras.backend.backend()
+    if backend != "tensorflow":
+        # A RuntimeError means that TensorFlow already runs in this process: the user has settled who gets which device.
+        with contextlib.suppress(RuntimeError):
+            tf.config.set_visible_devices([], "GPU")
 
 
 def read(image: tf.Tensor, from_file: bool, max_pixels: int = config.MAX_PIXELS) -> tf.Tensor:
@@ -15,6 +34,7 @@ def read(image: tf.Tensor, from_file: bool, max_pixels: int = config.MAX_PIXELS)
         image: a scalar string, the encoded bytes or with `from_file` the path of a file with them.
         max_pixels: an image whose header tells of more is not decoded.
     """
+    import tensorflow as tf
 
     def attempt(image: tf.Tensor) -> tf.Tensor:
         return decode(limited(tf.io.read_file(image) if from_file else image, max_pixels))
@@ -31,6 +51,8 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
     taken, alpha is dropped: what colour a transparent pixel has in the file, it has here. CMYK is converted without a
     colour profile, as Pillow does.
     """
+    import tensorflow as tf
+
     # decode_image would take libjpeg's fast transform, which is off by up to 20 levels; this one equals Pillow's.
     image = tf.cond(
         tf.io.is_jpeg(encoded),
@@ -42,6 +64,8 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
 
 def decode_other(encoded: tf.Tensor) -> tf.Tensor:
     """`decode` of what is no JPEG."""
+    import tensorflow as tf
+
     head = _head(encoded)
     palette_bmp = _is(head, 0, b"BM") & (_little(head, 28, 2) == 8)
     cases = [(palette_bmp, lambda: _palette_bmp(encoded, head)), (_is_webp(head), lambda: _webp(encoded, head))]
@@ -54,6 +78,8 @@ def limited(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
     TensorFlow's decoders hold to `retina.config.MAX_PIXELS` by themselves, and reading the header of a JPEG takes a
     twentieth of the time of decoding it: so it is read for a lower limit only.
     """
+    import tensorflow as tf
+
     if max_pixels >= config.MAX_PIXELS:
         return encoded
     small = tf.debugging.Assert(tf.reduce_prod(header_size(encoded)) <= max_pixels, ["more pixels than", max_pixels])
@@ -63,6 +89,7 @@ def limited(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
 
 def header_size(encoded: tf.Tensor) -> tf.Tensor:
     """[2] int64 (h, w) by the header of an encoded image, before anything is decoded; 0 where that can't be told."""
+    import tensorflow as tf
 
     def jpeg() -> tf.Tensor:
         return tf.cast(tf.io.extract_jpeg_shape(encoded)[:2], tf.int64)
@@ -76,10 +103,14 @@ _HEAD = 64
 
 def _head(encoded: tf.Tensor) -> tf.Tensor:
     """The first bytes [64] int64, zeros where there are fewer."""
+    import tensorflow as tf
+
     return tf.cast(tf.io.decode_raw(encoded, tf.uint8, fixed_length=_HEAD), tf.int64)
 
 
 def _is(head: tf.Tensor, start: int, tag: bytes) -> tf.Tensor:
+    import tensorflow as tf
+
     return tf.reduce_all(head[start : start + len(tag)] == tf.constant(list(tag), tf.int64))
 
 
@@ -89,11 +120,14 @@ def _is_webp(head: tf.Tensor) -> tf.Tensor:
 
 def _little(head: tf.Tensor, start: int, count: int) -> tf.Tensor:
     """A number of `count` bytes, the lowest first."""
+    import tensorflow as tf
+
     return tf.reduce_sum(head[start : start + count] * tf.constant([256**i for i in range(count)], tf.int64))
 
 
 def _size_in(head: tf.Tensor) -> tf.Tensor:
     """(h, w) in the header of a PNG (RFC 2083, 4.1.1), GIF (89a, 18), BMP (BITMAPINFOHEADER) or WebP (RFC 9649)."""
+    import tensorflow as tf
 
     def sides(height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
         return tf.stack([height, width])
@@ -119,6 +153,7 @@ def _size_in(head: tf.Tensor) -> tf.Tensor:
 
 def _webp(encoded: tf.Tensor, head: tf.Tensor) -> tf.Tensor:
     """TensorFlow refuses to leave out an alpha channel, and reads an animation only if it is said to have one."""
+    import tensorflow as tf
 
     def first_frame() -> tf.Tensor:
         said = tf.strings.join([tf.strings.substr(encoded, 0, 20), b"\x12", tf.strings.substr(encoded, 21, -1)])
@@ -131,6 +166,8 @@ def _webp(encoded: tf.Tensor, head: tf.Tensor) -> tf.Tensor:
 
 def _palette_bmp(encoded: tf.Tensor, head: tf.Tensor) -> tf.Tensor:
     """TensorFlow would show the indices as grey. Packed rows and OS/2's older header are refused."""
+    import tensorflow as tf
+
     header, packed = _little(head, 14, 4), _little(head, 30, 4)
     plain = tf.debugging.Assert((header >= 40) & (packed == 0), ["a packed BMP"])
     with tf.control_dependencies([plain]):
@@ -141,7 +178,7 @@ def _palette_bmp(encoded: tf.Tensor, head: tf.Tensor) -> tf.Tensor:
 
 
 def fit(stored: tf.Tensor, resize: config.Resize) -> tuple[tf.Tensor, tf.Tensor]:
-    """`retina.data.plan.fit` of a single image inside a graph, equal to it for every size.
+    """`retina.data.batches.plan.fit` of a single image inside a graph, equal to it for every size.
 
     Args:
         stored: [2] int32 (h, w) of at least 1 pixel.
@@ -149,6 +186,8 @@ def fit(stored: tf.Tensor, resize: config.Resize) -> tuple[tf.Tensor, tf.Tensor]
     Returns:
         the content's size and the canvas' size, [2] int32 (h, w).
     """
+    import tensorflow as tf
+
     # In float64 and in the order of the original: a size that lands on half a pixel must round the same way.
     exact = tf.cast(stored, tf.float64)
     short, long = tf.constant(resize.short, tf.float64), tf.constant(resize.long, tf.float64)
@@ -157,19 +196,23 @@ def fit(stored: tf.Tensor, resize: config.Resize) -> tuple[tf.Tensor, tf.Tensor]
     return resized, (resized + resize.multiple - 1) // resize.multiple * resize.multiple
 
 
-def show(image: tf.Tensor, view: augment.View) -> tf.Tensor:
-    """The view's window of the image resized to its content size: bilinear, half-pixel centres, no antialias; uint8."""
-    (top, left), (height, width) = tf.unstack(view.offset), tf.unstack(view.window)
-    part = image[top : top + height, left : left + width]
-    return tf.cast(tf.round(tf.image.resize(part, view.content)), tf.uint8)
+def show(image: tf.Tensor, content: tf.Tensor) -> tf.Tensor:
+    """The image resized to its content size [2] int32: bilinear, half-pixel centres, no antialias; uint8."""
+    import tensorflow as tf
+
+    return tf.cast(tf.round(tf.image.resize(image, content)), tf.uint8)
 
 
 def pad(content: tf.Tensor, canvas: tf.Tensor) -> tf.Tensor:
     """`content` [h,w,3] in the top left corner of a black canvas of the size `canvas` [2] int32 (H, W)."""
+    import tensorflow as tf
+
     missing = canvas - tf.shape(content)[:2]
     return tf.pad(content, [[0, missing[0]], [0, missing[1]], [0, 0]])
 
 
-def scale(view: augment.View) -> tf.Tensor:
+def scale(stored: tf.Tensor, content: tf.Tensor) -> tf.Tensor:
     """[2] float32 (vertical, horizontal): canvas pixels per pixel of the stored image."""
-    return tf.cast(view.content, tf.float32) / tf.cast(view.window, tf.float32)
+    import tensorflow as tf
+
+    return tf.cast(content, tf.float32) / tf.cast(stored, tf.float32)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from retina import config
-from retina.data import plan
+from retina.data.batches import plan
 from retina.errors import RetinaError
 
 # Five images on canvas 0 (64x64), two on canvas 1 (64x128) and one on canvas 2 (128x64).

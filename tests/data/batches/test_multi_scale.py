@@ -7,7 +7,9 @@ import pytest
 import tensorflow as tf
 
 from retina import config
-from retina.data import pipeline, plan
+from retina.data.batches import plan
+from retina.data.batches.evaluation import evaluation_batches
+from retina.data.batches.training import training_batches
 from retina.data.dataset import DetectionDataset
 
 SHORTS = (16, 24, 32)
@@ -44,7 +46,7 @@ def table(images: int = 9, encode=tf.io.encode_png) -> DetectionDataset:
 
 def batches(data: config.Data, steps: int = 30, dataset=None, **arguments) -> list[dict]:
     given = {"batch_size": 2, "seed": 3, **arguments}
-    made = pipeline.training_batches(table() if dataset is None else dataset, data, steps=steps, **given)
+    made = training_batches(table() if dataset is None else dataset, data, steps=steps, **given)
     return list(made.as_numpy_iterator())
 
 
@@ -124,7 +126,7 @@ def test_each_batch_is_that_of_a_run_at_the_scale_drawn(drawn):
 
 def test_a_run_may_start_anywhere_and_threads_change_nothing(drawn):
     assert_same(batches(settings(), first_step=11), drawn[11:])
-    assert_same(batches(settings(), steps=9, parallel_calls=1), drawn[:9])
+    assert_same(batches(settings(), steps=9, threads=1), drawn[:9])
 
 
 def test_another_seed_draws_other_scales(drawn):
@@ -136,8 +138,8 @@ def test_another_seed_draws_other_scales(drawn):
 def test_one_short_side_of_training_beside_another_of_evaluation():
     data = settings(short=32, train_short=(16,))
     assert_same(batches(data, 9), batches(settings(short=16, train_short=()), 9))
-    shown = list(pipeline.evaluation_batches(table(), data, batch_size=3).as_numpy_iterator())
-    expected = pipeline.evaluation_batches(table(), settings(train_short=()), batch_size=3)
+    shown = list(evaluation_batches(table(), data, batch_size=3).as_numpy_iterator())
+    expected = evaluation_batches(table(), settings(train_short=()), batch_size=3)
     assert_same(shown, list(expected.as_numpy_iterator()))
 
 

@@ -13,6 +13,9 @@ import numpy as np
 from retina import config
 from retina.errors import RetinaError
 
+# Boxes are padded to a multiple of this, so that data sets that differ by a few boxes share a compiled step.
+_BOX_MULTIPLE = 8
+
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
@@ -144,6 +147,16 @@ def evaluation_order(sizes: np.ndarray, resize: config.Resize) -> np.ndarray:
 def training_steps(geometry: Geometry, *, batch_size: int) -> int:
     """S: the number of batches of an epoch of `training_plan`."""
     return int((-(-np.bincount(geometry.canvas_of) // batch_size)).sum())
+
+
+def box_slots(offsets: np.ndarray, images: int = 1) -> int:
+    """G: room for the boxes of so many images, each with the most that an image of the table has.
+
+    Args:
+        offsets: [N+1] of the table, see `retina.data.dataset.DetectionDataset`.
+    """
+    most = int(np.diff(offsets).max(initial=1)) * images
+    return -(-most // _BOX_MULTIPLE) * _BOX_MULTIPLE
 
 
 def share(batch_size: int, *, parts: int, devices: int, first: int, stop: int) -> np.ndarray:

@@ -9,9 +9,12 @@ import tensorflow as tf
 from PIL import Image
 
 from retina import config
-from retina.data import pipeline, plan
+from retina.data.batches import pixels, plan
+from retina.data.batches.evaluation import canvas_image, evaluation_batches, readable, translated
+from retina.data.batches.training import training_batches
 from retina.data.dataset import DetectionDataset
 from retina.data.formats.coco import read_coco
+from retina.data.images import load_image
 from retina.errors import RetinaError
 
 
@@ -72,7 +75,7 @@ def numpy(batches) -> list[dict]:
 @pytest.fixture(scope="module")
 def whole_run() -> list[dict]:
     """14 steps; three canvases of three images in batches of two make six steps an epoch."""
-    return numpy(pipeline.training_batches(mixed(), LIVELY, batch_size=2, seed=3, steps=14))
+    return numpy(training_batches(mixed(), LIVELY, batch_size=2, seed=3, steps=14))
 
 
 def assert_same(first: list[dict], second: list[dict]) -> None:
@@ -88,14 +91,14 @@ def assert_same(first: list[dict], second: list[dict]) -> None:
 
 def test_no_image():
     with pytest.raises(RetinaError, match="at least one image"):
-        pipeline.training_batches(table([], sizes=[]), PLAIN, batch_size=2, seed=0, steps=1)
-    assert numpy(pipeline.evaluation_batches(table([], sizes=[]), PLAIN, batch_size=2)) == []
+        training_batches(table([], sizes=[]), PLAIN, batch_size=2, seed=0, steps=1)
+    assert numpy(evaluation_batches(table([], sizes=[]), PLAIN, batch_size=2)) == []
 
 
 def test_images_without_boxes():
     for batches in (
-        pipeline.training_batches(table([noise(20, 20)]), LIVELY, batch_size=2, seed=0, steps=1),
-        pipeline.evaluation_batches(table([noise(20, 20)]), LIVELY, batch_size=2),
+        training_batches(table([noise(20, 20)]), LIVELY, batch_size=2, seed=0, steps=1),
+        evaluation_batches(table([noise(20, 20)]), LIVELY, batch_size=2),
     ):
         (batch,) = numpy(batches)
         assert batch["boxes"].shape == (2, 8, 4) and not batch["boxes"].any()
@@ -103,22 +106,22 @@ def test_images_without_boxes():
 
 
 def test_an_image_of_one_pixel():
-    (batch,) = numpy(pipeline.evaluation_batches(table([noise(1, 1)]), PLAIN, batch_size=1))
+    (batch,) = numpy(evaluation_batches(table([noise(1, 1)]), PLAIN, batch_size=1))
     assert (batch["images"] == noise(1, 1)).all() and batch["images"].shape == (1, 32, 32, 3)
-    batches = numpy(pipeline.training_batches(table([noise(1, 1)]), LIVELY, batch_size=1, seed=0, steps=4))
+    batches = numpy(training_batches(table([noise(1, 1)]), LIVELY, batch_size=1, seed=0, steps=4))
     assert [batch["images"][0, 0, 0].tolist() for batch in batches] == [noise(1, 1)[0, 0].tolist()] * 4
 
 
 def test_no_steps_and_too_few_steps():
     data = table([noise(20, 20)])
-    assert numpy(pipeline.training_batches(data, PLAIN, batch_size=1, seed=0, first_step=3, steps=3)) == []
+    assert numpy(training_batches(data, PLAIN, batch_size=1, seed=0, first_step=3, steps=3)) == []
     with pytest.raises(RetinaError, match="first step <= steps, got 4 and 3"):
-        pipeline.training_batches(data, PLAIN, batch_size=1, seed=0, first_step=4, steps=3)
+        training_batches(data, PLAIN, batch_size=1, seed=0, first_step=4, steps=3)
 
 
 def test_paths_and_bytes_do_not_mix():
     with pytest.raises(RetinaError, match="made up: .*got both"):
-        pipeline.evaluation_batches(table(["a.jpg", b"x"], sizes=[(1, 1)] * 2), PLAIN, batch_size=1)
+        evaluation_batches(table(["a.jpg", b"x"], sizes=[(1, 1)] * 2), PLAIN, batch_size=1)
 
 
 # ------------------------------------------------------------------------------------------------------------- content
@@ -128,7 +131,7 @@ def test_an_evaluation_batch_by_hand():
     # 16x24 doubles to 32x48 on a canvas of 32x64; 20x20 becomes 32x32 on a canvas of its own.
     plain = np.full((16, 24, 3), (10, 20, 30), np.uint8)
     data = table([plain, noise(20, 20)], [[[1, 2, 11, 12], [3, 4, 24, 16]], []], crowd=[False, True])
-    square, wide = numpy(pipeline.evaluation_batches(data, LIVELY, batch_size=2))
+    square, wide = numpy(evaluation_batches(data, LIVELY, batch_size=2))
     assert square["index"].tolist() == [1, -1] and wide["index"].tolist() == [0, -1]
     assert wide["sample"].tolist() == [2, 3]
     assert wide["images"].shape == (2, 32, 64, 3) and wide["images"].dtype == np.uint8
@@ -156,7 +159,7 @@ def test_an_evaluation_batch_by_hand():
 
 def test_slots_for_boxes_come_in_eights():
     boxes = [[[0, 0, 5 + i, 9] for i in range(9)], []]
-    (batch,) = numpy(pipeline.evaluation_batches(table([noise(20, 20)] * 2, boxes), PLAIN, batch_size=2))
+    (batch,) = numpy(evaluation_batches(table([noise(20, 20)] * 2, boxes), PLAIN, batch_size=2))
     assert batch["boxes"].shape == (2, 16, 4)
     assert batch["valid"].sum(1).tolist() == [9, 0]
 
@@ -164,7 +167,7 @@ def test_slots_for_boxes_come_in_eights():
 def test_resizing_is_bilinear_with_half_pixel_centres():
     # 1x2 -> 2x4: columns at -0.25, 0.25, 0.75 and 1.25, so 0, 24.75, 74.25 and 99.
     image = np.array([[[0] * 3, [99] * 3]], np.uint8)
-    canvas, scale, size = pipeline.canvas_image(image, config.Resize(short=2, long=4, multiple=4))
+    canvas, scale, size = canvas_image(image, config.Resize(short=2, long=4, multiple=4))
     assert canvas[0, :, 0].tolist() == [0, 25, 74, 99] and canvas[1, :, 0].tolist() == [0, 25, 74, 99]
     assert canvas.shape == (4, 4, 3) and not canvas[2:].any()
     assert scale.tolist() == [2, 2] and size.tolist() == [2, 4]
@@ -175,10 +178,10 @@ def test_training_without_augmentation_shows_what_evaluation_shows(decode, level
     """OpenCV, which resizes under `auto`, rounds its weights: pixels may differ by a level, and nothing else does."""
     data = mixed()
     shown = {}
-    for batch in numpy(pipeline.evaluation_batches(data, PLAIN, batch_size=1)):
+    for batch in numpy(evaluation_batches(data, PLAIN, batch_size=1)):
         shown[int(batch["index"][0])] = batch
     plain = PLAIN.model_copy(update={"decode": decode})
-    for batch in numpy(pipeline.training_batches(data, plain, batch_size=1, seed=0, steps=9)):
+    for batch in numpy(training_batches(data, plain, batch_size=1, seed=0, steps=9)):
         expected = {**shown[int(batch["index"][0])], "sample": batch["sample"]}
         assert np.abs(batch["images"].astype(int) - expected["images"]).max() <= levels
         assert_same([{**batch, "images": expected["images"]}], [expected])
@@ -188,12 +191,12 @@ def test_one_canvas_has_a_static_shape():
     data = table([noise(20, 20)] * 3)
     full = PLAIN.model_copy(update={"decode": "full"})
     for batches in (
-        pipeline.training_batches(data, full, batch_size=2, seed=0, steps=1),
-        pipeline.evaluation_batches(data, PLAIN, batch_size=2),
+        training_batches(data, full, batch_size=2, seed=0, steps=1).as_dataset(),
+        evaluation_batches(data, PLAIN, batch_size=2),
     ):
         assert batches.element_spec["images"].shape == (2, 32, 32, 3)
         assert batches.element_spec["boxes"].shape == (2, 8, 4)
-    spec = pipeline.evaluation_batches(mixed(), PLAIN, batch_size=2).element_spec
+    spec = evaluation_batches(mixed(), PLAIN, batch_size=2).element_spec
     assert spec["images"].shape.as_list() == [2, None, None, 3]
     assert spec["crowd"].shape == (2, 8) and spec["size"].shape == (2, 2) and spec["index"].shape == (2,)
 
@@ -206,11 +209,11 @@ def test_prediction_prepares_an_image_as_evaluation_does(tmp_path):
         Image.fromarray(noise(*shape, number)).save(paths[-1], quality=90)
     data = settings(max_canvases=2)
     seen = 0
-    for batch in numpy(pipeline.evaluation_batches(table(paths, sizes=shapes), data, batch_size=2)):
+    for batch in numpy(evaluation_batches(table(paths, sizes=shapes), data, batch_size=2)):
         for slot, row in enumerate(batch["index"]):
             if row < 0:
                 continue
-            canvas, scale, size = pipeline.canvas_image(pipeline.load_image(paths[row]), data.resize)
+            canvas, scale, size = canvas_image(load_image(paths[row]), data.resize)
             height, width = canvas.shape[:2]
             np.testing.assert_array_equal(batch["images"][slot, :height, :width], canvas)
             assert not batch["images"][slot, height:].any() and not batch["images"][slot, :, width:].any()
@@ -224,21 +227,21 @@ def test_prediction_prepares_an_image_as_evaluation_does(tmp_path):
 
 
 def test_two_iterations_and_any_number_of_threads_give_the_same_batches(whole_run):
-    batches = pipeline.training_batches(mixed(), LIVELY, batch_size=2, seed=3, steps=14, parallel_calls=5)
+    batches = training_batches(mixed(), LIVELY, batch_size=2, seed=3, steps=14, threads=5)
     assert_same(whole_run, numpy(batches))
     assert_same(whole_run, numpy(batches))
-    one = pipeline.training_batches(mixed(), LIVELY, batch_size=2, seed=3, steps=14, parallel_calls=1)
+    one = training_batches(mixed(), LIVELY, batch_size=2, seed=3, steps=14, threads=1)
     assert_same(whole_run, numpy(one))
 
 
 def test_another_seed_gives_other_batches(whole_run):
-    other = numpy(pipeline.training_batches(mixed(), LIVELY, batch_size=2, seed=4, steps=14))
+    other = numpy(training_batches(mixed(), LIVELY, batch_size=2, seed=4, steps=14))
     assert any(not np.array_equal(a["index"], b["index"]) for a, b in zip(whole_run, other, strict=True))
 
 
 @pytest.mark.parametrize("first_step", [5, 6, 13])
 def test_starting_at_any_step_continues_the_run(whole_run, first_step):
-    rest = pipeline.training_batches(mixed(), LIVELY, batch_size=2, seed=3, first_step=first_step, steps=14)
+    rest = training_batches(mixed(), LIVELY, batch_size=2, seed=3, first_step=first_step, steps=14)
     assert_same(whole_run[first_step:], numpy(rest))
     assert len(rest) == 14 - first_step
 
@@ -253,9 +256,7 @@ def test_draws_depend_on_the_image_and_its_sample_number_not_on_the_batch_size()
     data = table([noise(40, 40)], [[[5, 5, 30, 30]]])
     draws = {}
     for batch_size in (2, 3):
-        for batch in numpy(
-            pipeline.training_batches(data, LIVELY, batch_size=batch_size, seed=3, steps=18 // batch_size)
-        ):
+        for batch in numpy(training_batches(data, LIVELY, batch_size=batch_size, seed=3, steps=18 // batch_size)):
             for slot, number in enumerate(batch["sample"]):
                 one = (batch["images"][slot].tobytes(), batch["boxes"][slot].tobytes(), batch["scale"][slot].tobytes())
                 assert draws.setdefault(int(number), one) == one
@@ -271,7 +272,7 @@ def test_a_painted_box_stays_on_its_paint(shape, seed):
     image[22:35, 12:31] = (250, 10, 10)
     data = table([image], [[[12, 22, 31, 35]]])
     found, flips = 0, set()
-    for batch in numpy(pipeline.training_batches(data, LIVELY, batch_size=1, seed=seed, steps=50)):
+    for batch in numpy(training_batches(data, LIVELY, batch_size=1, seed=seed, steps=50)):
         height, width = batch["size"][0]
         pixels = batch["images"][0]
         assert not pixels[height:].any() and not pixels[:, width:].any()
@@ -292,7 +293,7 @@ def test_a_box_whose_centre_is_cropped_away_is_dropped_but_a_crowd_stays():
     data = table([noise(32, 32)], [[[0, 0, 12, 12], [0, 0, 12, 12]]], crowd=[False, True])
     options = settings(horizontal_flip=0.0, scale=(2.0, 2.0))
     cases = set()
-    for batch in numpy(pipeline.training_batches(data, options, batch_size=1, seed=0, steps=40)):
+    for batch in numpy(training_batches(data, options, batch_size=1, seed=0, steps=40)):
         box, crowd = batch["boxes"][0, :2]
         assert batch["scale"].tolist() == [[2, 2]]
         assert batch["crowd"][0].tolist()[:2] == [False, bool(batch["valid"][0, 1])]
@@ -312,10 +313,10 @@ def test_a_box_whose_centre_is_cropped_away_is_dropped_but_a_crowd_stays():
 def test_a_box_below_one_pixel_is_dropped_in_training():
     # 64x64 stored on 32x32: a box of 1.9 stored pixels becomes 0.95.
     data = table([noise(64, 64)], [[[0, 0, 1.9, 30], [0, 0, 2, 30]]])
-    (batch,) = numpy(pipeline.training_batches(data, PLAIN, batch_size=1, seed=0, steps=1))
+    (batch,) = numpy(training_batches(data, PLAIN, batch_size=1, seed=0, steps=1))
     assert batch["valid"][0, :2].tolist() == [False, True]
     assert batch["boxes"][0, :2].tolist() == [[0, 0, 0, 0], [0, 0, 1, 15]]
-    (batch,) = numpy(pipeline.evaluation_batches(data, PLAIN, batch_size=1))
+    (batch,) = numpy(evaluation_batches(data, PLAIN, batch_size=1))
     assert batch["valid"][0, :2].tolist() == [True, True]
 
 
@@ -328,11 +329,11 @@ def test_jpeg_pixels_equal_pillow_and_exif_is_not_applied(tmp_path):
     exif[0x0112] = 6  # rotate by 90 degrees
     file = tmp_path / "a.jpg"
     Image.fromarray(smooth).save(file, quality=80, exif=exif)
-    loaded = pipeline.load_image(file)
+    loaded = load_image(file)
     assert loaded.shape == (30, 45, 3)
     # The fast transform would be off by more.
     np.testing.assert_allclose(loaded.astype(int), np.asarray(Image.open(file)).astype(int), atol=1)
-    np.testing.assert_array_equal(pipeline.load_image(file.read_bytes()), loaded)
+    np.testing.assert_array_equal(load_image(file.read_bytes()), loaded)
 
 
 def test_grey_and_transparent_pictures_become_rgb():
@@ -342,7 +343,7 @@ def test_grey_and_transparent_pictures_become_rgb():
         if mode == "P":
             picture.putpalette([77] * 768)
         picture.save(buffer, "PNG")
-        loaded = pipeline.load_image(buffer.getvalue())
+        loaded = load_image(buffer.getvalue())
         assert loaded.shape == (4, 5, 3) and (loaded == 77).all()
 
 
@@ -370,27 +371,27 @@ def test_a_bad_file_is_named(tmp_path):
     Path(good).write_bytes(png(noise(40, 40)))
     for number, (path, fault) in enumerate(damaged(tmp_path).items()):
         with pytest.raises(RetinaError) as caught:
-            pipeline.load_image(path)
+            load_image(path)
         assert str(caught.value).startswith(f"{path}: expected") and fault in str(caught.value)
         if number % 2:  # half of them: building a graph takes a second
             continue
         data = table([good, path, good], sizes=[(40, 40)] * 3)
         if number:
-            batches = pipeline.evaluation_batches(data, PLAIN, batch_size=3)
+            batches = evaluation_batches(data, PLAIN, batch_size=3)
         else:
-            batches = pipeline.training_batches(data, LIVELY, batch_size=2, seed=0, steps=9)
-        with pytest.raises(RetinaError) as raised, pipeline.translated(data):
+            batches = training_batches(data, LIVELY, batch_size=2, seed=0, steps=9)
+        with pytest.raises(RetinaError) as raised, translated(data):
             numpy(batches)
         assert str(raised.value) == str(caught.value) and "\n" not in str(raised.value)
 
 
 def test_bad_bytes_are_named_by_image_id():
     with pytest.raises(RetinaError, match="^camera 3: expected .*not an image"):
-        pipeline.load_image(b"zzz", "camera 3")
+        load_image(b"zzz", "camera 3")
     data = table([png(noise(40, 40)), b"zzz"], sizes=[(40, 40)] * 2)
     with pytest.raises(tf.errors.InvalidArgumentError) as raised:
-        numpy(pipeline.evaluation_batches(data, PLAIN, batch_size=2))
-    assert str(pipeline.readable(raised.value, data)).startswith("made up: image 1: expected a JPEG, PNG")
+        numpy(evaluation_batches(data, PLAIN, batch_size=2))
+    assert str(readable(raised.value, data)).startswith("made up: image 1: expected a JPEG, PNG")
 
 
 @pytest.mark.parametrize(
@@ -405,25 +406,25 @@ def test_a_wrong_declared_size_is_named(tmp_path, declared, said):
     Path(path).write_bytes(png(noise(40, 60)))
     data = table([path], sizes=[declared])
     with pytest.raises(tf.errors.InvalidArgumentError) as raised:
-        numpy(pipeline.evaluation_batches(data, PLAIN, batch_size=1))
-    assert str(pipeline.readable(raised.value, data)).startswith(f"{path}: {said}")
+        numpy(evaluation_batches(data, PLAIN, batch_size=1))
+    assert str(readable(raised.value, data)).startswith(f"{path}: {said}")
 
 
 def test_other_errors_are_left_alone():
     data = table([noise(4, 4)])
-    assert pipeline.readable(ValueError("x"), data) is None
-    assert pipeline.readable(tf.errors.InvalidArgumentError(None, None, "shapes differ"), data) is None
+    assert readable(ValueError("x"), data) is None
+    assert readable(tf.errors.InvalidArgumentError(None, None, "shapes differ"), data) is None
     # What fails for another reason than its images is raised as it is.
     lost = tf.errors.InvalidArgumentError(None, None, "assertion failed: [retina batch] [0 -1]")
-    assert pipeline.readable(lost, data) is None
-    with pytest.raises(tf.errors.InvalidArgumentError), pipeline.translated(data):
+    assert readable(lost, data) is None
+    with pytest.raises(tf.errors.InvalidArgumentError), translated(data):
         raise lost
 
 
 @pytest.mark.parametrize("image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)])
 def test_canvas_image_refuses_other_arrays(image):
     with pytest.raises(RetinaError, match="expected a non-empty uint8 array"):
-        pipeline.canvas_image(image, config.Resize())
+        canvas_image(image, config.Resize())
 
 
 @pytest.mark.parametrize(("backend", "hidden"), [("tensorflow", []), ("jax", [([], "GPU")]), ("torch", [([], "GPU")])])
@@ -431,7 +432,7 @@ def test_the_gpu_is_left_to_the_backend(monkeypatch, backend, hidden):
     calls = []
     monkeypatch.setenv("KERAS_BACKEND", backend)
     monkeypatch.setattr(tf.config, "set_visible_devices", lambda *arguments: calls.append(arguments))
-    pipeline._leave_gpu_to_backend()
+    pixels.leave_gpu_to_backend()
     assert calls == hidden
 
 
@@ -445,7 +446,7 @@ def test_real_photographs_keep_their_boxes_inside(shared_data):
     geometry = plan.fit(real.sizes, data.resize)
     steps = plan.training_steps(geometry, batch_size=8)
     seen, boxes, crowds = set(), 0, 0
-    for batch in numpy(pipeline.training_batches(real, data, batch_size=8, seed=0, steps=steps)):
+    for batch in numpy(training_batches(real, data, batch_size=8, seed=0, steps=steps)):
         assert list(batch["images"].shape[1:3]) in geometry.canvases.tolist()
         limits = np.tile(batch["size"][:, None, ::-1], 2)
         valid = batch["valid"]
@@ -456,7 +457,7 @@ def test_real_photographs_keep_their_boxes_inside(shared_data):
         crowds += int(batch["crowd"].sum())
     assert seen == set(range(160)) and boxes > 1000 and crowds >= 10
     total = 0
-    for batch in numpy(pipeline.evaluation_batches(real, data, batch_size=8)):
+    for batch in numpy(evaluation_batches(real, data, batch_size=8)):
         limits = np.tile(batch["size"][:, None, ::-1], 2)
         assert (batch["boxes"] <= limits).all() and (batch["boxes"] >= 0).all()
         for slot, row in enumerate(batch["index"]):

@@ -5,11 +5,12 @@ import io
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from PIL import Image, ImageFilter
 
 from retina import config
-from retina.data import augment, memory, pipeline, plan, reduced
+from retina.data.batches import cache, decoding, draws, plan, views
+from retina.data.batches.evaluation import evaluation_batches, translated
+from retina.data.batches.training import training_batches
 from retina.data.dataset import DetectionDataset
 from retina.errors import RetinaError
 
@@ -71,7 +72,7 @@ LIVELY = {"horizontal_flip": 0.5, "vertical_flip": 0.5, "scale": (0.5, 2.0)}
 
 def batches(data, options, **changes) -> list[dict]:
     given = {"batch_size": 2, "seed": 3, "steps": 8, **changes}
-    return list(pipeline.training_batches(data, options, **given).as_numpy_iterator())
+    return list(training_batches(data, options, **given).as_numpy_iterator())
 
 
 def assert_same(first: list[dict], second: list[dict]) -> None:
@@ -81,60 +82,22 @@ def assert_same(first: list[dict], second: list[dict]) -> None:
             np.testing.assert_array_equal(one[key], other[key], err_msg=key, strict=True)
 
 
-def view(offset, window, content) -> augment.View:
-    return augment.View(*(tf.constant(pair, tf.int32) for pair in (offset, window, content)))
-
-
 # ------------------------------------------------------------------------------------------------------------ reduced
 
 
-@pytest.mark.parametrize(
-    ("window", "content", "expected"),
-    [
-        ((1, 1), (1, 1), 0),
-        ((1, 1), (7, 9), 0),
-        ((15, 16), (8, 8), 0),  # 15 is less than twice 8
-        ((16, 16), (8, 8), 1),
-        ((31, 400), (8, 8), 1),
-        ((32, 32), (8, 8), 2),
-        ((64, 64), (8, 8), 3),
-        ((4000, 4000), (8, 8), 3),
-        ((480, 640), (192, 256), 1),
-        ((480, 640), (384, 512), 0),
-    ],
-)
-def test_how_often_a_window_is_halved(window, content, expected):
-    found = view((3, 5), window, content)
-    taken = int(reduced.halvings(found))
-    assert taken == expected
-    # Never below what is shown.
-    inner = reduced.within(reduced.snapped(found, tf.constant(taken)), tf.constant(taken))
-    assert (inner.window.numpy() >= np.minimum(content, window)).all()
-
-
-def test_a_snapped_view_by_hand():
-    # Quarter pixels: 13 lies in the pixel that starts at 12; 42 = 10 whole ones and two pixels that are lost.
-    found = reduced.snapped(view((13, 8), (42, 40), (10, 10)), tf.constant(2))
-    assert found.offset.numpy().tolist() == [12, 8] and found.window.numpy().tolist() == [40, 40]
-    assert found.content.numpy().tolist() == [10, 10]
-    inner = reduced.within(found, tf.constant(2))
-    assert inner.offset.numpy().tolist() == [3, 2] and inner.window.numpy().tolist() == [10, 10]
-
-
-@pytest.mark.parametrize("halvings", range(reduced.MOST + 1))
+@pytest.mark.parametrize("halvings", range(views.MOST_HALVINGS + 1))
 def test_only_jpegs_are_reduced_and_odd_sides_are_rounded_up(halvings):
-    picture = smooth(41, 67)
-    image, stored, taken = reduced.decode(tf.constant(encoded(picture)), tf.constant(halvings))
+    picture, decode = smooth(41, 67), decoding.decoder()
+    image, taken = decode(encoded(picture), (41, 67), halvings)
     ratio = 2**halvings
     assert image.shape == (-(-41 // ratio), -(-67 // ratio), 3) and taken == halvings
-    assert stored.numpy().tolist() == [41, 67]
     # A pixel of a reduced image is about the mean of the square that it covers.
     whole = (41 // ratio * ratio, 67 // ratio * ratio)
     blocks = picture[: whole[0], : whole[1]].reshape(whole[0] // ratio, ratio, -1, ratio, 3).mean((1, 3))
-    inside = image.numpy()[: blocks.shape[0], : blocks.shape[1]]
+    inside = image[: blocks.shape[0], : blocks.shape[1]]
     assert np.abs(inside - blocks).mean() < 2.5
-    image, stored, taken = reduced.decode(tf.constant(encoded(picture, "PNG")), tf.constant(halvings))
-    assert taken == 0 and stored.numpy().tolist() == [41, 67]
+    image, taken = decode(encoded(picture, "PNG"), (41, 67), halvings)
+    assert taken == 0
     np.testing.assert_array_equal(image, picture)
 
 
@@ -166,7 +129,7 @@ def test_edges_lie_where_the_boxes_say_to_a_fraction_of_a_pixel(zoom):
 
 def test_full_decoding_shows_what_evaluation_shows_and_auto_nearly(photographs):
     shown = {}
-    for batch in pipeline.evaluation_batches(photographs, settings(), batch_size=1).as_numpy_iterator():
+    for batch in evaluation_batches(photographs, settings(), batch_size=1).as_numpy_iterator():
         shown[int(batch["index"][0])] = batch
     for decode in ("full", "auto"):
         for batch in batches(photographs, settings(decode), batch_size=1, steps=5):
@@ -185,7 +148,7 @@ def test_full_decoding_shows_what_evaluation_shows_and_auto_nearly(photographs):
 
 def test_evaluation_never_reduces(photographs):
     first, second = (
-        list(pipeline.evaluation_batches(photographs, settings(decode), batch_size=2).as_numpy_iterator())
+        list(evaluation_batches(photographs, settings(decode), batch_size=2).as_numpy_iterator())
         for decode in ("auto", "full")
     )
     assert_same(first, second)
@@ -193,7 +156,7 @@ def test_evaluation_never_reduces(photographs):
 
 def test_reduced_batches_are_repeatable_and_resume(photographs):
     whole = batches(photographs, settings(**LIVELY))
-    assert_same(whole, batches(photographs, settings(**LIVELY), parallel_calls=1))
+    assert_same(whole, batches(photographs, settings(**LIVELY), threads=1))
     assert_same(whole[5:], batches(photographs, settings(**LIVELY), first_step=5))
 
 
@@ -206,7 +169,7 @@ def test_a_wrong_size_and_a_damaged_image_are_named(photographs, cache):
         photographs, images=(*photographs.images[:3], photographs.images[3][:400], photographs.images[4])
     )
     for data, said in ((wrong, "image 3: expected 128x192 pixels"), (cut, "image 3: .*damaged")):
-        with pytest.raises(RetinaError, match=said), pipeline.translated(data):
+        with pytest.raises(RetinaError, match=said), translated(data):
             batches(data, settings(cache=cache))
 
 
@@ -234,18 +197,13 @@ def test_every_size_that_a_zoom_may_ask_for_is_kept():
     data = table([b"\xff\xd8\xff"] * 60, sizes, [[]] * 60)
     options = settings(short=40, long=60, scale=(0.6, 1.7))
     geometry = plan.fit(sizes, options.resize)
-    kept = memory.layout(data, geometry.resized[None], options).starts >= 0
+    kept = cache.layout(data, geometry.resized[None], options).starts >= 0
     asked = np.zeros_like(kept)
-    draw = tf.function(
-        lambda size, resized, canvas, seed: reduced.halvings(
-            augment.zoomed_view(size, resized, canvas, seed, options.augment.scale)
-        )
-    )
-    for row in range(60):
-        canvas = geometry.canvases[geometry.canvas_of[row]]
-        for sample in range(12):
-            seed = tf.constant([0, sample], tf.int64)
-            asked[row, int(draw(*map(tf.constant, (sizes[row], geometry.resized[row], canvas)), seed))] = True
+    canvas = geometry.canvases[geometry.canvas_of].astype(np.int64)
+    for sample in range(12):
+        drawn = draws.table(0, np.arange(60) + 60 * sample)
+        shown = views.zoomed(sizes.astype(np.int64), geometry.resized, canvas, drawn, options.augment.scale)
+        asked[np.arange(60), views.halvings(shown)] = True
     assert kept[asked].all()
     # And not simply every size of every image.
     assert asked.sum() > 80 and kept.sum() < 0.75 * kept.size
@@ -254,15 +212,15 @@ def test_every_size_that_a_zoom_may_ask_for_is_kept():
 def test_the_layout_by_hand():
     # Shown at exactly 1/4: with no zoom at least 2 halvings, one more where rounding might ask for it.
     data = table([b"\xff\xd8\xff", b"\x89PNG"], [(128, 192), (10, 10)], [[], []])
-    found = memory.layout(data, np.array([[[32, 48], [32, 32]]], np.int32), settings())
-    # 32 * 48 * 3 = 4608 bytes, 16 * 24 * 3 = 1152, and the PNG's 300, each rounded up to 64.
+    found = cache.layout(data, np.array([[[32, 48], [32, 32]]], np.int32), settings())
+    # 32 * 48 * 3 = 4608 bytes, 16 * 24 * 3 = 1152, and the PNG's 300.
     assert found.jpeg.tolist() == [True, False]
-    assert found.starts.tolist() == [[-1, -1, 320, 320 + 4608], [0, -1, -1, -1]]
-    assert found.length == 320 + 4608 + 1152
+    assert found.starts.tolist() == [[-1, -1, 300, 300 + 4608], [0, -1, -1, -1]]
+    assert found.length == 300 + 4608 + 1152
 
 
 def test_what_does_not_fit_is_refused_with_the_numbers(photographs, monkeypatch):
-    monkeypatch.setattr(memory, "available_memory", lambda: 100_000)
+    monkeypatch.setattr(cache, "available_memory", lambda: 100_000)
     with pytest.raises(RetinaError) as caught:
         batches(photographs, settings("full", "memory"))
     # 3 * (2 * 131 * 190 + 250 * 203 + 40 * 60 + 128 * 192) = 0.38 MB
@@ -273,4 +231,4 @@ def test_what_does_not_fit_is_refused_with_the_numbers(photographs, monkeypatch)
 
 
 def test_available_memory_is_that_of_a_machine():
-    assert 2**26 < memory.available_memory() < 2**50
+    assert 2**26 < cache.available_memory() < 2**50

@@ -8,7 +8,7 @@ import tensorflow as tf
 from PIL import Image
 
 from retina import config
-from retina.data import pixels, plan
+from retina.data.batches import pixels, plan
 
 
 def encoded(kind: str, size=(5, 3)) -> bytes:
