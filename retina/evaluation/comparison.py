@@ -199,9 +199,9 @@ def verdict(comparison: Comparison, a: str = "A", b: str = "B") -> str:
 
 
 def to_json(comparison: Comparison) -> dict[str, Any]:
-    """Return plain values: `metrics` (by figure: `a`, `b`, `difference`, `low`, `high`, `superiority`), `per_class` (the
-    same by class, and `boxes`), `images`, `replicates`, `seed`, `level`, `method`, `verdict`. An undefined figure is
-    None, as -1 would be a difference."""
+    """Return plain values: `metrics` (by figure: `a`, `b`, `difference`, `low`, `high`, `superiority`), `per_class`
+    (the same by class, and `boxes`), `images`, `replicates`, `seed`, `level`, `method`, `verdict`. An undefined
+    figure is None, as -1 would be a difference."""
 
     def plain(figures: dict[str, Difference]) -> dict[str, Any]:
         return {
