@@ -65,7 +65,7 @@ class Plan:
 
     @property
     def trials(self) -> tuple[Trial, ...]:
-        """Seed by seed: a study that is cut short has compared all settings with the seeds it has."""
+        """The trials, seed by seed: a study that is cut short has compared all settings with the seeds it has."""
         first = self.config.run.seed
         return tuple(Trial(s.name, index, first + index) for index in range(self.seeds) for s in self.settings)
 

@@ -61,7 +61,7 @@ def _ohem(hardest: int, ratio: int | None, paper: dict[str, float]) -> Setting:
 
 
 def _paper(ap: float, ap50: float, ap75: float) -> dict[str, float]:
-    """Per cent, as printed, to fractions."""
+    """Fractions from the paper's per cent."""
     return {name: round(value / 100, 3) for name, value in zip(NAMES, (ap, ap50, ap75), strict=True)}
 
 

@@ -155,7 +155,7 @@ class _Shape:
 
 
 def _pen(style: Style, size: float, count: int) -> _Pen:
-    """Sizes that grow with the picture; many boxes get smaller chips, down to what can still be read."""
+    """Sizes that grow with the picture; many boxes get smaller chips, as long as they can be read."""
     crowding = min(1.0, math.sqrt(20 / max(count, 1)))
     return _Pen(
         line=style.line_width or max(2, round(size / 200 * max(crowding, 0.75))),
@@ -220,7 +220,7 @@ def _iou(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _outline(canvas: np.ndarray, box: np.ndarray, line: int, colour: Colour, dash: int | None = None) -> None:
-    """A rounded outline over a dark rim, which keeps it visible on a ground of its own colour. Changes `canvas`."""
+    """Draw a rounded outline over a dark rim, which keeps it visible on a similar colour. Changes `canvas`."""
     height, width = canvas.shape[:2]
     # On the pixel grid straight lines are crisp; inside the picture by half a line, none of it is cut off.
     half = line / 2
@@ -264,7 +264,7 @@ def _distance(strip: Rectangle, low: np.ndarray, high: np.ndarray, radius: float
 
 
 def _blend(canvas: np.ndarray, area: Rectangle, colour: Colour, cover: np.ndarray) -> None:
-    """Lays a colour over the area x0, y0, x1, y1 as far as `cover` [h, w] in [0, 1] says. Changes `canvas`."""
+    """Blend a colour into the area x0, y0, x1, y1 with the opacity `cover` [h, w] in [0, 1]. Changes `canvas`."""
     x0, y0, x1, y1 = area
     if x1 <= x0 or y1 <= y0:
         return
@@ -277,7 +277,7 @@ def _blend(canvas: np.ndarray, area: Rectangle, colour: Colour, cover: np.ndarra
 
 
 def _draw_chips(canvas: np.ndarray, shapes: list[_Shape], missed: int, pen: _Pen) -> None:
-    """The first `missed` shapes are ground truth. The most important, at the end, choose their place first."""
+    """Draw the chips of shapes, of which the first `missed` are ground truth. The last choose their place first."""
     height, width = canvas.shape[:2]
     taken: list[Rectangle] = []
     chips = []

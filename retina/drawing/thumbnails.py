@@ -85,7 +85,7 @@ def _bytes(pictures: Sequence[Thumbnail]) -> int:
 
 
 def _cut(pictures: list[Thumbnail], budget: int) -> list[Thumbnail]:
-    """The last resort: pictures beyond the budget are left out."""
+    """Pictures within the budget; the rest is left out as a last resort."""
     used, out = 0, []
     for picture in pictures:
         used += len(picture.uri or "")

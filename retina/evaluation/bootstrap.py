@@ -107,7 +107,7 @@ def image_weights(images: int, replicates: range, seed: int) -> np.ndarray:
 
 
 def weighted_ap(matches: Matches, weights: np.ndarray) -> Figures:
-    """The figures with each image counted as often as its weight says; equal to evaluating that many copies of it.
+    """Return the figures with each image counted as often as its weight says, as if evaluated in that many copies.
 
     Args:
         matches: made with any area range and limit.
@@ -135,7 +135,7 @@ def weighted_ap(matches: Matches, weights: np.ndarray) -> Figures:
 
 
 def concatenate(parts: list[Figures]) -> Figures:
-    """All weightings of the parts, in order."""
+    """Return all weightings of the parts, in order."""
     return _figures(
         {name: np.concatenate([part[name] for part in parts]) for name in NAMES},
         {name: np.concatenate([part.per_class[name] for part in parts]) for name in NAMES},
@@ -143,7 +143,7 @@ def concatenate(parts: list[Figures]) -> Figures:
 
 
 def observed(matches: Matches) -> Figures:
-    """The plain figures (b = 1): each image once."""
+    """Return the plain figures (b = 1): each image once."""
     return weighted_ap(matches, np.ones((1, matches.images), np.int64))
 
 
@@ -163,7 +163,7 @@ def interval(
     method: Method = "percentile",
     estimate: np.ndarray | float | None = None,
 ) -> np.ndarray:
-    """The interval of a figure from its replicates.
+    """Return the interval of a figure from its replicates.
 
     COCO's envelope takes the largest of noisy precisions, so AP of few images is too high, and that of their resamples
     is higher still: the ends of a percentile interval of AP lie too high. In simulations with five classes of 0.1 to
@@ -313,14 +313,14 @@ def _recalls_reached(recall: np.ndarray) -> np.ndarray:
 
 
 def _wanted(matches: Matches) -> dict[str, list[int]]:
-    """For each name the places of its overlaps in the matches."""
+    """Indices in the matches of the overlaps of each figure."""
     thresholds = matches.iou_thresholds
     single = {name: np.flatnonzero(np.isclose(thresholds, iou)).tolist() for name, iou in _IOU.items()}
     return {"AP": list(range(len(thresholds))), **single}
 
 
 def _rows_by_class(matches: Matches) -> list[np.ndarray]:
-    """For each class [P] the images of its counted boxes, one entry a box."""
+    """Images [P] of the counted boxes of each class, an entry for each box."""
     classes = len(matches.offsets) - 1
     labels, images = matches.truth_labels[matches.counted], matches.truth_image[matches.counted]
     order = np.argsort(labels, kind="stable")

@@ -199,9 +199,9 @@ def verdict(comparison: Comparison, a: str = "A", b: str = "B") -> str:
 
 
 def to_json(comparison: Comparison) -> dict[str, Any]:
-    """Plain values: `metrics` (by figure: `a`, `b`, `difference`, `low`, `high`, `superiority`), `per_class` (the same
-    by class, and `boxes`), `images`, `replicates`, `seed`, `level`, `method`, `verdict`. What is not defined is None,
-    as -1 would be a difference."""
+    """Return plain values: `metrics` (by figure: `a`, `b`, `difference`, `low`, `high`, `superiority`), `per_class`
+    (the same by class, and `boxes`), `images`, `replicates`, `seed`, `level`, `method`, `verdict`. An undefined
+    figure is None, as -1 would be a difference."""
 
     def plain(figures: dict[str, Difference]) -> dict[str, Any]:
         return {
@@ -220,14 +220,14 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
 
 
 def comparison_table(comparison: Comparison, width: int | None = None) -> Table:
-    """One row a figure; `width` as in `class_comparison_table`."""
+    """Return a table with a row for each figure; `width` as in `class_comparison_table`."""
     rows = [[name, *_cells(figure)] for name, figure in comparison.figures.items()]
     title = f"{comparison.images:,} images, {sum(comparison.boxes.values()):,} boxes"
     return table(title, [Column("figure", "left"), *_columns(comparison)], rows, width=width)
 
 
 def class_comparison_table(comparison: Comparison, width: int | None = None, *, coloured: bool = False) -> Table:
-    """AP of each class, in the ground truth's order.
+    """Return a table with AP of each class, in the ground truth's order.
 
     Args:
         width: of the terminal; None leaves no column out.

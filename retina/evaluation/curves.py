@@ -15,7 +15,7 @@ from retina.evaluation.matching import Matches
 
 @dataclass(frozen=True, eq=False)
 class PrecisionRecall:
-    """After each of the p judged detections of a class in the order of their ranking, as AP counts them.
+    """Recall and precision after each of the p judged detections of a class, as ranked and counted for AP.
 
     Attributes:
         recall, precision: [p] fractions in [0, 1]; recall never falls.

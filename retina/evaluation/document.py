@@ -104,12 +104,12 @@ def _side(area: float) -> str:
 
 
 def flat_metrics(voc: Sequence[VocMetrics]) -> dict[str, float]:
-    """`{"mAP_11pt@0.5": …, "mAP_allpt@0.5": …}`, by overlap and protocol."""
+    """Return VOC's means as `{"mAP_11pt@0.5": …, "mAP_allpt@0.5": …}`, by overlap and protocol."""
     return {f"mAP_{name}": figures["mAP"] for name, figures, _ in voc_columns(voc)}
 
 
 def flat_classes(voc: Sequence[VocMetrics]) -> dict[str, dict[str, float]]:
-    """For each class `{"AP_11pt@0.5": …, "boxes": …}`."""
+    """Return for each class `{"AP_11pt@0.5": …, "boxes": …}`."""
     columns = voc_columns(voc)
     out: dict[str, dict[str, float]] = {}
     for class_name in columns[0][1]["per_class"] if columns else ():
@@ -120,7 +120,7 @@ def flat_classes(voc: Sequence[VocMetrics]) -> dict[str, dict[str, float]]:
 
 
 def voc_columns(voc: Sequence[VocMetrics]) -> list[tuple[str, dict, str]]:
-    """(name such as "11pt@0.5", its figures, protocol), by overlap and then protocol."""
+    """Return (name such as "11pt@0.5", its figures, protocol), by overlap and then protocol."""
     overlaps = list(voc[0].figures) if voc else []
     return [
         (f"{SHORT[metrics.protocol]}@{iou}", metrics.figures[iou], metrics.protocol)

@@ -90,12 +90,12 @@ def class_cell(name: str, label: int, coloured: bool) -> str:
 
 
 def value(figure: float) -> str:
-    """A fraction to three decimals; a dash for -1, which says that nothing defines it."""
+    """Return a fraction to three decimals; a dash for -1, an undefined figure."""
     return NONE if figure < 0 else f"{figure:.3f}"
 
 
 def optional(number: float | None) -> str:
-    """Any number to three decimals, or a dash."""
+    """Return any number to three decimals, or a dash for None."""
     return NONE if number is None else f"{number:.3f}"
 
 
@@ -103,7 +103,7 @@ _OPERATING = (Column("best F1", group="operating"), Column("at score", group="op
 
 
 def metrics_table(metrics: Metrics, intervals: Intervals | None = None) -> Table:
-    """One row a figure: its name, its value (or in words why there is none), its interval and what it means."""
+    """Return a row for each figure: its name, value (or the reason for a missing value), interval and meaning."""
     rows = []
     for name, figure in metrics.metrics.items():
         ends = [_interval(intervals.metrics.get(name))] if intervals else []
@@ -117,7 +117,7 @@ def metrics_table(metrics: Metrics, intervals: Intervals | None = None) -> Table
 def class_table(
     metrics: Metrics, assessment: Assessment | None = None, width: int | None = None, *, coloured: bool = False
 ) -> Table:
-    """One row a class, in the dataset's order; after an assessment with intervals of AP and the best threshold.
+    """Return a row for each class, in the dataset's order; after an assessment with AP's interval and the threshold.
 
     Args:
         width: of the terminal; None leaves no column out.
@@ -144,7 +144,7 @@ def class_table(
 
 
 def errors_table(assessment: Assessment) -> Table:
-    """One row a kind of error, by its cost."""
+    """Return a row for each kind of error, by its cost."""
     errors = assessment.errors
     rows = [
         [kind, optional(cost), f"{errors.counts[kind]:,}", MEANINGS[kind]]
@@ -177,7 +177,7 @@ def advice(assessment: Assessment) -> list[str]:
 
 
 def voc_metrics_table(voc: Sequence[VocMetrics], title: str) -> Table:
-    """One row a figure: its name, its value (or in words why there is none) and what it means."""
+    """Return a row for each figure: its name, its value (or the reason for a missing value) and its meaning."""
     rows = []
     for name, figures, protocol in voc_columns(voc):
         meaning = f"mean over classes at IoU {name.partition('@')[2]}, {_WORDS[protocol]}"
@@ -187,7 +187,7 @@ def voc_metrics_table(voc: Sequence[VocMetrics], title: str) -> Table:
 
 
 def voc_class_table(voc: Sequence[VocMetrics], width: int | None = None, *, coloured: bool = False) -> Table:
-    """One row a class, in the order of the labels.
+    """Return a row for each class, in the order of the labels.
 
     Args:
         width: of the terminal; None leaves no column out.

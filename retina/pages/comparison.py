@@ -329,7 +329,7 @@ def _rows(truth: GroundTruth, matches: Sequence[Matches], thresholds: Sequence[f
 
 
 def _colours(count: int) -> list[str]:
-    """Each run keeps its colour in every chart."""
+    """Colours of the runs, the same in every chart."""
     return [f"var(--series-{number % _COLOURS})" for number in range(count)]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from retina import config as configuration
-from retina.commands.report import report_of_training
+from retina.commands.train import _report as report_of_training
 from retina.errors import RetinaError
 from retina.pages.config_changes import changes
 from retina.pages.run_charts import curves
