@@ -51,7 +51,7 @@ from retina.runs.directory import RunDirectory
 from retina.startup import prepare_keras
 
 if TYPE_CHECKING:
-    from retina.ablation.loss_distribution import loss_distribution
+    from retina.ablation.sampling import loss_distribution
     from retina.doctor.examine import Examination
     from retina.export.benchmark import benchmark
     from retina.export.exporting import export
@@ -76,7 +76,7 @@ _HEAVY = {
     "export_weights": "retina.export.weights",
     "import_weights": "retina.runs.importing:import_run",
     "load": "retina.export.loading",
-    "loss_distribution": "retina.ablation.loss_distribution",
+    "loss_distribution": "retina.ablation.sampling",
     "print_examination": "retina.doctor.printing",
     "time_steps": "retina.training.timing",
     "train": "retina.training.train",

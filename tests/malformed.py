@@ -267,7 +267,7 @@ KINDS = (
         "EXIF rotation, declared upright",
         of_image(rotated(6, 64, 48), (48, 64)),
         1,
-        "declared upright but stored rotated by EXIF",
+        "declared upright but stored with an EXIF rotation",
     ),
     Kind("folder called 0.png", of_file(Path.mkdir), 2, r"0\.png: expected an image file, it is a folder"),
     Kind("pipe called 0.png", of_file(os.mkfifo), 2, r"0\.png: expected an image file, .*a pipe"),

@@ -123,7 +123,7 @@ def test_pixels_decide_an_overlap_at_its_threshold(tmp_path):
     assert result["metrics"] == {"mAP_allpt@0.5": 0.0}
     assert result["per_class"] == {"dog": {"AP_allpt@0.5": -1.0, "boxes": 0}, "cat": {"AP_allpt@0.5": 0.0, "boxes": 1}}
     mixed = score(truth, found, protocol="voc10", pixels="continuous", gt_pixels="inclusive", **settings)
-    assert mixed.truth.boxes.tolist() == [[0, 0, 10, 10]] and mixed.found.boxes.tolist() == [[1, 1, 9, 4]]
+    assert mixed.truth.boxes.tolist() == [[0, 0, 10, 10]] and mixed.detections.boxes.tolist() == [[1, 1, 9, 4]]
     assert score(truth, found, **settings).truth.boxes.tolist() == [[1, 1, 9, 9]]  # COCO's protocol: continuous
 
 
@@ -133,7 +133,7 @@ def test_tables_in_memory(shared_data):
     from_files = score(shared_data / "voc100", path, protocol="voc07")
     for table in (dataset, ground_truth(dataset), read_ground_truth(shared_data / "voc100")):
         if table is not dataset and not hasattr(table, "stems"):
-            again = score(table, from_files.found, protocol="voc07")  # without file names, images go by their ids
+            again = score(table, from_files.detections, protocol="voc07")  # without file names, images go by their ids
         else:
             again = score(table, path, protocol="voc07")
         assert again.to_json()["metrics"] == from_files.to_json()["metrics"]
@@ -158,7 +158,7 @@ def test_what_is_written_scores_the_same(tmp_path, shared_data):
     assert read(tmp_path / "out/metrics.json") == first.to_json()
     again = score(folder / "gt.json", tmp_path / "out/detections.json")
     assert again.to_json() == first.to_json()
-    np.testing.assert_array_equal(again.found.scores, first.found.scores)
+    np.testing.assert_array_equal(again.detections.scores, first.detections.scores)
 
 
 def test_settings_without_effect_or_meaning(tmp_path):

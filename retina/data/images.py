@@ -12,6 +12,7 @@ from typing import TypeVar
 import numpy as np
 
 from retina import config
+from retina.data.batches import pixels
 from retina.data.dataset import DetectionDataset
 from retina.data.limits import image_name, too_large
 from retina.data.stored import StoredImage, TableImage
@@ -67,8 +68,7 @@ def load_image(
         raise RetinaError(f"{name}: expected an image, it is empty (0 bytes); restore or remove it")
     import tensorflow as tf
 
-    from retina.data import pixels
-
+    pixels.leave_gpu_to_backend()
     try:
         with tf.device("CPU:0"):
             height, width = pixels.header_size(tf.constant(image)).numpy().tolist()

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import DetectionTable
@@ -136,6 +135,8 @@ def _into(folder: Path) -> Iterator[None]:
 
 
 def _save(path: Path, picture: np.ndarray) -> None:
+    from PIL import Image
+
     with written(path) as temporary:
         Image.fromarray(picture).save(temporary, format="PNG")
 

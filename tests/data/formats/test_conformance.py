@@ -356,7 +356,7 @@ def test_a_selection(written, name):
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_batches(written, name):
-    from retina.data.pipeline import training_batches
+    from retina.data.batches.training import training_batches
 
     data = section(written, name)
     table = load_split(data, "train")

@@ -151,7 +151,8 @@ def test_difficult_boxes_follow_the_policy(prepared):
 
 
 def test_batches_equal_those_of_files(data_dir, tmp_path):
-    from retina.data import pipeline
+    from retina.data.batches.training import training_batches
+    from retina.data.images import load_image
 
     table = read_tfds("made/things", "train", data_dir)
     for number in range(4):
@@ -167,19 +168,19 @@ def test_batches_equal_those_of_files(data_dir, tmp_path):
     )
     pairs = 0
     for ours, theirs in zip(
-        pipeline.training_batches(table, data, batch_size=2, seed=3, steps=4),
-        pipeline.training_batches(files, data, batch_size=2, seed=3, steps=4),
+        training_batches(table, data, batch_size=2, seed=3, steps=4),
+        training_batches(files, data, batch_size=2, seed=3, steps=4),
         strict=True,
     ):
         pairs += 1
         for key in ours:
             assert np.array_equal(ours[key], theirs[key]), key
     assert pairs == 4
-    assert np.array_equal(pipeline.load_image(table.images[2]), pipeline.load_image(str(tmp_path / "2.png")))
+    assert np.array_equal(load_image(table.images[2]), load_image(str(tmp_path / "2.png")))
 
 
 def test_a_shard_that_went_away_is_named_by_the_batches(tmp_path):
-    from retina.data import pipeline
+    from retina.data.batches.evaluation import evaluation_batches, translated
 
     rows = [example(n, **{"image/id": n}) for n in range(2)]
     folder = write(tmp_path / "x", "gone", "tfrecord", features(**{"image/id": np.int64}), {"train": rows}, shards=1)
@@ -191,9 +192,9 @@ def test_a_shard_that_went_away_is_named_by_the_batches(tmp_path):
     data = config.Data.model_validate({"train": {"format": "digits"}, "validation": {"format": "digits"}})
     with (
         pytest.raises(RetinaError, match=r"gone-train\.tfrecord.*: expected \d+ bytes"),
-        pipeline.translated(table),
+        translated(table),
     ):
-        list(pipeline.evaluation_batches(table, data, batch_size=1))
+        list(evaluation_batches(table, data, batch_size=1))
     shard.unlink()
     with pytest.raises(RetinaError, match="cannot read this shard: No such file"):
         table.images[1].read()
