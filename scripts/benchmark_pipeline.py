@@ -8,8 +8,9 @@ they are, others resized once; else smooth made-up pictures. They stay in the sy
 processors, not disks. How large the files are matters: what all loaders must do alike, undoing the Huffman code, takes
 0.8 ms for a photograph of 90 kB, and 0.2 ms for one of 20 kB.
 
-- retina: `retina.data.pipeline.training_batches` as `retina train` uses it (simplejpeg and OpenCV); `full`: with
-  `data.decode: full` (TensorFlow); `cached`: with `data.cache: memory`.
+- retina: `training_batches` as `retina train` uses it (simplejpeg and OpenCV); `full`: with `data.decode: full`;
+  `cached`: with `data.cache: memory`. With `--augment` every image gets those augmentations, too, which the others
+  don't know.
 - tf.data: `tf.io.decode_jpeg` and `tf.image.resize` at their defaults, flip, crop, pad; float32 pixels.
 - torchvision: Pillow, `torchvision.transforms.v2` on uint8 (ToImage, ScaleJitter, RandomCrop that pads,
   RandomHorizontalFlip, SanitizeBoundingBoxes) and a DataLoader with a worker process for every core.
@@ -44,6 +45,7 @@ from peers import load_torchvision
 
 HEIGHT, WIDTH, BOXES, CLASSES, SEED = 480, 640, 7, 80, 0
 ZOOM, FLIP = (0.8, 1.25), 0.5
+AUGMENTATIONS, ALWAYS = ("crop", "colour", "mosaic", "mixup", "erase"), {"probability": 1.0}
 QUALITY = 90
 FOLDERS = ("train2017", "JPEGImages")
 WARM_UP_SECONDS, WARM_UP_BATCHES = 1.0, 3
@@ -114,7 +116,7 @@ Loader = Callable[[list[str], argparse.Namespace], Callable[[], Iterable[Any]]]
 def ours(files: list[str], args: argparse.Namespace, **settings: str) -> Callable[[], Iterable[Any]]:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     from retina import config
-    from retina.data import pipeline
+    from retina.data.batches.training import training_batches
     from retina.data.dataset import DetectionDataset
 
     boxes, labels = ground_truth(len(files))
@@ -138,10 +140,10 @@ def ours(files: list[str], args: argparse.Namespace, **settings: str) -> Callabl
         train=config.DigitsSource(),  # not read: the table is handed over
         validation=config.DigitsSource(),
         resize=config.Resize(short=args.side, long=args.side, multiple=args.side),
-        augment=config.Augment(horizontal_flip=FLIP, scale=ZOOM),
+        augment=config.Augment(horizontal_flip=FLIP, scale=ZOOM, **dict.fromkeys(args.augment, ALWAYS)),
         **settings,
     )
-    batches = pipeline.training_batches(table, data, batch_size=args.batch, seed=SEED, steps=100_000)
+    batches = training_batches(table, data, batch_size=args.batch, seed=SEED, steps=100_000)
     return lambda: batches
 
 
@@ -272,7 +274,7 @@ def rate(batches: Iterable[Any], args: argparse.Namespace) -> dict[str, float | 
 
 
 def _processor_seconds() -> float | None:
-    """Of this process and its children that live (Linux only)."""
+    """Processor seconds of this process and its children that live (Linux only)."""
     total, this = 0, str(os.getpid())
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -285,7 +287,7 @@ def _processor_seconds() -> float | None:
 
 
 def loader(args: argparse.Namespace) -> tuple[Answer, Callable[[], Answer]]:
-    """A loader that is built, and its turn; see `rate`."""
+    """Build a loader, and return its first answer and its turn (see `rate`)."""
     fresh = LOADERS[args.worker](sorted(str(file) for file in Path(args.files).glob("*.jpg")), args)
     return {"ready": True}, lambda: rate(fresh(), args)
 
@@ -293,7 +295,15 @@ def loader(args: argparse.Namespace) -> tuple[Answer, Callable[[], Answer]]:
 def start(name: str, files: Path, side: int, args: argparse.Namespace) -> Worker:
     """A loader's process."""
     arguments = [__file__, "--worker", name, "--files", str(files), "--side", str(side)]
-    arguments += ["--batch", str(args.batch), "--seconds", str(args.seconds), *(["--debug"] if args.debug else [])]
+    arguments += [
+        "--augment",
+        *args.augment,
+        "--batch",
+        str(args.batch),
+        "--seconds",
+        str(args.seconds),
+        *(["--debug"] if args.debug else []),
+    ]
     environment = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "-1")}
     return Worker(name, arguments, environment=environment, debug=args.debug)
 
@@ -369,6 +379,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0, help="length of a turn")
     parser.add_argument("--only", nargs="+", choices=list(LOADERS), default=list(LOADERS))
+    parser.add_argument(
+        "--augment", nargs="*", choices=AUGMENTATIONS, default=[], help="retina's own augmentations of every image"
+    )
     parser.add_argument("--json", action="store_true", help="JSON on standard output instead of the tables")
     parser.add_argument("--debug", action="store_true", help="show the loaders' tracebacks and chatter")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -403,6 +416,7 @@ def main() -> int:
         "batch": args.batch,
         "rounds": args.rounds,
         "seconds": args.seconds,
+        "augment": args.augment,
     }
     if args.json:
         print(json.dumps({"setting": setting, "machine": described, "results": results}, indent=1))

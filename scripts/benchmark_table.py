@@ -84,7 +84,7 @@ def _category(label: int) -> int:
 def measure(annotations: Path) -> dict[str, float]:
     """The figures of this process."""
     from retina import config
-    from retina.data import plan
+    from retina.data.batches import plan
     from retina.data.formats.coco import read_coco
 
     start, busy = time.perf_counter(), time.process_time()

@@ -277,9 +277,8 @@ class Data(Section):
 
     decode: Literal["auto", "full"] = "auto"
     """Decoding of training images; it is about speed alone. With `auto` a JPEG is decoded at 1/2, 1/4 or 1/8 of its
-    size where that is still no smaller than it is shown, and, where of `augment` nothing but the flips and `scale` is
-    on, simplejpeg and OpenCV read the images: pixels within one level of TensorFlow's, which reads them otherwise. With
-    `full` TensorFlow reads them always, at full size."""
+    size where that is still no smaller than it is shown, and OpenCV resizes: pixels within one level of evaluation's
+    where nothing is reduced. With `full` images are decoded at full size and resized as for evaluation, bit for bit."""
 
     cache: Literal["none", "memory"] = "none"
     """Place where decoded images are kept; it is about speed alone. `memory` decodes every training image once, before

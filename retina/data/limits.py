@@ -6,6 +6,7 @@ import numpy as np
 
 from retina import config
 from retina.data.dataset import DetectionDataset
+from retina.data.stored import StoredImage
 from retina.errors import RetinaError
 
 
@@ -26,6 +27,19 @@ def refuse_too_large(dataset: DetectionDataset, max_pixels: int) -> None:
         row = int(np.argmax(large))
         height, width = dataset.sizes[row].tolist()
         raise too_large(image_name(dataset, row), height, width, max_pixels)
+
+
+def image_kind(dataset: DetectionDataset, max_pixels: int) -> type | None:
+    """What the images of a data set are, `str`, `bytes` or `StoredImage`; None if there is none.
+
+    Raises:
+        RetinaError: some images are paths and some are bytes, or one is declared to have more than `max_pixels`.
+    """
+    refuse_too_large(dataset, max_pixels)
+    kinds = {StoredImage if isinstance(image, StoredImage) else type(image) for image in dataset.images}
+    if len(kinds) > 1:
+        raise RetinaError(f"{dataset.name}: expected either only paths or only encoded bytes as images, got both")
+    return next(iter(kinds), None)
 
 
 def too_large(name: str, height: int, width: int, max_pixels: int) -> RetinaError:

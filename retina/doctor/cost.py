@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from retina import config
-from retina.data import memory, mixing, plan, rows
+from retina.data.batches import augment, cache, plan
 from retina.data.dataset import DetectionDataset
 from retina.doctor.findings import Finding
 from retina.models.detector import Detector
-from retina.models.keras_private import all_layers, has_no_layers
+from retina.private_names import innermost_layers
 
 _BYTES = 4  # of float32, in which weights, gradients and losses are kept whatever the compute dtype
 _SLOTS = {"sgd": 1, "adamw": 2}  # momentum; both moments
@@ -100,7 +100,7 @@ def estimate(settings: config.Config, dataset: DetectionDataset) -> Cost:
     with _counted(detector) as counted:
         predicted = detector(keras.Input(batch_shape=(batch, height, width, 3), dtype="float32"), training=True)
     anchors, classes = predicted["logits"].shape[1:]
-    boxes = rows.box_slots(dataset, mixing.images_per_example(settings.data.augment))
+    boxes = plan.box_slots(dataset.offsets, augment.images_per_example(settings.data.augment))
     parameters = sum(prod(weight.shape) for weight in detector.variables)
     trainable = sum(prod(weight.shape) for weight in detector.trainable_variables)
     per_epoch = plan.training_steps(largest, batch_size=settings.run.batch_size)
@@ -116,7 +116,7 @@ def estimate(settings: config.Config, dataset: DetectionDataset) -> Cost:
         needed["average"] = parameters * _BYTES
     if settings.data.cache == "memory":
         resized = np.stack([geometry.resized for geometry in geometries])
-        needed["cache"] = memory.planned(dataset, resized, settings.data).length
+        needed["cache"] = cache.planned(dataset, resized, settings.data).length
     flops = _PASSES * counted["flops"] * settings.run.batch_size / batch
     mean_area = np.mean(
         [geometry.canvases.astype(np.int64).prod(axis=1)[geometry.canvas_of].mean() for geometry in geometries]
@@ -144,12 +144,12 @@ def _replicas(run: config.Run) -> int:
 
 def cost_findings(cost: Cost) -> Iterator[Finding]:
     """Yield an error if the cache does not fit into the memory of this machine; training would refuse it."""
-    cache, available = cost.memory.get("cache", 0), memory.available_memory()
-    if cache > memory.SHARE * available:
+    needed, available = cost.memory.get("cache", 0), cache.available_memory()
+    if needed > cache.SHARE * available:
         yield Finding(
             "error",
             "cache-too-large",
-            f"data.cache: memory needs {size(cache)}, and at most {size(memory.SHARE * available)} may be used here",
+            f"data.cache: memory needs {size(needed)}, and at most {size(cache.SHARE * available)} may be used here",
             "set data.cache: none, or train where there is more memory",
             "train",
         )
@@ -177,7 +177,7 @@ def _counted(model: Any) -> Iterator[dict[str, int]]:
     """Collect, while the model is called, the `bytes` of every innermost layer's outputs and the `flops` of those that
     multiply by a kernel."""
     counts = {"bytes": 0, "flops": 0}
-    leaves = [layer for layer in all_layers(model) if has_no_layers(layer)]
+    leaves = innermost_layers(model)
 
     def watched(layer: Any, call: Any) -> Any:
         def counting(*arguments: Any, **options: Any) -> Any:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from retina import config
-from retina.data import plan
+from retina.data.batches import plan
 from retina.data.dataset import DetectionDataset
 from retina.ops.anchors import base_anchors, level_shapes, pyramid_anchors
 

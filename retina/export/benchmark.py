@@ -17,8 +17,8 @@ import keras
 import numpy as np
 
 from retina import config
+from retina.data.batches.evaluation import canvas_image
 from retina.data.images import load_image
-from retina.data.pipeline import canvas_image
 from retina.errors import RetinaError
 from retina.export.litert import open_litert
 from retina.export.onnx import open_onnx, open_parts

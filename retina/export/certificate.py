@@ -19,11 +19,11 @@ import numpy as np
 from keras import ops
 
 import retina
+from retina.data.batches.evaluation import canvas_image
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import DetectionTable
 from retina.data.ground_truth import GroundTruth, ground_truth, results
 from retina.data.images import load_image
-from retina.data.pipeline import canvas_image
 from retina.data.stored import encoded as encoded_image
 from retina.errors import RetinaError
 from retina.evaluation.coco import evaluate_as

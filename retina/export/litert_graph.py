@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from retina import config
-from retina.export.tensorflow_private import flatbuffers
 from retina.models.decode import logit
 from retina.models.detector import Detector, Sections
 from retina.ops.anchors import base_anchors
+from retina.private_names import flatbuffers
 
 if TYPE_CHECKING:
     import tensorflow as tf

@@ -1,6 +1,6 @@
 """Everything around the network in an ONNX export, as text in ONNX's own syntax (`onnx.parser`).
 
-The same operations in the same order and precision as `retina.data.pipeline` and `retina.models.decode`, with NumPy's
+The same operations in the same order and precision as `batches.pixels` and `models.decode` have, with NumPy's
 float64 where those use it, so that onnxruntime's results differ by the network's rounding alone.
 """
 

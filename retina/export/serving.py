@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from retina.config import Config
-from retina.data import augment, pixels
-from retina.export.tensorflow_private import frozen
+from retina.data.batches import pixels
 from retina.models.decode import Limits
 from retina.models.detector import Detector
+from retina.private_names import with_constant_weights
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -116,8 +116,8 @@ class Serving:
         image = tf.ensure_shape(image, [None, None, 3])
         stored = tf.shape(image)[:2]
         content, size = pixels.fit(stored, self._resize)
-        view = augment.View(tf.zeros(2, tf.int32), stored, content)
-        return Canvas(pixels.pad(pixels.show(image, view), size), content, pixels.scale(view), readable)
+        shown = pixels.pad(pixels.show(image, content), size)
+        return Canvas(shown, content, pixels.scale(stored, content), readable)
 
     def network(self, canvas: tf.Tensor, size: tf.Tensor) -> Tensors:
         """`logits` [B,A,K] and `deltas` [B,A,4] of canvases [B,H,W,3], and the pyramid's `maps` [B,·], a row each."""
@@ -305,7 +305,7 @@ def _inputs() -> dict[str, tf.TensorSpec]:
 def _with_constants(network: Any) -> Callable[[tf.Tensor, tf.Tensor], Tensors]:
     """The function with its weights as constants: TensorFlow then multiplies batch normalisations into convolutions."""
     traced = network.get_concrete_function()
-    constant = frozen(traced)
+    constant = with_constant_weights(traced)
     names = sorted(traced.structured_outputs)
 
     return lambda canvas, size: dict(zip(names, constant(canvas, size), strict=True))

@@ -13,8 +13,8 @@ import keras
 
 from retina.errors import RetinaError
 from retina.models import backbones_keras_cv, backbones_keras_hub
-from retina.models.keras_private import fresh_names
 from retina.models.resnet import resnet
+from retina.private_names import fresh_layer_names
 from retina.weights.architectures import ARCHITECTURES
 from retina.weights.mapping import Report
 from retina.weights.sources import load_backbone
@@ -61,7 +61,7 @@ def build_reported(name: str, weights: str | None = None) -> Built:
         near = difflib.get_close_matches(name, names(), n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names())}"
         raise RetinaError(f"model.backbone: unknown backbone '{name}'; {hint}")
-    with fresh_names():
+    with fresh_layer_names():  # keras-cv leaves some names to Keras' counters
         if name in backbones_keras_hub.NAMES:
             return Built(backbones_keras_hub.build(name, weights), None)
         if not takes_a_file(name):

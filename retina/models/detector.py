@@ -17,9 +17,9 @@ from retina.models.decode import Limits, decode
 from retina.models.fpn import FeaturePyramid
 from retina.models.freezing import freeze_stages
 from retina.models.heads import box_subnet, classification_subnet
-from retina.models.keras_private import all_layers
 from retina.models.objective import Objective, Sums
 from retina.ops.anchors import count_per_cell, level_anchors
+from retina.private_names import all_layers
 
 Tensor = Any
 Batch = dict[str, Tensor]
@@ -72,7 +72,7 @@ class Detector(keras.Model):
 
     Called with `images` [B, H, W, 3] (0…255, RGB) or with a batch (a dict with `images` and `size`; the padding beyond
     `size` is then zero after normalising). `compile(optimizer=…)` and `fit(batches)` train it on batches as
-    `retina.data.pipeline.training_batches` yields them (`as_dataset()` where these are arrays); the loss is built in.
+    `retina.data.batches.training.training_batches` gives them (`as_dataset()`); the loss is built in.
 
     Args:
         class_names: K names; label k is `class_names[k]`.
@@ -106,7 +106,7 @@ class Detector(keras.Model):
         self.backbone, self.weights_report = _with_policy(
             precision, lambda: backbones.build_reported(model.backbone, weights)
         )
-        for layer in all_layers(self.backbone):
+        for layer in all_layers(self.backbone):  # some lie inside the blocks of a network
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.trainable = model.batch_norm != "frozen"
                 # On JAX a jitted step sees the whole batch whatever the devices; elsewhere there is one device.

@@ -60,7 +60,7 @@ class Sums(NamedTuple):
     def losses(self, divisor: Tensor | None = None) -> dict[str, Tensor]:
         """`loss`, `loss_classification`, `loss_box`: the sums divided by the number of positives, at least 1.
 
-        `divisor` takes the place of that number (`retina.training.normalizer`).
+        `divisor` takes the place of that number (`retina.training.update`).
         """
         divisor = ops.maximum(self.positives, 1.0) if divisor is None else divisor
         classification, box = self.classification / divisor, self.box / divisor

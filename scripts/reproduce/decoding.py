@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Does decoding at a reduced size (`data.decode: auto`) cost accuracy? Asks one trained detector, then goes on with it.
+"""Accuracy that decoding at a reduced size (`data.decode: auto`) costs: of a trained detector, and of further training.
 
     .venv/bin/python scripts/reproduce/decoding.py DATA [--run RUN] [--steps 600] [--more 200] [--seeds 3]
 
@@ -30,7 +30,7 @@ import numpy as np
 
 import retina
 from retina import config as configuration
-from retina.data import pipeline
+from retina.data.batches.training import training_batches
 from retina.data.ground_truth import results
 from retina.evaluation.comparison import Difference, compare
 from retina.evaluation.matching import match
@@ -126,7 +126,7 @@ def evaluated(run: Path) -> Detected:
 def plain_batches(dataset: retina.DetectionDataset, data: configuration.Data, decode: str) -> Iterable[dict[str, Any]]:
     """Each image once, as training reads it, whole and neither zoomed nor flipped."""
     plain = data.model_copy(update={"augment": configuration.Augment(horizontal_flip=0.0), "decode": decode})
-    return pipeline.training_batches(dataset, plain, batch_size=1, seed=0, steps=len(dataset))
+    return training_batches(dataset, plain, batch_size=1, seed=0, steps=len(dataset))
 
 
 def difference(full: Detected, auto: Detected) -> dict[str, Difference]:

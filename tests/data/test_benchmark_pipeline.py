@@ -75,7 +75,7 @@ def test_photographs_of_the_size_stay_as_they_are_and_others_are_resized(benchma
 
 @pytest.mark.parametrize("name", ["retina", "tf.data"])
 def test_a_batch_holds_what_it_should(benchmark, files, name):
-    batch = next(iter(benchmark.LOADERS[name](files, Namespace(side=128, batch=3))()))
+    batch = next(iter(benchmark.LOADERS[name](files, Namespace(side=128, batch=3, augment=[]))()))
     images, boxes = np.asarray(batch["images"]), np.asarray(batch["boxes"])
     assert images.shape == (3, 128, 128, 3) and boxes.shape[0] == 3 and boxes.shape[2] == 4
     assert (boxes >= 0).all() and (boxes <= 128).all() and boxes.any()

@@ -23,7 +23,7 @@ import onnx
 import onnxruntime
 import tensorflow as tf
 
-from retina.data.pipeline import canvas_image
+from retina.data.batches.evaluation import canvas_image
 from retina.export.description import float32_detector
 from retina.export.onnx import OnnxRunner, open_onnx, open_parts, write_onnx
 from retina.export.onnx_graph import OPSET, after_network

@@ -17,7 +17,8 @@ if keras.backend.backend() != "tensorflow":
 
 import tensorflow as tf
 
-from retina.data.pipeline import canvas_image, load_image
+from retina.data.batches.evaluation import canvas_image
+from retina.data.images import load_image
 from retina.export.runner import format_of, open_artefact
 from retina.export.saved_model import open_saved_model, read_description, write_saved_model
 from retina.export.serving import Serving

@@ -33,11 +33,10 @@ def go(data, monkeypatch):
     """`go(path, *overrides, tables=…, **arguments)`: a training with stand-ins."""
 
     def call(path, *overrides, tables=data, **arguments):
-        stand_ins.put_in(monkeypatch.setattr)
         monkeypatch.setattr(os, "fsync", lambda _: None)
         config = configuration.load(None, [*stand_ins.SETTINGS, *overrides])
         arguments |= {"train_data": tables[0], "validation_data": tables[1]}
-        return RunDirectory(training.train(config, path, **arguments))
+        return RunDirectory(training.train(config, path, collaborators=stand_ins.collaborators(), **arguments))
 
     return call
 
