@@ -149,7 +149,9 @@ def judge(
     """
     detected = _heavy("detect_split")(run_or_export, split, checkpoint=checkpoint, overrides=overrides)
     settings = detected.config.evaluation
-    figures = judge_tables(detected.truth, detected.found, protocol=protocol, settings=settings, replicates=replicates)
+    figures = judge_tables(
+        detected.truth, detected.results, protocol=protocol, settings=settings, replicates=replicates
+    )
     if out is not None:
         write_score(out, figures, detected.dataset.images)
         write_sheet(out, detected.dataset, detected.table, pictures=9)
@@ -312,7 +314,7 @@ def _results_of_runs(a: Path, b: Path, split: Split, checkpoint: str) -> _Pair:
         )
     detected = [_heavy("detect_run")(run, split, checkpoint=checkpoint) for run in (a, b)]
     check_same_truth(detected[0].truth, detected[1].truth)
-    return _Pair(detected[0].truth, detected[0].found, detected[1].found, limits[0])
+    return _Pair(detected[0].truth, detected[0].results, detected[1].results, limits[0])
 
 
 def _limit(run: Path) -> int:
@@ -377,26 +379,26 @@ def score(
         None if isinstance(detections, Results) else result_format(Path(detections), dt_format),
     )
     _check_effects(formats, pixels, gt_pixels, splits, names, images)
-    truth_pixels, found_pixels = _pixels(formats, protocol, pixels, gt_pixels)
+    truth_pixels, result_pixels = _pixels(formats, protocol, pixels, gt_pixels)
     names, images = (None if path is None else Path(path) for path in (names, images))
     truth = _truth(ground_truth, formats, gt_format, truth_pixels, splits, names, images)
-    found = detections
-    if not isinstance(found, Results):
-        found = read_results(
-            found,
+    results = detections
+    if not isinstance(results, Results):
+        results = read_results(
+            results,
             truth,
             format=dt_format,
-            pixels=found_pixels,
+            pixels=result_pixels,
             names=names if formats.indices else None,
             images=images if formats.fractions else None,
         )
     settings = _settings(ground_truth, formats, given)
     figures = judge_tables(
-        truth, found, protocol=protocol, settings=settings, replicates=replicates, iou=iou, difficult=difficult
+        truth, results, protocol=protocol, settings=settings, replicates=replicates, iou=iou, difficult=difficult
     )
     spoken = {"ground_truth_pixels": _PIXELS[truth_pixels]} if formats.truth else {}
-    spoken |= {"detection_pixels": _PIXELS[found_pixels]} if formats.found else {}
-    if formats.found == "coco" and found_pixels == "inclusive" and pixels is None:
+    spoken |= {"detection_pixels": _PIXELS[result_pixels]} if formats.results else {}
+    if formats.results == "coco" and result_pixels == "inclusive" and pixels is None:
         spoken["detection_pixels"] += (
             "; taken so because the protocol is VOC's: for retina's or COCO's own files say --pixels continuous"
         )
@@ -404,10 +406,10 @@ def score(
 
 
 class _Formats(NamedTuple):
-    """Of the two sides, None for a table that is in memory already."""
+    """The formats of the two sides; None for a table that is in memory already."""
 
     truth: str | None
-    found: str | None
+    results: str | None
 
     @property
     def text_truth(self) -> bool:
@@ -415,23 +417,23 @@ class _Formats(NamedTuple):
 
     @property
     def indices(self) -> bool:
-        """Whether the detections may name a class by an index."""
-        return self.found in text.RESULT_LAYOUTS and self.found != "voc"
+        """True where the detections may name a class by an index."""
+        return self.results in text.RESULT_LAYOUTS and self.results != "voc"
 
     @property
     def fractions(self) -> bool:
-        return self.found in text.FRACTIONS
+        return self.results in text.FRACTIONS
 
 
 def _pixels(
     formats: _Formats, protocol: Protocol, pixels: Pixels | None, gt_pixels: Pixels | None
 ) -> tuple[Pixels, Pixels]:
-    """What the numbers of the ground truth and of the detections mean."""
+    """The meaning of the numbers of the ground truth, and of the detections."""
     usual: Pixels = "continuous" if protocol == "coco" else "inclusive"
     # Some formats mean one thing whoever scores them: VOC's own files, and retina's own tables.
     truths: dict[str | None, Pixels] = {"voc": "inclusive", "config": "continuous"}
     truth = gt_pixels or truths.get(formats.truth) or pixels or usual
-    if formats.found == "voc":
+    if formats.results == "voc":
         usual = "inclusive"
     elif formats.truth == "config":
         usual = "continuous"
@@ -491,7 +493,7 @@ def _check_settings(protocol: str, of_coco: dict[str, Any], replicates: Any, iou
         ("gt_pixels", gt_pixels, (None, *get_args(Pixels))),
     ):
         if value not in allowed:
-            known = ", ".join(one for one in allowed if one)
+            known = ", ".join(name for name in allowed if name)
             raise RetinaError(f"{name}: expected one of {known}, got {value!r}; choose one of them")
     coco = protocol == "coco"
     for name, given, used, instead in (
@@ -507,7 +509,7 @@ def _check_effects(
     formats: _Formats, pixels: Any, gt_pixels: Any, splits: Sequence[str], names: Any, images: Any
 ) -> None:
     """A setting that nothing reads is an error."""
-    files = formats.found is not None or formats.truth == "coco" or formats.text_truth
+    files = formats.results is not None or formats.truth == "coco" or formats.text_truth
     for option, given, used, purpose in (
         (
             "--splits",

@@ -40,7 +40,7 @@ class Detections:
     def above(self, score: float) -> Detections:
         """The detections of at least this score."""
         keep = self.scores >= score
-        names = tuple(name for name, kept in zip(self.names, keep, strict=True) if kept)
+        names = tuple(np.asarray(self.names, object)[keep])
         return Detections(self.boxes[keep], self.scores[keep], self.labels[keep], names)
 
     def to_list(self) -> list[dict[str, Any]]:
@@ -176,16 +176,16 @@ def _signature() -> list[Any]:
 def _mirrored_forward(detector: Detector, strategy: Any) -> Callable[[Batch], Batch]:
     import tensorflow as tf
 
-    found, replicas = _forward(detector), strategy.num_replicas_in_sync
+    on_replica, replicas = _forward(detector), strategy.num_replicas_in_sync
 
     @tf.function(input_signature=_signature(), autograph=False)
     def forward(batch: Batch) -> Batch:
         with strategy.scope():
             shares = {name: tf.split(x, replicas) for name, x in batch.items()}
-            own = strategy.experimental_distribute_values_from_function(
+            share = strategy.experimental_distribute_values_from_function(
                 lambda context: {name: x[context.replica_id_in_sync_group] for name, x in shares.items()}
             )
-            values = strategy.run(found, args=(own,))
+            values = strategy.run(on_replica, args=(share,))
         return {name: tf.concat(strategy.experimental_local_results(x), 0) for name, x in values.items()}
 
     return forward

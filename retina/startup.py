@@ -1,4 +1,4 @@
-"""What comes before Keras is imported: its backend is there, and TensorFlow starts without its chatter."""
+"""Preparations for the import of Keras: its backend is there, and TensorFlow starts without chatter."""
 
 from __future__ import annotations
 

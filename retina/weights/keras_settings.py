@@ -20,13 +20,13 @@ _DEFAULT_SIDE = 800
 
 _FORMAT = "no effect: boxes are xyxy pixels here, whatever their format there"
 _MARK = "no effect: a mark within its training targets"
-_TOLD = "no effect: a name or a description of the layer"
+_NAME = "no effect: a name or a description of the layer"
 _WEIGHTS = "what the weights show, to which it must be equal"
 _ONLY = "the only value that can be imported"
 _LEFT = "not carried"
 
 # Of every class: what becomes of a setting. Values of `_ONLY` ones stand in `_REQUIRED`.
-_ANYWHERE = {"name": _TOLD, "trainable": _TOLD, "image_shape": "no effect: canvases are of any size", "dtype": _TOLD}
+_ANYWHERE = {"name": _NAME, "trainable": _NAME, "image_shape": "no effect: canvases are of any size", "dtype": _NAME}
 _CONVERTER = {
     "image_size": "data.resize.short, long and multiple",
     "height": "data.resize.short, long and multiple",
@@ -46,7 +46,7 @@ _CLASSES = {
         "pre_logits_num_conv_layers": _WEIGHTS,
         "bounding_box_format": _FORMAT,
     },
-    "RetinaNetObjectDetectorPreprocessor": {"config_file": _TOLD},
+    "RetinaNetObjectDetectorPreprocessor": {"config_file": _NAME},
     "RetinaNetBackbone": {
         "min_level": _ONLY,
         "max_level": _WEIGHTS,
