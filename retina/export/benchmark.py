@@ -278,7 +278,7 @@ def _litert(path: Path) -> _Target:
 
 
 def _awaited(outputs: dict[str, Any]) -> dict[str, Any]:
-    """On an accelerator a call returns before its work is done; fetching a result waits for it."""
+    """The outputs, once they are there: on an accelerator a call returns before its work is done."""
     for value in outputs.values():
         value.numpy()
     return outputs

@@ -166,7 +166,7 @@ def _area(corners: Sequence[tf.Tensor]) -> tf.Tensor:
 
 
 def _xyxy(pairs: tf.Tensor) -> tf.Tensor:
-    """(y, x) [B, 2] as (x, y, x, y) [B, 4]."""
+    """Pairs (y, x) [B, 2] as (x, y, x, y) [B, 4]."""
     import tensorflow as tf
 
     return tf.gather(pairs, [1, 0, 1, 0], axis=1)

@@ -89,7 +89,7 @@ class Serving:
         return module
 
     def signatures(self) -> dict[str, Callable]:
-        """By name. Those with options take the three settings as further inputs, with their defaults on record."""
+        """Signatures by name. Those with options also take the three settings, with their defaults on record."""
         import tensorflow as tf
 
         inputs = _inputs()
@@ -312,7 +312,7 @@ def _with_constants(network: Any) -> Callable[[tf.Tensor, tf.Tensor], Tensors]:
 
 
 def _at_least_one(batch: tf.Tensor, value: Any) -> tf.Tensor:
-    """[B, …] with one element of `value` if B is 0: an empty batch has no canvas to stack."""
+    """The batch [B, …], with an element of `value` if B is 0: an empty batch has no canvas to stack."""
     import tensorflow as tf
 
     shape = tf.shape(batch)

@@ -129,7 +129,7 @@ class SoftmaxFocal(_Loss):
 
     @staticmethod
     def _weights(alpha: Any) -> float | list[float]:
-        """As plain numbers, which serialise."""
+        """The weights as plain numbers, which serialise."""
         values = np.asarray(alpha)
         numeric = values.dtype.kind in "iuf" and values.ndim <= 1 and values.size > 0
         if not numeric or not (np.isfinite(values) & (values >= 0)).all():

@@ -99,5 +99,5 @@ def class_targets(logits: Tensor, targets: Tensor, where: str) -> tuple[Tensor, 
 
 
 def is_class(labels: Tensor, classes: int) -> Tensor:
-    """[..., K] bool of labels [...]: whether the label is class k."""
+    """Mask [..., K] of labels [...]: whether the label is class k."""
     return ops.cast(labels, "int32")[..., None] == ops.arange(classes, dtype="int32")

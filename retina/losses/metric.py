@@ -190,7 +190,7 @@ def _squared_distance(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _pairwise_squared_distances(points: Tensor) -> Tensor:
-    """[B, B] to choose by, in memory for B² rather than B²·F numbers: rounded, more so far from the origin."""
+    """Distances [B, B] to choose by, in memory for B², not B²·F numbers: rounded, more so far from the origin."""
     points = points - ops.mean(points, axis=0, keepdims=True)
     squares = ops.sum(ops.square(points), axis=-1)
     return squares[:, None] + squares[None, :] - 2.0 * ops.matmul(points, ops.transpose(points))

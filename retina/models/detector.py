@@ -45,7 +45,7 @@ _SECTION_KINDS: dict[str, type[config.Section]] = {
 
 
 class PixelNormalization(keras.layers.Layer):
-    """(pixel - mean) / std in float32, zero where the canvas is padding, then the compute dtype.
+    """Pixels normalised, (pixel - mean) / std in float32, zero where the canvas is padding, then the compute dtype.
 
     Keras' own layer computes in the compute dtype, which errs by 0.02 in bfloat16.
     """

@@ -109,7 +109,7 @@ class Objective:
 
 
 def _with_one_slot(padded: Tensor) -> Tensor:
-    """[B, 0, …] to [B, 1, …] of zeros: no anchor has a best box among none."""
+    """Zeros [B, 1, …] in place of [B, 0, …]: no anchor has a best box among none."""
     shape = (*ops.shape(padded)[:1], 1, *padded.shape[2:])
     return ops.zeros(shape, dtype=keras.backend.standardize_dtype(padded.dtype))
 

@@ -143,7 +143,7 @@ def read_settings(file: KerasFile) -> Settings:
 
 
 def _plain_settings(file: KerasFile) -> Iterator[tuple[str, str, Any]]:
-    """(class, setting, value) of every object in the configurations; a class that is not known is a setting, too."""
+    """Triples (class, setting, value) of every object in the configurations; an unknown class is a setting, too."""
     left: list[Any] = list(reversed(list(file.configs.values())))
     while left:
         node = left.pop()
@@ -263,6 +263,7 @@ def pixels(read: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...], 
 
 
 def gives_pixels(read: dict[str, Any]) -> bool:
+    """Whether the settings normalise pixels."""
     return bool({"scale", "offset", "mean"} & set(read))
 
 

@@ -78,7 +78,7 @@ def _scalar(dtype: Any, content: Any = b"") -> None:
 
 
 def _no_bytes() -> bytes:
-    """In place of `bytes`, by which old protocols write none of them."""
+    """Stand-in for `bytes`, by which old protocols write none of them."""
     return b""
 
 
@@ -128,7 +128,7 @@ class _Reader:
         return array
 
     def _encode(self, text: Any, _encoding: Any = "latin1") -> bytes:
-        """In place of `_codecs.encode`, by which old protocols write bytes."""
+        """Stand-in for `_codecs.encode`, by which old protocols write bytes."""
         if not isinstance(text, str):
             raise Damaged("bytes that are none")
         self._room.take(len(text))

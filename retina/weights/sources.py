@@ -173,7 +173,7 @@ def backbone_depth(path: Path) -> int:
     """
     if _is_keras(path):
         return keras_hub.encoder_depth(keras_hub.tensors_of(read_keras(path)))
-    return torchvision.classifier_depth(read_tensors(path))
+    return torchvision.classifier_depth(torchvision.read_classifier(path))
 
 
 def load_backbone(network: keras.Model, path: Path, name: str) -> Report:
@@ -187,22 +187,21 @@ def load_backbone(network: keras.Model, path: Path, name: str) -> Report:
     Raises:
         RetinaError: the file can't be read, or is not of this network. Nothing is assigned then.
     """
+    architecture = ARCHITECTURES[int(name.removeprefix("resnet").removesuffix("_v1"))]
     if not _is_keras(path):
-        return torchvision.load_backbone(network, path, name)
-    if name.endswith("_v1"):
+        what, unused = name, torchvision.CLASSIFIER
+        tensors, rules = torchvision.read_classifier(path), torchvision.resnet_rules(architecture)
+    elif name.endswith("_v1"):
         raise RetinaError(
             f"{path}: keras-hub's ResNets have their stride in the 3x3 convolution, {name} in the 1x1; set "
             f"model.backbone: {name.removesuffix('_v1')}"
         )
-    architecture = ARCHITECTURES[int(name.removeprefix("resnet"))]
+    else:
+        what, unused = f"{name} in keras-hub", keras_hub.CLASSIFIER
+        tensors, rules = keras_hub.tensors_of(read_keras(path)), keras_hub.encoder_rules(architecture)
     variables = {variable.path: variable for variable in network.variables}
-    converted = convert(
-        keras_hub.tensors_of(read_keras(path)),
-        keras_hub.encoder_rules(architecture),
-        {path: tuple(variable.shape) for path, variable in variables.items()},
-        what=f"{name} in keras-hub",
-        expected_unused=keras_hub.CLASSIFIER,
-    )
+    shapes = {path: tuple(variable.shape) for path, variable in variables.items()}
+    converted = convert(tensors, rules, shapes, what=what, expected_unused=unused)
     for target, values in converted.arrays.items():
         variables[target].assign(values)
     return converted.report

@@ -123,7 +123,7 @@ DTYPES = {
 
 
 def values_of(stored: bytes, dtype: Dtype) -> np.ndarray:
-    """[n] of the stored numbers; every kind of float as float32."""
+    """The stored numbers [n]; every kind of float as float32."""
     if dtype.stored == "bfloat16":
         return (np.frombuffer(stored, "<u2").astype(np.uint32) << 16).view(np.float32)
     values = np.frombuffer(stored, dtype.stored)

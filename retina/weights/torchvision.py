@@ -11,19 +11,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import keras
-
 from retina.errors import RetinaError
 from retina.weights.architectures import ARCHITECTURES, Architecture
 from retina.weights.coco_classes import CATEGORIES
-from retina.weights.mapping import KERNEL, Report, Rule, convert
+from retina.weights.mapping import KERNEL, Rule
 from retina.weights.tensor_file import TensorFile, read_tensors
 
 _NORM = {"weight": "gamma", "bias": "beta"}
 _STATISTICS = {**_NORM, "running_mean": "moving_mean", "running_var": "moving_variance"}
 
 _COUNTERS = {r".*\.num_batches_tracked": "PyTorch's count of training batches"}
-_CLASSIFIER = {
+CLASSIFIER = {
     r"(fc|classifier|head(\.fc)?)\.(weight|bias)": "the ImageNet classifier",
     **_COUNTERS,
 }
@@ -86,40 +84,29 @@ class Classes(NamedTuple):
 # ------------------------------------------------------------------------------------------------------- backbones
 
 
-def load_backbone(network: keras.Model, path: Path, name: str) -> Report:
-    """Assign the weights of a torchvision or timm classifier to one of retina's ResNets.
-
-    Args:
-        network: of `retina.models.resnet`.
-        path: .pth or .safetensors.
-        name: of the network, for messages.
+def read_classifier(path: Path) -> TensorFile:
+    """Read the file of an ImageNet network of torchvision or timm, .pth or .safetensors.
 
     Raises:
-        RetinaError: the file can't be read, or is not of this network. Nothing is assigned then.
+        RetinaError: the file can't be read, or is a detector's.
     """
     file = read_tensors(path)
-    _refuse_detector(file)
-    architecture = ARCHITECTURES[int(name.removeprefix("resnet").removesuffix("_v1"))]
-    variables = {variable.path: variable for variable in network.variables}
-    converted = convert(
-        file,
-        resnet_rules(architecture),
-        {path: tuple(variable.shape) for path, variable in variables.items()},
-        what=name,
-        expected_unused=_CLASSIFIER,
-    )
-    for target, values in converted.arrays.items():
-        variables[target].assign(values)
-    return converted.report
+    if any(tensor.startswith("backbone.") for tensor in file.tensors):
+        kind = "detectron2" if any(name.startswith("backbone.bottom_up.") for name in file.tensors) else "torchvision"
+        raise RetinaError(
+            f"{file.path}: expected the weights of a classifier, this is a whole detector; bring it in with "
+            f"`retina import-weights {kind} {file.path} --out RUN`, and train from it with model.weights=null "
+            "model.init_from=RUN"
+        )
+    return file
 
 
 def classifier_depth(file: TensorFile) -> int:
     """Layers of the ResNet whose classifier's tensors a file holds.
 
     Raises:
-        RetinaError: it is a detector's, or of another network.
+        RetinaError: it is of another network.
     """
-    _refuse_detector(file)
     depth = _depth({name: tensor.shape for name, tensor in file.tensors.items()}, "")
     if depth is None or "conv1.weight" not in file.tensors:
         raise RetinaError(
@@ -128,16 +115,6 @@ def classifier_depth(file: TensorFile) -> int:
             "imported"
         )
     return depth
-
-
-def _refuse_detector(file: TensorFile) -> None:
-    if any(tensor.startswith("backbone.") for tensor in file.tensors):
-        kind = "detectron2" if any(name.startswith("backbone.bottom_up.") for name in file.tensors) else "torchvision"
-        raise RetinaError(
-            f"{file.path}: expected the weights of a classifier, this is a whole detector; bring it in with "
-            f"`retina import-weights {kind} {file.path} --out RUN`, and train from it with model.weights=null "
-            "model.init_from=RUN"
-        )
 
 
 def resnet_rules(architecture: Architecture, prefix: str = "") -> list[Rule]:
