@@ -142,7 +142,9 @@ def judge(
     """
     detected = _heavy("detect_split")(run_or_export, split, checkpoint=checkpoint, overrides=overrides)
     settings = detected.config.evaluation
-    figures = judge_tables(detected.truth, detected.found, protocol=protocol, settings=settings, replicates=replicates)
+    figures = judge_tables(
+        detected.truth, detected.results, protocol=protocol, settings=settings, replicates=replicates
+    )
     if out is not None:
         write_score(out, figures, detected.dataset.images)
         write_sheet(out, detected.dataset, detected.table, pictures=9)
@@ -305,7 +307,7 @@ def _results_of_runs(a: Path, b: Path, split: Split, checkpoint: str) -> _Pair:
         )
     detected = [_heavy("detect_run")(run, split, checkpoint=checkpoint) for run in (a, b)]
     check_same_truth(detected[0].truth, detected[1].truth)
-    return _Pair(detected[0].truth, detected[0].found, detected[1].found, limits[0])
+    return _Pair(detected[0].truth, detected[0].results, detected[1].results, limits[0])
 
 
 def _limit(run: Path) -> int:

@@ -77,7 +77,7 @@ def evaluate(
 ) -> tuple[Metrics, DetectionTable, DetectionDataset]:
     """COCO metrics of a run or an export on a split of its data; see `retina.runs.loading.evaluate`."""
     detected = detect_split(run_or_export, split, checkpoint=checkpoint, overrides=overrides)
-    metrics = evaluate_as(detected.config.evaluation, detected.truth, detected.found)
+    metrics = evaluate_as(detected.config.evaluation, detected.truth, detected.results)
     return metrics, detected.table, detected.dataset
 
 

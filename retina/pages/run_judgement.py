@@ -138,7 +138,7 @@ _Evaluated = tuple[DetectionDataset, GroundTruth, Results, configuration.Config]
 
 def _predicted(record: Record, split: Split, checkpoint: str, overrides: tuple[str, ...]) -> _Evaluated:
     detected = detect_split(record.path, split, checkpoint=checkpoint, overrides=overrides)
-    return detected.dataset, detected.truth, detected.found, detected.config
+    return detected.dataset, detected.truth, detected.results, detected.config
 
 
 def _documented(evaluated: _Evaluated, stored: dict[str, Any] | None) -> tuple[dict[str, Any], Evidence]:

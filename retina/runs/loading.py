@@ -55,11 +55,11 @@ def load_checkpoint(run: str | Path, checkpoint: str = "best") -> tuple[Predicto
 
 
 class Detected(NamedTuple):
-    """Detections of a run in a split: `table` by rows of `dataset`, `found` as results against `truth`."""
+    """Detections of a run in a split: `table` by rows of `dataset`, `results` the same against `truth`."""
 
     table: DetectionTable
     dataset: DetectionDataset
-    found: Results
+    results: Results
     truth: GroundTruth
     config: configuration.Config
 
@@ -78,7 +78,7 @@ def evaluate(
         RetinaError: no such split, its classes are not the checkpoint's, or an override of another section.
     """
     detected = detect_split(run, split, checkpoint=checkpoint, overrides=overrides)
-    metrics = evaluate_as(detected.config.evaluation, detected.truth, detected.found)
+    metrics = evaluate_as(detected.config.evaluation, detected.truth, detected.results)
     return metrics, detected.table, detected.dataset
 
 

@@ -131,7 +131,7 @@ def plain_batches(dataset: retina.DetectionDataset, data: configuration.Data, de
 
 def difference(full: Detected, auto: Detected) -> dict[str, Difference]:
     """`auto` less `full` of each figure, with its interval."""
-    matches = [match(full.truth, one.found) for one in (full, auto)]
+    matches = [match(full.truth, detected.results) for detected in (full, auto)]
     return compare(full.truth, *matches, replicates=REPLICATES).figures
 
 
