@@ -18,15 +18,22 @@ from retina.ablation.execute import run_locally, run_on_ray
 from retina.ablation.outputs import write_outputs
 from retina.ablation.plan import Plan
 from retina.ablation.results import StudyResult, collect
-from retina.data.convert.run import convert
+from retina.data.convert.converting import convert
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import Pixels
 from retina.data.formats import text
-from retina.data.formats.results import ResultFormat, read_results, result_format
-from retina.data.formats.truth import FileTruth, TruthFormat, from_dataset, read_ground_truth, truth_format
-from retina.data.ground_truth import GroundTruth, Results
+from retina.data.ground_truth import FileTruth, GroundTruth, Results, file_truth
 from retina.data.image_files import image_files
-from retina.data.load import Split, load_split
+from retina.data.load import (
+    ResultFormat,
+    Split,
+    TruthFormat,
+    load_split,
+    read_ground_truth,
+    read_results,
+    result_format,
+    truth_format,
+)
 from retina.doctor.targets import open_target
 from retina.drawing.evaluation_files import write_score, write_sheet
 from retina.drawing.prediction_files import write_predictions
@@ -41,10 +48,10 @@ from retina.evaluation.voc import Difficult
 from retina.files import IMAGE_SUFFIXES, exists, write_text
 from retina.pages import study as study_page
 from retina.runs.directory import RunDirectory
-from retina.startup import import_tensorflow_quietly
+from retina.startup import prepare_keras
 
 if TYPE_CHECKING:
-    from retina.ablation.loss_distribution import loss_distribution
+    from retina.ablation.sampling import loss_distribution
     from retina.doctor.examine import Examination
     from retina.export.benchmark import benchmark
     from retina.export.exporting import export
@@ -69,7 +76,7 @@ _HEAVY = {
     "export_weights": "retina.export.weights",
     "import_weights": "retina.runs.importing:import_run",
     "load": "retina.export.loading",
-    "loss_distribution": "retina.ablation.loss_distribution",
+    "loss_distribution": "retina.ablation.sampling",
     "print_examination": "retina.doctor.printing",
     "time_steps": "retina.training.timing",
     "train": "retina.training.train",
@@ -95,7 +102,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HEAVY:
         raise AttributeError(f"module 'retina.api' has no attribute '{name}'")
     module, _, attribute = _HEAVY[name].partition(":")
-    import_tensorflow_quietly()
+    prepare_keras()
     return getattr(importlib.import_module(module), attribute or name)
 
 
@@ -248,7 +255,7 @@ def compare(
     Runs are evaluated anew: detections that lie in them may be of another checkpoint or of other data.
 
     Args:
-        ground_truth: anything that `retina.data.formats.truth.read_ground_truth` tells by itself; runs bring their own.
+        ground_truth: anything that `retina.data.load.read_ground_truth` tells by itself; runs bring their own.
         split: of runs "train", "validation" (the default) or "test"; of a ground truth that has several, theirs, with
             commas between them ("2007/test,2012/val").
         checkpoint: of both runs, "best" by default.
@@ -356,8 +363,8 @@ def score(
             protocols, except that the devkit's result files always are inclusive, and that detections on a retina
             configuration are continuous.
         gt_pixels: overrules `pixels` for the ground truth; a VOC folder is "inclusive" unless told otherwise here.
-        gt_format, dt_format, splits, names, images: see `retina.data.formats.truth.read_ground_truth` and
-            `retina.data.formats.results.read_results`; `images` also says where the pictures are, for
+        gt_format, dt_format, splits, names, images: see `retina.data.load.read_ground_truth` and
+            `retina.data.load.read_results`; `images` also says where the pictures are, for
             `retina.drawing.evaluation_files`.
 
     Raises:
@@ -445,7 +452,7 @@ def _truth(
     if isinstance(given, GroundTruth):
         return given
     if isinstance(given, DetectionDataset):
-        return from_dataset(given)
+        return file_truth(given)
     return read_ground_truth(
         given,
         format=format,

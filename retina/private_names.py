@@ -88,3 +88,14 @@ def with_constant_weights(function: Any) -> Any:
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     return convert_variables_to_constants_v2(function)
+
+
+def flatbuffers() -> tuple[Any, Any]:
+    """Return the classes of a .tflite file's parts, and the module that reads and writes them.
+
+    The public converter writes whole models only, and none can be put together from two.
+    """
+    from tensorflow.lite.python import schema_py_generated
+    from tensorflow.lite.tools import flatbuffer_utils
+
+    return schema_py_generated, flatbuffer_utils

@@ -1,12 +1,29 @@
-"""Imports TensorFlow without its start-up chatter."""
+"""What comes before Keras is imported: its backend is there, and TensorFlow starts without its chatter."""
 
 from __future__ import annotations
 
 import os
 import re
 import sys
+from importlib.util import find_spec
+
+from retina.errors import RetinaError, install_hint
 
 _CHATTER = re.compile(rb"^([IW]0000 |WARNING: All log messages before absl::InitializeLog)")
+
+
+def prepare_keras() -> None:
+    """Make ready for the import of Keras.
+
+    Raises:
+        RetinaError: `KERAS_BACKEND` names a backend that is not installed.
+    """
+    backend = os.environ.get("KERAS_BACKEND", "")
+    if backend in ("jax", "torch") and find_spec(backend) is None:
+        raise RetinaError(
+            f"KERAS_BACKEND={backend}: {backend} is not installed; {install_hint(backend)}, or unset KERAS_BACKEND"
+        )
+    import_tensorflow_quietly()
 
 
 def import_tensorflow_quietly() -> None:

@@ -171,7 +171,7 @@ IMPLEMENTATIONS: dict[str, Callable[[Arrays], dict[str, float]]] = {
 
 
 def measure(name: str, images: int, detections: int) -> dict:
-    """In this process: seconds, peak memory in GB (kB is what Linux counts in) and the figures."""
+    """Seconds, peak memory in GB (Linux counts in kB) and figures of this process."""
     data = arrays(images, detections)
     with contextlib.redirect_stdout(io.StringIO()):
         start = time.perf_counter()

@@ -130,7 +130,7 @@ def _kill(process: subprocess.Popen) -> None:
 
 
 def environment(part: Part) -> dict[str, str]:
-    """Of a part's process. JAX gets all memory in one piece, and keeps what it compiled for the next round."""
+    """Environment of a part's process. JAX gets all memory at once, and what it compiled stays for the next round."""
     cache = Path(tempfile.gettempdir()) / f"retina_jax_cache_{os.getuid()}"
     defaults = {
         "TF_CPP_MIN_LOG_LEVEL": "3",

@@ -196,7 +196,7 @@ def build(name: str, args: argparse.Namespace) -> Contestant:
 
 
 def contestant(name: str, args: argparse.Namespace) -> tuple[Answer, Callable[[], Answer]]:
-    """A contestant that is built and warm, and its turn: seconds of some images."""
+    """Build a contestant and warm it up, and return its first answer and its turn: seconds of some images."""
     made = build(name, args)
     for _ in range(3):
         made.run()
@@ -262,7 +262,7 @@ def _row(rounds: list[list[float]], error: str | None, ready: dict[str, Any]) ->
 
 
 def _ratios(medians: dict[str, list[float]]) -> dict[str, float]:
-    """Of each export to the bare network with its JPEG, and to torchvision: medians of the rounds' ratios."""
+    """Medians of the rounds' ratios, of each export to the bare network with its JPEG, and to torchvision."""
     by_pair: dict[str, float] = {}
     for name in ("saved_model", "saved_model_folded", "onnx"):
         for other, parts in (("network + jpeg", ("network", "jpeg")), ("torchvision", ("torchvision",))):

@@ -272,7 +272,7 @@ def rate(batches: Iterable[Any], args: argparse.Namespace) -> dict[str, float | 
 
 
 def _processor_seconds() -> float | None:
-    """Of this process and its children that live (Linux only)."""
+    """Processor seconds of this process and its children that live (Linux only)."""
     total, this = 0, str(os.getpid())
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -285,7 +285,7 @@ def _processor_seconds() -> float | None:
 
 
 def loader(args: argparse.Namespace) -> tuple[Answer, Callable[[], Answer]]:
-    """A loader that is built, and its turn; see `rate`."""
+    """Build a loader, and return its first answer and its turn (see `rate`)."""
     fresh = LOADERS[args.worker](sorted(str(file) for file in Path(args.files).glob("*.jpg")), args)
     return {"ready": True}, lambda: rate(fresh(), args)
 

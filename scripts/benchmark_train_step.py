@@ -363,7 +363,7 @@ def _times(call: Callable[[], Any], repeats: int) -> dict[str, list[float]]:
 
 
 def contestant(name: str, args: argparse.Namespace) -> tuple[Answer, Callable[[], Answer]]:
-    """What is known of a contestant when it is built, and its turn."""
+    """Build a contestant, and return its first answer and its turn."""
     if args.threads and name in ("torchvision", "limit-torch"):
         import torch
 

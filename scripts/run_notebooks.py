@@ -49,7 +49,7 @@ def run(path: Path) -> None:
 
 
 def is_start_up(output: dict[str, Any]) -> bool:
-    """Whether an output is nothing but the lines that TensorFlow's libraries log when they are loaded."""
+    """Return whether an output is nothing but the lines that TensorFlow's libraries log when they are loaded."""
     return output.get("name") == "stderr" and all(map(START_UP.match, output["text"].splitlines()))
 
 

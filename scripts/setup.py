@@ -82,7 +82,7 @@ def read_stamp() -> dict:
 
 
 def works() -> bool:
-    """Whether .venv holds a suitable Python with pip, made for this folder: its scripts name the folder they lie in."""
+    """Return whether .venv has a suitable Python with pip, made for this folder: its scripts name their folder."""
     if not PYTHON.exists() or not suitable(str(PYTHON)):
         return False
     pip = VENV / "bin" / "pip"

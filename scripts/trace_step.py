@@ -45,7 +45,7 @@ run: {{batch_size: {images}, preflight: "off", pictures: 0}}
 
 
 class LossIsKnown(BaseException):
-    """Ends the training: what is to be seen has happened."""
+    """End of the training: the loss has its value."""
 
 
 class Recorder:

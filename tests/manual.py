@@ -17,7 +17,7 @@ GUIDE = ROOT / "retina" / "guide"
 README = ROOT / "README.md"
 PAGES = {path.relative_to(ROOT).as_posix(): path for path in (README, *sorted(GUIDE.glob("*.md")))}
 GENERATED = GUIDE / "settings.md"
-"""Written from the descriptions of the settings; a test of its own keeps it current."""
+"""Written from the descriptions of the settings and kept current by a test; its numbers are defaults and bounds."""
 
 
 KINDS = {"table_open": "table", "heading_open": "heading", "paragraph_open": "paragraph", "fence": "code"}

@@ -127,6 +127,13 @@ def test_wheel_finds_the_digits_demo(wheel: zipfile.ZipFile, tmp_path: Path) -> 
     assert found == tmp_path / "retina" / "configs" / "digits.yaml"
 
 
+def test_wheel_explains_its_settings(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    """Descriptions are read from the source, which has to be there."""
+    wheel.extractall(tmp_path)
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from retina.config.reference import page; print(page())"
+    assert run("-P", "-c", code).stdout.strip() == wheel.read("retina/guide/settings.md").decode().strip()
+
+
 # ---------------------------------------------------------------------------------------------------- dependencies
 
 

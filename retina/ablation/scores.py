@@ -11,11 +11,9 @@ from retina.ablation.directory import Study
 from retina.ablation.plan import Trial
 from retina.ablation.presets import NAMES
 from retina.ablation.statistics import enough_replicates
-from retina.data.detections import coco_columns
-from retina.data.formats.coco import read_json
+from retina.data.formats.coco import coco_columns, read_json
 from retina.data.ground_truth import GroundTruth, Results
-from retina.data.load import load_split
-from retina.data.split_truth import split_truth
+from retina.data.load import read_split
 from retina.errors import RetinaError
 from retina.evaluation.bootstrap import bootstrap, observed
 from retina.evaluation.matching import match
@@ -69,7 +67,7 @@ def score(
     if not finished:
         return Scores(plain, drawn, 0)
     data = plan.config.data
-    truth = split_truth(data, "validation", load_split(data, "validation"))
+    truth = read_split(data, "validation").truth
     rows = {setting.name: row for row, setting in enumerate(plan.settings)}
     for trial in finished:
         matches = match(truth, _results(study, trial, truth), max_detections=plan.config.evaluation.max_detections[-1])

@@ -99,12 +99,13 @@ class Model(Section):
 
     weights: str | None = None
     """First weights of the backbone: for `resnet50` and its kin a file of torchvision's or timm's ImageNet weights
-    (.pth, .safetensors), for the others a preset of keras-cv or keras-hub, fetched when first used. Null draws random
-    ones."""
+    (.pth, .safetensors) or the folder of a preset of keras-hub, for the others a preset of keras-cv or keras-hub,
+    fetched when first used. Null draws random ones."""
 
     init_from: Path | None = None
-    """First weights of the whole detector: a run, whose best checkpoint is taken, or the file of a checkpoint. The rows
-    of the classification head are taken by class name. Relative to the folder that the command runs in."""
+    """First weights of the whole detector: a run, whose best checkpoint is taken (or its latest, where none is the
+    best), or the file of a checkpoint. The rows of the classification head are taken by class name. Relative to the
+    folder that the command runs in."""
 
     init_classes: dict[str, str] = Field(default_factory=dict)
     """Names of classes here and their names in `init_from`, where they differ: {aeroplane: airplane}."""

@@ -45,7 +45,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Puts text into quotes that `_Loader` would read as a number."""
+    """Writer that puts text into quotes that `_Loader` would read as a number."""
 
 
 _Loader.add_implicit_resolver(
@@ -174,7 +174,7 @@ def _with_default_kinds(tree: dict) -> dict:
 
 def _explain(error: Any) -> str:
     # A discriminated union puts the chosen tag into the location: the user never wrote it there.
-    location = _without_tags(error["loc"])
+    location, _ = _followed(error["loc"])
     dotted = ".".join(map(str, location)) or "config"
     if error["type"] == "extra_forbidden":
         valid = _keys_at(error["loc"][:-1])
@@ -194,28 +194,22 @@ def _explain(error: Any) -> str:
     return f"'{dotted}': {message[0].lower()}{message[1:]}, got {error['input']!r}"
 
 
-def _without_tags(location: tuple) -> list:
-    out: list = []
-    annotation: Any = Config
-    for part in location:
-        members = _members(annotation)
-        if len(members) > 1 and part in members:
-            annotation = members[part]
-            continue
-        out.append(part)
-        annotation = _child(next(iter(members.values()), None), part)
-    return out
-
-
-def _keys_at(location: tuple) -> list[str]:
+def _followed(location: tuple) -> tuple[list, Any]:
+    """A location without the tags that pydantic puts into it, and the annotation that stands there."""
+    path: list = []
     annotation: Any = Config
     for part in location:
         members = _members(annotation)
         if len(members) > 1 and part in members:
             annotation = members[part]
         else:
+            path.append(part)
             annotation = _child(next(iter(members.values()), None), part)
-    section = next(iter(_members(annotation).values()), None)
+    return path, annotation
+
+
+def _keys_at(location: tuple) -> list[str]:
+    section = next(iter(_members(_followed(location)[1]).values()), None)
     return list(section.model_fields) if section else []
 
 

@@ -19,23 +19,29 @@ Schema = dict[str, Any]
 
 COMMAND = "python -m retina.config.reference > retina/guide/settings.md"
 _INTRODUCTION = """\
+Every setting of a configuration: what it takes, its default, and the reason for that.
+
 A configuration is one YAML file, and `key.path=value` on the command line replaces what it says: `run.seed=3`,
-`loss.box.beta=0.2`, `"data.classes=[cat, dog]"`. Only `data` and `schedule` must be given. A key that does not exist, a
-value out of range and a setting without effect are errors. `retina config FILE` prints a configuration with every
+`loss.box.delta=0.2`, `"data.classes=[cat, dog]"`. Only `data` and `schedule` must be given. A key that does not exist,
+a value out of range and a setting without effect are errors. `retina config FILE` prints a configuration with every
 default spelled out; `retina config --explain KEY` prints what stands here of a key or a section.
 
 Some sections come in kinds, which `kind` (of data, `format`) names; of `optimizer`, `loss.classification` and
 `loss.box` the default kind need not be named. An override that names another kind drops the settings of the one before.
 
+## In an editor
+
 An editor that knows JSON schema completes keys, shows these descriptions and marks mistakes. Write the schema once,
-`retina config --schema > retina.schema.json`, and begin the YAML file with
+with `retina config --schema > config.schema.json`, and begin the YAML file with its path, relative to the file:
 
 ```yaml
-# yaml-language-server: $schema=retina.schema.json
+# yaml-language-server: $schema=config.schema.json
+run:
+  seed: 3
 ```
 
-the file's path being relative to the YAML file. VS Code reads it with the extension YAML (Red Hat); other editors with
-yaml-language-server. What spans several settings (`schedule.warmup_steps` at most `steps`, say) only `retina` checks.
+VS Code reads that line with the extension YAML (Red Hat), other editors with yaml-language-server. What spans several
+settings (`schedule.warmup_steps` at most `schedule.steps`, say) only `retina` itself checks.
 """
 
 
@@ -215,7 +221,7 @@ def _section_type(field: Schema) -> str:
 
 
 def _type(field: Schema) -> str:
-    """What a value may be: "number, at least 0, below 1", "list of paths", "integer above 0, or null"."""
+    """Words for what a value may be: "number, at least 0, below 1", "list of paths", "integer above 0, or null"."""
     if "const" in field:
         return str(field["const"])
     if "enum" in field:
@@ -281,7 +287,7 @@ def _flowing(text: str) -> str:
 
 
 def explained(keys: Sequence[str], width: int = 80) -> Iterator[tuple[str, str]]:
-    """What the keys mean, or without any every section: headings, and the text of each in lines of at most `width`.
+    """Headings and texts, in lines of at most `width`, of what the keys mean; without any, of every section.
 
     Raises:
         RetinaError: there is no such key.
@@ -322,7 +328,7 @@ def _filled(text: str, width: int) -> str:
 
 def page() -> str:
     """The guide's page of settings, in Markdown."""
-    lines = [f"<!-- Made from the descriptions in retina/config: {COMMAND} -->", "", "# Settings", "", _INTRODUCTION]
+    lines = ["# Settings", f"<!-- Made from the descriptions in retina/config: {COMMAND} -->", "", _INTRODUCTION]
     for part in reference():
         if part.key:
             kind = f", `{part.kind}`" if part.kind else ""

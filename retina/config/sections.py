@@ -20,7 +20,7 @@ from retina.config.values import (
 
 
 class Inference(Section):
-    """From the network's outputs to detections (arXiv:1708.02002, section 4.1)."""
+    """Way from the network's outputs to detections (arXiv:1708.02002, section 4.1)."""
 
     score_threshold: Fraction = 0.05
     """Score above which an anchor's class is a candidate; 0.05 is the paper's. Lower finds more and takes longer."""
@@ -109,7 +109,7 @@ class Config(Section):
     """Batches, precision, devices, and what is written when."""
 
     inference: Inference = Inference()
-    """From the network's outputs to detections."""
+    """Way from the network's outputs to detections."""
 
     evaluation: Evaluation = Evaluation()
     """Figures of a detector on a split."""

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from retina import config
-from retina.data.convert.images import read_header
 from retina.data.dataset import DetectionDataset
+from retina.data.image_files import read_header
 from retina.data.images import each_image, load_image
 from retina.data.limits import image_name, too_large
 from retina.data.stored import FileSlice, TableImage, encoded

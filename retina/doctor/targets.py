@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from retina import config as configuration
-from retina.data.convert.images import read_header
 from retina.data.dataset import DetectionDataset
-from retina.data.formats.layouts import Found, look
-from retina.data.image_files import NO_SIZE_FRACTIONS, NO_SIZE_PIXELS
+from retina.data.formats.layouts import Layout, look
+from retina.data.image_files import NO_SIZE_FRACTIONS, NO_SIZE_PIXELS, read_header
 from retina.data.limits import image_name
 from retina.data.load import load_split
 from retina.doctor.findings import Finding, count, listed, some
@@ -146,7 +145,7 @@ def _read(source: configuration.Source, policy: Any) -> DetectionDataset:
     return load_split(data, "train", keep_unusable=True)
 
 
-def _splits(path: Path, layout: Found) -> dict[str, configuration.Source]:
+def _splits(path: Path, layout: Layout) -> dict[str, configuration.Source]:
     """Splits of a source. The only split of a file is called "data". VOC's `trainval` is left out next to its parts, as
     every image would be in two splits."""
     if path.is_file() and len(layout.splits) == 1 and layout.format in ("coco", "csv"):

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from retina.data.dataset import DetectionDataset
-from retina.data.detections import DetectionTable, to_coco
-from retina.data.ground_truth import GroundTruth, Results, as_coco
+from retina.data.detections import DetectionTable
+from retina.data.formats.coco import as_coco, to_coco
+from retina.data.ground_truth import GroundTruth, Results
 from retina.data.images import load_image
 from retina.data.stored import TableImage
 from retina.drawing.pictures import contact_sheet, draw
@@ -135,6 +135,8 @@ def _into(folder: Path) -> Iterator[None]:
 
 
 def _save(path: Path, picture: np.ndarray) -> None:
+    from PIL import Image
+
     with written(path) as temporary:
         Image.fromarray(picture).save(temporary, format="PNG")
 

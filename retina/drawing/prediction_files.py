@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image
 
 from retina.data.images import load_image
 from retina.drawing.pictures import draw
@@ -40,6 +39,8 @@ def write_predictions(
     Raises:
         RetinaError: the folder can't be written, or a picture would overwrite one of `files`.
     """
+    from PIL import Image
+
     pictures = _distinct_names(folder, files)
     inputs = {file.resolve() for file in files}
     for picture in pictures:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
-from retina.data.convert.images import read_header
+from retina.data.image_files import read_header
 from retina.data.images import load_image
 from retina.data.stored import TableImage, encoded
 from retina.errors import RetinaError

@@ -30,7 +30,7 @@ class Canvas(NamedTuple):
 
 
 def lay_out(image: np.ndarray, resize: config.Resize, padding: tuple[float, float, float]) -> Canvas:
-    """Resizes an image (uint8 [h, w, 3]) and pads it at the bottom and right with the colour `padding`."""
+    """Resize an image (uint8 [h, w, 3]) and pad it at the bottom and right with the colour `padding`."""
     geometry = plan.fit(np.array([image.shape[:2]]), resize)
     height, width = size = geometry.resized[0]
     pixels = np.empty((*geometry.canvases[0], 3), np.float32)
@@ -54,7 +54,7 @@ class _Interpolation(NamedTuple):
 
 
 def _interpolation(length: int, target: int) -> _Interpolation:
-    """Between which source pixels each of `target` pixels lies; every step in float32, like the kernel's."""
+    """The source pixels between which each of `target` pixels lies; every step in float32, like the kernel's."""
     step = np.float32(length) / np.float32(target)
     place = (np.arange(target, dtype=np.float32) + np.float32(0.5)) * step - np.float32(0.5)
     floor = np.floor(place)

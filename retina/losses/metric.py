@@ -97,7 +97,7 @@ class Centers(keras.layers.Layer):
         if not whole or not 0 <= rate <= 1 or (weight is not None and not 0 < weight < math.inf):
             raise RetinaError(
                 "Centers: expected a whole number of classes >= 1, rate in [0, 1] and weight None or above 0, "
-                f"got {classes}, {rate} and {weight}; mend them"
+                f"got {classes}, {rate} and {weight}; change them"
             )
         self.classes, self.rate, self.weight = int(classes), rate, weight
 

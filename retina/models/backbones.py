@@ -1,6 +1,6 @@
 """Backbones: Keras models from normalised images to feature maps `{"C3", "C4", "C5"}` at strides 8, 16 and 32.
 
-`resnet50` and its kin are our own (`retina.models.resnet`); each other ecosystem has a module that owns its names.
+`resnet50` and its kin are retina's (`retina.models.resnet`); each other ecosystem has a module that owns its names.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import keras
 
 from retina.errors import RetinaError
 from retina.models import backbones_keras_cv, backbones_keras_hub
-from retina.models.resnet import ARCHITECTURES, resnet
+from retina.models.resnet import resnet
 from retina.private_names import fresh_layer_names
+from retina.weights.architectures import ARCHITECTURES
 from retina.weights.mapping import Report
 from retina.weights.sources import load_backbone
 
@@ -28,24 +29,24 @@ _RESNETS = {
 
 
 class Built(NamedTuple):
-    """`report`: what became of the tensors of the file that `weights` names; None for a preset, or without weights."""
+    """`report`: the account of the tensors in the file that `weights` names; None for a preset, or without weights."""
 
     network: keras.Model
     report: Report | None
 
 
 def build(name: str, weights: str | None = None) -> keras.Model:
-    """Builds a backbone: the `network` of `build_reported`."""
+    """Build a backbone: the `network` of `build_reported`."""
     return build_reported(name, weights).network
 
 
 def build_reported(name: str, weights: str | None = None) -> Built:
-    """Builds a backbone, and accounts for its weights.
+    """Build a backbone, and account for its weights.
 
     Args:
-        name: one of `names()`: `resnet50` (PyTorch's, stride in the 3x3), `resnet50_v1` (stride in the 1x1),
+        name: of `names()`: `resnet50` (PyTorch's, stride in the 3x3), `resnet50_v1` (stride in the 1x1),
             `keras_cv/resnet50`, `keras_hub/resnet_50_imagenet` and so on.
-        weights: for our own networks the file of a classifier of torchvision or timm (.pth, .safetensors) or a ResNet
+        weights: for retina's networks the file of a classifier of torchvision or timm (.pth, .safetensors) or a ResNet
             of keras-hub (a preset folder), for keras-cv's a preset of the same network (`resnet50_imagenet`), for
             keras-hub's a preset or a preset folder; None draws random weights.
 
@@ -81,4 +82,5 @@ def takes_a_file(name: str) -> bool:
 
 
 def names() -> list[str]:
+    """Names of all backbones."""
     return [*_RESNETS, *backbones_keras_cv.BUILDERS, *backbones_keras_hub.NAMES]

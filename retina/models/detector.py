@@ -149,7 +149,7 @@ class Detector(keras.Model):
         return {"logits": self.classification(maps), "deltas": self.box(maps)}
 
     def level_anchors(self, canvas: tuple[Any, Any]) -> list[Any]:
-        """Anchors of each level [A_l, 4] float32 for a canvas (height, width): arrays, or tensors if a side is one."""
+        """Anchors [A_l, 4] float32 of each level on a canvas (height, width): arrays, or tensors as the sides are."""
         known = all(isinstance(side, int) for side in canvas)
         return (_cached_anchors if known else level_anchors)(self.sections.anchors, tuple(canvas), self.fpn.levels)
 
@@ -159,7 +159,7 @@ class Detector(keras.Model):
         return Objective(self.level_anchors(canvas), assignment, loss, anchors.box_weights, anchors.max_size_ratio)
 
     def loss_sums(self, outputs: dict[str, Tensor], batch: Batch) -> Sums:
-        """The batch's summed losses, its number of positive anchors, and what else its training shows."""
+        """The batch's summed losses, its number of positive anchors, and further figures of its training."""
         return self.objective(tuple(batch["images"].shape[1:3])).sums(outputs, batch)
 
     def decode(self, outputs: dict[str, Tensor], batch: Batch, limits: Limits | None = None) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Which part of a backbone keeps its weights in training: the stages of residual networks, by their layers' names."""
+"""Freezing of a backbone's first stages in training: those of residual networks, known by their layers' names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from retina.errors import RetinaError
 # name their layers.
 _STEM = re.compile(r"(conv\d_|conv1$|bn1$)")
 _STAGE = re.compile(r"(?:v2_)?stack_?(?P<from_0>\d)_|layer(?P<from_1>\d)_")
-_BEHIND_THE_LAST = re.compile(r"post_bn$")
+_AFTER_THE_LAST = re.compile(r"post_bn$")
 STAGES = 5
 
 
@@ -23,17 +23,17 @@ def stage_of(layer: str) -> int | None:
     """
     if _STEM.match(layer):
         return 1
-    if _BEHIND_THE_LAST.match(layer):
+    if _AFTER_THE_LAST.match(layer):
         return STAGES
-    found = _STAGE.match(layer)
-    if found is None:
+    match = _STAGE.match(layer)
+    if match is None:
         return None
-    stage = int(found["from_0"]) + 2 if found["from_0"] is not None else int(found["from_1"]) + 1
+    stage = int(match["from_0"]) + 2 if match["from_0"] is not None else int(match["from_1"]) + 1
     return stage if 2 <= stage <= STAGES else None
 
 
 def freeze_stages(backbone: keras.Model, name: str, stages: int) -> None:
-    """Makes the first stages untrainable; their batch normalisations then use their moving statistics.
+    """Make the first stages untrainable; their batch normalisations then use their moving statistics.
 
     Args:
         backbone: changed in place.
@@ -41,7 +41,7 @@ def freeze_stages(backbone: keras.Model, name: str, stages: int) -> None:
         stages: 0 to 5, see `config.Model.freeze`.
 
     Raises:
-        RetinaError: the layers' names don't tell their stages. Nothing is frozen then.
+        RetinaError: the stages can't be read from the layers' names. Nothing is frozen then.
     """
     if not stages:
         return

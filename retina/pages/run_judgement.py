@@ -8,10 +8,8 @@ from typing import Any, cast, get_args
 
 from retina import config as configuration
 from retina.data.dataset import DetectionDataset
-from retina.data.formats.results import read_results
 from retina.data.ground_truth import GroundTruth, Results
-from retina.data.load import Split, load_split
-from retina.data.split_truth import split_truth
+from retina.data.load import Split, SplitTables, read_results, read_split
 from retina.errors import RetinaError
 from retina.evaluation.assessment import Assessment, assess
 from retina.evaluation.document import to_json
@@ -84,8 +82,7 @@ def judge_run(
     stored = stored_figures(record, step)
     settings = _overridden(record.config, overrides)
     try:
-        dataset = _table(settings.data, of)
-        truth = split_truth(settings.data, of, dataset)
+        dataset, truth = _split(settings.data, of)
         _check_classes(dataset, stored)
         detections = read_results(file, _with_categories(truth, record), format="coco")
     except RetinaError as error:
@@ -97,13 +94,13 @@ def judge_run(
     return Judgement(of, checkpoint, step, figures, evidence, changed=_changed(stored, figures), overrides=overrides)
 
 
-def _table(data: configuration.Data, split: Split) -> DetectionDataset:
+def _split(data: configuration.Data, split: Split) -> SplitTables:
     """Read the split; with images that are gone, so that their boxes can still be judged."""
     try:
-        return load_split(data, split)
+        return read_split(data, split)
     except RetinaError as error:
         try:
-            return load_split(data, split, keep_unusable=True)
+            return read_split(data, split, keep_unusable=True)
         except RetinaError:
             raise error from None
 

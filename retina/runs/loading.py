@@ -10,9 +10,8 @@ from retina import config as configuration
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import DetectionTable
 from retina.data.ground_truth import GroundTruth, Results, results
-from retina.data.load import Split, load_split
+from retina.data.load import Split, read_split
 from retina.data.pipeline import evaluation_batches
-from retina.data.split_truth import split_truth
 from retina.errors import RetinaError
 from retina.evaluation.coco import Metrics, evaluate_as
 from retina.inference import Predictor, build_detector, detect
@@ -109,10 +108,10 @@ def split_for(
                 f"override '{override}': an evaluation takes only data.* and evaluation.*; the rest is the checkpoint's"
             )
     config = configuration.override(predictor.config, overrides)
-    dataset = load_split(config.data, split)
+    dataset, truth = read_split(config.data, split)
     if dataset.class_names != predictor.class_names:
         raise RetinaError(
             f"{dataset.name}: its classes {list(dataset.class_names)} are not the checkpoint's "
             f"{list(predictor.class_names)}"
         )
-    return dataset, split_truth(config.data, split, dataset), config
+    return dataset, truth, config

@@ -15,8 +15,7 @@ from retina.config import Config
 from retina.data.dataset import DetectionDataset
 from retina.data.fingerprint import Fingerprints, fingerprint
 from retina.data.ground_truth import ground_truth
-from retina.data.load import check_same_classes, load_split
-from retina.data.split_truth import split_truth
+from retina.data.load import check_same_classes, load_split, read_split
 from retina.models import backbones
 from retina.runs import checkpoint as checkpoints
 from retina.runs.directory import RunDirectory, refuse_if_used, storage_errors_explained, storing
@@ -160,13 +159,12 @@ def _prepare(
 
 def _load_data(config: Config, train_data: DetectionDataset | None, validation_data: DetectionDataset | None) -> Data:
     train_data = load_split(config.data, "train") if train_data is None else train_data
-    if validation_data is None:
-        validation_data = load_split(config.data, "validation")
-        truth = split_truth(config.data, "validation", validation_data)
+    if validation_data is not None:
+        data = Data(train_data, validation_data, ground_truth(validation_data))
     else:
-        truth = ground_truth(validation_data)
-    check_same_classes(train_data, validation_data)
-    return Data(train_data, validation_data, truth)
+        data = Data(train_data, *read_split(config.data, "validation"))
+    check_same_classes(data.train, data.validation)
+    return data
 
 
 def with_absolute_paths(config: Config) -> Config:

@@ -239,7 +239,7 @@ def _operations(work: Training, batch: dict[str, Any], most: int = 25) -> list[d
 
 
 def busiest(events: list[dict[str, Any]], steps: int, most: int) -> list[dict[str, Any]]:
-    """Sums a trace's events by kernel, on the devices' streams where it has any, else on XLA's CPU threads."""
+    """Sum a trace's events by kernel, on the devices' streams where it has any, else on XLA's CPU threads."""
     names = {e["pid"]: e["args"]["name"] for e in events if e.get("name") == "process_name"}
     threads = {(e["pid"], e["tid"]): e["args"]["name"] for e in events if e.get("name") == "thread_name"}
     gpu = any("/device:" in name for name in names.values())

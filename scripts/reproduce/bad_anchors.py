@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def holds(trained: float, ceiling: float, suggested: float) -> bool:
-    """Whether training stayed below the ceiling predicted for the bad anchors, and exceeds it with other ones."""
+    """Return whether training stayed below the ceiling of the bad anchors, and exceeds it with the suggested ones."""
     return trained <= ceiling < suggested
 
 

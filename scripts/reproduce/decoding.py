@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Does decoding at a reduced size (`data.decode: auto`) cost accuracy? Asks one trained detector, then goes on with it.
+"""Accuracy that decoding at a reduced size (`data.decode: auto`) costs: of a trained detector, and of further training.
 
     .venv/bin/python scripts/reproduce/decoding.py DATA [--run RUN] [--steps 600] [--more 200] [--seeds 3]
 

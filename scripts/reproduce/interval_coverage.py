@@ -125,7 +125,7 @@ class Coverage(NamedTuple):
 def cover(
     truth: np.ndarray, repetitions: int, images: int, replicates: int, seed: int, difference: bool = False
 ) -> Coverage:
-    """Makes the intervals `repetitions` times: of a detector's figures, or of the difference between two."""
+    """Make the intervals `repetitions` times: of a detector's figures, or of the difference between two."""
     held, width = ({method: np.zeros((repetitions, len(truth))) for method in METHODS} for _ in range(2))
     estimates = np.zeros((repetitions, len(truth)))
     for repetition in range(repetitions):
@@ -144,7 +144,7 @@ def cover(
 
 
 def honest(coverage: Coverage, method: Method) -> bool:
-    """Whether the intervals of AP and AP50 hold as often as the exit code asks."""
+    """Return whether the intervals of AP and AP50 hold as often as the exit code asks."""
     share = coverage.held[method][:, :2].mean(axis=0)
     return bool(((share >= LEAST) & (share <= MOST)).all())
 

@@ -108,7 +108,7 @@ def command(run: Path, settings: list[str], devices: int, resume: bool) -> list[
 
 
 class Runner(NamedTuple):
-    """How each training is started."""
+    """Settings, backend and devices with which each training is started."""
 
     settings: list[str]
     backend: str
@@ -120,7 +120,11 @@ class Runner(NamedTuple):
 
 
 def train(run: Path, runner: Runner, *, resume: bool, after: float | None) -> tuple[bool, str, float]:
-    """Whether a training was killed (after so many seconds; None: never), its last line of output, and its seconds."""
+    """Train, and kill it after so many seconds (None: never).
+
+    Returns:
+        Whether it was killed, its last line of output, and its seconds.
+    """
     start = time.monotonic()
     log = run.with_suffix(".txt")
     started = command(run, runner.settings, runner.devices, resume)

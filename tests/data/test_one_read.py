@@ -10,8 +10,7 @@ import pytest
 from PIL import Image
 
 from retina import config
-from retina.data.load import load_split
-from retina.data.split_truth import split_truth
+from retina.data.load import load_split, read_split
 from retina.errors import RetinaError
 
 SOURCES = {
@@ -29,8 +28,7 @@ def section(root, name, select=None, **changes) -> config.Data:
 
 
 def read(data):
-    table = load_split(data, "train")
-    return table, split_truth(data, "train", table)
+    return read_split(data, "train")
 
 
 def pictures(folder, names, size=(100, 200)):

@@ -15,11 +15,9 @@ from PIL import Image
 
 from retina import config
 from retina.data import images, pixels, reduced
-from retina.data.convert.images import read_header
-from retina.data.image_files import image_size
-from retina.data.load import load_split
+from retina.data.image_files import image_size, read_header
+from retina.data.load import load_split, read_split
 from retina.data.pipeline import evaluation_batches, training_batches, translated
-from retina.data.split_truth import split_truth
 from retina.doctor.inspection import image_findings, inspect
 from retina.doctor.targets import _of_config, read_splits
 from retina.errors import RetinaError
@@ -286,9 +284,9 @@ def test_names_of_files(name, tmp_path, monkeypatch):
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / (name[:-4] + ".txt")).write_text("0 0.5 0.5 0.2 0.2\n")
     yolo = data({"format": "yolo", "images": "images"}, tmp_path, classes=["cat"])
-    table = load_split(yolo, "train")
+    table, truth = read_split(yolo, "train")
     assert str(tmp_path / "images" / name) in table.images and len(table.boxes) == 1
-    assert len(split_truth(yolo, "train", table).boxes) == 1
+    assert len(truth.boxes) == 1
     assert len(batches(yolo)) == 2
     if "\n" not in name and name.isprintable():
         quoted = name.replace('"', '""')
@@ -333,12 +331,11 @@ def test_skip_leaves_out_what_cannot_be_used(tmp_path, content):
     assert len(load_split(strict, "train")) == 2
     with pytest.raises(RetinaError, match=r"0\.png"):
         batches(strict)
-    dataset = load_split(skip, "train")
+    dataset, truth = read_split(skip, "train")
     assert dataset.image_ids == (41,)
     (note,) = dataset.notes
     assert "decoded 2 images at" in note and "1 of them, with 1 boxes, can't be used and are left out" in note
     assert "0.png" in note
-    truth = split_truth(skip, "train", dataset)
     assert truth.image_ids == (41,) and truth.image.tolist() == [0] and len(truth.boxes) == 1
     assert [int(batch["index"][0]) for batch in batches(skip)] == [0]
     steps = training_batches(dataset, skip, batch_size=1, seed=0, steps=1)
@@ -374,13 +371,13 @@ def test_skip_where_sizes_come_from_the_images(tmp_path, format):
     with pytest.raises(RetinaError, match=r"0\.png: cannot read the size"):
         load_split(data(sources[format], tmp_path, classes=["cat"]), "train")
     skip = data(sources[format], tmp_path, classes=["cat"], invalid_images="skip")
-    dataset = load_split(skip, "train")
+    dataset, truth = read_split(skip, "train")
     assert (
         len(dataset) == 1
         and dataset.sizes.tolist() == [[64, 64]]
         and "not an image but a web page" in dataset.notes[-1]
     )
-    assert len(split_truth(skip, "train", dataset).boxes) == 1
+    assert len(truth.boxes) == 1
 
 
 def test_a_lower_limit_holds_in_training_and_is_told(tmp_path):

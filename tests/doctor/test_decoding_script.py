@@ -5,8 +5,8 @@ import pytest
 
 from retina import config
 from retina.data.detections import DetectionTable
-from retina.data.formats.truth import read_ground_truth
 from retina.data.ground_truth import results
+from retina.data.load import read_ground_truth
 from retina.runs.loading import Detected
 from tests.data.test_fused import noisy, table
 from tests.malformed import encoded

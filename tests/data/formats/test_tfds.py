@@ -12,8 +12,7 @@ from PIL import Image
 from retina import config
 from retina.data.dataset import DetectionDataset
 from retina.data.formats.tfds import read_tfds, split_names
-from retina.data.load import load_split
-from retina.data.split_truth import split_truth
+from retina.data.load import load_split, read_split
 from retina.data.stored import FileSlice, SourceImage, encoded, path_or_bytes
 from retina.errors import RetinaError
 
@@ -289,7 +288,7 @@ def test_invalid_boxes_follow_the_policy(tmp_path):
     data = config.Data.model_validate(
         {"root": tmp_path, "train": source, "validation": source, "invalid_boxes": "drop", "classes": ["1", "0"]}
     )
-    truth = split_truth(data, "train", load_split(data, "train"))
+    truth = read_split(data, "train").truth
     assert truth.boxes.tolist() == [[40, 30, 20, 0], [0, 0, 40, 40]], "a box that nothing can find is still missed"
     assert truth.labels.tolist() == [0, 0] and truth.class_names == ("1", "0") and truth.areas.tolist() == [0, 1600]
 
@@ -328,10 +327,10 @@ def test_skip_leaves_out_an_image_that_is_none_and_the_error_names_its_record(tm
         read_tfds(None, "train", folder)
     source = {"format": "tfds", "split": "train", "data_dir": folder}
     data = config.Data.model_validate({"train": source, "validation": source, "invalid_images": "skip"})
-    dataset = load_split(data, "train")
+    dataset, truth = read_split(data, "train")
     assert dataset.image_ids == (70, 72) and dataset.sizes.tolist() == [[60, 80], [50, 100]]
     assert "1 of them, with 1 boxes, can't be used" in dataset.notes[-1] and "image 71" in dataset.notes[-1]
-    assert split_truth(data, "train", dataset).image_ids == (70, 72)
+    assert truth.image_ids == (70, 72)
 
 
 def test_a_split_without_labels(tmp_path):

@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 
 from retina import config
-from retina.data.convert import coco, tfds, voc, yolo
-from retina.data.convert.images import Header, read_header, upright_boxes
+from retina.data.convert.origin import Origin, find_source
 from retina.data.convert.part import HOLDS, Choice, Part, Spec, Target, file_names, fitted, without
-from retina.data.convert.sources import Origin, find_source
 from retina.data.convert.verify import differences
 from retina.data.dataset import DetectionDataset, InvalidBoxes
-from retina.data.load import read_split
+from retina.data.formats import coco, tfds, voc, yolo
+from retina.data.image_files import Header, read_header, upright_boxes
+from retina.data.load import read_source
 from retina.errors import RetinaError
 from retina.files import write_text
 
@@ -35,12 +35,12 @@ _STATE = ".retina_convert.json"
 _SHARD = 256 * 2**20
 
 Progress = Callable[[str, int, int], None]
-"""Told the step ("headers", "writing", …), how many images of it are done, and how many there are."""
+"""Called with the step ("headers", "writing", …), how many images of it are done, and how many there are."""
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What came of it. `splits`: images and boxes written; `problems`: what the check found, () if it is right."""
+    """The outcome. `splits`: images and boxes written; `problems`: the faults that the check names."""
 
     target: str
     folder: Path
@@ -51,11 +51,11 @@ class Conversion:
     data: dict[str, Any]  # how a configuration reads it
 
     def to_json(self) -> dict[str, Any]:
-        """For `--json`."""
+        """Return the document of `--json`."""
         return {"folder": str(self.folder), **self.report()}
 
     def report(self) -> dict[str, Any]:
-        """What `conversion.json` holds, the same wherever the folder lies."""
+        """Return what `conversion.json` holds, the same wherever the folder lies."""
         return {
             "format": self.target,
             "splits": self.splits,
@@ -85,10 +85,10 @@ def convert(
     resume: bool = False,
     progress: Progress | None = None,
 ) -> Conversion:
-    """Writes a dataset in another format into a new folder, an image at a time, and checks what it wrote.
+    """Write a dataset in another format into a new folder, an image at a time, and checks what it wrote.
 
     Args:
-        source, splits, images, data_dir, invalid_boxes: see `retina.data.convert.sources.find_source`.
+        source, splits, images, data_dir, invalid_boxes: see `retina.data.convert.origin.find_source`.
         crowd, difficult: what becomes of boxes that the format can't mark: "keep" as ordinary ones or "drop".
         upright: images with an EXIF rotation are turned, their boxes with them; JPEGs are encoded again, at quality 95.
         link: hard links in the place of copies.
@@ -141,7 +141,7 @@ def _refuse_idle(to: Target, link: bool, *of_tfds: object) -> None:
 
 def _read(origin: Origin, section: config.Source) -> DetectionDataset:
     try:
-        return read_split(origin.data, section, "source")
+        return read_source(origin.data, section, "source")
     except RetinaError as error:  # there may be no configuration to set it in
         raise RetinaError(str(error).replace("data.invalid_boxes: ", "--invalid-boxes ")) from None
 
@@ -168,7 +168,7 @@ def _plan(
     upright: bool,
     report: Progress,
 ) -> tuple[list[Part], tuple[str, ...], tuple[tuple[str, str], ...]]:
-    """What will be written, notes on it, and which images get another name."""
+    """The parts to write, notes on them, and (old, new) of the images that get another name."""
     total = sum(map(len, tables.values()))
     notes: tuple[str, ...] = ()
     turned: dict[str, tuple[DetectionDataset, list[Header], np.ndarray]] = {}
@@ -281,7 +281,7 @@ def _write(to: Target, parts: Sequence[Part], home: Path, options: tfds.Options,
 
 
 def _counter(step: str, parts: Sequence[Part], report: Progress) -> Callable[..., None]:
-    """Reports the step's beginning, then at each call that so many images more, by default one, are done."""
+    """Report the step's beginning, then at each call that so many images more, by default one, are done."""
     total, done = sum(len(part.table) for part in parts), 0
 
     def tick(images: int = 1) -> None:
@@ -294,7 +294,7 @@ def _counter(step: str, parts: Sequence[Part], report: Progress) -> Callable[...
 
 
 def _verify(to: Target, parts: Sequence[Part], home: Path, report: Progress) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """What is wrong with the written files, and the section `data` by which they are read."""
+    """The faults of the written files, and the section `data` by which they are read."""
     module = {"coco": coco, "voc": voc, "yolo": yolo, "tfds": tfds}[to]
     problems: list[str] = []
     tree: dict[str, Any] = {}
@@ -303,8 +303,8 @@ def _verify(to: Target, parts: Sequence[Part], home: Path, report: Progress) -> 
         section = module.source(home, part.split, part.table.class_names)
         data = config.Data(train=section, validation=section)
         try:
-            found = read_split(data, section, "written")
-            faults = differences(part, found, module.tolerance(part.table), tick)
+            table = read_source(data, section, "written")
+            faults = differences(part, table, module.tolerance(part.table), tick)
         except RetinaError as error:
             faults = (str(error),)
         problems += [f"{part.split}: {fault}" for fault in faults]
@@ -318,7 +318,7 @@ def _verify(to: Target, parts: Sequence[Part], home: Path, report: Progress) -> 
 
 
 def _fingerprint(parts: Sequence[Part], settings: Sequence[object]) -> str:
-    """Of everything that decides what is written, but for the pixels."""
+    """A digest of everything that decides what is written, but for the pixels."""
     digest = hashlib.sha256(repr(settings).encode())
     for part in parts:
         table = part.table
@@ -360,7 +360,7 @@ def _open(home: Path, fingerprint: str, resume: bool) -> None:
 
 
 def _refuse_full(home: Path, resume: bool) -> list[str]:
-    """What the folder holds, which without `resume` may only be nothing."""
+    """The names of what the folder holds, which without `resume` may only be nothing."""
     try:
         inside = sorted(entry.name for entry in home.iterdir() if not entry.name.startswith(".partial."))
     except FileNotFoundError:

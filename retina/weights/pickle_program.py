@@ -1,4 +1,4 @@
-"""What a pickle's instructions may be, looked at before any of them is carried out.
+"""The instructions of a pickle, checked before any of them is carried out.
 
 A pickle of few bytes can ask for much: a table of a billion places, a key whose hash takes years. The instructions are
 walked through with a model of the stack that knows of each object only whether it may be a dictionary's key.
@@ -33,7 +33,7 @@ _MOST = 1_000_000
 
 
 def check_program(file: BinaryIO) -> None:
-    """Walks through one pickle and goes back to its start.
+    """Walk through one pickle and go back to its start.
 
     Raises:
         Damaged: an instruction that no pickler of arrays writes, too many of them, a place in the table of objects
@@ -59,7 +59,7 @@ def load(unpickler: type[pickle.Unpickler], file: BinaryIO, *arguments: Any, **o
 
 
 class _Walk:
-    """For each object on the stack, and in the table by its number: may it be a key?"""
+    """A model of the stack and of the table of objects, which knows of each only whether it may be a key."""
 
     def __init__(self) -> None:
         self.stack: list[bool] = []
@@ -87,7 +87,7 @@ class _Walk:
             )
 
     def _take(self, before: list[Any]) -> list[bool]:
-        """Takes an instruction's operands off the stack: those behind the mark, if it has one, else all."""
+        """Take an instruction's operands off the stack: those after the mark, if it has a mark, else all."""
         if pickletools.markobject in before:
             place = self.marks.pop()
             count = before.index(pickletools.markobject)

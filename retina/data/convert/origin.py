@@ -1,4 +1,4 @@
-"""What a path or a name means as the source of a conversion: which splits, and what they get called."""
+"""The source of a conversion: the splits of a path or a name, and their new names."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def find_source(
     data_dir: Path | None = None,
     invalid_boxes: InvalidBoxes | None = None,
 ) -> Origin:
-    """What `retina.data.formats.layouts.look` finds, the splits chosen and renamed.
+    """Return what `retina.data.formats.layouts.look` finds, its splits chosen and renamed.
 
     Args:
         source: a path, or the name of a TFDS dataset such as "voc/2007".
@@ -43,26 +43,26 @@ def find_source(
         RetinaError: there is no such source, split, or a setting has no effect on it.
     """
     wanted = dict(_renaming(entry) for entry in splits)
-    looked = look(source, images, data_dir)
-    kind, found, data = looked.format, looked.splits, None
-    if looked.config is not None:
-        data = config.load(looked.config).data
-        sections = {"train": data.train, "validation": data.validation, "test": data.test}
-        found = {name: section for name, section in sections.items() if section is not None}
+    layout = look(source, images, data_dir)
+    kind, sections, data = layout.format, layout.splits, None
+    if layout.config is not None:
+        data = config.load(layout.config).data
+        configured = {"train": data.train, "validation": data.validation, "test": data.test}
+        sections = {name: section for name, section in configured.items() if section is not None}
     if kind == "voc":
-        found = _of_voc(source, found, tuple(wanted))
+        sections = _of_voc(source, sections, tuple(wanted))
     if kind in ("coco", "csv") and Path(source).is_file() and wanted:
         if len(wanted) > 1:
             raise RetinaError(f"{source}: a {kind} file is one split; expected one --split, got {len(wanted)}")
-        found = {next(iter(wanted)): next(iter(found.values()))}
+        sections = {next(iter(wanted)): next(iter(sections.values()))}
     for name in wanted:
-        if name not in found:
-            raise RetinaError(f"{source}: it has no split '{name}'; {suggest(name, list(found))}")
-    chosen = {_plain(new): found[name] for name, new in wanted.items()} if wanted else found
+        if name not in sections:
+            raise RetinaError(f"{source}: it has no split '{name}'; {suggest(name, list(sections))}")
+    chosen = {_plain(new): sections[name] for name, new in wanted.items()} if wanted else sections
     if len(chosen) < len(wanted):
         raise RetinaError(f"{source}: --split gives two splits one name; each needs its own")
     if data is None:
-        any_source = next(iter(found.values()))
+        any_source = next(iter(sections.values()))
         data = config.Data(train=any_source, validation=any_source)
     if invalid_boxes is not None:
         data = data.model_copy(update={"invalid_boxes": invalid_boxes})
@@ -80,10 +80,11 @@ def _plain(split: str) -> str:
     return re.sub(r"\W", "_", split)
 
 
-def _of_voc(source: str, found: dict[str, config.Source], wanted: tuple[str, ...]) -> dict[str, config.Source]:
-    if not wanted and len(found) > 1:
+def _of_voc(source: str, sections: dict[str, config.Source], wanted: tuple[str, ...]) -> dict[str, config.Source]:
+    if not wanted and len(sections) > 1:
         raise RetinaError(
-            f"{source}: it has several splits, which may overlap; choose with --split, repeatable: {', '.join(found)}"
+            f"{source}: it has several splits, which may overlap; choose with --split, repeatable: "
+            f"{', '.join(sections)}"
         )
     # Any name is taken: the folder may have more lists than are worth showing, and its reader knows them all.
-    return {name: config.VocSource(folder=Path(source), splits=(name,)) for name in wanted or found}
+    return {name: config.VocSource(folder=Path(source), splits=(name,)) for name in wanted or sections}

@@ -3,7 +3,7 @@
 import numpy as np
 from tensorflow.core.framework.tensor_pb2 import TensorProto
 
-from retina.export.warm_up import predict_record
+from retina.export.saved_model import predict_record
 
 
 def fields(message: bytes) -> list[tuple[int, bytes]]:
