@@ -207,7 +207,7 @@ def test_a_lost_host_is_named_as_such_and_no_memory_is_not(monkeypatch):
     registered = []
     monkeypatch.setattr(module.atexit, "register", lambda *work: registered.append(work))
     with (
-        pytest.raises(RunFailed, match=r"host 1 of 2 has lost another one.*--resume \(closed by peer\)"),
+        pytest.raises(RunFailed, match=r"host 1 of 2 has lost another host.*--resume \(closed by peer\)"),
         Hosts(2, 1).in_step(),
     ):
         raise jax.errors.JaxRuntimeError("closed by peer\nat length")
