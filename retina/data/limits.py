@@ -1,4 +1,4 @@
-"""How many pixels an image may have, by what its annotation declares: no image is opened, TensorFlow not loaded."""
+"""Bounds on images by what their annotations declare: no image is opened, TensorFlow not loaded."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from retina.errors import RetinaError
 
 
 def image_name(dataset: DetectionDataset, row: int) -> str:
-    """What messages call an image: its path, or the table and the id."""
+    """Name of an image in messages: its path, or the table and the id."""
     image = dataset.images[row]
     return image if isinstance(image, str) else f"{dataset.name}: image {dataset.image_ids[row]}"
 
 
 def refuse_too_large(dataset: DetectionDataset, max_pixels: int) -> None:
-    """It is the declared sizes that count; an image of another size than declared is refused elsewhere.
+    """Refuse a table by its declared sizes; an image of another size than declared is refused elsewhere.
 
     Raises:
         RetinaError: an image is declared to have more pixels; the message names the first one.
@@ -30,7 +30,7 @@ def refuse_too_large(dataset: DetectionDataset, max_pixels: int) -> None:
 
 
 def image_kind(dataset: DetectionDataset, max_pixels: int) -> type | None:
-    """What the images of a data set are, `str`, `bytes` or `StoredImage`; None if there is none.
+    """Kind of the images of a data set, `str`, `bytes` or `StoredImage`; None if there is none.
 
     Raises:
         RetinaError: some images are paths and some are bytes, or one is declared to have more than `max_pixels`.
