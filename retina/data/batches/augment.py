@@ -1,6 +1,6 @@
 """Examples for training out of stored images: alone or as a mosaic, blended, then with other colours, then erased.
 
-What is drawn is laid out for a whole batch before an image is read (`lay_out`); the functions of pixels work on one
+Draws are laid out for a whole batch before an image is read (`lay_out`); the functions of pixels work on one
 image each, in any thread.
 """
 
@@ -72,7 +72,7 @@ class Parts(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """What is drawn for n examples; where `coloured` or `erased` is false, what belongs to it has no meaning."""
+    """Draws of n examples; where `coloured` or `erased` is false, what belongs to it has no meaning."""
 
     parts: Parts
     content: np.ndarray  # [n,2] sizes before padding
@@ -84,7 +84,7 @@ class Layout(NamedTuple):
 
 
 def images_per_example(options: config.Augment) -> int:
-    """How many images' boxes one training example may hold: 1, 2 with mixup, 4 with mosaic, 5 with both."""
+    """Most images whose boxes a training example holds: 1, 2 with mixup, 4 with mosaic, 5 with both."""
     return (4 if options.mosaic.probability else 1) + (1 if options.mixup.probability else 0)
 
 

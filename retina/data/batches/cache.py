@@ -23,7 +23,7 @@ _LEVELS = views.MOST_HALVINGS + 1
 
 
 class Layout(NamedTuple):
-    """Where N images lie in the cache at L levels of halving: `starts` [N,L] int64 (-1: not kept), `jpeg` [N] bool."""
+    """Places of N images at L levels of halving: `starts` [N,L] int64 (-1: not stored), `jpeg` [N] bool."""
 
     starts: np.ndarray
     jpeg: np.ndarray
@@ -70,16 +70,16 @@ def planned(dataset: DetectionDataset, resized: np.ndarray, data: config.Data) -
     jpeg = np.array([_is_jpeg(image) for image in dataset.images], bool)
     least, most = _range_of_halvings(dataset.sizes, resized, data)
     level = np.arange(_LEVELS)
-    kept = np.where(jpeg[:, None], (least[:, None] <= level) & (level <= most[:, None]), level == 0)
+    stored = np.where(jpeg[:, None], (least[:, None] <= level) & (level <= most[:, None]), level == 0)
     sides = -(-dataset.sizes.astype(np.int64)[:, None] >> level[:, None])
     # Level by level, and image by image within each.
-    lengths = np.where(kept, sides.prod(axis=2) * 3, 0).T.ravel()
-    starts = np.where(kept, (np.cumsum(lengths) - lengths).reshape(_LEVELS, -1).T, -1)
+    lengths = np.where(stored, sides.prod(axis=2) * 3, 0).T.ravel()
+    starts = np.where(stored, (np.cumsum(lengths) - lengths).reshape(_LEVELS, -1).T, -1)
     return Layout(starts, jpeg, int(lengths.sum()))
 
 
 def fill(layout: Layout, sizes: np.ndarray, read: Callable[[int, int], tuple[np.ndarray, int]], threads: int) -> Cache:
-    """Decodes every image at every size kept, by so many threads.
+    """Decodes every image at every size of the layout, by so many threads.
 
     Args:
         sizes: [N,2] (h, w) as stored.
@@ -138,7 +138,7 @@ def _range_of_halvings(sizes: np.ndarray, resized: np.ndarray, data: config.Data
 
 
 def _is_jpeg(image: TableImage) -> bool:
-    """Whether its first bytes are those of a JPEG; what can't be read counts as one, and fails with its name later."""
+    """True if the first bytes are those of a JPEG; what can't be read counts as one, and fails with its name later."""
     if isinstance(image, bytes):
         return image.startswith(JPEG)
     try:

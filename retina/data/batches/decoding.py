@@ -128,11 +128,14 @@ def _by_pillow(content: bytes, declared: tuple[int, int], halvings: int) -> np.n
     """The image of a GIF, or of a JPEG at a reduced size as libjpeg gives it."""
     from PIL import Image
 
-    with Image.open(io.BytesIO(content), formats=["JPEG", "GIF"]) as image:
-        _check_size(image.size[::-1], declared)
-        if halvings:
-            image.draft(None, (image.width >> halvings, image.height >> halvings))
-        return np.asarray(image.convert("RGB"))
+    try:
+        with Image.open(io.BytesIO(content), formats=["JPEG", "GIF"]) as image:
+            _check_size(image.size[::-1], declared)
+            if halvings:
+                image.draft(None, (image.width >> halvings, image.height >> halvings))
+            return np.asarray(image.convert("RGB"))
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"its header tells of a huge image: {error}") from None
 
 
 def _check_size(stored: tuple[int, ...], declared: tuple[int, int]) -> None:

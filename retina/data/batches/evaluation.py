@@ -95,7 +95,7 @@ def canvas_image(image: np.ndarray, resize: config.Resize) -> tuple[np.ndarray, 
 
 
 def readable(error: BaseException, dataset: DetectionDataset) -> RetinaError | None:
-    """What an error raised while iterating over batches means to the user, naming the image; None if unknown.
+    """Return an error raised while iterating over batches as users read it, naming the image; None if unknown.
 
     The images of the batch that failed are looked at first, then, since others may be read by then, all of them.
     """

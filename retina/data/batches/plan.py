@@ -1,4 +1,4 @@
-"""Which image stands where in which batch: pure functions of the image sizes, the seed and the epoch.
+"""The images of each batch and their places in it: pure functions of the image sizes, the seed and the epoch.
 
 An image is resized with its aspect kept and padded to a *canvas*. Images that share a canvas share batches, so that the
 shapes a compiled step sees are few and static.
@@ -19,7 +19,7 @@ _BOX_MULTIPLE = 8
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
-    """How N images lie on C canvases, all (height, width) in pixels.
+    """Layout of N images on C canvases, all (height, width) in pixels.
 
     `resized` [N,2] int32 is an image's size before padding, `canvas_of` [N] int32 its row in `canvases` [C,2] int32.
     """
@@ -91,13 +91,13 @@ def fit_training(sizes: np.ndarray, resize: config.Resize) -> tuple[Geometry, ..
         return (fit(sizes, resize),)
     largest = fit(sizes, resize.model_copy(update={"short": resize.train_short[-1]}))
     alone = {"max_canvases": max(len(largest.canvas_of), 1)}
-    found = []
+    geometries = []
     for short in resize.train_short:
-        own = fit(sizes, resize.model_copy(update={**alone, "short": short}))
+        geometry = fit(sizes, resize.model_copy(update={**alone, "short": short}))
         canvases = np.zeros_like(largest.canvases)
-        np.maximum.at(canvases, largest.canvas_of, own.canvases[own.canvas_of])
-        found.append(Geometry(own.resized, largest.canvas_of, canvases))
-    return tuple(found)
+        np.maximum.at(canvases, largest.canvas_of, geometry.canvases[geometry.canvas_of])
+        geometries.append(Geometry(geometry.resized, largest.canvas_of, canvases))
+    return tuple(geometries)
 
 
 def training_plan(geometry: Geometry, *, batch_size: int, seed: int, epoch: int) -> Plan:
@@ -160,7 +160,7 @@ def box_slots(offsets: np.ndarray, images: int = 1) -> int:
 
 
 def share(batch_size: int, *, parts: int, devices: int, first: int, stop: int) -> np.ndarray:
-    """Which slots of a batch the devices `first` .. `stop` - 1 of `devices` work on, in the order they take them.
+    """Slots of a batch that the devices `first` .. `stop` - 1 of `devices` work on, in the order they take them.
 
     A batch that is accumulated in parts is divided into them first, so that the images of a part are the same whatever
     the number of devices: each device has an equal stretch of each part.

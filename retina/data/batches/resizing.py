@@ -1,4 +1,4 @@
-"""How a window of a stored image becomes the pixels of a canvas, in NumPy and OpenCV."""
+"""From a window of a stored image to the pixels of a canvas, in NumPy and OpenCV."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 def fast_painter() -> Callable[[np.ndarray, bool, bool, np.ndarray], None]:
     """The function that shows a window of an image in a target by OpenCV, which works outside Python's lock.
 
-    Bilinear, half-pixel centres, no antialiasing, as `painted_exactly`, within one level of it and a tenth of one
+    Bilinear, half-pixel centres, no antialiasing, as `paint_exactly`, within one level of it and a tenth of one
     darker in the mean (OpenCV's weights have 11 bits, and it cuts off; `INTER_LINEAR_EXACT` is slower). Where an image
     is zoomed by 1/2 to 1, neither filters what is finer than the shown pixels. Averaging instead (`INTER_AREA`) takes
     five times as long, and evaluation, which training should resemble, doesn't either.

@@ -31,7 +31,7 @@ AHEAD = 2
 
 
 def described(data: config.Data) -> str:
-    """How training images are read, for the log."""
+    """Return the log's line on how training images are read."""
     if data.decode == "auto":
         return "training images: JPEGs decoded by simplejpeg, reduced where they are shown small; resized by OpenCV"
     return "training images: JPEGs decoded by simplejpeg in full; resized as for evaluation, bit for bit"
@@ -80,7 +80,7 @@ def training_batches(
 
 
 class Schedule(NamedTuple):
-    """Which images make which batch.
+    """The images of each batch.
 
     `order` [n, b] int32 are the rows of the table in the b images that are read of each of n steps, which begin at
     `first_step`; `slots` [b] is their place in the whole batch of `batch_size`. A step is shown at one of the
@@ -268,7 +268,7 @@ class Batches:
             raise self._reason(error) from None
 
     def _reason(self, error: _ImageError) -> BaseException:
-        """What keeps the image from being used, as evaluation would say it; if nothing does, the error at hand."""
+        """Return the reason for which evaluation would refuse the image; if there is none, the error at hand."""
         cause = unusable(self._dataset, [error.row], self._data.max_pixels)
         if cause is None and isinstance(error.error, ValueError):
             name = image_name(self._dataset, error.row)
@@ -277,7 +277,7 @@ class Batches:
 
 
 class _ImageError(Exception):
-    """What was raised while the image of a row was read."""
+    """Error that was raised while the image of a row was read."""
 
     def __init__(self, row: int, error: Exception):
         super().__init__(row, error)

@@ -1,4 +1,4 @@
-"""What is shown of training images and where their boxes go, for many images at once, in NumPy.
+"""Views of training images, and the ways of their boxes, for many images at once, in NumPy.
 
 Sizes, offsets and scales are (vertical, horizontal); boxes are xyxy. `draws` [n,32,4] are those of
 `retina.data.batches.draws.table`.
@@ -158,7 +158,7 @@ def random_windows(
 
 
 def halvings(views: Views) -> np.ndarray:
-    """[n]: how often a JPEG can be halved as it is decoded without a side of the window below its content's.
+    """[n]: number of times that a JPEG can be halved as it is decoded without a side of the window below its content's.
 
     libjpeg computes such an image from the low frequencies of each block, so that it costs less to decode and to
     resize, and what is finer than its pixels is filtered away before the bilinear resize, which does no antialiasing.
@@ -170,7 +170,7 @@ def halvings(views: Views) -> np.ndarray:
 
 
 def possible_halvings(shrink: np.ndarray) -> np.ndarray:
-    """How often an image that is shown at 1 / `shrink` of its size can be halved: 0 to `MOST_HALVINGS`."""
+    """Number of times that an image shown at 1 / `shrink` of its size can be halved: 0 to `MOST_HALVINGS`."""
     return np.digitize(shrink, [2**k for k in range(1, MOST_HALVINGS + 1)])
 
 

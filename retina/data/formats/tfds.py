@@ -30,6 +30,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from retina import config
+from retina.data.batches.pixels import leave_gpu_to_backend
 from retina.data.convert.part import Part, Spec
 from retina.data.dataset import (
     DetectionDataset,
@@ -156,6 +157,7 @@ def split_names(name: str | None, data_dir: Path) -> tuple[str, ...]:
 def _open(name: str | None, data_dir: Path) -> Any:
     """The builder of a prepared dataset, made from its files alone: its code is not run, nothing is fetched."""
     import_tensorflow_quietly()
+    leave_gpu_to_backend()
     import tensorflow_datasets as tfds
 
     try:

@@ -311,7 +311,7 @@ def test_what_tensorflow_refuses_is_refused_and_what_it_takes_is_taken():
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "JPEG"])
 def test_a_huge_image_is_not_decoded(kind):
-    with pytest.raises(ValueError, match="as declared"):
+    with pytest.raises(ValueError, match="as declared|huge"):
         READ(huge(kind), (64, 64), 0)
     data = table([encoded(kind, picture(10, 10))], [(10, 10)], boxes=1)
     for limit in (100, 99):
