@@ -117,7 +117,8 @@ def lay_out(
             return
         drawn = draws[example] if place == Place.FIRST else chance.table(seed, samples[example], place)
         rows = rows[example]
-        stored, objects = table.sizes[rows], table.objects(rows)
+        # Nothing but a crop looks at the objects.
+        stored, objects = table.sizes[rows], table.objects(rows[: len(rows) if options.crop.probability else 0])
         if tile is None:
             views = geometry.alone(stored, resized[example], canvas, objects, drawn, options)
             content[example] = views.content
@@ -146,7 +147,11 @@ def lay_out(
     example, row, offset, window, shown, mirrored, turned, corner, blended = (column[order] for column in columns)
     strengths = np.array([options.colour.brightness, options.colour.contrast, options.colour.saturation])
     drawn = 2 * draws[:, Stream.COLOUR] - 1
-    hole = geometry.random_windows(content, draws[:, [Stream.ERASE_WINDOW]], options.erase.area, options.erase.aspect)
+    hole = (origin, origin)
+    if options.erase.probability:
+        windows = draws[:, [Stream.ERASE_WINDOW]]
+        holes = geometry.random_windows(content, windows, options.erase.area, options.erase.aspect)
+        hole = holes[0][:, 0], holes[1][:, 0]
     return Layout(
         parts=Parts(example, row, Views(offset, window, shown), mirrored, turned, corner, blended),
         content=content,
@@ -154,7 +159,7 @@ def lay_out(
         coloured=draws[:, Stream.COLOUR_CHANCE, 0] < options.colour.probability,
         colours=np.concatenate([1 + strengths * drawn[:, :3], options.colour.hue * drawn[:, 3:]], axis=1),
         erased=draws[:, Stream.ERASE_CHANCE, 0] < options.erase.probability,
-        hole=(hole[0][:, 0], hole[1][:, 0]),
+        hole=hole,
     )
 
 
@@ -192,14 +197,15 @@ def columns(table: Table, layout: Layout, views: Views, slots: int, options: con
 
 
 @functools.cache
-def _quantiles(alpha: float) -> np.ndarray:
+def _quantiles(alpha: float) -> tuple[np.ndarray, np.ndarray]:
     # With x = sin(t)^2 the density of t is (sin t cos t)^(2 alpha - 1), which is smooth where that of x is not.
     cells = 16 * _QUANTILES
     angle = (np.arange(cells) + 0.5) * (math.pi / 2 / cells)
     logs = (2 * alpha - 1) * np.log(np.sin(angle) * np.cos(angle))
     mass = np.concatenate([[0.0], np.cumsum(np.exp(logs - logs.max()))])
     edges = np.sin(np.arange(cells + 1) * (math.pi / 2 / cells)) ** 2
-    return np.interp(np.linspace(0, 1, _QUANTILES + 1), mass / mass[-1], edges)
+    shares = np.linspace(0, 1, _QUANTILES + 1)
+    return shares, np.interp(shares, mass / mass[-1], edges)
 
 
 def beta(drawn: np.ndarray, alpha: float) -> np.ndarray:
@@ -207,7 +213,7 @@ def beta(drawn: np.ndarray, alpha: float) -> np.ndarray:
 
     Read from a table of 8,193 quantiles, linear in between, so that a draw is the same on every machine and version.
     """
-    return np.interp(drawn * _QUANTILES, np.arange(_QUANTILES + 1), _quantiles(alpha))
+    return np.interp(drawn, *_quantiles(alpha))
 
 
 def blend(image: np.ndarray, other: np.ndarray, weight: float) -> None:
