@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import pytest
 
+from retina import api
+
 PACKAGE = Path(__file__).resolve().parents[1] / "retina"
 MAX_STATEMENT_LINES = 80
 MAX_FILES = 16
@@ -311,6 +313,13 @@ def test_late_imports_of_our_own_have_their_reasons() -> None:
     assert {(item.module, item.target) for item in late} == set(LATE)
     assert len(statements) <= MAX_LATE
     assert all(reason for reason in LATE.values())
+
+
+def test_verbs_imported_when_asked_for_stand_on_lower_floors() -> None:
+    """`retina.api` names their homes in a table, which no import statement shows."""
+    modules = files()
+    homes = [home.partition(":")[0] for home in api._HEAVY.values()]
+    assert [home for home in homes if home not in modules or complaint("retina.api", home) is not None] == []
 
 
 def test_ops_losses_models_and_weights_know_no_tensorflow() -> None:
