@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""The bound on an image's pixels, held to the declared sizes: no image is opened."""
-=======
 """Bounds on images by what their annotations declare: no image is opened, TensorFlow not loaded."""
->>>>>>> reader
 
 from __future__ import annotations
 
@@ -15,21 +11,13 @@ from retina.errors import RetinaError
 
 
 def image_name(dataset: DetectionDataset, row: int) -> str:
-<<<<<<< HEAD
-    """The name of an image in messages: its path, or the table and the id."""
-=======
     """Name of an image in messages: its path, or the table and the id."""
->>>>>>> reader
     image = dataset.images[row]
     return image if isinstance(image, str) else f"{dataset.name}: image {dataset.image_ids[row]}"
 
 
 def refuse_too_large(dataset: DetectionDataset, max_pixels: int) -> None:
-<<<<<<< HEAD
-    """Refuse a table with an image that is declared too large; one of another size than declared is refused elsewhere.
-=======
     """Refuse a table by its declared sizes; an image of another size than declared is refused elsewhere.
->>>>>>> reader
 
     Raises:
         RetinaError: an image is declared to have more pixels; the message names the first one.
@@ -42,11 +30,7 @@ def refuse_too_large(dataset: DetectionDataset, max_pixels: int) -> None:
 
 
 def image_kind(dataset: DetectionDataset, max_pixels: int) -> type | None:
-<<<<<<< HEAD
-    """The type of all images of a data set: `str`, `bytes` or `StoredImage`; None if there is none.
-=======
     """Kind of the images of a data set, `str`, `bytes` or `StoredImage`; None if there is none.
->>>>>>> reader
 
     Raises:
         RetinaError: some images are paths and some are bytes, or one is declared to have more than `max_pixels`.
