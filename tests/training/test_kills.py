@@ -69,7 +69,7 @@ def test_runs_killed_at_every_file_operation_end_as_if_they_had_not_been(tmp_pat
 def test_a_real_training_under_float16_that_leaves_updates_out_ends_as_if_it_had_not_been_killed(
     tmp_path, augment, cache
 ):
-    """With parts, moving averages and JPEG files, read within TensorFlow's graph or by threads beside it; the script
+    """With parts, moving averages and JPEG files, from disk and from memory, all augmented or flipped; the script
     compares weights, optimizer, loss scale and lines."""
     options = ["--precision", "mixed_float16", "--files", "--kills", "1", "--steps", "20", "--folder", str(tmp_path)]
     options += ["--augment", augment, "--cache", cache]
