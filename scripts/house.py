@@ -3,7 +3,8 @@
 
 - files from disk to loss: the files of the package that two images pass in one training step; scripts/trace_step.py
   names them and says what counts (a minute; `--no-trace` leaves it out);
-- late imports: statements inside functions that import modules of our own;
+- late imports: statements inside functions that import modules of our own; imports by name, of any module, are calls of
+  `importlib.import_module` and stand beside them;
 - circles: sets of modules that import one another, late imports and those for type checkers included;
 - files a folder: Python files, `__init__.py` left out;
 - statements: of Python in the package, docstrings left out; functions and classes count as one, and so do their parts;
@@ -67,15 +68,23 @@ def statements(source: str) -> int:
     return sum(isinstance(node, ast.stmt) for node in nodes) - docstrings
 
 
+def imports_by_name(source: str) -> int:
+    """Number of calls of `import_module`, of `importlib` or imported from it."""
+    calls = (node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
+    return sum(getattr(call, "attr", getattr(call, "id", None)) == "import_module" for call in calls)
+
+
 def measure(tree: Path) -> dict[str, Any]:
     """Every measure of a checkout but the trace."""
     package = tree / "retina"
-    sources = [path.read_text(encoding="utf-8") for path in files(package).values()]
+    by_module = {name: path.read_text(encoding="utf-8") for name, path in files(package).items()}
+    sources = by_module.values()
     imports = all_imports(package)
     late = late_imports(imports)
     return {
         "late_imports": sorted({f"{item.module}:{item.line}" for item in late}),
         "late_names": len(late),
+        "imports_by_name": {name: count for name, source in by_module.items() if (count := imports_by_name(source))},
         "circles": circles(import_graph(imports)),
         "files_of_folders": dict(sorted(files_of_folders(package).items(), key=lambda pair: -pair[1])),
         "files": len(sources),
@@ -95,6 +104,9 @@ def show(measures: dict[str, Any]) -> str:
     if traced is not None:
         lines += [f"files from disk to loss: {goal(len(traced), MAX_TRACED)}", *(f"  {file}" for file in traced)]
     lines.append(f"late imports of our own: {goal(len(late), MAX_LATE)}, of {measures['late_names']} names")
+    lines += [f"  {place}" for place in late]
+    by_name = measures["imports_by_name"]
+    lines += [f"imports by name: {sum(by_name.values())}", *(f"  {count:3}  {name}" for name, count in by_name.items())]
     lines.append(f"circles of imports: {goal(len(measures['circles']), 0)}")
     lines += [f"  {len(circle)} modules: {', '.join(circle)}" for circle in measures["circles"]]
     largest = max(count for folder, count in folders.items() if folder != "commands")

@@ -81,6 +81,12 @@ def test_statements_are_counted_without_docstrings():
     assert count('class A:\n    """Text."""\n    def f(self):\n        """Text."""\n        return 1\nx = 2\n') == 4
 
 
+def test_imports_by_name_are_counted():
+    count = load_script("house").imports_by_name
+    assert count("import importlib\nx = importlib.import_module('a')\ndef f():\n    import_module('b')\n") == 2
+    assert count("import os\nos.getcwd()\n") == 0
+
+
 def test_the_trace_counts_lines_of_functions_while_it_is_on(tmp_path):
     recorder = load_script("trace_step").Recorder(tmp_path, tmp_path / "images")
     for name in ("early", "late", "never"):

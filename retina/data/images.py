@@ -18,6 +18,7 @@ from retina.data.limits import image_name, too_large
 from retina.data.stored import StoredImage, TableImage
 from retina.errors import RetinaError
 from retina.files import refuse_special
+from retina.startup import import_tensorflow_quietly
 
 _Answer = TypeVar("_Answer")
 _SHOWN = 3
@@ -66,6 +67,7 @@ def load_image(
             ) from None
     if not image:
         raise RetinaError(f"{name}: expected an image, it is empty (0 bytes); restore or remove it")
+    import_tensorflow_quietly()
     import tensorflow as tf
 
     pixels.leave_gpu_to_backend()

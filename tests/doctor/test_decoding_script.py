@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from tests.data.test_fused import noisy, table
 
 from retina import config
 from retina.data.detections import DetectionTable
 from retina.data.ground_truth import results
 from retina.data.load import read_ground_truth
 from retina.runs.loading import Detected
+from tests.data.batches.test_training import noisy, table
 from tests.malformed import encoded
 from tests.scripts import load_script
 
