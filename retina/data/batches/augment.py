@@ -251,10 +251,10 @@ def mean_colour(image: np.ndarray) -> np.ndarray:
     return np.array(cv2.mean(np.ascontiguousarray(image[::_SPACING, ::_SPACING]))[:3])
 
 
-def erase(image: np.ndarray, offset: list[int], size: list[int], fill: np.ndarray) -> None:
-    """Fills a rectangle of an image (arXiv:1708.04896) with `fill`, noise of its size or a colour."""
+def erase(image: np.ndarray, offset: list[int], size: list[int], noise: np.ndarray | None) -> None:
+    """Fills a rectangle of an image (arXiv:1708.04896) with noise of its size, or with the image's mean colour."""
     (top, left), (height, width) = offset, size
-    image[top : top + height, left : left + width] = fill
+    image[top : top + height, left : left + width] = np.round(mean_colour(image)) if noise is None else noise
 
 
 def _evenly(drawn: np.ndarray, count: int) -> np.ndarray:

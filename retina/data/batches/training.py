@@ -241,14 +241,8 @@ class Batches:
             if erased[example]:
                 offset, size = (side[example].tolist() for side in layout.hole)
                 random = options.erase.fill == "random"
-                augment.erase(
-                    content,
-                    offset,
-                    size,
-                    draws.noise(self._schedule.seed, int(sample[example]), (*size, 3))
-                    if random
-                    else np.round(augment.mean_colour(content)),
-                )
+                noise = draws.noise(self._schedule.seed, int(sample[example]), (*size, 3)) if random else None
+                augment.erase(content, offset, size, noise)
             return taken
 
         return paint
