@@ -5,7 +5,7 @@ It writes a COCO JSON file of the size asked for into a temporary folder, by rep
 with polygons as long as COCO's (the real `instances_train2017.json`: 118,287 images, 860,001 annotations, 448 MB),
 beside as many empty image files, since reading checks that they exist. Then, in processes of their own, several times:
 
-- load: `retina.data.formats.coco.read_coco`, from the call to the table, and the processor's time for it, which
+- load: reading the file with `coco_records` and making the table, by the clock, and the processor's time for it, which
   says how much a busy machine added;
 - peak memory: of that whole process, interpreter and libraries included;
 - table: the bytes of its arrays, of its image paths and of its ids;
@@ -85,10 +85,11 @@ def measure(annotations: Path) -> dict[str, float]:
     """The figures of this process."""
     from retina import config
     from retina.data.batches import plan
-    from retina.data.formats.coco import read_coco
+    from retina.data.dataset import build
+    from retina.data.formats.coco import coco_records
 
     start, busy = time.perf_counter(), time.process_time()
-    table = read_coco(annotations, annotations.parent / "images")
+    table = build(coco_records(annotations, annotations.parent / "images"))
     loaded, used = time.perf_counter(), time.process_time() - busy
     # Before the plan: that needs little, and the question is what reading takes.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -10,11 +10,11 @@ from PIL import Image
 import retina
 from retina import config
 from retina.api import score
-from retina.data.formats.voc import read_voc
 from retina.data.ground_truth import ground_truth
 from retina.data.load import read_ground_truth, read_split
 from retina.drawing.evaluation_files import write_score
 from retina.errors import RetinaError
+from tests.data.formats.tables import read_voc
 
 CASES = (
     "coco_val2014_fakebbox100",

@@ -79,6 +79,7 @@ def test_statements_are_counted_without_docstrings():
     assert count("") == 0 and count('"""Text."""\n') == 0
     # class, def, return; then the assignment.
     assert count('class A:\n    """Text."""\n    def f(self):\n        """Text."""\n        return 1\nx = 2\n') == 4
+    assert count('class A:\n    x: int = 1\n    """Unit of x."""\n') == 2
 
 
 def test_imports_by_name_are_counted():

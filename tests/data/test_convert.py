@@ -24,11 +24,10 @@ from retina.data.convert.part import HOLDS, Part, file_names, fitted
 from retina.data.convert.verify import differences, turned
 from retina.data.dataset import DetectionDataset
 from retina.data.formats import voc, yolo
-from retina.data.formats.coco import read_coco
-from retina.data.formats.voc import read_voc
 from retina.data.image_files import read_header, upright_boxes, upright_bytes
 from retina.data.load import load_split
 from retina.errors import RetinaError
+from tests.data.formats.tables import read_coco, read_voc
 
 
 def table(count: int = 3, **columns) -> DetectionDataset:

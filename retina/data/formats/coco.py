@@ -18,7 +18,7 @@ import numpy as np
 
 from retina import config
 from retina.data.convert.part import Part
-from retina.data.dataset import DetectionDataset, InvalidBoxes, RawObjects, Records, build, first_repeated
+from retina.data.dataset import DetectionDataset, RawObjects, Records, first_repeated
 from retina.data.detections import LARGEST, DetectionTable, Pixels, beyond, is_name, is_number, short, to_continuous
 from retina.data.ground_truth import FileTruth, GroundTruth, Id, Results, labels_of_names, results, rows_of_stems
 from retina.data.image_files import locate_images, place_image, stem
@@ -30,21 +30,6 @@ from retina.files import written
 _POLYGONS = re.compile(rb'"segmentation"\s*:\s*\[[\[\]0-9eE+\-.,\s]*\]')
 
 _TYPES = {int: "a whole number", str: "a text", list: "a list", float: "a number"}
-
-
-def read_coco(
-    annotations: Path,
-    images: Path,
-    *,
-    classes: tuple[str, ...] | None = None,
-    invalid_boxes: InvalidBoxes = "error",
-) -> DetectionDataset:
-    """Return the table of `coco_records`, its classes in the order of `classes`, which must be the same names.
-
-    Raises:
-        RetinaError: as `coco_records`, or a box is invalid and `invalid_boxes` is "error".
-    """
-    return build(coco_records(annotations, images), invalid_boxes=invalid_boxes, classes=classes)
 
 
 def coco_records(annotations: Path, images: Path, *, keep_missing: bool = False) -> Records:

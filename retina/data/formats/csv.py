@@ -17,12 +17,9 @@ from typing import NamedTuple
 import numpy as np
 
 from retina.data.dataset import (
-    DetectionDataset,
     Difficult,
-    InvalidBoxes,
     RawObjects,
     Records,
-    build,
     handle_difficult,
     suggest,
 )
@@ -37,34 +34,6 @@ _OPTIONAL = ("width", "height", "crowd", "difficult", "area")
 _LARGEST_SIDE = 2**31
 
 
-def read_csv(
-    annotations: Path,
-    images: Path | None = None,
-    *,
-    class_file: Path | None = None,
-    classes: tuple[str, ...] | None = None,
-    invalid_boxes: InvalidBoxes = "error",
-    difficult: Difficult = "ignore",
-) -> DetectionDataset:
-    """Read one CSV file; of the images only the headers are read, and those only where the file gives no sizes.
-
-    Images are in the order in which the file first names them; their ids are their paths relative to the folder.
-
-    Args:
-        images: the folder that the image column is relative to; None is the file's own.
-        class_file: lines `class name,id`, keras-retinanet's mapping: labels follow the ids, which are the category ids.
-        classes: the class names in label order. Without either, labels follow the sorted names of the file; without a
-            mapping category ids are 1..K in the order of the sorted names.
-        difficult: see `retina.data.dataset.handle_difficult`.
-
-    Raises:
-        RetinaError: names the file and line of a row with missing or malformed fields, of an image that leaves the
-            folder or a class that is not known; a file is missing, or a box is invalid and `invalid_boxes` is "error".
-    """
-    records = csv_records(annotations, images, class_file=class_file, classes=classes, difficult=difficult)
-    return build(records, invalid_boxes=invalid_boxes, classes=classes)
-
-
 def csv_records(
     annotations: Path,
     images: Path | None = None,
@@ -74,14 +43,22 @@ def csv_records(
     difficult: Difficult = "ignore",
     keep_unreadable: bool = False,
 ) -> Records:
-    """Read as `read_csv`, with every box as it stands in the file.
+    """Read one CSV file, every box as it stands there; image headers are read only where the file gives no sizes.
+
+    Images are in the order in which the file first names them; their ids are their paths relative to the folder.
 
     Args:
+        images: the folder that the image column is relative to; None is the file's own.
+        class_file: lines `class name,id`, keras-retinanet's mapping: labels follow the ids, which are the category ids.
+        classes: the class names in label order. Without either, labels follow the sorted names of the file; without a
+            mapping category ids are 1..K in the order of the sorted names.
+        difficult: see `retina.data.dataset.handle_difficult`.
         keep_unreadable: an image that is missing stays, and one without readable header and given size has room for any
             box, to be left out by who decodes it.
 
     Raises:
-        RetinaError: as `read_csv`, but for invalid boxes.
+        RetinaError: names the file and line of a row with missing or malformed fields, of an image that leaves the
+            folder or a class that is not known; or a file is missing.
     """
     table = _read(annotations)
     folder = annotations.parent if images is None else images

@@ -35,10 +35,8 @@ from retina.data.convert.part import Part, Spec
 from retina.data.dataset import (
     DetectionDataset,
     Difficult,
-    InvalidBoxes,
     RawObjects,
     Records,
-    build,
     first_repeated,
     handle_difficult,
 )
@@ -75,23 +73,6 @@ class _Record(NamedTuple):
 
     example: dict[str, Any]
     image: StoredImage
-
-
-def read_tfds(
-    name: str | None,
-    split: str,
-    data_dir: Path,
-    *,
-    classes: tuple[str, ...] | None = None,
-    invalid_boxes: InvalidBoxes = "error",
-    difficult: Difficult = "ignore",
-) -> DetectionDataset:
-    """Return the table of `tfds_records`, its classes in the order of `classes`, which must be the same names.
-
-    Raises:
-        RetinaError: as `tfds_records`, or a box is invalid and `invalid_boxes` is "error".
-    """
-    return build(tfds_records(name, split, data_dir, difficult=difficult), invalid_boxes=invalid_boxes, classes=classes)
 
 
 def tfds_records(

@@ -26,10 +26,8 @@ from retina.data.convert.part import Part
 from retina.data.dataset import (
     DetectionDataset,
     Difficult,
-    InvalidBoxes,
     RawObjects,
     Records,
-    build,
     first_repeated,
     handle_difficult,
     suggest,
@@ -54,22 +52,6 @@ class _Annotation(NamedTuple):
     names: list[str]
     corners: list[list[float]]
     difficult: list[bool]
-
-
-def read_voc(
-    folder: Path,
-    splits: tuple[str, ...],
-    *,
-    classes: tuple[str, ...] | None = None,
-    invalid_boxes: InvalidBoxes = "error",
-    difficult: Difficult = "ignore",
-) -> DetectionDataset:
-    """Return the table of `voc_records`.
-
-    Raises:
-        RetinaError: as `voc_records`, or a box is invalid and `invalid_boxes` is "error".
-    """
-    return build(voc_records(folder, splits, classes=classes, difficult=difficult), invalid_boxes=invalid_boxes)
 
 
 def voc_records(

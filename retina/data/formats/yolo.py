@@ -23,7 +23,7 @@ import yaml
 from retina import config
 from retina.config.reading import read_yaml
 from retina.data.convert.part import Part
-from retina.data.dataset import DetectionDataset, InvalidBoxes, RawObjects, Records, build, first_repeated, suggest
+from retina.data.dataset import DetectionDataset, RawObjects, Records, first_repeated, suggest
 from retina.data.detections import short
 from retina.data.formats import text
 from retina.data.image_files import NO_SIZE_FRACTIONS, image_sizes, place_image, placed
@@ -41,35 +41,6 @@ _LEAST_POLYGON = 6  # numbers of three points
 _LARGEST_FRACTION = 2.0
 
 
-def read_yolo(
-    data: Path | None = None,
-    split: str | None = None,
-    *,
-    images: Path | None = None,
-    labels: Path | None = None,
-    names: Path | None = None,
-    classes: tuple[str, ...] | None = None,
-    invalid_boxes: InvalidBoxes = "error",
-) -> DetectionDataset:
-    """Read one split of a data.yaml, or a folder of images and its labels; of images only the headers are read.
-
-    Image ids are paths without extension, relative to the folder of images, or to the data set's root where the split
-    is a list. Category ids are the indices. Images are sorted by path, those of a text file stay in its order.
-
-    Args:
-        data: an Ultralytics data.yaml; `split` is one of its keys "train", "val" and "test".
-        images, labels, names: see `retina.config.YoloSource`.
-        classes: the class names in label order, the same as the file's; without any file of names, what the indices
-            count.
-
-    Raises:
-        RetinaError: a file or folder is missing or malformed (with file and line), a listed path leaves the data set's
-            root, a class index has no name, an image can't be read, or a box is invalid and `invalid_boxes` is "error".
-    """
-    records = yolo_records(data, split, images=images, labels=labels, names=names, classes=classes)
-    return build(records, invalid_boxes=invalid_boxes, classes=classes)
-
-
 def yolo_records(
     data: Path | None = None,
     split: str | None = None,
@@ -80,14 +51,23 @@ def yolo_records(
     classes: tuple[str, ...] | None = None,
     keep_unreadable: bool = False,
 ) -> Records:
-    """Read as `read_yolo`, with every box as it stands in the files.
+    """Read one split of a data.yaml, or a folder of images and its labels, every box as it stands in the files.
+
+    Of images only the headers are read. Image ids are paths without extension, relative to the folder of images, or to
+    the data set's root where the split is a list. Category ids are the indices. Images are sorted by path, those of a
+    text file stay in its order.
 
     Args:
+        data: an Ultralytics data.yaml; `split` is one of its keys "train", "val" and "test".
+        images, labels, names: see `retina.config.YoloSource`.
+        classes: the class names in label order, the same as the file's; without any file of names, what the indices
+            count.
         keep_unreadable: an image that is missing or has no readable header counts as one of 1 pixel, to be left out by
             who decodes it.
 
     Raises:
-        RetinaError: as `read_yolo`, but for invalid boxes.
+        RetinaError: a file or folder is missing or malformed (with file and line), a listed path leaves the data set's
+            root, a class index has no name, or an image can't be read.
     """
     if data is not None:
         listing = listing_of_yaml(data, split or "train")

@@ -13,9 +13,9 @@ from retina.data.batches import pixels, plan
 from retina.data.batches.evaluation import canvas_image, evaluation_batches, readable, translated
 from retina.data.batches.training import training_batches
 from retina.data.dataset import DetectionDataset
-from retina.data.formats.coco import read_coco
 from retina.data.images import load_image
 from retina.errors import RetinaError
+from tests.data.formats.tables import read_coco
 
 
 def settings(short=32, long=64, multiple=32, max_canvases=4, **augment) -> config.Data:

@@ -9,10 +9,10 @@ from PIL import Image
 
 from retina import config
 from retina.data.detections import to_continuous
-from retina.data.formats.voc import read_voc
 from retina.data.ground_truth import FileTruth, GroundTruth, Results, file_truth
 from retina.data.load import read_ground_truth, read_results
 from retina.errors import RetinaError
+from tests.data.formats.tables import read_voc
 
 
 def coco(**changes):

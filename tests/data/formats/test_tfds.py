@@ -11,10 +11,11 @@ from PIL import Image
 
 from retina import config
 from retina.data.dataset import DetectionDataset
-from retina.data.formats.tfds import read_tfds, split_names
+from retina.data.formats.tfds import split_names
 from retina.data.load import load_split, read_split
 from retina.data.stored import FileSlice, SourceImage, encoded, path_or_bytes
 from retina.errors import RetinaError
+from tests.data.formats.tables import read_tfds
 
 tfds = pytest.importorskip("tensorflow_datasets")
 FORMATS = ("tfrecord", "array_record")
