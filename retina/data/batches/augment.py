@@ -108,7 +108,7 @@ def lay_out(
     draws = chance.table(seed, samples)
     mosaic = draws[:, Stream.MOSAIC_CHANCE, 0] < options.mosaic.probability
     content = np.where(mosaic[:, None], canvas, 0)
-    groups = []
+    groups: list[tuple[np.ndarray, ...]] = []
 
     def add(chosen: np.ndarray, rows: np.ndarray, place: Place, corner: np.ndarray, tile: np.ndarray | None) -> None:
         """Adds an image to the examples `chosen` [n] bool, alone or covering its `tile` [n,2]."""
@@ -176,7 +176,7 @@ def columns(table: Table, layout: Layout, views: Views, slots: int, options: con
     objects = table.objects(parts.row)
     boxes = geometry.moved(objects, views, parts.mirrored, parts.turned)
     boxes, stays = geometry.cut(boxes, objects.ignored, views.content[objects.image], options)
-    boxes += np.tile(parts.corner[objects.image, ::-1], 2).astype(np.float32)
+    boxes.reshape(-1, 2, 2)[:] += parts.corner[objects.image, None, ::-1].astype(np.float32)
     example, ignored = parts.example[objects.image], objects.ignored
     if layout.erased.any():
         hidden = geometry.hidden_share(boxes, layout.hole[0][example], layout.hole[1][example])

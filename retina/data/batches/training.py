@@ -191,7 +191,8 @@ class Batches:
                     taken[first::workers] = part.result()
                 except _ImageError as error:
                     raise self._reason(error) from None
-            shown = views.snapped(layout.parts.views, np.concatenate(taken))
+            halvings = np.array([halved for parts in taken for halved in parts])
+            shown = views.snapped(layout.parts.views, halvings)
             columns = augment.columns(self._table, layout, shown, self._slots, options)
             return {
                 "images": images,

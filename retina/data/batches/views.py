@@ -92,7 +92,7 @@ def zoomed(
         return Views(np.zeros_like(stored), stored, resized)
     target = zoomed_size(resized, zoom(draws, scale)[:, None])
     content = np.minimum(target, canvas)
-    window = np.clip(_round(stored * (content / target)), 1, stored)
+    window = np.minimum(np.maximum(_round(stored * (content / target)), 1), stored)
     offset = (draws[:, Stream.PLACE, :2] * (stored - window + 1)).astype(np.int64)
     return Views(offset, window, content)
 
@@ -101,7 +101,7 @@ def zoom(draws: np.ndarray, scale: tuple[float, float]) -> np.ndarray:
     """Zoom factors [n], log-uniform in `scale` (low, high)."""
     low, high = scale
     # A power may round to just outside.
-    return np.clip(low * (high / low) ** draws[:, Stream.ZOOM, 0], low, high)
+    return np.minimum(np.maximum(low * (high / low) ** draws[:, Stream.ZOOM, 0], low), high)
 
 
 def zoomed_size(resized: np.ndarray, factor: np.ndarray | float) -> np.ndarray:
