@@ -115,7 +115,7 @@ def lay_out(
         example = np.flatnonzero(chosen)
         if not len(example):
             return
-        drawn = draws[example] if place == Place.FIRST else chance.table(seed, samples[example], place)
+        drawn = chance.table(seed, samples[example], place) if place else draws[chosen]
         rows = rows[example]
         # Nothing but a crop looks at the objects.
         stored, objects = table.sizes[rows], table.objects(rows[: len(rows) if options.crop.probability else 0])
@@ -142,9 +142,11 @@ def lay_out(
     mixed = draws[:, Stream.MIXUP_CHANCE, 0] < options.mixup.probability
     add(mixed, _evenly(draws[:, Stream.MIXUP_PARTNER, 0], len(table.sizes)), Place.BLENDED, origin, content)
 
-    columns = [np.concatenate(column) for column in zip(*groups, strict=True)]
-    order = np.argsort(columns[0], kind="stable")
-    example, row, offset, window, shown, mirrored, turned, corner, blended = (column[order] for column in columns)
+    if len(groups) > 1:
+        columns = [np.concatenate(column) for column in zip(*groups, strict=True)]
+        order = np.argsort(columns[0], kind="stable")
+        groups = [tuple(column[order] for column in columns)]
+    example, row, offset, window, shown, mirrored, turned, corner, blended = groups[0]
     strengths = np.array([options.colour.brightness, options.colour.contrast, options.colour.saturation])
     drawn = 2 * draws[:, Stream.COLOUR] - 1
     hole = (origin, origin)
