@@ -252,10 +252,10 @@ def compare(
 ) -> Comparison:
     """Return whether B is better than A: two run directories, or with a ground truth two COCO results files.
 
-    Runs are evaluated anew: detections that lie in them may be of another checkpoint or of other data.
+    Runs are evaluated again: detections that lie in them may be of another checkpoint or of other data.
 
     Args:
-        ground_truth: anything that `retina.data.load.read_ground_truth` tells by itself; runs bring their own.
+        ground_truth: anything that `retina.data.load.read_ground_truth` recognises; runs bring their own.
         split: of runs "train", "validation" (the default) or "test"; of a ground truth that has several, theirs, with
             commas between them ("2007/test,2012/val").
         checkpoint: of both runs, "best" by default.
@@ -633,7 +633,7 @@ def ablate(
 def summarise_study(
     path: str | Path, *, replicates: int | None = None, say: Callable[[str], None] = lambda text: None
 ) -> StudyResult:
-    """Write a study's table, plots and page anew from its finished trials, and return what they show.
+    """Write a study's table, plots and page from its finished trials, and return its figures.
 
     Raises:
         RetinaError: not a study's folder, it can't be written, or `replicates` is below 1.

@@ -5,7 +5,8 @@ It writes two JPEG files of 64 x 48 pixels with a COCO table, and lets `retina.t
 zoom, batch of two, ResNet-18, TensorFlow, everything else as it is by default. A file of the package counts where at
 least one line inside a function of it is executed, in any thread,
 
-- after the first image file is opened (tables are read, the network is built and the batch planned before that), and
+- after Keras callbacks are told `on_train_begin` (configuration and table are read, the network is built; what plans,
+  opens, decodes and batches the images comes then), and
 - before the gradient of the loss is asked for (the loss has its value; update, metrics and checkpoint come after it).
 
 Nothing in that time is left out, whether it touches pixels or not. Both images must be opened in it. TensorFlow traces
@@ -54,16 +55,15 @@ class Recorder:
         self.package, self.images = f"{package}{os.sep}", f"{images}{os.sep}"
         self.files: dict[str, None] = {}
         self.opened: list[str] = []
-        self.armed = self.on = False
+        self.on = False
 
     def audit(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """Note the image files that a training opens; the first one switches the recorder on."""
-        if self.armed and event == "open" and isinstance(arguments[0], str) and arguments[0].startswith(self.images):
-            self.on = True
+        """Note the image files that are opened."""
+        if self.on and event == "open" and isinstance(arguments[0], str) and arguments[0].startswith(self.images):
             self.opened.append(Path(arguments[0]).name)
 
     def begin(self) -> None:
-        self.armed = True
+        self.on = True
 
     def trace(self, frame: FrameType, event: str, argument: Any) -> Callable[..., Any] | None:
         """Return the tracer of a frame's lines, if it is a function's of the package."""
@@ -108,7 +108,7 @@ def stop_at_the_loss(recorder: Recorder) -> None:
     import tensorflow as tf
 
     def gradient(*arguments: Any, **options: Any) -> Any:
-        recorder.armed = recorder.on = False
+        recorder.on = False
         raise LossIsKnown
 
     tf.GradientTape.gradient = gradient

@@ -32,7 +32,7 @@ FLOORS = (
     ("runs",),
     ("doctor",),
     ("training",),
-    ("setup", "export", "ablation"),
+    ("export", "ablation"),
     ("pages",),
     ("api", "guide"),
     ("commands",),
@@ -40,7 +40,7 @@ FLOORS = (
     ("__main__",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-WINGS = ("setup", "export", "ablation", "pages", "commands")
+WINGS = ("export", "ablation", "pages", "commands")
 
 # Evaluation turns tables into figures and knows neither models nor formats.
 EVALUATION_ROOMS = {"", "errors", "files", "palette", "config"}

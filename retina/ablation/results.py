@@ -57,7 +57,7 @@ class SettingResult:
 
     @property
     def significant(self) -> bool:
-        """Whether AP differs from the baseline's at 95 %, after the adjustment."""
+        """True if AP differs from the baseline's at 95 %, after the adjustment."""
         return self.p_holm is not None and self.p_holm < 1 - statistics.LEVEL
 
 
@@ -80,7 +80,7 @@ class StudyResult:
 
     @property
     def empty(self) -> bool:
-        """Whether no trial has a figure."""
+        """True if no trial has a figure."""
         return not any(trial.figures for trial in self.trials)
 
 

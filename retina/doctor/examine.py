@@ -66,7 +66,7 @@ class Examination:
 
     @property
     def sound(self) -> bool:
-        """Whether no finding is an error."""
+        """True if no finding is an error."""
         return not any(finding.grade == "error" for finding in self.findings)
 
     @property

@@ -81,7 +81,7 @@ def write_saved_model(
 
 
 def is_saved_model(path: Path) -> bool:
-    """Whether a SavedModel lies in the folder."""
+    """Return whether a SavedModel lies in the folder."""
     return (path / "saved_model.pb").is_file()
 
 

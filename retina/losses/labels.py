@@ -28,7 +28,7 @@ def known(values: Tensor) -> np.ndarray | None:
 
 
 def differ(first: Sequence[int | None], second: Sequence[int | None]) -> bool:
-    """Whether two shapes are certain to differ: in rank, or in a dimension that both know."""
+    """Return whether two shapes are certain to differ: in rank, or in a dimension that both know."""
     if len(first) != len(second):
         return True
     return any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in zip(first, second, strict=True))

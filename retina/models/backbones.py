@@ -77,7 +77,7 @@ def build_reported(name: str, weights: str | None = None) -> Built:
 
 
 def takes_a_file(name: str) -> bool:
-    """Whether `weights` of the backbone name a file (or folder), never a preset."""
+    """Return whether `weights` of the backbone name a file (or folder), never a preset."""
     return name in _RESNETS
 
 

@@ -277,7 +277,7 @@ def encoder_depth(file: TensorFile) -> int:
 
 
 def holds_encoder_alone(file: TensorFile) -> bool:
-    """Whether the file has neither heads nor a pyramid."""
+    """Return whether the file has neither heads nor a pyramid."""
     return not any(name.startswith((*_HEADS, "lateral_conv_")) for name in file.tensors)
 
 

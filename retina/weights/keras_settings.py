@@ -263,7 +263,7 @@ def pixels(read: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...], 
 
 
 def gives_pixels(read: dict[str, Any]) -> bool:
-    """Whether the settings normalise pixels."""
+    """Return whether the settings normalise pixels."""
     return bool({"scale", "offset", "mean"} & set(read))
 
 

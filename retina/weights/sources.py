@@ -157,7 +157,7 @@ _DETECTORS: dict[DetectorKind, Callable[[Path, Sequence[str] | None, str], Sourc
 
 
 def is_keras_backbone(path: Path) -> bool:
-    """Whether a keras-hub file holds a ResNet alone.
+    """Return whether a keras-hub file holds a ResNet alone.
 
     Raises:
         RetinaError: the file can't be read.

@@ -56,7 +56,7 @@ class Room:
 
 
 def is_plain_key(value: Any) -> bool:
-    """Whether this may be a dictionary's key: a text, or a number of which no many can have the same hash."""
+    """Return whether this may be a dictionary's key: a text, or a number of which no many can have the same hash."""
     return type(value) in (str, bytes, bool) or (type(value) is int and value.bit_length() <= 60)
 
 
