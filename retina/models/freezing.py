@@ -11,7 +11,7 @@ from retina.errors import RetinaError
 # The stem, then the stages that give C2 to C5, as keras-cv (v2_stack_0_…), keras-hub (stack0_…) and PyTorch (layer1_…)
 # name their layers.
 _STEM = re.compile(r"(conv\d_|conv1$|bn1$)")
-_STAGE = re.compile(r"(?:v2_)?stack_?(?P<from_0>\d)_|layer(?P<from_1>\d)_")
+_STAGE = re.compile(r"(?:v2_)?stack_?(?P<from_0>\d)_|layer(?P<from_1>\d)_|stage(?P<itself>\d)_")
 _BEHIND_THE_LAST = re.compile(r"post_bn$")
 STAGES = 5
 
