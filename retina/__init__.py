@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from retina.startup import import_tensorflow_quietly
+from retina.startup import prepare_keras
 
 __version__ = "0.1.0"
 
@@ -40,7 +40,7 @@ def __getattr__(name: str) -> Any:
     if name in _VERBS:
         return getattr(importlib.import_module("retina.api"), name)
     if name in _HEAVY:
-        import_tensorflow_quietly()
+        prepare_keras()
     if name in _ROOMS:
         return importlib.import_module(f"retina.{name}")
     if name not in _HOMES:

@@ -18,15 +18,22 @@ from retina.ablation.execute import run_locally, run_on_ray
 from retina.ablation.outputs import write_outputs
 from retina.ablation.plan import Plan
 from retina.ablation.results import StudyResult, collect
-from retina.data.convert.run import convert
+from retina.data.convert.converting import convert
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import Pixels
 from retina.data.formats import text
-from retina.data.formats.results import ResultFormat, read_results, result_format
-from retina.data.formats.truth import FileTruth, TruthFormat, from_dataset, read_ground_truth, truth_format
-from retina.data.ground_truth import GroundTruth, Results
+from retina.data.ground_truth import FileTruth, GroundTruth, Results, file_truth
 from retina.data.image_files import image_files
-from retina.data.load import Split, load_split
+from retina.data.load import (
+    ResultFormat,
+    Split,
+    TruthFormat,
+    load_split,
+    read_ground_truth,
+    read_results,
+    result_format,
+    truth_format,
+)
 from retina.doctor.targets import open_target
 from retina.drawing.evaluation_files import write_score, write_sheet
 from retina.drawing.prediction_files import write_predictions
@@ -41,10 +48,10 @@ from retina.evaluation.voc import Difficult
 from retina.files import IMAGE_SUFFIXES, exists, write_text
 from retina.pages import study as study_page
 from retina.runs.directory import RunDirectory
-from retina.startup import import_tensorflow_quietly
+from retina.startup import prepare_keras
 
 if TYPE_CHECKING:
-    from retina.ablation.loss_distribution import loss_distribution
+    from retina.ablation.sampling import loss_distribution
     from retina.doctor.examine import Examination
     from retina.export.benchmark import benchmark
     from retina.export.exporting import export
@@ -69,7 +76,7 @@ _HEAVY = {
     "export_weights": "retina.export.weights",
     "import_weights": "retina.runs.importing:import_run",
     "load": "retina.export.loading",
-    "loss_distribution": "retina.ablation.loss_distribution",
+    "loss_distribution": "retina.ablation.sampling",
     "print_examination": "retina.doctor.printing",
     "time_steps": "retina.training.timing",
     "train": "retina.training.train",
@@ -95,7 +102,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HEAVY:
         raise AttributeError(f"module 'retina.api' has no attribute '{name}'")
     module, _, attribute = _HEAVY[name].partition(":")
-    import_tensorflow_quietly()
+    prepare_keras()
     return getattr(importlib.import_module(module), attribute or name)
 
 
@@ -142,7 +149,9 @@ def judge(
     """
     detected = _heavy("detect_split")(run_or_export, split, checkpoint=checkpoint, overrides=overrides)
     settings = detected.config.evaluation
-    figures = judge_tables(detected.truth, detected.found, protocol=protocol, settings=settings, replicates=replicates)
+    figures = judge_tables(
+        detected.truth, detected.results, protocol=protocol, settings=settings, replicates=replicates
+    )
     if out is not None:
         write_score(out, figures, detected.dataset.images)
         write_sheet(out, detected.dataset, detected.table, pictures=9)
@@ -243,10 +252,10 @@ def compare(
 ) -> Comparison:
     """Return whether B is better than A: two run directories, or with a ground truth two COCO results files.
 
-    Runs are evaluated anew: detections that lie in them may be of another checkpoint or of other data.
+    Runs are evaluated again: detections that lie in them may be of another checkpoint or of other data.
 
     Args:
-        ground_truth: anything that `retina.data.formats.truth.read_ground_truth` tells by itself; runs bring their own.
+        ground_truth: anything that `retina.data.load.read_ground_truth` recognises; runs bring their own.
         split: of runs "train", "validation" (the default) or "test"; of a ground truth that has several, theirs, with
             commas between them ("2007/test,2012/val").
         checkpoint: of both runs, "best" by default.
@@ -305,7 +314,7 @@ def _results_of_runs(a: Path, b: Path, split: Split, checkpoint: str) -> _Pair:
         )
     detected = [_heavy("detect_run")(run, split, checkpoint=checkpoint) for run in (a, b)]
     check_same_truth(detected[0].truth, detected[1].truth)
-    return _Pair(detected[0].truth, detected[0].found, detected[1].found, limits[0])
+    return _Pair(detected[0].truth, detected[0].results, detected[1].results, limits[0])
 
 
 def _limit(run: Path) -> int:
@@ -354,8 +363,8 @@ def score(
             protocols, except that the devkit's result files always are inclusive, and that detections on a retina
             configuration are continuous.
         gt_pixels: overrules `pixels` for the ground truth; a VOC folder is "inclusive" unless told otherwise here.
-        gt_format, dt_format, splits, names, images: see `retina.data.formats.truth.read_ground_truth` and
-            `retina.data.formats.results.read_results`; `images` also says where the pictures are, for
+        gt_format, dt_format, splits, names, images: see `retina.data.load.read_ground_truth` and
+            `retina.data.load.read_results`; `images` also says where the pictures are, for
             `retina.drawing.evaluation_files`.
 
     Raises:
@@ -370,26 +379,26 @@ def score(
         None if isinstance(detections, Results) else result_format(Path(detections), dt_format),
     )
     _check_effects(formats, pixels, gt_pixels, splits, names, images)
-    truth_pixels, found_pixels = _pixels(formats, protocol, pixels, gt_pixels)
+    truth_pixels, result_pixels = _pixels(formats, protocol, pixels, gt_pixels)
     names, images = (None if path is None else Path(path) for path in (names, images))
     truth = _truth(ground_truth, formats, gt_format, truth_pixels, splits, names, images)
-    found = detections
-    if not isinstance(found, Results):
-        found = read_results(
-            found,
+    results = detections
+    if not isinstance(results, Results):
+        results = read_results(
+            results,
             truth,
             format=dt_format,
-            pixels=found_pixels,
+            pixels=result_pixels,
             names=names if formats.indices else None,
             images=images if formats.fractions else None,
         )
     settings = _settings(ground_truth, formats, given)
     figures = judge_tables(
-        truth, found, protocol=protocol, settings=settings, replicates=replicates, iou=iou, difficult=difficult
+        truth, results, protocol=protocol, settings=settings, replicates=replicates, iou=iou, difficult=difficult
     )
     spoken = {"ground_truth_pixels": _PIXELS[truth_pixels]} if formats.truth else {}
-    spoken |= {"detection_pixels": _PIXELS[found_pixels]} if formats.found else {}
-    if formats.found == "coco" and found_pixels == "inclusive" and pixels is None:
+    spoken |= {"detection_pixels": _PIXELS[result_pixels]} if formats.results else {}
+    if formats.results == "coco" and result_pixels == "inclusive" and pixels is None:
         spoken["detection_pixels"] += (
             "; taken so because the protocol is VOC's: for retina's or COCO's own files say --pixels continuous"
         )
@@ -397,10 +406,10 @@ def score(
 
 
 class _Formats(NamedTuple):
-    """Of the two sides, None for a table that is in memory already."""
+    """The formats of the two sides; None for a table that is in memory already."""
 
     truth: str | None
-    found: str | None
+    results: str | None
 
     @property
     def text_truth(self) -> bool:
@@ -408,23 +417,23 @@ class _Formats(NamedTuple):
 
     @property
     def indices(self) -> bool:
-        """Whether the detections may name a class by an index."""
-        return self.found in text.RESULT_LAYOUTS and self.found != "voc"
+        """True where the detections may name a class by an index."""
+        return self.results in text.RESULT_LAYOUTS and self.results != "voc"
 
     @property
     def fractions(self) -> bool:
-        return self.found in text.FRACTIONS
+        return self.results in text.FRACTIONS
 
 
 def _pixels(
     formats: _Formats, protocol: Protocol, pixels: Pixels | None, gt_pixels: Pixels | None
 ) -> tuple[Pixels, Pixels]:
-    """What the numbers of the ground truth and of the detections mean."""
+    """The meaning of the numbers of the ground truth, and of the detections."""
     usual: Pixels = "continuous" if protocol == "coco" else "inclusive"
     # Some formats mean one thing whoever scores them: VOC's own files, and retina's own tables.
     truths: dict[str | None, Pixels] = {"voc": "inclusive", "config": "continuous"}
     truth = gt_pixels or truths.get(formats.truth) or pixels or usual
-    if formats.found == "voc":
+    if formats.results == "voc":
         usual = "inclusive"
     elif formats.truth == "config":
         usual = "continuous"
@@ -443,7 +452,7 @@ def _truth(
     if isinstance(given, GroundTruth):
         return given
     if isinstance(given, DetectionDataset):
-        return from_dataset(given)
+        return file_truth(given)
     return read_ground_truth(
         given,
         format=format,
@@ -484,7 +493,7 @@ def _check_settings(protocol: str, of_coco: dict[str, Any], replicates: Any, iou
         ("gt_pixels", gt_pixels, (None, *get_args(Pixels))),
     ):
         if value not in allowed:
-            known = ", ".join(one for one in allowed if one)
+            known = ", ".join(name for name in allowed if name)
             raise RetinaError(f"{name}: expected one of {known}, got {value!r}; choose one of them")
     coco = protocol == "coco"
     for name, given, used, instead in (
@@ -500,7 +509,7 @@ def _check_effects(
     formats: _Formats, pixels: Any, gt_pixels: Any, splits: Sequence[str], names: Any, images: Any
 ) -> None:
     """A setting that nothing reads is an error."""
-    files = formats.found is not None or formats.truth == "coco" or formats.text_truth
+    files = formats.results is not None or formats.truth == "coco" or formats.text_truth
     for option, given, used, purpose in (
         (
             "--splits",
@@ -624,7 +633,7 @@ def ablate(
 def summarise_study(
     path: str | Path, *, replicates: int | None = None, say: Callable[[str], None] = lambda text: None
 ) -> StudyResult:
-    """Write a study's table, plots and page anew from its finished trials, and return what they show.
+    """Write a study's table, plots and page from its finished trials, and return its figures.
 
     Raises:
         RetinaError: not a study's folder, it can't be written, or `replicates` is below 1.

@@ -44,7 +44,7 @@ COMMANDS = {
     "export-weights": Command(_USE, "Write a run's weights as a state dict of torchvision.", "export_weights"),
     "benchmark": Command(_USE, "Time detection from encoded images to boxes.", "benchmark"),
     "guide": Command(_LOOK_UP, "Show the manual, a page a topic.", "guide"),
-    "config": Command(_LOOK_UP, "Print a configuration with every default spelled out.", "config"),
+    "config": Command(_LOOK_UP, "Print a configuration in full, or explain its settings.", "config"),
     "version": Command(_LOOK_UP, "Print the version.", "version"),
 }
 

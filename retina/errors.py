@@ -2,7 +2,7 @@
 
 
 class RetinaError(ValueError):
-    """What a user can cause and mend: the message says where, what was expected, what came, and what to do.
+    """A fault that a user can cause and fix: the message says where, what was expected, what came, and what to do.
 
     The command line prints it as one line and exits with code 2; every other exception is a defect of `retina`.
     `details` names each of many faults where the message shows the first few: all of a table's invalid boxes; then

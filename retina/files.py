@@ -16,7 +16,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 
 
 def exists(path: Path) -> bool:
-    """Whether there is a file or folder of this name.
+    """Return whether there is a file or folder of this name.
 
     Raises:
         RetinaError: the system won't look for it: its name is too long, or it lies in a folder that may not be entered.
@@ -43,7 +43,7 @@ def refuse_special(path: str | Path) -> None:
 
 
 def is_file_name(word: str) -> bool:
-    """Whether a word of the command line names something that is there; what is too long for a name does not."""
+    """Return whether a word of the command line names a file or folder; a word too long for a name does not."""
     try:
         return exists(Path(word))
     except RetinaError:

@@ -11,8 +11,10 @@ import keras
 import numpy as np
 
 from retina.config import Config
+from retina.data.batches.evaluation import canvas_image, translated
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import DetectionTable, concatenate
+from retina.data.images import load_image
 from retina.errors import RetinaError
 from retina.models.detector import Detector
 
@@ -22,7 +24,7 @@ _INPUTS = ("images", "size", "scale")
 
 @dataclass(frozen=True)
 class Detections:
-    """What was found in one image, by falling score.
+    """The detections in one image, by falling score.
 
     `boxes` [n, 4] float32 xyxy in the image's own pixels, `scores` [n] float32, `labels` [n] int32, `names` n strings.
     """
@@ -36,9 +38,9 @@ class Detections:
         return len(self.scores)
 
     def above(self, score: float) -> Detections:
-        """Those with at least this score."""
+        """The detections of at least this score."""
         keep = self.scores >= score
-        names = tuple(name for name, kept in zip(self.names, keep, strict=True) if kept)
+        names = tuple(np.asarray(self.names, object)[keep])
         return Detections(self.boxes[keep], self.scores[keep], self.labels[keep], names)
 
     def to_list(self) -> list[dict[str, Any]]:
@@ -59,8 +61,8 @@ def compile_inference(detector: Detector, engine: Any = None) -> Callable[[Batch
     forward = _FORWARD[backend](detector) if engine is None else _FORWARD_ON_DEVICES[backend](detector, engine)
 
     def run(batch: Batch) -> dict[str, np.ndarray]:
-        found = forward({name: batch[name] for name in _INPUTS})
-        return {name: keras.ops.convert_to_numpy(value) for name, value in found.items()}
+        detections = forward({name: batch[name] for name in _INPUTS})
+        return {name: keras.ops.convert_to_numpy(value) for name, value in detections.items()}
 
     return run
 
@@ -68,18 +70,16 @@ def compile_inference(detector: Detector, engine: Any = None) -> Callable[[Batch
 def detect(
     run: Callable[[Batch], dict[str, np.ndarray]], dataset: DetectionDataset, batches: Iterable[Batch]
 ) -> DetectionTable:
-    """The detections in `batches` of a dataset (`retina.data.pipeline.evaluation_batches`: all of it, or one host's
+    """The detections in `batches` of a dataset (`evaluation_batches`: all of it, or one host's
     share), with `run` from `compile_inference`."""
-    from retina.data.pipeline import translated
-
     with translated(dataset):
         return concatenate([_table(run(batch), np.asarray(batch["index"])) for batch in batches])
 
 
-def _table(found: dict[str, np.ndarray], index: np.ndarray) -> DetectionTable:
-    keep = found["valid"] & (index >= 0)[:, None]
+def _table(detections: dict[str, np.ndarray], index: np.ndarray) -> DetectionTable:
+    keep = detections["valid"] & (index >= 0)[:, None]
     rows = np.broadcast_to(index[:, None], keep.shape)
-    return DetectionTable(rows[keep], found["boxes"][keep], found["scores"][keep], found["labels"][keep])
+    return DetectionTable(rows[keep], *(detections[name][keep] for name in ("boxes", "scores", "labels")))
 
 
 class Predictor:
@@ -91,7 +91,7 @@ class Predictor:
         self.run = compile_inference(detector)
 
     def predict(self, images: Any) -> list[Detections]:
-        """Detects objects.
+        """Detect objects.
 
         Args:
             images: one or several paths, or uint8 RGB arrays [H, W, 3]; sizes may differ.
@@ -107,8 +107,6 @@ class Predictor:
 
     def stream(self, images: Any) -> Iterable[Detections]:
         """`predict`, an image at a time."""
-        from retina.data.pipeline import canvas_image
-
         single = isinstance(images, (str, Path)) or (isinstance(images, np.ndarray) and images.ndim == 3)
         for image in [images] if single else images:
             pixels = _pixels(image, self.config.data.max_pixels)
@@ -118,11 +116,9 @@ class Predictor:
                 "scale": scale[None].astype(np.float32),
                 "size": size[None].astype(np.int32),
             }
-            found = {name: value[0] for name, value in self.run(batch).items()}
-            keep = found["valid"]
-            labels = found["labels"][keep]
-            names = tuple(self.class_names[k] for k in labels)
-            yield Detections(found["boxes"][keep], found["scores"][keep], labels, names)
+            detections = {name: value[0] for name, value in self.run(batch).items()}
+            boxes, scores, labels = (detections[name][detections["valid"]] for name in ("boxes", "scores", "labels"))
+            yield Detections(boxes, scores, labels, tuple(self.class_names[k] for k in labels))
 
 
 def build_detector(config: Config, class_names: Sequence[str], *, load_weights: bool = True) -> Detector:
@@ -140,8 +136,6 @@ def build_detector(config: Config, class_names: Sequence[str], *, load_weights: 
 
 
 def _pixels(image: Any, max_pixels: int) -> np.ndarray:
-    from retina.data.images import load_image
-
     if isinstance(image, (str, Path)):
         return load_image(str(image), max_pixels=max_pixels)
     pixels = np.asarray(image)
@@ -153,15 +147,15 @@ def _pixels(image: Any, max_pixels: int) -> np.ndarray:
 def _tensorflow_forward(detector: Detector) -> Callable[[Batch], Batch]:
     import tensorflow as tf
 
-    return tf.function(_found(detector), input_signature=_signature())
+    return tf.function(_forward(detector), input_signature=_signature())
 
 
-def _found(detector: Detector) -> Callable[[Batch], Batch]:
-    def found(batch: Batch) -> Batch:
+def _forward(detector: Detector) -> Callable[[Batch], Batch]:
+    def forward(batch: Batch) -> Batch:
         maps = detector.feature_maps(batch["images"], batch["size"], training=False)
         return detector.decode(detector.predictions(maps), batch)
 
-    return found
+    return forward
 
 
 def _signature() -> list[Any]:
@@ -182,16 +176,16 @@ def _signature() -> list[Any]:
 def _mirrored_forward(detector: Detector, strategy: Any) -> Callable[[Batch], Batch]:
     import tensorflow as tf
 
-    found, replicas = _found(detector), strategy.num_replicas_in_sync
+    on_replica, replicas = _forward(detector), strategy.num_replicas_in_sync
 
     @tf.function(input_signature=_signature(), autograph=False)
     def forward(batch: Batch) -> Batch:
         with strategy.scope():
             shares = {name: tf.split(x, replicas) for name, x in batch.items()}
-            own = strategy.experimental_distribute_values_from_function(
+            share = strategy.experimental_distribute_values_from_function(
                 lambda context: {name: x[context.replica_id_in_sync_group] for name, x in shares.items()}
             )
-            values = strategy.run(found, args=(own,))
+            values = strategy.run(on_replica, args=(share,))
         return {name: tf.concat(strategy.experimental_local_results(x), 0) for name, x in values.items()}
 
     return forward

@@ -38,7 +38,9 @@ def class_colour(index: int) -> Colour:
     # The bit-reversed cycle number spreads the shades evenly, however many classes there are.
     step, towards = (cycle + 1) // 2, WHITE if cycle % 2 else BLACK
     share = 0.75 * int(f"{step:b}"[::-1], 2) / 2 ** step.bit_length()
-    red, green, blue = (round(own + share * (end - own)) for own, end in zip(_OKABE_ITO[base], towards, strict=True))
+    red, green, blue = (
+        round(start + share * (end - start)) for start, end in zip(_OKABE_ITO[base], towards, strict=True)
+    )
     return red, green, blue
 
 

@@ -210,7 +210,7 @@ def of_tfds(damage: Callable[[Path], object] = _NOTHING, split: str = "train") -
     """COCO's two images as a TFDS dataset with the split "train"; `damage` is given its only shard."""
 
     def make(folder: Path) -> list[str]:
-        from retina.data.convert.run import convert
+        from retina.data.convert.converting import convert
 
         coco(folder)
         convert(folder / "data.json", folder / "set", "tfds", images=folder / "images", splits=["train"])
@@ -267,7 +267,7 @@ KINDS = (
         "EXIF rotation, declared upright",
         of_image(rotated(6, 64, 48), (48, 64)),
         1,
-        "declared upright but stored rotated by EXIF",
+        "declared upright but stored with an EXIF rotation",
     ),
     Kind("folder called 0.png", of_file(Path.mkdir), 2, r"0\.png: expected an image file, it is a folder"),
     Kind("pipe called 0.png", of_file(os.mkfifo), 2, r"0\.png: expected an image file, .*a pipe"),

@@ -17,7 +17,7 @@ GUIDE = ROOT / "retina" / "guide"
 README = ROOT / "README.md"
 PAGES = {path.relative_to(ROOT).as_posix(): path for path in (README, *sorted(GUIDE.glob("*.md")))}
 GENERATED = GUIDE / "settings.md"
-"""Written from the descriptions of the settings; a test of its own keeps it current."""
+"""Written from the descriptions of the settings and kept current by a test; its numbers are defaults and bounds."""
 
 
 KINDS = {"table_open": "table", "heading_open": "heading", "paragraph_open": "paragraph", "fence": "code"}
@@ -40,9 +40,13 @@ def text(page: str) -> str:
     return PAGES[page].read_text(encoding="utf-8")
 
 
+def parse(markdown: str) -> list[Token]:
+    return MarkdownIt("commonmark").enable("table").parse(markdown)
+
+
 @cache
 def tokens(page: str) -> list[Token]:
-    return MarkdownIt("commonmark").enable("table").parse(text(page))
+    return parse(text(page))
 
 
 def blocks(page: str) -> list[Block]:
@@ -92,11 +96,15 @@ def inline_code(page: str) -> list[str]:
 
 
 def words(page: str) -> int:
-    """Return the number of words that a reader sees: no link targets, no pictures, no table lines."""
-    shown = [token.content for token in tokens(page) if token.type == "fence"]
-    for token in tokens(page):
-        if token.type == "inline":
-            shown.append("".join(_visible(child) for child in token.children or ()))
+    """Return the number of words that a reader sees on a page."""
+    return visible_words(text(page))
+
+
+def visible_words(markdown: str) -> int:
+    """Return the number of words that a reader of the rendered page sees: no link targets, pictures or table lines."""
+    parsed = parse(markdown)
+    shown = [token.content for token in parsed if token.type in ("fence", "code_block")]
+    shown += ["".join(map(_visible, token.children or ())) for token in parsed if token.type == "inline"]
     return sum(len(part.split()) for part in shown)
 
 
@@ -116,4 +124,9 @@ def links(page: str) -> list[str]:
 def headings(page: str) -> set[str]:
     """Return the anchors that GitHub gives to a page's headings."""
     titles = [tokens(page)[n + 1].content for n, token in enumerate(tokens(page)) if token.type == "heading_open"]
-    return {re.sub(r"[^\w\- ]", "", title).lower().replace(" ", "-") for title in titles}
+    return {anchor(title) for title in titles}
+
+
+def anchor(title: str) -> str:
+    """Return the anchor that GitHub gives to a heading."""
+    return re.sub(r"[^\w\- ]", "", title).lower().replace(" ", "-")

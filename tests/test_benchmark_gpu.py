@@ -1,4 +1,4 @@
-"""scripts/benchmark_gpu and scripts/carry_wheels: counts, table, processes, their limits; the whole on a CPU (slow)."""
+"""scripts/benchmark_gpu.py and carry_wheels.py: counts, table, processes, their limits; the whole on a CPU (slow)."""
 
 import json
 import math
@@ -7,26 +7,19 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
-from importlib.machinery import SourceFileLoader
 from importlib.metadata import requires
-from importlib.util import find_spec, module_from_spec, spec_from_loader
+from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
+from tests.scripts import load_script
+
 ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = ROOT / "scripts" / "benchmark_gpu.py"
 OURS = ("plan", "table", "measure", "inputs", "retina_work", "real_data", "part")
 # A 3x3 convolution of stride 2 from [2, 8, 8, 3] to [2, 4, 4, 5]: 2 x 4 x 4 positions, 9 x 3 x 5 weights, 2 each.
 FORWARD = 2 * 2 * 4 * 4 * 9 * 3 * 5
-
-
-def script(name: str) -> ModuleType:
-    loader = SourceFileLoader(f"script_{name}", str(ROOT / "scripts" / name))
-    module = module_from_spec(spec_from_loader(loader.name, loader))
-    sys.modules[loader.name] = module
-    loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(autouse=True)
@@ -201,7 +194,7 @@ def runner(tmp_path: Path, text: str, budget: float = 60.0):
     program = tmp_path / "program.py"
     program.write_text(text)
     out = (tmp_path / "out.jsonl").open("w")
-    return script("benchmark_gpu").Runner(budget, out, tmp_path, 5.0, program)
+    return load_script("benchmark_gpu").Runner(budget, out, tmp_path, 5.0, program)
 
 
 def test_a_part_that_hangs_keeps_what_it_measured(tmp_path: Path):
@@ -277,7 +270,7 @@ print("all there")
 
 
 def test_wheels_are_split_and_joined(tmp_path: Path):
-    carry = script("carry_wheels")
+    carry = load_script("carry_wheels")
     big, small = tmp_path / "big-1-py3-none-any.whl", tmp_path / "small-1-py3-none-any.whl"
     big.write_bytes(bytes(range(250)))
     small.write_bytes(b"x" * 100)
@@ -295,7 +288,7 @@ def test_wheels_are_split_and_joined(tmp_path: Path):
 
 def test_every_package_that_training_needs_is_carried_or_expected_there():
     """A machine without a network gets one chance."""
-    carry = script("carry_wheels")
+    carry = load_script("carry_wheels")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     needed = {re.split(r"[<>=\[]", one)[0] for one in project["dependencies"]}
     # Only for TensorFlow Datasets, and for the backbones of keras-cv.
@@ -307,7 +300,7 @@ def test_every_package_that_training_needs_is_carried_or_expected_there():
 
 
 def test_wheels_have_the_tested_versions():
-    carry = script("carry_wheels")
+    carry = load_script("carry_wheels")
     constraints = (ROOT / "constraints.txt").read_text()
     assert carry.version_of("pydantic-core", "pydantic==1.0\npydantic_core==2.5\n") == "2.5"
     assert carry.version_of("tensorflow-cpu", "tensorflow==2.21.0\n") == "2.21.0"
@@ -322,7 +315,7 @@ def test_wheels_have_the_tested_versions():
 def test_torchvisions_step_runs_on_a_cpu(tmp_path: Path):
     out = tmp_path / "gpu.jsonl"
     options = ["--tiny", "--batches", "1", "2", "--repeats", "1", "--rounds", "2", "--kinds", "train"]
-    command = [sys.executable, str(ROOT / "scripts" / "benchmark_gpu"), *options, "--out", str(out)]
+    command = [sys.executable, str(SCRIPT), *options, "--out", str(out)]
     done = subprocess.run([*command, "--only", "torchvision", "128x128", "frozen"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     first, second, again = map(json.loads, out.read_text().splitlines()[1:])
@@ -337,7 +330,7 @@ def test_torchvisions_step_runs_on_a_cpu(tmp_path: Path):
 def test_our_parts_run_on_a_cpu(tmp_path: Path):
     out = tmp_path / "gpu.jsonl"
     options = ["--tiny", "--batches", "1", "--repeats", "1", "--rounds", "1", "--kinds", "peak", "train", "infer"]
-    command = [sys.executable, str(ROOT / "scripts" / "benchmark_gpu"), *options, "--backend", "jax", "--out", str(out)]
+    command = [sys.executable, str(SCRIPT), *options, "--backend", "jax", "--out", str(out)]
     done = subprocess.run([*command, "--only", "resnet50", "128x128"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     about, *found = map(json.loads, out.read_text().splitlines())
@@ -365,7 +358,7 @@ def test_our_parts_run_on_a_cpu(tmp_path: Path):
 def test_the_profile_and_both_inferences_run_on_a_cpu(tmp_path: Path):
     out = tmp_path / "gpu.jsonl"
     options = ["--tiny", "--batches", "1", "--repeats", "1", "--rounds", "1", "--kinds", "profile", "infer"]
-    command = [sys.executable, str(ROOT / "scripts" / "benchmark_gpu"), *options, "--backend", "jax", "--out", str(out)]
+    command = [sys.executable, str(SCRIPT), *options, "--backend", "jax", "--out", str(out)]
     done = subprocess.run([*command, "--only", "128x128"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     profile, *inferences = map(json.loads, out.read_text().splitlines()[1:])
@@ -389,7 +382,7 @@ def test_training_from_photographs_runs_on_a_cpu(tmp_path: Path, shared_data: Pa
         names = (shared_data / "bccd" / "ImageSets" / "Main" / f"{split}.txt").read_text().splitlines()
         (folder / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(names[:count]) + "\n")
     options = ["--tiny", "--batches", "2", "--steps", "1", "--kinds", "accuracy", "fed", "--data", str(folder)]
-    command = [sys.executable, str(ROOT / "scripts" / "benchmark_gpu"), *options, "--backend", "jax", "--out", str(out)]
+    command = [sys.executable, str(SCRIPT), *options, "--backend", "jax", "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     records = {r["of"]["kind"]: r for r in map(json.loads, out.read_text().splitlines()[1:])}

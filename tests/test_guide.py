@@ -15,19 +15,19 @@ from retina import cli
 from retina.commands.guide import for_terminal, with_backticks
 from retina.errors import RetinaError
 from retina.guide import page, topics
-from tests.manual import GUIDE, PAGES, ROOT
+from tests.manual import GUIDE, PAGES, ROOT, fences
 from tests.manual import text as markdown
 
 TOPICS = (
-    "data", "training", "devices", "weights", "evaluation", "ablation", "export", "python", "commands", "measurements",
-    "gpu", "errors",
+    "data", "training", "settings", "devices", "weights", "evaluation", "ablation", "export", "python", "commands",
+    "measurements", "gpu", "errors",
 )  # fmt: skip
 HEAVY = ("tensorflow", "keras", "jax", "torch", "numpy", "matplotlib", "pandas")
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def shown(monkeypatch, capsys, *arguments: str, columns: int = 80) -> tuple[int, str, str]:
-    """`retina guide …` into a pipe, with a terminal of so many columns behind it."""
+    """Return exit code, output and errors of `retina guide …`, piped, on a terminal of so many columns."""
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setattr("sys.argv", ["retina", "guide", *arguments])
     with pytest.raises(SystemExit) as stop:
@@ -37,11 +37,11 @@ def shown(monkeypatch, capsys, *arguments: str, columns: int = 80) -> tuple[int,
 
 
 def test_every_page_is_a_topic_with_its_line():
-    assert [topic for topic in topics() if topic in TOPICS] == list(TOPICS)
+    assert tuple(topics()) == TOPICS
     assert set(topics()) == {path.stem for path in GUIDE.glob("*.md")}
     for topic, about in topics().items():
-        assert page(topic).startswith("# "), topic
-        assert 20 <= len(about) <= 120, topic
+        assert re.match(r"(<!--.*-->\n\n)?# ", page(topic)), topic
+        assert 20 <= len(about) <= 160, topic
         assert about.endswith("."), topic
 
 
@@ -101,6 +101,15 @@ def test_code_keeps_its_backticks_without_colours(monkeypatch, capsys):
     assert with_backticks("a `b c` d\n\n```bash\n# `e`\n```\n") == "a `` `b c` `` d\n\n```bash\n# `e`\n```\n"
     _, out, _ = shown(monkeypatch, capsys, "gpu")
     assert "`run.precision=mixed_bfloat16`" in out and "and its `install` there" in out and "``" not in out
+
+
+def test_the_message_that_the_page_of_errors_shows_is_the_message(monkeypatch, capsys):
+    (block,) = fences("retina/guide/errors.md", "text")
+    command, message = block.strip().splitlines()
+    monkeypatch.setattr("sys.argv", command.removeprefix("$ ").split())
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert (stop.value.code, capsys.readouterr().err) == (2, f"{message}\n")
 
 
 def test_the_guide_is_light():

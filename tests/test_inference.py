@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from retina import config
+from retina.data.batches.evaluation import evaluation_batches
 from retina.data.dataset import DetectionDataset
-from retina.data.pipeline import evaluation_batches
 from retina.errors import RetinaError
 from retina.inference import Detections, Predictor, build_detector, detect
 

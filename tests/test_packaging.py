@@ -127,6 +127,13 @@ def test_wheel_finds_the_digits_demo(wheel: zipfile.ZipFile, tmp_path: Path) -> 
     assert found == tmp_path / "retina" / "configs" / "digits.yaml"
 
 
+def test_wheel_explains_its_settings(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    """Descriptions are read from the source, which has to be there."""
+    wheel.extractall(tmp_path)
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from retina.config.reference import page; print(page())"
+    assert run("-P", "-c", code).stdout.strip() == wheel.read("retina/guide/settings.md").decode().strip()
+
+
 # ---------------------------------------------------------------------------------------------------- dependencies
 
 
@@ -208,12 +215,12 @@ def test_no_path_of_a_machine_and_no_package_index() -> None:
             continue
         read.add(path.relative_to(ROOT).as_posix())
         found += [f"{path.relative_to(ROOT)}: {match[0]}" for match in FOREIGN.finditer(text)]
-    assert {"pyproject.toml", "scripts/setup", ".ci/run", "retina/config/reading.py"} <= read
+    assert {"pyproject.toml", "scripts/setup.py", ".ci/run", "retina/config/reading.py"} <= read
     assert found == []
 
 
 def test_scripts_can_be_run() -> None:
-    for name in ("scripts/setup", "scripts/demo", "scripts/test", ".ci/run"):
+    for name in ("scripts/setup.py", "scripts/demo", "scripts/test", ".ci/run"):
         path = ROOT / name
         assert os.access(path, os.X_OK), f"{name} is not executable"
         assert path.read_text(encoding="utf-8").startswith("#!/usr/bin/env "), name

@@ -10,13 +10,11 @@ from PIL import Image
 import retina
 from retina import config
 from retina.api import score
-from retina.data.formats.truth import read_ground_truth
-from retina.data.formats.voc import read_voc
 from retina.data.ground_truth import ground_truth
-from retina.data.load import load_split
-from retina.data.split_truth import split_truth
+from retina.data.load import read_ground_truth, read_split
 from retina.drawing.evaluation_files import write_score
 from retina.errors import RetinaError
+from tests.data.formats.tables import read_voc
 
 CASES = (
     "coco_val2014_fakebbox100",
@@ -125,7 +123,7 @@ def test_pixels_decide_an_overlap_at_its_threshold(tmp_path):
     assert result["metrics"] == {"mAP_allpt@0.5": 0.0}
     assert result["per_class"] == {"dog": {"AP_allpt@0.5": -1.0, "boxes": 0}, "cat": {"AP_allpt@0.5": 0.0, "boxes": 1}}
     mixed = score(truth, found, protocol="voc10", pixels="continuous", gt_pixels="inclusive", **settings)
-    assert mixed.truth.boxes.tolist() == [[0, 0, 10, 10]] and mixed.found.boxes.tolist() == [[1, 1, 9, 4]]
+    assert mixed.truth.boxes.tolist() == [[0, 0, 10, 10]] and mixed.detections.boxes.tolist() == [[1, 1, 9, 4]]
     assert score(truth, found, **settings).truth.boxes.tolist() == [[1, 1, 9, 9]]  # COCO's protocol: continuous
 
 
@@ -135,7 +133,7 @@ def test_tables_in_memory(shared_data):
     from_files = score(shared_data / "voc100", path, protocol="voc07")
     for table in (dataset, ground_truth(dataset), read_ground_truth(shared_data / "voc100")):
         if table is not dataset and not hasattr(table, "stems"):
-            again = score(table, from_files.found, protocol="voc07")  # without file names, images go by their ids
+            again = score(table, from_files.detections, protocol="voc07")  # without file names, images go by their ids
         else:
             again = score(table, path, protocol="voc07")
         assert again.to_json()["metrics"] == from_files.to_json()["metrics"]
@@ -160,7 +158,7 @@ def test_what_is_written_scores_the_same(tmp_path, shared_data):
     assert read(tmp_path / "out/metrics.json") == first.to_json()
     again = score(folder / "gt.json", tmp_path / "out/detections.json")
     assert again.to_json() == first.to_json()
-    np.testing.assert_array_equal(again.found.scores, first.found.scores)
+    np.testing.assert_array_equal(again.detections.scores, first.detections.scores)
 
 
 def test_settings_without_effect_or_meaning(tmp_path):
@@ -267,5 +265,5 @@ def test_ids_of_a_voc_class_do_not_depend_on_the_order_of_the_labels(shared_data
 def test_difficult_boxes_of_a_configured_split(shared_data, policy, boxes, counted):
     source = config.VocSource(folder=shared_data / "voc100", splits=("all",))
     data = config.Data(train=source, validation=source, difficult=policy)
-    truth = split_truth(data, "validation", load_split(data, "validation"))
+    truth = read_split(data, "validation").truth
     assert (len(truth.boxes), int(truth.counted.sum())) == (boxes, counted)

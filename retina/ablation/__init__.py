@@ -1,1 +1,1 @@
-"""The ablation study: many trainings that differ in a few settings, and what can be said about the differences."""
+"""The ablation study: many trainings that differ in a few settings, and the evidence for their differences."""

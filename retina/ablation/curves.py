@@ -18,20 +18,20 @@ Points = list[tuple[int, float]]
 
 
 class Curves(NamedTuple):
-    """Of one trial: (step, value), steps ascending."""
+    """Curves of a trial: (step, value), steps ascending."""
 
     loss: Points
     ap: Points
 
 
 def read_curves(study: Study) -> dict[str, Curves]:
-    """Of every trial that has begun, by its name."""
+    """Return the curves of every trial that has started, by its name."""
     files = {trial.name: study.run_dir(trial) / "metrics.jsonl" for trial in study.plan.trials}
     return {name: read_metrics(file) for name, file in files.items() if file.is_file()}
 
 
 def read_metrics(file: Path) -> Curves:
-    """Of a run's `metrics.jsonl`; a torn line ends the reading."""
+    """Return the curves of a run's `metrics.jsonl`; reading ends at a torn line."""
     out = Curves([], [])
     for text in file.read_text(encoding="utf-8").splitlines():
         try:
@@ -46,9 +46,9 @@ def read_metrics(file: Path) -> Curves:
 
 
 def over_seeds(result: StudyResult, curves: Mapping[str, Curves], points: Callable[[Curves], Points]) -> list[Series]:
-    """One series a setting: the mean over its seeds, and from the least to the greatest as its band.
+    """Return a series for each setting: the mean over its seeds, and the range of its seeds as the band.
 
-    Trials that diverged would bend the mean where they end: they count only in a setting that has no others.
+    Trials that diverged would bend the mean where they end: they count only in a setting without others.
     """
     out = []
     for number, row in enumerate(result.settings):

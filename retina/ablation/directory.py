@@ -1,11 +1,11 @@
-"""The folder of a study: its plan, its trials, and what became of them.
+"""The folder of a study: its plan, its trials, and how they ended.
 
 study.yaml            the plan, written first
 trials/NAME.yaml      the configuration of a trial; NAME is SETTING_SEED
 trials/NAME/          its run directory, as `retina train` makes it
-trials/NAME.failed_1/ one that could not be resumed
-trials/NAME.log       what its process printed
-trials/NAME.json      how it ended, unless it is still to come
+trials/NAME.failed_1/ a run directory that could not be resumed
+trials/NAME.log       the output of its process
+trials/NAME.json      its outcome, once it has ended
 study.csv, study.json, study.txt, *.png                see `retina.ablation.outputs`
 study.html                                            see `retina.pages.study`
 """
@@ -26,7 +26,7 @@ from retina.config.reading import read_yaml, write_yaml
 from retina.errors import RetinaError
 from retina.files import write_text
 
-# Of a trial that ended; "pending" is one that is still to come or was interrupted.
+# A "pending" trial has not started, or was interrupted.
 Status = Literal["finished", "diverged", "failed", "pending"]
 
 _LOCK_SECONDS = 20.0
@@ -34,13 +34,13 @@ _LOCK_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial ended.
+    """Outcome of a trial.
 
     Attributes:
-        status: "diverged": its loss was no longer finite, which is a result and not retried.
+        status: "diverged" if its loss was no longer finite, which is a result and not retried.
         attempts: processes started for it, in the call that ended it.
-        seconds: these took together.
-        error: the last line of its log, where it is not finished.
+        seconds: time of these processes together.
+        error: the last line of its log, unless it is finished.
     """
 
     status: Status
@@ -57,20 +57,20 @@ class Study:
 
     @classmethod
     def start(cls, path: Path, plan: Plan) -> Study:
-        """A new study, or the one at `path` if it has the same plan.
+        """Start a study, or open the study at `path` if it has the same plan.
 
         Raises:
-            RetinaError: the folder holds something else, or a study with another plan: names what changed.
+            RetinaError: the folder holds something else, or a study with another plan; the message names the changes.
         """
         file = path / "study.yaml"
         if file.is_file():
-            # Read as a plan and not as it stands: keys that this version added have their defaults on both sides.
+            # Compared as plans and not as files: keys that this version added have their defaults on both sides.
             changed = changes(cls.open(path).plan.to_tree(), plan.to_tree())
             if changed:
                 more = f" and {len(changed) - 6} more" if len(changed) > 6 else ""
                 raise RetinaError(
-                    f"{path}: a study with another plan is here; changed: {', '.join(changed[:6])}{more}. Repeat the "
-                    "command that began it, or choose another --out"
+                    f"{path}: a study with another plan is here; changed: {', '.join(changed[:6])}{more}. Repeat "
+                    "the command that started it, or choose another --out"
                 )
         elif path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise RetinaError(f"{path}: expected a new folder or a study, found something else; choose another --out")
@@ -85,10 +85,10 @@ class Study:
 
     @classmethod
     def open(cls, path: Path) -> Study:
-        """The study at `path`.
+        """Open the study at `path`.
 
         Raises:
-            RetinaError: there is none.
+            RetinaError: it is not a study.
         """
         file = path / "study.yaml"
         if not file.is_file():
@@ -101,11 +101,11 @@ class Study:
         return self.path / "trials" / trial.name
 
     def file(self, trial: Trial, suffix: str) -> Path:
-        """`NAME.yaml`, `NAME.log` or `NAME.json` beside the run directory."""
+        """Return the path of `NAME.yaml`, `NAME.log` or `NAME.json` next to the run directory."""
         return self.path / "trials" / f"{trial.name}.{suffix}"
 
     def evaluation(self, trial: Trial) -> Path:
-        """Where the trial's last evaluation is, or will be: the one at its last step."""
+        """Return the folder of the trial's last evaluation, at its last step, whether it exists or not."""
         return self.run_dir(trial) / "eval" / f"step_{self.plan.trial_config(trial).schedule.steps}"
 
     def is_finished(self, trial: Trial) -> bool:
@@ -115,7 +115,7 @@ class Study:
         write_text(self.file(trial, "yaml"), configuration.to_yaml(self.plan.trial_config(trial)))
 
     def outcome(self, trial: Trial) -> Outcome:
-        """What is on the disk decides: a trial is finished once its last evaluation is there."""
+        """Return the outcome of a trial: it is finished once its last evaluation is on the disk."""
         record = _read_record(self.file(trial, "json"))
         if self.is_finished(trial):
             return record if record is not None and record.status == "finished" else Outcome("finished")
@@ -126,13 +126,13 @@ class Study:
 
     @contextmanager
     def locked(self) -> Iterator[int]:
-        """Keeps a second study out of this folder; gives the descriptor that the trials' processes inherit.
+        """Lock the folder against a second study; yield the descriptor that the trials' processes inherit.
 
-        They hold the lock as long as they live, so that a study whose own process was killed is not resumed over the
-        head of a trial that still ends. Where there are no such locks (Windows), nothing is locked.
+        They hold the lock as long as they live, so that a killed study is not resumed while one of its trials still
+        runs. Systems without such locks (Windows) lock nothing.
 
         Raises:
-            RetinaError: the folder is in use and stays so.
+            RetinaError: the folder stays in use.
         """
         try:
             import fcntl
@@ -148,14 +148,14 @@ class Study:
                 except BlockingIOError:
                     if time.monotonic() > deadline:
                         raise RetinaError(
-                            f"{self.path}: another study or one of its trials is running here; wait for it or end it"
+                            f"{self.path}: another study or one of its trials is running here; wait for it or stop it"
                         ) from None
                     time.sleep(0.1)
             yield file.fileno()
 
 
 def _read_record(file: Path) -> Outcome | None:
-    """None where there is none, or a damaged one: the trial is then looked at anew."""
+    """Return the record of an outcome; None if it is missing or damaged, and the trial is examined again."""
     try:
         return Outcome(**json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):

@@ -1,4 +1,4 @@
-"""Runs the trials of a study: each in a fresh process, one after another or on a Ray cluster."""
+"""Run the trials of a study, each in a fresh process, one after another or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ Say = Callable[[str], None]
 BAD_INPUT = 2
 INTERRUPTED = 75  # the exit code of `retina train` after a signal
 
-# `retina`, ended at once when the process that started it is gone: its standard input, a pipe, then closes. Nobody
-# would wait for its result, and the study's next call would train the same trial beside it.
+# `retina`, ended at once when the process that started it is gone: its standard input, a pipe, then closes. Otherwise
+# it would go on without a reader of its result, and the study's next call would train the same trial next to it.
 _RETINA = (
     "import os, runpy, threading\n"
     "def end_with_parent():\n"
@@ -34,20 +34,20 @@ _RETINA = (
     "runpy.run_module('retina', run_name='__main__')\n"
 )
 
-# What `retina train` says last when its numbers are no longer finite.
+# The last line of `retina train` when its numbers are no longer finite.
 _DIVERGED = re.compile(r"step \d+: the (loss|norm of the gradient) is -?(nan|inf)")
 
 
 @dataclass(frozen=True)
 class Work:
-    """What one trial needs, ready to be sent to another machine (that sees the same files).
+    """The inputs of a trial, ready to be sent to another machine (with the same files).
 
     Attributes:
         name: of the trial.
         config, run_dir, log: its configuration, run directory and log.
         results: the files that exist once it is finished.
         retries: attempts after the first that fails.
-        program: in place of `retina` of this Python, called with `train CONFIG --run-dir DIR [--resume]`.
+        program: a program in place of this Python's `retina`, called with `train CONFIG --run-dir DIR [--resume]`.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Work:
 
 
 def work_of(study: Study, trial: Trial, retries: int, program: tuple[str, ...] = ()) -> Work:
-    """The work of a trial; its configuration is written."""
+    """Write the configuration of a trial and return its work."""
     study.write_config(trial)
     results = tuple(study.evaluation(trial).absolute() / name for name in ("metrics.json", "detections.json"))
     return Work(
@@ -81,12 +81,12 @@ def work_of(study: Study, trial: Trial, retries: int, program: tuple[str, ...] =
 def run_locally(
     study: Study, *, retries: int, say: Say, again: str, program: tuple[str, ...] = (), lock: int = -1
 ) -> None:
-    """Runs what is not finished, one after another; records how each trial ended.
+    """Run the trials that are not finished, one after another; record how each ended.
 
     Args:
         retries: further attempts at a trial that fails.
-        say: gets a line of progress.
-        again: the command that goes on, for the message of an interruption.
+        say: called with each line of progress.
+        again: the command that resumes the study, for the message of an interruption.
         program: see `Work`.
         lock: a descriptor that each process inherits, -1 for none.
 
@@ -106,10 +106,10 @@ def run_locally(
 
 
 def run_on_ray(study: Study, *, retries: int, say: Say, again: str, program: tuple[str, ...] = ()) -> None:
-    """`run_locally`, with a Ray task a trial on an existing cluster whose machines see the study's folder.
+    """Do the same as `run_locally` with a Ray task for each trial, on a cluster whose machines see the study's folder.
 
-    The cluster is the one at `RAY_ADDRESS`, else the one of this machine. A trial takes one CPU slot, and one GPU where
-    the cluster has any.
+    The cluster is that at `RAY_ADDRESS`, else that of this machine. A trial takes a CPU slot, and a GPU where the
+    cluster has any.
 
     Raises:
         RetinaError: Ray is not installed, or there is no cluster.
@@ -160,15 +160,15 @@ def run_on_ray(study: Study, *, retries: int, say: Say, again: str, program: tup
 
 
 def run_trial(work: Work, *, stop: Callable[[], bool], lock: int = -1) -> Outcome | None:
-    """Trains one trial to its end, from its checkpoint if it has one; None if it was interrupted.
+    """Train a trial to its end, from its checkpoint if it has one; return None if it was interrupted.
 
-    A retry goes on from the checkpoint, too, unless the attempt that failed had begun with one: then it starts anew.
-    It does not after bad input, which is no fault of the checkpoint.
+    A retry resumes from the checkpoint as well, unless the attempt that failed had resumed from one: then it starts
+    from the beginning, except after bad input, which is no fault of the checkpoint.
     """
     start = time.monotonic()
     attempts, error, resumed, code = 0, "", False, 0
     while attempts <= work.retries:
-        resumed = _prepare(work.run_dir, anew=resumed and code != BAD_INPUT)
+        resumed = _prepare(work.run_dir, restart=resumed and code != BAD_INPUT)
         attempts += 1
         before = work.log.stat().st_size if work.log.exists() else 0
         code = _run_process(work.command(resumed), work.log, stop, lock)
@@ -181,14 +181,14 @@ def run_trial(work: Work, *, stop: Callable[[], bool], lock: int = -1) -> Outcom
         if code == 0:
             error = "the process ended without its last evaluation"
         elif code < 0:
-            error = f"killed by signal {-code}; last it said: {error}"
+            error = f"killed by signal {-code}; its last line: {error}"
         if _DIVERGED.search(error):
             return Outcome("diverged", attempts, seconds, error)
     return Outcome("failed", attempts, round(time.monotonic() - start, 1), error)
 
 
 class _Progress:
-    """What is to be done, and lines about it."""
+    """Trials that are left, and lines of progress."""
 
     def __init__(self, study: Study, say: Say):
         self.say, self.workers = say, 1
@@ -197,7 +197,7 @@ class _Progress:
         self.left = len(self.todo)
         self.seconds: list[float] = []
         if self.todo and len(self.todo) < len(self.trials):
-            say(f"{len(self.trials) - len(self.todo)} of {len(self.trials)} trials are done already")
+            say(f"{len(self.trials) - len(self.todo)} of {len(self.trials)} trials are already done")
 
     def starts(self, trial: Trial) -> None:
         self.say(f"{self._place(len(self.trials) - self.left + 1)} {trial.name} …")
@@ -220,7 +220,7 @@ class _Progress:
     def interrupted(self, signal: str, again: str) -> Interrupted:
         done = len(self.trials) - self.left
         return Interrupted(
-            f"{signal or 'a trial was interrupted'}: {done} of {len(self.trials)} trials are done; go on with: {again}"
+            f"{signal or 'a trial was interrupted'}: {done} of {len(self.trials)} trials are done; resume with: {again}"
         )
 
     def _place(self, number: int) -> str:
@@ -228,15 +228,15 @@ class _Progress:
 
 
 def duration(seconds: float) -> str:
-    """`1:05` for 65 seconds, `1:00:05` for an hour and five."""
+    """Return a duration as text: `1:05` for 65 seconds, `1:00:05` for an hour and five seconds."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def _prepare(run_dir: Path, anew: bool) -> bool:
-    """True if the run can be resumed; else its folder is gone, moved aside if there are checkpoints in it."""
-    if not anew and (run_dir / "checkpoints" / "latest").is_file() and (run_dir / "config.yaml").is_file():
+def _prepare(run_dir: Path, restart: bool) -> bool:
+    """Return whether the run can be resumed; else remove its folder, or move it aside if it has checkpoints."""
+    if not restart and (run_dir / "checkpoints" / "latest").is_file() and (run_dir / "config.yaml").is_file():
         return True
     if (run_dir / "checkpoints").is_dir():
         aside = (run_dir.with_name(f"{run_dir.name}.failed_{number}") for number in itertools.count(1))
@@ -247,29 +247,29 @@ def _prepare(run_dir: Path, anew: bool) -> bool:
 
 
 def _run_process(command: Sequence[str], log: Path, stop: Callable[[], bool], lock: int) -> int:
-    """The exit code; `stop` is asked every moment, and passed on as SIGTERM once."""
+    """Run a process and return its exit code; once `stop` returns true, send SIGTERM a single time."""
     with open(log, "ab") as out:
         process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=out,
             stderr=subprocess.STDOUT,
-            # Of its own session: Ctrl-C must reach it once, through us, and not a second time from the terminal.
+            # In a new session: Ctrl-C must reach it once, from here, and not a second time from the terminal.
             start_new_session=True,
             pass_fds=(lock,) if lock >= 0 else (),
         )
     assert process.stdin is not None, "a pipe was asked for"
-    told = False
+    terminated = False
     try:
         while True:
             try:
                 return process.wait(timeout=0.1)
             except subprocess.TimeoutExpired:
-                if stop() and not told:
-                    told = True
+                if stop() and not terminated:
+                    terminated = True
                     process.terminate()
     except KeyboardInterrupt:
-        # Ray's cancellation, or a second Ctrl-C: the first lets it write its checkpoint, the second ends it at once.
+        # Ray's cancellation, or a second Ctrl-C: after the first it writes its checkpoint, the second ends it at once.
         process.terminate()
         process.wait()
         raise
@@ -281,7 +281,7 @@ def _run_process(command: Sequence[str], log: Path, stop: Callable[[], bool], lo
 
 
 def _last_line(log: Path, start: int) -> str:
-    """Of what was written after the first `start` bytes."""
+    """Last line of the log after its first `start` bytes."""
     with open(log, "rb") as file:
         file.seek(0, 2)
         file.seek(max(start, file.tell() - 4000))

@@ -35,7 +35,7 @@ def write_outputs(study: Study, result: StudyResult) -> None:
 
 
 def csv_text(result: StudyResult) -> str:
-    """One row a trial, in the order of the plan: what depends on nothing but the configuration, so no times."""
+    """Return a row for each trial, in the order of the plan, with what the configuration alone determines: no times."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["trial", "setting", "seed", "gamma", "alpha", "status", *NAMES])
@@ -49,7 +49,7 @@ def csv_text(result: StudyResult) -> str:
 
 
 def plain_text(result: StudyResult) -> str:
-    """The table and the sentences, without colours."""
+    """Return the table and the sentences, without colours."""
     from rich.console import Console
 
     out = io.StringIO()

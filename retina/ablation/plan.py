@@ -1,4 +1,4 @@
-"""What a study trains: settings × seeds, from γ and α, pairs, a grid file or one of the paper's tables."""
+"""The plan of a study: settings × seeds, from γ and α, pairs, a grid file or a table of the paper."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from retina.errors import RetinaError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
 _NAME_LENGTH = 100  # with a seed and a suffix it must stay below the 255 that file systems take
-# A setting may change anything but what its figures are measured on.
+# A setting may change anything but the data and rules of its figures.
 _SHARED = (
     "evaluation",
     "data.validation",
@@ -34,7 +34,7 @@ _SHARED = (
 
 @dataclass(frozen=True)
 class Trial:
-    """One training: `index` counts the seeds from 0, `seed` is `run.seed`."""
+    """A training: `index` counts the seeds from 0, `seed` is `run.seed`."""
 
     setting: str
     index: int
@@ -52,9 +52,9 @@ class Plan:
     Attributes:
         config: the configuration that the settings are variations of.
         settings: at least one, distinct by name and by configuration.
-        seeds: how many; trial s of a setting has `run.seed` + s.
+        seeds: number of seeds; trial s of a setting has `run.seed` + s.
         baseline: the name of the setting that the others are compared with.
-        preset: whose figures of the paper stand beside ours, or None.
+        preset: the preset whose figures of the paper are shown next to ours, or None.
     """
 
     config: Config
@@ -65,7 +65,7 @@ class Plan:
 
     @property
     def trials(self) -> tuple[Trial, ...]:
-        """Seed by seed: a study that is cut short has compared all settings with the seeds it has."""
+        """The trials, seed by seed: a study that is cut short has compared all settings with the seeds it has."""
         first = self.config.run.seed
         return tuple(Trial(s.name, index, first + index) for index in range(self.seeds) for s in self.settings)
 
@@ -73,20 +73,20 @@ class Plan:
         return next(setting for setting in self.settings if setting.name == name)
 
     def setting_config(self, setting: Setting) -> Config:
-        """The configuration with the setting's overrides.
+        """Return the configuration with the setting's overrides.
 
         Raises:
-            RetinaError: they are not valid; names the setting.
+            RetinaError: they are not valid; the message names the setting.
         """
         return _resolved(self.config, setting)
 
     def trial_config(self, trial: Trial) -> Config:
-        """The configuration of one trial: the setting's overrides and its seed; the study has the page, not a trial."""
-        own = [f"run.seed={trial.seed}", "run.report=false"]
-        return configuration.override(self.setting_config(self.setting(trial.setting)), own)
+        """Return the configuration of a trial: the setting's overrides and its seed, and no report of its own."""
+        overrides = [f"run.seed={trial.seed}", "run.report=false"]
+        return configuration.override(self.setting_config(self.setting(trial.setting)), overrides)
 
     def to_tree(self) -> dict[str, Any]:
-        """Plain values for YAML; `from_tree` reads them."""
+        """Return plain values for YAML; `from_tree` reads them."""
         return {
             "preset": self.preset,
             "baseline": self.baseline,
@@ -97,8 +97,13 @@ class Plan:
 
     @classmethod
     def from_tree(cls, tree: Any, where: str) -> Plan:
-        """Raises:
-        RetinaError: it is not a study's plan; `where` names the file.
+        """Return the plan that `to_tree` wrote.
+
+        Args:
+            where: the file, for errors.
+
+        Raises:
+            RetinaError: it is not a study's plan.
         """
         try:
             settings = tuple(Setting(**entry) for entry in tree["settings"])
@@ -122,10 +127,10 @@ def make_plan(
     baseline: str | None = None,
     seeds: int = 3,
 ) -> Plan:
-    """Collects all settings that are asked for, in this order: preset, γ × α, pairs, grid.
+    """Collect the settings in this order: preset, γ × α, pairs, grid.
 
     Args:
-        config: what the settings are variations of.
+        config: the configuration that the settings vary.
         gammas, alphas: their product; where one is empty, the configuration's own value.
         pairs: (γ, α).
         grid: a YAML file, see `read_grid`.
@@ -140,11 +145,11 @@ def make_plan(
     config = configuration.with_absolute_root(config)
     settings = list(PRESETS[preset].settings) if preset else []
     if gammas or alphas:
-        own = config.loss.classification
-        if not (gammas and alphas) and own.kind != "focal":
-            raise RetinaError(f"the config's loss.classification is '{own.kind}': give both --gamma and --alpha")
-        all_gammas = gammas or (own.gamma,)  # type: ignore[union-attr]
-        all_alphas = alphas or (own.alpha,)  # type: ignore[union-attr]
+        loss = config.loss.classification
+        if not (gammas and alphas) and loss.kind != "focal":
+            raise RetinaError(f"the config's loss.classification is '{loss.kind}': give both --gamma and --alpha")
+        all_gammas = gammas or (loss.gamma,)  # type: ignore[union-attr]
+        all_alphas = alphas or (loss.alpha,)  # type: ignore[union-attr]
         settings += [focal(gamma, alpha) for gamma, alpha in itertools.product(all_gammas, all_alphas)]
     settings += [focal(gamma, alpha) for gamma, alpha in pairs]
     settings += read_grid(grid) if grid else []
@@ -159,10 +164,10 @@ def make_plan(
 
 
 def read_grid(path: Path) -> list[Setting]:
-    """Settings from a YAML file.
+    """Read settings from a YAML file.
 
-    A mapping of dotted keys to lists of values gives their product. A list gives one setting an entry,
-    `{name: …, overrides: {dotted.key: value}}`, or a product of its own, `{product: {dotted.key: [values]}}`.
+    A mapping of dotted keys to lists of values gives their product. In a list each entry is a setting,
+    `{name: …, overrides: {dotted.key: value}}`, or a product, `{product: {dotted.key: [values]}}`.
 
     Raises:
         RetinaError: the file can't be read, or an entry has another form.
@@ -194,12 +199,12 @@ def read_grid(path: Path) -> list[Setting]:
 
 
 def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """In words, what differs between two plans (`Plan.to_tree`), one entry a difference."""
+    """Return the differences between two plans (`Plan.to_tree`), each in words."""
     out = []
     old, new = ({entry["name"]: entry for entry in tree["settings"]} for tree in (before, after))
     out += [f"setting '{name}' is new" for name in new if name not in old]
     out += [f"setting '{name}' is gone" for name in old if name not in new]
-    out += [f"setting '{name}' is another one" for name in new if name in old and new[name] != old[name]]
+    out += [f"setting '{name}' differs" for name in new if name in old and new[name] != old[name]]
     if not out and list(old) != list(new):
         out.append("the order of the settings")
     for key in ("seeds", "baseline", "preset"):
@@ -209,7 +214,7 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 
 def plain_loss(config: Config) -> tuple[float, float | None] | None:
-    """(γ, α) where the classification loss is focal loss or, with γ 0, cross-entropy; else None."""
+    """Return (γ, α) if the classification loss is focal loss or, with γ 0, cross-entropy; else None."""
     loss = config.loss.classification
     if loss.kind == "cross_entropy":
         return 0.0, loss.alpha
@@ -217,9 +222,9 @@ def plain_loss(config: Config) -> tuple[float, float | None] | None:
 
 
 def varied(plan: Plan) -> list[str]:
-    """Dotted keys in which the settings' configurations differ from the first one's, in the order of their names.
+    """Return the dotted keys in which the settings' configurations differ from the first, in the order of their names.
 
-    Where they differ in the kind of a section, this section stands for all of its keys. Cross-entropy counts as focal
+    If they differ in the kind of a section, the section's name replaces all of its keys. Cross-entropy counts as focal
     loss with γ 0.
     """
     trees = []
@@ -235,21 +240,21 @@ def varied(plan: Plan) -> list[str]:
 
 
 def numbers(option: str, text: str) -> list[float]:
-    """`0,0.5,1` as numbers.
+    """Return `0,0.5,1` as numbers.
 
     Raises:
-        RetinaError: names the option and the word that is none.
+        RetinaError: names the option and the word that is not a number.
     """
     return [_number(option, word) for word in text.split(",")]
 
 
 def numbers_or_none(option: str, text: str) -> list[float | None]:
-    """`numbers`, with `none` for no value."""
+    """Return `0.25,none` as numbers, with None for `none`."""
     return [None if word.strip() == "none" else _number(option, word) for word in text.split(",")]
 
 
 def number_pairs(option: str, text: str) -> list[tuple[float, float | None]]:
-    """`0:0.75,2:0.25` as pairs; the second may be `none`."""
+    """Return `0:0.75,2:0.25` as pairs; the second number may be `none`."""
     out = []
     for word in text.split(","):
         first, colon, second = word.partition(":")
@@ -286,7 +291,7 @@ def _compact(value: Any) -> str:
 
 
 def _texts(overrides: dict[str, Any]) -> list[str]:
-    """Overrides as `retina.config` takes them; what chooses a kind comes first, for it clears the other kind's keys."""
+    """Overrides as `retina.config` takes them; a choice of kind comes first, as it clears the other kind's keys."""
     order = sorted(overrides, key=lambda key: str(key).rpartition(".")[2] not in ("kind", "format"))
     return [f"{key}={json.dumps(overrides[key], ensure_ascii=False)}" for key in order]
 
@@ -330,18 +335,18 @@ def _check(plan: Plan) -> None:
     names = [setting.name for setting in plan.settings]
     if plan.baseline not in names:
         raise RetinaError(f"baseline '{plan.baseline}': expected one of the settings {', '.join(names)}")
-    base, seen = plan.config.model_dump(mode="json"), dict[str, str]()
+    base, first_named = plan.config.model_dump(mode="json"), dict[str, str]()
     for setting in plan.settings:
         resolved = plan.setting_config(setting)
         tree = resolved.model_dump(mode="json")
         if resolved.run.seed != plan.config.run.seed:
-            raise RetinaError(f"setting '{setting.name}': run.seed is the study's to choose; remove it, give --seeds")
+            raise RetinaError(f"setting '{setting.name}': the study sets run.seed; remove it, give --seeds")
         for key in _SHARED:
             if _at(tree, key) != _at(base, key):
                 raise RetinaError(
                     f"setting '{setting.name}': changes {key}, so that its figures can't be compared; remove it"
                 )
-        twin = seen.setdefault(json.dumps(tree, sort_keys=True), setting.name)
+        twin = first_named.setdefault(json.dumps(tree, sort_keys=True), setting.name)
         if twin != setting.name:
             raise RetinaError(f"settings '{twin}' and '{setting.name}' are the same configuration; give one of them")
 

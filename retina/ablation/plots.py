@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def write_plots(study: Study, result: StudyResult) -> None:
-    """Writes what there is something to draw for, for papers and slides: the page draws its own.
+    """Write those plots that have something to draw, for papers and slides; the page has separate plots.
 
     `differences.png` (from the baseline, with intervals), `heatmap.png` (mean AP over γ and α), `curves.png` (training
     loss and validation AP over the steps).
@@ -43,7 +43,7 @@ def write_plots(study: Study, result: StudyResult) -> None:
 
 
 def colours(count: int) -> list[Any]:
-    """As many colours as there are lines, dark to light in the order of the settings, readable on white."""
+    """Return `count` colours, dark to light in the order of the settings, readable on white."""
     from matplotlib import colormaps
 
     return [colormaps["viridis"](share) for share in np.linspace(0.0, 0.86, max(count, 1))]
@@ -66,11 +66,11 @@ def _differences(figure: Figure, result: StudyResult) -> None:
     axes = figure.add_subplot()
     rows = _compared(result)
     for place, row in enumerate(rows):
-        found = row.differences["AP"]
-        assert found is not None, "only such rows are drawn"
+        difference = row.differences["AP"]
+        assert difference is not None, "only such rows are drawn"
         colour = INK if row.significant else GREY
-        axes.plot([found.low, found.high], [place, place], color=colour, linewidth=2)
-        axes.plot(found.value, place, "o", color=colour, markersize=6)
+        axes.plot([difference.low, difference.high], [place, place], color=colour, linewidth=2)
+        axes.plot(difference.value, place, "o", color=colour, markersize=6)
     axes.axvline(0.0, color=INK, linewidth=0.8, linestyle=":")
     axes.set_yticks(range(len(rows)), [row.setting.label for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
@@ -85,9 +85,9 @@ def _heatmap(figure: Figure, result: StudyResult) -> None:
     table = np.full((len(alphas), len(gammas)), np.nan)
     for row in rows:
         assert row.gamma is not None, "_pairs leaves such rows out"
-        assert row.alpha is not None, "likewise"
+        assert row.alpha is not None, "_pairs leaves such rows out"
         place = alphas.index(row.alpha), gammas.index(row.gamma)
-        if np.isnan(table[place]):  # cross-entropy and focal loss with γ 0 share one: the first is shown
+        if np.isnan(table[place]):  # cross-entropy and focal loss with γ 0 share a place: the first is shown
             table[place] = row.figures["AP"].mean
     axes = figure.add_subplot()
     image = axes.imshow(table, cmap="viridis", aspect="auto", origin="lower")
@@ -116,7 +116,7 @@ def _curves(figure: Figure, study: Study, result: StudyResult) -> None:
                     steps, values = zip(*points, strict=True)
                     marker = "o" if len(points) < 8 else None
                     axes.plot(steps, values, color=colour, linewidth=1.2, markersize=3, marker=marker, label=label)
-                    label = None  # one entry a setting, not a seed
+                    label = None  # an entry for each setting, not for each seed
     losses.set(title="Training loss (its scale depends on the setting)", xlabel="step", yscale="log")
     scores.set(title="Validation AP", xlabel="step", ylim=(0, None))
     handles, labels = losses.get_legend_handles_labels()

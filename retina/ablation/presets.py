@@ -1,4 +1,4 @@
-"""The paper's own ablations and what it measured (arXiv:1708.02002, table 1, COCO minival, per cent)."""
+"""The paper's ablations and their figures (arXiv:1708.02002, table 1, COCO minival, per cent)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ NAMES = ("AP", "AP50", "AP75")
 
 @dataclass(frozen=True)
 class Setting:
-    """One row of a study.
+    """A row of a study.
 
     Attributes:
         name: of its run directories: letters, digits and `. _ = + -`.
-        label: what tables and plots call it.
+        label: its name in tables and plots.
         overrides: dotted keys of the configuration and their values.
         paper: `AP`, `AP50`, `AP75` that the paper reports for it, fractions in [0, 1]; empty where it reports none.
     """
@@ -28,7 +28,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Preset:
-    """`baseline` is the name of the setting that the others are compared with; `note` says what the paper trained."""
+    """Settings of a table of the paper: `baseline` names the one to compare with; `note` describes the trainings."""
 
     settings: tuple[Setting, ...]
     baseline: str
@@ -36,7 +36,7 @@ class Preset:
 
 
 def focal(gamma: float, alpha: float | None, paper: dict[str, float] | None = None) -> Setting:
-    """Focal loss with these two; gamma 0 is α-balanced cross-entropy, alpha None no balancing."""
+    """Return the setting of focal loss; gamma 0 is α-balanced cross-entropy, alpha None means no balancing."""
     first, second = _short(gamma), "none" if alpha is None else _short(alpha)
     return Setting(
         f"gamma{first}_alpha{second}",
@@ -47,7 +47,7 @@ def focal(gamma: float, alpha: float | None, paper: dict[str, float] | None = No
 
 
 def _short(value: float) -> str:
-    """As few digits as name this number and no other."""
+    """The fewest digits that identify the number."""
     return f"{value:g}" if float(f"{value:g}") == value else repr(float(value))
 
 
@@ -61,7 +61,7 @@ def _ohem(hardest: int, ratio: int | None, paper: dict[str, float]) -> Setting:
 
 
 def _paper(ap: float, ap50: float, ap75: float) -> dict[str, float]:
-    """Per cent, as printed, to fractions."""
+    """Fractions from the paper's per cent."""
     return {name: round(value / 100, 3) for name, value in zip(NAMES, (ap, ap50, ap75), strict=True)}
 
 

@@ -1,4 +1,4 @@
-"""What a study found, in numbers and in words: what `study.json` holds and every other output shows."""
+"""Results of a study in numbers and words: the content of `study.json`, which every other output shows."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from retina.ablation.scores import Scores, score
 from retina.ablation.statistics import Difference, Spread
 from retina.config import Config
 
-# Below this many seeds a note says how coarse the intervals are.
+# With fewer seeds a note warns that the intervals are coarse.
 _MANY_SEEDS = 8
 
 
 @dataclass(frozen=True)
 class TrialResult:
-    """One training; `figures` are `AP`, `AP50`, `AP75` at its last step, empty unless it is finished."""
+    """Result of a training; `figures` are `AP`, `AP50`, `AP75` at its last step, empty unless it is finished."""
 
     name: str
     setting: str
@@ -34,16 +34,16 @@ class TrialResult:
 
 @dataclass(frozen=True)
 class SettingResult:
-    """One setting over its seeds.
+    """Result of a setting over its seeds.
 
     Attributes:
-        gamma, alpha: of its classification loss, γ of cross-entropy 0; None where that has none.
-        in_plane: its loss is focal or cross-entropy, and γ and α are all that sets it apart from the study's
-            configuration: it has a place in the heatmap.
-        statuses: how many of its trials are finished, diverged, failed, pending.
+        gamma, alpha: of its classification loss, γ of cross-entropy 0; None where the loss has none.
+        in_plane: whether its loss is focal or cross-entropy and differs from the study's configuration in γ and α
+            alone, so that it has a place in the heatmap.
+        statuses: number of its trials that are finished, diverged, failed, pending.
         figures: `AP`, `AP50`, `AP75`.
         differences: of the same from the baseline; None for the baseline itself and where no seed is shared.
-        p_holm: of AP, adjusted for all settings of the study; None where there is none.
+        p_holm: p-value of AP's difference, adjusted for all settings of the study; None where there is none.
     """
 
     setting: Setting
@@ -57,13 +57,13 @@ class SettingResult:
 
     @property
     def significant(self) -> bool:
-        """AP differs from the baseline's at 95 %, after the adjustment."""
+        """True if AP differs from the baseline's at 95 %, after the adjustment."""
         return self.p_holm is not None and self.p_holm < 1 - statistics.LEVEL
 
 
 @dataclass(frozen=True)
 class StudyResult:
-    """Everything; `conclusions` are sentences on the settings, `notes` on how the figures are to be read."""
+    """Results of a whole study; `conclusions` are sentences on the settings, `notes` explain the figures."""
 
     plan: Plan
     settings: tuple[SettingResult, ...]
@@ -80,14 +80,14 @@ class StudyResult:
 
     @property
     def empty(self) -> bool:
-        """No trial has a figure."""
+        """True if no trial has a figure."""
         return not any(trial.figures for trial in self.trials)
 
 
 def collect(
     study: Study, *, replicates: int | None = None, seed: int = 0, say: Callable[[str], None] | None = None
 ) -> StudyResult:
-    """Scores the finished trials and compares the settings.
+    """Score the finished trials and compare the settings.
 
     Args:
         replicates, seed: see `retina.ablation.scores.score`.
@@ -101,7 +101,7 @@ def collect(
 
 
 def summarise(plan: Plan, outcomes: dict[str, Outcome], scores: Scores, seed: int = 0) -> StudyResult:
-    """The result of a plan from how its trials ended (by name) and their figures."""
+    """Return the result of a plan from the outcomes of its trials (by name) and their figures."""
     rows = {setting.name: row for row, setting in enumerate(plan.settings)}
     base = rows[plan.baseline]
     trials = tuple(
@@ -150,7 +150,7 @@ def summarise(plan: Plan, outcomes: dict[str, Outcome], scores: Scores, seed: in
 
 
 def to_json(result: StudyResult) -> dict[str, Any]:
-    """What `study.json` holds: plain values, figures as fractions in [0, 1], null where there is none.
+    """Return the content of `study.json`: plain values, figures as fractions in [0, 1], null where there is none.
 
     Keys: `format` 1, `baseline`, `preset`, `seeds`, `images` (of the validation data), `replicates` and `seed` (of the
     bootstrap), `level`; `settings`, each with `name`, `label`, `overrides`, `gamma`, `alpha`, `trials` (how many by
@@ -202,10 +202,10 @@ def to_json(result: StudyResult) -> dict[str, Any]:
 
 
 def from_json(plan: Plan, tree: dict[str, Any]) -> StudyResult:
-    """What `to_json` made of a study of this plan.
+    """Return the result that `to_json` wrote for this plan.
 
     Raises:
-        KeyError, TypeError: it made another thing.
+        KeyError, TypeError: the tree is not such a result.
     """
     rows = {row["name"]: row for row in tree["settings"]}
     return StudyResult(
@@ -217,7 +217,9 @@ def from_json(plan: Plan, tree: dict[str, Any]) -> StudyResult:
                 rows[setting.name]["trials"],
                 {name: Spread(**rows[setting.name]["figures"][name]) for name in NAMES},
                 {
-                    name: None if (found := rows[setting.name]["differences"][name]) is None else Difference(**found)
+                    name: None
+                    if (difference := rows[setting.name]["differences"][name]) is None
+                    else Difference(**difference)
                     for name in NAMES
                 },
                 rows[setting.name]["p_holm"],
@@ -260,19 +262,21 @@ def _difference(scores: Scores, name: str, row: int, base: int, seed: int) -> Di
 
 def _conclusion(plan: Plan, row: SettingResult) -> str:
     label, baseline = row.setting.label, plan.setting(plan.baseline).label
-    told = [f"{count} {status}" for status, count in row.statuses.items() if status != "finished"]
-    lost = f" ({', '.join(told)} of {plan.seeds} trials)" if told else ""
-    found = row.differences["AP"]
-    if found is None:
+    unfinished = [f"{count} {status}" for status, count in row.statuses.items() if status != "finished"]
+    lost = f" ({', '.join(unfinished)} of {plan.seeds} trials)" if unfinished else ""
+    difference = row.differences["AP"]
+    if difference is None:
         return f"{label}: nothing to compare with {baseline}{lost}."
-    span = f"{found.value:+.3f} AP, 95 % interval {found.low:+.3f} to {found.high:+.3f}"
-    on = "" if found.seeds == plan.seeds else f" on the {found.seeds} of {plan.seeds} seeds that both finished"
-    if found.p is None:
+    span = f"{difference.value:+.3f} AP, 95 % interval {difference.low:+.3f} to {difference.high:+.3f}"
+    on = (
+        "" if difference.seeds == plan.seeds else f" on the {difference.seeds} of {plan.seeds} seeds that both finished"
+    )
+    if difference.p is None:
         return (
-            f"{label}: {span} against {baseline}{on or ' on these images'}{lost}; one seed can't tell whether another "
-            "one would repeat it."
+            f"{label}: {span} against {baseline}{on or ' on these images'}{lost}; a single seed can't show whether "
+            "another would repeat it."
         )
-    direction = "better" if found.value > 0 else "worse"
+    direction = "better" if difference.value > 0 else "worse"
     words = f"significantly {direction} than" if row.significant else "no significant difference from"
     return f"{label}: {words} {baseline}{on} ({span}, Holm-adjusted p {_p(row.p_holm)}){lost}."
 
@@ -292,7 +296,7 @@ def _notes(plan: Plan, settings: list[SettingResult], scores: Scores, replicates
     if len(settings) > 1:
         notes.append(
             f"Intervals come from a paired bootstrap that resamples seeds and images both ({replicates} replicates); "
-            "each is a 95 % interval by itself, not adjusted for the number of settings."
+            "each is a 95 % interval for a single setting, not adjusted for their number."
         )
     if compared:
         notes.append(
@@ -307,11 +311,11 @@ def _notes(plan: Plan, settings: list[SettingResult], scores: Scores, replicates
                 f"{max(1000, statistics.enough_replicates(compared))}."
             )
     if len(settings) > 1 and plan.seeds < _MANY_SEEDS:
-        few = "one seed: its intervals leave the variance between seeds out"
+        few = "one seed: its intervals leave out the variance between seeds"
         if plan.seeds > 1:
             few = (
                 f"{plan.seeds} seeds give a coarse interval: where seeds matter more than images it is little more "
-                f"than the span of {plan.seeds} differences, and too short"
+                f"than the range of {plan.seeds} differences, and too short"
             )
         notes.append(few[0].upper() + few[1:] + ".")
     if plan.preset:
@@ -323,14 +327,14 @@ def _notes(plan: Plan, settings: list[SettingResult], scores: Scores, replicates
 
 
 def _error_note(observed: np.ndarray) -> str:
-    """How the t-test came by its error."""
+    """Sentence on the error of the t-test."""
     error = statistics.seed_error(observed)
     if error is None or error.settings < 3:
-        return "The error of that test is the pair's own."
+        return "The error of that test comes from the pair alone."
     left_out = len(observed) - int(statistics.pooled(observed).sum())
     return (
         f"The error of that test is pooled over {error.settings} settings ({error.freedom} degrees of freedom), which "
-        "assumes that seeds scatter them alike; a pair that scatters more counts with its own"
+        "assumes that seeds scatter them equally; a pair that scatters more counts with its own error"
         + (f", and so do pairs with {left_out} that stayed below half of the best" if left_out else "")
         + "."
     )

@@ -11,11 +11,9 @@ from retina.ablation.directory import Study
 from retina.ablation.plan import Trial
 from retina.ablation.presets import NAMES
 from retina.ablation.statistics import enough_replicates
-from retina.data.detections import coco_columns
-from retina.data.formats.coco import read_json
+from retina.data.formats.coco import coco_columns, read_json
 from retina.data.ground_truth import GroundTruth, Results
-from retina.data.load import load_split
-from retina.data.split_truth import split_truth
+from retina.data.load import read_split
 from retina.errors import RetinaError
 from retina.evaluation.bootstrap import bootstrap, observed
 from retina.evaluation.matching import match
@@ -25,12 +23,12 @@ _REPLICATES = 1000
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """Figures of S settings × R seeds, NaN where a trial has none.
+    """Figures of S settings × R seeds, NaN for a trial without figures.
 
     Attributes:
         observed: of each of `AP`, `AP50`, `AP75` [S, R].
         replicates: of each [S, R, B], under the same B resamples of the images.
-        images: of the validation data; 0 if it was not read, because no trial has a figure.
+        images: number of validation images; 0 if they were not read, because no trial has figures.
     """
 
     observed: dict[str, np.ndarray]
@@ -41,14 +39,14 @@ class Scores:
 def score(
     study: Study, *, replicates: int | None = None, seed: int = 0, say: Callable[[str], None] | None = None
 ) -> Scores:
-    """Scores every finished trial; a study whose trials have all ended without figures has none, and no images.
+    """Score every finished trial.
 
-    The evaluation at the last step counts, not the best one on the way: the largest of several noisy figures favours
-    the setting with the most noise.
+    The evaluation at the last step counts, not the best on the way: the largest of several noisy figures favours the
+    setting with the most noise.
 
     Args:
-        replicates: resamples of the images, see `retina.evaluation.bootstrap`; None takes 1000, or as many more as
-            the number of settings needs.
+        replicates: resamples of the images, see `retina.evaluation.bootstrap`; None takes 1000, or more
+            if the number of settings needs it.
         seed: of the resamples.
 
     Raises:
@@ -58,7 +56,7 @@ def score(
     plan = study.plan
     finished = [trial for trial in plan.trials if study.is_finished(trial)]
     if not finished and any(study.outcome(trial).status == "pending" for trial in plan.trials):
-        raise RetinaError(f"{study.path}: no trial is finished yet; go on with the command that began the study")
+        raise RetinaError(f"{study.path}: no trial is finished yet; repeat the command that started the study")
     if replicates is None:
         replicates = max(_REPLICATES, enough_replicates(len(plan.settings) - 1))
     if say is not None and finished:
@@ -69,7 +67,7 @@ def score(
     if not finished:
         return Scores(plain, drawn, 0)
     data = plan.config.data
-    truth = split_truth(data, "validation", load_split(data, "validation"))
+    truth = read_split(data, "validation").truth
     rows = {setting.name: row for row, setting in enumerate(plan.settings)}
     for trial in finished:
         matches = match(truth, _results(study, trial, truth), max_detections=plan.config.evaluation.max_detections[-1])
@@ -81,7 +79,7 @@ def score(
 
 
 def _results(study: Study, trial: Trial, truth: GroundTruth) -> Results:
-    """The numbers of the file as they are: a detour through corners would round them."""
+    """Results with the numbers of the file, which a conversion to corners and back would round."""
     file = study.evaluation(trial) / "detections.json"
     rows = {identifier: row for row, identifier in enumerate(truth.image_ids)}
     labels = {identifier: label for label, identifier in enumerate(truth.category_ids)}

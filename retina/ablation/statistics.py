@@ -1,4 +1,4 @@
-"""Means over seeds, and whether a difference from the baseline is one.
+"""Means over seeds, and tests of differences from the baseline.
 
 A figure of a trial varies for two reasons: other images would have given another figure, and so would another seed.
 The bootstrap here resamples both, crossed: a replicate draws seeds with replacement and images with replacement, the
@@ -7,15 +7,15 @@ same for both settings, which share the initial weights and the data order of ea
 source of variance).
 
 Few seeds make a coarse interval: a draw of three from three has ten different means, and where the seeds' variance is
-the larger one, the 95 % interval is simply the span of the three differences, which misses the true one in a quarter
-of all studies (all three on one side: 2 · ½³). So nothing is called significant by the bootstrap alone: the
-differences of the seeds must also pass Student's paired t-test, which knows how few they are.
+the larger one, the 95 % interval is simply the range of the three differences, which misses the true difference in
+a quarter of all studies (all three on one side: 2 · ½³). So nothing is called significant by the bootstrap alone: the
+differences of the seeds must also pass Student's paired t-test, which accounts for their number.
 
-Three differences hardly tell their own spread, so the t-test's error is pooled over the settings of a study. That
-assumes that seeds scatter all of them alike, and is guarded twice: a setting that reaches less than half of the best
-one's figure is left out and compared by its own pair alone, and a pair that scatters more than the pool counts with
-its own variance. Of 4,000 simulated studies of seven equal settings and three seeds, t-test and Holm's adjustment alone
-then call something significant in 3 % with equal noise, in 7 % where one setting has five times the noise of the
+Three differences are too few to estimate their spread, so the t-test's error is pooled over the settings of a study.
+That assumes that seeds scatter all of them equally, and has two guards: a setting below half of the best figure is
+left out and compared by its own pair alone, and a pair that scatters more than the pool counts with its own variance.
+In 4,000 simulated studies of seven equal settings and three seeds, t-test and Holm's adjustment alone then call
+something significant in 3 % with equal noise, in 7 % where one setting has five times the noise of the
 others, and in 13 % where that is the baseline (15 % and 22 % without the second guard).
 """
 
@@ -29,9 +29,9 @@ import numpy as np
 from retina.evaluation.bootstrap import interval
 
 LEVEL = 0.95
-# A setting below this share of the best one's mean has broken down: its noise is of another kind.
+# A setting below this share of the best mean has broken down: its noise is of another kind.
 _BROKEN = 0.5
-# Differences of sums in another order are smaller; they are none between settings.
+# Sums of the same terms in another order differ by less; that is no difference between settings.
 _EQUAL = 1e-12
 
 
@@ -48,7 +48,7 @@ class Spread:
 class SeedError:
     """`variance` of one figure around the sum of a setting's and a seed's effect, with its `freedom` in degrees.
 
-    `settings` is how many it was learnt from.
+    `settings` is the number of settings that it was estimated from.
     """
 
     variance: float
@@ -61,13 +61,13 @@ class Difference:
     """A figure of a setting minus the baseline's, over the seeds that both have.
 
     Attributes:
-        seeds: how many these are.
+        seeds: their number.
         value: mean difference.
         low, high: percentile interval at 95 %, seeds and images resampled; not adjusted for several settings.
         superiority: share of the replicates in which the setting has more, ties for half.
         p_bootstrap: two-sided, from the share of replicates on the other side of 0.
         p_seeds: two-sided, of the t-test over seeds; None for a single seed.
-        p: the larger of both; None likewise: one seed can't tell chance from effect.
+        p: the larger of both; None for a single seed, which can't separate chance from effect.
     """
 
     seeds: int
@@ -81,7 +81,7 @@ class Difference:
 
 
 def spread(values: np.ndarray) -> Spread:
-    """Of the figures [R] of a setting's trials; NaN where there is none."""
+    """Return the spread of the figures [R] of a setting's trials; NaN where there is none."""
     known = values[~np.isnan(values)]
     if not len(known):
         return Spread(0, None, None)
@@ -89,21 +89,21 @@ def spread(values: np.ndarray) -> Spread:
 
 
 def pooled(observed: np.ndarray) -> np.ndarray:
-    """[S] whether a setting with the figures [S, R] (NaN: none) shares the pooled error: not if it has broken down.
+    """Return which settings with the figures [S, R] (NaN: none) share the pooled error: those not broken down.
 
-    It has if its mean is below half of the best one's, or if it has no figure at all.
+    A setting has broken down if its mean is below half of the best, or if it has no figure at all.
     """
     known = ~np.isnan(observed)
     means = np.where(known, observed, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
-    kept: np.ndarray = known.any(axis=1) & (means >= _BROKEN * means.max(initial=0.0)) & (means > 0)
-    return kept
+    comparable: np.ndarray = known.any(axis=1) & (means >= _BROKEN * means.max(initial=0.0)) & (means > 0)
+    return comparable
 
 
 def seed_error(observed: np.ndarray) -> SeedError | None:
-    """The residual of the figures [S, R] of the `pooled` settings after the effects of setting and seed.
+    """Return the residual variance of the figures [S, R] of `pooled` settings after the effects of setting and seed.
 
     The two-way analysis of variance without interaction, by least squares over the figures there are, so that a missing
-    one (NaN) costs itself and no more. It assumes equal variances. None where fewer than two settings or two seeds are
+    figure (NaN) costs no other. It assumes equal variances. None where fewer than two settings or two seeds are
     left.
     """
     rows, columns = np.nonzero(~np.isnan(observed) & pooled(observed)[:, None])
@@ -118,15 +118,15 @@ def seed_error(observed: np.ndarray) -> SeedError | None:
 
 
 def enough_replicates(comparisons: int) -> int:
-    """How many replicates the bootstrap needs so that its smallest p, 2/(B + 1), can pass `comparisons` by Holm.
+    """Return how many replicates the bootstrap needs so that its smallest p, 2/(B + 1), can pass `comparisons` by Holm.
 
-    Twice as many as would do if every one of them lay on the same side.
+    Twice as many as suffice if all of them lie on the same side.
     """
     return round(4 * comparisons / (1 - LEVEL))
 
 
 def too_few_replicates(replicates: int, comparisons: int) -> bool:
-    """True if no difference at all can be significant with these."""
+    """Return whether no difference, however large, can be significant with these replicates."""
     return comparisons * 2 / (replicates + 1) >= 1 - LEVEL
 
 
@@ -139,12 +139,12 @@ def difference(
     error: SeedError | None = None,
     seed: int = 0,
 ) -> Difference | None:
-    """How a setting differs from the baseline; None if they have no seed in common.
+    """Return the difference of a setting from the baseline; None if they have no seed in common.
 
     Args:
         observed, baseline: [R] figures by seed, NaN where a trial has none.
         replicates, baseline_replicates: [R, B] the same figures under the same B resamples of the images.
-        error: pooled over the study's settings; the pair's own counts where it is larger, and where this is None.
+        error: pooled over the study's settings; the error of the pair counts if it is larger, or if this is None.
         seed: of the draws of seeds.
     """
     common = ~np.isnan(observed - baseline)
@@ -176,7 +176,7 @@ def difference(
 
 
 def holm(values: Sequence[float | None]) -> list[float | None]:
-    """Holm's (1979) adjustment of p-values for having looked at all of them; None stays None and does not count."""
+    """Return p-values adjusted for their number after Holm (1979); None stays None and does not count."""
     known = sorted((value, place) for place, value in enumerate(values) if value is not None)
     out: list[float | None] = [None] * len(values)
     highest = 0.0
@@ -193,8 +193,10 @@ def _t_test(differences: np.ndarray, error: SeedError | None) -> float | None:
     count, mean = len(differences), float(differences.mean())
     if count < 2:
         return None
-    own = float(differences.var(ddof=1)) / 2  # of one figure, not of a difference of two
-    variance, freedom = (own, count - 1) if error is None else (max(own, error.variance), error.freedom)
+    pair_variance = float(differences.var(ddof=1)) / 2  # of one figure, not of a difference of two
+    variance, freedom = (
+        (pair_variance, count - 1) if error is None else (max(pair_variance, error.variance), error.freedom)
+    )
     deviation = (2 * variance / count) ** 0.5
     if deviation < _EQUAL:  # the same in every seed
         return 1.0 if abs(mean) < _EQUAL else 0.0

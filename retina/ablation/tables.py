@@ -19,16 +19,16 @@ _KEYS = {
 }
 
 
-# What a narrow table does without, in this order.
+# Columns that a narrow table leaves out, in this order.
 _DISPENSABLE = (NAMES[1:], ("paper AP", "paper Δ"), ("P(better)",), ("seeds",), ("p (Holm)",))
-_LABEL_WIDTH = 16  # longer ones are folded where room is short
+_LABEL_WIDTH = 16  # longer labels are folded where room is short
 
 
 def table(result: StudyResult, width: int) -> Table:
-    """One row a setting, with the paper's AP and its difference where a preset has them.
+    """Return a table with a row for each setting, with the paper's AP and its difference where a preset has them.
 
     Args:
-        width: characters of a line. Where they don't suffice, columns are left out, which the caption says.
+        width: characters of a line. If they don't suffice, columns are left out, and the caption names them.
     """
     from rich import box
     from rich.markup import escape
@@ -60,7 +60,7 @@ def table(result: StudyResult, width: int) -> Table:
 
 
 def title(result: StudyResult) -> str:
-    """What varies, and over how much."""
+    """Return the title: the keys that vary, and the numbers of settings and seeds."""
     keys = [_KEYS.get(key, key.removeprefix("loss.")) for key in varied(result.plan)] or ["nothing"]
     more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
     count, seeds = len(result.settings), result.plan.seeds
@@ -71,7 +71,7 @@ def title(result: StudyResult) -> str:
 
 
 def _fitting(columns: list[str], rows: list[list[str]], width: int) -> list[int]:
-    """The columns that fit into this many characters, by place."""
+    """Indices of the columns that fit into this many characters."""
     widths = [max(len(text) for text in column) for column in zip(columns, *rows, strict=True)]
     widths[0] = min(widths[0], _LABEL_WIDTH)
     shown = list(range(len(columns)))
@@ -83,28 +83,28 @@ def _fitting(columns: list[str], rows: list[list[str]], width: int) -> list[int]
 
 
 def header(result: StudyResult) -> list[str]:
-    """The columns of `cells`."""
-    own = ["setting", "seeds", *NAMES, "Δ AP", "95 % interval", "P(better)", "p (Holm)"]
-    return [*own, "paper AP", "paper Δ"] if any(row.setting.paper for row in result.settings) else own
+    """Return the names of the columns of `cells`."""
+    columns = ["setting", "seeds", *NAMES, "Δ AP", "95 % interval", "P(better)", "p (Holm)"]
+    return [*columns, "paper AP", "paper Δ"] if any(row.setting.paper for row in result.settings) else columns
 
 
 def cells(result: StudyResult, row: SettingResult) -> list[str]:
-    """A setting's row of the table."""
-    found = row.differences["AP"]
+    """Return a setting's row of the table."""
+    difference = row.differences["AP"]
     is_baseline = row.setting.name == result.plan.baseline
-    own = [
+    texts = [
         row.setting.label,
         _counts(row, result.plan.seeds),
         _spread(row.figures["AP"]),
         *(_mean(row.figures[name]) for name in NAMES[1:]),
-        *(["baseline", "", "", ""] if is_baseline else _cells(found, row.p_holm)),
+        *(["baseline", "", "", ""] if is_baseline else _cells(difference, row.p_holm)),
     ]
-    if len(header(result)) == len(own):
-        return own
+    if len(header(result)) == len(texts):
+        return texts
     base = next(other.setting.paper for other in result.settings if other.setting.name == result.plan.baseline)
     paper = row.setting.paper
     gain = f"{paper['AP'] - base['AP']:+.3f}" if paper and base and not is_baseline else ""
-    return [*own, f"{paper['AP']:.3f}" if paper else "", gain]
+    return [*texts, f"{paper['AP']:.3f}" if paper else "", gain]
 
 
 def _counts(row: SettingResult, seeds: int) -> str:
@@ -120,8 +120,13 @@ def _mean(figure: Spread) -> str:
     return "–" if figure.mean is None else f"{figure.mean:.3f}"
 
 
-def _cells(found: Difference | None, p_holm: float | None) -> list[str]:
-    if found is None:
+def _cells(difference: Difference | None, p_holm: float | None) -> list[str]:
+    if difference is None:
         return ["–", "", "", ""]
     p = "" if p_holm is None else "<0.001" if p_holm < 0.001 else f"{p_holm:.3f}"
-    return [f"{found.value:+.3f}", f"{found.low:+.3f}…{found.high:+.3f}", f"{found.superiority:.2f}", p]
+    return [
+        f"{difference.value:+.3f}",
+        f"{difference.low:+.3f}…{difference.high:+.3f}",
+        f"{difference.superiority:.2f}",
+        p,
+    ]

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from retina import api
 from retina.commands.options import Json, console
-from retina.data.convert.run import Conversion
+from retina.data.convert.converting import Conversion
 from retina.startup import import_tensorflow_quietly
 
 _Choice = Literal["keep", "drop"]

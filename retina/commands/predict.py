@@ -40,4 +40,6 @@ def _in_words(detections: Detections) -> str:
     counts: dict[str, int] = {}
     for name in detections.names:
         counts[name] = counts.get(name, 0) + 1
-    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items(), key=lambda c: -c[1])) or "nothing"
+    return (
+        ", ".join(f"{count} {name}" for name, count in sorted(counts.items(), key=lambda c: -c[1])) or "nothing found"
+    )

@@ -14,7 +14,7 @@ from retina import config as configuration
 from retina.commands.options import Overrides, config_arguments, console
 from retina.errors import RetinaError
 from retina.runs.directory import RunDirectory, shown
-from retina.training.launchers import hosts_of
+from retina.runs.hosts import hosts_of
 
 
 def train(

@@ -94,7 +94,7 @@ class Colour(_Chance):
 
 
 class Mosaic(_Chance):
-    """Four images on one canvas (arXiv:2004.10934, section 3.4), each covering its quarter; three are drawn evenly.
+    """Four images on one canvas (arXiv:2004.10934, section 3.4), each covering its quarter; three are drawn from all.
 
     Every image is zoomed as little as covers its quarter, times `augment.scale` where that is above 1. Costs four times
     the decoding and room for four times the boxes in every batch (time and memory of the assignment grow with it).
@@ -135,8 +135,8 @@ class Erase(_Chance):
     """Content of the rectangle: noise (`random`), as in the paper, or the image's mean colour."""
 
     most_hidden: Fraction = 0.7
-    """Share of a box above which an erased box is ignored by the training, like a crowd: neither object nor background.
-    1.0 never does that."""
+    """Share of a box's area that may be erased: above it the training ignores the box, like a crowd: neither object nor
+    background. 1.0 never does that."""
 
     @model_validator(mode="after")
     def _valid(self) -> Erase:
@@ -168,7 +168,7 @@ class Augment(Section):
     """Share of a box's area that must be left for it to stay, with `keep: area`."""
 
     crop: Crop = Crop()
-    """Random crop."""
+    """Random crop to a window of the image."""
 
     colour: Colour = Colour()
     """Colour distortion."""
@@ -177,10 +177,10 @@ class Augment(Section):
     """Four images on one canvas."""
 
     mixup: Mixup = Mixup()
-    """Two images blended."""
+    """Two images blended into one."""
 
     erase: Erase = Erase()
-    """Random erasing."""
+    """Random erasing of one rectangle."""
 
     @model_validator(mode="after")
     def _valid(self) -> Augment:

@@ -232,7 +232,7 @@ class Resize(Section):
 
 
 class Data(Section):
-    """Where images and boxes come from, and how an image becomes a canvas."""
+    """Sources of images and boxes, and the way from an image to a canvas."""
 
     root: Path = Path(".")
     """Folder that relative paths of the sources are taken from; relative itself to the folder that the command runs in.
@@ -256,12 +256,12 @@ class Data(Section):
     """Classes to rename, merge or leave out, alike in every split; null takes the files' classes."""
 
     invalid_boxes: Literal["error", "clip", "drop"] = "error"
-    """What becomes of a box that is not finite, has no positive width and height or reaches more than 1 pixel outside
-    its image: `error` ends the command and names it, `drop` leaves it out, `clip` cuts it to the image and leaves it
-    out only if nothing remains. Up to 1 pixel is always cut off. Evaluations score against the files' own boxes."""
+    """Treatment of a box that is not finite, has no positive width and height or reaches more than 1 pixel outside its
+    image: `error` ends the command and names it, `drop` leaves it out, `clip` cuts it to the image and leaves it out
+    only if nothing remains. Up to 1 pixel is always cut off. Evaluations score against the files' own boxes."""
 
     invalid_images: Literal["error", "skip"] = "error"
-    """What becomes of an image that can't be decoded, is not of the size that its annotation declares or has more than
+    """Treatment of an image that can't be decoded, is not of the size that its annotation declares or has more than
     `max_pixels`: `error` ends the command, when training comes to it. With `skip` every image of a split is decoded
     once before it is used, those that can't be used are left out, of the ground truth too, and the log says how many
     and which: as deterministic as the files. A file damaged inside (a stretch of zero bytes in a JPEG, say) often
@@ -272,21 +272,20 @@ class Data(Section):
     bytes of RGB) and Pillow opens at most."""
 
     difficult: Literal["ignore", "use", "drop"] = "ignore"
-    """What becomes of boxes flagged as difficult (voc, csv, tfds): `ignore` makes them neither object nor background,
+    """Treatment of boxes flagged as difficult (voc, csv, tfds): `ignore` makes them neither object nor background,
     like a crowd, `use` takes them like any other, `drop` leaves them out."""
 
     decode: Literal["auto", "full"] = "auto"
     """Decoding of training images; it is about speed alone. With `auto` a JPEG is decoded at 1/2, 1/4 or 1/8 of its
-    size where that is still no smaller than it is shown, and, where of `augment` nothing but the flips and `scale` is
-    on, simplejpeg and OpenCV read the images: pixels within one level of TensorFlow's, which reads them otherwise. With
-    `full` TensorFlow reads them always, at full size."""
+    size where that is still no smaller than it is shown, and OpenCV resizes: pixels within one level of evaluation's
+    where nothing is reduced. With `full` images are decoded at full size and resized as for evaluation, bit for bit."""
 
     cache: Literal["none", "memory"] = "none"
     """Place where decoded images are kept; it is about speed alone. `memory` decodes every training image once, before
     the first step, and keeps the pixels; batches are the same. It is refused where they don't fit."""
 
     resize: Resize = Resize()
-    """How an image becomes a canvas."""
+    """Sizes of images and canvases, in pixels."""
 
     augment: Augment = Augment()
     """Random changes of training images."""

@@ -76,7 +76,7 @@ class Head(Section):
 
     init_std: PositiveFloat = 0.01
     """Standard deviation of the normal distribution that the heads' weights are drawn from; 0.01 is the paper's
-    (section 4.1). Narrow heads without pretrained weights start faster with more, as in configs/digits.yaml."""
+    (section 4.1). The digits demo, with narrow heads and without pretrained weights, takes 0.03."""
 
     @model_validator(mode="after")
     def _divisible(self) -> Head:
@@ -94,20 +94,22 @@ class Model(Section):
 
     backbone: str = "keras_cv/resnet50"
     """Name of the backbone: PyTorch's ResNets (`resnet18` to `resnet152`; `resnet50_v1` and its kin have the stride in
-    the 1x1 convolution), keras-cv's (`keras_cv/resnet50`) or keras-hub's (`keras_hub/resnet_50_imagenet`). ResNet-50 is
-    the paper's."""
+    the 1x1 convolution), EfficientNet-Lite (`efficientnet_lite0` to 2, arXiv:1905.11946), keras-cv's
+    (`keras_cv/resnet50`) or keras-hub's (`keras_hub/resnet_50_imagenet`). ResNet-50 is the paper's."""
 
     weights: str | None = None
     """First weights of the backbone: for `resnet50` and its kin a file of torchvision's or timm's ImageNet weights
-    (.pth, .safetensors), for the others a preset of keras-cv or keras-hub, fetched when first used. Null draws random
-    ones."""
+    (.pth, .safetensors) or the folder of a preset of keras-hub, for `efficientnet_lite0` and its kin `imagenet` (the
+    file of an installed package, extra `lite`) or such a file, for the others a preset of keras-cv or keras-hub, which
+    is fetched when first used. Null draws random ones."""
 
     init_from: Path | None = None
-    """First weights of the whole detector: a run, whose best checkpoint is taken, or the file of a checkpoint. The rows
-    of the classification head are taken by class name. Relative to the folder that the command runs in."""
+    """First weights of the whole detector: a run, whose best checkpoint is taken (or its latest, where none is the
+    best), or the file of a checkpoint. The rows of the classification head are taken by class name. Relative to the
+    folder that the command runs in."""
 
     init_classes: dict[str, str] = Field(default_factory=dict)
-    """Names of classes here and what they are called in `init_from`, where that differs: {aeroplane: airplane}."""
+    """Names of classes here and their names in `init_from`, where they differ: {aeroplane: airplane}."""
 
     batch_norm: Literal["train", "frozen", "sync"] = "train"
     """Statistics of the backbone's batch normalisations. `frozen` uses those that come with trained weights and keeps
@@ -159,6 +161,12 @@ class Model(Section):
             raise ValueError(
                 "keras-cv's presets expect pixels in [0, 1]; set pixel_mean: [0.0, 0.0, 0.0] and "
                 "pixel_std: [255.0, 255.0, 255.0]"
+            )
+        lite = self.weights and self.backbone.startswith("efficientnet_lite")
+        if lite and pixels != (127.0, 127.0, 127.0, 128.0, 128.0, 128.0):
+            raise ValueError(
+                "EfficientNet-Lite's weights expect pixels as (x - 127) / 128; set pixel_mean: [127.0, 127.0, 127.0] "
+                "and pixel_std: [128.0, 128.0, 128.0]"
             )
         return self
 

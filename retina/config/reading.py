@@ -1,4 +1,4 @@
-"""From a YAML file and `key.path=value` overrides to a `Config`, or to an error that names the key and the remedy."""
+"""Reading: a YAML file and `key.path=value` overrides become a `Config`, or an error that names key and remedy."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from retina.config.values import Section
 from retina.errors import RetinaError
 
 _PACKAGE = Path(__file__).parents[1]
-_TAGS = ("kind", "format")
+TAGS = ("kind", "format")
+"""Keys that choose among the kinds of a section."""
 
-# Sections whose kind need not be named, by their path.
-_DEFAULT_KINDS = {("optimizer",): "sgd", ("loss", "classification"): "focal", ("loss", "box"): "huber"}
+DEFAULT_KINDS = {("optimizer",): "sgd", ("loss", "classification"): "focal", ("loss", "box"): "huber"}
+"""Kinds that need not be named, by the path of their section."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -33,18 +34,18 @@ class _Loader(yaml.SafeLoader):
     }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen: set[str] = set()
+        keys: set[str] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 continue  # PyYAML refuses it
-            if key.value in seen:
+            if key.value in keys:
                 raise RetinaError(f"line {key.start_mark.line + 1}: key '{key.value}' is given twice; remove one")
-            seen.add(key.value)
+            keys.add(key.value)
         return super().construct_mapping(node, deep)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Puts text into quotes that `_Loader` would read as a number."""
+    """Writer that puts text into quotes that `_Loader` would read as a number."""
 
 
 _Loader.add_implicit_resolver(
@@ -59,7 +60,7 @@ for _class in (_Loader, _Dumper):
 
 
 def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
-    """Reads a YAML file and applies `key.path=value` overrides (values are YAML).
+    """The configuration of a YAML file with `key.path=value` overrides (values are YAML) applied.
 
     Args:
         path: the file; None means the packaged digits demo.
@@ -76,7 +77,7 @@ def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Confi
 
 
 def parse(tree: Any, where: str = "config") -> Config:
-    """Validates a tree of plain values (as read from YAML); `where` starts each error message."""
+    """The configuration of a tree of plain values (as read from YAML); `where` starts each error message."""
     if not isinstance(tree, dict):
         raise RetinaError(f"{where}: expected a mapping of sections (data, model, …), got {type(tree).__name__}")
     try:
@@ -154,7 +155,7 @@ def _apply(tree: dict, override: str) -> None:
         if not isinstance(child, dict):
             raise RetinaError(f"override '{override}': '{name}' is a value, not a section")
         node = child
-    if last in _TAGS and node.get(last, _DEFAULT_KINDS.get(tuple(parents), value)) != value:
+    if last in TAGS and node.get(last, DEFAULT_KINDS.get(tuple(parents), value)) != value:
         node.clear()  # what belonged to the other kind means nothing to this one
     node[last] = value
 
@@ -166,14 +167,14 @@ def _with_default_kinds(tree: dict) -> dict:
         if not isinstance(node, dict):
             return node
         below = {key: filled(child, (*path, key)) for key, child in node.items()}
-        return {"kind": _DEFAULT_KINDS[path], **below} if path in _DEFAULT_KINDS else below
+        return {"kind": DEFAULT_KINDS[path], **below} if path in DEFAULT_KINDS else below
 
     return filled(tree, ())
 
 
 def _explain(error: Any) -> str:
     # A discriminated union puts the chosen tag into the location: the user never wrote it there.
-    location = _without_tags(error["loc"])
+    location, _ = _followed(error["loc"])
     dotted = ".".join(map(str, location)) or "config"
     if error["type"] == "extra_forbidden":
         valid = _keys_at(error["loc"][:-1])
@@ -193,28 +194,22 @@ def _explain(error: Any) -> str:
     return f"'{dotted}': {message[0].lower()}{message[1:]}, got {error['input']!r}"
 
 
-def _without_tags(location: tuple) -> list:
-    out: list = []
-    annotation: Any = Config
-    for part in location:
-        members = _members(annotation)
-        if len(members) > 1 and part in members:
-            annotation = members[part]
-            continue
-        out.append(part)
-        annotation = _child(next(iter(members.values()), None), part)
-    return out
-
-
-def _keys_at(location: tuple) -> list[str]:
+def _followed(location: tuple) -> tuple[list, Any]:
+    """A location without the tags that pydantic puts into it, and the annotation that stands there."""
+    path: list = []
     annotation: Any = Config
     for part in location:
         members = _members(annotation)
         if len(members) > 1 and part in members:
             annotation = members[part]
         else:
+            path.append(part)
             annotation = _child(next(iter(members.values()), None), part)
-    section = next(iter(_members(annotation).values()), None)
+    return path, annotation
+
+
+def _keys_at(location: tuple) -> list[str]:
+    section = next(iter(_members(_followed(location)[1]).values()), None)
     return list(section.model_fields) if section else []
 
 
@@ -222,12 +217,12 @@ def _members(annotation: Any) -> dict[Any, Any]:
     """The sections that an annotation can hold, by their tag (`format` or `kind`)."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return {annotation.__name__: annotation}
-    found = {}
+    sections = {}
     for argument in get_args(annotation):
         for tag, section in _members(argument).items():
             field = section.model_fields.get("format") or section.model_fields.get("kind")
-            found[field.default if field is not None else tag] = section
-    return found
+            sections[field.default if field is not None else tag] = section
+    return sections
 
 
 def _child(section: Any, name: Any) -> Any:

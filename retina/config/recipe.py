@@ -78,7 +78,7 @@ class AdamW(_Optimizer):
     """Adam with decoupled weight decay (arXiv:1711.05101)."""
 
     kind: Literal["adamw"] = "adamw"
-    """AdamW, for training from scratch and for short runs."""
+    """AdamW, as in the digits demo."""
 
     learning_rate: PositiveFloat = 1e-3
     """Learning rate at the schedule's peak; 1e-3 is Adam's customary one (arXiv:1412.6980)."""
@@ -164,8 +164,8 @@ class Ema(Section):
     """
 
     decay: Annotated[Float, Field(gt=0, lt=1)] = 0.9998
-    """Share d of the old average that an update keeps; 0.9998 is that of YOLOX (arXiv:2107.08430) and averages over
-    some 5,000 updates."""
+    """Share d of the old average that an update keeps; 0.9998 is that of the code of YOLOX (arXiv:2107.08430) and
+    averages over some 5,000 updates."""
 
     warmup: bool = True
     """Whether d is at most (1 + t) / (10 + t) after t updates, so that the first weights, far from any that are good,
@@ -176,7 +176,7 @@ class EarlyStopping(Section):
     """End of the run once the validation data has not shown a better detector for a while."""
 
     patience: PositiveInt
-    """Evaluations in a row that may pass without raising `metric` by more than `min_delta`; then the run ends."""
+    """Evaluations in a row without a rise of `metric` by more than `min_delta` after which the run ends."""
 
     min_delta: NonNegativeFloat = 0.0
     """Rise that counts, a fraction as AP is: 0.001 is a tenth of a point."""

@@ -20,7 +20,7 @@ from retina.config.values import (
 
 
 class Inference(Section):
-    """From the network's outputs to detections (arXiv:1708.02002, section 4.1)."""
+    """Way from the network's outputs to detections (arXiv:1708.02002, section 4.1)."""
 
     score_threshold: Fraction = 0.05
     """Score above which an anchor's class is a candidate; 0.05 is the paper's. Lower finds more and takes longer."""
@@ -85,10 +85,10 @@ class Config(Section):
     """The whole configuration."""
 
     data: Data
-    """Where images and boxes come from, and how an image becomes a canvas."""
+    """Sources of images and boxes, and the way from an image to a canvas."""
 
     model: Model = Model()
-    """The network."""
+    """The network: backbone, feature pyramid and heads."""
 
     anchors: Anchors = Anchors()
     """Anchor boxes and the encoding of boxes relative to them."""
@@ -97,7 +97,7 @@ class Config(Section):
     """Rule by which anchors learn boxes."""
 
     loss: Loss = Loss()
-    """The objective."""
+    """The objective: classification loss and box loss."""
 
     optimizer: Optimizer = Sgd()
     """Updates of the weights."""
@@ -109,7 +109,7 @@ class Config(Section):
     """Batches, precision, devices, and what is written when."""
 
     inference: Inference = Inference()
-    """From the network's outputs to detections."""
+    """Way from the network's outputs to detections."""
 
     evaluation: Evaluation = Evaluation()
     """Figures of a detector on a split."""

@@ -14,8 +14,8 @@ class Relabel(Section):
     """Classes renamed, merged and left out, alike in every split and in the ground truth of evaluations."""
 
     rename: dict[str, str] = Field(default_factory=dict)
-    """Names of the files and the new ones, renamed all at once. Classes that come to share a name are merged: the
-    merged class stands where the first of them stood and keeps its category id. `data.classes` then orders the new
+    """Class names of the files and their new names, renamed all at once. Classes that come to share a name are merged:
+    the merged class stands where the first of them stood and keeps its category id. `data.classes` then orders the new
     names."""
 
     keep: tuple[str, ...] | None = Field(default=None, min_length=1)
@@ -45,8 +45,8 @@ class Select(Section):
     share: tuple[Fraction, Fraction] | None = None
     """A part [from, to] of the images in a random order, as fractions. An image's place in that order follows from
     `seed` and its id alone, so shares [0, 0.8], [0.8, 0.9] and [0.9, 1] of one source are disjoint and together whole.
-    Two splits that take overlapping shares of one source, written alike in both, or differ in their seeds, are refused
-    here. Where a source is written in two ways, or one split has no share, only the images tell: the preflight
+    Two splits that take overlapping shares of one source, written alike in both, or differ in their seeds, are refused.
+    Where a source is written in two ways, or one split has no share, only the images tell: the preflight
     (`run.preflight`, `retina doctor`) refuses splits that share files."""
 
     images: Path | None = None

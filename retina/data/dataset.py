@@ -13,6 +13,7 @@ from retina.data.stored import TableImage
 from retina.errors import RetinaError
 
 InvalidBoxes = Literal["error", "clip", "drop"]
+Difficult = Literal["ignore", "use", "drop"]
 
 # COCO's own boxes overshoot their image by rounding; this much is cut off without a word. The second term keeps sums of
 # two-decimal numbers, such as 600.3 + 40.7, from counting as more than a whole pixel.
@@ -79,7 +80,7 @@ class DetectionDataset:
         return Objects(self.boxes[rows], self.labels[rows], self.crowd[rows], self.difficult[rows], self.areas[rows])
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> DetectionDataset:
-        """A new table of the images in `indices` (rows, in that order, each at most once).
+        """Return a new table of the images in `indices` (rows, in that order, each at most once).
 
         Raises:
             RetinaError: an index is out of range, repeated or not whole.
@@ -107,7 +108,7 @@ class DetectionDataset:
         )
 
     def split(self, fraction: float, seed: int) -> tuple[DetectionDataset, DetectionDataset]:
-        """Two disjoint tables: a random `fraction` of the images (rounded) and the rest, each in the table's order.
+        """Return two disjoint tables: a random `fraction` of the images (rounded) and the rest, in the table's order.
 
         Raises:
             RetinaError: either part would be empty.
@@ -119,7 +120,7 @@ class DetectionDataset:
         return self.subset(np.sort(order[:count])), self.subset(np.sort(order[count:]))
 
     def rename(self, names: Mapping[str, str]) -> DetectionDataset:
-        """A new table with classes called otherwise: `{old: new}`. Ids and labels stay.
+        """Return a new table with classes called otherwise: `{old: new}`. Ids and labels stay.
 
         Raises:
             RetinaError: an old name is unknown, or two classes would share a name.
@@ -186,13 +187,15 @@ _COLUMNS = (
 class RawObjects(NamedTuple):
     """M objects as a source read them, in any order.
 
-    `image` [M] row of the image; `boxes` [M,4] xyxy pixels; `given` [M,4] the file's own numbers, for messages, and
-    `extent` [M,2] width and height as the file means them, by which a box is judged; `labels` [M]; `crowd` [M];
-    `difficult` [M]; `areas` [M], NaN where the source has none.
+    `image` [M] row of the image; `boxes` [M,4] xyxy pixels, for the table; `xywh` [M,4] x, y, width, height in pixels,
+    for the ground truth, the file's own numbers where it holds these; `given` [M,4] the file's own numbers, for
+    messages, and `extent` [M,2] width and height as the file means them, by which a box is judged; `labels` [M];
+    `crowd` [M]; `difficult` [M]; `areas` [M], NaN where the source has none.
     """
 
     image: np.ndarray
     boxes: np.ndarray
+    xywh: np.ndarray
     given: np.ndarray
     extent: np.ndarray
     labels: np.ndarray
@@ -200,62 +203,86 @@ class RawObjects(NamedTuple):
     difficult: np.ndarray
     areas: np.ndarray
 
+    def rows(self, chosen: np.ndarray) -> RawObjects:
+        """The objects of a mask [M] or of rows."""
+        return RawObjects(*(column[chosen] for column in self))
 
-def build(
-    name: str,
-    classes: Mapping[str, int],
-    image_ids: Sequence[int | str],
-    images: Sequence[TableImage],
-    sizes: np.ndarray,
-    raw: RawObjects,
-    *,
-    invalid_boxes: InvalidBoxes,
-    describe: Callable[[int], str],
-    notes: tuple[str, ...] = (),
-) -> DetectionDataset:
-    """Applies the policy for invalid boxes and groups a source's objects by image.
 
-    Args:
+class Records(NamedTuple):
+    """N images and the M objects of their files, before any policy: both the table and the ground truth are made of it.
+
+    Attributes:
         name: starts every message.
         classes: `{class name: category id}` in label order.
-        sizes: [N,2] (height, width).
-        describe: names object `row` of `raw`, for instance "annotation 812 (image 44)".
+        image_ids: [N] distinct.
+        images: [N] paths, encoded images, or where the images lie in shards.
+        sizes: [N,2] int32 (height, width), pixels.
+        raw: [M] objects in the order of the files.
+        describe: where object `row` stands, for instance "annotation 812 (image 44)" or "a.txt line 3".
+        notes: what was read otherwise than it stands there, with counts.
+    """
+
+    name: str
+    classes: Mapping[str, int]
+    image_ids: Sequence[int | str]
+    images: Sequence[TableImage]
+    sizes: np.ndarray
+    raw: RawObjects
+    describe: Callable[[int], str]
+    notes: tuple[str, ...] = ()
+
+
+def handle_difficult(name: str, raw: RawObjects, policy: Difficult) -> tuple[RawObjects, np.ndarray, tuple[str, ...]]:
+    """Apply `data.difficult`: "ignore" flags difficult objects, "use" takes them like any other, "drop" removes them.
+
+    Returns:
+        the objects, the rows of `raw` that they are, and notes.
+    """
+    rows = np.arange(len(raw.image))
+    notes: tuple[str, ...] = ()
+    if policy == "drop" and raw.difficult.any():
+        rows = np.flatnonzero(~raw.difficult)
+        count = f"{raw.difficult.sum()} of {len(raw.difficult)} objects"
+        notes = (f"{name}: {count} are difficult: dropped (data.difficult: drop)",)
+        raw = raw.rows(rows)
+    return raw._replace(difficult=raw.difficult & (policy == "ignore")), rows, notes
+
+
+def build(
+    records: Records, *, invalid_boxes: InvalidBoxes = "error", classes: Sequence[str] | None = None
+) -> DetectionDataset:
+    """Return the table: invalid boxes handled, objects grouped by image, classes in the order of `classes`.
 
     Raises:
-        RetinaError: see `judge_boxes`; or the columns contradict each other.
+        RetinaError: see `judge_boxes` and `with_classes`; or the columns contradict each other.
     """
-    boxes, keep, judged = judge_boxes(name, raw, sizes, invalid_boxes, describe, image_ids)
+    raw = records.raw
+    boxes, keep, judged = judge_boxes(records, invalid_boxes)
     # Stable, so that the objects of an image stay in the file's order.
     rows = np.argsort(raw.image, kind="stable")
     rows = rows[keep[rows]]
     boxes, areas = boxes[rows], raw.areas[rows]
-    own = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    return DetectionDataset(
-        name=name,
-        class_names=tuple(classes),
-        category_ids=tuple(classes.values()),
-        image_ids=tuple(image_ids),
-        images=tuple(images),
-        sizes=sizes,
-        offsets=_cumulative(np.bincount(raw.image[rows], minlength=len(image_ids))),
+    of_boxes = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    table = DetectionDataset(
+        name=records.name,
+        class_names=tuple(records.classes),
+        category_ids=tuple(records.classes.values()),
+        image_ids=tuple(records.image_ids),
+        images=tuple(records.images),
+        sizes=records.sizes,
+        offsets=_cumulative(np.bincount(raw.image[rows], minlength=len(records.image_ids))),
         boxes=boxes,
         labels=raw.labels[rows],
         crowd=raw.crowd[rows],
         difficult=raw.difficult[rows],
-        areas=np.where(np.isnan(areas), own, areas),
-        notes=notes + judged,
+        areas=np.where(np.isnan(areas), of_boxes, areas),
+        notes=records.notes + judged,
     )
+    return with_classes(table, classes)
 
 
-def judge_boxes(
-    name: str,
-    raw: RawObjects,
-    sizes: np.ndarray,
-    policy: InvalidBoxes,
-    describe: Callable[[int], str],
-    image_ids: Sequence[int | str] = (),
-) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """The one place where a box is called invalid, and where the policy for that is applied.
+def judge_boxes(records: Records, policy: InvalidBoxes) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Judge every box and apply the policy for invalid ones: the only place where a box is called invalid.
 
     Invalid is a box that is not finite, has no positive width and height as the file gives them, or reaches more than 1
     pixel outside its image; up to 1 pixel is cut off. "drop" leaves invalid boxes out; "clip" cuts them to the image
@@ -267,7 +294,8 @@ def judge_boxes(
     Raises:
         RetinaError: under "error", naming the first few invalid boxes, their faults and the total.
     """
-    height, width = np.asarray(sizes, np.float64).reshape(-1, 2)[raw.image].T
+    name, raw = records.name, records.raw
+    height, width = np.asarray(records.sizes, np.float64).reshape(-1, 2)[raw.image].T
     limits = np.stack([width, height, width, height], axis=1)
     finite = np.isfinite(raw.boxes).all(1) & np.isfinite(raw.extent).all(1)
     with np.errstate(invalid="ignore"):
@@ -287,15 +315,14 @@ def judge_boxes(
     }
     faults = ", ".join(f"{count} {fault}" for fault, count in counts.items() if count)
     if policy == "error":
-        each = [f"{describe(row)}: {_fault(raw, row, overshoot[row], limits[row])}" for row in rows[:_DETAILED]]
+        each = [f"{records.describe(row)}: {_fault(raw, row, overshoot[row], limits[row])}" for row in rows[:_DETAILED]]
         more = f"; and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
         error = RetinaError(
             f"{name}: {len(rows)} of {len(invalid)} boxes invalid ({faults}): {'; '.join(each[:_SHOWN])}{more}. "
             "Fix the file, or set data.invalid_boxes: drop (or clip)"
         )
         error.details = tuple(each)
-        if image_ids:
-            error.images = tuple(image_ids[raw.image[row]] for row in rows[:_DETAILED])
+        error.images = tuple(records.image_ids[raw.image[row]] for row in rows[:_DETAILED])
         raise error
     keep = remains & ~reaching if policy == "drop" else remains
     dropped, clipped = int((~keep).sum()), int((keep & invalid).sum())
@@ -305,7 +332,7 @@ def judge_boxes(
 
 
 def with_classes(dataset: DetectionDataset, classes: Sequence[str] | None) -> DetectionDataset:
-    """The table with its classes in the order of `classes` (None: as it is); labels and ids follow.
+    """Return the table with its classes in the order of `classes` (None: as it is); labels and ids follow.
 
     Raises:
         RetinaError: `classes` are not the table's names; both lists are printed.
@@ -328,20 +355,20 @@ def with_classes(dataset: DetectionDataset, classes: Sequence[str] | None) -> De
 
 
 def suggest(name: str, valid: Sequence[str]) -> str:
-    """The end of a message about an unknown name: the nearest valid one, or all of them."""
+    """Return the end of a message about an unknown name: the nearest valid name, or all of them."""
     near = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
     return f"did you mean '{near[0]}'?" if near else f"expected one of {list(valid)}"
 
 
 def first_repeated(values: Sequence) -> tuple[int, object] | None:
-    """(index, value) of the first value that stood before, or None."""
+    """Return (index, value) of the first value that stood before, or None."""
     if len(set(values)) == len(values):
         return None
-    seen: set = set()
+    before: set = set()
     for index, value in enumerate(values):
-        if value in seen:
+        if value in before:
             return index, value
-        seen.add(value)
+        before.add(value)
     return None
 
 

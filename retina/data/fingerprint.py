@@ -1,4 +1,4 @@
-"""What tells a table apart from another one: a resumed run must go on with the data that it began with."""
+"""Fingerprints of tables: a resumed run must go on with the data that it began with."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ def fingerprint(data: DetectionDataset) -> dict[str, Any]:
 
 
 def differences(before: Fingerprints, after: Fingerprints) -> list[str]:
-    """What two sets of fingerprints don't share, a text a split: the counts, or where these agree the columns."""
-    found = []
+    """Return the differences of two sets of fingerprints, a text a split: counts, or where these agree columns."""
+    texts = []
     for split in sorted(before.keys() | after.keys()):
         old, new = before.get(split, {}), after.get(split, {})
         counts = [f"{name} {old.get(name)} → {new.get(name)}" for name in _COUNTS if old.get(name) != new.get(name)]
         digests, others = old.get("sha256", {}), new.get("sha256", {})
         columns = [name for name in digests.keys() | others.keys() if digests.get(name) != others.get(name)]
         if counts or columns:
-            found.append(f"{split} ({', '.join(counts or ['other ' + ', '.join(sorted(columns))])})")
-    return found
+            texts.append(f"{split} ({', '.join(counts or ['other ' + ', '.join(sorted(columns))])})")
+    return texts
 
 
 def _digest(column: np.ndarray) -> str:

@@ -1,14 +1,15 @@
-"""The two tables that every evaluator takes: what is there, and what was found. Boxes stay as they were written."""
+"""The two tables that every evaluator takes, ground truth and results. Boxes stay as they were written."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from retina.data.dataset import DetectionDataset, first_repeated
+from retina.data.dataset import DetectionDataset, Records, first_repeated
 from retina.data.detections import LARGEST, DetectionTable, check, to_xywh
+from retina.data.image_files import stem
 from retina.errors import RetinaError
 
 Id = int | str
@@ -51,8 +52,8 @@ class GroundTruth:
     areas: np.ndarray
 
     def __post_init__(self) -> None:
-        for field in ("class_names", "category_ids", "image_ids"):
-            object.__setattr__(self, field, tuple(getattr(self, field)))
+        for name in ("class_names", "category_ids", "image_ids"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         _set_columns(
             self,
             {
@@ -72,7 +73,7 @@ class GroundTruth:
         again = first_repeated(self.class_names)
         if again is not None:
             raise RetinaError(
-                f"{self.name}: class {again[0]} is called '{again[1]}' like one before; rename one of them"
+                f"{self.name}: class {again[0]} is called '{again[1]}' like a class before; rename one of them"
             )
         _check_numbers(self.name, "box", "boxes", self.boxes)
         _check_range(self.name, "image", self.image, len(self.image_ids))
@@ -86,6 +87,23 @@ class GroundTruth:
     def counted(self) -> np.ndarray:
         """[M] bool: the boxes that a detector should find, neither crowd nor difficult."""
         return ~(self.crowd | self.difficult)
+
+
+@dataclass(frozen=True, eq=False)
+class FileTruth(GroundTruth):
+    """Ground truth that also knows its image files, by which text files and other tools name an image.
+
+    Attributes:
+        stems: [N] names of the image files, without folder and extension.
+        sizes: [N, 2] float64 (height, width) in pixels, NaN where the source does not say.
+    """
+
+    stems: tuple[str, ...] = ()
+    sizes: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        assert len(self.stems) == len(self.sizes) == len(self.image_ids)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +146,7 @@ class Results:
 
 
 def ground_truth(dataset: DetectionDataset) -> GroundTruth:
-    """A dataset's boxes as ground truth."""
+    """Return a dataset's boxes as ground truth."""
     return GroundTruth(
         dataset.name,
         dataset.class_names,
@@ -144,8 +162,65 @@ def ground_truth(dataset: DetectionDataset) -> GroundTruth:
     )
 
 
+def file_truth(dataset: DetectionDataset) -> FileTruth:
+    """Return a dataset's boxes as ground truth that knows its files."""
+    return FileTruth(**vars(ground_truth(dataset)), stems=image_stems(dataset), sizes=dataset.sizes.astype(np.float64))
+
+
+def image_stems(dataset: DetectionDataset) -> tuple[str, ...]:
+    """[N] names of a dataset's image files without folder and extension; ids of images that are no files."""
+    images = zip(dataset.images, dataset.image_ids, strict=True)
+    return tuple(stem(image) if isinstance(image, str) else str(identifier) for image, identifier in images)
+
+
+def truth_of_records(records: Records, table: DetectionDataset, names: Mapping[str, str | None]) -> FileTruth:
+    """Return the ground truth of a table's images and classes: every box with the numbers of its file.
+
+    Training cuts or drops boxes that reach outside their image or have no area (`data.invalid_boxes`). An evaluator
+    must not: a box in the annotation file that nothing can detect is missed by everybody, and pycocotools counts it.
+
+    Args:
+        records: what the table was made of.
+        names: what the table calls each class of the records, None where it leaves it out.
+
+    Raises:
+        RetinaError: a box is not finite or too large to compute with.
+    """
+    raw = records.raw
+    row_of = {identifier: row for row, identifier in enumerate(table.image_ids)}
+    label_of = {name: label for label, name in enumerate(table.class_names)}
+    image = np.array([row_of.get(identifier, -1) for identifier in records.image_ids], np.int64)[raw.image]
+    new = [names[name] for name in records.classes]
+    labels = np.array([-1 if name is None else label_of[name] for name in new], np.int64)[raw.labels]
+    rows = np.flatnonzero((image >= 0) & (labels >= 0))
+    boxes = raw.xywh[rows]
+    # Written so that NaN is wrong.
+    sound = (np.abs(boxes) <= LARGEST).all(axis=1)
+    if not sound.all():
+        row = rows[int(np.argmin(sound))]
+        raise RetinaError(
+            f"{records.name}: {records.describe(row)}: expected a box of finite numbers up to {LARGEST:g}, got "
+            f"{raw.given[row].tolist()}, for which no overlap is defined; fix or remove it"
+        )
+    areas = raw.areas[rows]
+    return FileTruth(
+        table.name,
+        table.class_names,
+        table.category_ids,
+        table.image_ids,
+        image[rows],
+        boxes,
+        labels[rows],
+        raw.crowd[rows],
+        (raw.difficult & ~raw.crowd)[rows],
+        np.where(np.isnan(areas), boxes[:, 2] * boxes[:, 3], areas),
+        stems=image_stems(table),
+        sizes=table.sizes.astype(np.float64),
+    )
+
+
 def results(detections: DetectionTable, dataset: DetectionDataset) -> Results:
-    """A detector's table of detections on `dataset`, ready to be scored.
+    """Return a detector's table of detections on `dataset`, ready to be scored.
 
     Raises:
         RetinaError: a row does not fit the dataset (see `retina.data.detections.check`).
@@ -154,56 +229,69 @@ def results(detections: DetectionTable, dataset: DetectionDataset) -> Results:
     return Results(dataset.name, detections.image, to_xywh(detections.boxes), detections.scores, detections.labels)
 
 
-def as_coco(found: Results, truth: GroundTruth) -> list[dict[str, Any]]:
-    """The COCO results format (cocodataset.org/#format-results) with the ground truth's own ids, for `json.dump`."""
-    rows = zip(found.image.tolist(), found.labels.tolist(), found.boxes.tolist(), found.scores.tolist(), strict=True)
-    return [
-        {"image_id": truth.image_ids[image], "category_id": truth.category_ids[label], "bbox": box, "score": score}
-        for image, label, box, score in rows
-    ]
+def labels_of_names(truth: GroundTruth) -> dict[str, int]:
+    """Return the label of each class name."""
+    return {name: label for label, name in enumerate(truth.class_names)}
 
 
-def check_results(found: Results, truth: GroundTruth) -> None:
-    """Every detection lies in an image and a class of the ground truth.
+def rows_of_stems(truth: GroundTruth) -> dict[str, int]:
+    """Return the row of each image by its file's name without extension, or by its id where no file is known.
+
+    Raises:
+        RetinaError: two images share a name.
+    """
+    stems = truth.stems if isinstance(truth, FileTruth) else tuple(map(str, truth.image_ids))
+    rows = {name: row for row, name in enumerate(stems)}
+    again = first_repeated(stems) if len(rows) < len(stems) else None
+    if again is not None:
+        raise RetinaError(
+            f"{truth.name}: images {truth.image_ids[rows[str(again[1])]]!r} and others share the file name "
+            f"'{again[1]}', so that detections can't be told apart by it; give them as a COCO results list"
+        )
+    return rows
+
+
+def check_results(detections: Results, truth: GroundTruth) -> None:
+    """Check that every detection lies in an image and a class of the ground truth.
 
     Raises:
         RetinaError: names the first that does not.
     """
-    _check_range(found.name, "image", found.image, len(truth.image_ids))
-    _check_range(found.name, "labels", found.labels, len(truth.class_names))
+    _check_range(detections.name, "image", detections.image, len(truth.image_ids))
+    _check_range(detections.name, "labels", detections.labels, len(truth.class_names))
 
 
 def _set_columns(table: GroundTruth | Results, columns: dict[str, tuple[type, tuple[int, ...]]]) -> None:
-    """Converts each column to its type, read-only, and holds all of them to one length."""
+    """Convert each column to its type, read-only, and hold all of them to one length."""
     length = len(table.boxes)
-    for field, (dtype, tail) in columns.items():
-        given = np.asarray(getattr(table, field))
+    for name, (dtype, tail) in columns.items():
+        given = np.asarray(getattr(table, name))
         if given.dtype.kind == "f" and dtype is np.int64 and given.size:
-            raise RetinaError(f"{table.name}: {field}: expected whole numbers, got {given.dtype}; convert them")
+            raise RetinaError(f"{table.name}: {name}: expected whole numbers, got {given.dtype}; convert them")
         column: np.ndarray = np.array(given, dtype)
         column = column.reshape(0, *tail) if column.size == 0 else column
         if column.shape != (length, *tail):
             raise RetinaError(
-                f"{table.name}: {field}: expected shape {(length, *tail)}, got {column.shape}; give one row to each box"
+                f"{table.name}: {name}: expected shape {(length, *tail)}, got {column.shape}; give one row to each box"
             )
         column.setflags(write=False)
-        object.__setattr__(table, field, column)
+        object.__setattr__(table, name, column)
 
 
-def _check_numbers(name: str, thing: str, field: str, values: np.ndarray) -> None:
+def _check_numbers(name: str, thing: str, column: str, values: np.ndarray) -> None:
     # Written so that NaN is wrong.
     sound = (np.abs(values) <= LARGEST).all(axis=tuple(range(1, values.ndim)))
     if not sound.all():
         row = int(np.argmin(sound))
         raise RetinaError(
-            f"{name}: {thing} {row}: {field}: expected finite numbers up to {LARGEST:g}, got {values[row].tolist()}; "
-            "mend or remove it"
+            f"{name}: {thing} {row}: {column}: expected finite numbers up to {LARGEST:g}, got {values[row].tolist()}; "
+            "fix or remove it"
         )
 
 
-def _check_range(name: str, field: str, values: np.ndarray, end: int) -> None:
+def _check_range(name: str, column: str, values: np.ndarray, end: int) -> None:
     outside = (values < 0) | (values >= end)
     if outside.any():
         row = int(np.argmax(outside))
         expected = f"0 to {end - 1}" if end else "none at all, as there is nothing to point to"
-        raise RetinaError(f"{name}: row {row}: {field}: expected {expected}, got {values[row]}; mend or remove it")
+        raise RetinaError(f"{name}: row {row}: {column}: expected {expected}, got {values[row]}; fix or remove it")

@@ -10,17 +10,17 @@ from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
-import tensorflow as tf
 
 from retina import config
-from retina.data import pixels
+from retina.data.batches import pixels
 from retina.data.dataset import DetectionDataset
 from retina.data.limits import image_name, too_large
 from retina.data.stored import StoredImage, TableImage
 from retina.errors import RetinaError
 from retina.files import refuse_special
+from retina.startup import import_tensorflow_quietly
 
-_Seen = TypeVar("_Seen")
+_Answer = TypeVar("_Answer")
 _SHOWN = 3
 # What else is called .jpg: how such a file begins, from a byte on.
 _OTHERS = (
@@ -43,12 +43,12 @@ _HTML = (b"<!doctype html", b"<html")
 def load_image(
     image: str | os.PathLike | bytes | StoredImage, name: str = "image", *, max_pixels: int = config.MAX_PIXELS
 ) -> np.ndarray:
-    """Reads and decodes one image as the batches do: RGB, uint8 [H,W,3]; an EXIF rotation is not applied.
+    """Read and decode one image as the batches do: RGB, uint8 [H,W,3]; an EXIF rotation is not applied.
 
     Args:
         image: a path, or the bytes of a JPEG, PNG, GIF (first frame), BMP or WebP, or where they lie.
         name: what an error calls the image where it comes as bytes.
-        max_pixels: one of more pixels, by its header, is not decoded.
+        max_pixels: an image of more pixels, by its header, is not decoded.
 
     Raises:
         RetinaError: it is missing, empty, not an image, damaged or too large; the message names it.
@@ -67,6 +67,10 @@ def load_image(
             ) from None
     if not image:
         raise RetinaError(f"{name}: expected an image, it is empty (0 bytes); restore or remove it")
+    import_tensorflow_quietly()
+    import tensorflow as tf
+
+    pixels.leave_gpu_to_backend()
     try:
         with tf.device("CPU:0"):
             height, width = pixels.header_size(tf.constant(image)).numpy().tolist()
@@ -82,38 +86,42 @@ def load_image(
 
 def each_image(
     dataset: DetectionDataset,
-    look: Callable[[TableImage, str], _Seen],
+    look: Callable[[TableImage, str], _Answer],
     advance: Callable[[int], None] | None = None,
-) -> Iterator[_Seen]:
-    """What `look` sees in each image (given with its name), in the order of the table, several at a time.
+) -> Iterator[_Answer]:
+    """The answer of `look` on each image (given with its name), in the order of the table, several at a time.
 
     Args:
-        advance: is told of images done, for a progress bar.
+        advance: called with the number of images done, for a progress bar.
     """
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        for seen in pool.map(look, dataset.images, (image_name(dataset, row) for row in range(len(dataset)))):
+        for answer in pool.map(look, dataset.images, (image_name(dataset, row) for row in range(len(dataset)))):
             if advance is not None:
                 advance(1)
-            yield seen
+            yield answer
 
 
 def unusable(
     dataset: DetectionDataset, suspects: Iterable[int], max_pixels: int = config.MAX_PIXELS
 ) -> RetinaError | None:
-    """What is wrong with the first of these rows whose image can't be decoded or is not of the declared size."""
+    """Return the fault of the first of these rows whose image can't be decoded or is not of the declared size."""
     for row in suspects:
-        found = size_fault(dataset, row, _size_or_fault(dataset.images[row], image_name(dataset, row), max_pixels))
-        if found is not None:
-            return found
+        fault = size_fault(dataset, row, _size_or_fault(dataset.images[row], image_name(dataset, row), max_pixels))
+        if fault is not None:
+            return fault
     return None
 
 
-def size_fault(dataset: DetectionDataset, row: int, seen: tuple[int, int] | RetinaError) -> RetinaError | None:
-    """The error of an image whose size as stored (height, width), or the fault that hides it, is not as declared."""
-    if isinstance(seen, RetinaError):
-        return seen
-    (height, width), declared = seen, tuple(dataset.sizes[row].tolist())
-    if seen == declared:
+def size_fault(dataset: DetectionDataset, row: int, stored: tuple[int, int] | RetinaError) -> RetinaError | None:
+    """Return the error of an image that is not stored as declared.
+
+    Args:
+        stored: its (height, width), or the fault that hides it.
+    """
+    if isinstance(stored, RetinaError):
+        return stored
+    (height, width), declared = stored, tuple(dataset.sizes[row].tolist())
+    if stored == declared:
         return None
     swapped = declared == (width, height)
     cause = " (an EXIF rotation is not applied: store the image upright)" if swapped else ""
@@ -126,7 +134,7 @@ def size_fault(dataset: DetectionDataset, row: int, seen: tuple[int, int] | Reti
 def without_unusable(
     dataset: DetectionDataset, max_pixels: int, advance: Callable[[int], None] | None = None
 ) -> DetectionDataset:
-    """The table without the images that can't be used (`data.invalid_images: skip`); a note says how many and which.
+    """Return the table without the images that can't be used (`data.invalid_images: skip`); a note names them.
 
     Every image is decoded once, in threads.
 
@@ -134,8 +142,8 @@ def without_unusable(
         RetinaError: none of its images can be used; the message gives the first fault.
     """
     start = time.perf_counter()
-    seen = each_image(dataset, lambda image, name: _size_or_fault(image, name, max_pixels), advance)
-    faults = [size_fault(dataset, row, one) for row, one in enumerate(seen)]
+    sizes = each_image(dataset, lambda image, name: _size_or_fault(image, name, max_pixels), advance)
+    faults = [size_fault(dataset, row, size) for row, size in enumerate(sizes)]
     rate = len(faults) / max(time.perf_counter() - start, 1e-9)
     bad = [fault for fault in faults if fault is not None]
     checked = f"{dataset.name}: data.invalid_images: skip: decoded {len(faults)} images at {rate:.0f} images/s"
@@ -145,14 +153,14 @@ def without_unusable(
         raise RetinaError(f"{dataset.name}: none of its {len(bad)} images can be used; the first: {bad[0]}")
     shown = "; ".join(str(fault) for fault in bad[:_SHOWN])
     more = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
-    kept = dataset.subset([row for row, fault in enumerate(faults) if fault is None])
-    lost = len(dataset.boxes) - len(kept.boxes)
+    usable = dataset.subset([row for row, fault in enumerate(faults) if fault is None])
+    lost = len(dataset.boxes) - len(usable.boxes)
     note = f"{checked}, {len(bad)} of them, with {lost} boxes, can't be used and are left out: {shown}{more}"
-    return replace(kept, notes=(*dataset.notes, note))
+    return replace(usable, notes=(*dataset.notes, note))
 
 
 def _size_or_fault(image: TableImage, name: str, max_pixels: int) -> tuple[int, int] | RetinaError:
-    """(height, width) as decoded, or why it can't be."""
+    """(height, width) as decoded, or the fault that hides it."""
     try:
         height, width = load_image(image, name, max_pixels=max_pixels).shape[:2]
     except RetinaError as error:
@@ -161,7 +169,7 @@ def _size_or_fault(image: TableImage, name: str, max_pixels: int) -> tuple[int, 
 
 
 def _fault(content: bytes, message: str) -> str:
-    """What is wrong with bytes that TensorFlow did not decode."""
+    """The fault of bytes that TensorFlow did not decode."""
     for start, mark, called in _OTHERS:
         if content.startswith(mark, start):
             return f"it is {called}"

@@ -1,60 +1,107 @@
-"""From the `data` section of a configuration to a table."""
+"""From files to tables: a split of a configuration, and the ground truth and detections that are to be scored."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple, cast, get_args
 
 from retina import config
-from retina.data.dataset import DetectionDataset, with_classes
-from retina.data.formats.coco import read_coco
+from retina.data.dataset import DetectionDataset, Records, build, with_classes
+from retina.data.detections import Pixels
+from retina.data.formats import text
+from retina.data.formats.coco import coco_records, coco_results, coco_truth
 from retina.data.formats.csv import csv_records
-from retina.data.formats.digits import read_digits
-from retina.data.formats.tfds import read_tfds
-from retina.data.formats.voc import read_voc
+from retina.data.formats.digits import digits_records
+from retina.data.formats.tfds import tfds_records
+from retina.data.formats.voc import devkit_results, voc_records, voc_truth
 from retina.data.formats.yolo import yolo_records
+from retina.data.ground_truth import FileTruth, GroundTruth, Results, truth_of_records
+from retina.data.image_files import NO_SIZE_FRACTIONS, NO_SIZE_PIXELS
+from retina.data.images import without_unusable
 from retina.data.limits import refuse_too_large
-from retina.data.records import Records, to_dataset
-from retina.data.select import relabel, select_images, with_found_classes
+from retina.data.select import new_names, relabel, select_images, with_known_classes
 from retina.errors import RetinaError
+from retina.files import exists
 
 Split = Literal["train", "validation", "test"]
+TruthFormat = Literal["auto", "coco", "voc", "config", "xywh", "xyxy", "yolo"]
+ResultFormat = Literal["auto", "coco", "voc", "xywh", "xyxy", "yolo", "ultralytics"]
+
+
+class SplitTables(NamedTuple):
+    """A split, read once.
+
+    Attributes:
+        table: for training: `data.invalid_boxes` is followed.
+        truth: to score detections against: the same images and classes in the same order, but every box of the files
+            with the numbers that stand there.
+    """
+
+    table: DetectionDataset
+    truth: FileTruth
 
 
 def load_split(data: config.Data, split: Split, *, keep_unusable: bool = False) -> DetectionDataset:
-    """Reads one split, with the classes of `data.relabel` and the images of its `select`.
+    """Read the table of one split, with the classes of `data.relabel` and the images of its `select`.
 
     Relative paths are taken from `data.root`.
 
     Args:
         keep_unusable: for who wants to list them: images that can't be used stay in the table whatever
-            `data.invalid_images` says, and none is decoded. One whose size is not known otherwise and has no readable
-            header is of one of the sizes `retina.data.image_files.NO_SIZE_*`.
+            `data.invalid_images` says, and none is decoded. An image whose size is not known otherwise and that has no
+            readable header gets one of the sizes `retina.data.image_files.NO_SIZE_*`.
 
     Raises:
         RetinaError: the split is not configured, its files are missing or malformed, it has invalid boxes and
             `data.invalid_boxes` is "error", or no image of it has a box that counts. An image is declared to have more
             than `data.max_pixels`, or with `data.invalid_images: skip` none can be used; otherwise no image is opened.
     """
-    if keep_unusable:
-        data = data.model_copy(update={"invalid_images": "skip"})
+    table, _, _ = _read_split(data, split, keep_unusable)
+    return table
+
+
+def read_split(data: config.Data, split: Split, *, keep_unusable: bool = False) -> SplitTables:
+    """Read one split as `load_split` does, with its ground truth, in one pass over the files.
+
+    Raises:
+        RetinaError: as `load_split`; or a box can't be scored against: it is not finite or too large to compute with,
+            or the image is kept although its size is not known.
+    """
+    table, records, source = _read_split(data, split, keep_unusable)
+    if keep_unusable and data.invalid_images == "error":
+        _refuse_unknown_sizes(table)
+    names = new_names(records.name, data.relabel, tuple(records.classes), partial=_may_lack_classes(data, source))
+    return SplitTables(table, truth_of_records(records, table, names))
+
+
+def read_source(data: config.Data, source: config.Source, setting: str) -> DetectionDataset:
+    """Read the table of any source, whatever its boxes are good for; `setting` is its name in messages.
+
+    Raises:
+        RetinaError: the files are missing or malformed, or have invalid boxes and `data.invalid_boxes` is "error".
+    """
+    return _table(_records(data, source), data, source, setting)
+
+
+def _read_split(
+    data: config.Data, split: Split, keep_unusable: bool
+) -> tuple[DetectionDataset, Records, config.Source]:
+    """A split's table, what it was made of, and its section of the configuration."""
     sources = {"train": data.train, "validation": data.validation, "test": data.test}
     source = sources.get(split)
     if source is None:
         configured = ", ".join(name for name, given in sources.items() if given is not None)
         raise RetinaError(f"data.{split}: this split is not configured (configured: {configured}); add data.{split}")
-    table = read_split(data, source, f"data.{split}")
     if keep_unusable:
-        pass
-    elif data.invalid_images == "skip":
-        # TensorFlow takes seconds to import, and a faulty annotation is told before.
-        from retina.data.images import without_unusable
-
-        with checking(table.name, len(table)) as advance:
+        data = data.model_copy(update={"invalid_images": "skip"})
+    records = _records(data, source)
+    table = _table(records, data, source, f"data.{split}")
+    if not keep_unusable and data.invalid_images == "skip":
+        with _checking(table.name, len(table)) as advance:
             table = without_unusable(table, data.max_pixels, advance)
-    else:
+    elif not keep_unusable:
         refuse_too_large(table, data.max_pixels)
     if (table.crowd | table.difficult).all():
         what = f"all its {len(table.boxes)} boxes are crowds or difficult" if len(table.boxes) else "has no box at all"
@@ -64,58 +111,92 @@ def load_split(data: config.Data, split: Split, *, keep_unusable: bool = False) 
             f"{table.name}: {what} in {len(table)} images{why}, so there is nothing to train on or to measure; "
             f"check data.{split}"
         )
-    return table
+    return table, records, source
 
 
-def read_split(data: config.Data, source: config.Source, setting: str) -> DetectionDataset:
-    """As `load_split`, of any source and whatever its boxes are good for; `setting` is what messages call it.
-
-    Raises:
-        RetinaError: the files are missing or malformed, or have invalid boxes and `data.invalid_boxes` is "error".
-    """
-    table = _read(data, source)
-    if data.relabel is not None:
-        table = relabel(table, data.relabel, partial=may_lack_classes(data, source))
-        table = (with_found_classes if _finds_classes(source) else with_classes)(table, data.classes)
+def _table(records: Records, data: config.Data, source: config.Source, setting: str) -> DetectionDataset:
+    if data.relabel is None:
+        table = build(records, invalid_boxes=data.invalid_boxes, classes=data.classes)
+    else:
+        table = build(records, invalid_boxes=data.invalid_boxes)
+        table = relabel(table, data.relabel, partial=_may_lack_classes(data, source))
+        table = (with_known_classes if _has_no_class_list(source) else with_classes)(table, data.classes)
     if source.select is not None:
         table = select_images(table, source.select, data.root, f"{setting}.select")
     return table
 
 
-def text_records(data: config.Data, source: config.YoloSource | config.CsvSource) -> Records:
-    """What the files of a YOLO or CSV source hold, before `data.invalid_boxes`, `data.relabel` and `select`.
-
-    Raises:
-        RetinaError: the files are missing or malformed.
-    """
+def _records(data: config.Data, source: config.Source) -> Records:
+    """Everything that a source's files hold; with `data.relabel` the classes are the files' own."""
+    root = data.root
     classes = data.classes if data.relabel is None else None
+    skip = data.invalid_images == "skip"
+    if source.format == "coco":
+        return coco_records(root / source.annotations, root / source.images, keep_missing=skip)
+    if source.format == "voc":
+        return voc_records(
+            root / source.folder, source.splits, classes=classes, difficult=data.difficult, keep_missing=skip
+        )
+    if source.format == "tfds":
+        return tfds_records(
+            source.name, source.split, root / source.data_dir, difficult=data.difficult, keep_unreadable=skip
+        )
     if source.format == "csv":
         return csv_records(
-            data.root / source.annotations,
+            root / source.annotations,
             _from_root(data, source.images),
             class_file=_from_root(data, source.classes),
             classes=classes,
             difficult=data.difficult,
-            keep_unreadable=data.invalid_images == "skip",
+            keep_unreadable=skip,
         )
-    return yolo_records(
-        _from_root(data, source.data),
+    if source.format == "yolo":
+        return yolo_records(
+            _from_root(data, source.data),
+            source.split,
+            images=_from_root(data, source.images),
+            labels=_from_root(data, source.labels),
+            names=_from_root(data, source.names),
+            classes=classes,
+            keep_unreadable=skip,
+        )
+    return digits_records(
         source.split,
-        images=_from_root(data, source.images),
-        labels=_from_root(data, source.labels),
-        names=_from_root(data, source.names),
-        classes=classes,
-        keep_unreadable=data.invalid_images == "skip",
+        source.images,
+        source.size,
+        source.seed,
+        most=source.most,
+        height=source.height,
+        single_class=source.single_class,
     )
 
 
-def may_lack_classes(data: config.Data, source: config.Source) -> bool:
-    """Whether `data.relabel` may name classes that a split does not show: `data.classes` says that there are more."""
-    return data.classes is not None and _finds_classes(source)
+def _from_root(data: config.Data, path: Path | None) -> Path | None:
+    return None if path is None else data.root / path
+
+
+def _may_lack_classes(data: config.Data, source: config.Source) -> bool:
+    """True if `data.relabel` may name classes that a split does not show: `data.classes` says that there are more."""
+    return data.classes is not None and _has_no_class_list(source)
+
+
+def _has_no_class_list(source: config.Source) -> bool:
+    """True if the source's files name only the classes that occur in them."""
+    return source.format == "voc" or (source.format == "csv" and source.classes is None)
+
+
+def _refuse_unknown_sizes(table: DetectionDataset) -> None:
+    """Boxes in fractions are nowhere in an image without a size."""
+    for identifier, size in zip(table.image_ids, table.sizes.tolist(), strict=True):
+        if tuple(size) in (NO_SIZE_FRACTIONS, NO_SIZE_PIXELS):
+            raise RetinaError(
+                f"{table.name}: image {identifier}: its size can't be read, and nothing can be scored without; "
+                "restore the image"
+            )
 
 
 @contextmanager
-def checking(name: str, images: int) -> Iterator[Callable[[int], None]]:
+def _checking(name: str, images: int) -> Iterator[Callable[[int], None]]:
     """A live line on standard error while images are checked, with how many a second; nothing unless a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -141,61 +222,8 @@ def checking(name: str, images: int) -> Iterator[Callable[[int], None]]:
         yield advance
 
 
-def _finds_classes(source: config.Source) -> bool:
-    """Whether the source's files tell only the classes that occur in them."""
-    return source.format == "voc" or (source.format == "csv" and source.classes is None)
-
-
-def _from_root(data: config.Data, path: Path | None) -> Path | None:
-    return None if path is None else data.root / path
-
-
-def _read(data: config.Data, source: config.Source) -> DetectionDataset:
-    """The whole table of a source; with `data.relabel` its classes are the files' own."""
-    classes = data.classes if data.relabel is None else None
-    if source.format == "coco":
-        return read_coco(
-            data.root / source.annotations,
-            data.root / source.images,
-            classes=classes,
-            invalid_boxes=data.invalid_boxes,
-            keep_missing=data.invalid_images == "skip",
-        )
-    if source.format == "voc":
-        return read_voc(
-            data.root / source.folder,
-            source.splits,
-            classes=classes,
-            invalid_boxes=data.invalid_boxes,
-            difficult=data.difficult,
-            keep_missing=data.invalid_images == "skip",
-        )
-    if source.format == "tfds":
-        return read_tfds(
-            source.name,
-            source.split,
-            data.root / source.data_dir,
-            classes=classes,
-            invalid_boxes=data.invalid_boxes,
-            difficult=data.difficult,
-            keep_unreadable=data.invalid_images == "skip",
-        )
-    if source.format == "yolo" or source.format == "csv":
-        return to_dataset(text_records(data, source), classes, data.invalid_boxes)
-    drawn = read_digits(
-        source.split,
-        source.images,
-        source.size,
-        source.seed,
-        most=source.most,
-        height=source.height,
-        single_class=source.single_class,
-    )
-    return with_classes(drawn, classes)
-
-
 def check_same_classes(first: DetectionDataset, second: DetectionDataset) -> None:
-    """Labels mean the same in both tables: the same names in the same order.
+    """Check that labels mean the same in both tables: the same names in the same order.
 
     Raises:
         RetinaError: they don't; both lists are printed.
@@ -211,4 +239,155 @@ def check_same_classes(first: DetectionDataset, second: DetectionDataset) -> Non
     raise RetinaError(
         f"{first.name} and {second.name} have {what}: {first.name}: {ours}; {second.name}: {theirs}. "
         "Use files with the same classes, or list them in data.classes"
+    )
+
+
+# ------------------------------------------------------------------------------------------------ files to be scored
+
+
+def read_ground_truth(
+    path: str | Path,
+    *,
+    format: TruthFormat = "auto",
+    pixels: Pixels | None = None,
+    splits: Sequence[str] = (),
+    names: Path | None = None,
+    images: Path | None = None,
+) -> FileTruth:
+    """Read boxes to score against; no image is opened, unless fractions have to be turned into pixels.
+
+    What the reference evaluators score, retina scores: boxes are taken as they are.
+
+    Args:
+        path: a COCO JSON file; a Pascal VOC folder; a retina configuration (`.yaml`) or run folder; or a folder of text
+            files, one for each image. "auto" tells all but the text files apart.
+        format: text files hold lines `class x y w h` ("xywh"), `class x1 y1 x2 y2` ("xyxy") or, as fractions of the
+            image's sides, `class cx cy w h` ("yolo").
+        pixels: what the numbers mean, see `retina.data.detections.to_continuous`. None is "inclusive" for a VOC folder
+            and "continuous" for the others.
+        splits: of a VOC folder (its only one by default), or the one of a configuration ("validation" by default).
+        names: a file of class names, one a line, for text files whose class is an index.
+        images: the folder of images for text files; an image without text file then has no boxes.
+
+    Raises:
+        RetinaError: names the file and the place in it that is missing or malformed, or a setting without effect.
+    """
+    path = Path(path)
+    kind = truth_format(path, format)
+    of_text = kind in text.TRUTH_LAYOUTS
+    for option, given, used in (
+        ("--splits", bool(splits), kind in ("voc", "config")),
+        ("--names", names is not None, of_text),
+        ("--images", images is not None, of_text),
+        ("--gt-pixels", pixels is not None, kind != "config"),
+    ):
+        if given and not used:
+            raise RetinaError(f"{path}: {option} has no effect on ground truth of format '{kind}'; leave it out")
+    if kind == "config":
+        return _truth_of_config(path, tuple(splits))
+    if kind == "voc":
+        return voc_truth(path, tuple(splits), pixels or "inclusive")
+    if of_text:
+        return text.text_truth(path, kind, pixels or "continuous", names, images)
+    return coco_truth(path, pixels or "continuous")
+
+
+def truth_format(path: Path, format: TruthFormat) -> str:
+    """Return the format of ground truth, "auto" resolved by looking at `path`.
+
+    Raises:
+        RetinaError: there is nothing, or a folder of text files, whose numbers could mean several things.
+    """
+    if format not in get_args(TruthFormat):
+        raise RetinaError(
+            f"ground truth: expected one of the formats {', '.join(get_args(TruthFormat))}, got {format!r}"
+        )
+    if format != "auto":
+        return format
+    if not exists(path):
+        raise RetinaError(f"{path}: no such ground truth; expected a COCO JSON file, a folder or a configuration")
+    if path.suffix in (".yaml", ".yml") or exists(path / "config.yaml"):
+        return "config"
+    if path.is_file() or path.is_fifo():
+        return "coco"
+    if not path.is_dir():
+        raise RetinaError(f"{path}: expected a COCO JSON file or a folder, got a device or a socket")
+    if any((path / inside).is_dir() for inside in ("Annotations", "VOCdevkit")) or any(path.glob("VOC*/Annotations")):
+        return "voc"
+    if text.text_files(path):
+        raise RetinaError(
+            f"{path}: a folder of text files does not tell what its numbers mean; say it with --gt-format: "
+            f"{', '.join(text.TRUTH_LAYOUTS)}"
+        )
+    raise RetinaError(f"{path}: expected a Pascal VOC folder (Annotations/*.xml) or text files; got neither")
+
+
+def _truth_of_config(path: Path, splits: tuple[str, ...]) -> FileTruth:
+    if len(splits) > 1 or set(splits) - set(get_args(Split)):
+        raise RetinaError(f"{path}: --splits: expected one of train, validation and test, got {', '.join(splits)}")
+    file = path / "config.yaml" if path.is_dir() else path
+    return read_split(config.load(file).data, cast(Split, splits[0] if splits else "validation")).truth
+
+
+def read_results(
+    path: str | Path,
+    truth: GroundTruth,
+    *,
+    format: ResultFormat = "auto",
+    pixels: Pixels = "continuous",
+    names: Path | None = None,
+    images: Path | None = None,
+) -> Results:
+    """Read the detections of a file or folder, scores in float64; none at all is fine.
+
+    Args:
+        path: a COCO results file (see `retina.data.formats.coco.coco_results`), or a folder of text files named like
+            the images. "auto" takes a file for COCO's.
+        format: lines of text files: `class score x y w h` ("xywh"), `class score x1 y1 x2 y2` ("xyxy"), and in
+            fractions of the image's sides `class score cx cy w h` ("yolo") or `class cx cy w h score` ("ultralytics").
+            "voc" are the devkit's files, one a class (`comp4_det_test_car.txt`, `car.txt`): `image score x1 y1 x2 y2`.
+        pixels: what the numbers mean, see `retina.data.detections.to_continuous`.
+        names: a file of class names, one a line, for text files whose class is an index; without it, indices count the
+            ground truth's classes.
+        images: the folder of images, where fractions need sizes that the ground truth does not know.
+
+    Raises:
+        RetinaError: names the file and the entry or line that is malformed or does not fit the ground truth.
+    """
+    path = Path(path)
+    kind = result_format(path, format)
+    for option, given, used in (
+        ("--names", names is not None, kind not in ("coco", "voc")),
+        ("--images", images is not None, kind in text.FRACTIONS),
+    ):
+        if given and not used:
+            raise RetinaError(f"{path}: {option} has no effect on detections of format '{kind}'; leave it out")
+    if kind == "coco":
+        return coco_results(path, truth, pixels)
+    if kind == "voc":
+        return devkit_results(path, truth, pixels)
+    return text.text_results(path, truth, kind, pixels, names, images)
+
+
+def result_format(path: Path, format: ResultFormat) -> str:
+    """Return the format of detections, "auto" resolved by looking at `path`.
+
+    Raises:
+        RetinaError: there is nothing, or a folder of text files, whose numbers could mean several things.
+    """
+    if format not in get_args(ResultFormat):
+        raise RetinaError(
+            f"detections: expected one of the formats {', '.join(get_args(ResultFormat))}, got {format!r}"
+        )
+    if format != "auto":
+        return format
+    if not exists(path):
+        raise RetinaError(f"{path}: no such detections; expected a COCO results file or a folder of text files")
+    if path.is_file() or path.is_fifo():
+        return "coco"
+    if not path.is_dir():
+        raise RetinaError(f"{path}: expected a COCO results file or a folder of text files, got a device or a socket")
+    raise RetinaError(
+        f"{path}: a folder of text files does not tell what its numbers mean; say it with --dt-format: "
+        f"{', '.join(text.RESULT_LAYOUTS)}"
     )

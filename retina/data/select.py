@@ -1,4 +1,4 @@
-"""Which classes and images of a table are used: pure functions of the table, the settings and their seed.
+"""The choice of a table's classes and images: pure functions of the table, the settings and their seed.
 
 `retina.config.Relabel` and `retina.config.Select` say what each setting means.
 """
@@ -23,7 +23,7 @@ _SHOWN = 8
 def new_names(
     where: str, settings: config.Relabel | None, names: Sequence[str], *, partial: bool = False
 ) -> dict[str, str | None]:
-    """What becomes of each class: its new name, or None where it is left out.
+    """Return the new name of each class, None where it is left out.
 
     Args:
         where: the file of the names, for messages.
@@ -40,16 +40,16 @@ def new_names(
         _check_known(where, "rename", settings.rename, names)
         for key, listed in (("keep", settings.keep), ("drop", settings.drop)):
             _check_known(where, key, listed or (), list(dict.fromkeys(renamed.values())))
-    kept = set(renamed.values()) if settings.keep is None else set(settings.keep)
-    kept -= set(settings.drop or ())
-    out = {name: new if new in kept else None for name, new in renamed.items()}
-    if not any(out.values()):
+    wanted = set(renamed.values()) if settings.keep is None else set(settings.keep)
+    wanted -= set(settings.drop or ())
+    new_names = {name: new if new in wanted else None for name, new in renamed.items()}
+    if not any(new_names.values()):
         raise RetinaError(f"{where}: data.relabel leaves no class of {list(names)}; keep at least one")
-    return out
+    return new_names
 
 
 def relabel(dataset: DetectionDataset, settings: config.Relabel, *, partial: bool = False) -> DetectionDataset:
-    """The table with its classes renamed, merged and left out; every image stays. Notes tell the counts.
+    """Return the table with its classes renamed, merged and left out; every image stays. Notes tell the counts.
 
     Raises:
         RetinaError: as `new_names`.
@@ -62,23 +62,23 @@ def relabel(dataset: DetectionDataset, settings: config.Relabel, *, partial: boo
             classes.setdefault(new, category)
     label_of = {name: label for label, name in enumerate(classes)}
     labels = np.array([-1 if new is None else label_of[new] for new in named.values()], np.int32)[dataset.labels]
-    kept = labels >= 0
+    rows = np.flatnonzero(labels >= 0)
     image = np.repeat(np.arange(len(dataset)), np.diff(dataset.offsets))
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(image[kept], minlength=len(dataset)))])
-    columns = {field: getattr(dataset, field)[kept] for field in Objects._fields if field != "labels"}
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(image[rows], minlength=len(dataset)))])
+    columns = {field: getattr(dataset, field)[rows] for field in Objects._fields if field != "labels"}
     return replace(
         dataset,
         class_names=tuple(classes),
         category_ids=tuple(classes.values()),
-        labels=labels[kept],
+        labels=labels[rows],
         offsets=offsets,
         notes=dataset.notes + _relabel_notes(dataset, named),
         **columns,
     )
 
 
-def with_found_classes(dataset: DetectionDataset, classes: Sequence[str] | None) -> DetectionDataset:
-    """As `with_classes`, for sources that know only the classes that occur: `classes` may name more.
+def with_known_classes(dataset: DetectionDataset, classes: Sequence[str] | None) -> DetectionDataset:
+    """Order the classes as `with_classes`, for sources that know only the classes that occur: `classes` may name more.
 
     Category ids are 1..K in the order of the sorted names, as those sources give them.
 
@@ -99,7 +99,7 @@ def with_found_classes(dataset: DetectionDataset, classes: Sequence[str] | None)
 
 
 def select_images(dataset: DetectionDataset, settings: config.Select, root: Path, where: str) -> DetectionDataset:
-    """The table of the images that are chosen, in the table's order. Notes tell how many each setting leaves.
+    """Return the table of the images that are chosen, in the table's order. Notes tell how many each setting leaves.
 
     Args:
         root: what the path of `settings.images` is relative to.
@@ -144,8 +144,8 @@ def select_images(dataset: DetectionDataset, settings: config.Select, root: Path
             )
         keep(rows[: settings.first], f"the first {settings.first}")
     chosen_table = dataset.subset(rows)
-    told = f"{dataset.name}: {where}: {len(rows)} of {len(dataset)} images ({', '.join(steps)})"
-    return replace(chosen_table, notes=(*dataset.notes, told, *notes))
+    note = f"{dataset.name}: {where}: {len(rows)} of {len(dataset)} images ({', '.join(steps)})"
+    return replace(chosen_table, notes=(*dataset.notes, note, *notes))
 
 
 def random_order(image_ids: Sequence[int | str], seed: int) -> np.ndarray:
@@ -166,14 +166,14 @@ def _check_known(where: str, key: str, listed: Mapping[str, str] | Sequence[str]
 
 def _relabel_notes(dataset: DetectionDataset, named: Mapping[str, str | None]) -> tuple[str, ...]:
     counts = np.bincount(dataset.labels, minlength=len(dataset.class_names)).tolist()
-    told: dict[str | None, list[str]] = {}
+    old_names: dict[str | None, list[str]] = {}
     for (old, new), count in zip(named.items(), counts, strict=True):
         if old != new:
-            told.setdefault(new, []).append(f"{old} ({count})")
-    # Classes by the hundred are left out of COCO; the ones that are kept say it better.
+            old_names.setdefault(new, []).append(f"{old} ({count})")
+    # Classes by the hundred are left out of COCO; a few of their names are enough.
     return tuple(
         f"{dataset.name}: data.relabel: {_few_of(olds)} {'left out' if new is None else f'called {new}'}"
-        for new, olds in told.items()
+        for new, olds in old_names.items()
     )
 
 
@@ -194,13 +194,13 @@ def _listed(dataset: DetectionDataset, file: Path) -> list[int]:
         called = line.strip()
         if not called:
             continue
-        found = [by_id[called]] if called in by_id else by_file.get(called, [])
-        if len(found) != 1:
-            what = "several images are called so; give its id" if found else suggest(called, list(by_id)[:1000])
+        matches = [by_id[called]] if called in by_id else by_file.get(called, [])
+        if len(matches) != 1:
+            what = "several images are called so; give its id" if matches else suggest(called, list(by_id)[:1000])
             raise RetinaError(f"{file}: line {number}: '{called}' is no image of {dataset.name}; {what}")
-        if found[0] in rows:
-            raise RetinaError(f"{file}: line {number}: '{called}' stands in line {rows[found[0]]} before; remove one")
-        rows[found[0]] = number
+        if matches[0] in rows:
+            raise RetinaError(f"{file}: line {number}: '{called}' stands in line {rows[matches[0]]} before; remove one")
+        rows[matches[0]] = number
     return list(rows)
 
 
@@ -226,8 +226,8 @@ def _few(dataset: DetectionDataset, shots: int, of: str, seed: int, where: str) 
                 break
             if not taken[row]:
                 taken[row] = True
-                own = slice(*np.searchsorted(owners, [row, row + 1]))
-                have[labels[own]] += counts[own]
+                pairs_of_image = slice(*np.searchsorted(owners, [row, row + 1]))
+                have[labels[pairs_of_image]] += counts[pairs_of_image]
     short = [f"{name} ({total})" for name, total in zip(dataset.class_names, totals, strict=True) if total < shots]
-    told = f"{dataset.name}: {where}.shots: {have.min()} to {have.max()} {of} a class"
-    return np.flatnonzero(taken), (told + (f"; fewer than {shots} there are of {_few_of(short)}" if short else ""),)
+    note = f"{dataset.name}: {where}.shots: {have.min()} to {have.max()} {of} a class"
+    return np.flatnonzero(taken), (note + (f"; fewer than {shots} there are of {_few_of(short)}" if short else ""),)

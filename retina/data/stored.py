@@ -38,15 +38,15 @@ class FileSlice(StoredImage):
         try:
             with open(self.path, "rb", buffering=0) as file:
                 file.seek(self.offset)
-                found = file.read(self.length)
+                content = file.read(self.length)
         except OSError as error:
             raise RetinaError(f"{self.path}: cannot read this shard: {error.strerror}; check data_dir") from None
-        if len(found) != self.length:
+        if len(content) != self.length:
             raise RetinaError(
-                f"{self.path}: expected {self.length} bytes of an image at {self.offset}, got {len(found)}; the shard "
-                "was cut short since it was first read: prepare the dataset again"
+                f"{self.path}: expected {self.length} bytes of an image at {self.offset}, got {len(content)}; the "
+                "shard was cut short since it was first read: prepare the dataset again"
             )
-        return found
+        return content
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +68,11 @@ class SourceImage(StoredImage):
 
 
 TableImage = str | bytes | StoredImage
-"""What a table holds of an image: a path, the encoded bytes, or where they lie."""
+"""An image in a table: a path, the encoded bytes, or where they lie."""
 
 
 def path_or_bytes(image: TableImage) -> Path | bytes:
-    """The path of an image that is a file of its own, the encoded bytes of any other.
+    """Return the path of an image that is a file, the encoded bytes of any other.
 
     Raises:
         RetinaError: see `StoredImage.read`.
@@ -83,16 +83,16 @@ def path_or_bytes(image: TableImage) -> Path | bytes:
 
 
 def encoded(image: TableImage) -> bytes:
-    """The encoded bytes.
+    """Return the encoded bytes.
 
     Raises:
         RetinaError: see `StoredImage.read`; or the file can't be read.
     """
-    found = path_or_bytes(image)
-    if isinstance(found, bytes):
-        return found
+    source = path_or_bytes(image)
+    if isinstance(source, bytes):
+        return source
     try:
-        refuse_special(found)
-        return found.read_bytes()
+        refuse_special(source)
+        return source.read_bytes()
     except OSError as error:
-        raise RetinaError(f"{found}: cannot read this image: {error.strerror}; check the path") from None
+        raise RetinaError(f"{source}: cannot read this image: {error.strerror}; check the path") from None

@@ -1,1 +1,1 @@
-"""The preflight: what is wrong with the data, and what the anchors can make of it, before the first step."""
+"""The preflight: faults of the data, and the boxes that the anchors can learn, before the first step."""

@@ -1,4 +1,4 @@
-"""What an anchor report means: findings, and whether a set-up is hopeless."""
+"""Findings from an anchor report, and the judgement whether a set-up is hopeless."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from retina.doctor.ceiling import AnchorReport, AtSize, Share
 from retina.doctor.findings import Finding, Grade, count, listed, some
 from retina.doctor.statistics import FEW_BOXES
 
-# Fewer boxes with a positive anchor than this and most of the data is background to the detector: hopeless.
+# With a smaller share of boxes with a positive anchor, most objects are background to the detector: hopeless.
 HOPELESS = 0.5
 _LOW, _LOW_OF_CLASS, _MANY_OUTBID = 0.9, 0.5, 0.01
 
 
 def coverage_findings(report: AnchorReport, settings: config.Config, split: str) -> Iterator[Finding]:
-    """The findings on how the anchors meet a split's boxes.
+    """Yield the findings on how the anchors cover a split's boxes.
 
-    Under multi-scale training, shares are the mean over the sizes that batches are shown in, which
-    are drawn evenly; a class has no positive anchor if it has none at any of them.
+    Under multi-scale training, shares are means over the sizes of the batches, which are drawn evenly; a class has no
+    positive anchor if it has none at any of the sizes.
 
-    Errors are what makes a training hopeless: fewer than half of the boxes with a positive anchor, or a class of at
-    least `FEW_BOXES` boxes none of which has one. Of other splits, where nothing is learned, only the total is told.
+    A finding is an error where training is hopeless: fewer than half of the boxes have a positive anchor, or none of a
+    class's boxes has, which are at least `FEW_BOXES`. Of splits that are not trained on only the total is reported.
     """
     training = split == "train"
     threshold = settings.assignment.positive_iou
-    seen = report.training or (AtSize(report.short, report.total, report.classes, report.vanished),)
-    total = _mean([one.total for one in seen])
-    vanished = min(one.vanished for one in seen)
-    where = f", in the mean of the sizes {', '.join(str(one.short) for one in seen)}" if report.training else ""
+    sizes = report.training or (AtSize(report.short, report.total, report.classes, report.vanished),)
+    total = _mean([size.total for size in sizes])
+    vanished = min(size.vanished for size in sizes)
+    where = f", in the mean of the sizes {', '.join(str(size.short) for size in sizes)}" if report.training else ""
     remedy = (
         "take anchors that fit the boxes (`retina doctor CONFIG` suggests some), a larger data.resize for small boxes, "
         "or assignment.force_match=true"
@@ -43,24 +43,24 @@ def coverage_findings(report: AnchorReport, settings: config.Config, split: str)
             split,
         )
     if training:
-        classes = {name: _mean([one.classes[name] for one in seen]) for name in report.classes}
-        ever = {name for one in seen for name, share in one.classes.items() if share.covered}
+        classes = {name: _mean([size.classes[name] for size in sizes]) for name in report.classes}
+        ever = {name for size in sizes for name, share in size.classes.items() if share.covered}
         yield from _classes(classes, ever, remedy, split)
     if vanished:
         yield Finding(
             "warning",
             "vanished-boxes",
             f"{count(vanished, 'box')} with a side below one pixel after the resize, which training drops",
-            f"raise data.resize.{'train_short' if report.training else 'short'} ({max(one.short for one in seen)}) or "
-            "leave them out",
+            f"raise data.resize.{'train_short' if report.training else 'short'} "
+            f"({max(size.short for size in sizes)}) or leave them out",
             split,
         )
     if report.outbid:
         yield Finding(
             "warning" if report.outbid > _MANY_OUTBID * total.boxes else "note",
             "outbid-boxes",
-            f"{count(report.outbid, 'box')} without an anchor although some reach IoU {threshold:g}: neighbours that "
-            "fit better take them",
+            f"{count(report.outbid, 'box')} without an anchor although some reach IoU {threshold:g}: they go to "
+            "neighbours that fit better",
             "more scales or ratios, or a larger data.resize, give crowded boxes anchors of their own",
             split,
         )
@@ -80,44 +80,44 @@ def coverage_findings(report: AnchorReport, settings: config.Config, split: str)
             yield Finding(
                 "note",
                 "idle-levels",
-                f"no positive anchor on {some(idle)}: nothing but background is learned there",
+                f"no positive anchor on {some(idle)}: only background is learned there",
                 "model.fpn.max_level (or min_level) leaves them out, and saves the anchors",
                 split,
             )
 
 
 def _mean(shares: Sequence[Share]) -> Share:
-    """Of the same boxes at several sizes, to the nearest box, but never to none where there is one."""
+    """Mean share of the same boxes at several sizes, to the nearest box, but never zero where any box is covered."""
     covered = sum(share.covered for share in shares)
     return Share(max(round(covered / len(shares)), min(covered, 1)), shares[0].boxes)
 
 
 def _classes(classes: dict[str, Share], ever: set[str], remedy: str, split: str) -> Iterator[Finding]:
-    """Findings on single classes; `ever` are those with a positive anchor at some size."""
+    """Yield findings on single classes; `ever` are those with a positive anchor at some size."""
     none = [name for name in classes if name not in ever]
     hopeless = [name for name in none if classes[name].boxes >= FEW_BOXES]
     few = [name for name in none if name not in hopeless]
     low = [name for name, share in classes.items() if name in ever and share.share < _LOW_OF_CLASS]
     cases: tuple[tuple[Grade, str, list[str], str], ...] = (
-        ("error", "class-without-anchors", hopeless, "not one positive anchor"),
+        ("error", "class-without-anchors", hopeless, "no positive anchor at all"),
         ("warning", "rare-class-without-anchors", few, f"fewer than {FEW_BOXES} boxes and no positive anchor"),
         ("warning", "class-barely-covered", low, "a positive anchor for fewer than half of the boxes"),
     )
     for grade, code, names, what in cases:
         if names:
-            told = [f"{name} ({classes[name].covered} of {classes[name].boxes})" for name in names]
-            message = f"{count(len(names), 'class')} with {what}: {some(told)}"
-            yield Finding(grade, code, message, remedy, split, listed(told))
+            listing = [f"{name} ({classes[name].covered} of {classes[name].boxes})" for name in names]
+            message = f"{count(len(names), 'class')} with {what}: {some(listing)}"
+            yield Finding(grade, code, message, remedy, split, listed(listing))
 
 
 def limit_findings(most_boxes: int, settings: config.Config, split: str) -> Iterator[Finding]:
-    """Whether an image holds more boxes than a detector may return."""
+    """Yield a finding if an image holds more boxes than a detector may return."""
     limit = settings.inference.max_detections
     if most_boxes > limit:
         yield Finding(
             "warning",
             "more-boxes-than-detections",
             f"an image has {most_boxes} boxes, and inference.max_detections is {limit}",
-            f"raise inference.max_detections (and evaluation.max_detections), or it finds {limit} at most",
+            f"raise inference.max_detections (and evaluation.max_detections); otherwise at most {limit} are returned",
             split,
         )

@@ -1,4 +1,4 @@
-"""What training needs: parameters, an estimate of a step's memory, arithmetic, and the length of the run in images."""
+"""The needs of a training: parameters, an estimate of a step's memory, arithmetic, and the length in images."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from retina import config
-from retina.data import memory, mixing, plan, rows
+from retina.data.batches import augment, cache, plan
 from retina.data.dataset import DetectionDataset
 from retina.doctor.findings import Finding
 from retina.models.detector import Detector
+from retina.private_names import innermost_layers
 
 _BYTES = 4  # of float32, in which weights, gradients and losses are kept whatever the compute dtype
 _SLOTS = {"sgd": 1, "adamw": 2}  # momentum; both moments
@@ -28,12 +29,12 @@ _PASSES = 3
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run will need.
+    """The needs of a run.
 
     Attributes:
         parameters, trainable: numbers of weights.
-        canvas: (height, width) of the largest canvas; `canvases` how many there are, each compiled once.
-        batch: images that go through the network of one device at once; `memory` is that of this device.
+        canvas: (height, width) of the largest canvas; `canvases` the number of canvases, each compiled once.
+        batch: images in a step on one device; `memory` is the memory of this device.
         anchors: on the largest canvas.
         memory: bytes by what they are for; `total` is their sum.
         flops: floating-point operations of a step on the largest canvas, and `run_flops` of the whole run.
@@ -59,31 +60,32 @@ class Cost:
 
     @property
     def hours(self) -> float:
-        """Of the run, at one TFLOP a second: divide by what the device achieves."""
+        """Hours of the run at one TFLOP a second: divide by the TFLOP/s that the device achieves."""
         return self.run_flops / 1e12 / 3600
 
 
 def estimate(settings: config.Config, dataset: DetectionDataset) -> Cost:
-    """Builds the network with random weights and counts, for a step on the largest canvas of the training data.
+    """Build the network with random weights and count, for a step on the largest canvas of the training data.
 
     Memory is the sum of: weights, gradients and optimizer slots in float32, once more the weights for `run.ema`;
     activations, the output of every layer in its own dtype, all of which the backward pass may need; four tensors of
     the size of the logits for the loss; three of anchors x boxes for the assignment, with room for the boxes of every
-    image that mosaic and mixup put into one; the batch of uint8 images; and what `data.cache` keeps. It is an estimate:
-    compilers fuse layers and free what the backward pass can do without, allocators round up, convolutions ask for
-    workspace. Expect the true peak between half and twice of it. On an accelerator the cache is in the host's memory
-    and all else in the device's.
+    image that mosaic and mixup put into one; the batch of uint8 images; and the images in `data.cache`. It is an
+    estimate: compilers fuse layers and free what the backward pass doesn't need, allocators round up, convolutions ask
+    for workspace. Expect the true peak between half of it and twice as much. On an accelerator the cache is in the
+    host's memory, all else in the device's.
 
     Operations are those of the convolutions and matrix products, two for each product that is summed, three times
     those of the forward pass: a little more than is needed where layers are frozen. Those of the run are in proportion
-    to the canvases' areas. Time is not estimated: what a device achieves of its peak can only be measured (`--time`).
+    to the canvases' areas. Time is not estimated: what a device achieves of its peak must be measured
+    (`--time`).
     """
     import keras
 
     geometries = plan.fit_training(dataset.sizes, settings.data.resize)
-    geometry = geometries[-1]
-    areas = geometry.canvases.astype(np.int64).prod(axis=1)
-    height, width = (int(side) for side in geometry.canvases[int(areas.argmax())])
+    largest = geometries[-1]
+    areas = largest.canvases.astype(np.int64).prod(axis=1)
+    height, width = (int(side) for side in largest.canvases[int(areas.argmax())])
     batch = settings.run.batch_size // (settings.run.accumulate * _replicas(settings.run))
     detector = Detector(
         dataset.class_names,
@@ -98,10 +100,10 @@ def estimate(settings: config.Config, dataset: DetectionDataset) -> Cost:
     with _counted(detector) as counted:
         predicted = detector(keras.Input(batch_shape=(batch, height, width, 3), dtype="float32"), training=True)
     anchors, classes = predicted["logits"].shape[1:]
-    boxes = rows.box_slots(dataset, mixing.images_per_example(settings.data.augment))
+    boxes = plan.box_slots(dataset.offsets, augment.images_per_example(settings.data.augment))
     parameters = sum(prod(weight.shape) for weight in detector.variables)
     trainable = sum(prod(weight.shape) for weight in detector.trainable_variables)
-    per_epoch = plan.training_steps(geometry, batch_size=settings.run.batch_size)
+    per_epoch = plan.training_steps(largest, batch_size=settings.run.batch_size)
     needed = {
         "weights": parameters * _BYTES,
         "gradients": trainable * _BYTES,
@@ -113,15 +115,17 @@ def estimate(settings: config.Config, dataset: DetectionDataset) -> Cost:
     if settings.run.ema is not None:
         needed["average"] = parameters * _BYTES
     if settings.data.cache == "memory":
-        resized = np.stack([one.resized for one in geometries])
-        needed["cache"] = memory.planned(dataset, resized, settings.data).length
+        resized = np.stack([geometry.resized for geometry in geometries])
+        needed["cache"] = cache.planned(dataset, resized, settings.data).length
     flops = _PASSES * counted["flops"] * settings.run.batch_size / batch
-    mean_area = np.mean([one.canvases.astype(np.int64).prod(axis=1)[one.canvas_of].mean() for one in geometries])
+    mean_area = np.mean(
+        [geometry.canvases.astype(np.int64).prod(axis=1)[geometry.canvas_of].mean() for geometry in geometries]
+    )
     return Cost(
         parameters=parameters,
         trainable=trainable,
         canvas=(height, width),
-        canvases=sum(len(one.canvases) for one in geometries),
+        canvases=sum(len(geometry.canvases) for geometry in geometries),
         batch=batch,
         anchors=anchors,
         memory=needed,
@@ -134,35 +138,35 @@ def estimate(settings: config.Config, dataset: DetectionDataset) -> Cost:
 
 
 def _replicas(run: config.Run) -> int:
-    """Devices that share a batch; `all` counts as one, because how many there are shows where the run starts."""
+    """Number of devices that share a batch; `all` counts as 1, because only the running machine knows their number."""
     return (1 if run.devices == "all" else run.devices) * (1 if run.hosts is None else run.hosts.count)
 
 
 def cost_findings(cost: Cost) -> Iterator[Finding]:
-    """Whether the cache fits into the memory of this machine; training refuses it otherwise."""
-    cache, available = cost.memory.get("cache", 0), memory.available_memory()
-    if cache > memory.SHARE * available:
+    """Yield an error if the cache does not fit into the memory of this machine; training would refuse it."""
+    needed, available = cost.memory.get("cache", 0), cache.available_memory()
+    if needed > cache.SHARE * available:
         yield Finding(
             "error",
             "cache-too-large",
-            f"data.cache: memory takes {size(cache)}, and at most {size(memory.SHARE * available)} may be taken here",
+            f"data.cache: memory needs {size(needed)}, and at most {size(cache.SHARE * available)} may be used here",
             "set data.cache: none, or train where there is more memory",
             "train",
         )
 
 
 def size(number: float) -> str:
-    """Bytes as people read them: "12 MB", "3.4 GB"."""
+    """Return bytes as people read them: "12 MB", "3.4 GB"."""
     return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.0f} MB"
 
 
 def operations(number: float) -> str:
-    """Floating-point operations as people read them: "45 GFLOP", "3.4 TFLOP", "12000 TFLOP"."""
+    """Return floating-point operations as people read them: "45 GFLOP", "3.4 TFLOP", "12000 TFLOP"."""
     return f"{number / 1e12:.{1 if number < 1e14 else 0}f} TFLOP" if number >= 1e12 else f"{number / 1e9:.0f} GFLOP"
 
 
 def duration(hours: float) -> str:
-    """ "2.5 h", and minutes or seconds below an hour."""
+    """Return a time as people read it: "2.5 h", and minutes or seconds below an hour."""
     if hours >= 1:
         return f"{hours:,.1f} h"
     return f"{hours * 60:.0f} min" if hours * 60 >= 2 else f"{hours * 3600:.0f} s"
@@ -170,16 +174,16 @@ def duration(hours: float) -> str:
 
 @contextmanager
 def _counted(model: Any) -> Iterator[dict[str, int]]:
-    """Collects, while the model is called, the `bytes` of every innermost layer's outputs and the `flops` of those that
+    """Collect, while the model is called, the `bytes` of every innermost layer's outputs and the `flops` of those that
     multiply by a kernel."""
-    found = {"bytes": 0, "flops": 0}
-    leaves = [layer for layer in model._flatten_layers(include_self=False) if not layer._layers]
+    counts = {"bytes": 0, "flops": 0}
+    leaves = innermost_layers(model)
 
     def watched(layer: Any, call: Any) -> Any:
         def counting(*arguments: Any, **options: Any) -> Any:
             out = call(*arguments, **options)
-            found["bytes"] += sum(prod(tensor.shape) * _width(tensor) for tensor in _tensors(out))
-            found["flops"] += _flops(layer, out)
+            counts["bytes"] += sum(prod(tensor.shape) * _width(tensor) for tensor in _tensors(out))
+            counts["flops"] += _flops(layer, out)
             return out
 
         return counting
@@ -187,14 +191,14 @@ def _counted(model: Any) -> Iterator[dict[str, int]]:
     for layer in leaves:
         layer.__dict__["call"] = watched(layer, layer.call)
     try:
-        yield found
+        yield counts
     finally:
         for layer in leaves:
             del layer.__dict__["call"]
 
 
 def _flops(layer: Any, out: Any) -> int:
-    """Each place of the output, whose channels come last, takes all of the kernel once; a product and a sum each."""
+    """Operations of a layer: each place of the output takes the whole kernel once, a product and a sum each."""
     import keras
 
     if not isinstance(layer, (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.Dense)):

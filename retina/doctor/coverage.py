@@ -1,4 +1,4 @@
-"""The boxes of a table seen through the anchors, after the resize that the network sees.
+"""Overlaps of a table's boxes with the anchors, after the resize of the network's input.
 
 Anchors of one shape on one level stand on a regular grid, and an overlap never grows as an anchor moves away from a box
 along either axis. So the best anchor of a shape is the one at the nearest cell, and all anchors above an overlap lie in
@@ -15,11 +15,11 @@ from typing import NamedTuple
 import numpy as np
 
 from retina import config
-from retina.data import plan
+from retina.data.batches import plan
 from retina.data.dataset import DetectionDataset
 from retina.ops.anchors import base_anchors, level_shapes, pyramid_anchors
 
-# The pipeline drops what is smaller than this after the resize, in canvas pixels: such a box is never trained.
+# Training drops boxes with a side below this after the resize, in canvas pixels.
 LEAST_SIDE = 1.0
 # Overlaps are preselected in float64 and decided in float32, as the assignment decides them.
 _SLACK = 1e-3
@@ -46,11 +46,11 @@ class Placed:
 
 @dataclass(frozen=True, eq=False)
 class Coverage:
-    """How the assignment treats the m boxes of `placed`.
+    """Anchors that the assignment gives to the m boxes of `placed`.
 
     `best` [m] float64 is the highest overlap of any anchor, `reached` [m] whether an anchor has the overlap that the
-    configuration asks of a positive, `positives` [m,L] int64 how many anchors of each level learn the box. A box that
-    is reached and has no positive lost all its anchors to neighbours that overlap them more.
+    configuration asks of a positive, `positives` [m,L] int64 the number of anchors on each level that learn the box. A
+    box that is reached and has no positive lost all its anchors to neighbours that overlap them more.
     """
 
     placed: Placed
@@ -66,7 +66,7 @@ class Coverage:
 
 
 class _Grid(NamedTuple):
-    """A level, seen from each of m boxes: `cells` [m,2] (rows, columns) of the level on the box's canvas, `spacing`
+    """A level for each of m boxes: `cells` [m,2] (rows, columns) of the level on the box's canvas, `spacing`
     [m,2] pixels from an anchor to its neighbour, `offset` of the first one in these units, `first` [m] the place of the
     level's first anchor among all of the canvas, `shapes` [S,4] anchors around the origin, float64 xyxy."""
 
@@ -88,17 +88,17 @@ class _Pairs(NamedTuple):
 
 
 def place(dataset: DetectionDataset, resize: config.Resize, everything: bool = False) -> Placed:
-    """Lays the boxes on their canvases by the evaluation resize, which is training's without zoom or crop.
+    """Place the boxes on their canvases by the evaluation resize, which is training's without zoom or crop.
 
     Args:
-        everything: crowds and difficult boxes as well.
+        everything: whether crowds and difficult boxes are placed too.
     """
     geometry = plan.fit(dataset.sizes, resize)
     image = np.repeat(np.arange(len(dataset)), np.diff(dataset.offsets))
     learned = np.ones(len(image), bool) if everything else ~(dataset.crowd | dataset.difficult)
     rows = np.flatnonzero(learned)
     image = image[rows]
-    # In float32, as the pipeline moves boxes: of equal overlaps the last bit decides who is the best.
+    # In float32, as the pipeline moves boxes: of nearly equal overlaps the last bit decides which is the best.
     scale = (geometry.resized.astype(np.float32) / dataset.sizes.astype(np.float32))[image]
     boxes = (dataset.boxes[rows].astype(np.float32) * np.tile(scale[:, ::-1], 2)).astype(np.float64)
     trained = (boxes[:, 2:] - boxes[:, :2] >= LEAST_SIDE).all(axis=1)
@@ -108,7 +108,7 @@ def place(dataset: DetectionDataset, resize: config.Resize, everything: bool = F
 def best_overlaps(
     dataset: DetectionDataset, resize: config.Resize, anchors: config.Anchors, fpn: config.Fpn
 ) -> np.ndarray:
-    """How well the anchors can cover each box: [M] float64, the highest IoU of any anchor after the evaluation resize.
+    """Return for each box the highest IoU of any anchor after the evaluation resize: [M] float64.
 
     A box below `assignment.positive_iou` has no positive anchor and is never learned unless forced.
     """
@@ -117,7 +117,7 @@ def best_overlaps(
 
 
 def overlaps(boxes: np.ndarray, canvas: np.ndarray, anchors: config.Anchors, fpn: config.Fpn) -> np.ndarray:
-    """[m] float64: the highest IoU of any anchor with each box.
+    """Return the highest IoU of any anchor with each box: [m] float64.
 
     Args:
         boxes: [m,4] xyxy canvas pixels.
@@ -136,10 +136,10 @@ def coverage(
     fpn: config.Fpn,
     assignment: config.Assignment,
 ) -> Coverage:
-    """The positives that `retina.ops.assignment.match` gives to each box at the evaluation size, without augmentation.
+    """Return the positives that `retina.ops.assignment.match` gives to each box at the evaluation size, unaugmented.
 
-    Of several boxes an anchor learns the one that it overlaps most, the first of equals; under `force_match` each
-    box's best anchor, the first of equals, is its own unless a box that overlaps it more claims it as well. With
+    Of several boxes an anchor learns the box that it overlaps most, the first of equals; under `force_match` each box
+    gets its best anchor, the first of equals, unless a box that overlaps it more claims it as well. With
     `force_match: ties` all of a box's best anchors are positive, and still learn the box that they overlap most.
     """
     placed = place(dataset, resize)
@@ -215,20 +215,20 @@ def _areas(shapes: np.ndarray) -> np.ndarray:
 def _above(
     boxes: np.ndarray, canvas: np.ndarray, anchors: config.Anchors, fpn: config.Fpn, least: np.ndarray
 ) -> _Pairs:
-    """Every anchor whose overlap with a box is at least about `least` [m] of that box."""
+    """Return every pair of an anchor and a box whose overlap is at least about the box's `least` [m]."""
     least = least * (1 - _SLACK)
-    found = [_Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros(0, np.int64))]
+    pieces = [_Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros(0, np.int64))]
     for grid in _grids(canvas, anchors, fpn):
         near = _nearest(boxes, grid)
         for shape in range(len(grid.shapes)):
             rows = np.flatnonzero(near[:, shape] >= least)
             if len(rows):
-                found += _windows(boxes, grid, shape, rows, least)
-    return _Pairs(*(np.concatenate(column) for column in zip(*found, strict=True)))
+                pieces += _windows(boxes, grid, shape, rows, least)
+    return _Pairs(*(np.concatenate(column) for column in zip(*pieces, strict=True)))
 
 
 def _windows(boxes: np.ndarray, grid: _Grid, shape: int, rows: np.ndarray, least: np.ndarray) -> Iterator[_Pairs]:
-    """`_above` of one shape on one level for the boxes in `rows`, in pieces that fit into memory."""
+    """Yield `_above` for anchors of one shape on one level and the boxes in `rows`, in pieces that fit into memory."""
     base = grid.shapes[shape]
     reach = _reach(boxes[rows], base, least[rows], grid.spacing[rows])
     # Boxes with windows of like size share a piece: few large windows don't blow up the many small ones.
@@ -243,7 +243,7 @@ def _windows(boxes: np.ndarray, grid: _Grid, shape: int, rows: np.ndarray, least
 
 
 def _reach(boxes: np.ndarray, base: np.ndarray, least: np.ndarray, spacing: np.ndarray) -> np.ndarray:
-    """[n,2] int64 (rows, columns): how many cells from the nearest one an overlap of `least` [n] can still be had.
+    """[n,2] int64 (rows, columns): number of cells from the nearest within which an overlap of `least` [n] is possible.
 
     The shared area must be `least` / (1 + `least`) of both areas together; divided by the smaller of the two heights
     this is the shared width that is needed at least, and that bounds the distance of the centres.
@@ -258,9 +258,9 @@ def _reach(boxes: np.ndarray, base: np.ndarray, least: np.ndarray, spacing: np.n
 def _window(
     boxes: np.ndarray, grid: _Grid, shape: int, rows: np.ndarray, reach: np.ndarray, least: np.ndarray
 ) -> _Pairs:
-    """The pairs of n boxes with the anchors at most `reach` (rows, columns) cells from their nearest cell.
+    """Return the pairs of n boxes with the anchors at most `reach` (rows, columns) cells from their nearest cell.
 
-    In float32 and in the order of `retina.ops.boxes.iou`, so that a threshold and equal overlaps are decided alike.
+    In float32 and in the order of `retina.ops.boxes.iou`, so that thresholds and equal overlaps are decided as there.
     """
     grid = grid._replace(cells=grid.cells[rows], spacing=grid.spacing[rows], first=grid.first[rows])
     base, cells = grid.shapes[shape], grid.cells
@@ -285,7 +285,7 @@ def _window(
     return _Pairs(rows[box], anchor, overlap[box, row, column], np.full(len(box), grid.level))
 
 
-# ---------------------------------------------------------------------------------------------------- who learns whom
+# ------------------------------------------------------------------------------------- which anchor learns which box
 
 
 def _rows(pairs: _Pairs, chosen: np.ndarray) -> _Pairs:
@@ -293,7 +293,7 @@ def _rows(pairs: _Pairs, chosen: np.ndarray) -> _Pairs:
 
 
 def _won(pairs: _Pairs, image: np.ndarray) -> _Pairs:
-    """Of the pairs of each anchor the one with the highest overlap, the first box of equals."""
+    """Return for each anchor the pair with the highest overlap, the first box of equals."""
     order = np.lexsort((pairs.box, -pairs.overlap, pairs.anchor, image[pairs.box]))
     pairs = _rows(pairs, order)
     owner = image[pairs.box]
@@ -304,19 +304,19 @@ def _won(pairs: _Pairs, image: np.ndarray) -> _Pairs:
 def _best_anchors(
     boxes: np.ndarray, canvas: np.ndarray, anchors: config.Anchors, fpn: config.Fpn, best: np.ndarray
 ) -> _Pairs:
-    """Each box's best anchor, the first of equals; none for a box that no anchor overlaps."""
+    """Return each box's best anchor, the first of equals; no pair for a box that no anchor overlaps."""
     pairs = _above(boxes, canvas, anchors, fpn, best)
     pairs = _rows(pairs, np.lexsort((pairs.anchor, -pairs.overlap, pairs.box)))
     return _rows(pairs, np.concatenate([np.ones(min(len(pairs.box), 1), bool), pairs.box[1:] != pairs.box[:-1]]))
 
 
 def _with_forced(won: _Pairs, forced: _Pairs, image: np.ndarray) -> _Pairs:
-    """Anchors that are some box's best learn that box, whatever else they overlap."""
+    """Give each anchor that is a box's best to that box, whatever else it overlaps."""
     forced = _won(forced, image)
     taken = set(zip(image[forced.box].tolist(), forced.anchor.tolist(), strict=True))
     free = [key not in taken for key in zip(image[won.box].tolist(), won.anchor.tolist(), strict=True)]
-    kept = _rows(won, np.array(free, bool))
-    return _Pairs(*(np.concatenate(pair) for pair in zip(kept, forced, strict=True)))
+    unclaimed = _rows(won, np.array(free, bool))
+    return _Pairs(*(np.concatenate(pair) for pair in zip(unclaimed, forced, strict=True)))
 
 
 def _tied(
@@ -361,12 +361,12 @@ def _overlaps(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def sampled(dataset: DetectionDataset, most: int, seed: int = 0) -> DetectionDataset:
-    """The table itself, or of a larger one a random `most` of its images in the table's order."""
+    """Return the table, or of a larger table a random `most` of its images in the table's order."""
     if len(dataset) <= most:
         return dataset
     return dataset.subset(np.sort(np.random.default_rng(seed).choice(len(dataset), most, replace=False)))
 
 
 def resized_sides(placed: Placed) -> np.ndarray:
-    """[m] float64: the square root of each box's area in canvas pixels."""
+    """Return the square root of each box's area in canvas pixels: [m] float64."""
     return np.sqrt((placed.boxes[:, 2:] - placed.boxes[:, :2]).prod(axis=1))

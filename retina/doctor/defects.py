@@ -1,4 +1,4 @@
-"""What is wrong with each image of a table by itself, for pages that show it."""
+"""Defects of each image of a table, for pages that show them."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from retina import config as configuration
 from retina.data.dataset import DetectionDataset
 from retina.data.image_files import NO_SIZE_FRACTIONS, NO_SIZE_PIXELS
 from retina.doctor.coverage import coverage
-from retina.doctor.findings import count
+from retina.doctor.findings import count, some
 from retina.doctor.inspection import Images, duplicate_groups
 from retina.doctor.targets import Target
 from retina.errors import RetinaError
 
 _UPRIGHT = 1
-# Boxes that a sentence names one by one.
+# Boxes that a sentence names.
 _NAMED = 3
 
 Defects = dict[int, list["Defect"]]
 
 
 class Defect(NamedTuple):
-    """`code`: as in the findings of the doctor; `text`: about one image, which it does not name."""
+    """A defect of one image: `code` as in the findings of the doctor; `text`, which does not name the image."""
 
     code: str
     text: str
 
 
 def read_split(target: Target, split: str) -> tuple[DetectionDataset, Defects]:
-    """A split without its invalid boxes (or with them cut, if the configuration says so), with all its images, usable
-    or not, and for the rows of images with invalid boxes what was wrong with these.
+    """Return a split with all its images, usable or not, without its invalid boxes (or with them cut, if the
+    configuration says so), and the faults of invalid boxes by row.
 
     Raises:
-        RetinaError: it can't be read, for another reason than invalid boxes or images.
+        RetinaError: the split can't be read, for another reason than invalid boxes or images.
     """
     try:
         return target.read(split, "error"), {}
@@ -54,19 +54,19 @@ def read_split(target: Target, split: str) -> tuple[DetectionDataset, Defects]:
 
 
 def sized(table: DetectionDataset) -> np.ndarray:
-    """[N] bool: the image's size is known, so that its boxes mean something."""
+    """Return whether each image's size is known, without which its boxes mean nothing: [N] bool."""
     unknown = (table.sizes == NO_SIZE_FRACTIONS).all(axis=1) | (table.sizes == NO_SIZE_PIXELS).all(axis=1)
     return ~unknown
 
 
 def image_defects(table: DetectionDataset, opened: Images, names: Iterable[str]) -> Defects:
-    """The defects of images, opened by `retina.doctor.inspection.inspect`, by row: those that can't be used, that have
-    another size than declared or an EXIF rotation, that are there twice or nearly, and boxes given twice.
+    """Return by row the defects of images opened by `retina.doctor.inspection.inspect`: unusable, of another size than
+    declared, with an EXIF rotation, equal or nearly equal to others, and with boxes given twice.
 
     Args:
-        names: [N], by which other images are told.
+        names: [N], for texts that name another image.
     """
-    called = list(names)
+    names = list(names)
     out: Defects = {}
 
     def add(row: int, code: str, text: str) -> None:
@@ -81,56 +81,58 @@ def image_defects(table: DetectionDataset, opened: Images, names: Iterable[str])
         elif known[row] and size != declared:
             turned = size == declared[::-1] and orientation >= 5
             cause = f", rotated by EXIF (orientation {orientation})" if turned else ""
-            told = f"declared {declared[1]}×{declared[0]}, stored {size[1]}×{size[0]}{cause}"
-            add(row, "exif-rotated-size" if turned else "size-mismatch", told)
+            text = f"declared {declared[1]}×{declared[0]}, stored {size[1]}×{size[0]}{cause}"
+            add(row, "exif-rotated-size" if turned else "size-mismatch", text)
         elif orientation != _UPRIGHT:
             add(row, "exif-rotated", f"EXIF rotation (orientation {orientation}), which is not applied")
     same, near, _ = duplicate_groups([opened])
-    for code, told, groups in (
+    for code, text, groups in (
         ("duplicate-images", "the same bytes as", same),
         ("near-duplicate-images", "nearly the same picture as", near.rows),
     ):
         for group in groups:
             for row in group:
-                others = [called[other] for other in group if other != row]
+                others = [names[other] for other in group if other != row]
                 more = f" and {len(others) - 1} more" if len(others) > 1 else ""
-                add(row, code, f"{told} {others[0]}{more}")
+                add(row, code, f"{text} {others[0]}{more}")
     for row, number in _repeated(table).items():
         add(row, "repeated-boxes", f"{count(number, 'box')} given twice, with the same class and corners")
     return out
 
 
 def anchor_defects(table: DetectionDataset, rows: Iterable[int], settings: configuration.Config) -> Defects:
-    """For each of these rows the boxes that no anchor learns at the evaluation size (`retina.doctor.coverage`)."""
+    """Return by row the boxes that no anchor learns at the evaluation size (see `retina.doctor.coverage`)."""
     known = sized(table)
     chosen = [row for row in rows if known[row]]
     part = table.subset(chosen)
-    seen = coverage(part, settings.data.resize, settings.anchors, settings.model.fpn, settings.assignment)
+    assigned = coverage(part, settings.data.resize, settings.anchors, settings.model.fpn, settings.assignment)
     lost: dict[int, list[str]] = {}
-    for place in np.flatnonzero(~seen.covered).tolist():
-        x1, y1, x2, y2 = part.boxes[seen.placed.rows[place]].tolist()
-        name = part.class_names[part.labels[seen.placed.rows[place]]]
-        lost.setdefault(chosen[seen.placed.image[place]], []).append(f"{name} {x2 - x1:.0f}×{y2 - y1:.0f} px")
+    for place in np.flatnonzero(~assigned.covered).tolist():
+        x1, y1, x2, y2 = part.boxes[assigned.placed.rows[place]].tolist()
+        name = part.class_names[part.labels[assigned.placed.rows[place]]]
+        lost.setdefault(chosen[assigned.placed.image[place]], []).append(f"{name} {x2 - x1:.0f}×{y2 - y1:.0f} px")
     out: Defects = {}
     for row, boxes in lost.items():
-        told = ", ".join(boxes[:_NAMED]) + (f" and {len(boxes) - _NAMED} more" if len(boxes) > _NAMED else "")
-        out[row] = [Defect("no-positive-anchor", f"{count(len(boxes), 'box')} without a positive anchor: {told}")]
+        text = f"{count(len(boxes), 'box')} without a positive anchor: {some(boxes, _NAMED)}"
+        out[row] = [Defect("no-positive-anchor", text)]
     return out
 
 
 def merged(*parts: Defects) -> Defects:
-    """All defects of each row, in the order of the parts; rows rising."""
+    """Return all defects of each row, in the order of the parts; rows ascending."""
     rows = sorted({row for part in parts for row in part})
     return {row: [defect for part in parts for defect in part.get(row, [])] for row in rows}
 
 
 def kinds(defects: Defects) -> dict[str, int]:
-    """How many images have each kind of defect, the most frequent first."""
-    return dict(Counter(code for found in defects.values() for code in {one.code for one in found}).most_common())
+    """Return the number of images with each kind of defect, the most frequent first."""
+    return dict(
+        Counter(code for listed in defects.values() for code in {defect.code for defect in listed}).most_common()
+    )
 
 
 def _repeated(table: DetectionDataset) -> dict[int, int]:
-    """How many boxes of each image stood there before, with the same class."""
+    """Number of boxes of each image that repeat another, with the same class and corners."""
     image = np.repeat(np.arange(len(table)), np.diff(table.offsets))
     keys = np.column_stack([image, table.labels, table.boxes])
     order = np.lexsort(keys.T[::-1])

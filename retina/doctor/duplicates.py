@@ -1,4 +1,4 @@
-"""Images that are the same, or nearly: equal bytes, and perceptual hashes that differ in a few bits."""
+"""Equal and nearly equal images: equal bytes, and perceptual hashes that differ in a few bits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-# 128 bits in 12 chunks: of two hashes that differ in at most 11 bits, one chunk is equal. On BCCD, COCO and VOC
+# 128 bits in 12 chunks: two hashes that differ in at most 11 bits have an equal chunk. On BCCD, COCO and VOC
 # photographs the nearest unrelated images differed in 25 bits or more, and the same photograph at JPEG quality 40 or at
 # 0.5 or 1.37 times the size in 10 at most.
 MOST_BITS = 11
@@ -18,25 +18,25 @@ _UNIFORM = 2.0
 _SAME_PATTERN = 0.95
 _AT_ONCE = 1_000_000
 _PATTERNS_AT_ONCE = 4096
-# Rows with an equal chunk: so few are compared without further ado, and of more so many with all others first.
+# Of rows with an equal chunk up to `_FEW` are compared directly; of more, `_LEADERS` are first compared with all.
 _FEW, _LEADERS = 256, 64
-# So many rows with an equal chunk are compared pair by pair in a second or two.
+# This many rows with an equal chunk are compared pair by pair in a second or two.
 MOST_AT_ONCE = 20_000
-# An image is thinned out to about so many pixels a side first: means of cells don't need more.
+# An image is first thinned out to about this many pixels a side: means of cells don't need more.
 _THINNED = 288
 
 
 class Groups(NamedTuple):
-    """Groups of at least two rows each, rising, in the order of their first row; `capped`: more rows were alike than
-    are compared pair by pair, so that some may be missing."""
+    """Groups of at least two ascending rows, in the order of their first row; `capped`: more rows were similar than are
+    compared pair by pair, so that some may be missing."""
 
     rows: list[list[int]]
     capped: bool
 
 
 class _Table(NamedTuple):
-    """Of n rows the hashes [n,2] uint64, the thumbnails [n,256] uint8 and, changed in place, the `parents` [n] int64 of
-    their groups; `keys` [c,n] are the chunks that rows were compared by before."""
+    """Columns of n rows: hashes [n,2] uint64, thumbnails [n,256] uint8 and the `parents` [n] int64 of their groups,
+    which are changed in place; `keys` [c,n] are the chunks by which rows were compared before."""
 
     words: np.ndarray
     thumbnails: np.ndarray
@@ -45,7 +45,7 @@ class _Table(NamedTuple):
 
 
 def fingerprint(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What of an image survives recompression and resizing.
+    """Return the fingerprint of an image, which survives recompression and resizing.
 
     The hash is dHash (Krawetz 2013, "Kind of Like That"), along rows and along columns: whether each of 8 x 8 cells is
     brighter than its neighbour.
@@ -64,7 +64,7 @@ def fingerprint(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def equal_groups(digests: Sequence[bytes | None]) -> list[list[int]]:
-    """Rows with equal digests, in groups of at least two, in the order of their first row; None equals nothing."""
+    """Return groups of at least two rows with equal digests, in the order of their first row; None equals nothing."""
     groups: dict[bytes, list[int]] = {}
     for row, digest in enumerate(digests):
         if digest is not None:
@@ -73,17 +73,17 @@ def equal_groups(digests: Sequence[bytes | None]) -> list[list[int]]:
 
 
 def near_groups(bits: np.ndarray, thumbnails: np.ndarray, most: int = MOST_AT_ONCE) -> Groups:
-    """Groups of rows that are nearly the same picture: two rows are where their hashes differ in at most `MOST_BITS`
-    and their thumbnails agree, and a group is what such pairs connect, as the frames of a film are by their neighbours.
+    """Return groups of rows that are nearly the same picture: the hashes of two such rows differ in at most `MOST_BITS`
+    and their thumbnails agree; such pairs connect a group, as the frames of a film are connected by their neighbours.
 
-    Rows are compared where a chunk of their hashes is equal. Whole groups fall out of a few comparisons with single
-    rows; then all pairs are compared that are not in one group yet.
+    Rows are compared if a chunk of their hashes is equal. A few rows are compared with all others first, which joins
+    large groups; then all pairs that are not in the same group yet.
 
     Args:
         bits: [n,128] bool.
         thumbnails: [n,256] uint8.
-        most: where a chunk is equal in more rows than this, a row of each group found so far stands for its group, and
-            of these so many are compared; `Groups.capped` says that this happened.
+        most: where a chunk is equal in more rows than this, one row of each group so far represents its group, and at
+            most this many of these are compared; `Groups.capped` says that this happened.
     """
     words = np.ascontiguousarray(np.packbits(bits, axis=1)).view(np.uint64)
     chunks = np.array_split(np.arange(bits.shape[1]), _CHUNKS)
@@ -119,7 +119,7 @@ def _means(grey: np.ndarray, cells: int) -> np.ndarray:
 
 
 def _buckets(keys: np.ndarray) -> Iterator[np.ndarray]:
-    """Rows that share a key, at least two at a time."""
+    """Yield the rows that share a key, at least two at a time."""
     order = np.argsort(keys, kind="stable")
     for rows in np.split(order, np.flatnonzero(np.diff(keys[order])) + 1):
         if len(rows) > 1:
@@ -127,7 +127,7 @@ def _buckets(keys: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _join_by_leaders(table: _Table, rows: np.ndarray) -> None:
-    """Joins to each of a few rows all that are near it: large groups are then one, in time that is linear in `rows`."""
+    """Join to each of a few rows all rows near it: this connects large groups in time that is linear in `rows`."""
     rest = rows
     for _ in range(_LEADERS):
         leader = rest[:1]
@@ -138,7 +138,7 @@ def _join_by_leaders(table: _Table, rows: np.ndarray) -> None:
 
 
 def _join_all(table: _Table, rows: np.ndarray) -> None:
-    """Joins all pairs of `rows` that are near."""
+    """Join all pairs of `rows` that are near."""
     start = 0
     while start < len(rows) - 1:
         step = max(1, _AT_ONCE // (len(rows) - start))
@@ -147,7 +147,7 @@ def _join_all(table: _Table, rows: np.ndarray) -> None:
 
 
 def _join(table: _Table, first: np.ndarray, second: np.ndarray) -> None:
-    """Joins each row of `first` to those of `second` that are near and in another group."""
+    """Join each row of `first` to those of `second` that are near and in another group."""
     ours, theirs = _roots(table.parents, first), _roots(table.parents, second)
     if (ours[0] == ours).all() and (ours[0] == theirs).all():
         return
@@ -161,8 +161,8 @@ def _join(table: _Table, first: np.ndarray, second: np.ndarray) -> None:
     for key in table.keys:
         candidate &= key[first, None] != key[None, second]
     near = _same_pattern(table.thumbnails[first], table.thumbnails[second], candidate)
-    one, other = np.nonzero(near)
-    _unite(table.parents, first[one], second[other])
+    left, right = np.nonzero(near)
+    _unite(table.parents, first[left], second[right])
 
 
 def _same_pattern(first: np.ndarray, second: np.ndarray, candidate: np.ndarray) -> np.ndarray:
@@ -178,9 +178,9 @@ def _same_pattern(first: np.ndarray, second: np.ndarray, candidate: np.ndarray) 
     same &= ~uniform
     # The mean difference is at least the difference of the means, which spares most comparisons.
     uniform &= np.abs(means[0][:, None] - means[1][None]) < _UNIFORM
-    one, other = np.nonzero(uniform)
-    for start in range(0, len(one), _PATTERNS_AT_ONCE):
-        a, b = one[start : start + _PATTERNS_AT_ONCE], other[start : start + _PATTERNS_AT_ONCE]
+    left, right = np.nonzero(uniform)
+    for start in range(0, len(left), _PATTERNS_AT_ONCE):
+        a, b = left[start : start + _PATTERNS_AT_ONCE], right[start : start + _PATTERNS_AT_ONCE]
         same[a, b] = np.abs(first[a] - second[b]).mean(axis=1) < _UNIFORM
     return same
 
@@ -189,20 +189,20 @@ def _same_pattern(first: np.ndarray, second: np.ndarray, candidate: np.ndarray) 
 
 
 def _roots(parents: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """The first row of each row's group [m]; the way there is shortened for the next time."""
-    found = parents[rows]
-    while ((higher := parents[found]) != found).any():
-        found = higher
-    parents[rows] = found
-    return found
+    """First row of each row's group [m]; shortens the paths to it for the next call."""
+    roots = parents[rows]
+    while ((higher := parents[roots]) != roots).any():
+        roots = higher
+    parents[rows] = roots
+    return roots
 
 
 def _unite(parents: np.ndarray, first: np.ndarray, second: np.ndarray) -> None:
-    """Makes one group of those of first[i] and second[i]."""
+    """Unite the groups of first[i] and second[i]."""
     while True:
-        one, other = _roots(parents, first), _roots(parents, second)
-        apart = one != other
+        left, right = _roots(parents, first), _roots(parents, second)
+        apart = left != right
         if not apart.any():
             return
-        first, second = one[apart], other[apart]
+        first, second = left[apart], right[apart]
         np.minimum.at(parents, np.maximum(first, second), np.minimum(first, second))

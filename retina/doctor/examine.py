@@ -1,4 +1,4 @@
-"""The whole examination: splits, images, anchors, a suggestion and the cost, as one result."""
+"""The whole examination: splits, images, anchors, a suggestion and the cost."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from retina.doctor.statistics import Statistics, split_findings, statistics, tab
 from retina.doctor.suggest import Proposal, propose
 from retina.doctor.targets import Target, read_splits
 
-# Looking at COCO's 118,000 images through the anchors takes a minute; so many tell shares to within half a percent.
+# The coverage of COCO's 118,000 images takes a minute; a sample of this size gives shares to within half a percent.
 ANCHOR_IMAGES = 10_000
-# A suggestion is worth telling if it raises the ceiling, or the share of boxes with an anchor, by so much.
+# A suggestion is made only if it raises the ceiling, or the share of boxes with an anchor, by this much.
 _WORTH = 0.01
 _LOW_CEILING = 0.95
-# Bare data has no split to learn from by configuration; this is what one is called in most formats.
+# Data without a configuration does not say which split is trained on; these are its names in most formats.
 _TRAINING_NAMES = ("train", "train2017", "2007/train", "2012/train", "data", "all")
 
 Advance = Callable[[int], None]
@@ -31,7 +31,7 @@ Advance = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Suggestion:
-    """Anchors that cover more: the proposal, and what it does to each split, by the same code as the report."""
+    """Anchors that cover more: the proposal, and each split's coverage before and after, by the code of the report."""
 
     proposal: Proposal
     before: dict[str, AnchorReport]
@@ -40,14 +40,14 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class Examination:
-    """What `retina doctor` found.
+    """Findings, statistics and estimates of `retina doctor`.
 
     Attributes:
-        name: what was examined.
+        name: of the data or configuration.
         findings: worst first.
-        splits: in numbers.
-        anchors: of each split, with a configuration.
-        suggestion: None where the present anchors do as well.
+        splits: statistics of each split.
+        anchors: coverage of each split, with a configuration.
+        suggestion: None where the present anchors are as good.
         cost: None without a configuration, or where it was left out.
         timing: of measured steps, or None.
         quick: images were not decoded.
@@ -66,18 +66,18 @@ class Examination:
 
     @property
     def sound(self) -> bool:
-        """No finding is an error."""
+        """True if no finding is an error."""
         return not any(finding.grade == "error" for finding in self.findings)
 
     @property
     def verdict(self) -> str:
-        """One line: how many findings there are of each grade."""
+        """The number of findings of each grade, in one line."""
         numbers = {grade: sum(finding.grade == grade for finding in self.findings) for grade in GRADES}
-        told = [count(number, grade) for grade, number in numbers.items() if number]
-        return f"{self.name}: {', '.join(told) if told else 'nothing to say'}"
+        parts = [count(number, grade) for grade, number in numbers.items() if number]
+        return f"{self.name}: {', '.join(parts) if parts else 'no findings'}"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values.
+        """Return plain values.
 
         `name`, `ok` (no errors), `quick`; `findings`: a list of `Finding.to_json`; `splits`: by name the fields of
         `Statistics`; `anchors`: by split the fields of `AnchorReport`, a share as `{covered, boxes, share}`;
@@ -91,8 +91,8 @@ class Examination:
             "ok": self.sound,
             "quick": self.quick,
             "findings": [finding.to_json() for finding in self.findings],
-            "splits": {name: asdict(found) for name, found in self.splits.items()},
-            "anchors": {name: _anchors_json(found) for name, found in self.anchors.items()},
+            "splits": {name: asdict(split) for name, split in self.splits.items()},
+            "anchors": {name: _anchors_json(anchor_report) for name, anchor_report in self.anchors.items()},
             "suggestion": None if self.suggestion is None else _suggestion_json(self.suggestion),
             "cost": None
             if self.cost is None
@@ -102,12 +102,12 @@ class Examination:
 
 
 def examine(target: Target, *, quick: bool = False, advance: Advance | None = None) -> Examination:
-    """Examines a target; nothing in it stops the examination, everything becomes a finding.
+    """Examine a target; a fault never stops the examination, it becomes a finding.
 
     Args:
         quick: images are not decoded (their headers are read, and bytes where files are equally long), and the network
             is not built.
-        advance: is told of images that were opened.
+        advance: called with the number of images opened since the last call.
     """
     splits, findings = read_splits(target)
     training = next((name for name in _TRAINING_NAMES if name in splits), "")
@@ -151,7 +151,7 @@ def examine(target: Target, *, quick: bool = False, advance: Advance | None = No
 
 
 def with_timing(examined: Examination, timing: dict[str, Any]) -> Examination:
-    """The examination with measured steps."""
+    """Return the examination with measured steps."""
     return replace(examined, timing=timing)
 
 
@@ -172,8 +172,8 @@ def _suggestion(
 
 
 def _ceiling_findings(anchors: dict[str, AnchorReport], suggestion: Suggestion | None) -> Iterator[Finding]:
-    for name, found in anchors.items():
-        highest = found.ceilings["assigned"]["AP"]
+    for name, anchor_report in anchors.items():
+        highest = anchor_report.ceilings["assigned"]["AP"]
         if highest < 0:
             continue
         remedy = ""
@@ -183,28 +183,28 @@ def _ceiling_findings(anchors: dict[str, AnchorReport], suggestion: Suggestion |
         yield Finding(
             "warning" if highest < _LOW_CEILING else "note",
             "ap-ceiling",
-            f"the anchors allow an AP of about {highest:.3f} (small {_figure(found, 'APs')}, medium "
-            f"{_figure(found, 'APm')}, large {_figure(found, 'APl')}); {found.ceilings['findable']['AP']:.3f} counting "
-            "boxes near the threshold",
+            f"the anchors allow an AP of about {highest:.3f} (small {_figure(anchor_report, 'APs')}, medium "
+            f"{_figure(anchor_report, 'APm')}, large {_figure(anchor_report, 'APl')}); "
+            f"{anchor_report.ceilings['findable']['AP']:.3f} counting boxes near the threshold",
             remedy,
             name,
         )
 
 
-def _figure(found: AnchorReport, name: str) -> str:
-    value = found.ceilings["assigned"].get(name, -1)
+def _figure(anchor_report: AnchorReport, name: str) -> str:
+    value = anchor_report.ceilings["assigned"].get(name, -1)
     return f"{value:.3f}" if value >= 0 else "–"
 
 
-def _anchors_json(found: AnchorReport) -> dict[str, Any]:
-    tree = asdict(found)
-    tree["total"]["share"] = found.total.share
-    for at_size, one in zip(tree["training"], found.training, strict=True):
-        at_size["total"]["share"] = one.total.share
-        for name, share in one.classes.items():
+def _anchors_json(anchor_report: AnchorReport) -> dict[str, Any]:
+    tree = asdict(anchor_report)
+    tree["total"]["share"] = anchor_report.total.share
+    for at_size, size in zip(tree["training"], anchor_report.training, strict=True):
+        at_size["total"]["share"] = size.total.share
+        for name, share in size.classes.items():
             at_size["classes"][name]["share"] = share.share
     for group in ("classes", "sizes", "canvas_sizes"):
-        for name, share in getattr(found, group).items():
+        for name, share in getattr(anchor_report, group).items():
             tree[group][name]["share"] = share.share
     return tree
 
@@ -212,8 +212,8 @@ def _anchors_json(found: AnchorReport) -> dict[str, Any]:
 def _suggestion_json(suggestion: Suggestion) -> dict[str, Any]:
     def figures(reports: dict[str, AnchorReport]) -> dict[str, Any]:
         return {
-            name: {"share": found.total.share, "AP": found.ceilings["assigned"]["AP"]}
-            for name, found in reports.items()
+            name: {"share": anchor_report.total.share, "AP": anchor_report.ceilings["assigned"]["AP"]}
+            for name, anchor_report in reports.items()
         }
 
     return {

@@ -1,4 +1,4 @@
-"""What the doctor says: findings, each with a grade, a name, what was seen and what to do about it."""
+"""Findings of the doctor, each with a grade, a name, the facts and what to do about them."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any, Literal
 Grade = Literal["error", "warning", "note"]
 GRADES: tuple[Grade, ...] = ("error", "warning", "note")
 
-# Of a thousand damaged files the report shows a few, and the JSON as many as anybody reads.
+# Of a thousand damaged files the report shows a few, and the JSON this many.
 LISTED = 200
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that the doctor has to say.
+    """A fact about the data or the anchors that matters for training.
 
     Attributes:
-        grade: "error" keeps the data from being trained on, or makes its figures wrong; "warning" costs accuracy or
-            may; "note" is worth knowing.
-        code: its name, the same in every report, such as "duplicate-images".
+        grade: "error" prevents training on the data, or makes its figures wrong; "warning" costs accuracy or may cost
+            it; "note" is worth knowing.
+        code: a name, the same in every report, such as "duplicate-images".
         message: one sentence with the numbers.
-        remedy: what to do, or "" where nothing needs doing.
-        split: of the data, or "" where it concerns all of it.
+        remedy: what to do, or "" where nothing needs to be done.
+        split: name of the split, or "" for all of the data.
         examples: files, images or classes, up to `LISTED` of them.
     """
 
@@ -35,7 +35,7 @@ class Finding:
     examples: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values under the names of the attributes."""
+        """Return plain values under the names of the attributes."""
         return {
             "grade": self.grade,
             "code": self.code,
@@ -47,23 +47,23 @@ class Finding:
 
 
 def ordered(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Errors first, then warnings, then notes; otherwise in the order given."""
+    """Return errors first, then warnings, then notes; otherwise in the order given."""
     return tuple(sorted(findings, key=lambda finding: GRADES.index(finding.grade)))
 
 
 def some(names: Sequence[str], most: int = 5) -> str:
-    """A list in a sentence: the first few, and how many more there are."""
+    """Return a list for a sentence: the first few names, and the number of others."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
 def listed(names: Iterable[str]) -> tuple[str, ...]:
-    """At most `LISTED` examples."""
+    """Return at most `LISTED` examples."""
     return tuple(name for name, _ in zip(names, range(LISTED), strict=False))
 
 
 def count(number: int, thing: str) -> str:
-    """ "1 box", "2 boxes", "3 images", "2 classes"."""
+    """Return a number with its noun: "1 box", "2 boxes", "3 images", "2 classes"."""
     if number != 1:
         thing += "es" if thing.endswith(("x", "s")) else "s"
     return f"{number} {thing}"

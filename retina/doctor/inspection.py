@@ -1,4 +1,4 @@
-"""The images of a table, opened: what can't be read, what has another size than declared, rotations and duplicates."""
+"""Inspection of a table's images: unreadable files, sizes other than declared, rotations and duplicates."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from retina import config
-from retina.data.convert.images import read_header
 from retina.data.dataset import DetectionDataset
+from retina.data.image_files import read_header
 from retina.data.images import each_image, load_image
 from retina.data.limits import image_name, too_large
 from retina.data.stored import FileSlice, TableImage, encoded
@@ -29,9 +29,9 @@ _UPRIGHT, _QUARTER_TURNS = 1, range(5, 9)
 _LEFT_OUT = ("unreadable-images", "exif-rotated-size", "size-mismatch")
 
 
-class _Seen(NamedTuple):
-    """One image: the fault that keeps it from being used or None, (height, width) as stored, EXIF's orientation (1:
-    upright), digest of its bytes, hash and thumbnail (None where it was not decoded)."""
+class _Inspected(NamedTuple):
+    """An opened image: the fault that makes it unusable or None, (height, width) as stored, EXIF's orientation (1:
+    upright), digest of the bytes, hash and thumbnail (None where it was not decoded)."""
 
     fault: str | None
     size: tuple[int, int]
@@ -42,7 +42,7 @@ class _Seen(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """The N images of a split, opened: `faults`, `sizes`, `orientations` and `digests` by row, the latter None where
+    """The N opened images of a split: `faults`, `sizes`, `orientations` and `digests` by row, the latter None where
     only headers were read; of those that were decoded (`decoded` [n] rows) the `bits` [n,128] and `thumbnails` [n,256]
     of `retina.doctor.duplicates`."""
 
@@ -65,24 +65,24 @@ def inspect(
     max_pixels: int = config.MAX_PIXELS,
     advance: Callable[[int], None] | None = None,
 ) -> Images:
-    """Opens every image of a table, several at a time.
+    """Open every image of a table, several at a time.
 
     Args:
-        decode: decode it as training does; otherwise only headers are read.
-        max_pixels: one of more is a fault.
-        advance: is told of images done, for a progress bar.
+        decode: whether images are decoded as in training; otherwise only headers are read.
+        max_pixels: an image of more pixels has a fault.
+        advance: called with the number of images opened since the last call, for a progress bar.
     """
-    seen = list(each_image(dataset, functools.partial(_decoded if decode else _header, max_pixels), advance))
-    decoded = [row for row, one in enumerate(seen) if one.fingerprint is not None]
-    prints = [one.fingerprint for one in seen if one.fingerprint is not None]
+    inspected = list(each_image(dataset, functools.partial(_decoded if decode else _header, max_pixels), advance))
+    decoded = [row for row, image in enumerate(inspected) if image.fingerprint is not None]
+    prints = [image.fingerprint for image in inspected if image.fingerprint is not None]
     return Images(
         names=tuple(image_name(dataset, row) for row in range(len(dataset))),
         images=dataset.images,
         declared=dataset.sizes,
-        faults=tuple(one.fault for one in seen),
-        sizes=np.array([one.size for one in seen], np.int64).reshape(-1, 2),
-        orientations=np.array([one.orientation for one in seen], np.int64),
-        digests=tuple(one.digest for one in seen),
+        faults=tuple(image.fault for image in inspected),
+        sizes=np.array([image.size for image in inspected], np.int64).reshape(-1, 2),
+        orientations=np.array([image.orientation for image in inspected], np.int64),
+        digests=tuple(image.digest for image in inspected),
         decoded=np.array(decoded, np.int64),
         bits=np.array([bits for bits, _ in prints], bool).reshape(-1, 128),
         thumbnails=np.array([small for _, small in prints], np.uint8).reshape(-1, duplicates.THUMBNAIL**2),
@@ -90,8 +90,8 @@ def inspect(
 
 
 def image_findings(images: Images, split: str, *, skip: bool = False) -> Iterator[Finding]:
-    """What the images of one split have wrong by themselves; with `skip` those that can't be used are left out."""
-    remedy = "they are left out by data.invalid_images: skip; better mend them"
+    """Yield the faults of a split's images; with `skip` training leaves out those that can't be used."""
+    remedy = "data.invalid_images: skip leaves them out; better to fix them"
     for finding in _image_findings(images, split):
         skipped = skip and finding.code in _LEFT_OUT
         yield replace(finding, grade="warning", remedy=remedy) if skipped else finding
@@ -104,7 +104,7 @@ def _image_findings(images: Images, split: str) -> Iterator[Finding]:
             "error",
             "unreadable-images",
             f"{len(broken)} of {count(len(images.names), 'image')} can't be used: {some(broken, 2)}",
-            "restore or remove them, or set data.invalid_images: skip: training stops at the first one",
+            "restore or remove them, or set data.invalid_images: skip; otherwise training stops at the first of them",
             split,
             listed(broken),
         )
@@ -121,9 +121,9 @@ def _image_findings(images: Images, split: str) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "exif-rotated",
-            f"{count(len(rows), 'image')} with an EXIF rotation that retina, like TensorFlow, does not apply "
+            f"{count(len(rows), 'image')} with an EXIF rotation, which retina does not apply, like TensorFlow "
             f"({orientations})",
-            "look whether the boxes fit the pixels as stored: if they were drawn on the upright picture they are "
+            "check whether the boxes fit the pixels as stored: if they were drawn on the upright picture they are "
             "wrong. `retina convert --upright` writes upright copies",
             split,
             listed(images.names[row] for row in rows),
@@ -131,9 +131,9 @@ def _image_findings(images: Images, split: str) -> Iterator[Finding]:
 
 
 def duplicate_findings(splits: Mapping[str, Images]) -> Iterator[Finding]:
-    """Images that are the same or nearly, within a split and in two: then one is measured on what it was trained on.
+    """Yield findings on equal and nearly equal images, within a split and across splits, which makes figures too high.
 
-    That the very same file is in two splits is told by `retina.doctor.statistics.split_findings`, and not again here.
+    A file that is itself in two splits is reported by `retina.doctor.statistics.split_findings`, and not again here.
     """
     names = list(splits)
     places = [place_of(image) for name in names for image in splits[name].images]
@@ -146,14 +146,16 @@ def duplicate_findings(splits: Mapping[str, Images]) -> Iterator[Finding]:
         yield Finding(
             "note",
             "near-duplicates-not-all-compared",
-            f"more than {duplicates.MOST_AT_ONCE} images are so much alike in a part that not all pairs of them were "
+            f"more than {duplicates.MOST_AT_ONCE} images are so similar in a part that not all pairs of them were "
             "compared; some near duplicates may be missing above",
         )
 
 
 def duplicate_groups(splits: list[Images]) -> tuple[list[list[int]], duplicates.Groups, list[bytes | None]]:
-    """Rows of all splits, counted one after the other, whose images have equal bytes; of those that were decoded, where
-    one stands for all with its bytes in its split, rows of near copies; and the digests, None where nobody needed them.
+    """Return groups of rows with equal bytes, groups of near copies among decoded images, and the digests.
+
+    Rows are numbered through all splits. Of equal images in a split only the first counts for near copies. A digest is
+    None where it was not needed.
     """
     owner = np.repeat(np.arange(len(splits)), [len(split.names) for split in splits])
     digests = _digests(splits)
@@ -162,7 +164,7 @@ def duplicate_groups(splits: list[Images]) -> tuple[list[list[int]], duplicates.
     rows = np.concatenate([start + split.decoded for start, split in zip(starts, splits, strict=False)])
     bits = np.concatenate([split.bits for split in splits])
     thumbnails = np.concatenate([split.thumbnails for split in splits])
-    # Of equal bytes in one split the first image stands for all.
+    # Of equal images in a split only the first is compared.
     copies = {row for group in same for row in group} - {row for group in same for row in _first_of_each(group, owner)}
     single = np.array([row not in copies for row in rows.tolist()], bool)
     near = duplicates.near_groups(bits[single], thumbnails[single])
@@ -170,7 +172,7 @@ def duplicate_groups(splits: list[Images]) -> tuple[list[list[int]], duplicates.
 
 
 def _first_of_each(group: list[int], owner: np.ndarray) -> Iterable[int]:
-    """Of rows the first of each split."""
+    """First row of each split."""
     return {int(owner[row]): row for row in reversed(group)}.values()
 
 
@@ -184,7 +186,7 @@ def _sizes(images: Images, turned: np.ndarray, other: np.ndarray, split: str) ->
         yield Finding(
             "error",
             "exif-rotated-size",
-            f"{count(len(rows), 'image')} declared upright but stored rotated by EXIF: {described(rows[0])}",
+            f"{count(len(rows), 'image')} declared upright but stored with an EXIF rotation: {described(rows[0])}",
             "the boxes belong to the upright picture: write upright copies with `retina convert --upright`",
             split,
             listed(described(row) for row in rows),
@@ -210,12 +212,12 @@ def _groups(
     names: list[str],
     digests: list[bytes | None] | None = None,
 ) -> Iterator[Finding]:
-    """A finding for each split by itself, and for each pair of splits.
+    """Yield a finding for each split, and for each pair of splits.
 
     Args:
-        digests: of all images; groups of equal bytes alone are left out, as another finding tells of them.
+        digests: of all images; groups of equal bytes are left out, since another finding reports them.
     """
-    found: dict[tuple[int, int], list[tuple[list[int], list[int]]]] = {}
+    by_splits: dict[tuple[int, int], list[tuple[list[int], list[int]]]] = {}
     for group in groups:
         members: dict[int, list[int]] = {}
         for row in group:
@@ -229,20 +231,20 @@ def _groups(
                 continue
             rows = ours if first == second else [*ours, *theirs]
             if len(rows) > 1 and (digests is None or len({digests[row] for row in rows}) > 1):
-                found.setdefault((first, second), []).append((ours, theirs))
+                by_splits.setdefault((first, second), []).append((ours, theirs))
     exact = code == "duplicate-images"
     alike = "with the same bytes" if exact else "of near copies"
-    for (first, second), pairs in sorted(found.items()):
+    for (first, second), pairs in sorted(by_splits.items()):
         number = count(len(pairs), "group")
         if first == second:
-            told = [some([files[row] for row in ours]) for ours, _ in pairs]
+            listing = [some([files[row] for row in ours]) for ours, _ in pairs]
             shown = some([Path(files[row]).name for row in pairs[0][0]], 2)
             images = count(sum(len(ours) for ours, _ in pairs), "image")
             message = f"{images} in {number} {alike}: {shown}"
-            remedy = "look at them; copies weigh double in training and in figures"
-            yield Finding("warning" if exact else "note", code, message, remedy, names[first], listed(told))
+            remedy = "check them: copies count twice in training and in figures"
+            yield Finding("warning" if exact else "note", code, message, remedy, names[first], listed(listing))
             continue
-        told = [
+        listing = [
             f"{some([files[row] for row in theirs])} in a group {alike} with {some([files[row] for row in ours])}"
             for ours, theirs in pairs
         ]
@@ -254,32 +256,32 @@ def _groups(
             f"{images} of {names[second]} in {number} {alike} with images of {names[first]}: {shown}",
             "keep each group in one split: figures on pictures that were trained on are too high",
             "",
-            listed(told),
+            listed(listing),
         )
 
 
-def _decoded(max_pixels: int, image: TableImage, name: str) -> _Seen:
+def _decoded(max_pixels: int, image: TableImage, name: str) -> _Inspected:
     try:
         content = encoded(image)
         pixels = load_image(content, name, max_pixels=max_pixels)
     except RetinaError as error:
         return _unusable(error)
     height, width = pixels.shape[:2]
-    return _Seen(None, (height, width), _orientation(content), _digest(content), duplicates.fingerprint(pixels))
+    return _Inspected(None, (height, width), _orientation(content), _digest(content), duplicates.fingerprint(pixels))
 
 
-def _header(max_pixels: int, image: TableImage, name: str) -> _Seen:
+def _header(max_pixels: int, image: TableImage, name: str) -> _Inspected:
     try:
-        found = read_header(image, name)
-        if found.size[0] * found.size[1] > max_pixels:
-            raise too_large(name, *found.size, max_pixels)
+        header = read_header(image, name)
+        if header.size[0] * header.size[1] > max_pixels:
+            raise too_large(name, *header.size, max_pixels)
     except RetinaError as error:
         return _unusable(error)
-    return _Seen(None, found.size, found.orientation, None, None)
+    return _Inspected(None, header.size, header.orientation, None, None)
 
 
-def _unusable(error: RetinaError) -> _Seen:
-    return _Seen(str(error), (0, 0), _UPRIGHT, None, None)
+def _unusable(error: RetinaError) -> _Inspected:
+    return _Inspected(str(error), (0, 0), _UPRIGHT, None, None)
 
 
 def _digest(content: bytes) -> bytes:
@@ -287,22 +289,22 @@ def _digest(content: bytes) -> bytes:
 
 
 def _orientation(content: bytes) -> int:
-    """EXIF's orientation, 1 where there is none or it can't be read."""
+    """EXIF's orientation, 1 where it is missing or can't be read."""
     if not any(mark in content for mark in (b"Exif", b"eXIf", b"EXIF")):  # JPEG, PNG, WebP
         return _UPRIGHT
     try:
         return read_header(content, "").orientation
-    except RetinaError:  # TensorFlow could decode it, and does not look at EXIF either
+    except RetinaError:  # TensorFlow could decode it, and ignores EXIF as well
         return _UPRIGHT
 
 
 def _digests(splits: list[Images]) -> list[bytes | None]:
-    """Of all images one after the other. Where only headers were read, bytes are where another image is as long: only
-    such a one can be equal, so hardly any file is read."""
+    """Digests of all images in order. Where only headers were read, a file is read only if another has the same length,
+    because no other can be equal."""
     opened = [
         (image, digest, fault)
-        for one in splits
-        for image, digest, fault in zip(one.images, one.digests, one.faults, strict=True)
+        for split in splits
+        for image, digest, fault in zip(split.images, split.digests, split.faults, strict=True)
     ]
     lengths = [_length(image) if digest is None and fault is None else -1 for image, digest, fault in opened]
     shared = {length for length, times in Counter(lengths).items() if times > 1 and length >= 0}

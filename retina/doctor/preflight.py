@@ -1,4 +1,4 @@
-"""The quick part that `retina train` runs first: tables and anchors, no image, no network."""
+"""The quick checks that `retina train` runs first: tables and anchors, no image, no network."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from retina.doctor.findings import Finding, ordered
 from retina.doctor.statistics import split_findings, table_findings
 from retina.errors import RetinaError
 
-# Enough for shares to within a percent, at a second or two, and as much for each few of data.resize.train_short.
+# Enough for shares to within a percent, in a second or two, and in as much again for a few of data.resize.train_short.
 IMAGES = 2000
 
 
 def preflight(
     settings: config.Config, train: DetectionDataset, validation: DetectionDataset, images: int = IMAGES
 ) -> tuple[Finding, ...]:
-    """Findings on the tables, on what they share, and on the anchors' coverage of the training boxes, worst first.
+    """Return findings on the tables, on images in both, and on the coverage of the training boxes, worst first.
 
     Args:
-        images: of a larger training split so many, drawn at random, are looked at through the anchors.
+        images: size of the random sample of a larger training split whose coverage is computed.
     """
     findings = [
         *table_findings(train, "train", training=True),
@@ -35,10 +35,10 @@ def preflight(
 
 
 def check(settings: config.Config, train: DetectionDataset, validation: DetectionDataset) -> tuple[str, ...]:
-    """Runs the preflight as `run.preflight` says.
+    """Run the preflight as `run.preflight` says.
 
     Returns:
-        what the log should say: warnings, and errors where they are not refused.
+        Lines for the log: warnings, and errors where they are not refused.
 
     Raises:
         RetinaError: the set-up is hopeless and `run.preflight` is "refuse"; the message gives each reason and remedy.
@@ -48,13 +48,11 @@ def check(settings: config.Config, train: DetectionDataset, validation: Detectio
     findings = preflight(settings, train, validation)
     errors = [finding for finding in findings if finding.grade == "error"]
     if errors and settings.run.preflight == "refuse":
-        told = "; ".join(f"{_told(finding)}: {finding.remedy}" for finding in errors)
-        raise RetinaError(
-            f"preflight: {told}. See `retina doctor CONFIG`; to train all the same, set run.preflight=warn"
-        )
+        reasons = "; ".join(f"{_sentence(finding)}: {finding.remedy}" for finding in errors)
+        raise RetinaError(f"preflight: {reasons}. See `retina doctor CONFIG`; to train anyway, set run.preflight=warn")
     shown = [finding for finding in findings if finding.grade != "note"]
-    return tuple(f"preflight: {finding.grade}: {_told(finding)}" for finding in shown)
+    return tuple(f"preflight: {finding.grade}: {_sentence(finding)}" for finding in shown)
 
 
-def _told(finding: Finding) -> str:
+def _sentence(finding: Finding) -> str:
     return f"{finding.split}: {finding.message}" if finding.split else finding.message

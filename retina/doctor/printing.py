@@ -18,7 +18,7 @@ _CLASSES = 12
 
 
 def print_examination(terminal: Console, examined: Examination) -> None:
-    """Tables of the splits and the anchors, then the findings, worst last: there the reader's eye is."""
+    """Print tables of the splits and the anchors, then the findings, worst last, next to the prompt."""
     if examined.splits:
         terminal.print(_splits(examined))
     if examined.anchors:
@@ -45,17 +45,17 @@ def _splits(examined: Examination) -> Table:
     table.add_column("")
     for name in examined.splits:
         table.add_column(Text(name), justify="right")
-    found = list(examined.splits.values())
+    splits = list(examined.splits.values())
     rows = [
-        ("images", [one.images for one in found]),
-        ("without boxes", [one.empty_images for one in found]),
-        ("boxes", [one.boxes for one in found]),
-        ("crowd", [one.crowd for one in found]),
-        ("difficult", [one.difficult for one in found]),
-        *((f"COCO {name}", [one.sizes[name] for one in found]) for name in ("small", "medium", "large")),
+        ("images", [split.images for split in splits]),
+        ("without boxes", [split.empty_images for split in splits]),
+        ("boxes", [split.boxes for split in splits]),
+        ("crowd", [split.crowd for split in splits]),
+        ("difficult", [split.difficult for split in splits]),
+        *((f"COCO {name}", [split.sizes[name] for split in splits]) for name in ("small", "medium", "large")),
     ]
-    names = list(dict.fromkeys(name for one in found for name in one.classes))
-    rows += [(name, [one.classes.get(name, 0) for one in found]) for name in names[:_CLASSES]]
+    names = list(dict.fromkeys(name for split in splits for name in split.classes))
+    rows += [(name, [split.classes.get(name, 0) for split in splits]) for name in names[:_CLASSES]]
     for name, numbers in rows:
         table.add_row(Text(name), *(str(number) for number in numbers))
     if len(names) > _CLASSES:
@@ -71,23 +71,25 @@ def _coverage(examined: Examination) -> Table:
     table.add_column("")
     for name in examined.anchors:
         table.add_column(Text(name), justify="right")
-    found = list(examined.anchors.values())
-    table.add_row("all", *(f"{one.total.share:.1%}" for one in found))
+    reports = list(examined.anchors.values())
+    table.add_row("all", *(f"{report.total.share:.1%}" for report in reports))
     for name in ("small", "medium", "large"):
-        table.add_row(f"COCO {name}", *(_share(one.sizes[name]) for one in found))
+        table.add_row(f"COCO {name}", *(_share(report.sizes[name]) for report in reports))
     for name in ("small", "medium", "large"):
-        table.add_row(f"{name} on the canvas", *(_share(one.canvas_sizes[name]) for one in found))
-    worst = sorted(found[0].classes, key=lambda name: found[0].classes[name].share)
+        table.add_row(f"{name} on the canvas", *(_share(report.canvas_sizes[name]) for report in reports))
+    worst = sorted(reports[0].classes, key=lambda name: reports[0].classes[name].share)
     for name in worst[:_CLASSES]:
-        table.add_row(Text(name), *(_share(one.classes[name]) if name in one.classes else "–" for one in found))
-    for kind, told in (
+        table.add_row(
+            Text(name), *(_share(report.classes[name]) if name in report.classes else "–" for report in reports)
+        )
+    for kind, label in (
         ("assigned", "AP ceiling"),
         ("findable", "… with boxes near the threshold"),
         ("forced", "… with force_match"),
     ):
-        table.add_row(told, *(f"{max(one.ceilings[kind]['AP'], 0):.3f}" for one in found))
-    sampled = [f"{name}: {one.images} of {one.all_images}" for name, one in examined.anchors.items()]
-    if any(one.images < one.all_images for one in found):
+        table.add_row(label, *(f"{max(report.ceilings[kind]['AP'], 0):.3f}" for report in reports))
+    sampled = [f"{name}: {report.images} of {report.all_images}" for name, report in examined.anchors.items()]
+    if any(report.images < report.all_images for report in reports):
         table.caption = f"a random sample of images ({some(sampled)})"
     return table
 
@@ -97,18 +99,18 @@ def _share(share: Share) -> str:
 
 
 def _levels(terminal: Console, examined: Examination) -> None:
-    name, found = next(iter(examined.anchors.items()))
+    name, report = next(iter(examined.anchors.items()))
     parts = [
         f"P{level.level} ({level.sides[0]:.0f}–{level.sides[1]:.0f} px): {level.positives} for {level.boxes} boxes"
-        for level in found.levels
+        for level in report.levels
     ]
     terminal.print(f"positive anchors in {name}: {'; '.join(parts)}", markup=False, soft_wrap=True)
-    for name, found in examined.anchors.items():
-        if found.training:
-            told = ", ".join(f"{one.short}: {one.total.share:.1%}" for one in found.training)
+    for name, report in examined.anchors.items():
+        if report.training:
+            shares = ", ".join(f"{at_size.short}: {at_size.total.share:.1%}" for at_size in report.training)
             terminal.print(
-                f"boxes of {name} with a positive anchor at data.resize.train_short {told}; the table is for short "
-                f"{found.short}",
+                f"boxes of {name} with a positive anchor at data.resize.train_short {shares}; the table is for short "
+                f"{report.short}",
                 markup=False,
                 soft_wrap=True,
             )
@@ -118,19 +120,19 @@ def _suggestion(terminal: Console, examined: Examination) -> None:
     if examined.suggestion is None:
         return
     before, after = examined.suggestion.before, examined.suggestion.after
-    told = ", ".join(
+    gains = ", ".join(
         f"{name} {before[name].total.share:.1%} → {after[name].total.share:.1%} (AP ceiling "
         f"{before[name].ceilings['assigned']['AP']:.3f} → {after[name].ceilings['assigned']['AP']:.3f})"
         for name in after
     )
-    terminal.print(f"Anchors that cover more: {told}", markup=False, soft_wrap=True)
+    terminal.print(f"Anchors that cover more: {gains}", markup=False, soft_wrap=True)
     terminal.print(examined.suggestion.proposal.to_yaml(), markup=False, end="")
     terminal.print(
         "or on the command line: " + " ".join(f"'{text}'" for text in examined.suggestion.proposal.overrides),
         markup=False,
         soft_wrap=True,
     )
-    terminal.print("Coverage is not accuracy: train both for a while to compare.", style="dim", markup=False)
+    terminal.print("Coverage is not accuracy: train with both to compare.", style="dim", markup=False)
 
 
 def _cost(terminal: Console, examined: Examination) -> None:
@@ -149,7 +151,7 @@ def _cost(terminal: Console, examined: Examination) -> None:
             f"{cost.steps} steps, {cost.images} images, {cost.epochs:.1f} epochs. Arithmetic: {operations(cost.flops)} "
             f"a step, {operations(cost.run_flops)} for the run (3 x the forward pass's convolutions), which is "
             f"{duration(cost.hours)} on a device that achieves 1 TFLOP/s"
-            + (". What yours achieves can only be measured: --time N" if timing is None else ""),
+            + (". To measure yours: --time N" if timing is None else ""),
             markup=False,
             soft_wrap=True,
         )

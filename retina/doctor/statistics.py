@@ -1,4 +1,4 @@
-"""What a table tells without opening an image: counts, sizes, and the defects that can be read from it."""
+"""Statistics of a table without opening an image: counts, sizes, and the defects that it shows."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from retina.doctor.findings import Finding, count, listed, some
 
 # COCO's small, medium and large, in square pixels (cocodataset.org/#detection-eval).
 SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, np.inf)}
-# Fewer boxes of a class than this teach a detector little, and their coverage is chance.
+# From fewer boxes of a class than this a detector learns little, and their coverage is chance.
 FEW_BOXES = 10
 SIDE_EDGES = tuple(2.0 ** (step / 2) for step in range(0, 25))
 ASPECT_EDGES = tuple(2.0 ** (step / 2) for step in range(-8, 9))
 _NOTED_IMBALANCE, _WARNED_IMBALANCE = 20, 100
-# Fewer images of a split in another one hardly move its figures: half a percent of AP at the very most.
+# A smaller share of a split's images in another split hardly changes its figures: by half a percent of AP at most.
 _LEAKAGE = 0.005
 _BACKGROUND = {"background", "__background__", "bg", "_background_"}
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """How many boxes lie between one edge and the next; the first and the last bin hold what lies beyond as well."""
+    """Number of boxes between each edge and the next; the first and the last bin also hold what lies beyond."""
 
     edges: tuple[float, ...]
     counts: tuple[int, ...]
@@ -34,19 +34,19 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Statistics:
-    """A split in numbers. What is said of boxes holds for those that count, neither crowd nor difficult.
+    """A split in numbers. Figures of boxes are of those that count, neither crowd nor difficult.
 
     Attributes:
         name: of the table: a file or folder.
         images, empty_images: all images, and those without any box.
-        boxes: that count; `crowd` and `difficult` come on top.
+        boxes: those that count; `crowd` and `difficult` are not among them.
         classes: boxes of each class, in label order.
         class_images: images with each class.
         sizes: boxes that are small, medium and large by COCO's areas.
         most_boxes: in one image.
         side: square root of width x height, in pixels of the stored image.
         aspect: height / width, as in `anchors.ratios`.
-        notes: what the reader dropped or cut.
+        notes: of the reader, on boxes that it dropped or cut.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Statistics:
 
 
 def histogram(values: np.ndarray, edges: tuple[float, ...]) -> Histogram:
-    """Counts [m] values between the edges, from the first bin that holds one to the last."""
+    """Count [m] values between the edges, from the first bin that is not empty to the last."""
     counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
     used = np.flatnonzero(counts)
     first, last = (int(used[0]), int(used[-1])) if len(used) else (0, 0)
@@ -73,7 +73,7 @@ def histogram(values: np.ndarray, edges: tuple[float, ...]) -> Histogram:
 
 
 def statistics(dataset: DetectionDataset) -> Statistics:
-    """Counts and histograms of a table; a million boxes take about a second."""
+    """Return counts and histograms of a table; a million boxes take about a second."""
     counted = ~(dataset.crowd | dataset.difficult)
     boxes, labels = dataset.boxes[counted], dataset.labels[counted]
     image = _image_of(dataset)[counted]
@@ -100,32 +100,32 @@ def statistics(dataset: DetectionDataset) -> Statistics:
 
 
 def table_findings(dataset: DetectionDataset, split: str, training: bool) -> Iterator[Finding]:
-    """The findings of one split that need no image.
+    """Yield the findings of a split that need no image.
 
     Args:
-        training: the split is learned from, so that classes without boxes matter.
+        training: whether the split is trained on, so that classes without boxes matter.
     """
-    found = statistics(dataset)
-    if not found.boxes:
+    stats = statistics(dataset)
+    if not stats.boxes:
         yield Finding(
             "error",
             "no-boxes",
-            f"none of its {count(found.images, 'image')} has a box that counts",
+            f"none of its {count(stats.images, 'image')} has a box that counts",
             "check the annotation file and the settings that select from it",
             split,
         )
         return
-    yield from _emptiness(dataset, found, split)
-    yield from _special_boxes(found, split)
-    yield from _classes(dataset, found, split, training)
+    yield from _emptiness(dataset, stats, split)
+    yield from _special_boxes(stats, split)
+    yield from _classes(dataset, stats, split, training)
     yield from _repeated_boxes(dataset, split)
 
 
 def split_findings(splits: Mapping[str, DetectionDataset]) -> Iterator[Finding]:
-    """What the splits say about each other: their classes, and files that are in two of them.
+    """Yield findings on pairs of splits: on their classes, and on files that are in two of them.
 
-    That the images of `train` and `validation` are the same ones is a warning only: it is how to see whether a detector
-    can learn a few images by heart. Validating on some of many training images is an error.
+    If `train` and `validation` are the same images, that is only a warning: such a run shows whether a detector can
+    memorise a few images. Validating on some of many training images is an error.
     """
     names = list(splits)
     for place, first in enumerate(names):
@@ -141,46 +141,46 @@ def split_findings(splits: Mapping[str, DetectionDataset]) -> Iterator[Finding]:
                     "warning",
                     "class-never-trained",
                     f"{count(len(unknown), 'class')} with boxes here, but none in train: {some(unknown)}",
-                    "nothing can be learned of them and they count as 0 in AP: add training images, or leave the "
+                    "a detector can't learn them and they count as 0 in AP: add training images, or leave the "
                     "classes out",
                     name,
                     listed(unknown),
                 )
 
 
-def _emptiness(dataset: DetectionDataset, found: Statistics, split: str) -> Iterator[Finding]:
-    if found.empty_images:
-        share = found.empty_images / found.images
+def _emptiness(dataset: DetectionDataset, stats: Statistics, split: str) -> Iterator[Finding]:
+    if stats.empty_images:
+        share = stats.empty_images / stats.images
         names = (str(dataset.image_ids[row]) for row in np.flatnonzero(np.diff(dataset.offsets) == 0))
         yield Finding(
             "warning" if share > 0.5 else "note",
             "images-without-boxes",
-            f"{found.empty_images} of {count(found.images, 'image')} ({share:.0%}) have no box; they teach background",
-            "make sure that they are empty and not unfinished annotations" if share > 0.5 else "",
+            f"{stats.empty_images} of {count(stats.images, 'image')} ({share:.0%}) have no box: they are background",
+            "make sure that they are empty and not just unfinished" if share > 0.5 else "",
             split,
             listed(names),
         )
 
 
-def _special_boxes(found: Statistics, split: str) -> Iterator[Finding]:
-    if found.crowd:
+def _special_boxes(stats: Statistics, split: str) -> Iterator[Finding]:
+    if stats.crowd:
         yield Finding(
             "note",
             "crowd-boxes",
-            f"{count(found.crowd, 'box')} of crowds: never positives, and what lies inside them is not background",
+            f"{count(stats.crowd, 'box')} of crowds: never positives, and the anchors inside them are not background",
             split=split,
         )
-    if found.difficult:
+    if stats.difficult:
         yield Finding(
             "note",
             "difficult-boxes",
-            f"{count(found.difficult, 'difficult box')}: neither trained nor counted",
-            "data.difficult: use takes them like any other",
+            f"{count(stats.difficult, 'difficult box')}: neither trained nor counted",
+            "data.difficult: use treats them like any other",
             split,
         )
 
 
-def _classes(dataset: DetectionDataset, found: Statistics, split: str, training: bool) -> Iterator[Finding]:
+def _classes(dataset: DetectionDataset, stats: Statistics, split: str, training: bool) -> Iterator[Finding]:
     ids = dataset.category_ids
     if max(ids) - min(ids) >= len(ids):
         yield Finding(
@@ -197,30 +197,30 @@ def _classes(dataset: DetectionDataset, found: Statistics, split: str, training:
             "warning",
             "background-class",
             f"'{background[0]}' is a class of the data; RetinaNet needs no class for background",
-            "leave it out of the annotations: it only costs outputs, and boxes of it would be learned as objects",
+            "leave it out of the annotations: its boxes would be learned as objects",
             split,
         )
-    missing = [name for name, boxes in found.classes.items() if not boxes]
+    missing = [name for name, boxes in stats.classes.items() if not boxes]
     if missing:
         yield Finding(
             "warning" if training else "note",
             "class-without-boxes",
-            f"{len(missing)} of {count(len(found.classes), 'class')} have no box: {some(missing)}",
+            f"{len(missing)} of {count(len(stats.classes), 'class')} have no box: {some(missing)}",
             "leave them out, or add images" if training else "their AP is undefined and left out of the mean",
             split,
             listed(missing),
         )
-    rare = [f"{name} ({boxes})" for name, boxes in found.classes.items() if 0 < boxes < FEW_BOXES]
+    rare = [f"{name} ({boxes})" for name, boxes in stats.classes.items() if 0 < boxes < FEW_BOXES]
     if rare and training:
         yield Finding(
             "warning",
             "rare-classes",
             f"{count(len(rare), 'class')} with fewer than {FEW_BOXES} boxes: {some(rare)}",
-            "add images of them, merge them with others, or expect an AP near 0 that weighs as much as any other",
+            "add images of them, merge them with others, or expect an AP near 0, which counts as much as any other",
             split,
             listed(rare),
         )
-    present = {name: boxes for name, boxes in found.classes.items() if boxes}
+    present = {name: boxes for name, boxes in stats.classes.items() if boxes}
     most, least = max(present, key=lambda name: present[name]), min(present, key=lambda name: present[name])
     ratio = present[most] / present[least]
     if training and ratio >= _NOTED_IMBALANCE:
@@ -228,7 +228,7 @@ def _classes(dataset: DetectionDataset, found: Statistics, split: str, training:
             "warning" if ratio >= _WARNED_IMBALANCE else "note",
             "class-imbalance",
             f"{most} has {present[most]} boxes, {least} {present[least]}: {ratio:.0f} to 1",
-            "AP weighs every class alike: look at the AP of each class, and add images of the rare ones",
+            "every class has the same weight in AP: look at the AP of each class, and add images of the rare classes",
             split,
         )
 
@@ -244,7 +244,7 @@ def _repeated_boxes(dataset: DetectionDataset, split: str) -> Iterator[Finding]:
             "repeated-boxes",
             f"{count(len(again), 'box')} given twice, with the same class and corners, in "
             f"{count(len(images), 'image')}: {some(list(images))}",
-            "remove the copies: the second one can only be missed, which lowers AP",
+            "remove the copies: a second copy can only be missed, which lowers AP",
             split,
             listed(images),
         )
@@ -269,15 +269,15 @@ def _shared_files(first: DetectionDataset, second: DetectionDataset, names: tupl
     shared = [place for place in theirs if place in ours]
     if not shared:
         return
-    told = [place if isinstance(place, str) else f"{place.path} at {place.offset}" for place in shared]
+    listing = [place if isinstance(place, str) else f"{place.path} at {place.offset}" for place in shared]
     if len(shared) == len(ours) == len(theirs) and names == ("train", "validation"):
         yield Finding(
             "warning",
             "validation-is-train",
             f"train and validation are the same {count(len(shared), 'image')}",
-            "its figures tell what was learned by heart, and of other images nothing: take other ones to validate on, "
-            "unless this is what the run is for",
-            examples=listed(told),
+            "its figures measure memorising and say nothing of other images: validate on others, "
+            "unless memorising is the purpose of the run",
+            examples=listed(listing),
         )
         return
     share = len(shared) / min(len(ours), len(theirs))
@@ -285,19 +285,19 @@ def _shared_files(first: DetectionDataset, second: DetectionDataset, names: tupl
         "error" if share >= _LEAKAGE else "warning",
         "image-in-two-splits",
         f"{count(len(shared), 'image file')} of {names[1]} ({len(shared) / len(theirs):.1%}) also in {names[0]}: "
-        f"{some(told, 3)}",
+        f"{some(listing, 3)}",
         "remove them from one: figures on images that were trained on mean nothing",
-        examples=listed(told),
+        examples=listed(listing),
     )
 
 
 def _files(dataset: DetectionDataset) -> dict[str | FileSlice, None]:
-    """Where the images lie, in order."""
+    """Places of the images, in order."""
     return dict.fromkeys(place for place in map(place_of, dataset.images) if place is not None)
 
 
 def place_of(image: TableImage) -> str | FileSlice | None:
-    """Where an image lies, a path without detours; None for one that is made in memory or by a library."""
+    """Return the place of an image, a normalised path; None for an image that memory or a library holds."""
     if isinstance(image, str):
         return os.path.normpath(image)
     return image if isinstance(image, FileSlice) else None

@@ -12,11 +12,11 @@ from retina import config
 from retina.data.dataset import DetectionDataset
 from retina.doctor.coverage import Placed, overlaps, place
 
-# So many boxes tell a share to within a percent or two, and keep the search at a few seconds.
+# This many boxes give a share to within a percent or two, and keep the search to a few seconds.
 _BOXES = 3000
 _ROUNDS = 3
 _SIZES = tuple(float(f"{2 ** (step / 6):.2g}") for step in range(-6, 37))  # 0.5 to 64 times the stride
-# A setting is changed only for so much of the score: what gains less is fitted to chance.
+# A setting is changed only for this gain of the score: a smaller gain may be chance.
 _WORTH = 0.002
 _WORTH_A_LEVEL = 0.01
 _HIGHEST_LEVEL, _LOWEST_LEVEL, _LAST_LOWEST_LEVEL = 7, 3, 5
@@ -31,7 +31,7 @@ class Proposal:
     overrides: tuple[str, ...]
 
     def to_yaml(self) -> str:
-        """The sections to paste, with the changed keys alone."""
+        """Return the sections to paste, with only the changed keys."""
         tree: dict[str, Any] = {}
         for override in self.overrides:
             path, _, value = override.partition("=")
@@ -44,18 +44,18 @@ class Proposal:
 
 
 def propose(dataset: DetectionDataset, settings: config.Config, seed: int = 0) -> Proposal | None:
-    """The anchors that leave the fewest boxes below `assignment.positive_iou`, or None where the present ones do.
+    """Return the anchors that leave the fewest boxes below `assignment.positive_iou`; None if those of `settings` do.
 
-    The search goes along one coordinate after the other (size, ratios, scales, levels), as long as that helps. It
+    The search goes along the coordinates in turn (size, ratios, scales, levels), as long as that helps. It
     keeps the number of scales and ratios, and so, unless levels come or go, the cost of a step. The score is half the
     share of boxes with an overlap of at least `positive_iou`, half the mean of this share over classes, plus a fifth of
-    the mean overlap, which decides between settings that cover alike. One set of candidate ratios is found by k-means
-    on the logarithms of height / width. Boxes that compete for an anchor are not looked at:
-    `retina.doctor.ceiling.report` of the result is what it is worth. Multi-scale training is fitted at all of its
-    sizes, as often each.
+    the mean overlap, which decides between settings of equal coverage. A set of candidate ratios comes from k-means on
+    the logarithms of height / width. The search ignores that boxes compete for anchors:
+    `retina.doctor.ceiling.report` judges its result. Multi-scale training is fitted at all of its sizes, with equal
+    weights.
 
     Args:
-        seed: draws the boxes where there are more than a few thousand.
+        seed: of the sample where there are more than a few thousand boxes.
     """
     placed = _trained(dataset, settings.data.resize, seed)
     if not len(placed.rows):
@@ -69,28 +69,28 @@ def propose(dataset: DetectionDataset, settings: config.Config, seed: int = 0) -
         return float((weights * (best >= settings.assignment.positive_iou)).sum() + 0.2 * best.mean())
 
     start = settings.anchors, settings.model.fpn
-    found, best = (start, score(*start))
+    current, best = (start, score(*start))
     if settings.anchors.sizes is not None:
         plain = _changed(settings.anchors, sizes=None, scales=_octave(len(settings.anchors.sizes[0])))
-        found, best = (plain, start[1]), score(plain, start[1])
+        current, best = (plain, start[1]), score(plain, start[1])
     aspects = (placed.boxes[:, 3] - placed.boxes[:, 1]) / (placed.boxes[:, 2] - placed.boxes[:, 0])
     for _ in range(_ROUNDS):
         before = best
         for coordinate in (_size_moves, _ratio_moves, _scale_moves, _level_moves):
             worth = _WORTH_A_LEVEL if coordinate is _level_moves else _WORTH
-            scored = [(score(*move), place_, move) for place_, move in enumerate(coordinate(*found, aspects))]
+            scored = [(score(*move), place_, move) for place_, move in enumerate(coordinate(*current, aspects))]
             # The first of equals, so that the result depends on nothing but the boxes.
             highest, _, move = max(scored, key=lambda entry: (entry[0], -entry[1]))
             if highest > best + worth:
-                found, best = move, highest
+                current, best = move, highest
         if best <= before + _WORTH:
             break
-    overrides = _overrides(start, found)
-    return Proposal(*found, overrides) if overrides and best > score(*start) + _WORTH else None
+    overrides = _overrides(start, current)
+    return Proposal(*current, overrides) if overrides and best > score(*start) + _WORTH else None
 
 
 def cluster_ratios(aspects: np.ndarray, clusters: int) -> tuple[float, ...]:
-    """Rising centres of `clusters` groups of height / width [m], by k-means on the logarithms (Lloyd's algorithm).
+    """Return ascending centres of `clusters` groups of height / width [m], by k-means on logarithms (Lloyd).
 
     For boxes of equal area the IoU depends on that logarithm's difference alone, so this is k-means on 1 - IoU of
     centred boxes with the size taken out. It starts from quantiles and is deterministic.
@@ -147,7 +147,7 @@ def _level_moves(anchors: config.Anchors, fpn: config.Fpn, aspects: np.ndarray) 
 
 
 def _octave(count: int) -> tuple[float, ...]:
-    """Scales that divide the octave between two levels evenly, as the paper's three do."""
+    """Scales that divide the octave between two levels evenly, as the three of the paper do."""
     return tuple(float(f"{2 ** (step / count):.4g}") for step in range(count))
 
 
@@ -156,7 +156,7 @@ def _changed(anchors: config.Anchors, **values: Any) -> config.Anchors:
 
 
 def _trained(dataset: DetectionDataset, resize: config.Resize, seed: int) -> Placed:
-    """The boxes at every size that training shows them at, a sample where there are many."""
+    """Boxes at every size of training, a sample where there are many."""
     shorts = resize.train_short or (resize.short,)
     sizes = (resize.model_copy(update={"short": short, "train_short": ()}) for short in shorts)
     parts = [_chosen(place(dataset, size), _BOXES // len(shorts), seed) for size in sizes]

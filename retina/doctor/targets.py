@@ -1,4 +1,4 @@
-"""What `retina doctor` was pointed at: a configuration, a run, or bare data of any format, as splits to read."""
+"""Targets of `retina doctor`: a configuration, a run, or data of any format, as splits to read."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from retina import config as configuration
-from retina.data.convert.images import read_header
 from retina.data.dataset import DetectionDataset
-from retina.data.formats.layouts import Found, look
-from retina.data.image_files import NO_SIZE_FRACTIONS, NO_SIZE_PIXELS
+from retina.data.formats.layouts import Layout, look
+from retina.data.image_files import NO_SIZE_FRACTIONS, NO_SIZE_PIXELS, read_header
 from retina.data.limits import image_name
 from retina.data.load import load_split
 from retina.doctor.findings import Finding, count, listed, some
@@ -20,8 +19,8 @@ from retina.errors import RetinaError
 
 
 class Target(NamedTuple):
-    """What is examined: its name for the reports, the configuration if there is one, and `read`, from a split's name
-    and a policy for invalid boxes to its table."""
+    """Data to examine: its name for the reports, the configuration if there is one, and `read`, which takes a split's
+    name and a policy for invalid boxes and returns the table."""
 
     name: str
     config: configuration.Config | None
@@ -33,30 +32,30 @@ class Target(NamedTuple):
 def open_target(
     source: str | Path, overrides: list[str], images: Path | None = None, data_dir: Path | None = None
 ) -> Target:
-    """Finds out what a path or a name is, as `retina.data.formats.layouts.look` does.
+    """Open a path or a name as what `retina.data.formats.layouts.look` recognises.
 
     Args:
         source: a path, or the name of a TFDS dataset.
         overrides: of a configuration.
-        images: the folder of images of a COCO or CSV file, where it is not found by itself.
-        data_dir: where TFDS datasets lie.
+        images: the folder of images of a COCO or CSV file, where it can't be inferred.
+        data_dir: the folder of TFDS datasets.
 
     Raises:
-        RetinaError: there is nothing, nothing that is known, or an option has no effect on it.
+        RetinaError: nothing is there, its format is unknown, or an option has no effect on it.
     """
-    found = look(str(source), images, data_dir)
-    if found.config is not None:
-        return _of_config(source, configuration.load(found.config, overrides))
+    layout = look(str(source), images, data_dir)
+    if layout.config is not None:
+        return _of_config(source, configuration.load(layout.config, overrides))
     if overrides:
         raise RetinaError(f"{overrides[0]}: overrides need a configuration, and {source} is data; leave them out")
-    sources = _splits(Path(source), found)
+    sources = _splits(Path(source), layout)
     return Target(str(source), None, tuple(sources), lambda split, policy: _read(sources[split], policy), "error")
 
 
 def read_splits(target: Target) -> tuple[dict[str, DetectionDataset], list[Finding]]:
-    """Every split that can be read, and a finding for each that can't and for each that has invalid boxes.
+    """Return every split that can be read, and a finding for each that can't or that has invalid boxes.
 
-    Invalid boxes never stop it: they are listed, and left out unless the configuration cuts them.
+    Invalid boxes are listed, and left out unless the configuration cuts them.
     """
     splits: dict[str, DetectionDataset] = {}
     findings: list[Finding] = []
@@ -74,7 +73,7 @@ def read_splits(target: Target) -> tuple[dict[str, DetectionDataset], list[Findi
 
 
 def _table(target: Target, split: str, findings: list[Finding]) -> DetectionDataset:
-    """A split, without its invalid boxes; then a finding on them is added."""
+    """Read a split without its invalid boxes, on which a finding is added."""
     try:
         return target.read(split, "error")
     except RetinaError as error:
@@ -85,9 +84,9 @@ def _table(target: Target, split: str, findings: list[Finding]) -> DetectionData
 
 
 def _readable(table: DetectionDataset, split: str, target: Target) -> tuple[DetectionDataset | None, list[Finding]]:
-    """The table without the images whose size nobody knows, and a finding on them; None if nothing is left to examine.
+    """Return the table without images of unknown size, and a finding on them; None if nothing is left to examine.
 
-    Their boxes can't be judged, nor seen through anchors. All other faults of images are found when they are opened.
+    Neither their boxes nor their coverage can be judged. Other faults of images come to light when these are opened.
     """
     unknown = (table.sizes == NO_SIZE_FRACTIONS).all(axis=1) | (table.sizes == NO_SIZE_PIXELS).all(axis=1)
     faults: dict[int, str] = {}
@@ -104,11 +103,11 @@ def _readable(table: DetectionDataset, split: str, target: Target) -> tuple[Dete
     finding = Finding(
         "error" if empty or not skipped else "warning",
         "unreadable-images",
-        f"{len(faults)} of {count(len(table), 'image')} can't be read, so that their size is not known: "
+        f"{len(faults)} of {count(len(table), 'image')} can't be read, so their size is unknown: "
         f"{some(list(faults.values()), 2)}" + ("; without them no box is left" if empty else ""),
-        "they are left out by data.invalid_images: skip; better mend them"
+        "data.invalid_images: skip leaves them out; better to fix them"
         if skipped
-        else "restore or remove them, or set data.invalid_images: skip: training does not begin otherwise",
+        else "restore or remove them, or set data.invalid_images: skip; otherwise training does not start",
         split,
         listed(faults.values()),
     )
@@ -117,14 +116,14 @@ def _readable(table: DetectionDataset, split: str, target: Target) -> tuple[Dete
 
 def _finding(error: RetinaError, split: str, target: Target) -> Finding:
     if not error.details:
-        return Finding("error", "unreadable-split", str(error), "correct what it names", split)
+        return Finding("error", "unreadable-split", str(error), "correct the data that it names", split)
     handled = target.invalid_boxes != "error"
     return Finding(
         "warning" if handled else "error",
         "invalid-boxes",
         f"{count(len(error.details), 'invalid box')}{'' if len(error.details) < 1000 else ' or more'}: "
         f"{error.details[0]}",
-        f"they are handled by data.invalid_boxes: {target.invalid_boxes}; better correct the file"
+        f"data.invalid_boxes: {target.invalid_boxes} handles them; better to correct the file"
         if handled
         else "correct the file, or set data.invalid_boxes: drop (or clip)",
         split,
@@ -146,14 +145,14 @@ def _read(source: configuration.Source, policy: Any) -> DetectionDataset:
     return load_split(data, "train", keep_unusable=True)
 
 
-def _splits(path: Path, found: Found) -> dict[str, configuration.Source]:
-    """The only split of a file is its data. Of VOC's lists `trainval` is left out where its parts are there: every
-    image would be in two splits."""
-    if path.is_file() and len(found.splits) == 1 and found.format in ("coco", "csv"):
-        return {"data": next(iter(found.splits.values()))}
-    if found.format != "voc":
-        return found.splits
-    names = set(found.splits)
+def _splits(path: Path, layout: Layout) -> dict[str, configuration.Source]:
+    """Splits of a source. The only split of a file is called "data". VOC's `trainval` is left out next to its parts, as
+    every image would be in two splits."""
+    if path.is_file() and len(layout.splits) == 1 and layout.format in ("coco", "csv"):
+        return {"data": next(iter(layout.splits.values()))}
+    if layout.format != "voc":
+        return layout.splits
+    names = set(layout.splits)
     homes = {name: name.rpartition("trainval")[0] for name in names if name.rpartition("/")[2] == "trainval"}
     both = {name for name, home in homes.items() if {f"{home}train", f"{home}val"} <= names}
-    return {name: section for name, section in found.splits.items() if name not in both}
+    return {name: section for name, section in layout.splits.items() if name not in both}

@@ -14,7 +14,7 @@ from retina.drawing.furniture import signed
 # About as wide as it is shown, on a telephone and three in a row, so that its text has the size of the page's notes.
 WIDTH, HEIGHT = 380, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 12, 8, 38
-# A curve of more points is averaged: a screen has no more places to draw them.
+# A curve of more points is averaged: a screen can't show more.
 MOST_POINTS = 200
 _MOST_DOTS = 30
 _COLOURS = 7
@@ -25,8 +25,8 @@ _DASHES = ("", "6 3", "2 2", "8 3 2 3", "1 3", "10 4", "4 2 1 2")
 class Series:
     """One curve: `x` ascending and `y` [n], finite; `low` and `high` [n] make a band around it.
 
-    `colour` is CSS; by default the palette's next. Of a class's own colour, which may be too light or too dark for the
-    page, `cased` lines the edges.
+    `colour` is CSS; by default the palette's next. A class's colour may be too light or too dark for the page: `cased`
+    lines its edges.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Curve(NamedTuple):
 
 @dataclass(frozen=True)
 class Chart:
-    """Everything `chart` of the macros draws; `data` is what the page's script tells under the pointer."""
+    """Everything `chart` of the macros draws; the page's script shows `data` under the pointer."""
 
     title: str
     x_label: str
@@ -94,17 +94,17 @@ def lines(
     log_x: bool = False,
     log_y: bool = False,
 ) -> Chart:
-    """A chart of several curves; those without points are left out.
+    """Return a chart of several curves; those without points are left out.
 
     Args:
         x_range, y_range: what the axes show; by default all points, and y from zero unless that wastes over half of it.
         log_x, log_y: logarithmic axes; points at or below zero are left out.
     """
-    kept = [cut for one in series if (cut := _drawable(one, log_x, log_y))]
-    if not kept:
+    drawn = [cut for curve in series if (cut := _drawable(curve, log_x, log_y))]
+    if not drawn:
         return Chart(title, x_label, [], [], [], {})
-    xs = [x for one in kept for x in one.x]
-    ys = [y for one in kept for part in (one.y, one.low, one.high) if part is not None for y in part]
+    xs = [x for curve in drawn for x in curve.x]
+    ys = [y for curve in drawn for part in (curve.y, curve.low, curve.high) if part is not None for y in part]
     x_low, x_high = x_range or (min(xs), max(xs))
     y_low, y_high = y_range or _span(min(ys), max(ys), log_y)
     horizontal = Axis(*_apart(x_low, x_high, log_x), _LEFT, WIDTH - _RIGHT, log_x)
@@ -112,7 +112,7 @@ def lines(
     return Chart(
         title,
         x_label,
-        [_curve(one, number, horizontal, vertical) for number, one in enumerate(kept)],
+        [_curve(curve, number, horizontal, vertical) for number, curve in enumerate(drawn)],
         ticks(horizontal, 6),
         ticks(vertical, 5),
         {
@@ -123,77 +123,78 @@ def lines(
             "x": [horizontal.low, horizontal.high],
             "logX": log_x,
             "curves": [
-                {"name": one.name, "x": [_short(x) for x in one.x], "y": [_short(y) for y in one.y]} for one in kept
+                {"name": curve.name, "x": [_short(x) for x in curve.x], "y": [_short(y) for y in curve.y]}
+                for curve in drawn
             ],
         },
     )
 
 
-def thinned(one: Series, most: int = MOST_POINTS) -> Series:
-    """At most `most` points: means of neighbours, with their least and greatest value as the band if it has none."""
-    size = len(one.x)
+def thinned(series: Series, most: int = MOST_POINTS) -> Series:
+    """Return a curve of at most `most` points: means of neighbours, with their range as the band if it has none."""
+    size = len(series.x)
     if size <= most:
-        return one
+        return series
     edges = np.linspace(0, size, most + 1).astype(int)[:-1]
     width = np.diff([*edges, size])
-    low, high = (one.y if part is None else part for part in (one.low, one.high))
+    low, high = (series.y if part is None else part for part in (series.low, series.high))
 
     def mean(values: Sequence[float]) -> list[float]:
         return list(np.add.reduceat(np.asarray(values, np.float64), edges) / width)
 
     return Series(
-        one.name,
-        mean(one.x),
-        mean(one.y),
+        series.name,
+        mean(series.x),
+        mean(series.y),
         list(np.minimum.reduceat(np.asarray(low, np.float64), edges)),
         list(np.maximum.reduceat(np.asarray(high, np.float64), edges)),
-        one.colour,
-        one.cased,
+        series.colour,
+        series.cased,
     )
 
 
-def _drawable(one: Series, log_x: bool, log_y: bool) -> Series | None:
-    """Only finite points, and on logarithmic axes only positive ones; None where none is left."""
-    x, y = np.asarray(one.x, np.float64), np.asarray(one.y, np.float64)
+def _drawable(series: Series, log_x: bool, log_y: bool) -> Series | None:
+    """Return the finite points, on logarithmic axes only the positive; None where none is left."""
+    x, y = np.asarray(series.x, np.float64), np.asarray(series.y, np.float64)
     keep = np.isfinite(x) & np.isfinite(y) & ((x > 0) | (not log_x)) & ((y > 0) | (not log_y))
     if not keep.any():
         return None
-    low, high = (None if part is None else np.asarray(part, np.float64)[keep] for part in (one.low, one.high))
+    low, high = (None if part is None else np.asarray(part, np.float64)[keep] for part in (series.low, series.high))
     if low is not None and log_y:
         low = np.maximum(low, y[keep].min())
     return thinned(
         Series(
-            one.name,
+            series.name,
             x[keep].tolist(),
             y[keep].tolist(),
             None if low is None else low.tolist(),
             None if high is None else high.tolist(),
-            one.colour,
-            one.cased,
+            series.colour,
+            series.cased,
         )
     )
 
 
-def _curve(one: Series, number: int, horizontal: Axis, vertical: Axis) -> Curve:
+def _curve(series: Series, number: int, horizontal: Axis, vertical: Axis) -> Curve:
     def points(values: Sequence[float]) -> list[tuple[float, float]]:
         return [
             (horizontal.place(x), vertical.place(min(max(y, vertical.low), vertical.high)))
-            for x, y in zip(one.x, values, strict=True)
+            for x, y in zip(series.x, values, strict=True)
         ]
 
-    dots = points(one.y)
+    dots = points(series.y)
     spread = ""
-    if one.low is not None and one.high is not None:
-        spread = _path([*points(one.low), *reversed(points(one.high))]) + "Z"
+    if series.low is not None and series.high is not None:
+        spread = _path([*points(series.low), *reversed(points(series.high))]) + "Z"
     return Curve(
-        one.name,
+        series.name,
         _path(dots),
         spread,
         dots if len(dots) <= _MOST_DOTS else [],
-        one.colour or f"var(--series-{number % _COLOURS})",
-        # The eighth curve has the first one's colour, and another dash.
+        series.colour or f"var(--series-{number % _COLOURS})",
+        # The eighth curve has the colour of the first and another dash.
         _DASHES[(number + number // _COLOURS) % len(_DASHES)],
-        one.cased,
+        series.cased,
     )
 
 
@@ -202,7 +203,7 @@ def _path(points: Sequence[tuple[float, float]]) -> str:
 
 
 def _span(low: float, high: float, log: bool) -> tuple[float, float]:
-    """From zero, unless the values would then fill less than half of the height."""
+    """Return the range of an axis: from zero, unless the values would then fill less than half of the height."""
     if log or not low * high > 0:
         return low, high
     if low > 0:
@@ -211,7 +212,7 @@ def _span(low: float, high: float, log: bool) -> tuple[float, float]:
 
 
 def _apart(low: float, high: float, log: bool) -> tuple[float, float]:
-    """A range that is one; a single value lies in the middle of one that begins, or ends, at zero."""
+    """Return a range with distinct ends; a single value lies in the middle of a range that begins or ends at zero."""
     if high > low:
         return low, high
     if log:
@@ -220,15 +221,15 @@ def _apart(low: float, high: float, log: bool) -> tuple[float, float]:
 
 
 def ticks(axis: Axis, about: int) -> list[tuple[float, str]]:
-    """Round values along an axis, some `about` of them: where each lies, and how it is written."""
+    """Return round values along an axis, roughly `about` of them: the place of each, and its text."""
     if axis.log:
-        return [(axis.place(value), _told(value)) for value in _log_ticks(axis.low, axis.high, about)]
+        return [(axis.place(value), _tick_text(value)) for value in _log_ticks(axis.low, axis.high, about)]
     raw = (axis.high - axis.low) / about
     magnitude = 10.0 ** math.floor(math.log10(raw))
     step = next(unit * magnitude for unit in (1, 2, 2.5, 5, 10) if unit * magnitude >= raw * 0.999)
     first = math.ceil(axis.low / step - 1e-9)
     count = math.floor(axis.high / step + 1e-9) - first + 1
-    return [(axis.place((first + i) * step), _told((first + i) * step)) for i in range(count)]
+    return [(axis.place((first + i) * step), _tick_text((first + i) * step)) for i in range(count)]
 
 
 def _log_ticks(low: float, high: float, about: int) -> list[float]:
@@ -242,16 +243,16 @@ def _log_ticks(low: float, high: float, about: int) -> list[float]:
     decades = inside(1)
     if len(decades) >= 3:
         return decades[:: math.ceil(len(decades) / about)]
-    found = inside(1, 2, 5)
-    return found if len(found) >= 2 else [low, high]
+    finer = inside(1, 2, 5)
+    return finer if len(finer) >= 2 else [low, high]
 
 
-def _told(value: float) -> str:
+def _tick_text(value: float) -> str:
     if abs(value) >= 10_000:
-        told = f"{value / 1000:g}k" if abs(value) < 1e6 else f"{value / 1e6:g}M"
+        text = f"{value / 1000:g}k" if abs(value) < 1e6 else f"{value / 1e6:g}M"
     else:
-        told = f"{round(value, 10):g}"
-    return told.replace("-", "−", 1) if value < 0 else told
+        text = f"{round(value, 10):g}"
+    return text.replace("-", "−", 1) if value < 0 else text
 
 
 def _short(value: float) -> float:
@@ -260,7 +261,7 @@ def _short(value: float) -> float:
 
 # --------------------------------------------------------------------------------------------------- forest plots
 
-# Each row is a small picture of its own, so that the figures beside it are text of a table.
+# Each row is a small separate picture, so that the figures next to it are text of a table.
 FOREST_WIDTH, ROW_HEIGHT = 240, 26
 _MARGIN = 12
 _TICKS = 5
@@ -270,7 +271,7 @@ class Estimate(NamedTuple):
     """A figure and its interval; None or NaN where there is none.
 
     Attributes:
-        clear: the figure is told from 0, which fills its mark.
+        clear: the figure differs clearly from 0, which fills its mark.
         more: further cells of its row, text.
     """
 
@@ -287,7 +288,7 @@ class Row(NamedTuple):
 
     name: str
     value: float | None
-    told: str
+    text: str
     interval: str
     x: float | None
     start: float | None
@@ -308,31 +309,36 @@ class Forest:
 
 
 def forest(estimates: Sequence[Estimate], places: int = 3) -> Forest:
-    """Rows on one axis that holds 0 and every end of an interval.
+    """Return rows on a common axis that holds 0 and every end of an interval.
 
     Args:
-        places: of the figures, after the point.
+        places: digits after the point.
     """
-    ends = [0.0, *(end for one in estimates for end in (one.value, one.low, one.high) if _known(end))]
+    ends = [
+        0.0,
+        *(end for estimate in estimates for end in (estimate.value, estimate.low, estimate.high) if _known(end)),
+    ]
     low, high = min(ends), max(ends)
     if low == high:
         low, high = -1.0, 1.0
     axis = Axis(low, high, _MARGIN, FOREST_WIDTH - _MARGIN)
-    return Forest(tuple(_row(one, axis, places) for one in estimates), axis.place(0.0), tuple(ticks(axis, _TICKS)))
+    return Forest(
+        tuple(_row(estimate, axis, places) for estimate in estimates), axis.place(0.0), tuple(ticks(axis, _TICKS))
+    )
 
 
-def _row(one: Estimate, axis: Axis, places: int) -> Row:
-    value, told, x = None, "–", None
-    if _known(one.value):
-        value, told, x = one.value, signed(one.value, places), axis.place(one.value)
+def _row(estimate: Estimate, axis: Axis, places: int) -> Row:
+    value, text, x = None, "–", None
+    if _known(estimate.value):
+        value, text, x = estimate.value, signed(estimate.value, places), axis.place(estimate.value)
     interval, start, end = "–", None, None
-    if _known(one.low) and _known(one.high):
+    if _known(estimate.low) and _known(estimate.high):
         interval, start, end = (
-            f"{signed(one.low, places)} to {signed(one.high, places)}",
-            axis.place(one.low),
-            axis.place(one.high),
+            f"{signed(estimate.low, places)} to {signed(estimate.high, places)}",
+            axis.place(estimate.low),
+            axis.place(estimate.high),
         )
-    return Row(one.name, value, told, interval, x, start, end, one.clear, one.more)
+    return Row(estimate.name, value, text, interval, x, start, end, estimate.clear, estimate.more)
 
 
 def _known(value: float | None) -> TypeGuard[float]:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from retina.data.dataset import DetectionDataset
-from retina.data.detections import DetectionTable, to_coco
-from retina.data.ground_truth import GroundTruth, Results, as_coco
+from retina.data.detections import DetectionTable
+from retina.data.formats.coco import as_coco, to_coco
+from retina.data.ground_truth import GroundTruth, Results
 from retina.data.images import load_image
 from retina.data.stored import TableImage
 from retina.drawing.pictures import contact_sheet, draw
@@ -26,7 +26,7 @@ from retina.evaluation.judging import Score
 from retina.evaluation.mistakes import most_confident_mistakes, worst_images
 from retina.files import write_text, written
 
-# A picture shows what a user would act on; the metrics take every detection above inference.score_threshold.
+# A picture shows what a user would act on; the metrics take all detections above inference.score_threshold.
 SHOWN_SCORE = 0.4
 # Cells of the sheets of worst images and of mistakes.
 SHOWN = 9
@@ -35,7 +35,7 @@ SHOWN = 9
 def write_evaluation(
     folder: Path, dataset: DetectionDataset, detections: DetectionTable, metrics: Metrics, *, pictures: int
 ) -> None:
-    """What training writes: `metrics.json`, `detections.json` (COCO results) and `predictions.png`.
+    """Write an evaluation in training: `metrics.json`, `detections.json` (COCO results) and `predictions.png`.
 
     Args:
         pictures: images on the contact sheet, 0 for no sheet.
@@ -49,7 +49,7 @@ def write_evaluation(
 
 
 def write_sheet(folder: Path, dataset: DetectionDataset, detections: DetectionTable, pictures: int) -> None:
-    """Writes `predictions.png`: evenly spread images with what was found in them.
+    """Write `predictions.png`: evenly spread images with their detections.
 
     Raises:
         RetinaError: the folder can't be made or written, or an image can't be read.
@@ -59,7 +59,7 @@ def write_sheet(folder: Path, dataset: DetectionDataset, detections: DetectionTa
 
 
 def write_figures(folder: Path, metrics: dict[str, Any], detections: list[dict[str, Any]]) -> None:
-    """Writes `metrics.json` and `detections.json`.
+    """Write `metrics.json` and `detections.json`.
 
     Raises:
         RetinaError: the folder can't be made or written.
@@ -70,26 +70,26 @@ def write_figures(folder: Path, metrics: dict[str, Any], detections: list[dict[s
 
 
 def write_score(folder: Path, result: Score, images: Sequence[TableImage] | None = None) -> None:
-    """Writes `metrics.json`, what `--json` prints, and `detections.json`, COCO results with the ground truth's ids;
-    under "coco" also plots, and with `images` [N] (by default the score's own) pictures of what went wrong.
+    """Write `metrics.json`, what `--json` prints, and `detections.json`, COCO results with the ground truth's ids;
+    under "coco" also plots, and with `images` [N] (by default those of the score) pictures of mistakes.
 
     Raises:
         RetinaError: the folder can't be made or written, or an image can't be read.
     """
-    write_figures(folder, result.to_json(), as_coco(result.found, result.truth))
+    write_figures(folder, result.to_json(), as_coco(result.detections, result.truth))
     if result.assessment is not None:
         pictures = result.pictures if images is None else images
-        write_assessment(folder, result.truth, result.found, result.assessment, pictures)
+        write_assessment(folder, result.truth, result.detections, result.assessment, pictures)
 
 
 def write_assessment(
     folder: Path,
     truth: GroundTruth,
-    found: Results,
+    detections: Results,
     assessment: Assessment,
     images: Sequence[TableImage] | None = None,
 ) -> None:
-    """Writes the plots of `retina.drawing.plots`, and with `images` [N] also `worst_images.png` and `mistakes.png`.
+    """Write the plots of `retina.drawing.plots`, and with `images` [N] also `worst_images.png` and `mistakes.png`.
 
     Raises:
         RetinaError: the folder can't be made or written, or an image can't be read.
@@ -98,15 +98,15 @@ def write_assessment(
         write_plots(folder, assessment)
         if images is not None:
             for name, cells in (
-                ("worst_images", _worst(truth, found, assessment, images)),
-                ("mistakes", _mistakes(truth, found, assessment, images)),
+                ("worst_images", _worst(truth, detections, assessment, images)),
+                ("mistakes", _mistakes(truth, detections, assessment, images)),
             ):
                 if cells:
                     _save(folder / f"{name}.png", contact_sheet(cells, columns=3))
 
 
 def prediction_sheet(dataset: DetectionDataset, detections: DetectionTable, pictures: int) -> np.ndarray:
-    """Evenly spread images with their detections of score at least 0.4, side by side."""
+    """Return evenly spread images with their detections of score at least 0.4, side by side."""
     rows = _spread(len(dataset), pictures)
     return contact_sheet([_picture(dataset, detections, row) for row in rows], columns=min(3, len(rows)))
 
@@ -114,7 +114,7 @@ def prediction_sheet(dataset: DetectionDataset, detections: DetectionTable, pict
 def pictures_with_truth(
     dataset: DetectionDataset, detections: DetectionTable, pictures: int
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """The images of `prediction_sheet`, each with its row, and with its ground truth drawn as well."""
+    """Yield the images of `prediction_sheet`, each with its row, and with its ground truth drawn as well."""
     for row in _spread(len(dataset), pictures):
         yield row, _picture(dataset, detections, row, truth=True)
 
@@ -135,6 +135,8 @@ def _into(folder: Path) -> Iterator[None]:
 
 
 def _save(path: Path, picture: np.ndarray) -> None:
+    from PIL import Image
+
     with written(path) as temporary:
         Image.fromarray(picture).save(temporary, format="PNG")
 
@@ -154,7 +156,7 @@ def _picture(dataset: DetectionDataset, detections: DetectionTable, row: int, tr
 
 
 def _worst(
-    truth: GroundTruth, found: Results, assessment: Assessment, images: Sequence[TableImage]
+    truth: GroundTruth, detections: Results, assessment: Assessment, images: Sequence[TableImage]
 ) -> list[np.ndarray]:
     """The images of the lowest F1 at the overall threshold, with their ground truth."""
     threshold = assessment.confusion.score_threshold
@@ -162,15 +164,15 @@ def _worst(
     for score in worst_images(assessment.matches, threshold, limit=SHOWN):
         if not score.wrong + score.missed:
             continue
-        shown = (found.image == score.image) & (found.scores >= threshold)
+        shown = (detections.image == score.image) & (detections.scores >= threshold)
         there = (truth.image == score.image) & truth.counted
         cells.append(
             draw(
                 load_image(images[score.image]),
-                _corners(found.boxes[shown]),
-                found.labels[shown],
+                _corners(detections.boxes[shown]),
+                detections.labels[shown],
                 truth.class_names,
-                scores=found.scores[shown],
+                scores=detections.scores[shown],
                 truth_boxes=_corners(truth.boxes[there]),
                 truth_labels=truth.labels[there],
             )
@@ -179,25 +181,25 @@ def _worst(
 
 
 def _mistakes(
-    truth: GroundTruth, found: Results, assessment: Assessment, images: Sequence[TableImage]
+    truth: GroundTruth, detections: Results, assessment: Assessment, images: Sequence[TableImage]
 ) -> list[np.ndarray]:
     """The wrong detections of the highest scores, cut out with their surroundings, and the box that each is about."""
     cells = []
-    for mistake in most_confident_mistakes(assessment.errors, found, SHOWN):
+    for mistake in most_confident_mistakes(assessment.errors, detections, SHOWN):
         image = load_image(images[mistake.image])
-        box = _corners(found.boxes[mistake.row : mistake.row + 1])
+        box = _corners(detections.boxes[mistake.row : mistake.row + 1])
         about = np.zeros(0, np.int64) if mistake.box is None else np.array([mistake.box])
         left, top, right, bottom = surroundings(box[0], image.shape[1], image.shape[0])
         shift = np.array([left, top, left, top])
-        # The detection's chip tells its kind; the box has a name of its own, so that it is always written too.
+        # The detection's chip names its kind; the box has another name, so that it is always written too.
         names = [*(f"{mistake.kind}: {name}" for name in truth.class_names), *truth.class_names]
         cells.append(
             draw(
                 image[top:bottom, left:right],
                 box - shift,
-                found.labels[[mistake.row]],
+                detections.labels[[mistake.row]],
                 names,
-                scores=found.scores[[mistake.row]],
+                scores=detections.scores[[mistake.row]],
                 truth_boxes=_corners(truth.boxes[about]) - shift,
                 truth_labels=truth.labels[about] + len(truth.class_names),
             )

@@ -1,6 +1,6 @@
-"""Pages: one HTML file each, with everything in it, readable offline, on a telephone, in the dark and on paper.
+"""The frame of every page: one HTML file with everything in it, readable offline, on a phone, in the dark, on paper.
 
-A page is a Jinja2 template that extends `base.html.jinja` and is handed plain values; `retina.drawing.charts` computes
+A page is a Jinja2 template that extends `base.html.jinja` and gets plain values; `retina.drawing.charts` computes
 its curves. All text is escaped, values for scripts are embedded as JSON, and the page's Content-Security-Policy names
 the digests of its own scripts: nothing else in it can run, and nothing can be fetched.
 """
@@ -21,14 +21,14 @@ _ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u20
 
 
 def render(template: Path, *, title: str, scripts: Sequence[Path] = (), **values: Any) -> str:
-    """The text of a page.
+    """Return the text of a page.
 
     Args:
         template: extends `base.html.jinja` of this package; may import its macros (`macros.html.jinja`) and others
-            beside itself.
+            in its folder.
         title: of the page, plain text.
         scripts: files of JavaScript, run in this order after the package's own.
-        values: what the template asks for; a missing one is an error.
+        values: the variables of the template; a missing variable is an error.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
@@ -60,10 +60,10 @@ def policy(scripts: Sequence[str]) -> str:
 
 
 def embed(value: Any) -> Any:
-    """A value as JSON that is safe inside a script element of type `application/json`: the page's data.
+    """Return a value as JSON that is safe inside a script element of type `application/json`: the page's data.
 
     Raises:
-        ValueError: the value holds NaN or infinity, which JSON has no word for.
+        ValueError: the value holds NaN or infinity, which JSON can't write.
     """
     from markupsafe import Markup
 

@@ -1,15 +1,15 @@
 "use strict";
-// Tables that sort and charts that tell their values; the page reads well without either.
+// Tables that sort and charts that show their values; the page can be read without either.
 (() => {
-  // What sorts a cell: its data-value, or else its text. A dash is no value.
+  // The value to sort a cell by: its data-value, or else its text. A dash is no value.
   const sorted = (cell) => {
     const text = (cell.dataset.value ?? cell.textContent).trim();
     return text === "–" ? "" : text;
   };
   // `1,234`, `−0.05`, `< 0.001`, `12.3 %`, and of an interval its lower end; NaN for other text.
   const number = (text) => {
-    const found = /^(?:< )?([+−-]?[\d,]*\.?\d+(?:e[+-]?\d+)?)(?=$|[\s%–])/.exec(text);
-    return found ? Number(found[1].replace("−", "-").replaceAll(",", "")) : NaN;
+    const match = /^(?:< )?([+−-]?[\d,]*\.?\d+(?:e[+-]?\d+)?)(?=$|[\s%–])/.exec(text);
+    return match ? Number(match[1].replace("−", "-").replaceAll(",", "")) : NaN;
   };
   // A column of numbers sorts descending first; cells without a value stay last either way. The first column holds names.
   const sort = (table, column, header) => {
@@ -35,7 +35,7 @@
     });
   }
 
-  // Under the pointer, or on the arrow keys, a chart tells the values of its curves at the nearest x.
+  // Under the pointer, or on the arrow keys, a chart shows the values of its curves at the nearest x.
   for (const svg of document.querySelectorAll("svg[data-curves]")) {
     const chart = JSON.parse(svg.dataset.curves);
     const places = [...new Set(chart.curves.flatMap((curve) => curve.x))].sort((a, b) => a - b);
@@ -43,9 +43,9 @@
     const figure = svg.closest("figure");
     const cross = svg.querySelector(".cross");
     let at = places.length - 1;
-    let told = null;
+    let tooltip = null;
     const pixel = (x) => chart.left + ((chart.logX ? Math.log(x / chart.x[0]) / Math.log(chart.x[1] / chart.x[0]) : (x - chart.x[0]) / (chart.x[1] - chart.x[0])) || 0) * (chart.right - chart.left);
-    const hide = () => { told?.remove(); told = null; cross.style.visibility = "hidden"; };
+    const hide = () => { tooltip?.remove(); tooltip = null; cross.style.visibility = "hidden"; };
     const show = () => {
       const x = places[at];
       const lines = chart.curves.flatMap((curve) => {
@@ -53,16 +53,16 @@
         curve.x.forEach((place, index) => { if (place <= x && (nearest < 0 || place >= curve.x[nearest])) nearest = index; });
         return nearest < 0 ? [] : [`${curve.name}: ${Number(curve.y[nearest].toPrecision(4))}`];
       });
-      if (!told) { told = document.createElement("div"); told.className = "told"; told.setAttribute("role", "status"); figure.append(told); }
-      told.replaceChildren(...[`${chart.label} ${Number(x.toPrecision(5)).toLocaleString("en")}`, ...lines].map((text) => {
+      if (!tooltip) { tooltip = document.createElement("div"); tooltip.className = "tooltip"; tooltip.setAttribute("role", "status"); figure.append(tooltip); }
+      tooltip.replaceChildren(...[`${chart.label} ${Number(x.toPrecision(5)).toLocaleString("en")}`, ...lines].map((text) => {
         const line = document.createElement("div");
         line.textContent = text;
         return line;
       }));
       const share = pixel(x) / chart.width;
-      told.style.top = `${svg.getBoundingClientRect().top - figure.getBoundingClientRect().top}px`;
-      told.style.left = share < 0.5 ? `${100 * share + 2}%` : "";
-      told.style.right = share < 0.5 ? "" : `${100 - 100 * share + 2}%`;
+      tooltip.style.top = `${svg.getBoundingClientRect().top - figure.getBoundingClientRect().top}px`;
+      tooltip.style.left = share < 0.5 ? `${100 * share + 2}%` : "";
+      tooltip.style.right = share < 0.5 ? "" : `${100 - 100 * share + 2}%`;
       cross.setAttribute("x1", pixel(x));
       cross.setAttribute("x2", pixel(x));
       cross.style.visibility = "visible";

@@ -27,11 +27,11 @@ _LONGEST_NAME = 28
 
 @dataclass(frozen=True)
 class Style:
-    """How pictures are drawn. `None` takes the size from the picture's.
+    """Style of drawn pictures. `None` takes the size from the picture's.
 
     Attributes:
         line_width: of the outlines, in pixels of the picture drawn.
-        font_size: of the chips, likewise.
+        font_size: of the chips, in pixels of the picture drawn.
         min_side: an image whose long side is below this is enlarged by the smallest whole factor that reaches it.
         chips: whether class names and scores are written.
     """
@@ -53,10 +53,10 @@ def draw(
     truth_boxes: np.ndarray | None = None,
     truth_labels: np.ndarray | None = None,
 ) -> np.ndarray:
-    """An image with its detections, each an outline in the colour of its class and a chip with name and score.
+    """Draw detections on an image, each an outline in the colour of its class and a chip with name and score.
 
-    Chips look for a free place around their box and stay inside the picture; where there is none left, the outline's
-    colour alone tells the class. Ground truth is a thin dashed white line; it is thicker and has a chip only where no
+    Chips take a free place around their box and stay inside the picture; where none is left, the outline's colour alone
+    shows the class. Ground truth is a thin dashed white line; it is thicker and has a chip only where no
     detection of its class overlaps it by half (IoU), so that what was missed stands out.
 
     Args:
@@ -83,17 +83,17 @@ def draw(
         )
     factor = max(1, math.ceil(style.min_side / max(image.shape[:2])))
     canvas = _resized(image, factor)
-    found = _shapes("boxes", boxes, labels, scores, class_names, image.shape, factor)
+    detections = _shapes("boxes", boxes, labels, scores, class_names, image.shape, factor)
     truth = _shapes("truth_boxes", truth_boxes, truth_labels, None, class_names, image.shape, factor)
-    missed = [shape for shape in truth if not _is_found(shape, found)]
-    pen = _pen(style, math.sqrt(canvas.shape[0] * canvas.shape[1]), len(found) + len(missed))
-    for shape in found:
+    missed = [shape for shape in truth if not _is_found(shape, detections)]
+    pen = _pen(style, math.sqrt(canvas.shape[0] * canvas.shape[1]), len(detections) + len(missed))
+    for shape in detections:
         _outline(canvas, shape.box, pen.line, class_colour(shape.label))
     thin = max(1, pen.line // 2)
     for shape in truth:
         _outline(canvas, shape.box, thin + (shape in missed), WHITE, dash=3 * pen.line)
     if style.chips:
-        _draw_chips(canvas, [*missed, *found], len(missed), pen)
+        _draw_chips(canvas, [*missed, *detections], len(missed), pen)
     return canvas
 
 
@@ -105,7 +105,7 @@ def contact_sheet(
     max_side: int = 720,
     background: Colour = WHITE,
 ) -> np.ndarray:
-    """Images side by side, row by row, centred in a grid whose rows and columns fit their largest image.
+    """Return images side by side, row by row, centred in a grid whose rows and columns fit their largest image.
 
     Args:
         images: each [h, w, 3] uint8, of any size.
@@ -155,7 +155,7 @@ class _Shape:
 
 
 def _pen(style: Style, size: float, count: int) -> _Pen:
-    """Sizes that grow with the picture; many boxes get smaller chips, down to what can still be read."""
+    """Sizes that grow with the picture; many boxes get smaller chips, as long as they can be read."""
     crowding = min(1.0, math.sqrt(20 / max(count, 1)))
     return _Pen(
         line=style.line_width or max(2, round(size / 200 * max(crowding, 0.75))),
@@ -193,9 +193,9 @@ def _shapes(
             "give the class names of the same data"
         )
     height, width = image_shape[:2]
-    seen = (boxes[:, 0] < width) & (boxes[:, 1] < height) & (boxes[:, 2] > 0) & (boxes[:, 3] > 0)
+    visible = (boxes[:, 0] < width) & (boxes[:, 1] < height) & (boxes[:, 2] > 0) & (boxes[:, 3] > 0)
     cut = np.clip(boxes, 0, [width, height, width, height]) * factor
-    order = [row for row in np.argsort(columns["scores"], kind="stable") if seen[row]]
+    order = [row for row in np.argsort(columns["scores"], kind="stable") if visible[row]]
     return [_Shape(cut[row], int(labels[row]), _text(class_names[labels[row]], scores, row)) for row in order]
 
 
@@ -206,8 +206,8 @@ def _text(name: str, scores: np.ndarray | None, row: int) -> str:
     return name if scores is None else f"{name} {float(scores[row]):.2f}"
 
 
-def _is_found(truth: _Shape, found: list[_Shape]) -> bool:
-    return any(shape.label == truth.label and _iou(shape.box, truth.box) >= 0.5 for shape in found)
+def _is_found(truth: _Shape, detections: list[_Shape]) -> bool:
+    return any(shape.label == truth.label and _iou(shape.box, truth.box) >= 0.5 for shape in detections)
 
 
 def _iou(a: np.ndarray, b: np.ndarray) -> float:
@@ -220,7 +220,7 @@ def _iou(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _outline(canvas: np.ndarray, box: np.ndarray, line: int, colour: Colour, dash: int | None = None) -> None:
-    """A rounded outline over a dark rim, which keeps it visible on a ground of its own colour. Changes `canvas`."""
+    """Draw a rounded outline over a dark rim, which keeps it visible on a similar colour. Changes `canvas`."""
     height, width = canvas.shape[:2]
     # On the pixel grid straight lines are crisp; inside the picture by half a line, none of it is cut off.
     half = line / 2
@@ -264,7 +264,7 @@ def _distance(strip: Rectangle, low: np.ndarray, high: np.ndarray, radius: float
 
 
 def _blend(canvas: np.ndarray, area: Rectangle, colour: Colour, cover: np.ndarray) -> None:
-    """Lays a colour over the area x0, y0, x1, y1 as far as `cover` [h, w] in [0, 1] says. Changes `canvas`."""
+    """Blend a colour into the area x0, y0, x1, y1 with the opacity `cover` [h, w] in [0, 1]. Changes `canvas`."""
     x0, y0, x1, y1 = area
     if x1 <= x0 or y1 <= y0:
         return
@@ -277,7 +277,7 @@ def _blend(canvas: np.ndarray, area: Rectangle, colour: Colour, cover: np.ndarra
 
 
 def _draw_chips(canvas: np.ndarray, shapes: list[_Shape], missed: int, pen: _Pen) -> None:
-    """The first `missed` shapes are ground truth. The most important, at the end, choose their place first."""
+    """Draw the chips of shapes, of which the first `missed` are ground truth. The last choose their place first."""
     height, width = canvas.shape[:2]
     taken: list[Rectangle] = []
     chips = []
@@ -297,9 +297,9 @@ def _draw_chips(canvas: np.ndarray, shapes: list[_Shape], missed: int, pen: _Pen
 def _place(
     box: np.ndarray, size: tuple[int, int], bounds: tuple[int, int], taken: list[Rectangle], line: int
 ) -> Rectangle | None:
-    """Where a chip hides other chips least; of equals the first: above the box, within its corners, below, beside it.
+    """Place where a chip hides other chips least; of equals the first: above the box, in its corners, below, beside.
 
-    None where each place is more than a tenth hidden.
+    None where more than a tenth of the chip would be hidden at each place.
     """
     w, h = size
     half = (line + 1) // 2

@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, GREY = "#1f2933", "#8a8f98"
-# More curves than this can't be told apart; then they are drawn thin and grey, and only their mean is named.
+# More curves than this can't be distinguished; then they are thin and grey, and only their mean is named.
 _NAMED_CURVES = 7
 _NAMED_CELLS = 25
-# Cells of a class name; of a longer one the middle is left out, because endings tell apart what beginnings don't.
+# Cells of a class name; of a longer one the middle is left out, because endings differ where beginnings don't.
 _LABEL = 24
 
 
 def save(path: Path, size: tuple[float, float], paint: Callable[[Figure], None]) -> None:
-    """A figure of this size in inches, painted and written whole."""
+    """Paint a figure of this size in inches and write it as a whole."""
     # The object interface: pyplot would keep the figures and choose a window system.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -36,7 +36,7 @@ def save(path: Path, size: tuple[float, float], paint: Callable[[Figure], None])
     figure = Figure(figsize=size, layout="constrained", dpi=130)
     FigureCanvasAgg(figure)
     with warnings.catch_warnings():
-        # Names are the user's: a script that the font lacks is drawn as boxes, and that is all there is to say.
+        # Names are the user's: characters that the font lacks are drawn as boxes, which needs no warning.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
         warnings.filterwarnings("ignore", message="constrained_layout not applied", category=UserWarning)
         paint(figure)
@@ -47,7 +47,7 @@ def save(path: Path, size: tuple[float, float], paint: Callable[[Figure], None])
 
 
 def write_plots(folder: Path, assessment: Assessment) -> None:
-    """Writes `precision_recall.png`, `confidence.png`, `calibration.png`, `errors.png` and `confusion.png`, each of
+    """Write `precision_recall.png`, `confidence.png`, `calibration.png`, `errors.png` and `confusion.png`, each of
     which says in words if there is nothing to draw."""
     names = tuple(assessment.metrics.per_class)
     side = min(1.2 + 0.32 * len(assessment.confusion.names), 14.0)
@@ -136,7 +136,7 @@ def _calibration(axes: Axes, assessment: Assessment) -> None:
     width = diagram.edges[1] - diagram.edges[0]
     left = diagram.edges[:-1][filled]
     axes.bar(left, diagram.precision[filled], width, align="edge", color=_colour(1), edgecolor="white", alpha=0.85)
-    axes.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle="--", label="right as often as it says")
+    axes.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle="--", label="right as often as the score says")
     axes.plot(diagram.score[filled], diagram.precision[filled], "o", color=_colour(3), label="mean score of the bin")
     for place, height, count in zip(left, diagram.precision[filled], diagram.count[filled], strict=True):
         axes.annotate(
@@ -149,7 +149,7 @@ def _calibration(axes: Axes, assessment: Assessment) -> None:
 
 
 def _errors(axes: Axes, assessment: Assessment) -> None:
-    axes.set(title="What keeps AP50 down (TIDE)", xlabel="AP50 that mending this kind alone would add")
+    axes.set(title="What keeps AP50 down (TIDE)", xlabel="AP50 that fixing this kind alone would add")
     costs = {kind: cost for kind, cost in assessment.errors.delta_ap.items() if cost is not None}
     if not costs:
         return _nothing(axes, "no ground truth")

@@ -1,4 +1,4 @@
-"""The files of `retina predict`: a picture an image, and `detections.json`."""
+"""The files of `retina predict`: a picture for each image, and `detections.json`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image
 
 from retina.data.images import load_image
 from retina.drawing.pictures import draw
@@ -32,7 +31,7 @@ class ImageDetections(Protocol):
 def write_predictions(
     folder: Path, files: Sequence[Path], predictions: Sequence[ImageDetections], class_names: Sequence[str]
 ) -> list[Path]:
-    """Writes `<stem>.png` for each image (numbered where stems repeat) and `detections.json`.
+    """Write `<stem>.png` for each image (numbered where stems repeat) and `detections.json`.
 
     Returns:
         The pictures' paths, in the order of `files`.
@@ -40,6 +39,8 @@ def write_predictions(
     Raises:
         RetinaError: the folder can't be written, or a picture would overwrite one of `files`.
     """
+    from PIL import Image
+
     pictures = _distinct_names(folder, files)
     inputs = {file.resolve() for file in files}
     for picture in pictures:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
-from retina.data.convert.images import read_header
+from retina.data.image_files import read_header
 from retina.data.images import load_image
 from retina.data.stored import TableImage, encoded
 from retina.errors import RetinaError
@@ -18,15 +18,14 @@ from retina.errors import RetinaError
 if TYPE_CHECKING:
     from PIL import Image
 
-# Longer side in pixels and JPEG quality, best first: as many as fit are shown that large.
+# Longer side in pixels and JPEG quality, best first: the first at which all pictures fit is taken.
 _LADDER = ((1024, 82), (800, 80), (640, 78), (480, 74), (360, 68), (280, 62), (200, 56), (140, 48), (96, 40), (64, 30))
-# So many of the images tell how much all will need.
+# The bytes that all images need are estimated from this many.
 _TRIED = 12
 
 
 class Thumbnail(NamedTuple):
-    """A picture: its `uri`, None where there is none and `reason` says why; `width`, `height` of the image as stored, 0
-    where nobody knows."""
+    """A picture: its `uri`, or None and the `reason`; `width` and `height` of the image as stored, 0 where unknown."""
 
     uri: str | None
     reason: str
@@ -41,7 +40,7 @@ def thumbnails(
     side: int | None = None,
     budget: int = 8_000_000,
 ) -> list[Thumbnail]:
-    """JPEG thumbnails of images as stored (an EXIF rotation is not applied), several at a time.
+    """Return JPEG thumbnails of images as stored (an EXIF rotation is not applied), several at a time.
 
     Args:
         images: [n]; None gives no picture.
@@ -65,32 +64,32 @@ def thumbnails(
 
         everything = range(len(images))
         tried = sorted({round(k * (len(images) - 1) / (_TRIED - 1)) for k in range(_TRIED)}) if images else []
-        found: list[Thumbnail] = []
+        pictures: list[Thumbnail] = []
         for place, (most, quality) in enumerate(ladder):
             last = place == len(ladder) - 1
             few = len(images) <= len(tried)
             if not (few or last) and _bytes(made(tried, most, quality)) * len(images) > 0.95 * budget * len(tried):
                 continue
-            found = made(everything, most, quality)
-            if _bytes(found) <= budget or last:
+            pictures = made(everything, most, quality)
+            if _bytes(pictures) <= budget or last:
                 break
-    return _cut(found, budget)
+    return _cut(pictures, budget)
 
 
 def _quality(side: int) -> int:
     return next(quality for most, quality in (*_LADDER, (0, _LADDER[-1][1])) if most <= side)
 
 
-def _bytes(found: Sequence[Thumbnail]) -> int:
-    return sum(len(one.uri) for one in found if one.uri is not None)
+def _bytes(pictures: Sequence[Thumbnail]) -> int:
+    return sum(len(picture.uri) for picture in pictures if picture.uri is not None)
 
 
-def _cut(found: list[Thumbnail], budget: int) -> list[Thumbnail]:
-    """The last resort: pictures beyond the budget are left out."""
+def _cut(pictures: list[Thumbnail], budget: int) -> list[Thumbnail]:
+    """Pictures within the budget; the rest is left out as a last resort."""
     used, out = 0, []
-    for one in found:
-        used += len(one.uri or "")
-        out.append(one if used <= budget else one._replace(uri=None, reason="left out to keep the page small"))
+    for picture in pictures:
+        used += len(picture.uri or "")
+        out.append(picture if used <= budget else picture._replace(uri=None, reason="left out to keep the page small"))
     return out
 
 
@@ -103,7 +102,7 @@ def _thumbnail(image: TableImage | None, name: str, side: int, quality: int) -> 
         return Thumbnail(None, str(error), 0, 0)
     try:
         picture, width, height = _small(content, side)
-    except Exception:  # whatever a damaged file makes PIL raise: the package's own reader then says what is wrong
+    except Exception:  # PIL raises anything on a damaged file: retina's reader then says what is wrong
         try:
             picture, width, height = _decoded(content, name, side)
         except RetinaError as error:
@@ -120,7 +119,7 @@ def _small(content: bytes, side: int) -> tuple[Image.Image, int, int]:
 
     with Image.open(io.BytesIO(content)) as opened:
         width, height = opened.size
-        # Twice the size that is kept, so that the resizing still averages.
+        # Twice the final size, so that the resizing still averages.
         opened.draft("RGB", (2 * side, 2 * side))
         picture = opened.point(lambda value: value / 256).convert("L") if opened.mode.startswith("I") else opened
         return _fitted(picture.convert("RGB"), side, width, height), width, height
@@ -129,7 +128,7 @@ def _small(content: bytes, side: int) -> tuple[Image.Image, int, int]:
 def _decoded(content: bytes, name: str, side: int) -> tuple[Image.Image, int, int]:
     from PIL import Image
 
-    # What is no image at all says so without TensorFlow.
+    # A file that is no image at all is refused without TensorFlow.
     read_header(content, name)
     pixels = load_image(content, name)
     height, width = pixels.shape[:2]

@@ -1,4 +1,4 @@
-"""The whole answer to "how good is it, how sure are we, and what to mend": figures, intervals and reasons together."""
+"""The whole answer to "how good is it, how sure are we, what to improve": figures, intervals and reasons together."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ class Intervals:
 
 @dataclass(frozen=True, eq=False)
 class Assessment:
-    """What `assess` found. All but `metrics` and `intervals` are at IoU 0.5.
+    """COCO's figures, their intervals and what keeps them down. All but `metrics` and `intervals` are at IoU 0.5.
 
     Attributes:
         metrics: COCO's figures.
         intervals: None where none were asked for.
         errors: TIDE's kinds of error and their costs.
         operating: the score thresholds of the largest F1.
-        calibration: None where the scores are no probabilities (outside [0, 1]).
-        confusion: at the overall threshold of `operating`, or at 0.5 where no threshold finds anything.
+        calibration: None where scores lie outside [0, 1] and so are no probabilities.
+        confusion: at the overall threshold of `operating`, or at 0.5 where no threshold finds a box.
         matches: at COCO's ten overlaps, for curves.
     """
 
@@ -64,14 +64,14 @@ class Assessment:
 
 def assess(
     truth: GroundTruth,
-    found: Results,
+    detections: Results,
     settings: config.Evaluation,
     *,
     replicates: int = 1000,
     seed: int = 0,
     level: float = 0.95,
 ) -> Assessment:
-    """COCO's figures with their intervals, and what keeps them down.
+    """Return COCO's figures with their intervals, and what keeps them down.
 
     Args:
         replicates: of the bootstrap; 0 for no intervals.
@@ -79,19 +79,19 @@ def assess(
     Raises:
         RetinaError: the detections don't fit the ground truth, or a bad `replicates`, `seed` or `level`.
     """
-    # First, because it checks the settings.
-    metrics = evaluate_as(settings, truth, found)
+    # First, since it checks the settings.
+    metrics = evaluate_as(settings, truth, detections)
     limit = settings.max_detections[-1]
-    matches = match(truth, found, max_detections=limit)
+    matches = match(truth, detections, max_detections=limit)
     operating = best_f1(matches, iou=IOU)
     threshold = operating.overall.threshold
     return Assessment(
         metrics=metrics,
         intervals=intervals(matches, truth.class_names, replicates, seed, level) if replicates else None,
-        errors=tide(truth, found, iou=IOU, max_detections=limit),
+        errors=tide(truth, detections, iou=IOU, max_detections=limit),
         operating=operating,
         calibration=_calibration(matches),
-        confusion=confusion(truth, found, score_threshold=IOU if threshold is None else threshold, iou=IOU),
+        confusion=confusion(truth, detections, score_threshold=IOU if threshold is None else threshold, iou=IOU),
         matches=matches,
     )
 
@@ -101,8 +101,8 @@ def intervals(
 ) -> Intervals:
     """Bootstrap over images, of the means and of each class: bias-corrected percentiles.
 
-    Plain percentiles of mean AP hold the truth too seldom, because AP of few images is too high and that of their
-    resamples higher once more (`scripts/reproduce/interval_coverage` has the figures of both).
+    Plain percentiles of mean AP hold the true value too seldom, because AP of few images is too high and that of their
+    resamples is higher still (`scripts/reproduce/interval_coverage.py` has the figures of both).
 
     Raises:
         RetinaError: a bad `replicates`, `seed` or `level`.

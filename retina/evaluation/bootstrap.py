@@ -1,8 +1,8 @@
-"""How sure a figure is: intervals for COCO's AP from resampled images, on matches made once (Efron 1979).
+"""Intervals for COCO's AP from resampled images, on matches made once (Efron 1979).
 
-Images are drawn with replacement, as whole units, because the objects and mistakes of one image are not independent. A
-detection is matched within its image, so a replicate needs no new matching: it gives each image a whole number of
-copies, and AP is the same function of the ranking with every detection and every box counted that often.
+Whole images are drawn with replacement, because the objects and mistakes of one image are not independent. A detection
+is matched within its image, so a replicate needs no new matching: it gives each image a whole number of copies, and AP
+is the same function of the ranking with every detection and every box counted that often.
 
 **Why weights equal copies.** Put the w copies of an image side by side; equal scores are ranked by image, so they stay
 together. A right detection then becomes w right ones in a row: recall rises by w steps and precision only grows on the
@@ -64,13 +64,13 @@ class Figures:
 
 
 def bootstrap(matches: Matches, *, replicates: int = 1000, seed: int = 0) -> Figures:
-    """The figures of `replicates` resamples of the images, N drawn from N with replacement.
+    """Return the figures of `replicates` resamples of the images, N drawn from N with replacement.
 
     Two detectors on the same N images get the same draws from the same seed: their differences are paired.
 
     Args:
         replicates: B; 1000 place the ends of a 95 % interval well enough to be read to two digits.
-        seed: replicate b depends on (seed, b) alone, so that more replicates add to the ones already made.
+        seed: replicate b depends on (seed, b) alone, so that more replicates add to those already made.
 
     Raises:
         RetinaError: fewer than one replicate, or a negative seed.
@@ -107,7 +107,7 @@ def image_weights(images: int, replicates: range, seed: int) -> np.ndarray:
 
 
 def weighted_ap(matches: Matches, weights: np.ndarray) -> Figures:
-    """The figures with each image counted as often as its weight says; equal to evaluating that many copies of it.
+    """Return the figures with each image counted as often as its weight says, as if evaluated in that many copies.
 
     Args:
         matches: made with any area range and limit.
@@ -135,7 +135,7 @@ def weighted_ap(matches: Matches, weights: np.ndarray) -> Figures:
 
 
 def concatenate(parts: list[Figures]) -> Figures:
-    """All weightings of the parts, in order."""
+    """Return all weightings of the parts, in order."""
     return _figures(
         {name: np.concatenate([part[name] for part in parts]) for name in NAMES},
         {name: np.concatenate([part.per_class[name] for part in parts]) for name in NAMES},
@@ -143,7 +143,7 @@ def concatenate(parts: list[Figures]) -> Figures:
 
 
 def observed(matches: Matches) -> Figures:
-    """The plain figures (b = 1): each image once."""
+    """Return the plain figures (b = 1): each image once."""
     return weighted_ap(matches, np.ones((1, matches.images), np.int64))
 
 
@@ -163,12 +163,12 @@ def interval(
     method: Method = "percentile",
     estimate: np.ndarray | float | None = None,
 ) -> np.ndarray:
-    """The interval of a figure from its replicates.
+    """Return the interval of a figure from its replicates.
 
     COCO's envelope takes the largest of noisy precisions, so AP of few images is too high, and that of their resamples
-    higher once more: the ends of a percentile interval of AP lie too high. In simulations with five classes of 0.1 to
-    1.2 objects an image (`scripts/reproduce/interval_coverage --images 100 300 1000`, 1000 repetitions each, standard
-    error 0.7 to 1 %, 2026-11-23) 95 % intervals of 100, 300 and 1000 images held the true value this often:
+    is higher still: the ends of a percentile interval of AP lie too high. In simulations with five classes of 0.1 to
+    1.2 objects an image (`scripts/reproduce/interval_coverage.py --images 100 300 1000`, 1000 repetitions each,
+    standard error 0.7 to 1 %, 2026-11-23) 95 % intervals of 100, 300 and 1000 images held the true value this often:
 
                                             percentile          bias-corrected
         AP, mean of the classes             89.4  90.7  90.5    92.4  93.7  92.9
@@ -177,7 +177,7 @@ def interval(
         AP of a class, 0.1 objects          89.2  92.1  94.3    90.5  93.2  94.7
 
     So: percentiles for AP50, and for the AP of a class with some 60 boxes in 300 images or more; the correction for the
-    mean AP. Of 100 images take neither at its word. Differences of two detectors have no such bias: percentiles.
+    mean AP. With 100 images trust neither. Differences of two detectors have no such bias: percentiles.
 
     Args:
         values: [B] or [B, ...]; replicates that are NaN are left out.
@@ -191,7 +191,7 @@ def interval(
         [2] or [2, ...] low and high; NaN where no replicate is defined.
 
     Raises:
-        RetinaError: a level that is none, or no estimate to correct by.
+        RetinaError: a level outside (0, 1), or no estimate to correct by.
     """
     if not 0 < level < 1:
         raise RetinaError(f"level: expected a number between 0 and 1, got {level}; 0.95 is usual")
@@ -215,7 +215,7 @@ def _ends(values: np.ndarray, level: float, estimate: float | None) -> tuple[flo
     if estimate is not None:
         normal = NormalDist()
         below = (np.mean(values < estimate) + np.mean(values <= estimate)) / 2
-        # Beyond every replicate the shift would be infinite; half a replicate is as far as B of them can tell.
+        # Beyond every replicate the shift would be infinite; B replicates resolve no more than half of one.
         shift = normal.inv_cdf(float(np.clip(below, 0.5 / len(values), 1 - 0.5 / len(values))))
         tails = [normal.cdf(2 * shift + normal.inv_cdf(end)) for end in tails]
     low, high = np.quantile(values, tails)
@@ -305,7 +305,7 @@ def _interpolated_mean(right: np.ndarray, shown: np.ndarray, boxes: np.ndarray) 
 
 
 def _recalls_reached(recall: np.ndarray) -> np.ndarray:
-    """How many of `RECALLS` are <= each recall: all below the nearest one, and that one if it is; compared as floats,
+    """Number of `RECALLS` that are <= each recall: all below the nearest, and the nearest if it is; compared as floats,
     because 0.07 and RECALLS[7] differ in the last bit, and pycocotools' search does see it."""
     nearest = np.rint(recall * (len(RECALLS) - 1)).astype(np.int64)
     count: np.ndarray = nearest + (RECALLS.take(nearest) <= recall)
@@ -313,14 +313,14 @@ def _recalls_reached(recall: np.ndarray) -> np.ndarray:
 
 
 def _wanted(matches: Matches) -> dict[str, list[int]]:
-    """For each name the places of its overlaps in the matches."""
+    """Indices in the matches of the overlaps of each figure."""
     thresholds = matches.iou_thresholds
     single = {name: np.flatnonzero(np.isclose(thresholds, iou)).tolist() for name, iou in _IOU.items()}
     return {"AP": list(range(len(thresholds))), **single}
 
 
 def _rows_by_class(matches: Matches) -> list[np.ndarray]:
-    """For each class [P] the images of its counted boxes, one entry a box."""
+    """Images [P] of the counted boxes of each class, an entry for each box."""
     classes = len(matches.offsets) - 1
     labels, images = matches.truth_labels[matches.counted], matches.truth_image[matches.counted]
     order = np.argsort(labels, kind="stable")

@@ -2,7 +2,7 @@
 
 Two engines compute the same arrays of precision and recall: `pycocotools`, the reference, and `hotcoco`, the default,
 because the tests hold each of its figures to the reference. On 5,000 images with 100 detections each it took 0.42 s and
-0.34 GB where pycocotools took 44.9 s and 2.26 GB (2 cores, 2026-11-23: `scripts/benchmark_evaluation --rounds 3`).
+0.34 GB where pycocotools took 44.9 s and 2.26 GB (2 cores, 2026-11-23: `scripts/benchmark_evaluation.py --rounds 3`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Engine = Literal["hotcoco", "pycocotools"]
 AreaRanges = Mapping[str, tuple[float, float]]
 
 MAX_DETECTIONS = (1, 10, 100)
-# More than anything finds in an image; both engines and NumPy count so far.
+# More than any detector returns for an image; both engines and NumPy can count so far.
 _LARGEST_LIMIT = 1_000_000
 # Pixels², both ends included: COCO's small, medium and large.
 AREA_RANGES: AreaRanges = MappingProxyType({"s": (0.0, 32.0**2), "m": (32.0**2, 96.0**2), "l": (96.0**2, 1e10)})
@@ -38,7 +38,7 @@ _IGNORED_AREA = -1.0
 
 @dataclass(frozen=True)
 class Metrics:
-    """What `evaluate` found. Every figure is a fraction in [0, 1], or -1 where no ground truth defines it.
+    """COCO's figures of a table of detections, each a fraction in [0, 1], or -1 where no ground truth defines it.
 
     Attributes:
         metrics: `AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl`. The three `AR` numbers follow `max_detections`,
@@ -51,7 +51,7 @@ class Metrics:
         detections: rows handed in.
         max_detections: three bounds on the detections of one class in one image.
         area_ranges: name to smallest and largest area in pixels², both included.
-        engine: which computed them.
+        engine: the one that computed them.
     """
 
     metrics: dict[str, float]
@@ -79,13 +79,13 @@ class _Settings(NamedTuple):
 
 def evaluate(
     truth: GroundTruth,
-    found: Results,
+    detections: Results,
     *,
     max_detections: Sequence[int] = MAX_DETECTIONS,
     area_ranges: AreaRanges = AREA_RANGES,
     engine: Engine = "hotcoco",
 ) -> Metrics:
-    """COCO's figures for the detections `found` on all images of `truth`.
+    """Return COCO's figures for `detections` on all images of `truth`.
 
     Crowd boxes are COCO's `iscrowd`: they absorb any number of detections that lie at least IoU-threshold deep inside
     them. Difficult boxes are ignored as COCO ignores a box outside the area range: a detection whose plain IoU with
@@ -94,7 +94,7 @@ def evaluate(
     ordered (else by the table's order), then by the order of the table.
 
     Args:
-        truth, found: ids of any kind, since all of them are renumbered from 1 internally.
+        truth, detections: ids of any kind, since all of them are renumbered from 1 internally.
         max_detections: three increasing bounds, up to a million, on the detections of one class in one image; AP uses
             the last one.
         area_ranges: name to smallest and largest area in pixels², both included; decides a box by its annotated area.
@@ -105,13 +105,13 @@ def evaluate(
             unknown, or a detection does not fit the ground truth.
     """
     settings = _Settings(_limits(max_detections), _areas(area_ranges))
-    check_results(found, truth)
+    check_results(detections, truth)
     if not len(truth.class_names):
         raise RetinaError(f"{truth.name}: no classes to evaluate; give ground truth with at least one category")
     engines = {"hotcoco": _run_hotcoco, "pycocotools": _run_pycocotools}
     if engine not in engines:
         raise RetinaError(f"engine: expected one of {', '.join(engines)}, got {engine!r}; choose one of them")
-    tables = engines[engine](truth, found, settings)
+    tables = engines[engine](truth, detections, settings)
     boxes = np.bincount(truth.labels[truth.counted], minlength=len(truth.class_names))
     return Metrics(
         metrics=_summary(tables, settings),
@@ -124,18 +124,18 @@ def evaluate(
         },
         images=len(truth),
         boxes=int(boxes.sum()),
-        detections=len(found),
+        detections=len(detections),
         max_detections=settings.limits,
         area_ranges={name: bounds for name, bounds in settings.areas.items() if name},
         engine=engine,
     )
 
 
-def evaluate_as(settings: config.Evaluation, truth: GroundTruth, found: Results) -> Metrics:
-    """`evaluate` as the configuration says."""
+def evaluate_as(settings: config.Evaluation, truth: GroundTruth, detections: Results) -> Metrics:
+    """Return what `evaluate` does under the configuration's settings."""
     return evaluate(
         truth,
-        found,
+        detections,
         max_detections=settings.max_detections,
         area_ranges=settings.area_ranges,
         engine=settings.engine,
@@ -163,7 +163,7 @@ def _areas(ranges: AreaRanges) -> dict[str, tuple[float, float]]:
 
 
 def _summary(tables: _Tables, settings: _Settings) -> dict[str, float]:
-    """The mean of what is defined. pycocotools' own summary insists on a limit of 100 and prints."""
+    """Mean of what is defined. The summary of pycocotools insists on a limit of 100 and prints."""
     precision, recall = tables
     sizes = {name: place for place, name in enumerate(settings.areas) if name}
     return {
@@ -183,13 +183,13 @@ def _of_class(tables: _Tables, k: int) -> _Tables:
 # ------------------------------------------------------------------------------------------------------- engines
 
 
-def _run_hotcoco(truth: GroundTruth, found: Results, settings: _Settings) -> _Tables:
+def _run_hotcoco(truth: GroundTruth, detections: Results, settings: _Settings) -> _Tables:
     from hotcoco import COCO, COCOeval
 
     ids = id_order(truth.image_ids) + 1
     images = [{"id": n} for n in range(1, len(truth) + 1)]
     categories = [{"id": k, "name": str(k)} for k in range(1, len(truth.class_names) + 1)]
-    there = COCO.from_arrays(
+    truth_coco = COCO.from_arrays(
         images,
         categories,
         ids[truth.image],
@@ -199,8 +199,8 @@ def _run_hotcoco(truth: GroundTruth, found: Results, settings: _Settings) -> _Ta
         iscrowd=truth.crowd,
     )
     # Detections are annotations with a score, which columns can't carry: `loadRes` takes them as an array.
-    rows = np.column_stack([ids[found.image], found.boxes, found.scores, found.labels + 1])
-    evaluation = COCOeval(there, there.loadRes(rows), "bbox")
+    rows = np.column_stack([ids[detections.image], detections.boxes, detections.scores, detections.labels + 1])
+    evaluation = COCOeval(truth_coco, truth_coco.loadRes(rows), "bbox")
     _set_params(evaluation.params, settings)
     evaluation.evaluate()
     evaluation.accumulate()
@@ -208,20 +208,24 @@ def _run_hotcoco(truth: GroundTruth, found: Results, settings: _Settings) -> _Ta
     return _Tables(tables["precision"], tables["recall"])
 
 
-def _run_pycocotools(truth: GroundTruth, found: Results, settings: _Settings) -> _Tables:
+def _run_pycocotools(truth: GroundTruth, detections: Results, settings: _Settings) -> _Tables:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
     ids = id_order(truth.image_ids) + 1
     images = [{"id": n} for n in range(1, len(truth) + 1)]
     categories = [{"id": k} for k in range(1, len(truth.class_names) + 1)]
-    there, seen = COCO(), COCO()
-    there.dataset = {"images": images, "categories": categories, "annotations": _truth_entries(truth, ids)}
-    seen.dataset = {"images": images, "categories": categories, "annotations": _found_entries(found, ids)}
+    truth_coco, detections_coco = COCO(), COCO()
+    truth_coco.dataset = {"images": images, "categories": categories, "annotations": _truth_entries(truth, ids)}
+    detections_coco.dataset = {
+        "images": images,
+        "categories": categories,
+        "annotations": _detection_entries(detections, ids),
+    }
     with contextlib.redirect_stdout(io.StringIO()):
-        there.createIndex()
-        seen.createIndex()
-        evaluation = COCOeval(there, seen, "bbox")
+        truth_coco.createIndex()
+        detections_coco.createIndex()
+        evaluation = COCOeval(truth_coco, detections_coco, "bbox")
         _set_params(evaluation.params, settings)
         evaluation.evaluate()
         evaluation.accumulate()
@@ -253,13 +257,13 @@ def _truth_entries(truth: GroundTruth, ids: np.ndarray) -> list[dict[str, Any]]:
     ]
 
 
-def _found_entries(found: Results, ids: np.ndarray) -> list[dict[str, Any]]:
+def _detection_entries(detections: Results, ids: np.ndarray) -> list[dict[str, Any]]:
     fields = zip(
-        ids[found.image].tolist(),
-        (found.labels + 1).tolist(),
-        found.boxes.tolist(),
-        (found.boxes[:, 2] * found.boxes[:, 3]).tolist(),
-        found.scores.tolist(),
+        ids[detections.image].tolist(),
+        (detections.labels + 1).tolist(),
+        detections.boxes.tolist(),
+        (detections.boxes[:, 2] * detections.boxes[:, 3]).tolist(),
+        detections.scores.tolist(),
         strict=True,
     )
     return [

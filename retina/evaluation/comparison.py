@@ -1,4 +1,4 @@
-"""Two detectors on the same images: is one better, or is it the choice of images? A paired bootstrap answers.
+"""Comparison of two detectors on the same images: a paired bootstrap tells a real difference from chance.
 
 Both are scored on the very same resamples of the images (Efron & Tibshirani 1993, chapter 8), so that what makes an
 image hard for both cancels in the difference. Two intervals of one figure each may overlap although the difference is
@@ -6,7 +6,8 @@ clear.
 
 For two detectors of the same skill the 95 % percentile interval of the difference held 0 in 92.9 % (AP) and 93.2 %
 (AP50) of 1000 simulated sets of 100 images, and in 93.1 % and 93.8 % of 300 images, with a standard error of 0.8 %
-(`scripts/reproduce/interval_coverage --images 100 300 --difference`, 2026-11-23): it speaks up slightly too often.
+(`scripts/reproduce/interval_coverage.py --images 100 300 --difference`, 2026-11-23): it reports a difference
+slightly too often.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found.
+    """Differences of two detectors with their intervals, overall and by class.
 
     Attributes:
         figures: `AP`, `AP50`, `AP75`.
@@ -82,10 +83,10 @@ def compare(
     level: float = 0.95,
     method: Method = "percentile",
 ) -> Comparison:
-    """Differences B - A with their intervals, from the same resamples of the images for both.
+    """Return the differences B - A with their intervals, from the same resamples of the images for both.
 
     Args:
-        truth: what both were matched with.
+        truth: the ground truth that both were matched with.
         replicates, seed: see `retina.evaluation.bootstrap.bootstrap`.
         level, method: see `retina.evaluation.bootstrap.interval`.
 
@@ -113,7 +114,7 @@ def compare(
 
     known = resampled(matches_a).tolist()
     by_name = {
-        name: _told(differences([columns(f, name)[0] for f in plain], [columns(f, name) for f in drawn]), known)
+        name: _only_known(differences([columns(f, name)[0] for f in plain], [columns(f, name) for f in drawn]), known)
         for name in NAMES
     }
     return Comparison(
@@ -130,17 +131,19 @@ def compare(
     )
 
 
-def _told(differences: list[Difference], known: list[bool]) -> list[Difference]:
-    """Resamples of a single image all are that image: they don't tell how sure a difference is."""
+def _only_known(differences: list[Difference], known: list[bool]) -> list[Difference]:
+    """Drop the interval where all boxes lie in one image: each resample is that image again and says nothing."""
     nothing = {"low": np.nan, "high": np.nan, "superiority": np.nan}
-    return [figure if told else replace(figure, **nothing) for figure, told in zip(differences, known, strict=True)]
+    return [
+        figure if is_known else replace(figure, **nothing) for figure, is_known in zip(differences, known, strict=True)
+    ]
 
 
 def check_same_truth(a: GroundTruth, b: GroundTruth) -> None:
-    """Two evaluations are of the same images with the same boxes of the same classes, row by row.
+    """Check that two evaluations have the same images, boxes and classes, row by row.
 
     Raises:
-        RetinaError: says what differs, with the first of it.
+        RetinaError: names what differs, with the first example.
     """
     for what, ours, theirs in (
         ("classes", a.class_names, b.class_names),
@@ -148,7 +151,7 @@ def check_same_truth(a: GroundTruth, b: GroundTruth) -> None:
     ):
         if ours == theirs:
             continue
-        only = [sorted(set(one) - set(other), key=repr) for one, other in ((ours, theirs), (theirs, ours))]
+        only = [sorted(set(first) - set(second), key=repr) for first, second in ((ours, theirs), (theirs, ours))]
         parts = [f"only in {table.name}: {_some(names)}" for table, names in zip((a, b), only, strict=True) if names]
         detail = "; ".join(parts) or f"the same ones in another order: {_some(ours)} and {_some(theirs)}"
         raise RetinaError(
@@ -163,25 +166,25 @@ def check_same_truth(a: GroundTruth, b: GroundTruth) -> None:
             f"{a.image_ids[row]!r} has {counts[0][row]} and {counts[1][row]}); evaluate both on one ground truth"
         )
     for field in ("image", "labels", "boxes", "crowd", "difficult", "areas"):
-        mine, other = getattr(a, field), getattr(b, field)
-        if not np.array_equal(mine, other):
-            row = int(np.argmax((mine != other).reshape(len(mine), -1).any(axis=1)))
+        mine, second = getattr(a, field), getattr(b, field)
+        if not np.array_equal(mine, second):
+            row = int(np.argmax((mine != second).reshape(len(mine), -1).any(axis=1)))
             raise RetinaError(
                 f"{_both(a, b)}: expected the same boxes to compare on, but box {row} (image "
-                f"{a.image_ids[a.image[row]]!r}) has {field} {mine[row].tolist()} and {other[row].tolist()}; "
+                f"{a.image_ids[a.image[row]]!r}) has {field} {mine[row].tolist()} and {second[row].tolist()}; "
                 "evaluate both on one ground truth"
             )
 
 
 def verdict(comparison: Comparison, a: str = "A", b: str = "B") -> str:
-    """What the AP says, in one sentence; `a` and `b` are what the two are called."""
+    """Return in one sentence which of the two has the higher AP; `a` and `b` are their names."""
     overall = comparison.figures["AP"]
     level = f"{100 * comparison.level:g} %"
     if np.isnan(overall.difference):
         return "nothing can be compared: no box of the ground truth counts"
     if np.isnan(overall.low):
         return (
-            f"nothing can be told: {b} - {a} is {_shown(overall.difference)} AP, "
+            f"no conclusion is possible: {b} - {a} is {_shown(overall.difference)} AP, "
             "but all boxes that count lie in one image"
         )
     if overall.low > 0:
@@ -190,15 +193,15 @@ def verdict(comparison: Comparison, a: str = "A", b: str = "B") -> str:
         span = _span(-overall.high, -overall.low)
         return f"{a} is better by {_shown(-overall.difference)} AP ({level} interval {span})"
     return (
-        f"no difference can be told at {level}: {b} - {a} is {_shown(overall.difference)} AP "
+        f"no clear difference at {level}: {b} - {a} is {_shown(overall.difference)} AP "
         f"(interval {_span(overall.low, overall.high)})"
     )
 
 
 def to_json(comparison: Comparison) -> dict[str, Any]:
-    """Plain values: `metrics` (by figure: `a`, `b`, `difference`, `low`, `high`, `superiority`), `per_class` (the same
-    by class, and `boxes`), `images`, `replicates`, `seed`, `level`, `method`, `verdict`. What is not defined is None,
-    as -1 would be a difference."""
+    """Return plain values: `metrics` (by figure: `a`, `b`, `difference`, `low`, `high`, `superiority`), `per_class`
+    (the same by class, and `boxes`), `images`, `replicates`, `seed`, `level`, `method`, `verdict`. An undefined
+    figure is None, as -1 would be a difference."""
 
     def plain(figures: dict[str, Difference]) -> dict[str, Any]:
         return {
@@ -217,14 +220,14 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
 
 
 def comparison_table(comparison: Comparison, width: int | None = None) -> Table:
-    """One row a figure; `width` as in `class_comparison_table`."""
+    """Return a table with a row for each figure; `width` as in `class_comparison_table`."""
     rows = [[name, *_cells(figure)] for name, figure in comparison.figures.items()]
     title = f"{comparison.images:,} images, {sum(comparison.boxes.values()):,} boxes"
     return table(title, [Column("figure", "left"), *_columns(comparison)], rows, width=width)
 
 
 def class_comparison_table(comparison: Comparison, width: int | None = None, *, coloured: bool = False) -> Table:
-    """AP of each class, in the ground truth's order.
+    """Return a table with AP of each class, in the ground truth's order.
 
     Args:
         width: of the terminal; None leaves no column out.
@@ -259,7 +262,7 @@ def _check(truth: GroundTruth, matches: Matches, name: str) -> None:
 def _differences(
     a: np.ndarray, b: np.ndarray, drawn_a: np.ndarray, drawn_b: np.ndarray, level: float, method: Method
 ) -> list[Difference]:
-    """One for each of C columns, from figures [C] and their replicates [B, C]."""
+    """Return a difference for each of C columns, from figures [C] and their replicates [B, C]."""
     estimate, drawn = b - a, drawn_b - drawn_a
     estimate, drawn = (np.where(np.abs(values) <= _EQUAL, 0.0, values) for values in (estimate, drawn))
     low, high = interval(drawn, level, method=method, estimate=estimate)

@@ -1,4 +1,4 @@
-"""Which class is taken for which: the confusion matrix of a detector at one score threshold."""
+"""The confusion matrix of a detector at one score threshold: which class is taken for which."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BACKGROUND = "background"
 
 @dataclass(frozen=True, eq=False)
 class Confusion:
-    """What `confusion` found.
+    """Confusion matrix of boxes by their class and the class given to them.
 
     Attributes:
         matrix: [K + 1, K + 1] int64; rows are the class of the box, columns the class given to it. The last column
@@ -38,12 +38,12 @@ class Confusion:
         return np.divide(matrix, total, out=np.full(matrix.shape, np.nan), where=total > 0)
 
 
-def confusion(truth: GroundTruth, found: Results, *, score_threshold: float, iou: float = 0.5) -> Confusion:
-    """Counts boxes by their class and the class they were given.
+def confusion(truth: GroundTruth, detections: Results, *, score_threshold: float, iou: float = 0.5) -> Confusion:
+    """Count boxes by their class and the class they were given.
 
     In each image the detections of at least `score_threshold`, whatever their class, choose by descending score (equal
     scores in the table's order). Each takes the box, of any class, with the largest overlap of at least `iou` among
-    those still free (the first of equal ones). A detection left without a box is background taken for its class, unless
+    those still free (the first of equals). A detection left without a box is background taken for its class, unless
     it lies on a crowd (by the share of its own area) or on a difficult box, of any class, with at least `iou`: then it
     is not counted at all. Crowds and difficult boxes are no rows either.
 
@@ -56,30 +56,29 @@ def confusion(truth: GroundTruth, found: Results, *, score_threshold: float, iou
     """
     if not 0 < iou <= 1:
         raise RetinaError(f"iou: expected a number above 0 and up to 1, got {iou:g}; 0.5 is usual")
-    check_results(found, truth)
-    order = np.lexsort((-found.scores, found.image))  # Stable: equal scores keep the table's order.
-    order = order[found.scores[order] >= score_threshold]
-    box, excused = _choose(truth, found, order, iou)
+    check_results(detections, truth)
+    order = np.lexsort((-detections.scores, detections.image))  # Stable: equal scores keep the table's order.
+    order = order[detections.scores[order] >= score_threshold]
+    box, excused = _choose(truth, detections, order, iou)
     hit = box >= 0
     missed = truth.counted.copy()
     missed[box[hit]] = False
     spurious = ~hit & ~excused
     background = len(truth.class_names)
     rows = np.concatenate((truth.labels[box[hit]], truth.labels[missed], np.full(spurious.sum(), background, np.int64)))
-    labels = found.labels[order]
+    labels = detections.labels[order]
     columns = np.concatenate((labels[hit], np.full(missed.sum(), background, np.int64), labels[spurious]))
     side = background + 1
     matrix = np.bincount(rows * side + columns, minlength=side * side).reshape(side, side)
     return Confusion(matrix, (*truth.class_names, BACKGROUND), score_threshold, iou)
 
 
-def _choose(truth: GroundTruth, found: Results, order: np.ndarray, iou: float) -> tuple[np.ndarray, np.ndarray]:
-    """[n] the row of the box that each detection of `order` takes (-1: none), and [n] whether it lies on an ignored
-    one."""
+def _choose(truth: GroundTruth, detections: Results, order: np.ndarray, iou: float) -> tuple[np.ndarray, np.ndarray]:
+    """[n] row of the box that each detection of `order` takes (-1: none), and [n] whether it lies on an ignored box."""
     counted, excused = truth.counted, np.zeros(len(order), np.bool_)
     near: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    for place, box in pairs(found.image[order], truth.image):
-        overlap = overlaps(found.boxes[order[place]], truth.boxes[box], truth.crowd[box])
+    for place, box in pairs(detections.image[order], truth.image):
+        overlap = overlaps(detections.boxes[order[place]], truth.boxes[box], truth.crowd[box])
         close = overlap >= iou
         excused[place[close & ~counted[box]]] = True
         close &= counted[box]
@@ -88,7 +87,7 @@ def _choose(truth: GroundTruth, found: Results, order: np.ndarray, iou: float) -
     if not near:
         return chosen, excused
     place, box, overlap = (np.concatenate(columns) for columns in zip(*near, strict=True))
-    image = found.image[order]
+    image = detections.image[order]
     rank = np.arange(len(order)) - np.searchsorted(image, image)
     by_rank = np.argsort(rank[place], kind="stable")
     place, box, overlap = place[by_rank], box[by_rank], overlap[by_rank]

@@ -15,7 +15,7 @@ from retina.evaluation.matching import Matches
 
 @dataclass(frozen=True, eq=False)
 class PrecisionRecall:
-    """After each of the p judged detections of a class in the order of their ranking, as AP counts them.
+    """Recall and precision after each of the p judged detections of a class, as ranked and counted for AP.
 
     Attributes:
         recall, precision: [p] fractions in [0, 1]; recall never falls.
@@ -29,9 +29,9 @@ class PrecisionRecall:
 
 @dataclass(frozen=True, eq=False)
 class ConfidenceCurve:
-    """What is kept when detections below a score are dropped, for each of the q different scores.
+    """Precision, recall and F1 after dropping detections below a score, for each of the q different scores.
 
-    A threshold can't part equal scores, so they share a point.
+    A threshold can't separate equal scores, so they share a point.
 
     Attributes:
         thresholds: [q] descending; detections with at least this score are kept.
@@ -77,8 +77,8 @@ class BestF1:
 class Reliability:
     """A reliability diagram: detections in B bins of equal width by score.
 
-    A bin holds its lower edge and not its upper one, the last both. Boxes that nothing found play no part: this is
-    about the scores given, not about what is missing.
+    A bin holds its lower edge and not its upper one, the last both. Missed boxes play no part: this is about
+    the scores given, not about what is missing.
 
     Attributes:
         edges: [B + 1] from 0 to 1.
@@ -98,7 +98,7 @@ class Reliability:
 
 
 def threshold_index(matches: Matches, iou: float) -> int:
-    """The place of an overlap in `matches.iou_thresholds`, whatever the rounding of its last digits.
+    """Return the index of an overlap in `matches.iou_thresholds`, whatever the rounding of its last digits.
 
     Raises:
         RetinaError: the matches were not made at this overlap.
@@ -111,7 +111,7 @@ def threshold_index(matches: Matches, iou: float) -> int:
 
 
 def precision_recall(matches: Matches, label: int, *, iou: float = 0.5) -> PrecisionRecall | None:
-    """The curve under which AP is measured, of one class; detections that are neither right nor wrong leave no trace.
+    """Return the curve under which AP is measured, of one class; detections neither right nor wrong leave no trace.
 
     Returns:
         None for a class without boxes to find: it has no recall.
@@ -129,7 +129,7 @@ def precision_recall(matches: Matches, label: int, *, iou: float = 0.5) -> Preci
 
 
 def confidence_curve(matches: Matches, label: int | None = None, *, iou: float = 0.5) -> ConfidenceCurve | None:
-    """Precision, recall and F1 as functions of the score threshold, of one class or of all together (None).
+    """Return precision, recall and F1 by score threshold, of one class or of all together (None).
 
     Returns:
         None without boxes to find: there is no recall.
@@ -147,12 +147,12 @@ def confidence_curve(matches: Matches, label: int | None = None, *, iou: float =
         right, scores = right[order], scores[order]
     # The last of equal scores: from there on the threshold keeps all of them.
     last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True)[: len(scores)])
-    hits, kept = np.cumsum(right)[last], last + 1
-    return ConfidenceCurve(scores[last], hits / kept, hits / positives, 2 * hits / (kept + positives))
+    hits, counts = np.cumsum(right)[last], last + 1
+    return ConfidenceCurve(scores[last], hits / counts, hits / positives, 2 * hits / (counts + positives))
 
 
 def best_f1(matches: Matches, *, iou: float = 0.5) -> BestF1:
-    """The score threshold with the largest F1, for all classes together and for each.
+    """Return the score threshold with the largest F1, for all classes together and for each.
 
     The figure is the best on these very images; on new ones the same threshold does somewhat worse.
 
@@ -167,7 +167,7 @@ def best_f1(matches: Matches, *, iou: float = 0.5) -> BestF1:
 
 
 def reliability(matches: Matches, label: int | None = None, *, iou: float = 0.5, bins: int = 10) -> Reliability:
-    """How far the scores of one class, or of all together (None), are from the share that is right.
+    """Return how far scores are from the share that is right, for one class or for all together (None).
 
     Raises:
         RetinaError: the matches were not made at this overlap, there is less than one bin, or a score is outside

@@ -2,7 +2,7 @@
 
 | key | value |
 |---|---|
-| `protocol`, `conventions` | `coco`, and the rules behind the figures in words |
+| `protocol`, `conventions` | `coco`, and the rules of the figures in words |
 | `engine` | which engine computed them; both give the same |
 | `metrics` | `AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl`, fractions in [0, 1], -1 where nothing defines one |
 | `per_class` | for each class name the same twelve, and `boxes`, how many of it there are to find |
@@ -15,7 +15,7 @@ and, after an assessment (`retina evaluate`, `retina score`):
 | key | value |
 |---|---|
 | `intervals` | `level`, `method`, `replicates`, `seed`, and `[low, high]` of AP, AP50, AP75 in `metrics` and `per_class`; null without |
-| `errors` | TIDE at `iou` and `background_iou`: `base_ap`, `delta_ap` (what mending a kind adds, null without boxes), `special`, `counts`, `per_class` counts |
+| `errors` | TIDE at `iou` and `background_iou`: `base_ap`, `delta_ap` (what fixing a kind adds, null without boxes), `special`, `counts`, `per_class` counts |
 | `operating_points` | `overall` and `per_class`: `threshold` of the largest F1 at IoU 0.5, its `precision`, `recall`, `f1`; null where there is none |
 | `calibration` | `expected_error`, `maximum_error`, and `bins` with `low`, `high`, `count`, `score`, `precision` (null when empty); null where scores are no probabilities |
 | `confusion` | `score_threshold`, `iou`, `names` (the classes and `background`), `matrix` (rows: what it is; columns: what it was called) |
@@ -41,7 +41,7 @@ SHORT = {"voc07": "11pt", "voc10": "allpt"}
 
 
 def conventions(metrics: Metrics) -> dict[str, str]:
-    """The rules behind COCO's figures, in words: the same detections give other numbers under others."""
+    """Return the rules of COCO's figures in words: other rules give other numbers for the same detections."""
     limits = metrics.max_detections
     return {
         "average_precision": "mean over the overlaps 0.50, 0.55, ... 0.95 of the precision at 101 recalls (COCO)",
@@ -58,7 +58,7 @@ def conventions(metrics: Metrics) -> dict[str, str]:
 
 
 def to_json(metrics: Metrics, assessment: Assessment | None = None) -> dict[str, Any]:
-    """Plain values under the keys of the module's docstring; undefined figures stay -1 or become None, never NaN."""
+    """Return plain values under the keys of the module's docstring; an undefined figure is -1 or None, never NaN."""
     tree: dict[str, Any] = {
         "protocol": "coco",
         "conventions": conventions(metrics),
@@ -92,7 +92,7 @@ def to_json(metrics: Metrics, assessment: Assessment | None = None) -> dict[str,
 
 
 def area_in_words(low: float, high: float) -> str:
-    """An area range, both ends included: `32² to 96² px`."""
+    """Return an area range, both ends included, in words: `32² to 96² px`."""
     if low <= 0:
         return f"up to {_side(high)} px"
     return f"above {_side(low)} px" if high >= ALL_AREAS[1] else f"{_side(low)} to {_side(high)} px"
@@ -104,12 +104,12 @@ def _side(area: float) -> str:
 
 
 def flat_metrics(voc: Sequence[VocMetrics]) -> dict[str, float]:
-    """`{"mAP_11pt@0.5": …, "mAP_allpt@0.5": …}`, by overlap and protocol."""
+    """Return VOC's means as `{"mAP_11pt@0.5": …, "mAP_allpt@0.5": …}`, by overlap and protocol."""
     return {f"mAP_{name}": figures["mAP"] for name, figures, _ in voc_columns(voc)}
 
 
 def flat_classes(voc: Sequence[VocMetrics]) -> dict[str, dict[str, float]]:
-    """For each class `{"AP_11pt@0.5": …, "boxes": …}`."""
+    """Return for each class `{"AP_11pt@0.5": …, "boxes": …}`."""
     columns = voc_columns(voc)
     out: dict[str, dict[str, float]] = {}
     for class_name in columns[0][1]["per_class"] if columns else ():
@@ -120,9 +120,13 @@ def flat_classes(voc: Sequence[VocMetrics]) -> dict[str, dict[str, float]]:
 
 
 def voc_columns(voc: Sequence[VocMetrics]) -> list[tuple[str, dict, str]]:
-    """(name such as "11pt@0.5", its figures, protocol), by overlap and then protocol."""
+    """Return (name such as "11pt@0.5", its figures, protocol), by overlap and then protocol."""
     overlaps = list(voc[0].figures) if voc else []
-    return [(f"{SHORT[one.protocol]}@{iou}", one.figures[iou], one.protocol) for iou in overlaps for one in voc]
+    return [
+        (f"{SHORT[metrics.protocol]}@{iou}", metrics.figures[iou], metrics.protocol)
+        for iou in overlaps
+        for metrics in voc
+    ]
 
 
 def _intervals(intervals: Intervals) -> dict[str, Any]:

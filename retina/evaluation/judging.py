@@ -1,4 +1,4 @@
-"""The judgement of a table of detections by anybody's rules: COCO's with intervals and reasons, or VOC's."""
+"""Score a table of detections by the rules of a benchmark: COCO's with intervals and reasons, or VOC's."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ _VOC: dict[str, tuple[Literal["voc07", "voc10"], ...]] = {
 
 @dataclass(frozen=True, eq=False)
 class Score:
-    """What `score` found.
+    """The figures of a table of detections under one protocol.
 
     Attributes:
-        protocol: whose rules.
+        protocol: the benchmark whose rules hold.
         conventions: these rules in words, with those of the pixels.
         assessment: figures, intervals and reasons under "coco", else None.
         voc: the figures of each way to average under the others: one, or both for "pascal-devkit".
-        truth, found: what was scored, in continuous coordinates.
+        truth, detections: the tables that were scored, in continuous coordinates.
         pictures: [N] the image files where they are known, else None.
     """
 
@@ -47,7 +47,7 @@ class Score:
     assessment: Assessment | None
     voc: tuple[VocMetrics, ...]
     truth: GroundTruth
-    found: Results
+    detections: Results
     pictures: tuple[str, ...] | None = None
 
     @property
@@ -61,18 +61,18 @@ class Score:
         return int(self.truth.counted.sum())
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, -1 where a figure is undefined; `retina.evaluation.document` lists the keys of COCO's."""
+        """Return plain values, -1 for an undefined figure; `retina.evaluation.document` lists the keys of "coco"."""
         if self.assessment is not None:
             figures = to_json(self.assessment.metrics, self.assessment)
         else:
             figures = {"metrics": flat_metrics(self.voc), "per_class": flat_classes(self.voc)}
-        counts = {"images": len(self.truth), "boxes": self.boxes, "detections": len(self.found)}
+        counts = {"images": len(self.truth), "boxes": self.boxes, "detections": len(self.detections)}
         return {**figures, "protocol": self.protocol, "conventions": dict(self.conventions), **counts}
 
 
 def judge(
     truth: GroundTruth,
-    found: Results,
+    detections: Results,
     *,
     protocol: Protocol,
     settings: config.Evaluation,
@@ -80,10 +80,14 @@ def judge(
     iou: Sequence[float] | None = None,
     difficult: Difficult = "ignore",
 ) -> Score:
-    """`score` of two tables in continuous coordinates.
+    """Return the score of two tables in continuous coordinates.
 
     Args:
-        settings: of "coco".
+        settings: those of "coco".
+        replicates, iou, difficult: see `retina.scoring.score`.
+
+    Raises:
+        RetinaError: the tables don't fit each other, or a setting is bad or has no effect.
     """
     if difficult == "use":
         if not truth.difficult.any():
@@ -91,14 +95,16 @@ def judge(
         truth = replace(truth, difficult=np.zeros_like(truth.difficult))
     _check_replicates(replicates)
     if protocol == "coco":
-        assessment = assess(truth, found, settings, replicates=REPLICATES if replicates is None else replicates)
+        assessment = assess(truth, detections, settings, replicates=REPLICATES if replicates is None else replicates)
         rules = conventions(assessment.metrics)
         if difficult == "use":
             rules["difficult"] = "difficult boxes count like any other"
-        return Score(protocol, rules, assessment, (), truth, found)
+        return Score(protocol, rules, assessment, (), truth, detections)
     overlaps = (0.5,) if iou is None else iou
-    voc = tuple(evaluate_voc(truth, found, protocol=one, iou=overlaps, difficult=difficult) for one in _VOC[protocol])
-    return Score(protocol, _voc_conventions(voc), None, voc, truth, found)
+    voc = tuple(
+        evaluate_voc(truth, detections, protocol=rules, iou=overlaps, difficult=difficult) for rules in _VOC[protocol]
+    )
+    return Score(protocol, _voc_conventions(voc), None, voc, truth, detections)
 
 
 def _check_replicates(replicates: int | None) -> None:
@@ -111,8 +117,8 @@ def _check_replicates(replicates: int | None) -> None:
 
 def _voc_conventions(voc: Sequence[VocMetrics]) -> dict[str, str]:
     out: dict[str, str] = {}
-    for one in voc:
-        for key, words in one.conventions.items():
+    for metrics in voc:
+        for key, words in metrics.conventions.items():
             both = len(voc) > 1 and any(other.conventions[key] != words for other in voc)
-            out[f"{key}_{SHORT[one.protocol]}" if both else key] = words
+            out[f"{key}_{SHORT[metrics.protocol]}" if both else key] = words
     return out

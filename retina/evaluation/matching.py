@@ -1,8 +1,8 @@
-"""Which detection finds which box: COCO's greedy rule for all images, classes and thresholds at once, in NumPy.
+"""Matches of detections and boxes by COCO's greedy rule, for all images, classes and thresholds together, in NumPy.
 
-The engines of `retina.evaluation.coco` print the twelve figures and forget how they came about. Everything that needs
-to know (intervals, curves, calibration, pictures of mistakes) starts from the matches made here, which give the very
-same precision as pycocotools; a test holds them to it.
+The engines of `retina.evaluation.coco` return the twelve figures without the matches that they come from. Everything
+that needs these (intervals, curves, calibration, pictures of mistakes) starts from the matches made here, which give
+exactly the precision of pycocotools; a test holds them to it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PAIRS = 1 << 18
 
 @dataclass(frozen=True, eq=False)
 class Matches:
-    """n kept detections of K classes, matched at T overlaps with the M boxes of the ground truth.
+    """n detections of K classes, matched at T overlaps with the M boxes of the ground truth.
 
     At threshold t a detection is right where `truth[t] >= 0`, wrong where it is -1, and neither where `ignored[t]`.
 
@@ -58,7 +58,7 @@ class Matches:
     images: int
 
     def __len__(self) -> int:
-        """The number of kept detections."""
+        """n."""
         return len(self.rows)
 
     @property
@@ -79,13 +79,13 @@ class Matches:
 
 def match(
     truth: GroundTruth,
-    found: Results,
+    detections: Results,
     *,
     iou_thresholds: Sequence[float] | np.ndarray = IOU_THRESHOLDS,
     area_range: tuple[float, float] = ALL_AREAS,
     max_detections: int = 100,
 ) -> Matches:
-    """COCO's matching (cocodataset.org/#detection-eval).
+    """Match detections and boxes by COCO's rule (cocodataset.org/#detection-eval).
 
     In each image and class the detections choose by descending score. Each takes, among the counted boxes that are
     still free, the one with the largest overlap of at least the threshold (the later row of two equal ones); where
@@ -95,26 +95,26 @@ def match(
     Args:
         iou_thresholds: [T], ascending or not; 1 means 1 - 1e-10, as in pycocotools.
         area_range: pixels², both ends included.
-        max_detections: kept in an image and class, by score.
+        max_detections: limit in an image and class; those of the highest scores count.
 
     Raises:
         RetinaError: a detection lies in an image or class that the ground truth does not have.
     """
-    check_results(found, truth)
+    check_results(detections, truth)
     thresholds = np.asarray(iou_thresholds, np.float64)
     ignored_truth = ~truth.counted | (truth.areas < area_range[0]) | (truth.areas > area_range[1])
-    order, rank = _ranked(truth, found, max_detections)
-    taken, detection_ignored = _greedy(truth, found, order, rank, ignored_truth, thresholds)
-    area = found.boxes[order, 2] * found.boxes[order, 3]
+    order, rank = _ranked(truth, detections, max_detections)
+    taken, detection_ignored = _greedy(truth, detections, order, rank, ignored_truth, thresholds)
+    area = detections.boxes[order, 2] * detections.boxes[order, 3]
     outside = (area < area_range[0]) | (area > area_range[1])
     classes = np.arange(len(truth.class_names) + 1)
     return Matches(
         thresholds,
         rows=order,
-        image=found.image[order],
-        labels=found.labels[order],
-        scores=found.scores[order],
-        offsets=np.searchsorted(found.labels[order], classes),
+        image=detections.image[order],
+        labels=detections.labels[order],
+        scores=detections.scores[order],
+        offsets=np.searchsorted(detections.labels[order], classes),
         truth=taken,
         ignored=detection_ignored | ((taken < 0) & outside),
         counted=~ignored_truth,
@@ -180,12 +180,12 @@ def overlaps(detections: np.ndarray, boxes: np.ndarray, crowd: np.ndarray) -> np
 
 
 def pairs(keys: np.ndarray, box_keys: np.ndarray, limit: int = _PAIRS) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Every detection with every box of the same key, for instance of the same image.
+    """Yield every detection with every box of the same key, for instance of the same image.
 
     Args:
         keys: [n] int64, of the detections.
         box_keys: [m] int64, of the boxes.
-        limit: a piece holds about so many pairs, and always all of each detection in it.
+        limit: pairs in a piece, about; a detection's pairs are never split.
 
     Yields:
         [p] rows of `keys` ascending, and [p] rows of `box_keys` ascending within a detection. Detections without a box
@@ -208,10 +208,10 @@ def pairs(keys: np.ndarray, box_keys: np.ndarray, limit: int = _PAIRS) -> Iterat
 
 
 def best_of_each(group: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """[g] the place of the largest value in each group, the first of equal ones.
+    """[g] index of the largest value in each group, the first of equals.
 
     Args:
-        group: [p] whole numbers from 0, equal ones side by side.
+        group: [p] whole numbers from 0, equal numbers next to each other.
         value: [p].
     """
     starts = np.flatnonzero(np.diff(group, prepend=-1))
@@ -222,22 +222,22 @@ def best_of_each(group: np.ndarray, value: np.ndarray) -> np.ndarray:
     return np.minimum.reduceat(np.where(value == largest, np.arange(len(group)), len(group)), starts)
 
 
-def _ranked(truth: GroundTruth, found: Results, limit: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of `found` in the order of `Matches.rows`, and [n] the rank of each in its image and class."""
-    image = id_order(truth.image_ids)[found.image]
-    grouped = np.lexsort((np.arange(len(found)), -found.scores, image, found.labels))
-    labels, images = found.labels[grouped], image[grouped]
+def _ranked(truth: GroundTruth, detections: Results, limit: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of `detections` in the order of `Matches.rows`, and [n] the rank of each in its image and class."""
+    image = id_order(truth.image_ids)[detections.image]
+    grouped = np.lexsort((np.arange(len(detections)), -detections.scores, image, detections.labels))
+    labels, images = detections.labels[grouped], image[grouped]
     starts = np.flatnonzero(np.diff(labels, prepend=-1) | np.diff(images, prepend=-1))
     lengths = np.diff(np.append(starts, len(grouped)))
     rank = np.arange(len(grouped)) - np.repeat(starts, lengths)
     grouped, rank = grouped[rank < limit], rank[rank < limit]
-    ranking = np.lexsort((rank, image[grouped], -found.scores[grouped], found.labels[grouped]))
+    ranking = np.lexsort((rank, image[grouped], -detections.scores[grouped], detections.labels[grouped]))
     return grouped[ranking], rank[ranking]
 
 
 def _greedy(
     truth: GroundTruth,
-    found: Results,
+    detections: Results,
     order: np.ndarray,
     rank: np.ndarray,
     ignored_truth: np.ndarray,
@@ -250,7 +250,7 @@ def _greedy(
     taken = np.full((len(thresholds), len(order)), -1, np.int64)
     ignored = np.zeros_like(taken, np.bool_)
     least = np.minimum(thresholds, 1 - 1e-10)
-    detection, box, overlap = _near(truth, found, order, least.min(initial=np.inf))
+    detection, box, overlap = _near(truth, detections, order, least.min(initial=np.inf))
     by_rank = np.lexsort((box, detection, rank[detection]))
     detection, box, overlap = detection[by_rank], box[by_rank], overlap[by_rank]
     free = np.ones((len(thresholds), len(truth.boxes)), np.bool_)
@@ -262,20 +262,20 @@ def _greedy(
 
 
 def _near(
-    truth: GroundTruth, found: Results, order: np.ndarray, least: float
+    truth: GroundTruth, detections: Results, order: np.ndarray, least: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Every detection (its place in `order`) with every box (row of `truth`) of its image and class that it overlaps by
-    at least `least`, and by how much."""
+    """Each pair of a detection (index in `order`) and a box (row of `truth`) of its image and class that overlap by at
+    least `least`, and the overlap."""
     classes = len(truth.class_names)
-    keys = found.image[order] * classes + found.labels[order]
-    detections, boxes, values = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0)]
+    keys = detections.image[order] * classes + detections.labels[order]
+    places, boxes, values = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0)]
     for detection, box in pairs(keys, truth.image * classes + truth.labels):
-        overlap = overlaps(found.boxes[order[detection]], truth.boxes[box], truth.crowd[box])
+        overlap = overlaps(detections.boxes[order[detection]], truth.boxes[box], truth.crowd[box])
         near = overlap >= least
-        detections.append(detection[near])
+        places.append(detection[near])
         boxes.append(box[near])
         values.append(overlap[near])
-    return np.concatenate(detections), np.concatenate(boxes), np.concatenate(values)
+    return np.concatenate(places), np.concatenate(boxes), np.concatenate(values)
 
 
 def _choose(
@@ -289,7 +289,7 @@ def _choose(
     taken: np.ndarray,
     ignored: np.ndarray,
 ) -> None:
-    """One choice for each detection in the p pairs, which are ordered by detection and box; fills the last three."""
+    """Choose a box for each detection of the p pairs, ordered by detection and box. Fills the last three arguments."""
     first = np.flatnonzero(np.diff(detection, prepend=-1))
     lengths = np.diff(np.append(first, len(detection)))
     chooser = detection[first]

@@ -1,4 +1,4 @@
-"""Where to look first: the images that went worst, and the mistakes made with most confidence."""
+"""The images and mistakes to look at first: those of the lowest F1, and those of the highest scores."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from retina.evaluation.tide import KINDS, Tide
 
 
 class ImageScore(NamedTuple):
-    """What became of one image at the operating threshold.
+    """Hits and mistakes of one image at the operating threshold.
 
-    `image` is its row; `right` and `wrong` count detections, `missed` boxes; `f1` is in [0, 1], None where there was
-    nothing to find and nothing was found.
+    `image` is its row; `right` and `wrong` count detections, `missed` boxes; `f1` is in [0, 1], None for an image
+    without boxes and detections.
     """
 
     image: int
@@ -30,7 +30,7 @@ class ImageScore(NamedTuple):
 
 class Mistake(NamedTuple):
     """A wrong detection: its `row` in the `Results`, its `kind` (see `retina.evaluation.tide`), its `score`, the row
-    of its `image`, and the row of the `box` that it is about, None for Bkg."""
+    of its `image`, and the row of the `box` it belongs to, None for Bkg."""
 
     row: int
     kind: str
@@ -42,13 +42,13 @@ class Mistake(NamedTuple):
 def worst_images(
     matches: Matches, thresholds: float | Sequence[float], *, iou: float = 0.5, limit: int | None = None
 ) -> list[ImageScore]:
-    """The images by ascending F1; of equal ones that with more mistakes first, then in the table's order.
+    """Return the images by ascending F1; of equals the one with more mistakes first, then in the table's order.
 
-    Images in which nothing was there and nothing found stand last.
+    Images without boxes and detections come last.
 
     Args:
-        thresholds: detections with at least this score are kept; one number, or [K] one for each class.
-        limit: only so many, all by default.
+        thresholds: detections with at least this score count; one number, or [K] one for each class.
+        limit: number of images, all by default.
 
     Raises:
         RetinaError: the matches were not made at this overlap, the number of thresholds is not K, or a negative limit.
@@ -60,9 +60,9 @@ def worst_images(
         raise RetinaError(f"thresholds: expected one number or {classes}, got {list(least.shape)}; give one a class")
     if limit is not None and limit < 0:
         raise RetinaError(f"limit: expected at least 0, got {limit}; leave it out for all images")
-    kept = matches.scores >= np.broadcast_to(least, (classes,))[matches.labels]
-    right = np.bincount(matches.image[kept & matches.right[t]], minlength=matches.images)
-    wrong = np.bincount(matches.image[kept & matches.wrong[t]], minlength=matches.images)
+    counted = matches.scores >= np.broadcast_to(least, (classes,))[matches.labels]
+    right = np.bincount(matches.image[counted & matches.right[t]], minlength=matches.images)
+    wrong = np.bincount(matches.image[counted & matches.wrong[t]], minlength=matches.images)
     missed = np.bincount(matches.truth_image[matches.counted], minlength=matches.images) - right
     total = 2 * right + wrong + missed
     f1 = np.divide(2.0 * right, total, out=np.full(matches.images, np.inf), where=total > 0)
@@ -73,30 +73,32 @@ def worst_images(
     ]
 
 
-def most_confident_mistakes(errors: Tide, found: Results, limit: int, *, kinds: Sequence[str] = KINDS) -> list[Mistake]:
-    """The wrong detections of the given kinds by descending score, of equal ones in the table's order.
+def most_confident_mistakes(
+    errors: Tide, detections: Results, limit: int, *, kinds: Sequence[str] = KINDS
+) -> list[Mistake]:
+    """Return the wrong detections of the given kinds by descending score, equal scores in the table's order.
 
     Raises:
-        RetinaError: a kind that is none, a negative limit, or errors of other results.
+        RetinaError: an unknown kind, a negative limit, or errors of other results.
     """
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown:
         raise RetinaError(f"kinds: expected some of {', '.join(KINDS)}, got {unknown[0]!r}; a Miss has no detection")
     if limit < 0:
         raise RetinaError(f"limit: expected at least 0, got {limit}; give the number of mistakes to show")
-    if len(errors.kinds) != len(found):
+    if len(errors.kinds) != len(detections):
         raise RetinaError(
-            f"{found.name}: expected the {len(errors.kinds)} detections that the errors were found in, "
-            f"got {len(found)}; give the same results"
+            f"{detections.name}: expected the {len(errors.kinds)} detections that the errors were found in, "
+            f"got {len(detections)}; give the same results"
         )
     rows = np.flatnonzero(np.isin(errors.kinds, [KINDS.index(kind) for kind in kinds]))
-    rows = rows[np.argsort(-found.scores[rows], kind="stable")][:limit]
+    rows = rows[np.argsort(-detections.scores[rows], kind="stable")][:limit]
     return [
         Mistake(
             int(row),
             KINDS[errors.kinds[row]],
-            float(found.scores[row]),
-            int(found.image[row]),
+            float(detections.scores[row]),
+            int(detections.image[row]),
             int(errors.boxes[row]) if errors.boxes[row] >= 0 else None,
         )
         for row in rows

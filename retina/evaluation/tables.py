@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-# Names and sentences are folded to no less than this.
+# Least widths to which names and sentences are folded.
 _NAME, _SENTENCE = 10, 16
 NONE = "–"
 _WORDS = {"voc07": "mean of 11 precisions (VOC 2007)", "voc10": "area under every point (VOC 2010 and later)"}
@@ -45,7 +45,7 @@ def table(
     width: int | None = None,
     notes: Sequence[str] = (),
 ) -> Table:
-    """A table of cells (with rich's markup), the first column being the names of the rows.
+    """Return a table of cells (with rich's markup); the first column holds the names of the rows.
 
     Args:
         width: of the terminal in cells; the last groups of columns are left out, and named below the table, until the
@@ -56,21 +56,21 @@ def table(
     from rich.table import Table
 
     widths = [_least(place, column, rows) for place, column in enumerate(columns)]
-    kept = _fitting(columns, widths, width)
+    shown = _fitting(columns, widths, width)
     notes = [*notes]
-    if len(kept) < len(columns):
-        left_out = [column.header for place, column in enumerate(columns) if place not in kept]
+    if len(shown) < len(columns):
+        left_out = [column.header for place, column in enumerate(columns) if place not in shown]
         notes.append(f"too narrow for {', '.join(left_out)}: see --json")
-    made = Table(
+    out = Table(
         title=title,
         title_justify="left",
         box=box.SIMPLE_HEAD,
         caption="; ".join(notes) or None,
         caption_justify="left",
     )
-    for place in kept:
+    for place in shown:
         words = columns[place].justify == "left"
-        made.add_column(
+        out.add_column(
             columns[place].header,
             justify=columns[place].justify,
             no_wrap=not words,
@@ -78,24 +78,24 @@ def table(
             min_width=widths[place] if words else None,
         )
     for row in rows:
-        made.add_row(*(row[place] for place in kept))
-    return made
+        out.add_row(*(row[place] for place in shown))
+    return out
 
 
 def class_cell(name: str, label: int, coloured: bool) -> str:
-    """A class's name as a cell; on a terminal that shows colours, behind a square in the class's own."""
+    """Return a class's name as a cell, after a square in the class's colour where the terminal shows colours."""
     from rich.markup import escape
 
     return f"[{class_hex(label)}]■[/] {escape(name)}" if coloured else escape(name)
 
 
 def value(figure: float) -> str:
-    """A fraction to three decimals; a dash for -1, which says that nothing defines it."""
+    """Return a fraction to three decimals; a dash for -1, an undefined figure."""
     return NONE if figure < 0 else f"{figure:.3f}"
 
 
 def optional(number: float | None) -> str:
-    """Any number to three decimals, or a dash."""
+    """Return any number to three decimals, or a dash for None."""
     return NONE if number is None else f"{number:.3f}"
 
 
@@ -103,12 +103,12 @@ _OPERATING = (Column("best F1", group="operating"), Column("at score", group="op
 
 
 def metrics_table(metrics: Metrics, intervals: Intervals | None = None) -> Table:
-    """One row a figure: its name, its value (or in words why there is none), its interval and what it means."""
+    """Return a row for each figure: its name, value (or the reason for a missing value), interval and meaning."""
     rows = []
     for name, figure in metrics.metrics.items():
         ends = [_interval(intervals.metrics.get(name))] if intervals else []
-        said = meaning(name, metrics.area_ranges) if figure >= 0 else f"[dim]{undefined(name)}[/dim]"
-        rows.append([name, value(figure), *ends, said])
+        words = meaning(name, metrics.area_ranges) if figure >= 0 else f"[dim]{undefined(name)}[/dim]"
+        rows.append([name, value(figure), *ends, words])
     title = f"{metrics.images:,} images, {metrics.boxes:,} boxes, {metrics.detections:,} detections"
     columns = [Column("figure", "left"), Column("value"), *_interval_column(intervals), Column("meaning", "left")]
     return table(title, columns, rows)
@@ -117,7 +117,7 @@ def metrics_table(metrics: Metrics, intervals: Intervals | None = None) -> Table
 def class_table(
     metrics: Metrics, assessment: Assessment | None = None, width: int | None = None, *, coloured: bool = False
 ) -> Table:
-    """One row a class, in the dataset's order; after an assessment with intervals of AP and the best threshold.
+    """Return a row for each class, in the dataset's order; after an assessment with AP's interval and the threshold.
 
     Args:
         width: of the terminal; None leaves no column out.
@@ -144,7 +144,7 @@ def class_table(
 
 
 def errors_table(assessment: Assessment) -> Table:
-    """One row a kind of error, by its cost."""
+    """Return a row for each kind of error, by its cost."""
     errors = assessment.errors
     rows = [
         [kind, optional(cost), f"{errors.counts[kind]:,}", MEANINGS[kind]]
@@ -155,7 +155,7 @@ def errors_table(assessment: Assessment) -> Table:
 
 
 def advice(assessment: Assessment) -> list[str]:
-    """Lines on what to set and how far to believe it: AP by overlap, threshold, calibration, the interval's origin."""
+    """Return lines of advice: AP by overlap, the threshold to set, calibration, and where the intervals come from."""
     lines = ["AP by IoU: " + ", ".join(f"{iou} {value(ap)}" for iou, ap in assessment.metrics.per_iou.items())]
     point, calibration, intervals = assessment.operating.overall, assessment.calibration, assessment.intervals
     if point.threshold is not None:
@@ -177,17 +177,17 @@ def advice(assessment: Assessment) -> list[str]:
 
 
 def voc_metrics_table(voc: Sequence[VocMetrics], title: str) -> Table:
-    """One row a figure: its name, its value (or in words why there is none) and what it means."""
+    """Return a row for each figure: its name, its value (or the reason for a missing value) and its meaning."""
     rows = []
     for name, figures, protocol in voc_columns(voc):
         meaning = f"mean over classes at IoU {name.partition('@')[2]}, {_WORDS[protocol]}"
-        said = meaning if figures["mAP"] >= 0 else "[dim]no ground truth[/dim]"
-        rows.append([f"mAP_{name}", value(figures["mAP"]), said])
+        words = meaning if figures["mAP"] >= 0 else "[dim]no ground truth[/dim]"
+        rows.append([f"mAP_{name}", value(figures["mAP"]), words])
     return table(title, [Column("figure", "left"), Column("value"), Column("meaning", "left")], rows)
 
 
 def voc_class_table(voc: Sequence[VocMetrics], width: int | None = None, *, coloured: bool = False) -> Table:
-    """One row a class, in the order of the labels.
+    """Return a row for each class, in the order of the labels.
 
     Args:
         width: of the terminal; None leaves no column out.
@@ -203,7 +203,7 @@ def voc_class_table(voc: Sequence[VocMetrics], width: int | None = None, *, colo
         ]
         for label, (class_name, figures) in enumerate(classes.items())
     ]
-    # The first figure stays, each of the others may go.
+    # The first figure always stays; each other one may be left out.
     groups = ["", *names[1:]]
     columns = [Column("class", "left"), Column("boxes")]
     columns += [Column(name, group=group) for name, group in zip(names, groups, strict=False)]
@@ -213,7 +213,7 @@ def voc_class_table(voc: Sequence[VocMetrics], width: int | None = None, *, colo
 
 
 def print_score(console: Console, result: Score) -> None:
-    """Figures with intervals, per class, errors and advice; and the conventions in words."""
+    """Print figures with intervals, per class, errors and advice; and the conventions in words."""
     coloured = console.color_system is not None
     if result.assessment is not None:
         console.print(metrics_table(result.assessment.metrics, result.assessment.intervals))
@@ -222,7 +222,7 @@ def print_score(console: Console, result: Score) -> None:
         for line in advice(result.assessment):
             console.print(line, markup=False, soft_wrap=True)
     else:
-        title = f"{len(result.truth):,} images, {result.boxes:,} boxes, {len(result.found):,} detections"
+        title = f"{len(result.truth):,} images, {result.boxes:,} boxes, {len(result.detections):,} detections"
         console.print(voc_metrics_table(result.voc, title))
         console.print(voc_class_table(result.voc, console.width, coloured=coloured))
     console.print(f"Conventions ({result.protocol}):", markup=False)
@@ -231,7 +231,7 @@ def print_score(console: Console, result: Score) -> None:
 
 
 def meaning(name: str, area_ranges: Mapping[str, tuple[float, float]]) -> str:
-    """What a figure is, in words: `AP50`, `ARs`, `AR100`, …"""
+    """Return the meaning of a figure in words: `AP50`, `ARs`, `AR100`, …"""
     kind, rest = name[:2], name[2:]
     what = "average precision" if kind == "AP" else "average recall"
     if rest.isalpha():
@@ -242,7 +242,7 @@ def meaning(name: str, area_ranges: Mapping[str, tuple[float, float]]) -> str:
 
 
 def undefined(name: str) -> str:
-    """Why a figure is -1."""
+    """Return the reason why a figure is -1."""
     return "no ground truth of that size" if name[2:].isalpha() else "no ground truth"
 
 
@@ -255,7 +255,7 @@ def _interval_column(intervals: Intervals | None) -> list[Column]:
 
 
 def _dashes(metrics: Metrics, assessment: Assessment | None) -> list[str]:
-    """What the dashes of `class_table` mean, those that there are."""
+    """Notes on the meaning of each kind of dash in `class_table`."""
     there = [name for name, figures in metrics.per_class.items() if figures["AP"] >= 0]
     notes = []
     if len(there) < len(metrics.per_class):
@@ -269,7 +269,7 @@ def _dashes(metrics: Metrics, assessment: Assessment | None) -> list[str]:
 
 
 def _least(place: int, column: Column, rows: Sequence[Sequence[str]]) -> int:
-    """The cells that a column needs at least."""
+    """Least width of a column, in cells."""
     from rich.text import Text
 
     longest = max(Text.from_markup(text).cell_len for text in (column.header, *(row[place] for row in rows)))
@@ -279,12 +279,12 @@ def _least(place: int, column: Column, rows: Sequence[Sequence[str]]) -> int:
 
 
 def _fitting(columns: Sequence[Column], widths: Sequence[int], width: int | None) -> list[int]:
-    """The places of the columns that are shown."""
-    kept = list(range(len(columns)))
+    """Indices of the columns that are shown."""
+    shown = list(range(len(columns)))
     # Each column has a space on either side and a divider or an edge; one more edge ends the line.
-    while width is not None and sum(widths[place] + 3 for place in kept) + 1 > width:
-        groups = [columns[place].group for place in kept if columns[place].group]
+    while width is not None and sum(widths[place] + 3 for place in shown) + 1 > width:
+        groups = [columns[place].group for place in shown if columns[place].group]
         if not groups:
             break
-        kept = [place for place in kept if columns[place].group != groups[-1]]
-    return kept
+        shown = [place for place in shown if columns[place].group != groups[-1]]
+    return shown

@@ -1,20 +1,20 @@
-"""What keeps the AP down: TIDE, six kinds of error and what each costs (Bolya et al. 2020, arXiv:2008.08115).
+"""Six kinds of error and the AP that each costs: TIDE (Bolya et al. 2020, arXiv:2008.08115).
 
 Every wrong detection gets one kind, tested in the order of the authors' toolbox, on its largest overlap with the boxes
 of its own class and with those of the other classes (f = `iou`, b = `background_iou`):
 
     Loc   own class in [b, f]: the right class, badly placed
     Cls   another class at least f: well placed, the wrong class
-    Dupe  own class at least f: the box has a better detection already
+    Dupe  own class at least f: the box already has a better detection
     Bkg   no box above b: nothing there
-    Both  what remains: badly placed and the wrong class
+    Both  the rest: badly placed and the wrong class
 
 and every box that is not found, and that no Cls or Loc error points to, is a Miss.
 
-A kind costs what AP rises by when its errors alone are mended: a Cls error moves to the class of its box, a Loc error
-is placed well, if the box is not found and no higher-scored Cls or Loc error points to it; otherwise they are removed.
-Dupe, Bkg and Both errors are removed; missed boxes are taken out of the count. FP removes every wrong detection, FN
-every box that is not found. The costs don't add up to 1 - AP.
+The cost of a kind is the rise of AP when its errors alone are fixed: a Cls error moves to the class of its box, a Loc
+error is placed well, if the box is not found and no higher-scored Cls or Loc error points to it; otherwise they are
+removed. Dupe, Bkg and Both errors are removed; missed boxes are taken out of the count. FP removes every wrong
+detection, FN every box that is not found. The costs don't add up to 1 - AP.
 """
 
 from __future__ import annotations
@@ -44,20 +44,20 @@ MEANINGS = {
 
 @dataclass(frozen=True, eq=False)
 class Tide:
-    """What `tide` found.
+    """Errors of a table of detections by kind, and the AP that each kind costs.
 
     Attributes:
         iou, background_iou: the two thresholds.
         base_ap: AP at `iou`, as `retina.evaluation.coco` gives it; -1 where no box defines it.
-        delta_ap: for `Cls Loc Both Dupe Bkg Miss`, what mending that kind alone adds to `base_ap`; None where that is
+        delta_ap: for `Cls Loc Both Dupe Bkg Miss`, what fixing that kind alone adds to `base_ap`; None where that is
             -1. Not negative: where fewer boxes move the 101 recalls, a small loss is written as 0.
         special: the same for `FP` and `FN`.
         counts: errors of each kind, over all classes.
         per_class: the same for each class name: of detections by their own class, of Miss by the box's.
         kinds: [n] int8, for each row of the `Results`: its place in `KINDS`; -1 for a detection that is right, neither
             right nor wrong, or beyond `max_detections`.
-        boxes: [n] int64, the row of the `GroundTruth` that the error is about: the badly placed, misnamed or repeated
-            box, for Both the one it overlaps most; -1 for Bkg and where `kinds` is -1.
+        boxes: [n] int64, the row of the `GroundTruth` that the error belongs to: the badly placed, misnamed or
+            repeated box, for Both the box it overlaps most; -1 for Bkg and where `kinds` is -1.
         missed: [M] bool, the boxes of the ground truth that count as Miss.
     """
 
@@ -74,7 +74,7 @@ class Tide:
 
 
 class _Flags(NamedTuple):
-    """Of n detections in the order of their ranking over all classes."""
+    """Columns of n detections in the order of their ranking over all classes."""
 
     labels: np.ndarray
     right: np.ndarray
@@ -83,25 +83,25 @@ class _Flags(NamedTuple):
 
 def tide(
     truth: GroundTruth,
-    found: Results,
+    detections: Results,
     *,
     iou: float = 0.5,
     background_iou: float = 0.1,
     max_detections: int = 100,
 ) -> Tide:
-    """The errors of `found`, their kinds and their costs (see the module's docstring).
+    """Return the errors of `detections`, their kinds and their costs (see the module's docstring).
 
     It starts from COCO's matching, so `base_ap` is the AP at `iou` printed elsewhere. Departures from the authors'
     toolbox (tidecv 1.0.1): the limit is for each class of an image, not for the image; classes without boxes are left
     out, not counted as 0; detections on crowds and difficult boxes are no errors at all, where tidecv gives them a kind
-    and lets mending turn them into hits; equal scores keep their ranking; a class that loses all its boxes to Miss or
+    and lets the fix turn them into hits; equal scores keep their ranking; a class that loses all its boxes to Miss or
     FN has AP 0, also where tidecv leaves it out because it has no detections; the recalls are pycocotools' 101 numbers,
     of which tidecv's differ in the last bit.
 
     Args:
         iou: overlap from which a detection finds a box.
         background_iou: overlap up to which there is nothing.
-        max_detections: kept in an image and class, by score.
+        max_detections: limit in an image and class; those of the highest scores count.
 
     Raises:
         RetinaError: not 0 < background_iou <= iou <= 1, or a detection lies in an image or class that the ground truth
@@ -112,16 +112,16 @@ def tide(
             f"tide: expected 0 < background_iou <= iou <= 1, got background_iou {background_iou} and iou {iou}; "
             "the paper's are 0.1 and 0.5"
         )
-    matches = match(truth, found, iou_thresholds=[iou], max_detections=max_detections)
+    matches = match(truth, detections, iou_thresholds=[iou], max_detections=max_detections)
     is_found = np.zeros(len(truth.boxes), np.bool_)
     is_found[matches.truth[0, matches.right[0]]] = True
-    kinds, boxes = _classify(truth, found, matches, is_found, iou, background_iou)
+    kinds, boxes = _classify(truth, detections, matches, is_found, iou, background_iou)
     pointed = np.zeros(len(truth.boxes), np.bool_)
     pointed[boxes[(kinds == CLS) | (kinds == LOC)]] = True
     missed = matches.counted & ~is_found & ~pointed
     base, delta, special = _costs(truth, matches, kinds, boxes, is_found, missed)
     per_class = _counts(truth, matches, kinds, missed)
-    out_kinds, out_boxes = np.full(len(found), -1, np.int8), np.full(len(found), -1, np.int64)
+    out_kinds, out_boxes = np.full(len(detections), -1, np.int8), np.full(len(detections), -1, np.int64)
     out_kinds[matches.rows], out_boxes[matches.rows] = kinds, boxes
     return Tide(
         iou=iou,
@@ -139,7 +139,7 @@ def tide(
 
 def _classify(
     truth: GroundTruth,
-    found: Results,
+    detections: Results,
     matches: Matches,
     is_found: np.ndarray,
     iou: float,
@@ -151,11 +151,11 @@ def _classify(
     wrong, counted = np.flatnonzero(matches.wrong[0]), np.flatnonzero(matches.counted)
     for place, row in pairs(matches.image[wrong], truth.image[counted]):
         detection, box = wrong[place], counted[row]
-        overlap = overlaps(found.boxes[matches.rows[detection]], truth.boxes[box], np.zeros(len(box), np.bool_))
+        overlap = overlaps(detections.boxes[matches.rows[detection]], truth.boxes[box], np.zeros(len(box), np.bool_))
         same = matches.labels[detection] == truth.labels[box]
-        own, other = best_of_each(place, overlap * same), best_of_each(place, overlap * ~same)
+        same_class, other_class = best_of_each(place, overlap * same), best_of_each(place, overlap * ~same)
         used, any_box = best_of_each(place, overlap * (same & is_found[box])), best_of_each(place, overlap)
-        near, far = (overlap * same)[own], (overlap * ~same)[other]
+        near, far = (overlap * same)[same_class], (overlap * ~same)[other_class]
         repeated = (overlap * (same & is_found[box]))[used]
         tests = (
             (near >= background_iou) & (near <= iou),
@@ -164,8 +164,10 @@ def _classify(
             overlap[any_box] <= background_iou,
         )
         kind = np.select(tests, (LOC, CLS, DUPE, BKG), BOTH)
-        kinds[detection[own]] = kind
-        boxes[detection[own]] = np.select(tests, (box[own], box[other], box[used], -1), box[any_box])
+        kinds[detection[same_class]] = kind
+        boxes[detection[same_class]] = np.select(
+            tests, (box[same_class], box[other_class], box[used], -1), box[any_box]
+        )
     return kinds, boxes
 
 
@@ -185,15 +187,15 @@ def _costs(
     positives = matches.positives
     if not positives.any():
         return -1.0, dict.fromkeys((*KINDS, "Miss")), dict.fromkeys(("FP", "FN"))
-    chosen = _mendable(kinds, boxes, is_found)
+    chosen = _fixable(kinds, boxes, is_found)
     base = _mean_ap(flags, positives, positives)
     delta: dict[str, float | None] = {}
     for kind, name in enumerate(KINDS):
         of_kind = kinds == kind
-        mended = of_kind & chosen
-        moved = labels if kind != CLS else np.where(mended, truth.labels[boxes], labels)
-        fixed = _mean_ap(_Flags(moved, flags.right | mended, flags.wrong & ~of_kind), positives, positives)
-        delta[name] = max(fixed - base, 0.0)
+        fixed = of_kind & chosen
+        moved = labels if kind != CLS else np.where(fixed, truth.labels[boxes], labels)
+        raised = _mean_ap(_Flags(moved, flags.right | fixed, flags.wrong & ~of_kind), positives, positives)
+        delta[name] = max(raised - base, 0.0)
     classes = len(positives)
     without_missed = positives - np.bincount(truth.labels[missed], minlength=classes)
     delta["Miss"] = max(_mean_ap(flags, without_missed, positives) - base, 0.0)
@@ -206,7 +208,7 @@ def _costs(
     return base, delta, special
 
 
-def _mendable(kinds: np.ndarray, boxes: np.ndarray, is_found: np.ndarray) -> np.ndarray:
+def _fixable(kinds: np.ndarray, boxes: np.ndarray, is_found: np.ndarray) -> np.ndarray:
     """[n] bool, in the order of the ranking: the first Cls or Loc error of each box that is not found."""
     places = np.flatnonzero((kinds == CLS) | (kinds == LOC))
     places = places[~is_found[boxes[places]]]

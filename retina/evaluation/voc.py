@@ -25,11 +25,11 @@ _ELEVEN = np.arange(11) * 0.1
 
 @dataclass(frozen=True)
 class VocMetrics:
-    """What `evaluate_voc` found.
+    """VOC's average precision, and the rules it follows.
 
     Attributes:
         protocol: "voc07" or "voc10".
-        conventions: the rules behind the figures, in words.
+        conventions: the rules of the figures, in words.
         figures: for each overlap, written as by `f"{iou:g}"`, `mAP`, a fraction in [0, 1], and `per_class`: for each
             class name `AP` and `boxes`, the number of boxes that count. -1 where no box defines a figure; such classes
             are left out of the mean.
@@ -42,17 +42,17 @@ class VocMetrics:
 
 def evaluate_voc(
     truth: GroundTruth,
-    found: Results,
+    detections: Results,
     *,
     protocol: Protocol,
     iou: Sequence[float] = (0.5,),
     difficult: Difficult = "ignore",
 ) -> VocMetrics:
-    """Average precision by the rules of the VOC development kit, at one or more overlaps.
+    """Return average precision by the rules of the VOC development kit, at one or more overlaps.
 
     The detections of a class, over all images, are taken by descending score (equal scores in the table's order). Each
-    looks at one box only: the one of its image and class that it overlaps most (the first of equal ones), already found
-    or not. From the threshold on it is right if the box has not been found yet, wrong if it has, and neither if the box
+    considers one box only: that of its image and class which it overlaps most (the first of equals), already found or
+    not. From the threshold on it is right if the box has not been found yet, wrong if it has, and neither if the box
     is difficult; below the threshold it is wrong. The number of detections is not limited.
 
     Boxes are continuous: where a file counts inclusive pixels, its reader turns xmin..xmax into [xmin - 1, xmax], and
@@ -65,15 +65,15 @@ def evaluate_voc(
         difficult: "use" counts difficult boxes like any other. Crowds are treated as difficult in either case.
 
     Raises:
-        RetinaError: an unknown protocol or difficult, no or bad thresholds, two of the same written form, or a
+        RetinaError: an unknown protocol or difficult, no or bad thresholds, two that are written alike, or a
             detection in an image or class that the ground truth does not have.
     """
     _check(protocol, difficult, iou)
-    check_results(found, truth)
+    check_results(detections, truth)
     counted = truth.counted if difficult == "ignore" else ~truth.crowd
-    order = np.lexsort((-found.scores, found.labels))  # Stable: equal scores keep the table's order.
-    offsets = np.searchsorted(found.labels[order], np.arange(len(truth.class_names) + 1))
-    box, overlap = _most_overlapped(truth, found, order)
+    order = np.lexsort((-detections.scores, detections.labels))  # Stable: equal scores keep the table's order.
+    offsets = np.searchsorted(detections.labels[order], np.arange(len(truth.class_names) + 1))
+    box, overlap = _most_overlapped(truth, detections, order)
     positives = np.bincount(truth.labels[counted], minlength=len(truth.class_names))
     figures = {}
     for threshold in iou:
@@ -96,14 +96,14 @@ def _check(protocol: str, difficult: str, iou: Sequence[float]) -> None:
         )
 
 
-def _most_overlapped(truth: GroundTruth, found: Results, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _most_overlapped(truth: GroundTruth, detections: Results, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """[n] the row of the box that each detection of `order` overlaps most (-1: none in its image), and the overlap."""
     classes = len(truth.class_names)
     box = np.full(len(order), -1, np.int64)
     overlap = np.zeros(len(order))
-    keys = (found.image * classes + found.labels)[order]
+    keys = (detections.image * classes + detections.labels)[order]
     for place, row in pairs(keys, truth.image * classes + truth.labels):
-        value = overlaps(found.boxes[order[place]], truth.boxes[row], np.zeros(len(row), np.bool_))
+        value = overlaps(detections.boxes[order[place]], truth.boxes[row], np.zeros(len(row), np.bool_))
         largest = best_of_each(place, value)
         box[place[largest]] = row[largest]
         overlap[place[largest]] = value[largest]
@@ -144,7 +144,7 @@ def _figures(
 
 
 def _average_precision(right: np.ndarray, wrong: np.ndarray, positives: int, protocol: Protocol) -> float:
-    """Of one class, from flags [n] in the order of the ranking; detections with neither flag leave no trace."""
+    """AP of one class, from flags [n] in the order of the ranking; detections with neither flag leave no trace."""
     judged = right | wrong
     hits = np.cumsum(right[judged])
     recall = hits / positives

@@ -1,9 +1,10 @@
-"""How far two lists of detections of the same images agree."""
+"""Agreement of an export with its checkpoint: of detections, within limits, and of the stages that lead to them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -33,17 +34,18 @@ class Agreement:
 
     @property
     def unmatched(self) -> int:
+        """Number of detections without a partner."""
         return self.unmatched_checkpoint + self.unmatched_export
 
     @property
     def unmatched_share(self) -> float:
-        """Of the detections of both sides."""
+        """Share of the detections of both sides that have no partner."""
         total = 2 * self.matched + self.unmatched
         return self.unmatched / total if total else 0.0
 
 
 def agreement(checkpoint: Sequence[Detections], export: Sequence[Detections]) -> Agreement:
-    """Compares image by image.
+    """Compare image by image.
 
     Going down the checkpoint's scores, each detection takes the export's free one of its class with the largest IoU, if
     that is at least 0.9.
@@ -64,7 +66,7 @@ def agreement(checkpoint: Sequence[Detections], export: Sequence[Detections]) ->
 
 
 def _pairs(ours: Detections, theirs: Detections) -> np.ndarray:
-    """[P, 2] rows of both."""
+    """Rows [P, 2] of both that belong together."""
     overlaps = _iou(_boxes(ours), _boxes(theirs))
     # A box that is not finite overlaps nothing.
     overlaps = np.where(ours.labels[:, None] == theirs.labels[None], np.nan_to_num(overlaps), -1.0)
@@ -82,10 +84,100 @@ def _boxes(detections: Detections) -> np.ndarray:
 
 
 def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """[n, m] of [n, 4] and [m, 4]; equal boxes without area overlap wholly."""
+    """Overlaps [n, m] of boxes [n, 4] and [m, 4]; equal boxes without area overlap wholly."""
     low, high = np.maximum(a[:, None, :2], b[None, :, :2]), np.minimum(a[:, None, 2:], b[None, :, 2:])
     shared = np.clip(high - low, 0.0, None).prod(-1)
     areas = [np.clip(x[:, 2:] - x[:, :2], 0.0, None).prod(-1) for x in (a, b)]
     union = areas[0][:, None] + areas[1][None] - shared
     same = (a[:, None] == b[None]).all(-1)
     return np.where(same, 1.0, shared / np.where(union > 0, union, 1.0))
+
+
+# ------------------------------------------------------------------------------------------------------------- limits
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`delta_ap` of |ΔAP|; `box_shift` in pixels and `unmatched` as a share of all detections, None where they are only
+    recorded; `stage` of a tensor relative to its largest magnitude, beyond which a stage counts as different."""
+
+    delta_ap: float
+    box_shift: float | None = None
+    unmatched: float | None = None
+    stage: float = 1e-3
+
+
+LIMITS = {
+    "saved_model": Limits(0.0, 0.05, 0.001, 1e-4),
+    "saved_model, folded": Limits(0.001, 0.05, 0.001),
+    "onnx": Limits(0.001, 0.05, 0.001),
+    "litert, float32": Limits(0.001, 0.05, 0.001),
+    "litert, float16": Limits(0.002, stage=0.02),
+    "litert, int8": Limits(0.02, stage=0.2),
+}
+"""Limits by the format and what it was written with. A SavedModel is held to ΔAP = 0 on the machine that made it."""
+
+
+def problems(limits: Limits, delta_ap: float | None, agreed: Agreement) -> tuple[str, ...]:
+    """A sentence for each limit that is exceeded; `delta_ap` is None where the export could not be scored."""
+    out = []
+    if delta_ap is not None and not abs(delta_ap) <= limits.delta_ap:
+        out.append(f"AP differs by {delta_ap:+.6f}, allowed is {_amount(limits.delta_ap)}")
+    if limits.box_shift is not None and not agreed.box_shift <= limits.box_shift:
+        out.append(f"a box is shifted by {agreed.box_shift:.4g} px, allowed is {limits.box_shift:g} px")
+    if limits.unmatched is not None and not agreed.unmatched_share <= limits.unmatched:
+        share = f"{agreed.unmatched_share:.2%}"
+        out.append(f"{agreed.unmatched} detections ({share}) have no partner, allowed are {limits.unmatched:.1%}")
+    return tuple(out)
+
+
+def _amount(limit: float) -> str:
+    return f"±{limit:g}" if limit else "none"
+
+
+# ---------------------------------------------------------------------------------------------- the stages of an image
+
+Stage = Literal["decode", "resize", "backbone", "head", "NMS"]
+
+TENSORS: dict[str, Stage] = {
+    "pixels": "decode",
+    "canvas": "resize",
+    "maps": "backbone",
+    "logits": "head",
+    "deltas": "head",
+}
+"""Tensors that a runner may show of one image, in the order of computation, and the stages that make them: `pixels`
+[h,w,3] and `canvas` [H,W,3] uint8, `maps` the pyramid's maps as one row of float32, `logits` [A,K] and `deltas` [A,4].
+"NMS" is all that follows: candidates, boxes, suppression."""
+
+
+class Difference(NamedTuple):
+    """`stage` is the first that differs, None if the export shows too little to say; `words` say how."""
+
+    stage: Stage | None
+    words: str
+
+
+def first_difference(
+    checkpoint: Mapping[str, np.ndarray], export: Mapping[str, np.ndarray], tolerance: float
+) -> Difference:
+    """Compare one image's tensors in the order of `TENSORS`; asked only where the detections differ.
+
+    Args:
+        tolerance: of floats, relative to the largest magnitude of the checkpoint's tensor; pixels must be equal.
+    """
+    shown = [name for name in TENSORS if name in export]
+    if not shown:
+        return Difference(None, "the export shows nothing between the image and its detections")
+    for name in shown:
+        ours, theirs = checkpoint[name], export[name]
+        if ours.shape != theirs.shape:
+            words = f"{name}: the checkpoint's have shape {list(ours.shape)}, the export's {list(theirs.shape)}"
+            return Difference(TENSORS[name], words)
+        gap = np.abs(ours.astype(np.float64) - theirs.astype(np.float64)).max(initial=0.0)
+        largest = np.abs(ours.astype(np.float64)).max(initial=0.0)
+        allowed = 0.0 if ours.dtype == np.uint8 else tolerance * largest
+        if not gap <= allowed:  # also where it is not a number
+            words = f"{name}: off by up to {gap:.4g} (magnitudes reach {largest:.4g}, allowed is {allowed:.2g})"
+            return Difference(TENSORS[name], words)
+    return Difference("NMS", f"{', '.join(shown)} agree; boxes, candidates or suppression differ")

@@ -1,4 +1,4 @@
-"""How fast a run or an export detects, and where the time goes.
+"""The speed of a run or an export, and the stages that its time goes to.
 
 A batch goes from encoded files to detections in host memory. It holds one image several times, so that all formats do
 the same work: ONNX takes batches of one size only.
@@ -13,10 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import keras
 import numpy as np
 
+from retina import config
+from retina.data.batches.evaluation import canvas_image
+from retina.data.images import load_image
 from retina.errors import RetinaError
+from retina.export.litert import open_litert
+from retina.export.onnx import open_onnx, open_parts
 from retina.export.runner import format_of
+from retina.export.saved_model import read_description
+from retina.runs import loading
 
 Kind = Literal["run", "saved_model", "onnx", "litert"]
 Step = tuple[str, Callable[[Any], Any]]
@@ -24,7 +32,7 @@ Step = tuple[str, Callable[[Any], Any]]
 
 @dataclass(frozen=True)
 class Timing:
-    """Of one batch size: the `seconds` of each batch, and each stage's share of them (they add up to 1)."""
+    """The `seconds` of each batch of one size, and each stage's share of them (they add up to 1)."""
 
     batch: int
     seconds: tuple[float, ...]
@@ -86,7 +94,7 @@ def benchmark(
     repeats: int = 30,
     checkpoint: str = "best",
 ) -> Benchmark:
-    """Times a run directory or an export.
+    """Time a run directory or an export.
 
     Args:
         batches: sizes to measure.
@@ -144,7 +152,7 @@ def _time(target: _Target, files: list[bytes], size: int, repeats: int) -> Timin
 
 def _shares(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
     """Each stage's median over the rounds, as a share of the medians' sum."""
-    medians = {name: max(float(np.median([one[name] for one in rounds])), 0.0) for name in rounds[0]}
+    medians = {name: max(float(np.median([seconds[name] for seconds in rounds])), 0.0) for name in rounds[0]}
     total = sum(medians.values())
     return {name: seconds / total for name, seconds in medians.items()}
 
@@ -180,18 +188,11 @@ def _last(value: Any, steps: Iterable[Step]) -> Any:
 
 
 def _decode(files: list[bytes]) -> list[np.ndarray]:
-    from retina.data.images import load_image
-
     return [load_image(file) for file in files]
 
 
 def _run(path: Path, checkpoint: str) -> _Target:
-    import keras
-
-    from retina.data.pipeline import canvas_image
-    from retina.runs.loading import load
-
-    predictor = load(path, checkpoint)
+    predictor = loading.load(path, checkpoint)
     detector = predictor.detector
 
     def resize(images: list[np.ndarray]) -> dict[str, np.ndarray]:
@@ -220,10 +221,6 @@ def _run(path: Path, checkpoint: str) -> _Target:
 
 def _saved_model(path: Path) -> _Target:
     import tensorflow as tf
-
-    from retina import config
-    from retina.data.pipeline import canvas_image
-    from retina.export.saved_model import read_description
 
     signatures = tf.saved_model.load(str(path)).signatures
     resize = config.parse(read_description(path)["config"], str(path)).data.resize
@@ -257,17 +254,13 @@ def _saved_model(path: Path) -> _Target:
 
 
 def _onnx(path: Path) -> _Target:
-    from retina.export.onnx import open_onnx, open_parts
-
     runner, parts = open_onnx(path), open_parts(path)
     whole: list[Step] = [("decode", lambda files: np.stack(_decode(files))), ("all", runner.run)]
-    steps: list[Step] = [whole[0], ("resize", parts.before), ("network", parts.network), ("nms", parts.behind)]
+    steps: list[Step] = [whole[0], ("resize", parts.before), ("network", parts.network), ("nms", parts.after)]
     return _Target("onnx", "its graph cut in three", lambda f: _last(f, whole), lambda f: _in_turn(f, steps))
 
 
 def _litert(path: Path) -> _Target:
-    from retina.export.litert import open_litert
-
     runner = open_litert(path)
 
     def canvases(images: list[np.ndarray]) -> list[np.ndarray]:
@@ -284,8 +277,8 @@ def _litert(path: Path) -> _Target:
     return _Target("litert", "its steps; NMS: what all takes more than the network", lambda f: _last(f, steps), stages)
 
 
-def _awaited(found: dict[str, Any]) -> dict[str, Any]:
-    """On an accelerator a call returns before its work is done; fetching a result waits for it."""
-    for value in found.values():
+def _awaited(outputs: dict[str, Any]) -> dict[str, Any]:
+    """The outputs, once they are there: on an accelerator a call returns before its work is done."""
+    for value in outputs.values():
         value.numpy()
-    return found
+    return outputs

@@ -1,6 +1,6 @@
 """An image on its canvas with NumPy alone, for runtimes whose models take canvases.
 
-`retina.data.pipeline.canvas_image` in other words: sizes by the same function, pixels equal bit for bit.
+`retina.data.batches.evaluation.canvas_image` in other words: sizes by the same function, pixels equal bit for bit.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from retina import config
-from retina.data import plan
+from retina.data.batches import plan
+from retina.data.batches.resizing import resized
 
 
 class Canvas(NamedTuple):
@@ -30,37 +31,10 @@ class Canvas(NamedTuple):
 
 
 def lay_out(image: np.ndarray, resize: config.Resize, padding: tuple[float, float, float]) -> Canvas:
-    """Resizes an image (uint8 [h, w, 3]) and pads it at the bottom and right with the colour `padding`."""
+    """Resize an image (uint8 [h, w, 3]) and pad it at the bottom and right with the colour `padding`."""
     geometry = plan.fit(np.array([image.shape[:2]]), resize)
     height, width = size = geometry.resized[0]
     pixels = np.empty((*geometry.canvases[0], 3), np.float32)
     pixels[:] = padding
     pixels[:height, :width] = np.round(resized(image, (int(height), int(width))))
     return Canvas(pixels, size, size.astype(np.float32) / np.asarray(image.shape[:2], np.float32))
-
-
-def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Bilinear with half-pixel centres and no antialias, float32 [H, W, 3], as `tf.image.resize` computes it."""
-    rows, columns = (_interpolation(length, target) for length, target in zip(image.shape[:2], size, strict=True))
-    pixels = image.astype(np.float32)
-    pixels = _blend(pixels[:, columns.low], pixels[:, columns.high], columns.share[:, None])
-    return _blend(pixels[rows.low], pixels[rows.high], rows.share[:, None, None])
-
-
-class _Interpolation(NamedTuple):
-    low: np.ndarray
-    high: np.ndarray
-    share: np.ndarray  # of `high`
-
-
-def _interpolation(length: int, target: int) -> _Interpolation:
-    """Between which source pixels each of `target` pixels lies; every step in float32, like the kernel's."""
-    step = np.float32(length) / np.float32(target)
-    place = (np.arange(target, dtype=np.float32) + np.float32(0.5)) * step - np.float32(0.5)
-    floor = np.floor(place)
-    low, high = floor.astype(np.int64), floor.astype(np.int64) + 1
-    return _Interpolation(np.maximum(low, 0), np.minimum(high, length - 1), place - floor)
-
-
-def _blend(low: np.ndarray, high: np.ndarray, share: np.ndarray) -> np.ndarray:
-    return low + (high - low) * share

@@ -14,19 +14,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
+from keras import ops
 
 import retina
+from retina.data.batches.evaluation import canvas_image
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import DetectionTable
 from retina.data.ground_truth import GroundTruth, ground_truth, results
+from retina.data.images import load_image
 from retina.data.stored import encoded as encoded_image
 from retina.errors import RetinaError
 from retina.evaluation.coco import evaluate_as
-from retina.export import stages, worker
-from retina.export.agreement import MATCH_IOU, Agreement, agreement
+from retina.export import runner, worker
+from retina.export.agreement import MATCH_IOU, Agreement, Limits, agreement, first_difference, problems
 from retina.export.description import float32_detector
-from retina.export.limits import Limits, problems
 from retina.export.runner import format_of, open_artefact
 from retina.files import write_text
 from retina.inference import Detections, Predictor
@@ -40,7 +43,7 @@ _PATIENCE = 24 * 3600
 
 @dataclass(frozen=True)
 class Certificate:
-    """What `certify` found; its fields are plain values, and `certificate.json` holds them.
+    """The findings of `certify`; its fields are plain values, and `certificate.json` holds them.
 
     `ap` and `latency_ms` (median and 90th percentile of one image, from its encoded bytes to its detections) have the
     keys `checkpoint` and `export`; `ap["export"]` is None if the detections could not be scored, and an export that
@@ -74,8 +77,8 @@ class Certificate:
         return cls(**{**values, "problems": tuple(values["problems"])})
 
     def words(self) -> str:
-        """A paragraph a line, for people."""
-        pairs, ap, found = self.agreement, self.ap, self.detections
+        """The certificate for people, a paragraph a line."""
+        pairs, ap, counts = self.agreement, self.ap, self.detections
         ours, theirs = self.latency_ms["checkpoint"], self.latency_ms["export"]
         verdict = "Passed" if self.passed else "Refused"
         lines = [
@@ -84,8 +87,8 @@ class Certificate:
             f"(difference {_signed(self.delta_ap)}).",
             f"{pairs['matched']:.0f} pairs of detections (same class, IoU at least {MATCH_IOU}): boxes shifted by at "
             f"most {pairs['box_shift']:.3g} px, scores by {pairs['score_difference']:.3g}; without a partner are "
-            f"{pairs['unmatched_checkpoint']:.0f} of the checkpoint's {found['checkpoint']} and "
-            f"{pairs['unmatched_export']:.0f} of the export's {found['export']}.",
+            f"{pairs['unmatched_checkpoint']:.0f} of the checkpoint's {counts['checkpoint']} and "
+            f"{pairs['unmatched_export']:.0f} of the export's {counts['export']}.",
         ]
         if theirs:
             lines.append(
@@ -94,7 +97,7 @@ class Certificate:
             )
         lines += [f"Problem: {problem}." for problem in self.problems]
         if self.difference is not None:
-            where = f"in {self.stage}" if self.stage else "at a stage that can't be told"
+            where = f"in {self.stage}" if self.stage else "at a stage that can't be named"
             lines.append(f"The first difference arises {where}: {self.difference}.")
         return "\n".join(lines)
 
@@ -107,7 +110,7 @@ def certify(
     limits: Limits,
     truth: GroundTruth | None = None,
 ) -> Certificate:
-    """Compares an export, run in a process of its own, with the checkpoint on a dataset.
+    """Compare an export, run in a process of its own, with the checkpoint on a dataset.
 
     Both see every image alone and on its own canvas, from its encoded bytes. Where a run was trained in bfloat16, a
     SavedModel computes in it too; other formats compute in float32, and so does the checkpoint that they are held to.
@@ -146,17 +149,15 @@ def certify(
         except RetinaError as error:
             got, fault = None, f"its detections can't be scored: {error}"
         delta = None if got is None else got - expected
-        found = ((fault,) if fault else ()) + problems(limits, delta, agreed)
+        faults = ((fault,) if fault else ()) + problems(limits, delta, agreed)
         difference = None
-        if found and their_seconds.size:
+        if faults and their_seconds.size:
             worst = max(agreed.worst, 0)
             theirs_at = _stages_of_export(artefact, files[worst], Path(folder))
-            difference = stages.first_difference(
-                stages.of_checkpoint(predictor, encoded[worst]), theirs_at, limits.stage
-            )
+            difference = first_difference(_stages_of_checkpoint(predictor, encoded[worst]), theirs_at, limits.stage)
     return Certificate(
-        passed=not found,
-        problems=found,
+        passed=not faults,
+        problems=faults,
         stage=difference.stage if difference else None,
         difference=difference.words if difference else None,
         export=artefact.name,
@@ -200,15 +201,39 @@ class _CannotRun(Exception):
 
 
 def _of_checkpoint(predictor: Predictor, encoded: Sequence[bytes]) -> tuple[list[Detections], np.ndarray]:
-    from retina.data.images import load_image
-
     predictor.predict(load_image(encoded[0]))  # the first call builds the graph
-    found, seconds = [], []
+    detections, seconds = [], []
     for image in encoded:
         start = time.perf_counter()
-        found += predictor.predict(load_image(image))
+        detections += predictor.predict(load_image(image))
         seconds.append(time.perf_counter() - start)
-    return found, np.array(seconds)
+    return detections, np.array(seconds)
+
+
+def _stages_of_checkpoint(predictor: Predictor, image: bytes) -> dict[str, np.ndarray]:
+    """`TENSORS` of one encoded image, computed from the checkpoint."""
+    pixels = load_image(image)
+    canvas, _, size = canvas_image(pixels, predictor.config.data.resize)
+    outputs = _network(predictor)(ops.convert_to_tensor(canvas[None]), ops.convert_to_tensor(size[None]))
+    return {"pixels": pixels, "canvas": canvas, **{name: ops.convert_to_numpy(x) for name, x in outputs.items()}}
+
+
+def _network(predictor: Predictor) -> Any:
+    """A function of a canvas [1,H,W,3] and its content's size [1,2]: `maps`, `logits` and `deltas` of `TENSORS`."""
+    detector = predictor.detector
+
+    def network(canvas: Any, size: Any) -> dict[str, Any]:
+        maps = detector.feature_maps(canvas, size, training=False)
+        rows = [ops.reshape(ops.cast(level[0], "float32"), (-1,)) for level in maps]
+        return {"maps": ops.concatenate(rows), **{name: x[0] for name, x in detector.predictions(maps).items()}}
+
+    if keras.backend.backend() != "tensorflow":
+        return network
+    import tensorflow as tf
+
+    # As prediction computes it: operation by operation bfloat16 rounds more often than in a graph.
+    specification = [tf.TensorSpec([None, None, None, 3], tf.uint8), tf.TensorSpec([None, 2], tf.int32)]
+    return tf.function(network, input_signature=specification)
 
 
 def _of_export(
@@ -216,12 +241,12 @@ def _of_export(
 ) -> tuple[list[Detections], np.ndarray]:
     out = _run_worker(artefact, files, folder, stages=False)
     ends = np.cumsum(out["counts"])
-    found = []
+    detections = []
     for start, end in zip(ends - out["counts"], ends, strict=True):
         labels = out["labels"][start:end]
         names = tuple(class_names[k] if 0 <= k < len(class_names) else f"no class {k}" for k in labels)
-        found.append(Detections(out["boxes"][start:end], out["scores"][start:end], labels, names))
-    return found, out["seconds"]
+        detections.append(Detections(out["boxes"][start:end], out["scores"][start:end], labels, names))
+    return detections, out["seconds"]
 
 
 def _stages_of_export(artefact: Path, file: Path, folder: Path) -> dict[str, np.ndarray]:
@@ -232,12 +257,12 @@ def _stages_of_export(artefact: Path, file: Path, folder: Path) -> dict[str, np.
 
 
 def _run_worker(artefact: Path, files: Sequence[Path], folder: Path, *, stages: bool) -> dict[str, np.ndarray]:
-    """Runs the export in a fresh process: for a SavedModel one with nothing of ours but the worker's own file."""
+    """Run the export in a fresh process: for a SavedModel with nothing of retina's but the worker's file."""
     plain = format_of(artefact) == "saved_model"
     job, out = folder / "job.json", folder / "out.npz"
-    tree = {"artefact": str(artefact.absolute()), "images": list(map(str, files)), "stages": stages, "plain": plain}
+    tree = {"artefact": str(artefact.absolute()), "images": list(map(str, files)), "stages": stages}
     write_text(job, json.dumps(tree))
-    how = ["-I", str(Path(worker.__file__))] if plain else ["-m", worker.__name__]
+    how = ["-I", str(Path(worker.__file__))] if plain else ["-m", runner.__name__]
     package = str(Path(retina.__file__).parents[1])
     paths = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": paths}
@@ -271,18 +296,18 @@ def _in_float32(predictor: Predictor) -> Predictor:
     return Predictor(detector, predictor.config.model_copy(update={"run": run}))
 
 
-def _ap(found: Sequence[Detections], dataset: DetectionDataset, truth: GroundTruth, predictor: Predictor) -> float:
-    table = table_of(found)
+def _ap(detections: Sequence[Detections], dataset: DetectionDataset, truth: GroundTruth, predictor: Predictor) -> float:
+    table = table_of(detections)
     return evaluate_as(predictor.config.evaluation, truth, results(table, dataset)).metrics["AP"]
 
 
-def table_of(found: Sequence[Detections]) -> DetectionTable:
+def table_of(detections: Sequence[Detections]) -> DetectionTable:
     """The detections of a dataset's images, in its order, as one table."""
     return DetectionTable(
-        np.repeat(np.arange(len(found)), [len(one) for one in found]),
-        np.concatenate([one.boxes for one in found]),
-        np.concatenate([one.scores for one in found]),
-        np.concatenate([one.labels for one in found]),
+        np.repeat(np.arange(len(detections)), [len(image) for image in detections]),
+        np.concatenate([image.boxes for image in detections]),
+        np.concatenate([image.scores for image in detections]),
+        np.concatenate([image.labels for image in detections]),
     )
 
 
@@ -300,13 +325,12 @@ def _latency(seconds: np.ndarray) -> dict[str, float]:
     return {"median": round(float(median), 3), "p90": round(float(p90), 3)}
 
 
-def _plain(found: Agreement) -> dict[str, float]:
-    values = {name: value for name, value in asdict(found).items() if name != "worst"}
-    return {**values, "unmatched_share": found.unmatched_share}
+def _plain(agreed: Agreement) -> dict[str, float]:
+    values = {name: value for name, value in asdict(agreed).items() if name != "worst"}
+    return {**values, "unmatched_share": agreed.unmatched_share}
 
 
 def _environment() -> dict[str, str]:
-    import keras
     import tensorflow as tf
 
     return {

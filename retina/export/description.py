@@ -1,17 +1,21 @@
-"""What every ONNX and LiteRT export says about itself, and what their writers and runners share."""
+"""The document that travels inside every export, and what writers and runners share."""
 
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 
 import retina
-from retina.errors import RetinaError
-from retina.inference import Predictor, build_detector
+from retina.data.images import load_image
+from retina.errors import RetinaError, install_hint
+from retina.inference import Detections, Predictor, build_detector
 from retina.models.detector import Detector
 
 FORMAT = 1
@@ -53,12 +57,11 @@ def float32_detector(predictor: Predictor) -> Detector:
 
 
 def check_backend(kind: str) -> None:
-    """
-    Raises:
-        RetinaError: Keras does not run on TensorFlow.
-    """
-    import keras
+    """Refuse to export where Keras does not run on TensorFlow.
 
+    Raises:
+        RetinaError: it runs on another backend.
+    """
     backend = keras.backend.backend()
     if backend != "tensorflow":
         raise RetinaError(
@@ -67,7 +70,27 @@ def check_backend(kind: str) -> None:
 
 
 def missing_extra(extra: str, error: ImportError) -> RetinaError:
-    return RetinaError(f"{extra}: {error.name or error} is not installed; pip install 'retina[{extra}]'")
+    """The error of an optional package that is not installed, with the command that installs it."""
+    return RetinaError(f"{extra}: {error.name or error} is not installed; {install_hint(extra)}")
+
+
+@contextmanager
+def quiet(logger_name: str) -> Iterator[None]:
+    """Silence a converter that reports every pass it makes."""
+    logger = logging.getLogger(logger_name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def detections_of(outputs: Mapping[str, Any], class_names: Sequence[str]) -> Detections:
+    """Detections of the first image in an export's outputs, whose slots after `num_detections` are empty."""
+    count = int(outputs["num_detections"][0])
+    boxes, scores, labels = (np.asarray(outputs[name])[0, :count] for name in ("boxes", "scores", "labels"))
+    return Detections(boxes, scores, labels, tuple(class_names[label] for label in labels))
 
 
 def pixels_of(image: np.ndarray | bytes | str | Path) -> np.ndarray:
@@ -77,8 +100,6 @@ def pixels_of(image: np.ndarray | bytes | str | Path) -> np.ndarray:
         RetinaError: it is missing, damaged, empty, or an array of another shape or type.
     """
     if isinstance(image, (str, Path, bytes)):
-        from retina.data.images import load_image
-
         return load_image(image)
     pixels = np.asarray(image)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[-1] != 3 or 0 in pixels.shape:
@@ -87,10 +108,10 @@ def pixels_of(image: np.ndarray | bytes | str | Path) -> np.ndarray:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in _PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return versions

@@ -12,14 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import keras
 import numpy as np
 
 from retina import config as configuration
 from retina.data.dataset import DetectionDataset
+from retina.data.images import load_image
 from retina.data.load import Split, load_split
 from retina.errors import RetinaError
+from retina.export import litert, onnx, saved_model
+from retina.export.agreement import LIMITS, Limits
 from retina.export.certificate import Certificate, certify, write_certificate
-from retina.export.limits import LIMITS, Limits
 from retina.export.runner import Format
 from retina.inference import Predictor
 from retina.runs.loading import load_checkpoint, split_for
@@ -49,7 +52,7 @@ def export(
     certify_images: int | None = None,
     overrides: Sequence[str] = (),
 ) -> Exported:
-    """Writes an export of a run's checkpoint, and proves it on data in a process of its own.
+    """Write an export of a run's checkpoint, and prove it on data in a process of its own.
 
     Under another backend than TensorFlow it works in a child process that runs on TensorFlow: checkpoints belong to no
     backend.
@@ -64,8 +67,6 @@ def export(
     Raises:
         RetinaError: no such run, checkpoint or data; the place is taken; or a setting without effect.
     """
-    import keras
-
     precision = _checked_precision(format, precision)
     out = Path(out) if out is not None else _default_out(Path(run), format, precision)
     if out.exists():
@@ -77,7 +78,7 @@ def export(
     predictor, saved = load_checkpoint(run, checkpoint)
     config = _configured(predictor.config, certify_images, overrides)
     predictor = Predictor(predictor.detector, config)
-    data_overrides = [one for one in overrides if one.startswith("data.")]
+    data_overrides = [override for override in overrides if override.startswith("data.")]
     dataset, truth, _ = split_for(predictor, split, data_overrides)
     chosen = _spread(dataset, config.export.certify)
     notes = {"run": {"checkpoint": checkpoint, "step": saved.step, "best": saved.best}}
@@ -107,6 +108,7 @@ def export(
 
 
 def limits_of(format: Format, precision: Precision | None, folded: bool) -> Limits:
+    """The limits that an export of this kind is held to."""
     if format == "saved_model":
         return LIMITS["saved_model, folded" if folded else "saved_model"]
     return LIMITS["onnx" if format == "onnx" else f"litert, {precision}"]
@@ -116,24 +118,16 @@ def _write(
     predictor: Predictor, format: Format, path: Path, precision: Precision | None, about: dict[str, Any]
 ) -> None:
     if format == "saved_model":
-        from retina.export.saved_model import write_saved_model
-
-        write_saved_model(predictor, path, **about)
+        saved_model.write_saved_model(predictor, path, **about)
     elif format == "onnx":
-        from retina.export.onnx import write_onnx
-
-        write_onnx(predictor, path, **about)
+        onnx.write_onnx(predictor, path, **about)
     else:
-        from retina.export.litert import write_litert
-
         assert precision is not None, "checked before"
         images = _representative(predictor.config) if precision == "int8" else None
-        write_litert(predictor, path, precision=precision, representative=images, **about)
+        litert.write_litert(predictor, path, precision=precision, representative=images, **about)
 
 
 def _representative(config: configuration.Config) -> list[np.ndarray]:
-    from retina.data.images import load_image
-
     dataset = _spread(load_split(config.data, "train"), _REPRESENTATIVE)
     return [load_image(image) for image in dataset.images]
 
@@ -171,7 +165,7 @@ def _spread(dataset: DetectionDataset, count: int | None) -> DetectionDataset:
 
 
 def _named(certificate: Certificate, name: str) -> Certificate:
-    """It was made under a temporary name."""
+    """The certificate of an export that was made under a temporary name."""
     return Certificate.from_json({**certificate.to_json(), "export": name})
 
 

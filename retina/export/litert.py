@@ -2,21 +2,19 @@
 
 The model takes any canvas and any batch (`resize_tensor_input`), but not images of any size: a size that is known only
 while the model runs would shut its fast kernels (XNNPACK) out. The runner lays images out with NumPy, equal bit for bit
-to what evaluation does. The file is a .tflite with a zip behind it, as TensorFlow Lite's own metadata has it:
+to what evaluation does. The file is a .tflite with a zip after it, as TensorFlow Lite's own metadata has it:
 `retina.json` (class names, category ids, preprocessing, configuration) and `labels.txt`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
-import logging
 import os
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,8 +22,17 @@ import numpy as np
 
 from retina import config
 from retina.errors import RetinaError
+from retina.export import litert_graph
 from retina.export.canvas import Canvas, lay_out
-from retina.export.description import check_backend, describe, float32_detector, missing_extra, pixels_of
+from retina.export.description import (
+    check_backend,
+    describe,
+    detections_of,
+    float32_detector,
+    missing_extra,
+    pixels_of,
+    quiet,
+)
 from retina.files import written
 from retina.inference import Detections, Predictor
 
@@ -43,7 +50,7 @@ def write_litert(
     category_ids: Sequence[int] | None = None,
     notes: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes a .tflite file whose signature `serving_default` takes canvases and gives detections.
+    """Write a .tflite file whose signature `serving_default` takes canvases and gives detections.
 
     Inputs `canvas` float32 [B, h, w, 3] (RGB levels 0…255, sides multiples of `data.resize.multiple`, padding in the
     mean colour), `size` int32 [B, 2] (h, w of the content) and `scale` float32 [B, 2] (canvas pixels per pixel of the
@@ -51,8 +58,8 @@ def write_litert(
     is the network alone: `canvas` to `logits` [B, A, K] and `deltas` [B, A, 4].
 
     Args:
-        precision: of the weights; `float16` halves the file, the arithmetic stays float32 where the processor has none
-            of its own.
+        precision: of the weights; `float16` halves the file, the arithmetic stays float32 where the processor has no
+            float16.
         representative: images uint8 [h, w, 3] of the training data, which `int8` takes the ranges of values from.
         category_ids: [K] the data's own ids; 0…K-1 if left out.
         notes: more for the metadata; JSON values.
@@ -76,9 +83,6 @@ def write_litert(
 
 def _converted(predictor: Predictor, precision: Precision, images: Sequence[np.ndarray]) -> bytes:
     import tensorflow as tf
-
-    from retina.export import litert_graph
-    from retina.export.litert_join import join
 
     detector = float32_detector(predictor)
     sections, levels, classes = detector.sections, detector.fpn.levels, len(predictor.class_names)
@@ -113,7 +117,7 @@ def _converted(predictor: Predictor, precision: Precision, images: Sequence[np.n
             )
 
     network = _convert(raw, weights, quantise)
-    return join(network, _convert(detect, [], lambda _: None), whole="serving_default", alone="raw")
+    return litert_graph.join(network, _convert(detect, [], lambda _: None), whole="serving_default", alone="raw")
 
 
 def _convert(function: Any, weights: Sequence[Any], prepare: Callable[[Any], None]) -> bytes:
@@ -121,26 +125,13 @@ def _convert(function: Any, weights: Sequence[Any], prepare: Callable[[Any], Non
 
     module = tf.Module()
     module.weights = weights
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, quiet("tensorflow"), warnings.catch_warnings():
+        # The converter takes the ranges with an interpreter that it calls deprecated itself.
+        warnings.filterwarnings("ignore", message=r"(?s).*tf\.lite\.Interpreter is deprecated")
         tf.saved_model.save(module, folder, signatures={"serving_default": function})
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         prepare(converter)
         return converter.convert()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The converter and TensorFlow's saver tell of every pass they make."""
-    logger = logging.getLogger("tensorflow")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            # It takes the ranges with an interpreter that it calls deprecated itself.
-            warnings.filterwarnings("ignore", message=r"(?s).*tf\.lite\.Interpreter is deprecated")
-            yield
-    finally:
-        logger.setLevel(before)
 
 
 class LiteRtRunner:
@@ -153,12 +144,12 @@ class LiteRtRunner:
         self._detect, self._raw = (interpreter.get_signature_runner(name) for name in ("serving_default", "raw"))
 
     def detect(self, images: Sequence[np.ndarray | bytes | Path]) -> list[Detections]:
-        """What is found in each image: uint8 RGB [H, W, 3], the bytes of a file, or a path; sizes may differ.
+        """Detections of each image: uint8 RGB [H, W, 3], the bytes of a file, or a path; sizes may differ.
 
         Raises:
             RetinaError: an image is missing, damaged or of another type.
         """
-        return [self._one(pixels_of(image)) for image in images]
+        return [self._detected(pixels_of(image)) for image in images]
 
     def run(self, canvas: np.ndarray, size: np.ndarray, scale: np.ndarray) -> dict[str, np.ndarray]:
         """The model's own outputs for a batch of canvases, as `write_litert` describes them."""
@@ -173,22 +164,20 @@ class LiteRtRunner:
         return lay_out(image, self.config.data.resize, self.config.model.pixel_mean)
 
     def stages(self, image: np.ndarray | bytes | Path) -> dict[str, np.ndarray]:
-        """What lies between one image and its detections, named as in `retina.export.stages.TENSORS`."""
+        """The tensors between an image and its detections, named as in `retina.export.agreement.TENSORS`."""
         pixels = pixels_of(image)
         canvas = self.lay_out(pixels)
         outputs = {name: value[0] for name, value in self.run_network(canvas.pixels[None]).items()}
         return {"pixels": pixels, "canvas": canvas.black_padded(), **outputs}
 
-    def _one(self, image: np.ndarray) -> Detections:
+    def _detected(self, image: np.ndarray) -> Detections:
         canvas = self.lay_out(image)
-        found = self.run(canvas.pixels[None], canvas.size[None], canvas.scale[None])
-        count = int(found["num_detections"][0])
-        boxes, scores, labels = (found[name][0, :count] for name in ("boxes", "scores", "labels"))
-        return Detections(boxes, scores, labels, tuple(self.class_names[label] for label in labels))
+        outputs = self.run(canvas.pixels[None], canvas.size[None], canvas.scale[None])
+        return detections_of(outputs, self.class_names)
 
 
 def open_litert(path: str | Path, *, threads: int | None = None) -> LiteRtRunner:
-    """Loads an export.
+    """Load an export.
 
     Args:
         threads: of the interpreter; all processors if left out.

@@ -63,7 +63,7 @@ def load(run_or_export: str | Path, checkpoint: str = "best") -> Predictor | Exp
 def detect_split(
     run_or_export: str | Path, split: Split, *, checkpoint: str = "best", overrides: Sequence[str] = ()
 ) -> Detected:
-    """What a run or an export finds in a split of the training's data; see `retina.runs.loading.detect_split`."""
+    """The detections of a run or an export in a split of its data; see `retina.runs.loading.detect_split`."""
     if format_of(run_or_export) is None:
         return loading.detect_split(run_or_export, split, checkpoint=checkpoint, overrides=overrides)
     predictor = load(run_or_export, checkpoint)
@@ -77,7 +77,7 @@ def evaluate(
 ) -> tuple[Metrics, DetectionTable, DetectionDataset]:
     """COCO metrics of a run or an export on a split of its data; see `retina.runs.loading.evaluate`."""
     detected = detect_split(run_or_export, split, checkpoint=checkpoint, overrides=overrides)
-    metrics = evaluate_as(detected.config.evaluation, detected.truth, detected.found)
+    metrics = evaluate_as(detected.config.evaluation, detected.truth, detected.results)
     return metrics, detected.table, detected.dataset
 
 

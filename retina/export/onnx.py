@@ -1,6 +1,6 @@
 """ONNX exports: image tensor in, detections out, for onnxruntime and whatever else reads the format.
 
-The network is converted by tf2onnx from the TensorFlow graph (Keras' own `export(format="onnx")` takes the same way),
+The network is converted by tf2onnx from the TensorFlow graph (Keras' `export(format="onnx")` takes the same way),
 with any canvas and any batch; what stands around it is written by hand (`onnx_graph`), since a converted while-loop
 would suppress a hundred boxes one at a time. Class names, category ids and settings travel in `metadata_props`.
 """
@@ -8,9 +8,7 @@ would suppress a hundred boxes one at a time. Class names, category ids and sett
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,11 +16,20 @@ import numpy as np
 
 from retina.errors import RetinaError
 from retina.export import onnx_graph
-from retina.export.description import check_backend, describe, float32_detector, missing_extra, pixels_of
+from retina.export.description import (
+    check_backend,
+    describe,
+    detections_of,
+    float32_detector,
+    missing_extra,
+    pixels_of,
+    quiet,
+)
 from retina.files import written
 from retina.inference import Detections, Predictor
 
 _KEY = "retina"
+# Part of the format: exports that are there are cut into the same parts.
 _PREFIXES = ("before/", "network/", "behind/")
 _GEOMETRY = ("canvas", "size", "per_original")
 _OUTPUTS = ("boxes", "scores", "labels", "num_detections")
@@ -35,11 +42,11 @@ def write_onnx(
     category_ids: Sequence[int] | None = None,
     notes: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes one file that takes images and gives detections.
+    """Write one file that takes images and gives detections.
 
     Input `images` uint8 [B, H, W, 3] (RGB, any B, H, W); outputs `boxes` [B, D, 4] float32 xyxy in the images' own
     pixels, `scores` [B, D] float32, `labels` [B, D] int32, by falling score, and `num_detections` [B] int32: what
-    stands behind them is zero. The weights are float32 whatever precision the run was trained in.
+    stands after them is zero. The weights are float32 whatever precision the run was trained in.
 
     Args:
         category_ids: [K] the data's own ids; 0…K-1 if left out.
@@ -59,12 +66,12 @@ def write_onnx(
     sections, resize = detector.sections, predictor.config.data.resize
     texts = (
         onnx_graph.before_network(resize, sections.model),
-        onnx_graph.behind_network(sections, detector.fpn.levels, len(detector.class_names)),
+        onnx_graph.after_network(sections, detector.fpn.levels, len(detector.class_names)),
     )
-    before, behind = (parser.parse_model(text) for text in texts)
-    before, network, behind = (
+    before, after = (parser.parse_model(text) for text in texts)
+    before, network, after = (
         compose.add_prefix(model, prefix)
-        for model, prefix in zip((before, _network(detector), behind), _PREFIXES, strict=True)
+        for model, prefix in zip((before, _network(detector), after), _PREFIXES, strict=True)
     )
     front = compose.merge_models(
         before,
@@ -74,7 +81,7 @@ def write_onnx(
     )
     whole = compose.merge_models(
         front,
-        behind,
+        after,
         io_map=[
             *((f"network/{name}", f"behind/{name}") for name in ("logits", "deltas")),
             *((f"before/{name}", f"behind/{name}") for name in _GEOMETRY),
@@ -107,23 +114,12 @@ def _network(detector: Any) -> Any:
         maps = detector.fpn(detector.backbone(pixels, training=False))
         return {"logits": detector.classification(maps), "deltas": detector.box(maps)}
 
-    with _quiet("tf2onnx"):
+    with quiet("tf2onnx"):
         model, _ = tf2onnx.convert.from_function(
             network, input_signature=network.input_signature, opset=onnx_graph.OPSET
         )
     model.ir_version = onnx_graph.IR_VERSION
     return model
-
-
-@contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    logger = logging.getLogger(name)
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def _rename(model: Any, names: Mapping[str, str]) -> None:
@@ -135,7 +131,7 @@ def _rename(model: Any, names: Mapping[str, str]) -> None:
 
 
 def _name_dimensions(model: Any) -> None:
-    """Dimensions as DESIGN's legend has them; those inside the graph are left to the runtime to infer."""
+    """Dimensions by their letters (`retina/ARCHITECTURE.md`, Words); the runtime infers those inside the graph."""
     del model.graph.value_info[:]
     for value in (*model.graph.input, *model.graph.output):
         for dimension in value.type.tensor_type.shape.dim:
@@ -151,35 +147,30 @@ class OnnxRunner:
         self.class_names: tuple[str, ...] = tuple(document["class_names"])
 
     def detect(self, images: Sequence[np.ndarray | bytes | Path]) -> list[Detections]:
-        """What is found in each image: uint8 RGB [H, W, 3], the bytes of a file, or a path; sizes may differ.
+        """Detections of each image: uint8 RGB [H, W, 3], the bytes of a file, or a path; sizes may differ.
 
         Raises:
             RetinaError: an image is missing, damaged or of another type.
         """
-        return [self._one(self.run(pixels_of(image)[None])) for image in images]
+        return [detections_of(self.run(pixels_of(image)[None]), self.class_names) for image in images]
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """The model's own outputs for a batch uint8 [B, H, W, 3] of one size."""
         return dict(zip(_OUTPUTS, self.session.run(list(_OUTPUTS), {"images": images}), strict=True))
 
     def stages(self, image: np.ndarray | bytes | Path) -> dict[str, np.ndarray]:
-        """What lies between one image and its detections, named as in `retina.export.stages.TENSORS`."""
+        """The tensors between an image and its detections, named as in `retina.export.agreement.TENSORS`."""
         pixels = pixels_of(image)
         parts = open_parts(self.path)
-        found = parts.network(parts.before(pixels[None]))
-        canvas = np.zeros((*found["canvas"], 3), np.uint8)
-        height, width = found["size"]
-        canvas[:height, :width] = found["levels"][0]
-        return {"pixels": pixels, "canvas": canvas, "logits": found["logits"][0], "deltas": found["deltas"][0]}
-
-    def _one(self, found: Mapping[str, np.ndarray]) -> Detections:
-        count = int(found["num_detections"][0])
-        boxes, scores, labels = (found[name][0, :count] for name in ("boxes", "scores", "labels"))
-        return Detections(boxes, scores, labels, tuple(self.class_names[label] for label in labels))
+        tensors = parts.network(parts.before(pixels[None]))
+        canvas = np.zeros((*tensors["canvas"], 3), np.uint8)
+        height, width = tensors["size"]
+        canvas[:height, :width] = tensors["levels"][0]
+        return {"pixels": pixels, "canvas": canvas, "logits": tensors["logits"][0], "deltas": tensors["deltas"][0]}
 
 
 def open_onnx(path: str | Path, *, providers: Sequence[str] = ("CPUExecutionProvider",)) -> OnnxRunner:
-    """Loads an export.
+    """Load an export.
 
     Args:
         providers: onnxruntime's execution providers, best first.
@@ -201,13 +192,13 @@ class Parts(NamedTuple):
     """An export cut in three. Each part takes and gives arrays by name.
 
     `before`: `images` [B, H, W, 3] uint8 to `pixels` [B, h, w, 3] (normalised), `levels` (the content before that,
-    float32 of 0…255), `canvas`, `size` and `per_original`; `network`: adds `logits` and `deltas`; `behind`: gives the
+    float32 of 0…255), `canvas`, `size` and `per_original`; `network`: adds `logits` and `deltas`; `after`: gives the
     detections.
     """
 
     before: Callable[[np.ndarray], dict[str, np.ndarray]]
     network: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
-    behind: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
+    after: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 
 
 def open_parts(path: str | Path, *, providers: Sequence[str] = ("CPUExecutionProvider",)) -> Parts:
@@ -233,8 +224,8 @@ def open_parts(path: str | Path, *, providers: Sequence[str] = ("CPUExecutionPro
 
     def run(session: Any, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         short = {name.rpartition("/")[2]: value for name, value in values.items()}
-        fed = {one.name: short[one.name.rpartition("/")[2]] for one in session.get_inputs()}
-        names = [one.name for one in session.get_outputs()]
+        fed = {value.name: short[value.name.rpartition("/")[2]] for value in session.get_inputs()}
+        names = [value.name for value in session.get_outputs()]
         return dict(zip((name.rpartition("/")[2] for name in names), session.run(names, fed), strict=True))
 
     return Parts(
@@ -245,7 +236,7 @@ def open_parts(path: str | Path, *, providers: Sequence[str] = ("CPUExecutionPro
 
 
 def _cut(model: Any, prefix: str, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
-    """The nodes and constants under one of `_PREFIXES` as a model of their own."""
+    """The nodes and constants under a prefix of `_PREFIXES` as a model by themselves."""
     import onnx
 
     kinds = {

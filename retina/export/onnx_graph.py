@@ -1,6 +1,6 @@
-"""What stands before and behind the network in an ONNX export, as text in ONNX's own syntax (`onnx.parser`).
+"""Everything around the network in an ONNX export, as text in ONNX's own syntax (`onnx.parser`).
 
-The same operations in the same order and precision as `retina.data.pipeline` and `retina.models.decode`, with NumPy's
+The same operations in the same order and precision as `batches.pixels` and `models.decode` have, with NumPy's
 float64 where those use it, so that onnxruntime's results differ by the network's rounding alone.
 """
 
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from retina import config
+from retina.models.decode import logit
 from retina.models.detector import Sections
 from retina.ops.anchors import base_anchors
 
@@ -131,11 +132,11 @@ def _blend(out: str, low: str, high: str, share: str, shape: list[int]) -> list[
     ]
 
 
-def behind_network(sections: Sections, levels: Sequence[int], classes: int) -> str:
+def after_network(sections: Sections, levels: Sequence[int], classes: int) -> str:
     """`logits` [B, A, K], `deltas` [B, A, 4] and what `before_network` gives to detections.
 
     `boxes` [B, D, 4] float32 xyxy pixels of the image, `scores` [B, D], `labels` [B, D] int32 by falling score, zeros
-    behind the first `num_detections` [B] int32. Suppression is onnx's NonMaxSuppression over one row of scores a class.
+    after the first `num_detections` [B] int32. Suppression is onnx's NonMaxSuppression over one row of scores a class.
     """
     inference, anchors = sections.inference, sections.anchors
     lines = [
@@ -147,7 +148,7 @@ def behind_network(sections: Sections, levels: Sequence[int], classes: int) -> s
             axis_one=("int64", [1], [1]),
             flat=("int64", [2], [0, -1]),
             yx_xyxy=("int64", [4], [1, 0, 1, 0]),
-            floor=("float", [1], [_logit(inference.score_threshold)]),
+            floor=("float", [1], [logit(inference.score_threshold)]),
             nothing=("float", [1], [-math.inf]),
             zero=("float", [1], [0.0]),
             half=("float", [1], [0.5]),
@@ -256,8 +257,8 @@ def _candidates(level: int) -> list[str]:
         # Sorted rows keep equal scores in the order of the flat (anchor, class) index.
         "sorted_rows, unused_order = TopK<axis = 1, largest = 0>(top_rows, anchor_count)",
         "row_places = Unsqueeze(sorted_rows, minus_one)",
-        "kept = GatherND<batch_dims = 1>(mine, row_places)",
-        "pair_logits = Reshape(kept, flat)",
+        "chosen_rows = GatherND<batch_dims = 1>(mine, row_places)",
+        "pair_logits = Reshape(chosen_rows, flat)",
         "all_pairs = Mul(anchor_count, classes)",
         "pair_count = Min(most, all_pairs)",
         "best, pairs = TopK<axis = 1>(pair_logits, pair_count)",
@@ -360,9 +361,3 @@ def _with_suffix(line: str, suffix: str, shared: set[str]) -> str:
 def _text(name: str, inputs: str, outputs: str, lines: list[str]) -> str:
     body = "\n".join(f"  {line}" for line in lines)
     return f'<ir_version: {IR_VERSION}, opset_import: ["" : {OPSET}]>\n{name} ({inputs}) => ({outputs})\n{{\n{body}\n}}'
-
-
-def _logit(probability: float) -> float:
-    if probability in (0.0, 1.0):
-        return -math.inf if probability == 0.0 else math.inf
-    return math.log(probability / (1.0 - probability))

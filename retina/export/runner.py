@@ -1,14 +1,16 @@
-"""Runs an export, whatever its format."""
+"""Exports of any format, opened and run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from retina.errors import RetinaError
+from retina.export import litert, onnx, saved_model, worker
 from retina.inference import Detections
 
 Format = Literal["saved_model", "onnx", "litert"]
@@ -16,9 +18,9 @@ Image = np.ndarray | bytes | Path
 
 
 class Runner(Protocol):
-    """A loaded export. One that can say what lies between an image and its detections has a method
-    `stages(image) -> dict[str, np.ndarray]` as well, with any of `retina.export.stages.TENSORS`: the certificate then
-    names the stage in which a difference arises."""
+    """A loaded export. A runner that can show what lies between an image and its detections also has a method
+    `stages(image) -> dict[str, np.ndarray]`, with any of `retina.export.agreement.TENSORS`: the certificate then names
+    the stage in which a difference arises."""
 
     @property
     def class_names(self) -> tuple[str, ...]: ...
@@ -28,7 +30,7 @@ class Runner(Protocol):
 
     @property
     def document(self) -> Mapping[str, Any]:
-        """What travels inside: see `retina.export.description.describe`."""
+        """The document that travels inside: see `retina.export.description.describe`."""
         ...
 
     def detect(self, images: Sequence[Image]) -> list[Detections]:
@@ -49,43 +51,39 @@ def format_of(path: str | Path) -> Format | None:
 
 
 def open_artefact(path: str | Path) -> Runner:
-    """Loads an export: a SavedModel's folder, or a file ending in .onnx or .tflite.
+    """Load an export: a SavedModel's folder, or a file ending in .onnx or .tflite.
 
     Raises:
         RetinaError: there is none, or it is damaged or no export of retina.
     """
     path = Path(path)
-    found = format_of(path)
-    if found is None:
+    format = format_of(path)
+    if format is None:
         what = "it is neither" if path.exists() else "there is nothing"
         raise RetinaError(
             f"{path}: expected an export (a SavedModel folder, or a file ending in {' or '.join(_SUFFIXES)}), {what}; "
             "make one with retina export"
         )
-    return _OPEN[found](path)
+    if format == "saved_model":
+        return saved_model.open_saved_model(path)
+    return onnx.open_onnx(path) if format == "onnx" else litert.open_litert(path)
 
 
-def _open_saved_model(path: Path) -> Runner:
-    from retina.export.saved_model import open_saved_model
+def _for_worker(path: str) -> worker.Opened:
+    """An export opened for the process that a certificate is made with."""
+    runner = open_artefact(path)
 
-    return open_saved_model(path)
+    def detect(image: bytes) -> worker.Detected:
+        (detections,) = runner.detect([image])
+        return detections.boxes, detections.scores, detections.labels
 
+    def stages(image: bytes) -> dict[str, np.ndarray]:
+        return runner.stages(image) if hasattr(runner, "stages") else {}
 
-def _open_onnx(path: Path) -> Runner:
-    from retina.export.onnx import open_onnx
-
-    return open_onnx(path)
-
-
-def _open_litert(path: Path) -> Runner:
-    from retina.export.litert import open_litert
-
-    return open_litert(path)
+    return detect, stages
 
 
 _SUFFIXES: dict[str, Format] = {".onnx": "onnx", ".tflite": "litert"}
-_OPEN: dict[Format, Callable[[Path], Runner]] = {
-    "saved_model": _open_saved_model,
-    "onnx": _open_onnx,
-    "litert": _open_litert,
-}
+
+if __name__ == "__main__":
+    worker.work(sys.argv[1], sys.argv[2], _for_worker)

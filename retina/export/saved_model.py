@@ -1,4 +1,4 @@
-"""Writes a SavedModel, and runs one: photographs in, detections out, with TensorFlow alone."""
+"""SavedModels written, and run: photographs in, detections out, with TensorFlow alone."""
 
 from __future__ import annotations
 
@@ -10,17 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from retina import config as configuration
+from retina.data.images import load_image
 from retina.errors import RetinaError
-from retina.export.description import check_backend, describe
+from retina.export.description import check_backend, describe, detections_of, pixels_of
 from retina.export.serving import Serving
-from retina.export.warm_up import WARM_UP_FILE, predict_record
 from retina.files import write_text
 from retina.inference import Detections, Predictor
 
 DESCRIPTION, CONFIG = "retina.json", "config.yaml"
+WARM_UP_FILE = "tf_serving_warmup_requests"  # in `assets.extra`
+
+# Field numbers of tensorflow_serving/apis: prediction_log.proto, predict.proto and model.proto.
+_LOG_PREDICT, _PREDICT_REQUEST, _REQUEST_MODEL, _REQUEST_INPUTS, _MODEL_SIGNATURE = 6, 1, 1, 2, 3
+_KEY, _VALUE = 1, 2  # of a map's entries
 
 _ABOUT = {
     "serving_default": "image_bytes [B] (JPEG, PNG, GIF, BMP or WebP of any size) to detections",
@@ -44,7 +48,7 @@ def write_saved_model(
     notes: Mapping[str, Any] | None = None,
     serving: type[Serving] = Serving,
 ) -> None:
-    """Writes a SavedModel that scores as the predictor does, bit for bit on the same machine.
+    """Write a SavedModel that scores as the predictor does, bit for bit on the same machine.
 
     It computes in the precision that the run was trained in. `assets/` holds `retina.json` (class names, category ids,
     settings, versions, what the signatures mean) and the training's `config.yaml`; `assets.extra/` what TensorFlow
@@ -54,11 +58,13 @@ def write_saved_model(
         folder: a new folder.
         category_ids: [K] the data's own ids; 0…K-1 if left out.
         notes: more for `retina.json`; JSON values.
-        serving: the graph; another one in tests.
+        serving: the graph; another in tests.
 
     Raises:
         RetinaError: the backend is not TensorFlow, or the folder is not empty.
     """
+    import tensorflow as tf
+
     check_backend("saved_model")
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -69,17 +75,18 @@ def write_saved_model(
         texts = {DESCRIPTION: json.dumps(document, indent=2), CONFIG: configuration.to_yaml(predictor.config)}
         for name, text in texts.items():
             write_text(Path(temporary) / name, text)
-        module = serving(predictor.detector, predictor.config, [Path(temporary) / name for name in texts])
-        tf.saved_model.save(module, str(folder), signatures=module.signatures())
+        graph = serving(predictor.detector, predictor.config, [Path(temporary) / name for name in texts])
+        tf.saved_model.save(graph.module(), str(folder), signatures=graph.signatures())
     _write_warm_up(folder / "assets.extra" / WARM_UP_FILE, predictor.config)
 
 
 def is_saved_model(path: Path) -> bool:
+    """Return whether a SavedModel lies in the folder."""
     return (path / "saved_model.pb").is_file()
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """`assets/retina.json` of a SavedModel.
+    """Return `assets/retina.json` of a SavedModel.
 
     Raises:
         RetinaError: it is missing or damaged.
@@ -98,6 +105,8 @@ class SavedModel:
     """A loaded SavedModel as a `retina.export.runner.Runner`."""
 
     def __init__(self, path: Path):
+        import tensorflow as tf
+
         self.path = path
         document = read_description(path)
         self.document = document
@@ -112,42 +121,37 @@ class SavedModel:
             ) from None
 
     def detect(self, images: Sequence[np.ndarray | bytes | str | Path]) -> list[Detections]:
-        """One image at a time, as `Predictor.predict` does.
+        """Detect in one image at a time, as `Predictor.predict` does.
 
         Raises:
             RetinaError: a file is missing or no image, or an array is no uint8 [H, W, 3].
         """
-        return [self._one(image) for image in images]
+        return [self._detected(image) for image in images]
 
     def stages(self, image: bytes) -> dict[str, np.ndarray]:
-        """What lies between an encoded photograph and its detections: `retina.export.stages.TENSORS`."""
+        """The tensors between an encoded photograph and its detections: `retina.export.agreement.TENSORS`."""
+        import tensorflow as tf
+
         return {name: value.numpy() for name, value in self.module.stages(tf.constant([image])).items()}
 
-    def _one(self, image: np.ndarray | bytes | str | Path) -> Detections:
-        from retina.data.images import load_image
+    def _detected(self, image: np.ndarray | bytes | str | Path) -> Detections:
+        import tensorflow as tf
 
         if isinstance(image, np.ndarray):
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
-                raise RetinaError(f"predict: expected uint8 RGB [H, W, 3], got {image.dtype} {list(image.shape)}")
-            found = self._images(images=tf.constant(image[None]))
-        else:
-            try:
-                encoded = image if isinstance(image, bytes) else Path(image).read_bytes()
-            except OSError:
-                encoded = b""  # the reader below says why
-            found = self._bytes(image_bytes=tf.constant([encoded]))
-            if not bool(found["readable"][0]):
-                load_image(image)  # raises, and names the file and its fault
-                raise RetinaError(f"{self.path}: it could not decode an image that retina can; export again")
-        count = int(found["num_detections"][0])
-        boxes, scores, labels, names = (
-            found[name][0, :count].numpy() for name in ("boxes", "scores", "labels", "label_names")
-        )
-        return Detections(boxes, scores, labels, tuple(name.decode() for name in names))
+            return detections_of(self._images(images=tf.constant(pixels_of(image)[None])), self.class_names)
+        try:
+            encoded = image if isinstance(image, bytes) else Path(image).read_bytes()
+        except OSError:
+            encoded = b""  # the reader below says why
+        outputs = self._bytes(image_bytes=tf.constant([encoded]))
+        if not bool(outputs["readable"][0]):
+            load_image(image)  # raises, and names the file and its fault
+            raise RetinaError(f"{self.path}: it could not decode an image that retina can; export again")
+        return detections_of(outputs, self.class_names)
 
 
 def open_saved_model(path: str | Path) -> SavedModel:
-    """Loads a SavedModel that `write_saved_model` wrote.
+    """Load a SavedModel that `write_saved_model` wrote.
 
     Raises:
         RetinaError: it is none, or damaged.
@@ -161,7 +165,9 @@ def open_saved_model(path: str | Path) -> SavedModel:
 
 
 def _write_warm_up(file: Path, config: configuration.Config) -> None:
-    """One request for a landscape and one for a portrait of the trained size."""
+    """Write requests for a landscape and a portrait of the trained size, which TensorFlow Serving replays when it loads
+    the model, so that the first user does not wait for it."""
+    import tensorflow as tf
     from PIL import Image
 
     short, long = config.data.resize.short, config.data.resize.long
@@ -172,3 +178,34 @@ def _write_warm_up(file: Path, config: configuration.Config) -> None:
             encoded = io.BytesIO()
             Image.new("RGB", (width, height), (124, 116, 104)).save(encoded, "JPEG")
             writer.write(predict_record("serving_default", {"image_bytes": np.array([encoded.getvalue()], object)}))
+
+
+def predict_record(signature: str, inputs: Mapping[str, np.ndarray]) -> bytes:
+    """A `PredictionLog` with one `PredictRequest` for a signature, ready for a TFRecord.
+
+    These few fields of the messages are encoded here, since the package that holds the message classes brings gRPC with
+    it.
+
+    Args:
+        inputs: arrays by the names of the signature's inputs; strings as an object array of bytes.
+    """
+    import tensorflow as tf
+
+    request = _field(_REQUEST_MODEL, _field(_MODEL_SIGNATURE, signature.encode()))
+    for name, array in inputs.items():
+        tensor = tf.make_tensor_proto(array).SerializeToString()
+        request += _field(_REQUEST_INPUTS, _field(_KEY, name.encode()) + _field(_VALUE, tensor))
+    return _field(_LOG_PREDICT, _field(_PREDICT_REQUEST, request))
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """A length-delimited field (protobuf.dev/programming-guides/encoding)."""
+    return _varint(number << 3 | 2) + _varint(len(content)) + content
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])

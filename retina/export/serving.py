@@ -8,26 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import tensorflow as tf
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from retina.config import Config
-from retina.data import augment, pixels
+from retina.data.batches import pixels
 from retina.models.decode import Limits
 from retina.models.detector import Detector
+from retina.private_names import with_constant_weights
 
-Tensors = dict[str, tf.Tensor]
+if TYPE_CHECKING:
+    import tensorflow as tf
 
-_BYTES = tf.TensorSpec([None], tf.string, name="image_bytes")
-_IMAGES = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
-_CANVAS = tf.TensorSpec([None, None, None, 3], tf.uint8, name="canvas")
-_SIZE = tf.TensorSpec([None, 2], tf.int32, name="size")
-_LIMITS = (
-    tf.TensorSpec([], tf.float32, name="score_threshold"),
-    tf.TensorSpec([], tf.float32, name="nms_iou"),
-    tf.TensorSpec([], tf.int32, name="max_detections"),
-)
+Tensors = dict[str, Any]
 
 
 class Canvas(NamedTuple):
@@ -40,8 +32,8 @@ class Canvas(NamedTuple):
     readable: tf.Tensor
 
 
-class Serving(tf.Module):
-    """What is saved: the weights, the signatures, and two functions for Python.
+class Serving:
+    """The graph of a detector, and `module()`, which is what is saved.
 
     `detect(image_bytes, score_threshold, nms_iou, max_detections)` and `detect_images(images, …)` have the trained
     settings as defaults; `stages(image_bytes)` shows what lies between one photograph and its detections.
@@ -52,19 +44,19 @@ class Serving(tf.Module):
         Args:
             files: copied into the SavedModel as assets, under their own names.
         """
-        super().__init__(name="retina")
+        import tensorflow as tf
+
         # Only the variables: saving the Keras model itself would trace graphs that nobody calls.
         metrics = {id(variable) for variable in detector.metrics_variables}
         weights = [variable.value for variable in detector.variables if id(variable) not in metrics]
         folded = config.export.fold_batch_norm
         self.weights = [] if folded else weights
         self.files = [tf.saved_model.Asset(str(file)) for file in files]
-        self._detector = _Untracked(detector)
+        self.detector = detector
         self._resize, self._max_pixels = config.data.resize, config.data.max_pixels
-        network = tf.function(self.network, input_signature=[_CANVAS, _SIZE])
+        inputs, defaults = _inputs(), self._defaults()
+        network = tf.function(self.network, input_signature=[inputs["canvas"], inputs["size"]])
         self._network = _with_constants(network) if folded else network
-        defaults = self._defaults()
-        limited = [*_LIMITS]
 
         def detect(
             image_bytes: tf.Tensor,
@@ -82,16 +74,29 @@ class Serving(tf.Module):
         ) -> Tensors:
             return self.of_images(images, self._limits(score_threshold, nms_iou, max_detections))
 
-        self.detect = tf.function(detect, input_signature=[_BYTES, *limited])
-        self.detect_images = tf.function(detect_images, input_signature=[_IMAGES, *limited])
+        limits = [inputs[name] for name in ("score_threshold", "nms_iou", "max_detections")]
+        self.detect = tf.function(detect, input_signature=[inputs["image_bytes"], *limits])
+        self.detect_images = tf.function(detect_images, input_signature=[inputs["images"], *limits])
         self.stages = tf.function(self.intermediate, input_signature=[tf.TensorSpec([1], tf.string, "image_bytes")])
 
+    def module(self) -> tf.Module:
+        """The object to save, from which no way leads to the Keras model: weights, assets, functions for Python."""
+        import tensorflow as tf
+
+        module = tf.Module(name="retina")
+        for name in ("weights", "files", "detect", "detect_images", "stages"):
+            setattr(module, name, getattr(self, name))
+        return module
+
     def signatures(self) -> dict[str, Callable]:
-        """By name. Those with options take the three settings as further inputs, with their defaults on record."""
+        """Signatures by name. Those with options also take the three settings, with their defaults on record."""
+        import tensorflow as tf
+
+        inputs = _inputs()
         return {
-            "serving_default": tf.function(self.of_bytes, input_signature=[_BYTES]),
-            "images": tf.function(self.of_images, input_signature=[_IMAGES]),
-            "raw": tf.function(self.raw, input_signature=[_CANVAS, _SIZE]),
+            "serving_default": tf.function(self.of_bytes, input_signature=[inputs["image_bytes"]]),
+            "images": tf.function(self.of_images, input_signature=[inputs["images"]]),
+            "raw": tf.function(self.raw, input_signature=[inputs["canvas"], inputs["size"]]),
             "serving_with_options": self.detect,
             "images_with_options": self.detect_images,
         }
@@ -104,52 +109,63 @@ class Serving(tf.Module):
 
     def canvas(self, image: tf.Tensor) -> Canvas:
         """An image [h,w,3] on its canvas; an empty one is taken as a black pixel that is not `readable`."""
+        import tensorflow as tf
+
         readable = tf.size(image) > 0
         image = tf.cond(readable, lambda: image, lambda: tf.zeros([1, 1, 3], tf.uint8))
         image = tf.ensure_shape(image, [None, None, 3])
         stored = tf.shape(image)[:2]
         content, size = pixels.fit(stored, self._resize)
-        view = augment.View(tf.zeros(2, tf.int32), stored, content)
-        return Canvas(pixels.pad(pixels.show(image, view), size), content, pixels.scale(view), readable)
+        shown = pixels.pad(pixels.show(image, content), size)
+        return Canvas(shown, content, pixels.scale(stored, content), readable)
 
     def network(self, canvas: tf.Tensor, size: tf.Tensor) -> Tensors:
         """`logits` [B,A,K] and `deltas` [B,A,4] of canvases [B,H,W,3], and the pyramid's `maps` [B,·], a row each."""
-        maps = self._detector.it.feature_maps(canvas, size, training=False)
-        rows = [tf.reshape(tf.cast(one, tf.float32), [tf.shape(canvas)[0], -1]) for one in maps]
-        return {**self._detector.it.predictions(maps), "maps": tf.concat(rows, axis=1)}
+        import tensorflow as tf
+
+        maps = self.detector.feature_maps(canvas, size, training=False)
+        rows = [tf.reshape(tf.cast(level, tf.float32), [tf.shape(canvas)[0], -1]) for level in maps]
+        return {**self.detector.predictions(maps), "maps": tf.concat(rows, axis=1)}
 
     def detections(
         self, outputs: Tensors, canvas: tf.Tensor, size: tf.Tensor, scale: tf.Tensor, limits: Any
     ) -> Tensors:
         """`boxes` [B,D,4], `scores`, `labels`, `valid` [B,D] of the network's outputs."""
         batch = {"images": canvas, "size": size, "scale": scale}
-        return self._detector.it.decode(outputs, batch, limits)
+        return self.detector.decode(outputs, batch, limits)
 
     # ------------------------------------------------------------------------------------------- the signatures
 
     def of_bytes(self, image_bytes: tf.Tensor, limits: Limits | None = None) -> Tensors:
         """Detections of photographs [B] as encoded bytes, of any sizes; what is no image has none."""
+        import tensorflow as tf
+
         count = tf.shape(image_bytes)[0]
         encoded = _at_least_one(image_bytes, "")
         canvases, sizes, scales, readable, same = self._lay_out(encoded)
 
         def together() -> Tensors:
-            return self._found(canvases.stack(), sizes, scales, limits)
+            return self._detected(canvases.stack(), sizes, scales, limits)
 
-        def one(index: tf.Tensor) -> Tensors:
+        def alone(index: tf.Tensor) -> Tensors:
             image, row = canvases.read(index), slice(index, index + 1)
-            found = self._found(image[None], sizes[row], scales[row], limits)
-            return {name: value[0] for name, value in found.items()}
+            detections = self._detected(image[None], sizes[row], scales[row], limits)
+            return {name: value[0] for name, value in detections.items()}
 
         def apart() -> Tensors:
             return tf.map_fn(
-                one, tf.range(tf.size(encoded)), parallel_iterations=1, fn_output_signature=self._specification(limits)
+                alone,
+                tf.range(tf.size(encoded)),
+                parallel_iterations=1,
+                fn_output_signature=self._specification(limits),
             )
 
         return self._named(tf.cond(same, together, apart), readable, count)
 
     def of_images(self, images: tf.Tensor, limits: Limits | None = None) -> Tensors:
         """Detections of RGB images [B,H,W,3] of one size."""
+        import tensorflow as tf
+
         count = tf.shape(images)[0]
         images = _at_least_one(images, 0)
         with tf.device("CPU:0"):
@@ -163,7 +179,7 @@ class Serving(tf.Module):
                     tf.TensorSpec([], tf.bool),
                 ),
             )
-        return self._named(self._found(canvas, size, scale, limits), readable, count)
+        return self._named(self._detected(canvas, size, scale, limits), readable, count)
 
     def raw(self, canvas: tf.Tensor, size: tf.Tensor) -> Tensors:
         """The network alone: `logits` and `deltas` of canvases [B,H,W,3] whose content ends at `size` [B,2] (h, w)."""
@@ -171,19 +187,21 @@ class Serving(tf.Module):
         return {name: outputs[name] for name in ("logits", "deltas")}
 
     def intermediate(self, image_bytes: tf.Tensor) -> Tensors:
-        """Every stage of one photograph [1]: `retina.export.stages.TENSORS`, then the detections."""
+        """Every stage of one photograph [1]: `retina.export.agreement.TENSORS`, then the detections."""
         image = self.decoded(image_bytes[0])
         laid = self.canvas(image)
         size, scale = laid.size[None], laid.scale[None]
         outputs = self._network(laid.image[None], size)
-        found = self.detections(outputs, laid.image[None], size, scale, None)
-        return {"pixels": image, "canvas": laid.image, **{name: x[0] for name, x in (outputs | found).items()}}
+        detections = self.detections(outputs, laid.image[None], size, scale, None)
+        return {"pixels": image, "canvas": laid.image, **{name: x[0] for name, x in (outputs | detections).items()}}
 
     # ------------------------------------------------------------------------------------------------- details
 
     def _lay_out(self, encoded: tf.Tensor) -> tuple[tf.TensorArray, tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
         """The canvases of [B] encoded images as an array of differing shapes, sizes [B,2], scales [B,2], readable [B]
-        bool, and whether the shapes are all one."""
+        bool, and whether all shapes are equal."""
+        import tensorflow as tf
+
         count = tf.size(encoded)
         # Where tf.data decodes too; and a GPU's resize might round another way.
         with tf.device("CPU:0"):
@@ -198,9 +216,9 @@ class Serving(tf.Module):
             )
 
             def lay_out(index: tf.Tensor, arrays: tuple) -> tuple[tf.Tensor, tuple]:
-                one = self.canvas(self.decoded(encoded[index]))
-                shape = tf.shape(one.image, out_type=tf.int32)[:2] + 0
-                values = (*one, shape)
+                canvas = self.canvas(self.decoded(encoded[index]))
+                shape = tf.shape(canvas.image, out_type=tf.int32)[:2] + 0
+                values = (*canvas, shape)
                 return index + 1, tuple(array.write(index, value) for array, value in zip(arrays, values, strict=True))
 
             _, laid = tf.while_loop(lambda index, _: index < count, lay_out, (0, laid))
@@ -208,17 +226,19 @@ class Serving(tf.Module):
             shapes = shapes.stack()
             return canvases, sizes.stack(), scales.stack(), readable.stack(), tf.reduce_all(shapes == shapes[:1])
 
-    def _found(self, canvas: tf.Tensor, size: tf.Tensor, scale: tf.Tensor, limits: Limits | None) -> Tensors:
+    def _detected(self, canvas: tf.Tensor, size: tf.Tensor, scale: tf.Tensor, limits: Limits | None) -> Tensors:
         return self.detections(self._network(canvas, size), canvas, size, scale, limits)
 
-    def _named(self, found: Tensors, readable: tf.Tensor, count: tf.Tensor) -> Tensors:
-        """The outputs of a signature for the first `count` images; what was no image keeps no detection."""
-        valid = found["valid"] & readable[:, None]
-        names = tf.gather(tf.constant(self._detector.it.class_names), found["labels"])
+    def _named(self, detections: Tensors, readable: tf.Tensor, count: tf.Tensor) -> Tensors:
+        """The outputs of a signature for the first `count` images; what was no image has no detection."""
+        import tensorflow as tf
+
+        valid = detections["valid"] & readable[:, None]
+        names = tf.gather(tf.constant(self.detector.class_names), detections["labels"])
         outputs = {
-            "boxes": tf.where(valid[..., None], found["boxes"], 0.0),
-            "scores": tf.where(valid, found["scores"], 0.0),
-            "labels": tf.where(valid, found["labels"], 0),
+            "boxes": tf.where(valid[..., None], detections["boxes"], 0.0),
+            "scores": tf.where(valid, detections["scores"], 0.0),
+            "labels": tf.where(valid, detections["labels"], 0),
             "label_names": tf.where(valid, names, ""),
             "num_detections": tf.reduce_sum(tf.cast(valid, tf.int32), axis=1),
             "readable": readable,
@@ -226,7 +246,9 @@ class Serving(tf.Module):
         return {name: value[:count] for name, value in outputs.items()}
 
     def _specification(self, limits: Limits | None) -> dict[str, tf.TensorSpec]:
-        slots = self._detector.it.sections.inference.max_detections if limits is None else None
+        import tensorflow as tf
+
+        slots = self.detector.sections.inference.max_detections if limits is None else None
         return {
             "boxes": tf.TensorSpec([slots, 4], tf.float32),
             "scores": tf.TensorSpec([slots], tf.float32),
@@ -235,7 +257,9 @@ class Serving(tf.Module):
         }
 
     def _defaults(self) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        trained = self._detector.it.sections.inference
+        import tensorflow as tf
+
+        trained = self.detector.sections.inference
         return (
             tf.constant(trained.score_threshold, tf.float32),
             tf.constant(trained.nms_iou, tf.float32),
@@ -244,6 +268,8 @@ class Serving(tf.Module):
 
     def _limits(self, score_threshold: tf.Tensor, nms_iou: tf.Tensor, max_detections: tf.Tensor) -> Limits:
         """The settings of one call, refused where they mean nothing."""
+        import tensorflow as tf
+
         checks = []
         for name, value in (("score_threshold", score_threshold), ("nms_iou", nms_iou)):
             inside = (value >= 0.0) & (value <= 1.0)
@@ -254,32 +280,41 @@ class Serving(tf.Module):
         with tf.control_dependencies(checks):
             return Limits(
                 tf.identity(score_threshold),
-                self._detector.it.sections.inference.candidates,
+                self.detector.sections.inference.candidates,
                 tf.identity(nms_iou),
                 tf.identity(max_detections),
             )
 
 
-class _Untracked:
-    """Hides an object from `tf.Module`, which would save it."""
+def _inputs() -> dict[str, tf.TensorSpec]:
+    """The inputs of all signatures, by name."""
+    import tensorflow as tf
 
-    def __init__(self, it: Any):
-        self.it = it
+    kinds: dict[str, tuple[list[int | None], tf.DType]] = {
+        "image_bytes": ([None], tf.string),
+        "images": ([None, None, None, 3], tf.uint8),
+        "canvas": ([None, None, None, 3], tf.uint8),
+        "size": ([None, 2], tf.int32),
+        "score_threshold": ([], tf.float32),
+        "nms_iou": ([], tf.float32),
+        "max_detections": ([], tf.int32),
+    }
+    return {name: tf.TensorSpec(shape, dtype, name=name) for name, (shape, dtype) in kinds.items()}
 
 
 def _with_constants(network: Any) -> Callable[[tf.Tensor, tf.Tensor], Tensors]:
     """The function with its weights as constants: TensorFlow then multiplies batch normalisations into convolutions."""
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
     traced = network.get_concrete_function()
-    constant = convert_variables_to_constants_v2(traced)
+    constant = with_constant_weights(traced)
     names = sorted(traced.structured_outputs)
 
     return lambda canvas, size: dict(zip(names, constant(canvas, size), strict=True))
 
 
 def _at_least_one(batch: tf.Tensor, value: Any) -> tf.Tensor:
-    """[B, …] with one element of `value` if B is 0: an empty batch has no canvas to stack."""
+    """The batch [B, …], with an element of `value` if B is 0: an empty batch has no canvas to stack."""
+    import tensorflow as tf
+
     shape = tf.shape(batch)
     missing = tf.cast(shape[:1] == 0, tf.int32)
     return tf.concat([batch, tf.fill(tf.concat([missing, shape[1:]], 0), tf.constant(value, batch.dtype))], axis=0)

@@ -25,7 +25,7 @@ _HEAD = "head.classification_head.cls_logits.bias"
 def export_weights(
     kind: Literal["torchvision"], run: str | Path, file: str | Path, *, checkpoint: str = "best"
 ) -> ExportReport:
-    """Writes a run's weights as a state dict that a torchvision RetinaNet loads strictly.
+    """Write a run's weights as a state dict that a torchvision RetinaNet loads strictly.
 
     What `import_run` brought in from torchvision goes back bit for bit, unused rows of the head and the batch
     normalisations' counters included. The averaged weights are written where the run keeps them (`run.ema`).
@@ -71,8 +71,10 @@ def _of_the_import(run: Path) -> tuple[int | None, dict[str, np.ndarray]]:
         if not path.is_file():
             return None, {}
         report: dict[str, Any] = json.loads(path.read_text())
-        outputs = [one["source_shape"][0] for one in report["carried"] if one["source"] == _HEAD]
-        boxes = [one["source_shape"][0] for one in report["carried"] if one["source"].endswith("bbox_reg.bias")]
+        outputs = [tensor["source_shape"][0] for tensor in report["carried"] if tensor["source"] == _HEAD]
+        boxes = [
+            tensor["source_shape"][0] for tensor in report["carried"] if tensor["source"].endswith("bbox_reg.bias")
+        ]
         if not outputs:
             return None, {}
         with np.load(run / LEFTOVERS, allow_pickle=False) as stored:

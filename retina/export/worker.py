@@ -1,13 +1,14 @@
-"""Runs an export in a process of its own, which never sees the checkpoint.
+"""The work of a process that runs an export and never sees the checkpoint.
 
 For a SavedModel this file is run by its path and needs nothing but TensorFlow and NumPy: it hides `retina`, Keras and
-their like from itself, so that an export that leaned on them would fail here. Other formats bring in their runner.
+their like from itself, so that an export that leaned on them would fail here. For other formats `retina.export.runner`
+is run as a module, and hands in how it opens them.
 
     python -I worker.py JOB OUT
 
-JOB is a JSON file: `artefact`, a path; `plain`, whether it is a SavedModel; `images`, the paths of encoded images;
-`stages`, whether to write every stage of the first image instead of the detections of all. OUT is an .npz: `counts`,
-`boxes`, `scores`, `labels` and `seconds` (of each image, decoding included), or the stages.
+JOB is a JSON file: `artefact`, a path; `images`, the paths of encoded images; `stages`, whether to write every stage of
+the first image instead of the detections of all. OUT is an .npz: `counts`, `boxes`, `scores`, `labels` and `seconds`
+(of each image, decoding included), or the stages.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ import numpy as np
 
 HIDDEN = ("retina", "keras", "keras_cv", "keras_hub", "tf_keras", "jax", "torch")
 
-Found = tuple[np.ndarray, np.ndarray, np.ndarray]
+Detected = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Boxes [n, 4], scores [n] and labels [n] of one image."""
+Opened = tuple[Callable[[bytes], Detected], Callable[[bytes], dict[str, np.ndarray]]]
+"""Two functions of an encoded image: its detections, and the tensors of its stages."""
 
 
 class _Without:
@@ -39,10 +42,11 @@ class _Without:
         return getattr(self.finder, name)
 
 
-def main(job_path: str, out_path: str) -> None:
+def work(job_path: str, out_path: str, open_export: Callable[[str], Opened]) -> None:
+    """Do the job with an export that `open_export` opens."""
     with open(job_path, encoding="utf-8") as file:
         job = json.load(file)
-    detect, stages = _plain_tensorflow(job["artefact"]) if job["plain"] else _with_retina(job["artefact"])
+    detect, stages = open_export(job["artefact"])
     images = []
     for path in job["images"]:
         with open(path, "rb") as encoded:
@@ -52,28 +56,29 @@ def main(job_path: str, out_path: str) -> None:
         np.savez(out_path, **arrays)
         return
     detect(images[0])  # the first call builds the graph
-    found: list[Found] = []
+    detected: list[Detected] = []
     seconds = []
     for image in images:
         start = time.perf_counter()
-        found.append(detect(image))
+        detected.append(detect(image))
         seconds.append(time.perf_counter() - start)
-    boxes, scores, labels = (np.concatenate(column) for column in zip(*found, strict=True))
-    counts = np.array([len(one[1]) for one in found])
+    boxes, scores, labels = (np.concatenate(column) for column in zip(*detected, strict=True))
+    counts = np.array([len(image[1]) for image in detected])
     np.savez(out_path, counts=counts, boxes=boxes, scores=scores, labels=labels, seconds=np.array(seconds))
 
 
-def _plain_tensorflow(path: str) -> tuple[Callable[[bytes], Found], Callable[[bytes], dict[str, np.ndarray]]]:
+def _plain_tensorflow(path: str) -> Opened:
+    """A SavedModel in TensorFlow, without anything that it could lean on."""
     sys.meta_path[:] = [_Without(finder) for finder in sys.meta_path]
     import tensorflow as tf
 
     module = tf.saved_model.load(path)
     signature = module.signatures["serving_default"]
 
-    def detect(image: bytes) -> Found:
-        found = signature(image_bytes=tf.constant([image]))
-        count = int(found["num_detections"][0])
-        return tuple(found[name][0, :count].numpy() for name in ("boxes", "scores", "labels"))
+    def detect(image: bytes) -> Detected:
+        outputs = signature(image_bytes=tf.constant([image]))
+        count = int(outputs["num_detections"][0])
+        return tuple(outputs[name][0, :count].numpy() for name in ("boxes", "scores", "labels"))
 
     def stages(image: bytes) -> dict[str, np.ndarray]:
         return {name: value.numpy() for name, value in module.stages(tf.constant([image])).items()}
@@ -81,20 +86,5 @@ def _plain_tensorflow(path: str) -> tuple[Callable[[bytes], Found], Callable[[by
     return detect, stages
 
 
-def _with_retina(path: str) -> tuple[Callable[[bytes], Found], Callable[[bytes], dict[str, np.ndarray]]]:
-    from retina.export.runner import open_artefact
-
-    runner = open_artefact(path)
-
-    def detect(image: bytes) -> Found:
-        (found,) = runner.detect([image])
-        return found.boxes, found.scores, found.labels
-
-    def stages(image: bytes) -> dict[str, np.ndarray]:
-        return runner.stages(image) if hasattr(runner, "stages") else {}
-
-    return detect, stages
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    work(sys.argv[1], sys.argv[2], _plain_tensorflow)

@@ -1,10 +1,11 @@
 """The manual: a Markdown page a topic, in the wheel, and what reads them.
 
-A page begins with its title (`# Data`) and a paragraph that says what it is about; the list of topics shows that.
+A page begins with its title (`# Data`) and a sentence that says what it is about; the list of topics shows that.
 """
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -39,5 +40,6 @@ def page(topic: str) -> str:
 
 
 def _about(text: str) -> str:
-    """Return the first paragraph after the title, on one line."""
-    return " ".join(text.split("\n\n")[1].split())
+    """Return the first sentence after the title, on one line."""
+    below = text.partition("\n# ")[2] if text.startswith("<!--") else text
+    return re.split(r"(?<=\.) ", " ".join(below.split("\n\n")[1].split()), maxsplit=1)[0]

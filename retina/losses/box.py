@@ -113,7 +113,7 @@ def _overlap(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _zero_if_equal(loss: Tensor, prediction: Tensor, target: Tensor, union: Tensor) -> Tensor:
-    """Boxes without area have no IoU: equal ones are no error all the same."""
+    """The loss, or 0 for equal boxes without area, whose IoU is not defined."""
     same_without_area = ops.logical_and(union <= 0, ops.all(prediction == target, axis=-1))
     return ops.where(same_without_area, 0.0, loss)
 

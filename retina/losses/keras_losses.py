@@ -47,7 +47,7 @@ class _Loss(keras.losses.Loss):
         value = getattr(self, name)
         if not (low <= value <= high and math.isfinite(value)):
             expected = f"at least {low:g}" if high == math.inf else f"{low:g} to {high:g}"
-            raise RetinaError(f"{type(self).__name__}: {name}: expected {expected}, got {value}; mend it")
+            raise RetinaError(f"{type(self).__name__}: {name}: expected {expected}, got {value}; change it")
 
     def _like(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Elementwise targets in the shape of the predictions: [B] against [B, 1] would broadcast to [B, B]."""
@@ -129,13 +129,13 @@ class SoftmaxFocal(_Loss):
 
     @staticmethod
     def _weights(alpha: Any) -> float | list[float]:
-        """As plain numbers, which serialise."""
+        """The weights as plain numbers, which serialise."""
         values = np.asarray(alpha)
         numeric = values.dtype.kind in "iuf" and values.ndim <= 1 and values.size > 0
         if not numeric or not (np.isfinite(values) & (values >= 0)).all():
             raise RetinaError(
                 "SoftmaxFocal: alpha: expected None, a finite number of at least 0, or one for each class, "
-                f"got {values.tolist()}; mend it"
+                f"got {values.tolist()}; change it"
             )
         weights: float | list[float] = values.tolist()
         return weights

@@ -1,4 +1,4 @@
-"""Class labels as the losses take them."""
+"""Class labels in the form that the losses take."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def known(values: Tensor) -> np.ndarray | None:
 
 
 def differ(first: Sequence[int | None], second: Sequence[int | None]) -> bool:
-    """Whether two shapes are certain to differ: in rank, or in a dimension that both know."""
+    """Return whether two shapes are certain to differ: in rank, or in a dimension that both know."""
     if len(first) != len(second):
         return True
     return any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in zip(first, second, strict=True))
 
 
 def legal_labels(labels: Tensor, leading: Sequence[int | None], classes: int, where: str) -> Tensor | None:
-    """Which labels are one of 0..`classes` - 1: None for all of them, else a mask for `nan_unless`.
+    """The labels in 0..`classes` - 1: None for all of them, else a mask for `nan_unless`.
 
     Args:
         labels: numbers of the shape `leading`, as far as it is known.
@@ -44,7 +44,7 @@ def legal_labels(labels: Tensor, leading: Sequence[int | None], classes: int, wh
         None where the values are known; a bool tensor of the labels' shape while they are traced.
 
     Raises:
-        RetinaError: the shape is another one, or a known label is no class.
+        RetinaError: the shape is another, or a known label is no class.
     """
     if not hasattr(labels, "shape"):
         labels = np.asarray(labels)
@@ -99,5 +99,5 @@ def class_targets(logits: Tensor, targets: Tensor, where: str) -> tuple[Tensor, 
 
 
 def is_class(labels: Tensor, classes: int) -> Tensor:
-    """[..., K] bool of labels [...]: whether the label is class k."""
+    """Mask [..., K] of labels [...]: whether the label is class k."""
     return ops.cast(labels, "int32")[..., None] == ops.arange(classes, dtype="int32")

@@ -55,7 +55,7 @@ def multiclass_hinge(scores: Tensor, labels: Tensor, *, margin: float = 1.0) -> 
     """
     classes = scores.shape[-1]
     legal = legal_labels(labels, scores.shape[:-1], classes, "multiclass_hinge")
-    own = is_class(labels, classes)
-    own_score = ops.sum(ops.where(own, scores, 0.0), axis=-1, keepdims=True)
-    losses = ops.sum(ops.where(own, 0.0, ops.maximum(scores - own_score + margin, 0.0)), axis=-1)
+    is_label = is_class(labels, classes)
+    label_score = ops.sum(ops.where(is_label, scores, 0.0), axis=-1, keepdims=True)
+    losses = ops.sum(ops.where(is_label, 0.0, ops.maximum(scores - label_score + margin, 0.0)), axis=-1)
     return nan_unless(legal, losses)

@@ -97,7 +97,7 @@ class Centers(keras.layers.Layer):
         if not whole or not 0 <= rate <= 1 or (weight is not None and not 0 < weight < math.inf):
             raise RetinaError(
                 "Centers: expected a whole number of classes >= 1, rate in [0, 1] and weight None or above 0, "
-                f"got {classes}, {rate} and {weight}; mend them"
+                f"got {classes}, {rate} and {weight}; change them"
             )
         self.classes, self.rate, self.weight = int(classes), rate, weight
 
@@ -190,7 +190,7 @@ def _squared_distance(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _pairwise_squared_distances(points: Tensor) -> Tensor:
-    """[B, B] to choose by, in memory for B² rather than B²·F numbers: rounded, more so far from the origin."""
+    """Distances [B, B] to choose by, in memory for B², not B²·F numbers: rounded, more so far from the origin."""
     points = points - ops.mean(points, axis=0, keepdims=True)
     squares = ops.sum(ops.square(points), axis=-1)
     return squares[:, None] + squares[None, :] - 2.0 * ops.matmul(points, ops.transpose(points))

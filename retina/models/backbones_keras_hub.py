@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from retina.errors import RetinaError
+from retina.errors import RetinaError, install_hint
 from retina.weights.keras_file import read_keras
 
 # Blocks of the four stages, whether they are bottlenecks, and the kind: plain, pre-activated ("v2", He et al. 2016,
@@ -57,7 +57,7 @@ def _keras_hub(name: str) -> Any:
         import keras_hub
     except ImportError:
         raise RetinaError(
-            f"model.backbone: {name} needs keras-hub, which is not installed; install retina[hub], or take resnet50"
+            f"model.backbone: {name} needs keras-hub, which is not installed; take resnet50, or {install_hint('hub')}"
         ) from None
     return keras_hub
 
@@ -78,13 +78,13 @@ def _arguments(stem: str) -> dict[str, Any]:
 
 
 def _load_folder(network: keras.Model, folder: Path, name: str) -> None:
-    """Keras reads its own file, by order; before that its configuration and its values are looked at."""
+    """Load a preset folder. Keras reads its file, by order; before that the configuration and values are checked."""
     config = read_keras(folder).configs.get("config.json", {})
-    found = config.get("config") if isinstance(config, dict) else None
+    settings = config.get("config") if isinstance(config, dict) else None
     wanted = network.get_config()
     for key in ("input_conv_filters", "stackwise_num_blocks", "block_type", "use_pre_activation"):
-        if not isinstance(found, dict) or found.get(key) != wanted[key]:
-            other = found.get(key) if isinstance(found, dict) else "nothing"
+        if not isinstance(settings, dict) or settings.get(key) != wanted[key]:
+            other = settings.get(key) if isinstance(settings, dict) else "nothing"
             raise RetinaError(
                 f"model.weights: {folder}: expected a preset of {name} ({key} {wanted[key]}), its config.json has "
                 f"{other}; choose the backbone of these weights"

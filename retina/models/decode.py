@@ -15,7 +15,7 @@ Tensor = Any
 
 
 class Limits(NamedTuple):
-    """What `config.Inference` holds, where the caller of a graph decides it: scalar tensors but for `candidates`."""
+    """Limits of `config.Inference` where the caller of a graph decides them: scalar tensors but for `candidates`."""
 
     score_threshold: Tensor
     candidates: int
@@ -58,9 +58,9 @@ def decode(
     boxes, logits, labels = (ops.concatenate(parts, axis=1) for parts in zip(*candidates, strict=True))
     boxes = box_ops.clip(boxes, size[:, None, :])
 
-    kept = nms(boxes, logits, labels, iou_threshold=inference.nms_iou, max_detections=inference.max_detections)
-    valid = kept >= 0
-    rows = ops.maximum(kept, 0)
+    survivors = nms(boxes, logits, labels, iou_threshold=inference.nms_iou, max_detections=inference.max_detections)
+    valid = survivors >= 0
+    rows = ops.maximum(survivors, 0)
     per_original = 1.0 / ops.cast(scale, boxes.dtype)
     per_original = ops.concatenate([per_original[:, 1:], per_original[:, :1]] * 2, axis=-1)
     boxes = ops.take_along_axis(boxes, rows[..., None], axis=1) * per_original[:, None, :]
@@ -95,16 +95,17 @@ def _candidates(
     deltas = ops.take_along_axis(deltas, rows[..., None], axis=1)
     # Suppression goes by logits: a vectorised sigmoid gives equal logits scores that differ in the last bit, depending
     # on where in the array they stand, and high logits the same score.
-    above = top > _logit(inference.score_threshold)
+    above = top > logit(inference.score_threshold)
     return anchors, deltas, ops.where(above, top, -math.inf), labels
 
 
 def _least(candidates: int, count: Tensor) -> Tensor:
-    """The smaller one; `count` is a tensor where the canvas is known only when the graph runs."""
+    """The smaller number; `count` is a tensor where the canvas is known only when the graph runs."""
     return min(candidates, count) if isinstance(count, int) else ops.minimum(candidates, count)
 
 
-def _logit(probability: Tensor) -> Tensor:
+def logit(probability: Tensor) -> Tensor:
+    """The logit whose sigmoid is the probability, a float or a scalar tensor."""
     if not isinstance(probability, float):
         return ops.log(probability) - ops.log1p(-probability)
     if probability in (0.0, 1.0):

@@ -19,6 +19,7 @@ from retina.models.freezing import freeze_stages
 from retina.models.heads import box_subnet, classification_subnet
 from retina.models.objective import Objective, Sums
 from retina.ops.anchors import count_per_cell, level_anchors
+from retina.private_names import all_layers
 
 Tensor = Any
 Batch = dict[str, Tensor]
@@ -44,7 +45,7 @@ _SECTION_KINDS: dict[str, type[config.Section]] = {
 
 
 class PixelNormalization(keras.layers.Layer):
-    """(pixel - mean) / std in float32, zero where the canvas is padding, then the compute dtype.
+    """Pixels normalised, (pixel - mean) / std in float32, zero where the canvas is padding, then the compute dtype.
 
     Keras' own layer computes in the compute dtype, which errs by 0.02 in bfloat16.
     """
@@ -71,7 +72,7 @@ class Detector(keras.Model):
 
     Called with `images` [B, H, W, 3] (0…255, RGB) or with a batch (a dict with `images` and `size`; the padding beyond
     `size` is then zero after normalising). `compile(optimizer=…)` and `fit(batches)` train it on batches as
-    `retina.data.pipeline.training_batches` yields them (`as_dataset()` where these are arrays); the loss is built in.
+    `retina.data.batches.training.training_batches` gives them (`as_dataset()`); the loss is built in.
 
     Args:
         class_names: K names; label k is `class_names[k]`.
@@ -105,7 +106,7 @@ class Detector(keras.Model):
         self.backbone, self.weights_report = _with_policy(
             precision, lambda: backbones.build_reported(model.backbone, weights)
         )
-        for layer in self.backbone._flatten_layers():  # some lie inside the blocks of a network
+        for layer in all_layers(self.backbone):  # some lie inside the blocks of a network
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.trainable = model.batch_norm != "frozen"
                 # On JAX a jitted step sees the whole batch whatever the devices; elsewhere there is one device.
@@ -148,7 +149,7 @@ class Detector(keras.Model):
         return {"logits": self.classification(maps), "deltas": self.box(maps)}
 
     def level_anchors(self, canvas: tuple[Any, Any]) -> list[Any]:
-        """Anchors of each level [A_l, 4] float32 for a canvas (height, width): arrays, or tensors if a side is one."""
+        """Anchors [A_l, 4] float32 of each level on a canvas (height, width): arrays, or tensors as the sides are."""
         known = all(isinstance(side, int) for side in canvas)
         return (_cached_anchors if known else level_anchors)(self.sections.anchors, tuple(canvas), self.fpn.levels)
 
@@ -158,7 +159,7 @@ class Detector(keras.Model):
         return Objective(self.level_anchors(canvas), assignment, loss, anchors.box_weights, anchors.max_size_ratio)
 
     def loss_sums(self, outputs: dict[str, Tensor], batch: Batch) -> Sums:
-        """The batch's summed losses, its number of positive anchors, and what else its training shows."""
+        """The batch's summed losses, its number of positive anchors, and further figures of its training."""
         return self.objective(tuple(batch["images"].shape[1:3])).sums(outputs, batch)
 
     def decode(self, outputs: dict[str, Tensor], batch: Batch, limits: Limits | None = None) -> dict[str, Tensor]:

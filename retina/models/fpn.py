@@ -15,7 +15,7 @@ _INITIALIZERS = {"xavier_uniform": "glorot_uniform", "he_uniform": "he_uniform"}
 
 
 class FeaturePyramid(keras.layers.Layer):
-    """From `{"C3", "C4", "C5"}` to the maps of `levels`, finest first, each [B, ceil(H/2^l), ceil(W/2^l), channels]."""
+    """Maps of `levels` from `{"C3", "C4", "C5"}`, finest first, each [B, ceil(H/2^l), ceil(W/2^l), channels]."""
 
     def __init__(self, fpn: config.Fpn, **kwargs: Any):
         super().__init__(**kwargs)

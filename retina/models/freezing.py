@@ -1,4 +1,4 @@
-"""Which part of a backbone keeps its weights in training: the stages of residual networks, by their layers' names."""
+"""Freezing of a backbone's first stages in training: those of residual networks, known by their layers' names."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import keras
 
 from retina.errors import RetinaError
 
-# The stem, then the stages that give C2 to C5, as keras-cv (v2_stack_0_…), keras-hub (stack0_…) and PyTorch (layer1_…)
-# name their layers.
+# The stem, then the stages that give C2 to C5, as keras-cv (v2_stack_0_…), keras-hub (stack0_…), PyTorch (layer1_…) and
+# retina's EfficientNet-Lite (stage2_…, whose stem is in stage1_…) name their layers.
 _STEM = re.compile(r"(conv\d_|conv1$|bn1$)")
 _STAGE = re.compile(r"(?:v2_)?stack_?(?P<from_0>\d)_|layer(?P<from_1>\d)_|stage(?P<itself>\d)_")
-_BEHIND_THE_LAST = re.compile(r"post_bn$")
+_AFTER_THE_LAST = re.compile(r"post_bn$")
 STAGES = 5
 
 
@@ -23,17 +23,19 @@ def stage_of(layer: str) -> int | None:
     """
     if _STEM.match(layer):
         return 1
-    if _BEHIND_THE_LAST.match(layer):
+    if _AFTER_THE_LAST.match(layer):
         return STAGES
-    found = _STAGE.match(layer)
-    if found is None:
+    match = _STAGE.match(layer)
+    if match is None:
         return None
-    stage = int(found["from_0"]) + 2 if found["from_0"] is not None else int(found["from_1"]) + 1
+    if match["itself"] is not None:
+        return int(match["itself"])
+    stage = int(match["from_0"]) + 2 if match["from_0"] is not None else int(match["from_1"]) + 1
     return stage if 2 <= stage <= STAGES else None
 
 
 def freeze_stages(backbone: keras.Model, name: str, stages: int) -> None:
-    """Makes the first stages untrainable; their batch normalisations then use their moving statistics.
+    """Make the first stages untrainable; their batch normalisations then use their moving statistics.
 
     Args:
         backbone: changed in place.
@@ -41,7 +43,7 @@ def freeze_stages(backbone: keras.Model, name: str, stages: int) -> None:
         stages: 0 to 5, see `config.Model.freeze`.
 
     Raises:
-        RetinaError: the layers' names don't tell their stages. Nothing is frozen then.
+        RetinaError: the stages can't be read from the layers' names. Nothing is frozen then.
     """
     if not stages:
         return

@@ -46,7 +46,8 @@ class Sums(NamedTuple):
     @classmethod
     def zeros(cls, levels: int) -> Sums:
         """The sums of no image at all."""
-        return cls(*[ops.zeros((), dtype="float32")] * 7, ops.zeros((levels,), dtype="float32"))
+        shapes = {name: (levels,) if name == "positives_by_level" else () for name in cls._fields}
+        return cls(**{name: ops.zeros(shape, dtype="float32") for name, shape in shapes.items()})
 
     def __add__(self, other: Sums) -> Sums:  # type: ignore[override]
         return Sums(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
@@ -59,7 +60,7 @@ class Sums(NamedTuple):
     def losses(self, divisor: Tensor | None = None) -> dict[str, Tensor]:
         """`loss`, `loss_classification`, `loss_box`: the sums divided by the number of positives, at least 1.
 
-        `divisor` takes the place of that number (`retina.training.normalizer`).
+        `divisor` takes the place of that number (`retina.training.update`).
         """
         divisor = ops.maximum(self.positives, 1.0) if divisor is None else divisor
         classification, box = self.classification / divisor, self.box / divisor
@@ -108,7 +109,7 @@ class Objective:
 
 
 def _with_one_slot(padded: Tensor) -> Tensor:
-    """[B, 0, …] to [B, 1, …] of zeros: no anchor has a best box among none."""
+    """Zeros [B, 1, …] in place of [B, 0, …]: no anchor has a best box among none."""
     shape = (*ops.shape(padded)[:1], 1, *padded.shape[2:])
     return ops.zeros(shape, dtype=keras.backend.standardize_dtype(padded.dtype))
 

@@ -1,31 +1,15 @@
 """Residual networks as PyTorch's ecosystem builds them (He et al. 2015, arXiv:1512.03385), so that its weights fit.
 
-They differ from keras-cv's in what no weight file tells: convolutions and the pooling of stride 2 pad both sides alike,
-a bottleneck's stride lies in its 3x3 convolution ("V1.5"; Goyal et al. 2017, arXiv:1706.02677, section 5.1), and
+They differ from keras-cv's in what no file of weights says: convolutions and the pooling of stride 2 pad both sides
+alike, a bottleneck's stride lies in its 3x3 convolution ("V1.5"; Goyal et al. 2017, arXiv:1706.02677, section 5.1), and
 variances get 1e-5 added.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import keras
 
-
-class Architecture(NamedTuple):
-    """Blocks of the four stages, and whether they are bottlenecks (arXiv:1512.03385, table 1)."""
-
-    blocks: tuple[int, int, int, int]
-    bottleneck: bool
-
-
-ARCHITECTURES = {
-    18: Architecture((2, 2, 2, 2), False),
-    34: Architecture((3, 4, 6, 3), False),
-    50: Architecture((3, 4, 6, 3), True),
-    101: Architecture((3, 4, 23, 3), True),
-    152: Architecture((3, 8, 36, 3), True),
-}
+from retina.weights.architectures import ARCHITECTURES
 
 EPSILON = 1e-5
 # PyTorch counts the other way round: its 0.1 is the share of the new statistics.
@@ -36,7 +20,7 @@ def resnet(depth: int, *, stride_in_1x1: bool = False) -> keras.Model:
     """A residual network without its classifier.
 
     Args:
-        depth: a key of `ARCHITECTURES`.
+        depth: a key of `retina.weights.architectures.ARCHITECTURES`.
         stride_in_1x1: the stride of a bottleneck lies in its first convolution, as in the paper, Caffe's weights and
             those that detectron2 took over from them; for depths 50 and more.
 
@@ -48,7 +32,7 @@ def resnet(depth: int, *, stride_in_1x1: bool = False) -> keras.Model:
     image = keras.Input((None, None, 3), name="image")
     x = _convolution(image, 64, 7, 2, "conv1")
     x = keras.layers.ReLU(name="relu")(_norm(x, "bn1"))
-    # Behind the rectifier zeros are as good as PyTorch's padding with -inf.
+    # After the rectifier zeros are as good as PyTorch's padding with -inf.
     x = keras.layers.ZeroPadding2D(1, name="maxpool_pad")(x)
     x = keras.layers.MaxPooling2D(3, strides=2, name="maxpool")(x)
     maps = {}

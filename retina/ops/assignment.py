@@ -1,4 +1,4 @@
-"""Which anchor learns which box (arXiv:1708.02002, section 4)."""
+"""The assignment of ground-truth boxes to anchors (arXiv:1708.02002, section 4)."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Match(NamedTuple):
 
 
 def match(anchors: Tensor, boxes: Tensor, valid: Tensor, crowd: Tensor, config: Assignment) -> Match:
-    """Matches every anchor to at most one box.
+    """Match every anchor to at most one box.
 
     IoU at least `positive_iou` is positive, below `negative_iou` negative, between them ignored; of several boxes the
-    one with the highest IoU counts, the first of equals. A crowd box is never matched; a negative anchor of which at
+    box with the highest IoU counts, the first of equals. A crowd box is never matched; a negative anchor of which at
     least `crowd_overlap` lies inside a crowd box is ignored.
 
     Args:
@@ -62,7 +62,7 @@ def match(anchors: Tensor, boxes: Tensor, valid: Tensor, crowd: Tensor, config: 
 
 
 def _best_anchor_of_each_box(overlap: Tensor) -> Tensor:
-    """[B, A, G] bool: the one anchor with the highest overlap (above 0) of each box."""
+    """The anchor with the highest overlap (above 0) of each box, as a mask [B, A, G]."""
     best_anchor = ops.cast(ops.argmax(overlap, axis=1), "int32")
     rows = ops.arange(overlap.shape[1], dtype="int32")
     is_best = rows[None, :, None] == best_anchor[:, None, :]
@@ -70,12 +70,13 @@ def _best_anchor_of_each_box(overlap: Tensor) -> Tensor:
 
 
 def _best_of_some_box(overlap: Tensor) -> Tensor:
-    """[B, A] bool: anchors that overlap a box (above 0) as much as any anchor does, ties included."""
+    """Mask [B, A] of the anchors that overlap a box (above 0) as much as any anchor does, ties included."""
     highest = ops.max(overlap, axis=1, keepdims=True)
     return ops.any(ops.logical_and(overlap == highest, overlap > 0), axis=-1)
 
 
 def _inside_crowd(anchors: Tensor, boxes: Tensor, crowd: Tensor, share: float) -> Tensor:
+    """Mask [B, A] of the anchors of which at least this share lies inside a crowd box."""
     shared = box_ops.intersection(anchors[None, :, None, :], boxes[:, None, :, :])
     enough = share * box_ops.area(anchors)[None, :, None]
     return ops.any(ops.logical_and(shared >= enough, crowd[:, None, :]), axis=-1)

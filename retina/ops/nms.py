@@ -31,24 +31,24 @@ def nms(boxes: Tensor, scores: Tensor, labels: Tensor, *, iou_threshold: Tensor,
 
     Args:
         boxes: [B, N, 4] xyxy pixels.
-        scores: [B, N], in any unit that grows with the probability; a candidate with a score of -inf is none.
+        scores: [B, N], in any unit that grows with the probability; a score of -inf marks what is no candidate.
         labels: [B, N] int.
         iou_threshold: boxes are suppressed strictly above it, as in `tf.image.non_max_suppression`.
         max_detections: D. Both may be scalar tensors, as in a graph that takes them as inputs.
 
     Returns:
-        [B, D] int32 rows of the kept candidates by falling score, -1 where there are fewer.
+        [B, D] int32 rows of the chosen candidates by falling score, -1 where there are fewer.
     """
     scores = _with_one_zero(scores)
     batch, count = ops.shape(scores)
     rows = ops.arange(count, dtype="int32")[None, :]
     slots = ops.arange(max_detections, dtype="int32")[None, :]
-    kept = ops.full((batch, max_detections), -1, dtype="int32")
+    chosen = ops.full((batch, max_detections), -1, dtype="int32")
 
-    def some_left(step: Tensor, left: Tensor, kept: Tensor) -> Tensor:
+    def some_left(step: Tensor, left: Tensor, chosen: Tensor) -> Tensor:
         return ops.logical_and(step < max_detections, ops.any(left > -math.inf))
 
-    def keep_best(step: Tensor, left: Tensor, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def keep_best(step: Tensor, left: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         best = ops.cast(ops.argmax(left, axis=-1), "int32")[:, None]
         exists = ops.take_along_axis(left, best, axis=1) > -math.inf
         box = ops.take_along_axis(boxes, best[:, :, None], axis=1)
@@ -56,10 +56,10 @@ def nms(boxes: Tensor, scores: Tensor, labels: Tensor, *, iou_threshold: Tensor,
         suppressed = ops.logical_and(box_ops.iou(box, boxes) > iou_threshold, same_class)
         # The chosen one is removed by its row: the IoU of an empty box with itself is 0.
         left = ops.where(ops.logical_or(suppressed, rows == best), -math.inf, left)
-        kept = ops.where(ops.logical_and(slots == step, exists), best, kept)
-        return step + 1, left, kept
+        chosen = ops.where(ops.logical_and(slots == step, exists), best, chosen)
+        return step + 1, left, chosen
 
-    start = (ops.zeros((), dtype="int32"), scores, kept)
+    start = (ops.zeros((), dtype="int32"), scores, chosen)
     return ops.while_loop(some_left, keep_best, start)[2]
 
 

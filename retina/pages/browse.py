@@ -1,4 +1,4 @@
-"""A dataset to look through: one page with its images, their boxes, and what is wrong with them."""
+"""The page of a dataset: its images with their boxes and their defects."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from retina.pages import gallery
 from retina.palette import class_hex
 
 _TEMPLATE = Path(__file__).with_name("browse.html.jinja")
-# What each kind of defect is called in the table; the doctor says what to do about it.
-_CALLED = {
+# Names of the kinds of defect in the table; the doctor says what to do about each.
+_NAMES = {
     "unreadable-images": "image that can't be used",
     "size-mismatch": "another size than declared",
     "exif-rotated-size": "declared upright, stored rotated",
@@ -46,21 +46,21 @@ def browse(
     quick: bool = False,
     advance: Callable[[int], None] | None = None,
 ) -> Path:
-    """Writes a page to look through a dataset, with its defects marked; images with defects come before others.
+    """Write a page to look through a dataset, with its defects marked; images with defects come before others.
 
     Args:
-        source: a path or a TFDS name, whatever `retina doctor` takes.
-        split: its name; by default what is trained on, or the only one.
+        source: a path or a TFDS name, anything that `retina doctor` takes.
+        split: its name; by default the training split, or the only split.
         out: the page; by default `SOURCE-SPLIT.html` in the working directory.
-        limit: images on the page at most.
-        overrides: `KEY.PATH=VALUE` of a configuration; with one, boxes that no anchor learns are marked too.
+        limit: largest number of images on the page.
+        overrides: `KEY.PATH=VALUE` of a configuration, with which boxes that no anchor learns are marked too.
         images: the folder of images of a COCO or CSV file.
-        data_dir: where TFDS datasets lie.
-        quick: only headers of images are read, but for those on the page: damaged images and near copies are missed.
-        advance: is told of images that were opened.
+        data_dir: the folder of TFDS datasets.
+        quick: whether only headers are read of images not on the page: damaged images and near copies are missed.
+        advance: called with the number of images opened since the last call.
 
     Returns:
-        the page's path.
+        The page's path.
 
     Raises:
         RetinaError: the source can't be read, there is no such split, a limit below 1, or the page can't be written.
@@ -83,7 +83,7 @@ def browse(
 def page(
     target: Target, split: str, *, limit: int, quick: bool = False, advance: Callable[[int], None] | None = None
 ) -> str:
-    """The page's text; see `browse`.
+    """Return the page's text; see `browse`.
 
     Raises:
         RetinaError: the split can't be read.
@@ -96,7 +96,7 @@ def page(
     rows = gallery.mixture(len(table), limit, list(defects))
     if target.config is not None:
         defects = merged(defects, anchor_defects(table, rows, target.config))
-    found = statistics(table)
+    stats = statistics(table)
     shown = _shown(table, rows, names, defects)
     data = gallery.gallery_data(shown, table.class_names, total=len(table), predictions=False)
     return furniture.render(
@@ -106,18 +106,18 @@ def page(
         target=target.name,
         split=split,
         others=[name for name in target.splits if name != split],
-        found=found,
+        stats=stats,
         classes=[
             {
                 "name": name,
                 "colour": class_hex(label),
-                "boxes": found.classes[name],
-                "images": found.class_images[name],
+                "boxes": stats.classes[name],
+                "images": stats.class_images[name],
             }
             for label, name in enumerate(table.class_names)
         ],
         defective=len(defects),
-        kinds=[(_CALLED[code], code, number) for code, number in kinds(defects).items()],
+        kinds=[(_NAMES[code], code, number) for code, number in kinds(defects).items()],
         anchors=target.config is not None,
         sampled=len(rows) < len(table),
         quick=quick,
@@ -127,7 +127,7 @@ def page(
 
 
 def short_names(table: DetectionDataset) -> list[str]:
-    """[N] what tells images apart: their paths below the folder that all lie in, otherwise their ids."""
+    """Return short names [N] of the images: their paths below their common folder, or else their ids."""
     paths = [image for image in table.images if isinstance(image, str)]
     if len(paths) < len(table) or not paths:
         return [str(identifier) for identifier in table.image_ids]
@@ -148,7 +148,7 @@ def _shown(table: DetectionDataset, rows: Sequence[int], names: Sequence[str], d
         )
         height, width = table.sizes[row].tolist() if known[row] else (0, 0)
         texts = tuple(defect.text for defect in defects.get(row, []))
-        # Without a size, fractions were never turned into pixels.
+        # Without a size, fractions could not be converted to pixels.
         shown = truths if known[row] else ()
         out.append(gallery.Shown(row, names[row], width, height, table.images[row], shown, (), texts))
     return out
@@ -166,7 +166,7 @@ def _split(target: Target, wanted: str | None) -> str:
 
 
 def _file_name(name: str) -> str:
-    """The last part of a path or a name, without its extension and what files can't be called everywhere."""
+    """Last part of a path or a name, without its extension and characters that some file systems refuse."""
     last = os.path.basename(os.path.abspath(name)) if os.path.exists(name) else name
     stem = last.rsplit(".", 1)[0] if os.path.isfile(name) else last
     return re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "data"

@@ -1,4 +1,4 @@
-"""The page of several runs side by side: the same figures, the same images, and what sets the runs apart."""
+"""The page of several runs side by side: the same figures, the same images, and the settings that differ."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from retina.evaluation.comparison import Comparison, Difference, check_same_trut
 from retina.evaluation.matching import RECALLS, Matches, precision
 from retina.evaluation.mistakes import worst_images
 from retina.files import write_text
-from retina.pages.config_changes import told
+from retina.pages.config_changes import one_line
 from retina.pages.gallery import MOST_IMAGES, SCRIPT, Run, evaluated, gallery_data, mixture
 from retina.pages.run_judgement import Evidence, Judgement, judge_run, picture_names
 from retina.runs.record import Record, read_record
@@ -30,14 +30,14 @@ _COLOURS = 7
 _UNIT = (0.0, 1.0)
 _CURVES = {
     "loss": "training loss",
-    "loss_classification": "loss of classification",
-    "loss_box": "loss of boxes",
+    "loss_classification": "classification loss",
+    "loss_box": "box loss",
     "learning_rate": "learning rate",
 }
 
 
 class Judged(NamedTuple):
-    """A run, what was judged of it, and what it is called on the page."""
+    """A run, its judgement, and its name on the page."""
 
     name: str
     record: Record
@@ -50,7 +50,7 @@ class Judged(NamedTuple):
 
 
 class Against(NamedTuple):
-    """A later run against the first: a sentence, the means, and AP of each class with the boxes and both figures."""
+    """A run compared with the first: a sentence, the means, and AP of each class with the boxes and both figures."""
 
     name: str
     verdict: str
@@ -59,7 +59,7 @@ class Against(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A figure of every run; `best` are the places of the highest, none where all are equal."""
+    """A figure of every run; `best` are the indices of the highest, empty where all are equal."""
 
     name: str
     values: list[float | None]
@@ -67,7 +67,7 @@ class Row(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """A kind of error: for each run what mending it adds to AP50, that as a share of the largest, and how many."""
+    """A kind of error: for each run the gain of AP50 from fixing it, this as a share of the largest, and the number."""
 
     kind: str
     cells: list[tuple[float | None, float, int]]
@@ -84,11 +84,11 @@ def write(
     seed: int = 0,
     level: float = 0.95,
 ) -> Path:
-    """Writes the page of two or more runs, each compared with the first.
+    """Write the page of two or more runs, each compared with the first.
 
     Args:
-        runs: run directories that were, or can be, evaluated on the same ground truth.
-        out: the file.
+        runs: run directories with evaluations on the same ground truth, or whose checkpoints can be evaluated on it.
+        out: the page.
         split, checkpoint, overrides: of all runs, as in `retina.pages.run_judgement.judge_run`.
         replicates, seed, level: of the paired bootstrap, see `retina.evaluation.comparison.compare`.
 
@@ -113,17 +113,17 @@ def write(
 
 
 def judge(runs: Sequence[Path], split: str, checkpoint: str, overrides: Sequence[str] = ()) -> list[Judged]:
-    """What the runs found on the same ground truth.
+    """Judge the runs on the same ground truth.
 
     Raises:
-        RetinaError: as `write`.
+        RetinaError: see `write`.
     """
     if len(runs) < 2:
-        raise RetinaError(f"report: expected two runs or more to compare, got {len(runs)}; name another one")
+        raise RetinaError(f"report: expected two runs or more to compare, got {len(runs)}; name another run")
     places = [run.absolute() for run in runs]
     twice = next((run for number, run in enumerate(runs) if places[number] in places[:number]), None)
     if twice is not None:
-        raise RetinaError(f"{twice}: expected different runs to compare, this one is named twice; leave it out once")
+        raise RetinaError(f"{twice}: expected different runs to compare, this run is named twice; leave one out")
     unique = len({place.name for place in places}) == len(places)
     names = [place.name if unique else str(run) for place, run in zip(places, runs, strict=True)]
     records = [read_record(run) for run in runs]
@@ -142,18 +142,18 @@ def judge(runs: Sequence[Path], split: str, checkpoint: str, overrides: Sequence
 
 
 def render(judged: Sequence[Judged], *, replicates: int = 1000, seed: int = 0, level: float = 0.95) -> str:
-    """The page's text; every name and message in it is escaped.
+    """Return the page's text; every name and message in it is escaped.
 
     Args:
-        judged: as `judge` gives them; the others are compared with the first.
+        judged: from `judge`; the others are compared with the first.
     """
     first, *others = judged
     truth = first.evidence.truth
     compared = {
-        one.name: compare(truth, first.matches, one.matches, replicates=replicates, seed=seed, level=level)
-        for one in others
+        run.name: compare(truth, first.matches, run.matches, replicates=replicates, seed=seed, level=level)
+        for run in others
     }
-    names = [one.name for one in judged]
+    names = [run.name for run in judged]
     return furniture.render(
         _TEMPLATE,
         title=f"{first.name} and {others[0].name}" if len(others) == 1 else f"{len(judged)} runs side by side",
@@ -162,14 +162,14 @@ def render(judged: Sequence[Judged], *, replicates: int = 1000, seed: int = 0, l
         split=first.judgement.split,
         data=f"{first.evidence.dataset.name}: {len(truth):,} images, {int(truth.counted.sum()):,} boxes, "
         f"{len(truth.class_names)} {'class' if len(truth.class_names) == 1 else 'classes'}",
-        judged=[(one.name, str(one.record.path), one.judgement.checkpoint, one.judgement.step) for one in judged],
-        remarks=[f"{one.name}: {text}" for one in judged for text in (one.judgement.changed,) if text],
-        rows=figure_rows([one.evidence.assessment.metrics.metrics for one in judged]),
-        against=[_against(name, first.name, found) for name, found in compared.items()],
+        judged=[(run.name, str(run.record.path), run.judgement.checkpoint, run.judgement.step) for run in judged],
+        remarks=[f"{run.name}: {text}" for run in judged for text in (run.judgement.changed,) if text],
+        rows=figure_rows([run.evidence.assessment.metrics.metrics for run in judged]),
+        against=[_against(name, first.name, comparison) for name, comparison in compared.items()],
         level=f"{100 * level:g} %",
         replicates=replicates,
         curves=learning_curves(judged),
-        quality=precision_curves(names, [one.matches for one in judged]),
+        quality=precision_curves(names, [run.matches for run in judged]),
         costs=cost_rows(judged),
         differing=config_rows(judged),
         gallery_of=_gallery(judged),
@@ -178,10 +178,10 @@ def render(judged: Sequence[Judged], *, replicates: int = 1000, seed: int = 0, l
 
 
 def figure_rows(metrics: Sequence[dict[str, float]]) -> list[Row]:
-    """Every figure that a run defines."""
+    """Return every figure that a run defines."""
     rows = []
     for name in metrics[0]:
-        values = [value if (value := own.get(name, -1.0)) >= 0 else None for own in metrics]
+        values = [value if (value := figures.get(name, -1.0)) >= 0 else None for figures in metrics]
         known = [value for value in values if value is not None]
         if known:
             highest = max(known)
@@ -191,36 +191,36 @@ def figure_rows(metrics: Sequence[dict[str, float]]) -> list[Row]:
 
 
 def learning_curves(judged: Sequence[Judged]) -> list[Chart]:
-    """Each figure of training with all runs in one chart; what no run wrote down has none."""
+    """Return a chart of all runs for each figure of training that a run recorded."""
     colours = _colours(len(judged))
-    span = (0.0, float(max(one.record.last_step for one in judged)))
+    span = (0.0, float(max(run.record.last_step for run in judged)))
     charts = [
         lines(
             "AP on validation data",
             [
-                Series(one.name, [step for step, _ in points], [figures["AP"] for _, figures in points], colour=colour)
-                for one, colour in zip(judged, colours, strict=True)
-                if (points := [pair for pair in one.record.evaluations if pair[1].get("AP", -1) >= 0])
+                Series(run.name, [step for step, _ in points], [figures["AP"] for _, figures in points], colour=colour)
+                for run, colour in zip(judged, colours, strict=True)
+                if (points := [pair for pair in run.record.evaluations if pair[1].get("AP", -1) >= 0])
             ],
             x_range=span,
         )
     ]
-    for key, told_as in _CURVES.items():
+    for key, title in _CURVES.items():
         series = [
-            Series(one.name, *one.record.series(key), colour=colour)
-            for one, colour in zip(judged, colours, strict=True)
-            if one.record.series(key)[0]
+            Series(run.name, *run.record.series(key), colour=colour)
+            for run, colour in zip(judged, colours, strict=True)
+            if run.record.series(key)[0]
         ]
         # A logarithmic axis only for losses that span a factor of ten.
-        values = [value for one in series for value in one.y if value > 0]
+        values = [value for curve in series for value in curve.y if value > 0]
         log = key != "learning_rate" and bool(values) and max(values) >= 10 * min(values)
-        charts.append(lines(told_as, series, x_range=span, log_y=log))
+        charts.append(lines(title, series, x_range=span, log_y=log))
     return [chart for chart in charts if chart.curves]
 
 
 def precision_curves(names: Sequence[str], matches: Sequence[Matches]) -> list[Chart]:
-    """Precision over recall, mean of the classes that have boxes, of all runs at IoU 0.5 and 0.75."""
-    tables = [precision(one) for one in matches]
+    """Return precision over recall, mean of the classes that have boxes, of all runs at IoU 0.5 and 0.75."""
+    tables = [precision(run_matches) for run_matches in matches]
     defined = np.flatnonzero(matches[0].positives)
     if not len(defined):
         return []
@@ -237,14 +237,17 @@ def precision_curves(names: Sequence[str], matches: Sequence[Matches]) -> list[C
 
 
 def cost_rows(judged: Sequence[Judged]) -> list[Cost]:
-    """TIDE's kinds with the costs of every run, the most expensive first; none where no box defines them."""
-    errors = [one.evidence.assessment.errors for one in judged]
-    known = [cost for one in errors for cost in one.delta_ap.values() if cost is not None]
+    """Return TIDE's kinds with the costs of every run, the most expensive first; empty where no box defines them."""
+    errors = [run.evidence.assessment.errors for run in judged]
+    known = [cost for run_errors in errors for cost in run_errors.delta_ap.values() if cost is not None]
     most = max(known, default=0.0) or 1.0
     rows = [
         Cost(
             kind,
-            [((cost := one.delta_ap[kind]), round(100 * (cost or 0.0) / most, 1), one.counts[kind]) for one in errors],
+            [
+                ((cost := run_errors.delta_ap[kind]), round(100 * (cost or 0.0) / most, 1), run_errors.counts[kind])
+                for run_errors in errors
+            ],
         )
         for kind in errors[0].delta_ap
     ]
@@ -252,10 +255,10 @@ def cost_rows(judged: Sequence[Judged]) -> list[Cost]:
 
 
 def config_rows(judged: Sequence[Judged]) -> list[tuple[str, list[str]]]:
-    """The settings in which the runs differ: the dotted key and each run's value, a dash where it has no such key."""
-    trees = [flat(one.record.config) for one in judged]
+    """Return the settings in which the runs differ: the dotted key and each run's value, a dash for a missing key."""
+    trees = [flat(run.record.config) for run in judged]
     keys = dict.fromkeys(key for tree in trees for key in tree)
-    rows = [(key, [told(tree[key]) if key in tree else "–" for tree in trees]) for key in keys]
+    rows = [(key, [one_line(tree[key]) if key in tree else "–" for tree in trees]) for key in keys]
     return [(key, values) for key, values in rows if len(set(values)) > 1]
 
 
@@ -268,32 +271,34 @@ def _check_limits(records: Sequence[Record]) -> None:
         )
 
 
-def _against(name: str, first: str, found: Comparison) -> Against:
-    means = [_estimate(figure, one) for figure, one in found.figures.items()]
+def _against(name: str, first: str, comparison: Comparison) -> Against:
+    means = [_estimate(figure, difference) for figure, difference in comparison.figures.items()]
     classes = [
-        _estimate(label, figures["AP"], (f"{found.boxes[label]:,}", *_both(figures["AP"])))
-        for label, figures in found.per_class.items()
+        _estimate(label, figures["AP"], (f"{comparison.boxes[label]:,}", *_both(figures["AP"])))
+        for label, figures in comparison.per_class.items()
     ]
-    return Against(name, verdict(found, first, name), forest(means), forest(classes))
+    return Against(name, verdict(comparison, first, name), forest(means), forest(classes))
 
 
-def _estimate(name: str, found: Difference, more: tuple[str, ...] | None = None) -> Estimate:
-    clear = bool(found.low > 0 or found.high < 0)
-    return Estimate(name, found.difference, found.low, found.high, clear, _both(found) if more is None else more)
+def _estimate(name: str, difference: Difference, more: tuple[str, ...] | None = None) -> Estimate:
+    clear = bool(difference.low > 0 or difference.high < 0)
+    return Estimate(
+        name, difference.difference, difference.low, difference.high, clear, _both(difference) if more is None else more
+    )
 
 
-def _both(found: Difference) -> tuple[str, str]:
-    return furniture.figure(found.a), furniture.figure(found.b)
+def _both(difference: Difference) -> tuple[str, str]:
+    return furniture.figure(difference.a), furniture.figure(difference.b)
 
 
 def _gallery(judged: Sequence[Judged]) -> dict[str, Any]:
-    """All runs' detections on the same images, the slider at the first run's threshold of the best F1."""
+    """Gallery of all runs' detections on the same images, the slider at the first run's threshold of the best F1."""
     first = judged[0].evidence
-    thresholds = [one.evidence.assessment.confusion.score_threshold for one in judged]
+    thresholds = [run.evidence.assessment.confusion.score_threshold for run in judged]
     shown = evaluated(
-        _rows(first.truth, [one.matches for one in judged], thresholds),
+        _rows(first.truth, [run.matches for run in judged], thresholds),
         first.truth,
-        [Run(one.evidence.found, one.matches, one.evidence.assessment.errors) for one in judged],
+        [Run(run.evidence.detections, run.matches, run.evidence.assessment.errors) for run in judged],
         sizes=first.dataset.sizes,
         pictures=first.dataset.images,
         names=picture_names(first.dataset),
@@ -301,7 +306,7 @@ def _gallery(judged: Sequence[Judged]) -> dict[str, Any]:
     return gallery_data(
         shown,
         first.truth.class_names,
-        runs=[one.name for one in judged],
+        runs=[run.name for run in judged],
         threshold=thresholds[0],
         budget=_PICTURES,
         total=len(first.truth),
@@ -309,32 +314,32 @@ def _gallery(judged: Sequence[Judged]) -> dict[str, Any]:
 
 
 def _rows(truth: GroundTruth, matches: Sequence[Matches], thresholds: Sequence[float]) -> list[int]:
-    """All images where they are few, else those on which the runs differ most, each one's worst, and others."""
+    """Rows of the images shown: all if they are few, else those where runs differ most, each run's worst, others."""
     scores = [
-        {one.image: 1.0 if one.f1 is None else one.f1 for one in worst_images(found, threshold)}
-        for found, threshold in zip(matches, thresholds, strict=True)
+        {score.image: 1.0 if score.f1 is None else score.f1 for score in worst_images(run_matches, threshold)}
+        for run_matches, threshold in zip(matches, thresholds, strict=True)
     ]
     spread = {
-        image: max(own.get(image, 1.0) for own in scores) - min(own.get(image, 1.0) for own in scores)
+        image: max(f1.get(image, 1.0) for f1 in scores) - min(f1.get(image, 1.0) for f1 in scores)
         for image in range(len(truth))
     }
     apart = sorted((image for image, value in spread.items() if value > 0), key=lambda image: -spread[image])
     limit = 2 * MOST_IMAGES // max(len(matches), 2)
-    return mixture(len(truth), max(limit, 1), apart, *(list(own) for own in scores))
+    return mixture(len(truth), max(limit, 1), apart, *(list(f1) for f1 in scores))
 
 
 def _colours(count: int) -> list[str]:
-    """Each run keeps its colour in every chart."""
+    """Colours of the runs, the same in every chart."""
     return [f"var(--series-{number % _COLOURS})" for number in range(count)]
 
 
 def _commands(judged: Sequence[Judged]) -> list[str]:
-    paths = shlex.join(str(one.record.path) for one in judged)
+    paths = shlex.join(str(run.record.path) for run in judged)
     judgement = judged[0].judgement
     return [
         f"retina report {paths} --split {judgement.split} --checkpoint {judgement.checkpoint} --out FILE.html",
         *(
-            f"retina compare {shlex.join([str(judged[0].record.path), str(one.record.path)])} --split {judgement.split}"
-            for one in judged[1:]
+            f"retina compare {shlex.join([str(judged[0].record.path), str(run.record.path)])} --split {judgement.split}"
+            for run in judged[1:]
         ),
     ]

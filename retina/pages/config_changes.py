@@ -1,4 +1,4 @@
-"""Where a configuration departs from the defaults."""
+"""Differences of a configuration from the defaults."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Change(NamedTuple):
 
 
 def changes(config: Config) -> list[Change]:
-    """Every setting that is not the default's or has none, in the order of the configuration.
+    """Return every setting that differs from its default or has none, in the order of the configuration.
 
-    A run writes down an absolute `data.root`; where all data is built in nothing lies there, and it is left out.
+    A run records an absolute `data.root`; it is left out where all data is built in and the folder is not used.
     """
     sources = (config.data.train, config.data.validation, config.data.test)
     built_in = all(source is None or source.format == "digits" for source in sources)
@@ -32,7 +32,7 @@ def changes(config: Config) -> list[Change]:
 
 
 def _changes(section: Section, default: Section | None, prefix: str) -> Iterator[Change]:
-    """Args: `default` is of the section's own type, or None: its fields' defaults then count."""
+    """Yield the changes in a section; `default` has the section's type, or is None: its fields' defaults then count."""
     plain = section.model_dump(mode="json")
     usual = {} if default is None else default.model_dump(mode="json")
     for name, field in type(section).model_fields.items():
@@ -45,7 +45,7 @@ def _changes(section: Section, default: Section | None, prefix: str) -> Iterator
             yield from _of_section(key, value, base, plain[name])
         elif required or value != base:
             shown = usual.get(name, base)
-            yield Change(key, told(plain[name]), _NONE if required else told(shown))
+            yield Change(key, one_line(plain[name]), _NONE if required else one_line(shown))
 
 
 def _of_section(key: str, value: Section, base: Any, plain: dict[str, Any]) -> Iterator[Change]:
@@ -54,14 +54,14 @@ def _of_section(key: str, value: Section, base: Any, plain: dict[str, Any]) -> I
     if not alike:
         tag = next((tag for tag in _TAGS if tag in plain), None)
         if tag is not None:
-            yield Change(f"{key}.{tag}", told(plain[tag]), told(getattr(base, tag, None)) if base else _NONE)
+            yield Change(f"{key}.{tag}", one_line(plain[tag]), one_line(getattr(base, tag, None)) if base else _NONE)
         elif not inner:
-            yield Change(key, told(plain), told(None) if base is None else _NONE)
+            yield Change(key, one_line(plain), one_line(None) if base is None else _NONE)
     yield from inner
 
 
-def told(value: Any) -> str:
-    """A plain value as YAML would have it on one line."""
+def one_line(value: Any) -> str:
+    """Return a plain value as YAML writes it on one line."""
     if isinstance(value, str | Path):
         return str(value)
     return json.dumps(value, ensure_ascii=False, default=str)

@@ -1,4 +1,4 @@
-"""An examination as one HTML file with everything in it, readable offline, on a telephone and in the dark."""
+"""The page of an examination by `retina doctor`."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from retina.doctor.examine import Examination
 
 _TEMPLATE = Path(__file__).with_name("examination.html.jinja")
-# Of each finding; the JSON holds more.
+# Examples of a finding; the JSON holds more.
 _EXAMPLES = 50
 _MOST_CLASSES = 400
 FIGURES = ("AP", "AP50", "APs", "APm", "APl")
 _KINDS = {
     "assigned": "as configured",
-    "findable": "and boxes near the threshold",
-    "forced": "under force_match",
+    "findable": "with boxes near the threshold",
+    "forced": "with force_match",
     "suggested": "suggested",
 }
 
 
 class Cell(NamedTuple):
-    """A share in a table: its text, its length in percent or None, and how grave it is."""
+    """A share in a table: its text, its length in percent or None, and its grade."""
 
     text: str
     percent: float | None
@@ -38,14 +38,14 @@ class Cell(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """A figure at the head of the page and what it is."""
+    """A figure at the head of the page and its meaning."""
 
     figure: str
-    told: str
+    label: str
 
 
 def render(examined: Examination) -> str:
-    """The page's text; every name and message in it is escaped."""
+    """Return the page's text; every name and message in it is escaped."""
     grades = {grade: sum(finding.grade == grade for finding in examined.findings) for grade in GRADES}
     return furniture.render(
         _TEMPLATE,
@@ -64,7 +64,7 @@ def render(examined: Examination) -> str:
         coverage_charts=_coverage_charts(examined),
         figures=FIGURES,
         ceilings=list(_ceiling_rows(examined)),
-        sampled=any(found.images < found.all_images for found in examined.anchors.values()),
+        sampled=any(report.images < report.all_images for report in examined.anchors.values()),
         suggestion=_suggestion(examined),
         examples=_EXAMPLES,
         chart_width=charts.WIDTH,
@@ -74,23 +74,23 @@ def render(examined: Examination) -> str:
 def _tiles(examined: Examination) -> Iterator[Tile]:
     splits = examined.splits
     if splits:
-        images, boxes = (sum(getattr(found, name) for found in splits.values()) for name in ("images", "boxes"))
-        classes = len({name for found in splits.values() for name in found.classes})
+        images, boxes = (sum(getattr(split, name) for split in splits.values()) for name in ("images", "boxes"))
+        classes = len({name for split in splits.values() for name in split.classes})
         yield Tile(f"{images:,}", f"images in {count(len(splits), 'split')}")
         yield Tile(f"{boxes:,}", f"boxes of {count(classes, 'class')}")
     if examined.anchors:
-        name, found = _main(examined.anchors)
+        name, report = _main(examined.anchors)
         better = None if examined.suggestion is None else examined.suggestion.after[name]
-        told = f"of the boxes in {name} have a positive anchor"
-        yield Tile(f"{found.total.share:.1%}", told + _instead(f"{better.total.share:.1%}" if better else ""))
-        highest = found.ceilings["assigned"]["AP"]
+        label = f"of the boxes in {name} have a positive anchor"
+        yield Tile(f"{report.total.share:.1%}", label + _instead(f"{better.total.share:.1%}" if better else ""))
+        highest = report.ceilings["assigned"]["AP"]
         if highest >= 0:
-            told = f"AP that the anchors allow on {name}"
-            yield Tile(f"{highest:.3f}", told + _instead(f"{better.ceilings['assigned']['AP']:.3f}" if better else ""))
+            label = f"AP that the anchors allow on {name}"
+            yield Tile(f"{highest:.3f}", label + _instead(f"{better.ceilings['assigned']['AP']:.3f}" if better else ""))
     if examined.cost is not None:
         yield Tile(size(examined.cost.total), "memory of a training step, estimated")
         if examined.timing is None:
-            yield Tile(operations(examined.cost.run_flops), "arithmetic of the run; its time is measured by --time")
+            yield Tile(operations(examined.cost.run_flops), "arithmetic of the run; --time measures the time")
         else:
             yield Tile(duration(examined.timing["hours"]), "for the run, measured")
 
@@ -100,25 +100,25 @@ def _instead(figure: str) -> str:
 
 
 def _main(anchors: dict[str, AnchorReport]) -> tuple[str, AnchorReport]:
-    """The split that the head of the page tells of: what is learned from."""
+    """The split at the head of the page: that of training."""
     name = "train" if "train" in anchors else next(iter(anchors))
     return name, anchors[name]
 
 
 def _plots(splits: dict[str, Statistics]) -> list[tuple[str, charts.Chart, charts.Chart]]:
     """Sides and aspects of each split, on the same axes."""
-    found = {name: split for name, split in splits.items() if split.boxes}
-    if not found:
+    filled = {name: split for name, split in splits.items() if split.boxes}
+    if not filled:
         return []
-    sides = charts.axis(split.side.edges for split in found.values())
-    aspects = charts.axis(split.aspect.edges for split in found.values())
+    sides = charts.axis(split.side.edges for split in filled.values())
+    aspects = charts.axis(split.aspect.edges for split in filled.values())
     return [
         (
             name,
             charts.bars(split.side, "side (square root of the area), pixels of the stored image", sides),
             charts.bars(split.aspect, "height / width", aspects),
         )
-        for name, split in found.items()
+        for name, split in filled.items()
     ]
 
 
@@ -126,27 +126,30 @@ def _coverage_charts(examined: Examination) -> list[charts.Chart]:
     """Boxes of the training split by side, with and without a positive anchor; as configured, and as suggested."""
     if not examined.anchors:
         return []
-    name, found = _main(examined.anchors)
-    if not found.total.boxes:
+    name, trained = _main(examined.anchors)
+    if not trained.total.boxes:
         return []
-    reports = {f"{name}: boxes by side on the canvas, pixels": found}
+    reports = {f"{name}: boxes by side on the canvas, pixels": trained}
     if examined.suggestion is not None:
         reports[f"{name}: the same with the suggested anchors"] = examined.suggestion.after[name]
     edges = charts.side_axis(list(reports.values()), examined.positive_iou)
-    return [charts.covered_bars(report, title, edges, examined.positive_iou) for title, report in reports.items()]
+    return [
+        charts.covered_bars(anchor_report, title, edges, examined.positive_iou)
+        for title, anchor_report in reports.items()
+    ]
 
 
 def _class_rows(splits: dict[str, Statistics]) -> list[tuple[str, list[tuple[str, str]]]]:
     """Boxes and images of each class in each split, the most frequent class first."""
-    names = dict.fromkeys(name for found in splits.values() for name in found.classes)
-    totals = {name: sum(found.classes.get(name, 0) for found in splits.values()) for name in names}
+    names = dict.fromkeys(name for split in splits.values() for name in split.classes)
+    totals = {name: sum(split.classes.get(name, 0) for split in splits.values()) for name in names}
     ordered = sorted(names, key=lambda name: -totals[name])[:_MOST_CLASSES]
     return [
         (
             name,
             [
-                (f"{found.classes[name]:,}", f"{found.class_images[name]:,}") if name in found.classes else ("–", "–")
-                for found in splits.values()
+                (f"{split.classes[name]:,}", f"{split.class_images[name]:,}") if name in split.classes else ("–", "–")
+                for split in splits.values()
             ],
         )
         for name in ordered
@@ -155,24 +158,28 @@ def _class_rows(splits: dict[str, Statistics]) -> list[tuple[str, list[tuple[str
 
 def _coverage_rows(anchors: dict[str, AnchorReport]) -> list[tuple[str, list[Cell]]]:
     """All boxes and each size: a title, and a cell for each split."""
-    found = list(anchors.values())
-    if not found:
+    reports = list(anchors.values())
+    if not reports:
         return []
-    rows: list[tuple[str, list[Share | None]]] = [("all boxes", [one.total for one in found])]
-    rows += [(f"{name} in the stored image", [one.sizes[name] for one in found]) for name in found[0].sizes]
-    rows += [(f"{name} on the canvas", [one.canvas_sizes[name] for one in found]) for name in found[0].canvas_sizes]
+    rows: list[tuple[str, list[Share | None]]] = [("all boxes", [report.total for report in reports])]
+    rows += [(f"{name} in the stored image", [report.sizes[name] for report in reports]) for name in reports[0].sizes]
+    rows += [
+        (f"{name} on the canvas", [report.canvas_sizes[name] for report in reports]) for name in reports[0].canvas_sizes
+    ]
     return [(title, [_cell(share) for share in shares]) for title, shares in rows]
 
 
 def _class_coverage(anchors: dict[str, AnchorReport]) -> list[tuple[str, list[Cell]]]:
     """Each class, the least covered first."""
-    found = list(anchors.values())
-    names = sorted(dict.fromkeys(name for one in found for name in one.classes), key=lambda name: _worst(found, name))
-    return [(name, [_cell(one.classes.get(name)) for one in found]) for name in names[:_MOST_CLASSES]]
+    reports = list(anchors.values())
+    names = sorted(
+        dict.fromkeys(name for report in reports for name in report.classes), key=lambda name: _worst(reports, name)
+    )
+    return [(name, [_cell(report.classes.get(name)) for report in reports]) for name in names[:_MOST_CLASSES]]
 
 
-def _worst(found: list[AnchorReport], name: str) -> float:
-    return min(one.classes[name].share for one in found if name in one.classes)
+def _worst(reports: list[AnchorReport], name: str) -> float:
+    return min(report.classes[name].share for report in reports if name in report.classes)
 
 
 def _cell(share: Share | None) -> Cell:
@@ -184,14 +191,14 @@ def _cell(share: Share | None) -> Cell:
 
 def _ceiling_rows(examined: Examination) -> Iterator[tuple[str, str, list[str]]]:
     """Split, kind and figures."""
-    for name, found in examined.anchors.items():
-        ceilings = dict(found.ceilings)
+    for name, report in examined.anchors.items():
+        ceilings = dict(report.ceilings)
         if examined.suggestion is not None:
             ceilings["suggested"] = examined.suggestion.after[name].ceilings["assigned"]
-        for kind, told in _KINDS.items():
+        for kind, label in _KINDS.items():
             if kind in ceilings:
                 values = [ceilings[kind].get(figure, -1) for figure in FIGURES]
-                yield name, told, [f"{value:.3f}" if value >= 0 else "–" for value in values]
+                yield name, label, [f"{value:.3f}" if value >= 0 else "–" for value in values]
 
 
 def _suggestion(examined: Examination) -> dict[str, Any] | None:

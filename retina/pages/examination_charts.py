@@ -1,4 +1,4 @@
-"""The page's pictures: bars and labels in the coordinates of an SVG, which the template writes down."""
+"""The charts of the doctor's page: bars and labels in the coordinates of an SVG, which the template draws."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from math import ceil, floor, log2, sqrt
 from retina.doctor.ceiling import AnchorReport, Level
 from retina.doctor.statistics import Histogram
 
-# So narrow that the text stays legible where the picture is as wide as a telephone.
+# Narrow enough for the text to be legible where the picture is as wide as a phone.
 WIDTH = 460
 _LEFT, _RIGHT, _TOP, _TALL = 40, 12, 18, 120
 _TICKS = 20  # pixels below the axis
@@ -20,7 +20,7 @@ _LEAST_SIDE, _MOST_SIDE = 4.0, 1024.0  # levels beyond are cut off
 
 @dataclass(frozen=True)
 class Bar:
-    """A bin: its lower part of `height`, and above it the `rest`, both in pixels; `number` is written over it."""
+    """A bin: its lower part of `height`, and above it the `rest`, both in pixels; `number` is written above."""
 
     x: float
     y: float
@@ -28,7 +28,7 @@ class Bar:
     height: float
     rest: float
     number: int
-    told: str
+    tooltip: str
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class Band:
     x: float
     y: float
     width: float
-    told: str
+    tooltip: str
 
 
 @dataclass(frozen=True)
 class Chart:
-    """One picture; `ticks` are (x, text)."""
+    """A chart; `ticks` are (x, text)."""
 
     title: str
     height: float
@@ -56,29 +56,29 @@ class Chart:
     highest: int
 
 
-def bars(found: Histogram, title: str, edges: Sequence[float]) -> Chart:
-    """A histogram on the axis `edges`, whose steps are those of the histogram."""
-    return _chart(title, found, found.counts, edges, ())
+def bars(histogram: Histogram, title: str, edges: Sequence[float]) -> Chart:
+    """Return a histogram on the axis `edges`, whose steps are those of the histogram."""
+    return _chart(title, histogram, histogram.counts, edges, ())
 
 
-def covered_bars(found: AnchorReport, title: str, edges: Sequence[float], threshold: float) -> Chart:
-    """Boxes by their side on the canvas, those with a positive anchor below the others, over the levels' reach.
+def covered_bars(report: AnchorReport, title: str, edges: Sequence[float], threshold: float) -> Chart:
+    """Return boxes by their side on the canvas, those with a positive anchor below the others, over the levels' reach.
 
     Args:
         threshold: `assignment.positive_iou`.
     """
-    return _chart(title, found.canvas_side, found.canvas_side_covered, edges, _bands(found.levels, edges, threshold))
+    return _chart(title, report.canvas_side, report.canvas_side_covered, edges, _bands(report.levels, edges, threshold))
 
 
 def axis(parts: Iterable[tuple[float, ...]]) -> tuple[float, ...]:
-    """One axis for several histograms: half octaves around all of their edges."""
+    """Return a common axis for several histograms: half octaves around all of their edges."""
     ends = [edge for edges in parts for edge in (edges[0], edges[-1])]
     first, last = floor(2 * log2(min(ends)) + 1e-6), ceil(2 * log2(max(ends)) - 1e-6)
     return tuple(2.0 ** (step / 2) for step in range(first, last + 1))
 
 
 def side_axis(reports: Sequence[AnchorReport], threshold: float) -> tuple[float, ...]:
-    """The axis of `covered_bars`, with room for the levels: anchors that are too large or small stand beside the boxes.
+    """Return the axis of `covered_bars`, with room for the levels: anchors may be larger or smaller than all boxes.
 
     Args:
         threshold: `assignment.positive_iou`.
@@ -93,17 +93,17 @@ def side_axis(reports: Sequence[AnchorReport], threshold: float) -> tuple[float,
 
 
 def reach(level: Level, threshold: float) -> tuple[float, float]:
-    """The sides of a box that an anchor of the same shape and place overlaps by `threshold`: side² / other² is IoU."""
+    """Return the sides of boxes that a level's anchors of the same shape and place overlap by `threshold`."""
     return level.sides[0] * sqrt(threshold), level.sides[1] / sqrt(threshold)
 
 
 def _chart(
-    title: str, found: Histogram, lower: Sequence[int], edges: Sequence[float], bands: tuple[Band, ...]
+    title: str, histogram: Histogram, lower: Sequence[int], edges: Sequence[float], bands: tuple[Band, ...]
 ) -> Chart:
-    highest = max(found.counts, default=0) or 1
+    highest = max(histogram.counts, default=0) or 1
     step = _step(edges)
     drawn = []
-    for low, high, number, part in zip(found.edges, found.edges[1:], found.counts, lower, strict=False):
+    for low, high, number, part in zip(histogram.edges, histogram.edges[1:], histogram.counts, lower, strict=False):
         height = _TALL * number / highest
         solid = _TALL * part / highest
         with_anchor = "" if part == number else f", {part} with a positive anchor"
@@ -115,7 +115,7 @@ def _chart(
                 height=round(solid, 1),
                 rest=round(height - solid, 1),
                 number=number,
-                told=f"{low:.3g} to {high:.3g}: {number}{with_anchor}",
+                tooltip=f"{low:.3g} to {high:.3g}: {number}{with_anchor}",
             )
         )
     every = -(-len(edges) // _MOST_TICKS)
@@ -134,20 +134,20 @@ def _chart(
 
 
 def _bands(levels: Sequence[Level], edges: Sequence[float], threshold: float) -> tuple[Band, ...]:
-    found = []
+    bands = []
     for place, level in enumerate(levels):
         low, high = reach(level, threshold)
         start, end = (_place(min(max(side, edges[0]), edges[-1]), edges) for side in (low, high))
-        found.append(
+        bands.append(
             Band(
                 name=f"P{level.level}",
                 x=round(start, 1),
                 y=_TOP + _TALL + _TICKS + _BAND * place,
                 width=round(max(end - start, 1), 1),
-                told=f"anchors of P{level.level} fit sides of {low:.0f} to {high:.0f} pixels",
+                tooltip=f"anchors of P{level.level} fit sides of {low:.0f} to {high:.0f} pixels",
             )
         )
-    return tuple(found)
+    return tuple(bands)
 
 
 def _step(edges: Sequence[float]) -> float:

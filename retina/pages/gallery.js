@@ -1,5 +1,5 @@
 "use strict";
-// Galleries: boxes over pictures, drawn anew for each threshold and choice. Text only ever becomes text nodes.
+// Galleries: boxes over pictures, drawn again for each threshold and choice. Text only ever becomes text nodes.
 (() => {
   const SVG = "http://www.w3.org/2000/svg";
   const KINDS = {
@@ -22,7 +22,7 @@
     for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
     return made;
   };
-  const told = (number, thing) => `${number.toLocaleString("en")} ${thing}${number === 1 ? "" : thing.endsWith("x") ? "es" : "s"}`;
+  const count = (number, thing) => `${number.toLocaleString("en")} ${thing}${number === 1 ? "" : thing.endsWith("x") ? "es" : "s"}`;
   const clamped = (value, low, high) => Math.min(Math.max(value, low), high);
   const median = (values) => [...values].sort((a, b) => a - b)[values.length >> 1];
   // Black or white, whichever has the higher contrast ratio (WCAG 2.2) on a colour #rrggbb.
@@ -41,49 +41,49 @@
     const images = data.images.map((image, place) => ({
       ...image,
       place,
-      truths: image.truths.map(([x1, y1, x2, y2, label, kind, found]) => ({ box: [x1, y1, x2, y2], label, kind, found, counted: kind === "" })),
-      found: image.found.map(([x1, y1, x2, y2, label, score, kind, run]) => ({ box: [x1, y1, x2, y2], label, score, kind, run, wrong: kind !== "right" && kind !== "" })),
+      truths: image.truths.map(([x1, y1, x2, y2, label, kind, scores]) => ({ box: [x1, y1, x2, y2], label, kind, scores, counted: kind === "" })),
+      detections: image.detections.map(([x1, y1, x2, y2, label, score, kind, run]) => ({ box: [x1, y1, x2, y2], label, score, kind, run, wrong: kind !== "right" && kind !== "" })),
     }));
 
     // ------------------------------------------------------------------------------------------------ choices
-    const state = { threshold: data.threshold, classes: new Set(), truth: true, found: true, mistakes: false, defects: false, run: null, sort: "data", search: "" };
+    const state = { threshold: data.threshold, classes: new Set(), truth: true, detections: true, mistakes: false, defects: false, run: null, sort: "data", search: "" };
     const present = new Map();
     for (const image of images) {
-      for (const one of image.truths) present.set(one.label, (present.get(one.label) ?? 0) + 1);
-      for (const one of image.found) if (!present.has(one.label)) present.set(one.label, 0);
+      for (const mark of image.truths) present.set(mark.label, (present.get(mark.label) ?? 0) + 1);
+      for (const mark of image.detections) if (!present.has(mark.label)) present.set(mark.label, 0);
     }
     const labels = [...present.keys()].sort((a, b) => a - b);
     labels.forEach((label) => state.classes.add(label));
     const every = () => state.classes.size === labels.length;
     const shownRuns = () => (state.run === null ? runs : [state.run]);
 
-    const isMissed = (truth, run) => data.predictions && truth.counted && !(truth.found[run] !== null && truth.found[run] >= state.threshold);
-    // What of an image is drawn for one run, under the present choices.
+    const isMissed = (truth, run) => data.predictions && truth.counted && !(truth.scores[run] !== null && truth.scores[run] >= state.threshold);
+    // The part of an image that is drawn for a run, under the current choices.
     const visible = (image, run) => {
-      const truths = image.truths.filter((one) => state.classes.has(one.label));
-      const found = image.found.filter((one) => one.run === run && one.score >= state.threshold && state.classes.has(one.label));
-      const missed = truths.filter((one) => isMissed(one, run));
+      const truths = image.truths.filter((mark) => state.classes.has(mark.label));
+      const detections = image.detections.filter((mark) => mark.run === run && mark.score >= state.threshold && state.classes.has(mark.label));
+      const missed = truths.filter((mark) => isMissed(mark, run));
       return {
         truths: !state.truth ? [] : state.mistakes ? missed : truths,
-        found: !state.found ? [] : state.mistakes ? found.filter((one) => one.wrong) : found,
-        right: found.filter((one) => one.kind === "right").length,
-        wrong: found.filter((one) => one.wrong).length,
+        detections: !state.detections ? [] : state.mistakes ? detections.filter((mark) => mark.wrong) : detections,
+        right: detections.filter((mark) => mark.kind === "right").length,
+        wrong: detections.filter((mark) => mark.wrong).length,
         missed: missed.length,
-        confident: Math.max(-Infinity, ...found.filter((one) => one.wrong).map((one) => one.score)),
-        boxes: truths.length + found.length,
+        confident: Math.max(-Infinity, ...detections.filter((mark) => mark.wrong).map((mark) => mark.score)),
+        boxes: truths.length + detections.length,
       };
     };
 
     // ------------------------------------------------------------------------------------------------ drawing
     // `unit` is one pixel of the screen in pixels of the image.
-    const shape = (one, what, unit) => {
-      const [x1, y1, x2, y2] = one.box;
+    const shape = (mark, what, unit) => {
+      const [x1, y1, x2, y2] = mark.box;
       const group = drawn("g", { class: what });
-      group.style.setProperty("--c", data.classes[one.label].colour);
+      group.style.setProperty("--c", data.classes[mark.label].colour);
       const place = { x: Math.min(x1, x2), y: Math.min(y1, y2), width: Math.max(Math.abs(x2 - x1), unit), height: Math.max(Math.abs(y2 - y1), unit) };
-      const kind = what.startsWith("found") ? "" : one.counted ? (what.includes("missed") ? " missed" : " truth") : " special";
+      const kind = what.startsWith("detection") ? "" : mark.counted ? (what.includes("missed") ? " missed" : " truth") : " special";
       group.append(drawn("rect", { class: "halo", ...place }), drawn("rect", { class: `line${kind}`, ...place }));
-      if (one.wrong) {
+      if (mark.wrong) {
         const side = BADGE * unit;
         const left = place.x, top = place.y;
         group.append(drawn("rect", { class: "badge", x: left, y: top, width: side, height: side }));
@@ -91,34 +91,34 @@
         group.append(drawn("path", { class: "cross-mark", d: `M${left + inner} ${top + inner}L${left + far} ${top + far}M${left + far} ${top + inner}L${left + inner} ${top + far}` }));
       }
       const title = drawn("title", {});
-      title.textContent = words(one);
+      title.textContent = words(mark);
       group.append(title);
       return group;
     };
-    const words = (one) => {
-      const name = data.classes[one.label].name;
-      return one.score === undefined ? `truth: ${name}${one.kind ? ` (${one.kind})` : ""}` : `${name} ${figure(one.score)}: ${KINDS[one.kind]}`;
+    const words = (mark) => {
+      const name = data.classes[mark.label].name;
+      return mark.score === undefined ? `truth: ${name}${mark.kind ? ` (${mark.kind})` : ""}` : `${name} ${figure(mark.score)}: ${KINDS[mark.kind]}`;
     };
     const BADGE = 11; // side of a wrong box's cross, in pixels of the screen
     const CROWDED = 0.12; // names hide no more of a picture than this
-    // Names in the large picture, of what one asks about: predictions, and truth that stands alone. The surest choose
+    // Names in the large picture, of predictions and of truth that was missed. The surest choose
     // their place first; where none is free, or too much would be hidden, the name is left to the list below.
-    const label = (svg, image, run, seen, unit) => {
-      const taken = seen.found.filter((one) => one.wrong).map((one) => ({ x: one.box[0], y: one.box[1], width: BADGE * unit, height: BADGE * unit }));
-      const asked = [...seen.truths, ...seen.found]
-        .map((one, place) => ({ one, place }))
-        .filter(({ one }) => one.score !== undefined || !data.predictions || isMissed(one, run))
-        .sort((a, b) => (b.one.score ?? 1) - (a.one.score ?? 1));
+    const label = (svg, image, run, view, unit) => {
+      const taken = view.detections.filter((mark) => mark.wrong).map((mark) => ({ x: mark.box[0], y: mark.box[1], width: BADGE * unit, height: BADGE * unit }));
+      const asked = [...view.truths, ...view.detections]
+        .map((mark, place) => ({ mark, place }))
+        .filter(({ mark }) => mark.score !== undefined || !data.predictions || isMissed(mark, run))
+        .sort((a, b) => (b.mark.score ?? 1) - (a.mark.score ?? 1));
       let left = CROWDED * image.w * image.h;
-      for (const { one, place } of asked) {
-        const { name, colour } = data.classes[one.label];
+      for (const { mark, place } of asked) {
+        const { name, colour } = data.classes[mark.label];
         const short = name.length > 28 ? `${name.slice(0, 27)}…` : name;
         const text = drawn("text", { class: "chip-text", "data-box": place, style: `font-size: ${12 * unit}px; fill: ${inkOn(colour)}` });
         // Isolated, so that a name that is written from right to left leaves the score where it is.
-        text.textContent = `\u2068${short}\u2069${one.score === undefined ? "" : ` ${one.score.toFixed(2)}`}`;
+        text.textContent = `\u2068${short}\u2069${mark.score === undefined ? "" : ` ${mark.score.toFixed(2)}`}`;
         svg.append(text); // only there its length is known
         const [width, height] = [text.getComputedTextLength() + 8 * unit, 16 * unit];
-        const [x1, y1, x2, y2] = one.box;
+        const [x1, y1, x2, y2] = mark.box;
         const free = [[x1, y1 - height], [x1, y2], [x2 - width, y1 - height], [x2 - width, y2], [x2, y1], [x1 - width, y1], [x1, y1], [x2 - width, y2 - height]]
           .map(([x, y]) => ({ x: clamped(x, 0, image.w - width), y: clamped(y, 0, image.h - height), width, height }))
           .find((chip) => taken.every((other) => common(chip, other) < 0.05 * width * height));
@@ -130,10 +130,10 @@
         text.before(drawn("rect", { class: "chip", "data-box": place, style: `--c: ${colour}`, rx: 2 * unit, ...free }));
       }
     };
-    const paint = (svg, image, run, seen, unit) => {
+    const paint = (svg, image, run, view, unit) => {
       svg.replaceChildren(
-        ...seen.truths.map((one) => shape(one, isMissed(one, run) ? "truth missed" : "truth", unit)),
-        ...seen.found.map((one) => shape(one, one.wrong ? "found wrong" : one.kind === "right" ? "found right" : "found", unit)),
+        ...view.truths.map((mark) => shape(mark, isMissed(mark, run) ? "truth missed" : "truth", unit)),
+        ...view.detections.map((mark) => shape(mark, mark.wrong ? "detection wrong" : mark.kind === "right" ? "detection right" : "detection", unit)),
       );
       [...svg.children].forEach((group, place) => { group.dataset.box = place; });
     };
@@ -198,45 +198,45 @@
       const perRun = runs.map(() => ({ right: 0, wrong: 0, missed: 0 }));
       for (const card of cards) {
         const { image } = card;
-        const seen = runs.map((run) => (shownRuns().includes(run) ? visible(image, run) : null));
-        const on = seen.filter(Boolean);
-        const total = (key) => on.reduce((sum, one) => sum + one[key], 0);
+        const view = runs.map((run) => (shownRuns().includes(run) ? visible(image, run) : null));
+        const on = view.filter(Boolean);
+        const total = (key) => on.reduce((sum, view) => sum + view[key], 0);
         const mistakes = total("wrong") + total("missed");
         const keep =
           image.name.toLowerCase().includes(state.search) &&
-          (every() || on.some((one) => one.boxes)) &&
+          (every() || on.some((view) => view.boxes)) &&
           (!state.mistakes || mistakes > 0) &&
           (!state.defects || image.defects.length > 0);
-        card.kept = keep;
+        card.shown = keep;
         const worth = 2 * total("right") + mistakes;
         card.f1 = worth ? (2 * total("right")) / worth : 2;
-        card.confident = Math.max(...on.map((one) => one.confident));
+        card.confident = Math.max(...on.map((view) => view.confident));
         card.missed = total("missed");
-        card.boxes = image.truths.filter((one) => state.classes.has(one.label)).length;
-        card.small = Math.min(Infinity, ...image.truths.filter((one) => state.classes.has(one.label)).map(({ box }) => (box[2] - box[0]) * (box[3] - box[1])));
+        card.boxes = image.truths.filter((mark) => state.classes.has(mark.label)).length;
+        card.small = Math.min(Infinity, ...image.truths.filter((mark) => state.classes.has(mark.label)).map(({ box }) => (box[2] - box[0]) * (box[3] - box[1])));
         card.card.hidden = !keep;
         card.svgs.forEach(({ holder, svg }, run) => {
-          holder.hidden = seen[run] === null;
-          holder.style.display = seen[run] === null ? "none" : "";
-          if (!keep || seen[run] === null) return svg.replaceChildren();
-          paint(svg, image, run, seen[run], Math.max(image.w, image.h) / 240);
-          sums.drawn += seen[run].truths.length + seen[run].found.length;
-          for (const key of ["right", "wrong", "missed"]) { sums[key] += seen[run][key]; perRun[run][key] += seen[run][key]; }
+          holder.hidden = view[run] === null;
+          holder.style.display = view[run] === null ? "none" : "";
+          if (!keep || view[run] === null) return svg.replaceChildren();
+          paint(svg, image, run, view[run], Math.max(image.w, image.h) / 240);
+          sums.drawn += view[run].truths.length + view[run].detections.length;
+          for (const key of ["right", "wrong", "missed"]) { sums[key] += view[run][key]; perRun[run][key] += view[run][key]; }
         });
         if (!keep) continue;
         sums.images += 1;
         sums.defects += image.defects.length > 0;
         card.line.textContent = data.predictions
-          ? shownRuns().map((run) => `${runs.length > 1 ? `${data.runs[run]}: ` : ""}${seen[run].right} right, ${seen[run].wrong} wrong, ${seen[run].missed} missed`).join(" · ")
-          : `${told(card.boxes, "box")} · ${image.src || image.w > 1 ? `${image.w}×${image.h}` : "size not known"}`;
+          ? shownRuns().map((run) => `${runs.length > 1 ? `${data.runs[run]}: ` : ""}${view[run].right} right, ${view[run].wrong} wrong, ${view[run].missed} missed`).join(" · ")
+          : `${count(card.boxes, "box")} · ${image.src || image.w > 1 ? `${image.w}×${image.h}` : "size not known"}`;
       }
       const key = KEYS[state.sort];
       const sorted = [...cards].sort((a, b) => { const [x, y] = [key(a), key(b)]; return (x < y ? -1 : x > y ? 1 : 0) || a.image.place - b.image.place; });
       if (sorted.some((card, place) => grid.children[place] !== card.item)) grid.append(...sorted.map((card) => card.item));
-      order = sorted.filter((card) => card.kept).map((card) => card.image.place);
+      order = sorted.filter((card) => card.shown).map((card) => card.image.place);
       grid.classList.toggle("pairs", shownRuns().length > 1);
       find(".nothing").hidden = order.length > 0;
-      const parts = [told(sums.images, "image"), `${told(sums.drawn, "box")} drawn`];
+      const parts = [count(sums.images, "image"), `${count(sums.drawn, "box")} drawn`];
       if (data.predictions && runs.length === 1) parts.push(`${sums.right.toLocaleString("en")} right`, `${sums.wrong.toLocaleString("en")} wrong`, `${sums.missed.toLocaleString("en")} missed`);
       else if (data.predictions) for (const run of shownRuns()) parts.push(`${data.runs[run]}: ${perRun[run].right} right, ${perRun[run].wrong} wrong, ${perRun[run].missed} missed`);
       if (find(".only-defects")) parts.push(`${sums.defects.toLocaleString("en")} with defects`);
@@ -257,7 +257,7 @@
     const bind = (selector, event, change) => find(selector)?.addEventListener(event, ({ target }) => { change(target); soon(); });
     const slider = find(".slider");
     if (slider) {
-      const scores = images.flatMap((image) => image.found.map((one) => one.score));
+      const scores = images.flatMap((image) => image.detections.map((mark) => mark.score));
       const low = scores.reduce((a, b) => Math.min(a, b), Math.min(0, data.threshold));
       const high = scores.reduce((a, b) => Math.max(a, b), Math.max(1, data.threshold));
       if (low < 0 || high > 1) Object.assign(slider, { min: low, max: high, step: (high - low) / 100 });
@@ -271,7 +271,7 @@
     bind(".run", "change", (target) => { state.run = target.value === "" ? null : Number(target.value); });
     bind(".search", "input", (target) => { state.search = target.value.trim().toLowerCase(); });
     bind(".show-truth", "change", (target) => { state.truth = target.checked; });
-    bind(".show-found", "change", (target) => { state.found = target.checked; });
+    bind(".show-detections", "change", (target) => { state.detections = target.checked; });
     bind(".only-mistakes", "change", (target) => { state.mistakes = target.checked; });
     bind(".only-defects", "change", (target) => { state.defects = target.checked; });
     const ticks = labels.map((label) => {
@@ -294,21 +294,21 @@
     // ---------------------------------------------------------------------------------------------- large view
     const dialog = find("dialog");
     let at = null;
-    const rowOf = (one, run, group) => {
-      const row = element("tr", one.wrong || isMissed(one, run) ? "mistake" : "");
+    const rowOf = (mark, run, group) => {
+      const row = element("tr", mark.wrong || isMissed(mark, run) ? "mistake" : "");
       const name = element("td", "left");
       const key = element("span", "key");
-      key.style.setProperty("--c", data.classes[one.label].colour);
-      name.append(key, data.classes[one.label].name);
-      const truth = one.score === undefined;
-      const became = !truth ? KINDS[one.kind] : one.kind ? `${one.kind}, need not be found` : !data.predictions ? "" : isMissed(one, run) ? "missed" : `found with score ${figure(one.found[run])}`;
+      key.style.setProperty("--c", data.classes[mark.label].colour);
+      name.append(key, data.classes[mark.label].name);
+      const truth = mark.score === undefined;
+      const became = !truth ? KINDS[mark.kind] : mark.kind ? `${mark.kind}, need not be found` : !data.predictions ? "" : isMissed(mark, run) ? "missed" : `found with score ${figure(mark.scores[run])}`;
       const which = runs.length > 1 && data.predictions ? `${data.runs[run]}: ` : "";
-      const [x1, y1, x2, y2] = one.box;
+      const [x1, y1, x2, y2] = mark.box;
       row.append(
         element("td", "", truth ? "truth" : "prediction"),
         name,
         element("td", "", `${Math.round(x2 - x1)} × ${Math.round(y2 - y1)}`),
-        element("td", "judged", truth ? "–" : figure(one.score)),
+        element("td", "judged", truth ? "–" : figure(mark.score)),
         element("td", "left judged", which + became),
       );
       // The pointed-at box alone stays clear, with its name.
@@ -328,14 +328,14 @@
         const [holder, svg] = frame(image, run, false);
         holder.style.maxWidth = `calc(70vh * ${image.w / image.h})`;
         const width = Math.min(dialog.clientWidth || 800, 0.7 * innerHeight * (image.w / image.h)) / shownRuns().length;
-        const seen = visible(image, run);
+        const view = visible(image, run);
         const unit = image.w / Math.max(width, 1);
-        paint(svg, image, run, seen, unit);
-        [...seen.truths, ...seen.found].forEach((one, index) => rows[one.wrong || isMissed(one, run) ? 0 : 1].push(rowOf(one, run, svg.children[index])));
-        return { holder, svg, run, seen, unit };
+        paint(svg, image, run, view, unit);
+        [...view.truths, ...view.detections].forEach((mark, index) => rows[mark.wrong || isMissed(mark, run) ? 0 : 1].push(rowOf(mark, run, svg.children[index])));
+        return { holder, svg, run, view, unit };
       });
       find("dialog .frames").replaceChildren(...frames.map(({ holder }) => holder));
-      for (const { run, seen, svg, unit } of frames) label(svg, image, run, seen, unit);
+      for (const { run, view, svg, unit } of frames) label(svg, image, run, view, unit);
       find("dialog .defects").replaceChildren(...image.defects.map((defect) => element("li", "", defect)));
       find("dialog tbody").replaceChildren(...rows.flat());
     };
@@ -356,7 +356,7 @@
     });
     dialog.addEventListener("close", () => cards[at]?.card.focus());
 
-    find(".marks .not-counted").hidden = !images.some((image) => image.truths.some((one) => !one.counted));
+    find(".marks .not-counted").hidden = !images.some((image) => image.truths.some((mark) => !mark.counted));
     update();
   };
   document.querySelectorAll("[data-gallery]").forEach(start);

@@ -1,4 +1,4 @@
-"""The gallery of a page: images with their boxes, as plain values that `gallery.html.jinja` and `gallery.js` show.
+"""The gallery of a page: images with their boxes, as plain values for `gallery.html.jinja` and `gallery.js`.
 
 A page imports `gallery` and `gallery_style` from that template, and hands `SCRIPT` to
 `retina.drawing.furniture.render`.
@@ -28,7 +28,7 @@ SCRIPT = Path(__file__).with_name("gallery.js")
 # With this many images a page stays below 10 MB, and its pictures are large enough to be judged.
 MOST_IMAGES = 300
 _TRUTH_KINDS = ("", "crowd", "difficult", "ignored")
-_FOUND_KINDS = ("right", *KINDS, "")
+_DETECTION_KINDS = ("right", *KINDS, "")
 
 Box = Sequence[float] | np.ndarray
 
@@ -39,24 +39,24 @@ class Truth:
 
     Attributes:
         label: 0..K-1.
-        kind: "", or why it need not be found: "crowd", "difficult", "ignored".
-        found: the score of the detection that found it, None where none did; of several runs one for each.
+        kind: "", or the reason why it need not be found: "crowd", "difficult", "ignored".
+        score: of the detection that found it, None if it was missed; with several runs a score for each.
     """
 
     box: Box
     label: int
     kind: str = ""
-    found: float | tuple[float | None, ...] | None = None
+    score: float | tuple[float | None, ...] | None = None
 
 
 @dataclass(frozen=True)
-class Found:
+class Detection:
     """A detection, xyxy in pixels of the image as stored.
 
     Attributes:
         label: 0..K-1.
         kind: "right", one of `retina.evaluation.tide.KINDS`, or "" where it is neither right nor wrong.
-        run: which of the gallery's runs made it.
+        run: index of its run among those of the gallery.
     """
 
     box: Box
@@ -72,10 +72,10 @@ class Shown:
 
     Attributes:
         row: in its table, from 0.
-        name: what it is called.
+        name: shown above it.
         width, height: pixels as stored.
-        picture: what its thumbnail is made from; None, or one that can't be read, gives a placeholder.
-        defects: of the image and its boxes, a sentence each.
+        picture: the image of its thumbnail; None, or an image that can't be read, gives a placeholder.
+        defects: of the image and its boxes, each a sentence.
     """
 
     row: int
@@ -84,14 +84,14 @@ class Shown:
     height: int
     picture: TableImage | None
     truths: tuple[Truth, ...] = ()
-    found: tuple[Found, ...] = ()
+    detections: tuple[Detection, ...] = ()
     defects: tuple[str, ...] = ()
 
 
 class Run(NamedTuple):
-    """Detections of one run, and what became of them on the same ground truth as the other runs'."""
+    """Detections of a run, with their matches and errors on the ground truth that all runs share."""
 
-    found: Results
+    detections: Results
     matches: Matches
     errors: Tide
 
@@ -108,41 +108,45 @@ def gallery_data(
     total: int | None = None,
     predictions: bool = True,
 ) -> dict[str, Any]:
-    """Everything the gallery shows, as plain values that JSON has words for.
+    """Return everything that the gallery shows, as plain values for JSON.
 
     Args:
         runs: names of the runs that the detections come from.
-        threshold: where the slider stands at first; detections with at least this score are drawn.
-        iou: at which detections are right, for the texts.
+        threshold: initial value of the slider; detections with at least this score are drawn.
+        iou: the overlap from which detections are right, for the texts.
         thumbnail: longer side in pixels, by default what the budget allows.
         budget: bytes of all thumbnails together.
-        total: how many images there are, if these are some of them.
-        predictions: there were detections to be made; otherwise this is a dataset alone, without a slider.
+        total: number of all images, if these are a part of them.
+        predictions: whether a detector was evaluated; otherwise this is a dataset alone, without a slider.
 
     Returns:
         `classes` (name, colour), `runs`, `threshold`, `iou`, `total`, `predictions` and `images`: each with `row`,
-        `name`, `w`, `h`, `src` or None and `reason`, `defects`, `truths` as [x1, y1, x2, y2, label, kind, [found of
-        each run]] and `found` as [x1, y1, x2, y2, label, score, kind, run], coordinates to 0.1 px.
+        `name`, `w`, `h`, `src` or None and `reason`, `defects`, `truths` as [x1, y1, x2, y2, label, kind, [score of
+        each run]] and `detections` as [x1, y1, x2, y2, label, score, kind, run], coordinates to 0.1 px.
 
     Raises:
-        RetinaError: a label, run or kind that is none, or a box or score that is not finite.
+        RetinaError: an unknown label, run or kind, or a box or score that is not finite.
     """
     chosen = list(shown)
-    small = thumbnails([one.picture for one in chosen], [one.name for one in chosen], side=thumbnail, budget=budget)
+    small = thumbnails(
+        [image.picture for image in chosen], [image.name for image in chosen], side=thumbnail, budget=budget
+    )
     images = []
-    for one, picture in zip(chosen, small, strict=True):
+    for image, picture in zip(chosen, small, strict=True):
         images.append(
             {
-                "row": one.row,
-                "name": one.name,
-                # Where the size is declared otherwise the pixels decide: boxes are drawn over what is there.
-                "w": picture.width or max(one.width, 1),
-                "h": picture.height or max(one.height, 1),
+                "row": image.row,
+                "name": image.name,
+                # If another size is declared the pixels decide, since boxes are drawn over them.
+                "w": picture.width or max(image.width, 1),
+                "h": picture.height or max(image.height, 1),
                 "src": picture.uri,
                 "reason": picture.reason,
-                "defects": list(one.defects),
-                "truths": [_truth(truth, one, len(class_names), len(runs)) for truth in one.truths],
-                "found": [_found(found, one, len(class_names), len(runs)) for found in one.found],
+                "defects": list(image.defects),
+                "truths": [_truth(box, image, len(class_names), len(runs)) for box in image.truths],
+                "detections": [
+                    _detection(detection, image, len(class_names), len(runs)) for detection in image.detections
+                ],
             }
         )
     return {
@@ -166,11 +170,11 @@ def evaluated(
     names: Sequence[str] | None = None,
     iou: float = 0.5,
 ) -> list[Shown]:
-    """Images of an evaluation as the gallery shows them.
+    """Return images of an evaluation for the gallery.
 
     Args:
         rows: of the ground truth's images.
-        runs: one, or several on the same ground truth.
+        runs: a run, or several on the same ground truth.
         sizes: [N, 2] (height, width) of all images.
         pictures, names: [N] of all images; names are the ids by default.
         iou: of the overlaps that `Matches` were made at.
@@ -181,20 +185,20 @@ def evaluated(
     boxes = _corners(truth.boxes)
     in_truth = _by_image(truth.image, len(truth))
     scores = np.full((len(truth.boxes), len(runs)), np.nan)
-    detections: list[list[Found]] = [[] for _ in range(len(truth))]
+    detections: list[list[Detection]] = [[] for _ in range(len(truth))]
     for number, run in enumerate(runs):
         t = threshold_index(run.matches, iou)
         hits = run.matches.right[t]
         scores[run.matches.truth[t, hits], number] = run.matches.scores[hits]
-        kinds = np.full(len(run.found), "", object)
+        kinds = np.full(len(run.detections), "", object)
         mistakes = run.errors.kinds >= 0
         kinds[mistakes] = np.array(KINDS, object)[run.errors.kinds[mistakes]]
         kinds[run.matches.rows[hits]] = "right"
-        corners = _corners(run.found.boxes)
+        corners = _corners(run.detections.boxes)
         for place in run.matches.rows[np.isin(run.matches.image, rows)].tolist():
-            image = int(run.found.image[place])
-            label, score = int(run.found.labels[place]), float(run.found.scores[place])
-            detections[image].append(Found(corners[place], label, score, kinds[place], number))
+            image = int(run.detections.image[place])
+            label, score = int(run.detections.labels[place]), float(run.detections.scores[place])
+            detections[image].append(Detection(corners[place], label, score, kinds[place], number))
     return [
         Shown(
             row=row,
@@ -211,7 +215,7 @@ def evaluated(
                 )
                 for k in in_truth[row]
             ),
-            found=tuple(detections[row]),
+            detections=tuple(detections[row]),
         )
         for row in rows
     ]
@@ -220,10 +224,10 @@ def evaluated(
 def choose_rows(
     matches: Matches, threshold: float | Sequence[float], *, limit: int = MOST_IMAGES, iou: float = 0.5
 ) -> list[int]:
-    """Which images of an evaluation are shown: all where they are few, otherwise a fair mixture, in the table's order.
+    """Return the rows of the images to show: all if they are few, otherwise a mixture, in the table's order.
 
-    A quarter each are those of the lowest F1, those with the most confident mistakes, those where most boxes were
-    missed, and images spread evenly over the table.
+    A quarter each have the lowest F1, the most confident mistakes, and the most missed boxes; the last quarter is
+    spread evenly over the table.
 
     Args:
         threshold: detections with at least this score count, one number or one for each class.
@@ -242,14 +246,14 @@ def choose_rows(
     return mixture(
         matches.images,
         limit,
-        [one.image for one in worst if one.wrong + one.missed],
+        [score.image for score in worst if score.wrong + score.missed],
         mistaken.tolist(),
-        [one.image for one in sorted(worst, key=lambda one: -one.missed) if one.missed],
+        [score.image for score in sorted(worst, key=lambda score: -score.missed) if score.missed],
     )
 
 
 def mixture(count: int, limit: int, *orders: Sequence[int]) -> list[int]:
-    """At most `limit` of `count` rows, rising: in turn the next of each order, and of rows spread evenly.
+    """Return at most `limit` of `count` rows, ascending: in turn the next of each order, and of rows spread evenly.
 
     Raises:
         RetinaError: a limit below 1.
@@ -258,7 +262,7 @@ def mixture(count: int, limit: int, *orders: Sequence[int]) -> list[int]:
         raise RetinaError(f"limit: expected at least 1 image, got {limit}; leave it out for a page of moderate size")
     if count <= limit:
         return list(range(count))
-    # Rows whose multiples of the golden ratio have the smallest fractions lie evenly, however many are taken.
+    # Rows with the smallest fractional parts of row × golden ratio are spread evenly, however many are taken.
     spread = sorted(range(count), key=lambda row: (row * 0.6180339887498949) % 1.0)
     taken: dict[int, None] = {}
     turns = [iter(order) for order in (*orders, spread)]
@@ -282,19 +286,29 @@ def _corners(boxes: np.ndarray) -> np.ndarray:
 
 def _truth(truth: Truth, image: Shown, classes: int, runs: int) -> list[Any]:
     _check("truth", truth.label, classes, truth.kind, _TRUTH_KINDS, image)
-    given = truth.found if isinstance(truth.found, tuple) else (truth.found,)
+    given = truth.score if isinstance(truth.score, tuple) else (truth.score,)
     scores = [score for score, _ in zip_longest(given, range(runs))]
     if len(scores) != runs:
-        raise RetinaError(f"gallery: {image.name}: expected {runs} scores of a box, one a run, got {len(scores)}")
-    found = [None if score is None else _score(score, image.name) for score in scores]
-    return [*_box(truth.box, image), int(truth.label), truth.kind, found]
+        raise RetinaError(
+            f"gallery: {image.name}: expected {runs} scores of a box, one for each run, got {len(scores)}"
+        )
+    rounded = [None if score is None else _score(score, image.name) for score in scores]
+    return [*_box(truth.box, image), int(truth.label), truth.kind, rounded]
 
 
-def _found(found: Found, image: Shown, classes: int, runs: int) -> list[Any]:
-    _check("found", found.label, classes, found.kind, _FOUND_KINDS, image)
-    if not 0 <= found.run < runs:
-        raise RetinaError(f"gallery: {image.name}: expected a run from 0 to {runs - 1}, got {found.run}; name all runs")
-    return [*_box(found.box, image), int(found.label), _score(found.score, image.name), found.kind, int(found.run)]
+def _detection(detection: Detection, image: Shown, classes: int, runs: int) -> list[Any]:
+    _check("detection", detection.label, classes, detection.kind, _DETECTION_KINDS, image)
+    if not 0 <= detection.run < runs:
+        raise RetinaError(
+            f"gallery: {image.name}: expected a run from 0 to {runs - 1}, got {detection.run}; name all runs"
+        )
+    return [
+        *_box(detection.box, image),
+        int(detection.label),
+        _score(detection.score, image.name),
+        detection.kind,
+        int(detection.run),
+    ]
 
 
 def _check(what: str, label: int, classes: int, kind: str, kinds: Sequence[str], image: Shown) -> None:
@@ -314,7 +328,7 @@ def _box(box: Box, image: Shown) -> list[float]:
 
 
 def _score(value: float, where: str) -> float:
-    """Rounding keeps the order, so what reaches a threshold still does."""
+    """Score for the page; rounding keeps the order, so a score that reaches a threshold still does."""
     if not np.isfinite(value):
-        raise RetinaError(f"gallery: {where}: expected a finite score, got {value}; mend the detections")
+        raise RetinaError(f"gallery: {where}: expected a finite score, got {value}; correct the detections")
     return round(float(value), 6)

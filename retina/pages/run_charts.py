@@ -15,32 +15,32 @@ from retina.evaluation.matching import RECALLS, Matches, interpolated_precision
 from retina.palette import class_hex
 from retina.runs.record import Record
 
-# The axis of the time spent waiting reaches this far at least: less is nothing to look at.
+# The axis of the time spent waiting reaches at least this far: a smaller share does not matter.
 _WAITS = 0.1
 _IOUS = (0.5, 0.6, 0.7, 0.8, 0.9)
-# More curves than this can't be told apart.
+# More curves than this can't be distinguished.
 _MOST_CLASSES = 7
 _UNIT = (0.0, 1.0)
 
 
 def curves(record: Record) -> list[Chart]:
-    """How training went; a figure that the run did not write down has no chart."""
+    """Return charts of the training; a figure that the run did not record has no chart."""
     named = {"loss": "both", "loss_classification": "classification", "loss_box": "boxes"}
     steps = [float(step) for step, _ in record.evaluations]
     every = [
         Series(name, steps, [_defined(figures.get(name)) for _, figures in record.evaluations])
         for name in ("AP", "AP50", "AP75")
     ]
-    highest = max([value for one in every for value in one.y if value > 0], default=1.0)
+    highest = max([value for curve in every for value in curve.y if value > 0], default=1.0)
     shares = {"foreground_share": "positive anchors", "background_share": "background"}
     levels = sorted(name for name in record.names() if re.fullmatch(r"positives_p\d+", name))
     per_level = {name: name.removeprefix("positives_").upper() for name in levels}
     start = Series("prior π", [0.0, float(record.last_step)], [record.config.model.head.prior] * 2)
     drift = _series(record, {"background_probability": "mean over background"})
     waits = _series(record, {"data_wait": "waiting"})
-    longest = max([_WAITS, *(value for one in waits for value in one.y)])
+    longest = max([_WAITS, *(value for curve in waits for value in curve.y)])
     plots = [
-        _chart(record, "loss, mean since the line before", _series(record, named), log=True),
+        _chart(record, "loss, mean since the last log line", _series(record, named), log=True),
         _chart(record, "AP on validation data", every, y_range=(0.0, highest)),
         _chart(record, "learning rate", _series(record, {"learning_rate": "learning rate"})),
         _chart(record, "images per second", _series(record, {"images_per_second": "images per second"})),
@@ -53,7 +53,7 @@ def curves(record: Record) -> list[Chart]:
             log=bool(per_level),
         ),
         _chart(record, "share of the classification loss", _series(record, shares)),
-        _chart(record, "probability given to background anchors", [*drift, start] if drift else [], log=True),
+        _chart(record, "probability of background anchors", [*drift, start] if drift else [], log=True),
         _chart(record, "scale of the loss", _series(record, {"loss_scale": "scale"}), log=True),
         _chart(
             record,
@@ -65,15 +65,15 @@ def curves(record: Record) -> list[Chart]:
 
 
 def _series(record: Record, names: dict[str, str]) -> list[Series]:
-    return [Series(told, *record.series(name)) for name, told in names.items() if record.series(name)[0]]
+    return [Series(label, *record.series(name)) for name, label in names.items() if record.series(name)[0]]
 
 
 def _chart(
     record: Record, title: str, series: list[Series], *, log: bool = False, y_range: tuple[float, float] | None = None
 ) -> Chart:
-    """From step 0 to the last one, so that charts side by side can be compared; logarithmic only where the values span
-    a factor of ten."""
-    values = [value for one in series for value in one.y if value > 0]
+    """Chart from step 0 to the last step, so that charts side by side can be compared; logarithmic only if the values
+    span a factor of ten."""
+    values = [value for curve in series for value in curve.y if value > 0]
     log = log and bool(values) and max(values) >= 10 * min(values)
     return lines(title, series, x_range=(0.0, float(record.last_step)), y_range=y_range, log_y=log)
 
@@ -84,7 +84,7 @@ def _defined(value: float | None) -> float:
 
 
 def quality_charts(matches: Matches, class_names: Sequence[str], figures: dict[str, Any]) -> list[Chart]:
-    """Precision–recall of the means and of classes, and precision, recall and F1 along the threshold.
+    """Return precision–recall curves of the mean and of classes, and precision, recall and F1 by threshold.
 
     Args:
         figures: see `retina.evaluation.document`.
@@ -115,7 +115,7 @@ def _of_means(matches: Matches) -> Chart:
 
 
 def _of_classes(matches: Matches, class_names: Sequence[str], per_class: dict[str, dict[str, float]]) -> Chart:
-    """All classes where they are few, else those of the lowest AP50."""
+    """Precision over recall of all classes if they are few, else of those with the lowest AP50."""
     defined = np.flatnonzero(matches.positives).tolist()
     title = "precision over recall by class at IoU 0.5"
     if len(defined) > _MOST_CLASSES:
@@ -144,7 +144,7 @@ def _of_thresholds(matches: Matches) -> Chart:
     curve = confidence_curve(matches, iou=0.5)
     series = []
     if curve is not None and len(curve.thresholds):
-        # A hundred places along the score: a chart has no more, and thinning by count would crowd the low scores.
+        # A hundred places along the score: a chart shows no more, and thinning by count would crowd the low scores.
         grid = np.linspace(max(float(curve.thresholds[-1]), 0.0), float(curve.thresholds[0]), 101)
         at = np.searchsorted(-curve.thresholds, -grid, side="right") - 1
         at = np.clip(at, 0, len(curve.thresholds) - 1)
@@ -154,11 +154,11 @@ def _of_thresholds(matches: Matches) -> Chart:
 
 
 def calibration_chart(calibration: dict[str, Any]) -> Chart:
-    """The share that is right over the score, against the diagonal of scores that can be taken at their word."""
-    bins = [one for one in calibration["bins"] if one["count"]]
+    """Return the share that is right over the score, with the diagonal of perfectly calibrated scores."""
+    bins = [filled for filled in calibration["bins"] if filled["count"]]
     series = [
-        Series("share that is right", [one["score"] for one in bins], [one["precision"] for one in bins]),
-        Series("if scores were shares", list(_UNIT), list(_UNIT), colour="var(--soft)"),
+        Series("share that is right", [filled["score"] for filled in bins], [filled["precision"] for filled in bins]),
+        Series("perfectly calibrated", list(_UNIT), list(_UNIT), colour="var(--soft)"),
     ]
     return lines("calibration: share right over score", series if bins else [], x_label="score", x_range=_UNIT,
                  y_range=_UNIT)  # fmt: skip

@@ -1,4 +1,4 @@
-"""The figures of a run's page: from the detections that its evaluation left behind where that is enough."""
+"""The figures of a run's page, from the detections of its own evaluation where they suffice."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from typing import Any, cast, get_args
 
 from retina import config as configuration
 from retina.data.dataset import DetectionDataset
-from retina.data.formats.results import read_results
 from retina.data.ground_truth import GroundTruth, Results
-from retina.data.load import Split, load_split
-from retina.data.split_truth import split_truth
+from retina.data.load import Split, SplitTables, read_results, read_split
 from retina.errors import RetinaError
 from retina.evaluation.assessment import Assessment, assess
 from retina.evaluation.document import to_json
@@ -25,26 +23,26 @@ REPLICATES = 1000
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What the figures are made from: the data, what it holds, what was found in it, and what became of that."""
+    """The basis of the figures: the data, its ground truth, the detections, and their assessment."""
 
     dataset: DetectionDataset
     truth: GroundTruth
-    found: Results
+    detections: Results
     assessment: Assessment
 
 
 @dataclass(frozen=True, eq=False)
 class Judgement:
-    """What is known of a checkpoint's quality.
+    """The figures of a checkpoint, and their basis.
 
     Attributes:
-        split, checkpoint, step: what was judged; the step is None where the run has no such checkpoint.
-        figures: under the keys of `retina.evaluation.document`, those of the file alone where there is no evidence;
-            None without an evaluation.
+        split, checkpoint, step: of the figures; the step is None where the run has no such checkpoint.
+        figures: under the keys of `retina.evaluation.document`, those of the file alone if there is no evidence; None
+            without an evaluation.
         evidence: None where `missing` says why.
-        missing: a sentence, or nothing.
-        overrides: by which the data was read.
-        changed: a sentence if the figures are no longer those that the run wrote down, or nothing.
+        missing: a sentence, or "".
+        overrides: of the settings by which the data was read.
+        changed: a sentence if the figures differ from those that the run recorded, or "".
     """
 
     split: Split
@@ -60,11 +58,10 @@ class Judgement:
 def judge_run(
     record: Record, split: str = "validation", checkpoint: str = "best", overrides: tuple[str, ...] = ()
 ) -> Judgement:
-    """Judges a checkpoint on a split.
+    """Judge a checkpoint on a split.
 
-    On validation data the detections of the run's own evaluation are taken, so that no network is built, and data that
-    is no longer there leaves the figures that were written down. Another split, or a step without an evaluation, is
-    predicted anew.
+    On validation data the detections of the run's own evaluation are used, so that no network is built; if the data is
+    gone, the recorded figures remain. Another split, or a step without an evaluation, is predicted again.
 
     Args:
         overrides: `key.path=value` of the sections `data` and `evaluation`, for instance another `data.root`.
@@ -78,33 +75,32 @@ def judge_run(
     step = evaluation_step(record, checkpoint)
     file = detections_file(record, step) if of == "validation" else None
     if file is None and of == "validation" and not _can_predict(record, step):
-        return _unseen(record, of, checkpoint, step)
+        return _without_detections(record, of, checkpoint, step)
     if file is None:
         figures, evidence = _documented(_predicted(record, of, checkpoint, overrides), None)
         return Judgement(of, checkpoint, step, figures, evidence, overrides=overrides)
     stored = stored_figures(record, step)
     settings = _overridden(record.config, overrides)
     try:
-        dataset = _table(settings.data, of)
-        truth = split_truth(settings.data, of, dataset)
+        dataset, truth = _split(settings.data, of)
         _check_classes(dataset, stored)
-        found = read_results(file, _with_categories(truth, record), format="coco")
+        detections = read_results(file, _with_categories(truth, record), format="coco")
     except RetinaError as error:
         if overrides:
-            raise  # they are at fault
+            raise  # the overrides are the cause
         return Judgement(of, checkpoint, step, stored, None, missing=f"The data can't be read: {error}")
-    seen = (dataset, truth, found, settings)
-    figures, evidence = _documented(seen, stored)
+    evaluated = (dataset, truth, detections, settings)
+    figures, evidence = _documented(evaluated, stored)
     return Judgement(of, checkpoint, step, figures, evidence, changed=_changed(stored, figures), overrides=overrides)
 
 
-def _table(data: configuration.Data, split: Split) -> DetectionDataset:
-    """The split; where images of it are gone, with these, so that their boxes can still be judged."""
+def _split(data: configuration.Data, split: Split) -> SplitTables:
+    """Read the split; with images that are gone, so that their boxes can still be judged."""
     try:
-        return load_split(data, split)
+        return read_split(data, split)
     except RetinaError as error:
         try:
-            return load_split(data, split, keep_unusable=True)
+            return read_split(data, split, keep_unusable=True)
         except RetinaError:
             raise error from None
 
@@ -113,20 +109,20 @@ def _can_predict(record: Record, step: int | None) -> bool:
     return (record.path / "checkpoints" / f"step_{step}.npz").is_file()
 
 
-def _unseen(record: Record, split: Split, checkpoint: str, step: int | None) -> Judgement:
-    """A run without detections: what it wrote down is all there is."""
+def _without_detections(record: Record, split: Split, checkpoint: str, step: int | None) -> Judgement:
+    """Judge a run without detections by the figures that it recorded."""
     if checkpoint not in (BEST, LATEST):
         known = ", ".join(f"step_{at}" for at, _ in record.evaluations) or "none"
         raise RetinaError(
-            f"{record.path}: expected {checkpoint} to be an evaluation or a checkpoint of the run, there is neither; "
+            f"{record.path}: expected {checkpoint} to be an evaluation or a checkpoint of the run, it is neither; "
             f"its evaluations: {known}"
         )
     figures = stored_figures(record, step)
-    told = dict(record.evaluations).get(step or -1)
-    if figures is None and told is not None:
-        figures = {"metrics": told, "per_class": {}}
+    logged = dict(record.evaluations).get(step or -1)
+    if figures is None and logged is not None:
+        figures = {"metrics": logged, "per_class": {}}
     missing = (
-        "The run has no evaluation yet; it makes its first at step "
+        "The run has no evaluation yet; the first is due at step "
         f"{record.config.run.evaluate_every or record.config.schedule.steps:,}."
         if not record.evaluations
         else f"The detections of step {step} (eval/step_{step}/detections.json) are missing."
@@ -134,23 +130,23 @@ def _unseen(record: Record, split: Split, checkpoint: str, step: int | None) -> 
     return Judgement(split, checkpoint, step, figures, None, missing=missing)
 
 
-_Seen = tuple[DetectionDataset, GroundTruth, Results, configuration.Config]
+_Evaluated = tuple[DetectionDataset, GroundTruth, Results, configuration.Config]
 
 
-def _predicted(record: Record, split: Split, checkpoint: str, overrides: tuple[str, ...]) -> _Seen:
+def _predicted(record: Record, split: Split, checkpoint: str, overrides: tuple[str, ...]) -> _Evaluated:
     detected = detect_split(record.path, split, checkpoint=checkpoint, overrides=overrides)
-    return detected.dataset, detected.truth, detected.found, detected.config
+    return detected.dataset, detected.truth, detected.results, detected.config
 
 
-def _documented(seen: _Seen, stored: dict[str, Any] | None) -> tuple[dict[str, Any], Evidence]:
-    """Figures and evidence; intervals that the run has written down already are taken."""
-    dataset, truth, found, settings = seen
+def _documented(evaluated: _Evaluated, stored: dict[str, Any] | None) -> tuple[dict[str, Any], Evidence]:
+    """Return figures and evidence; intervals that the run recorded are used."""
+    dataset, truth, detections, settings = evaluated
     known = (stored or {}).get("intervals")
-    assessment = assess(truth, found, settings.evaluation, replicates=0 if known else REPLICATES)
+    assessment = assess(truth, detections, settings.evaluation, replicates=0 if known else REPLICATES)
     figures = to_json(assessment.metrics, assessment)
     if known:
         figures["intervals"] = known
-    return figures, Evidence(dataset, truth, found, assessment)
+    return figures, Evidence(dataset, truth, detections, assessment)
 
 
 def _overridden(config: configuration.Config, overrides: tuple[str, ...]) -> configuration.Config:
@@ -161,7 +157,7 @@ def _overridden(config: configuration.Config, overrides: tuple[str, ...]) -> con
 
 
 def _with_categories(truth: GroundTruth, record: Record) -> GroundTruth:
-    """With the category ids that the run knew its classes by: a source's own may have changed since."""
+    """Ground truth with the category ids of the run, since those of the source may have changed."""
     for step in reversed(RunDirectory(record.path).steps()):
         try:
             names, ids = classes_of(RunDirectory(record.path).checkpoint_path(f"step_{step}"))
@@ -180,15 +176,15 @@ def _check_classes(dataset: DetectionDataset, stored: dict[str, Any] | None) -> 
 
 
 def _changed(stored: dict[str, Any] | None, figures: dict[str, Any]) -> str:
-    """Whether the data, or how it is scored, is no longer what the run saw."""
+    """Sentence if the data, or the way it is scored, has changed since the run."""
     was, now = (stored or figures)["metrics"].get("AP"), figures["metrics"]["AP"]
     if was is None or abs(was - now) < 1e-9:
         return ""
-    return f"The run wrote down AP {was:.4f}, its detections now score {now:.4f}: the data, or how it is read, changed."
+    return f"The run recorded AP {was:.4f}, its detections now score {now:.4f}: the data, or how it is read, changed."
 
 
 def picture_names(dataset: DetectionDataset) -> list[str]:
-    """[N] what the gallery calls the images: the file's name without its folders, or the id."""
+    """Return the names [N] of images in the gallery: the file's name without its folders, or the id."""
     return [
         Path(image).name if isinstance(image, str) else str(identifier)
         for image, identifier in zip(dataset.images, dataset.image_ids, strict=True)

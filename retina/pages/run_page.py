@@ -1,5 +1,4 @@
-"""The page of a run: one HTML file that answers whether the data is fine, whether it learned, how good it is, what it
-gets wrong, and whether it can be shipped."""
+"""The page of a run: is the data fine, did it learn, how good is it, what does it get wrong, can it be shipped?"""
 
 from __future__ import annotations
 
@@ -21,11 +20,11 @@ from retina.pages.run_judgement import Evidence, Judgement, judge_run, picture_n
 from retina.runs.record import Record, certificates, read_record
 
 _TEMPLATE = Path(__file__).with_name("run.html.jinja")
-# As many images tell the share of boxes with an anchor to within a percent.
+# This many images give the share of boxes with an anchor to within a percent.
 _ANCHOR_IMAGES = 1000
 # Bytes of all thumbnails: with everything else the page stays below 10 MB.
 _PICTURES = 7_000_000
-# Boxes on the page: where images hold many, fewer images are shown.
+# Largest number of boxes on the page: if images have many, fewer images are shown.
 _SHAPES, _LEAST_IMAGES = 40_000, 20
 
 
@@ -37,12 +36,12 @@ def write_report(
     checkpoint: str = "best",
     overrides: Sequence[str] = (),
 ) -> Path:
-    """Writes the page of a run.
+    """Write the page of a run.
 
     Args:
-        run: the run directory; one without evaluations, or whose data is gone, gives a page that says so.
+        run: the run directory; without evaluations, or if its data is gone, the page says so.
         out: the file, by default `report/index.html` in the run.
-        split, checkpoint: what is judged: "train", "validation" or "test"; `best`, `latest` or `step_N`.
+        split, checkpoint: "train", "validation" or "test"; `best`, `latest` or `step_N`.
         overrides: `key.path=value` of the sections `data` and `evaluation`, for instance another `data.root`.
 
     Returns:
@@ -65,7 +64,7 @@ def write_report(
 
 
 def render(record: Record, judged: Judgement) -> str:
-    """The page's text; every name and message in it is escaped."""
+    """Return the page's text; every name and message in it is escaped."""
     figures, evidence = judged.figures, judged.evidence
     detailed = figures is not None and "errors" in figures
     name = record.path.absolute().name
@@ -104,17 +103,17 @@ def render(record: Record, judged: Judgement) -> str:
 
 
 def gallery_values(evidence: Evidence) -> dict[str, Any]:
-    """The gallery's values, its slider at the threshold of the best F1."""
+    """Return the gallery's values, its slider at the threshold of the best F1."""
     assessment, dataset = evidence.assessment, evidence.dataset
     threshold = assessment.confusion.score_threshold
-    shapes = (len(evidence.found) + len(evidence.truth.boxes)) / max(len(dataset), 1)
+    shapes = (len(evidence.detections) + len(evidence.truth.boxes)) / max(len(dataset), 1)
     rows = choose_rows(
         assessment.matches, threshold, limit=max(_LEAST_IMAGES, min(MOST_IMAGES, int(_SHAPES / max(shapes, 1))))
     )
     shown = evaluated(
         rows,
         evidence.truth,
-        [Run(evidence.found, assessment.matches, assessment.errors)],
+        [Run(evidence.detections, assessment.matches, assessment.errors)],
         sizes=dataset.sizes,
         pictures=dataset.images,
         names=picture_names(dataset),
@@ -123,6 +122,6 @@ def gallery_values(evidence: Evidence) -> dict[str, Any]:
 
 
 def _anchors(record: Record, evidence: Evidence) -> sections.Coverage | None:
-    """What the anchors make of the boxes that were judged."""
+    """Coverage of the judged boxes by the anchors."""
     data = evidence.dataset
     return sections.coverage(anchor_report(sampled(data, _ANCHOR_IMAGES), record.config, len(data)))

@@ -19,99 +19,99 @@ from retina.runs.record import Record
 
 Figures = dict[str, Any]
 
-# A run whose steps wait longer than this share of the time would train faster with a faster pipeline.
+# Above this share of the time spent waiting, a faster pipeline would make training faster.
 _WAITS = 0.1
 _CONFUSIONS = 15
 _WORST_CLASSES = 8
-# As many classes of the lowest AP are named.
+# Number of classes of the lowest AP that are named.
 _WORST = 2
 # Above this many classes the cells of the confusion matrix are small.
 _DENSE = 25
 
 
 class Tile(NamedTuple):
-    """A figure at the head of the page and what it is."""
+    """A figure at the head of the page and its meaning."""
 
     figure: str
-    told: str
+    label: str
 
 
 class Remark(NamedTuple):
-    """Something to know before the figures are believed: `grade` is error, warning or note."""
+    """A remark to read before the figures: `grade` is error, warning or note."""
 
     grade: str
     text: str
 
 
 def tiles(record: Record, judged: Judgement) -> Iterator[Tile]:
-    """The figures that one looks for first."""
+    """Yield the most important figures."""
     figures = judged.figures or {}
     ends = (figures.get("intervals") or {}).get("metrics", {})
-    for name, said in (("AP", "AP"), ("AP50", "AP at IoU 0.5"), ("AP75", "AP at IoU 0.75")):
+    for name, meaning in (("AP", "AP"), ("AP50", "AP at IoU 0.5"), ("AP75", "AP at IoU 0.75")):
         if name in figures.get("metrics", {}):
             between = f", {level(figures)} interval {interval(ends[name])}" if name in ends else ""
-            yield Tile(furniture.figure(figures["metrics"][name]), f"{said} on {judged.split}{between}")
+            yield Tile(furniture.figure(figures["metrics"][name]), f"{meaning} on {judged.split}{between}")
     point = (figures.get("operating_points") or {}).get("overall", {})
     if point.get("threshold") is not None:
-        told = f"best score threshold: precision {point['precision']:.3f}, recall {point['recall']:.3f}"
-        yield Tile(furniture.figure(point["threshold"]), told)
+        label = f"best score threshold: precision {point['precision']:.3f}, recall {point['recall']:.3f}"
+        yield Tile(furniture.figure(point["threshold"]), label)
     if not record.imported:
         yield Tile(furniture.number(record.last_step), f"of {furniture.number(record.config.schedule.steps)} steps")
     if record.seconds:
         yield Tile(duration(record.seconds), "of training steps; evaluations and checkpoints not counted")
-    for name, told, write in (
+    for name, label, write in (
         ("images_per_second", "images per second, the median", lambda value: f"{value:.3g}"),
         ("data_wait", "of the steps' time spent waiting for data, the median", furniture.percent),
     ):
         values = record.series(name)[1]
         if values:
-            yield Tile(write(statistics.median(values)), told)
+            yield Tile(write(statistics.median(values)), label)
 
 
 def remarks(record: Record, judged: Judgement) -> Iterator[Remark]:
-    """What is missing or odd, worst first."""
+    """Yield remarks on what is missing or unusual, worst first."""
     if record.imported:
-        told = (
+        text = (
             "The weights come from elsewhere (import.json accounts for each tensor), so there is no training to show."
         )
-        yield Remark("note", told)
+        yield Remark("note", text)
     elif not record.lines:
         yield Remark("warning", "The run has not logged a training step yet (metrics.jsonl is missing or empty).")
     elif not record.is_complete:
         yield Remark(
             "warning",
             f"The run stands at step {record.last_step:,} of {record.config.schedule.steps:,}: it was interrupted, or "
-            "is still on its way. What follows holds for what there is.",
+            "is still running. This page shows its state so far.",
         )
     if record.stopped_early:
         yield Remark("note", f"Stopped early after step {record.last_step:,} (run.early_stopping).")
     for text in (judged.missing, judged.changed):
         if text:
             yield Remark("warning", text)
-    if judged.evidence is not None and not len(judged.evidence.found):
+    if judged.evidence is not None and not len(judged.evidence.detections):
         yield Remark("warning", f"Nothing was detected in {judged.split}: no score reached inference.score_threshold.")
     metric = record.config.evaluation.metric
     values = [(step, figures[metric]) for step, figures in record.evaluations if figures.get(metric, -1) >= 0]
     if len(values) > 1:
-        best, last = max(values, key=lambda one: one[1]), values[-1]
+        best, last = max(values, key=lambda pair: pair[1]), values[-1]
         if best[1] - last[1] > 0.01:
             text = f"{metric} fell from {best[1]:.3f} at step {best[0]:,} to {last[1]:.3f} at the end: it may overfit."
             yield Remark("warning", text)
     waits = record.series("data_wait")[1]
     if waits and statistics.median(waits) > _WAITS:
         share = furniture.percent(statistics.median(waits))
-        text = f"Steps wait {share} of their time for data: reading it is what limits the speed."
+        text = f"Steps wait {share} of their time for data: reading the data limits the speed."
         yield Remark("note", text)
 
 
 def about(record: Record, judged: Judgement) -> list[tuple[str, str]]:
-    """What the run was, in a few lines."""
+    """Return a short description of the run: label and text of each line."""
     config, environment = record.config, record.environment
     optimizer, schedule = config.optimizer, config.schedule
     fpn = config.model.fpn
-    found = [("model", f"{config.model.backbone}, pyramid P{fpn.min_level} to P{fpn.max_level}")]
+    lines = [("model", f"{config.model.backbone}, pyramid P{fpn.min_level} to P{fpn.max_level}")]
     if not record.imported:
-        found.append(
+        lines.append(
             (
                 "training",
                 f"{schedule.steps:,} steps of {config.run.batch_size} images, {optimizer.kind}, learning rate "
@@ -120,22 +120,22 @@ def about(record: Record, judged: Judgement) -> list[tuple[str, str]]:
         )
     if judged.evidence is not None:
         data, truth = judged.evidence.dataset, judged.evidence.truth
-        found.append(
+        lines.append(
             (f"{judged.split} data", f"{data.name}: {len(data):,} images, {int(truth.counted.sum()):,} boxes, "
                                      f"{len(data.class_names)} {'class' if len(data.class_names) == 1 else 'classes'}")
         )  # fmt: skip
-        found += [("data note", note) for note in data.notes]
+        lines += [("data note", note) for note in data.notes]
     if judged.step is not None:
-        found.append(("judged checkpoint", f"{judged.checkpoint} (step {judged.step:,})"))
+        lines.append(("judged checkpoint", f"{judged.checkpoint} (step {judged.step:,})"))
     if environment:
         where = ", ".join(map(str, environment.get("devices", ()))) or "unknown"
         versions = f"retina {environment.get('retina', '?')}, revision {environment.get('revision') or 'unknown'}"
-        found.append(("run on", f"{where} ({environment.get('backend', 'unknown')}), {versions}"))
-    return found
+        lines.append(("run on", f"{where} ({environment.get('backend', 'unknown')}), {versions}"))
+    return lines
 
 
 class ClassRow(NamedTuple):
-    """A class in the table: its figures as numbers, None where undefined."""
+    """A class in the table: its figures as numbers, None if undefined."""
 
     name: str
     colour: str
@@ -146,34 +146,34 @@ class ClassRow(NamedTuple):
 
 
 def class_rows(figures: Figures) -> list[ClassRow]:
-    """One row a class, in the dataset's order: AP, AP50, AP75, then threshold, precision, recall, F1."""
+    """Return a row for each class, in the dataset's order: AP, AP50, AP75, then threshold, precision, recall, F1."""
     points = (figures.get("operating_points") or {}).get("per_class", {})
     ends = (figures.get("intervals") or {}).get("per_class", {})
     return [
         ClassRow(
             name,
             class_hex(label),
-            int(own.get("boxes", 0)),
-            tuple(_defined(own.get(key)) for key in ("AP", "AP50", "AP75")),
+            int(values.get("boxes", 0)),
+            tuple(_defined(values.get(key)) for key in ("AP", "AP50", "AP75")),
             interval(ends[name]["AP"]) if "AP" in ends.get(name, {}) else "",
             tuple(points.get(name, {}).get(key) for key in ("threshold", "precision", "recall", "f1")),
         )
-        for label, (name, own) in enumerate(figures.get("per_class", {}).items())
+        for label, (name, values) in enumerate(figures.get("per_class", {}).items())
     ]
 
 
 class ErrorRow(NamedTuple):
-    """A kind of error: what mending it adds to AP50, as a number and as a share of the worst kind's; how many."""
+    """A kind of error: the gain of AP50 from fixing it, as a number and as a share of the largest; their number."""
 
     kind: str
-    told: str
+    meaning: str
     cost: float | None
     share: float
     number: int
 
 
 def error_rows(figures: Figures) -> list[ErrorRow]:
-    """The kinds of TIDE, the most expensive first."""
+    """Return the kinds of TIDE, the most expensive first."""
     errors = figures["errors"]
     most = max([cost for cost in errors["delta_ap"].values() if cost] or [1.0])
     rows = [
@@ -193,9 +193,9 @@ class ConfusionTable(NamedTuple):
 
 
 def confusion_table(figures: Figures) -> ConfusionTable:
-    """Rows are what a box is, columns what it was called."""
-    found = figures["confusion"]
-    names, matrix = found["names"], found["matrix"]
+    """Return the confusion matrix: rows are the class of a box, columns the class given to it."""
+    confusion = figures["confusion"]
+    names, matrix = confusion["names"], confusion["matrix"]
     rows = []
     pairs = []
     for i, counts in enumerate(matrix):
@@ -213,14 +213,14 @@ def confusion_table(figures: Figures) -> ConfusionTable:
 class CoverageRow(NamedTuple):
     """A share of boxes with a positive anchor."""
 
-    told: str
+    label: str
     text: str
     percent: float
     grade: str
 
 
 class Coverage(NamedTuple):
-    """What the anchors make of a split's boxes."""
+    """Coverage of a split's boxes by the anchors."""
 
     images: int
     all_images: int
@@ -231,22 +231,22 @@ class Coverage(NamedTuple):
     levels: list[tuple[str, str, int, int]]
 
 
-def coverage(found: AnchorReport) -> Coverage:
-    """The doctor's report, shortened: all boxes, by size, the classes that fare worst, and the pyramid's levels."""
-    rows = [("all boxes", found.total)]
-    rows += [(f"{name} in the stored image", share) for name, share in found.sizes.items()]
-    rows += [(f"{name} on the canvas", share) for name, share in found.canvas_sizes.items()]
-    worst = sorted(found.classes.items(), key=lambda one: one[1].share)[:_WORST_CLASSES]
+def coverage(report: AnchorReport) -> Coverage:
+    """Return the doctor's report, shortened: all boxes, by size, the least covered classes, and the levels."""
+    rows = [("all boxes", report.total)]
+    rows += [(f"{name} in the stored image", share) for name, share in report.sizes.items()]
+    rows += [(f"{name} on the canvas", share) for name, share in report.canvas_sizes.items()]
+    worst = sorted(report.classes.items(), key=lambda pair: pair[1].share)[:_WORST_CLASSES]
     return Coverage(
-        found.images,
-        found.all_images,
-        found.short,
-        _defined(found.ceilings["assigned"].get("AP")),
+        report.images,
+        report.all_images,
+        report.short,
+        _defined(report.ceilings["assigned"].get("AP")),
         [_coverage_row(name, share) for name, share in rows if share.boxes],
         [_coverage_row(name, share) for name, share in worst],
         [
-            (f"P{one.level}", f"{one.sides[0]:.0f} to {one.sides[1]:.0f} px", one.positives, one.boxes)
-            for one in found.levels
+            (f"P{level.level}", f"{level.sides[0]:.0f} to {level.sides[1]:.0f} px", level.positives, level.boxes)
+            for level in report.levels
         ],
     )
 
@@ -257,7 +257,7 @@ def _coverage_row(name: str, share: Share) -> CoverageRow:
 
 
 class ExportRow(NamedTuple):
-    """An export and what its certificate says."""
+    """An export and the figures of its certificate."""
 
     name: str
     format: str
@@ -271,10 +271,10 @@ class ExportRow(NamedTuple):
     problems: list[str]
 
 
-def export_rows(found: list[tuple[str, dict[str, Any]]]) -> list[ExportRow]:
-    """One row a certificate, written by this version or another."""
+def export_rows(certificates: list[tuple[str, dict[str, Any]]]) -> list[ExportRow]:
+    """Return a row for each certificate, written by this version or another."""
     rows = []
-    for name, tree in found:
+    for name, tree in certificates:
         ap, delta = tree.get("ap") or {}, tree.get("delta_ap")
         median = ((tree.get("latency_ms") or {}).get("export") or {}).get("median")
         rows.append(
@@ -295,7 +295,7 @@ def export_rows(found: list[tuple[str, dict[str, Any]]]) -> list[ExportRow]:
 
 
 def commands(record: Record, judged: Judgement) -> str:
-    """What repeats the run, and what comes after it, as a shell takes it."""
+    """Return shell commands that repeat the run, its figures and this page, and that export it."""
     backend = record.environment.get("backend", "tensorflow")
     set_backend = "" if backend == "tensorflow" else f"KERAS_BACKEND={backend} "
     run, again = shown(record.path), shown(Path(f"{record.path}_again"))
@@ -304,7 +304,7 @@ def commands(record: Record, judged: Judgement) -> str:
         (
             "# training from these weights, in a new folder"
             if record.imported
-            else "# the same run once more, in a new folder",
+            else "# the same run again, in a new folder",
             f"{set_backend}retina train {shown(record.path / 'config.yaml')} --run-dir {again}",
             "# these figures from the checkpoint, and this page",
             f"{set_backend}retina evaluate {run} {options}",
@@ -316,7 +316,7 @@ def commands(record: Record, judged: Judgement) -> str:
 
 
 def environment_rows(environment: dict[str, Any]) -> list[tuple[str, str]]:
-    """`environment.json`, nested keys with dots."""
+    """Return the rows of `environment.json`, nested keys with dots."""
     rows: list[tuple[str, str]] = []
     for name, value in environment.items():
         if isinstance(value, dict):
@@ -331,17 +331,17 @@ def _plain(value: Any) -> str:
 
 
 def level(figures: Figures) -> str:
-    """Of the intervals: `95 %`, on one line."""
+    """Return the level of the intervals: `95 %`, without a line break."""
     return f"{100 * figures['intervals']['level']:g}\u00a0%"
 
 
 def interval(ends: Any) -> str:
-    """`0.512–0.561`."""
+    """Return an interval as text: `0.512–0.561`."""
     return f"{ends[0]:.3f}–{ends[1]:.3f}"
 
 
 def duration(seconds: float) -> str:
-    """`2 h 05 min`, `12 min` or `34 s`."""
+    """Return a duration as text: `2 h 05 min`, `12 min` or `34 s`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     hours, minutes = divmod(round(seconds / 60), 60)
@@ -356,7 +356,7 @@ def _defined(value: float | None) -> float | None:
 
 
 class Answer(NamedTuple):
-    """A question, its answer, and the id of the section that tells more, if there is one."""
+    """A question, its answer, and the id of the section with details, or ""."""
 
     question: str
     answer: str
@@ -366,18 +366,18 @@ class Answer(NamedTuple):
 def answers(
     record: Record, judged: Judgement, anchors: Coverage | None, exports: Sequence[ExportRow], has_curves: bool
 ) -> Iterator[Answer]:
-    """Those that the run has an answer to, in the order in which one asks.
+    """Yield the questions that the run can answer, in the order in which a reader asks them.
 
     Args:
-        has_curves: the page has curves of precision and recall.
+        has_curves: whether the page has curves of precision and recall.
     """
     if anchors is not None:
         share = anchors.rows[0]
         allowed = (
             "" if anchors.allowed is None else f", which allows an AP of about {furniture.figure(anchors.allowed)}"
         )
-        told = f"{share.text} boxes in {judged.split} have a positive anchor{allowed}."
-        yield Answer("Is the data fine?", f"{told} retina doctor looks at the images too.", "anchors")
+        text = f"{share.text} boxes in {judged.split} have a positive anchor{allowed}."
+        yield Answer("Is the data fine?", f"{text} retina doctor also checks the images.", "anchors")
     learned = _learned(record)
     if learned:
         yield Answer("Is it learning?", learned, "training")
@@ -393,56 +393,56 @@ def _learned(record: Record) -> str:
     losses = record.series("loss")[1]
     if len(losses) < 2:
         return ""
-    told = f"The loss went from {losses[0]:.3g} to {losses[-1]:.3g}"
+    text = f"The loss went from {losses[0]:.3g} to {losses[-1]:.3g}"
     metric = record.config.evaluation.metric
     values = [(step, figures[metric]) for step, figures in record.evaluations if figures.get(metric, -1) >= 0]
     if len(values) < 2:
-        return told + "."
-    best, last = max(values, key=lambda one: one[1]), values[-1]
+        return text + "."
+    best, last = max(values, key=lambda pair: pair[1]), values[-1]
     course = (
         f"was highest at the last evaluation, {last[1]:.3f} after {values[0][1]:.3f} at the first"
         if best[1] == last[1]
         else f"was highest at step {best[0]:,} with {best[1]:.3f}, and {last[1]:.3f} at the end"
     )
-    return f"{told}; {metric} {course}."
+    return f"{text}; {metric} {course}."
 
 
 def _quality(figures: Figures, split: str) -> str:
-    found = figures["metrics"].get("AP")
-    if found is None or found < 0:
+    ap = figures["metrics"].get("AP")
+    if ap is None or ap < 0:
         return f"Nothing in {split} defines an AP."
     ends = (figures.get("intervals") or {}).get("metrics", {}).get("AP")
-    told = f"AP {found:.3f} on {split}"
+    text = f"AP {ap:.3f} on {split}"
     if ends:
-        told += f", {level(figures)} interval {interval(ends)}"
+        text += f", {level(figures)} interval {interval(ends)}"
     point = (figures.get("operating_points") or {}).get("overall", {})
     if point.get("threshold") is None:
-        return told + "."
-    right, seen = furniture.percent(point["precision"]), furniture.percent(point["recall"])
+        return text + "."
+    precision, recall = furniture.percent(point["precision"]), furniture.percent(point["recall"])
     return (
-        f"{told}. At its best F1, from a score of {point['threshold']:.3f} on, {right} of the detections are right and "
-        f"{seen} of the boxes found (IoU 0.5)."
+        f"{text}. At its best F1, with detections of score {point['threshold']:.3f} and above, {precision} of the "
+        f"detections are right and {recall} of the boxes are found (IoU 0.5)."
     )
 
 
 def _wrong(figures: Figures) -> str:
-    told = []
+    sentences = []
     if "errors" in figures:
         worst = error_rows(figures)[0]
         if worst.cost:
-            told.append(f"AP50 loses most by {worst.kind} ({MEANINGS[worst.kind]}): {worst.cost:.3f}.")
-    known = {name: own["AP"] for name, own in figures["per_class"].items() if own.get("AP", -1) >= 0}
+            sentences.append(f"AP50 loses most to {worst.kind} ({MEANINGS[worst.kind]}): {worst.cost:.3f}.")
+    known = {name: values["AP"] for name, values in figures["per_class"].items() if values.get("AP", -1) >= 0}
     if len(known) > 1:
         lowest = sorted(known, key=lambda name: known[name])[:_WORST]
-        told.append("The lowest AP: " + ", ".join(f"{name} ({known[name]:.3f})" for name in lowest) + ".")
-    return " ".join(told)
+        sentences.append("The lowest AP: " + ", ".join(f"{name} ({known[name]:.3f})" for name in lowest) + ".")
+    return " ".join(sentences)
 
 
 def _shipped(exports: Sequence[ExportRow]) -> str:
     if not exports:
         return "Not yet: retina export writes a model with a certificate that it scores what the checkpoint scores."
-    told = []
+    parts = []
     for row in exports:
         state = f"certificate passed, AP difference {row.difference}" if row.passed else "certificate refused"
-        told.append(f"{row.name}: {state}")
-    return "; ".join(told) + "."
+        parts.append(f"{row.name}: {state}")
+    return "; ".join(parts) + "."

@@ -1,4 +1,4 @@
-"""The page of a study: one HTML file with everything in it, readable offline, on a telephone and in the dark."""
+"""The page of a study."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _DARKEST = 0.55
 
 
 class Cell(NamedTuple):
-    """A figure in a table: its text, and what sorts it; None sorts it last, "" by its text."""
+    """A figure in a table: its text, and the value to sort by; None sorts it last, "" by its text."""
 
     text: str
     value: float | str | None = ""
 
 
 class Shade(NamedTuple):
-    """A cell of the heatmap; `share` is its opacity, `mark` what stands beside the figure."""
+    """A cell of the heatmap; `share` is its opacity, `mark` the words below the figure."""
 
     text: str
     share: float
@@ -44,16 +44,16 @@ class Shade(NamedTuple):
 
 
 class Heatmap(NamedTuple):
-    """Mean AP: `gammas` along the columns, and a row for each α (its name, its cells; None where nothing was tried)."""
+    """Mean AP: `gammas` along the columns, and a row for each α (its name, its cells; None where not tried)."""
 
     gammas: list[str]
     rows: list[tuple[str, list[Shade | None]]]
 
 
 def write(study_folder: Path, out: Path) -> Path:
-    """Writes the page of the study in a folder to `out`, and gives that.
+    """Write the page of the study in a folder; return its path.
 
-    The figures are those of its `study.json`; where there is none, or trials have ended since, they are computed anew.
+    The figures are those of its `study.json`; if it is missing, or trials have ended since, they are computed again.
 
     Raises:
         RetinaError: there is no study, none of its trials is finished, its `study.json` is damaged, or `out` can't be
@@ -80,7 +80,7 @@ def write_page(study: Study, result: StudyResult, out: Path | None = None) -> Pa
 
 
 def render(study: Study, result: StudyResult) -> str:
-    """The page's text; every name and message in it is escaped."""
+    """Return the page's text; every name and message in it is escaped."""
     curves = read_curves(study)
     name = title(result)
     return furniture.render(
@@ -100,10 +100,10 @@ def render(study: Study, result: StudyResult) -> str:
             for plot in (
                 lines(
                     "Training loss (its scale depends on the setting)",
-                    over_seeds(result, curves, lambda one: one.loss),
+                    over_seeds(result, curves, lambda curve: curve.loss),
                     log_y=True,
                 ),
-                lines("Validation AP", over_seeds(result, curves, lambda one: one.ap)),
+                lines("Validation AP", over_seeds(result, curves, lambda curve: curve.ap)),
             )
             if plot.curves
         ],
@@ -132,14 +132,21 @@ def render(study: Study, result: StudyResult) -> str:
 
 
 def differences(result: StudyResult) -> Forest | None:
-    """AP of each setting less the baseline's; None where nothing was compared."""
+    """Return AP of each setting minus the baseline's; None if nothing was compared."""
     rows = [(row, row.differences["AP"]) for row in result.settings if row.differences["AP"] is not None]
     return (
         forest(
             [
-                Estimate(row.setting.label, found.value, found.low, found.high, row.significant, (_p(row.p_holm),))
-                for row, found in rows
-                if found is not None
+                Estimate(
+                    row.setting.label,
+                    difference.value,
+                    difference.low,
+                    difference.high,
+                    row.significant,
+                    (_p(row.p_holm),),
+                )
+                for row, difference in rows
+                if difference is not None
             ]
         )
         if rows
@@ -148,9 +155,9 @@ def differences(result: StudyResult) -> Forest | None:
 
 
 def heatmap(result: StudyResult) -> Heatmap | None:
-    """Mean AP of the settings that γ and α alone set apart; None for fewer than two of them.
+    """Return mean AP of the settings that differ in γ and α alone; None for fewer than two of them.
 
-    Where two share a place (cross-entropy and focal loss with γ 0) the first stands there.
+    If two share a place (cross-entropy and focal loss with γ 0) the first is shown.
     """
     places: dict[tuple[float, float | None], SettingResult] = {}
     for row in result.settings:
@@ -173,7 +180,7 @@ def heatmap(result: StudyResult) -> Heatmap | None:
         return Shade(f"{mean:.3f}", round(_DARKEST * share, 3), row.setting.label, ", ".join(marks))
 
     gammas = sorted({gamma for gamma, _ in places})
-    # No balancing at all (None) stands last.
+    # No balancing (None) comes last.
     alphas = sorted({alpha for _, alpha in places}, key=lambda alpha: (alpha is None, alpha or 0.0))
     return Heatmap(
         [f"{gamma:g}" for gamma in gammas],
@@ -186,25 +193,25 @@ def _result(study: Study) -> StudyResult:
     if not file.is_file():
         return collect(study)
     try:
-        found = from_json(study.plan, json.loads(file.read_text(encoding="utf-8")))
+        stored = from_json(study.plan, json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError):
         again = f"retina ablate --report {shlex.quote(str(study.path))}"
-        raise RetinaError(f"{file}: expected the results of this study; write them anew with `{again}`") from None
+        raise RetinaError(f"{file}: expected the results of this study; write them again with `{again}`") from None
     now = {trial.name: study.outcome(trial).status for trial in study.plan.trials}
-    return found if {trial.name: trial.outcome.status for trial in found.trials} == now else collect(study)
+    return stored if {trial.name: trial.outcome.status for trial in stored.trials} == now else collect(study)
 
 
 def _tiles(result: StudyResult) -> Iterator[tuple[str, str]]:
-    """Figures at the head of the page, and what they are."""
+    """Figures at the head of the page, and their meanings."""
     scored = [(mean, row) for row in result.settings if (mean := row.figures["AP"].mean) is not None]
     if scored:
         best, row = max(scored, key=lambda pair: pair[0])
         yield f"{best:.3f}", f"AP of the best setting, {row.setting.label}"
-        found = row.differences["AP"]
-        if found is not None:
+        difference = row.differences["AP"]
+        if difference is not None:
             sure = "significant" if row.significant else "not significant"
-            ends = f"{furniture.signed(found.low)} to {furniture.signed(found.high)}"
-            yield furniture.signed(found.value), f"against the baseline, {ends}; {sure}"
+            ends = f"{furniture.signed(difference.low)} to {furniture.signed(difference.high)}"
+            yield furniture.signed(difference.value), f"against the baseline, {ends}; {sure}"
     yield f"{len(result.settings)} × {result.plan.seeds}", "settings × seeds"
     finished = sum(trial.outcome.status == "finished" for trial in result.trials)
     yield f"{finished} of {len(result.trials)}", "trainings finished"
@@ -216,12 +223,12 @@ def _tiles(result: StudyResult) -> Iterator[tuple[str, str]]:
 
 
 def _cells(result: StudyResult, row: SettingResult) -> list[Cell]:
-    """The table's text, with the numbers that sort it."""
-    found = row.differences["AP"]
+    """Cells of a setting's row, with the numbers to sort by."""
+    difference = row.differences["AP"]
     paper, base = row.setting.paper, result.plan.setting(result.plan.baseline).paper
     values: list[float | str | None] = ["", row.statuses.get("finished", 0)]
     values += [row.figures[name].mean for name in NAMES]
-    values += [None] * 3 if found is None else [found.value, found.low, found.superiority]
+    values += [None] * 3 if difference is None else [difference.value, difference.low, difference.superiority]
     values.append(row.p_holm)
     is_compared = bool(paper and base) and row.setting.name != result.plan.baseline
     values += [paper.get("AP"), paper["AP"] - base["AP"] if is_compared else None]
@@ -233,7 +240,7 @@ def _p(value: float | None) -> str:
 
 
 def _grid(plan: Plan) -> str:
-    """The settings as a grid file, where no preset names them."""
+    """Settings as a grid file, unless they are a preset."""
     if _is_preset(plan):
         return ""
     return write_yaml([{"name": setting.name, "overrides": setting.overrides} for setting in plan.settings])

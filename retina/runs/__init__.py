@@ -1,1 +1,1 @@
-"""What a run directory is: its files, checkpoints and environment, and a detector loaded from it."""
+"""Run directories: their files, checkpoints and environment, and the loading of a detector from them."""

@@ -1,4 +1,7 @@
-"""Checkpoints: one file holds all that affects what comes next. Written under a temporary name, then renamed."""
+"""Checkpoints: a single file holds everything that affects later steps. Written under a temporary name, then renamed.
+
+A thread writes them while training goes on: only the copy of the arrays holds training up.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,13 @@ import hashlib
 import json
 import struct
 import tempfile
+import threading
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import keras
@@ -21,7 +26,7 @@ from retina.errors import RetinaError
 from retina.files import written
 from retina.runs.hosts import Hosts
 
-# What NumPy, zipfile and json raise over a file that is cut short, altered, or something else altogether.
+# Errors of NumPy, zipfile and json for a file that is cut short, altered, or something else altogether.
 _DAMAGE = (
     OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error,
     struct.error,
@@ -31,16 +36,21 @@ _WEIGHTS, _OPTIMIZER, _EXTRA = "weights/", "optimizer/", "extra/"
 
 
 class DamagedCheckpoint(RetinaError):
-    """The file is there, but it is cut short, altered, or no checkpoint."""
+    """Error of a file that is cut short, altered, or not a checkpoint."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a run needs to go on; `step` updates have been made.
+    """State of a run after `step` updates: all that it needs to go on.
 
-    `arrays` by `weights/<variable path>`, `optimizer/<variable path>` and `extra/<name>` (what the training step keeps
-    besides: moving averages, the loss scale). `best` is the best figure on the validation data so far. `progress` is
-    the loop's own state, plain values for JSON: see `retina.runs.state.Progress`.
+    Attributes:
+        step: the number of updates so far.
+        config: the resolved configuration.
+        class_names, category_ids: of the data.
+        best: the best figure on the validation data so far.
+        arrays: by `weights/<variable path>`, `optimizer/<variable path>` and `extra/<name>` (the training step's other
+            state: moving averages, the loss scale).
+        progress: the loop's state, plain values for JSON: see `retina.runs.state.Progress`.
     """
 
     step: int
@@ -57,7 +67,7 @@ def gather(
     optimizer: keras.optimizers.Optimizer | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Copies of the arrays of a model (weights and random states, not metrics) and of an optimizer, by variable path.
+    """Copy the arrays of a model (weights and random states, not metrics) and of an optimizer, by variable path.
 
     Args:
         extra: further arrays by name, each stored as `extra/<name>`.
@@ -69,18 +79,18 @@ def gather(
 
 
 def extra_of(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What `gather` was given as `extra`, by its own names."""
+    """Return the arrays that `gather` stored as `extra`, by their names there."""
     return {name.removeprefix(_EXTRA): array for name, array in arrays.items() if name.startswith(_EXTRA)}
 
 
 def restore(
     arrays: dict[str, np.ndarray], model: keras.Model, optimizer: keras.optimizers.Optimizer | None = None
 ) -> None:
-    """Assigns arrays to variables of the same path and shape; `extra/` arrays are the training step's to take.
+    """Assign arrays to variables of the same path and shape; `extra/` arrays are left to the training step.
 
     Raises:
-        RetinaError: a variable has no array, an array no variable (of the model; or of the optimizer, if one is given),
-            or shapes differ. Nothing is assigned then.
+        RetinaError: a variable has no array, an array no variable (of the model; or of the optimizer, if given), or
+            shapes differ. Nothing is assigned then.
     """
     variables = {f"{_WEIGHTS}{v.path}": v for v in _state(model)}
     prefixes: tuple[str, ...] = (_WEIGHTS,)
@@ -103,7 +113,7 @@ def restore(
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Writes a checkpoint with the SHA-256 of each array and of the description; whole, or not at all."""
+    """Write a checkpoint with the SHA-256 of each array and of the description; whole, or not at all."""
     meta = {
         "format": 2,
         "step": checkpoint.step,
@@ -115,17 +125,17 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "sha256": {name: _digest(array) for name, array in checkpoint.arrays.items()},
     }
     text = json.dumps(meta)
-    own = {_META: np.array(text), _DIGEST: np.array(hashlib.sha256(text.encode()).hexdigest())}
-    arrays: dict[str, Any] = {**own, **checkpoint.arrays}
+    description = {_META: np.array(text), _DIGEST: np.array(hashlib.sha256(text.encode()).hexdigest())}
+    arrays: dict[str, Any] = {**description, **checkpoint.arrays}
     with written(path) as temporary:
         np.savez(temporary, **arrays)
 
 
 def read(path: Path) -> Checkpoint:
-    """Reads a checkpoint and proves its checksums; no code in it is run.
+    """Read a checkpoint and verify its checksums; no code in the file is run.
 
     Raises:
-        DamagedCheckpoint: the file is cut short or altered, or no checkpoint.
+        DamagedCheckpoint: the file is cut short or altered, or not a checkpoint.
         RetinaError: the file is missing, or the system could not read it.
     """
     try:
@@ -135,7 +145,7 @@ def read(path: Path) -> Checkpoint:
         text = str(arrays.pop(_META))
         meta = json.loads(text)
         if meta["format"] >= 2:
-            _prove(text, str(arrays.pop(_DIGEST)), meta["sha256"], arrays)
+            _verify(text, str(arrays.pop(_DIGEST)), meta["sha256"], arrays)
         return Checkpoint(
             meta["step"],
             meta["config"],
@@ -152,10 +162,10 @@ def read(path: Path) -> Checkpoint:
 
 
 def classes_of(path: Path) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Class names and category ids of a checkpoint, without reading its arrays; checksums are not proved.
+    """Return class names and category ids of a checkpoint, without reading its arrays or verifying its checksums.
 
     Raises:
-        DamagedCheckpoint: the file is cut short, or no checkpoint.
+        DamagedCheckpoint: the file is cut short, or not a checkpoint.
         RetinaError: the file is missing, or the system could not read it.
     """
     try:
@@ -169,18 +179,18 @@ def classes_of(path: Path) -> tuple[tuple[str, ...], tuple[int, ...]]:
 
 
 def _unusable(path: Path, error: Exception) -> RetinaError:
-    """What to raise over a file that NumPy could not take: the disk's own errors are no fault of the file."""
-    # A place before the start of the file, where a damaged archive may point, is an invalid argument.
+    """Return the error of a file that NumPy could not read: an error of the disk does not make the file damaged."""
+    # EINVAL is damage: the archive points to a place before the start of the file.
     if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
         return RetinaError(
-            f"{path}: this checkpoint cannot be read: {error.strerror}; nothing was changed: see to the disk or the "
+            f"{path}: this checkpoint cannot be read: {error.strerror}; nothing was changed: check the disk and the "
             "permissions, then try again"
         )
-    return DamagedCheckpoint(f"{path}: damaged or not a checkpoint of retina ({error}); use another one")
+    return DamagedCheckpoint(f"{path}: damaged or not a checkpoint of retina ({error}); use another checkpoint")
 
 
 def of_chief(hosts: Hosts, checkpoint: Checkpoint | None) -> Checkpoint | None:
-    """The chief's, on every host: a run directory need not lie where all see it."""
+    """Return the chief's checkpoint on every host: the run directory need not be on a disk that all share."""
     if hosts.count == 1:
         return checkpoint
     with tempfile.TemporaryDirectory() as folder:
@@ -194,9 +204,9 @@ def of_chief(hosts: Hosts, checkpoint: Checkpoint | None) -> Checkpoint | None:
         return read(file)
 
 
-def _prove(text: str, digest: str, digests: dict[str, str], arrays: dict[str, np.ndarray]) -> None:
+def _verify(text: str, digest: str, digests: dict[str, str], arrays: dict[str, np.ndarray]) -> None:
     if hashlib.sha256(text.encode()).hexdigest() != digest:
-        raise ValueError("its description is not the one that was written")
+        raise ValueError("its description is not what was written")
     if digests.keys() != arrays.keys():
         raise ValueError(f"arrays are missing or added: {', '.join(sorted(digests.keys() ^ arrays.keys())[:3])}")
     for name, array in arrays.items():
@@ -205,11 +215,11 @@ def _prove(text: str, digest: str, digests: dict[str, str], arrays: dict[str, np
 
 
 def _digest(array: np.ndarray) -> str:
-    """Of the type, the shape and the bytes."""
+    """Return the SHA-256 of an array's type, shape and bytes."""
     array = np.asarray(array)
-    found = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
-    found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    return found.hexdigest()
+    digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
+    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def _copy(value: Any) -> np.ndarray:
@@ -220,3 +230,52 @@ def _copy(value: Any) -> np.ndarray:
 def _state(model: keras.Model) -> list[Any]:
     metrics = {id(v) for v in model.metrics_variables}
     return [v for v in model.variables if id(v) not in metrics]
+
+
+class BackgroundWriter:
+    """Thread that does pieces of work in order; an error in a piece is raised by the next call.
+
+    A context manager: leaving it waits for the work. An exception from inside goes on, and hides an error of the work.
+    """
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def __enter__(self) -> BackgroundWriter:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None:
+            self.wait()
+        else:
+            self._join()
+
+    def submit(self, work: Callable[[], None]) -> None:
+        """Start the work once the piece before it is done."""
+        self.wait()
+
+        def run() -> None:
+            try:
+                work()
+            except BaseException as error:
+                self._error = error
+
+        self._thread = threading.Thread(target=run, name="checkpoint")
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raise the error of the work so far, if any; does not wait."""
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def wait(self) -> None:
+        """Wait until the work is done; raise its error, if any."""
+        self._join()
+        self.check()
+
+    def _join(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None

@@ -1,5 +1,7 @@
-"""The moving average of the weights, which evaluation and export use while training goes on with the weights themselves
-(Polyak & Juditsky 1992; in detectors YOLOX, arXiv:2107.08430)."""
+"""Moving average of the weights: evaluation and export use it, training goes on with the weights themselves.
+
+Polyak & Juditsky 1992; in detectors YOLOX, arXiv:2107.08430.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ import numpy as np
 from keras import ops
 
 from retina import config
+from retina.private_names import all_layers
 
 Tensor = Any
 PREFIX = "ema/"
@@ -20,7 +23,7 @@ class WeightAverage:
     """Averages of variables, as variables: `averages[i]` is that of `sources[i]`, and starts at its value.
 
     Args:
-        sources: what training changes, see `averaged_variables`.
+        sources: the variables that training changes, see `averaged_variables`.
         settings: decay and its warm-up.
     """
 
@@ -40,27 +43,27 @@ class WeightAverage:
         return {**by_path, "ema_updates": self.updates}
 
     def decay(self, updates: Tensor) -> Tensor:
-        """The share d of the old average after so many updates (a scalar, float32)."""
+        """Return the share d of the old average after so many updates (a scalar, float32)."""
         if not self.settings.warmup:
             return ops.convert_to_tensor(self.settings.decay, dtype="float32")
         updates = ops.cast(updates, "float32")
         return ops.minimum(self.settings.decay, (1.0 + updates) / (10.0 + updates))
 
     def update(self, happened: Tensor | None = None) -> None:
-        """a ← d · a + (1 - d) · w for each variable; nothing where `happened` (a scalar, bool) is False."""
-        share, one = 1.0 - self.decay(self.updates), 1
+        """Update each average: a ← d · a + (1 - d) · w; nothing changes where `happened` (a scalar, bool) is False."""
+        share, count = 1.0 - self.decay(self.updates), 1
         if happened is not None:
-            share, one = share * ops.cast(happened, "float32"), ops.cast(happened, "int32")
+            share, count = share * ops.cast(happened, "float32"), ops.cast(happened, "int32")
         for source, average in zip(self.sources, self.averages, strict=True):
             average.assign(average + ops.cast(share, average.dtype) * (source - average))
-        self.updates.assign(self.updates + one)
+        self.updates.assign(self.updates + count)
 
 
 def averaged_variables(model: keras.Model) -> list[keras.Variable]:
-    """What training changes: trainable variables, and the moving statistics of batch normalisations that train."""
+    """Return the variables that training changes: trainable ones, and statistics of batch normalisations that train."""
     statistics = [
         v
-        for layer in model._flatten_layers()
+        for layer in all_layers(model)
         if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
         for v in (layer.moving_mean, layer.moving_variance)
     ]
@@ -68,7 +71,7 @@ def averaged_variables(model: keras.Model) -> list[keras.Variable]:
 
 
 def averaged_weights(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A checkpoint's arrays with the averages in the place of the weights, where it has them: what to evaluate.
+    """Return a checkpoint's arrays for evaluation: the averages in place of the weights, if it has averages.
 
     Args:
         arrays: by `weights/<path>`, and averages by `extra/ema/<path>`; see `retina.runs.checkpoint.Checkpoint`.

@@ -1,4 +1,4 @@
-"""What a run ran on: versions, revision, device."""
+"""The environment of a run: versions, revision, devices and memory."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _PACKAGES = (
 
 
 def describe_environment(config: Config) -> dict[str, Any]:
-    """Versions, git revision of the code (None outside a checkout), backend, device and seed."""
+    """Return versions, git revision of the code (None outside a checkout), backend, devices and seed."""
     return {
         "retina": retina.__version__,
         "revision": _revision(),
@@ -47,7 +47,7 @@ def describe_environment(config: Config) -> dict[str, Any]:
 
 
 def devices() -> list[str]:
-    """The devices that the backend sees, in its own words."""
+    """Return the names of the devices that the backend sees."""
     if keras.backend.backend() != "torch":
         return [str(device) for device in keras.distribution.list_devices()]
     # Keras has no distribution for PyTorch, and so no list of its devices.
@@ -57,7 +57,7 @@ def devices() -> list[str]:
 
 
 def _weights(config: Config) -> dict[str, dict[str, str]]:
-    """Which file of weights the run started from; nothing for a preset, whose name tells."""
+    """Return file and SHA-256 of the weights that the run started from; empty for a preset: its name suffices."""
     file = Path(config.model.weights or "")
     return {"weights": {"file": str(file), "sha256": sha256_of_file(file)}} if file.is_file() else {}
 
@@ -70,8 +70,10 @@ def _version(package: str) -> str | None:
 
 
 def _revision(package: Path = Path(retina.__file__)) -> str | None:
-    """Of the repository that tracks the file `package`; one that it merely lies in, as a virtual environment may, is
-    somebody else's."""
+    """Return the revision of the repository that tracks the file `package`.
+
+    A repository that only contains it untracked, as a virtual environment may be contained, is another project's.
+    """
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(package.parent), *arguments]
@@ -85,25 +87,25 @@ def _revision(package: Path = Path(retina.__file__)) -> str | None:
 
 
 def memory() -> dict[str, float]:
-    """Memory in MB: `memory` and `memory_peak` of this process, `device_memory_peak` where the backend tells it."""
-    found = {}
+    """Return memory in MB: `memory` and `memory_peak` of the process, `device_memory_peak` if the backend knows it."""
+    figures = {}
     statm = Path("/proc/self/statm")
     if statm.exists():
-        found["memory"] = int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+        figures["memory"] = int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
     kilo = 1 if platform.system() == "Darwin" else 1024  # macOS counts bytes
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilo / 1e6
-    found["memory_peak"] = max(peak, found.get("memory", 0.0))  # the kernel's peak lags behind
+    figures["memory_peak"] = max(peak, figures.get("memory", 0.0))  # the kernel updates its peak late
     device = _device_peak()
-    return {name: round(value, 1) for name, value in found.items()} | (
-        {} if device is None else {"device_memory_peak": round(device / 1e6, 1)}
-    )
+    if device is not None:
+        figures["device_memory_peak"] = device / 1e6
+    return {name: round(value, 1) for name, value in figures.items()}
 
 
 def trim_memory() -> None:
-    """Gives the system back what was freed in between, where the C library can (glibc).
+    """Return freed memory to the system, where the C library can (glibc).
 
-    It keeps a heap for every thread that allocates; an evaluation and a checkpoint leave holes in all of them, which
-    fill in another order each time, so that memory would creep up.
+    It has a heap for every thread that allocates; an evaluation and a checkpoint leave holes in all of them, which fill
+    in another order each time, so that memory would grow slowly.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
@@ -111,7 +113,7 @@ def trim_memory() -> None:
 
 
 def _device_peak() -> float | None:
-    """Bytes at the peak on the accelerator that holds most; None on a CPU."""
+    """Return the bytes at the peak on the accelerator that holds most; None on a CPU."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf
@@ -122,7 +124,7 @@ def _device_peak() -> float | None:
         import jax
 
         stats = [device.memory_stats() or {} for device in jax.local_devices()]
-        return max((float(one["peak_bytes_in_use"]) for one in stats if "peak_bytes_in_use" in one), default=None)
+        return max((float(peak["peak_bytes_in_use"]) for peak in stats if "peak_bytes_in_use" in peak), default=None)
     import torch
 
     if not torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""A detector of another ecosystem as a run directory, which evaluates, predicts and exports like any other."""
+"""Import of another ecosystem's weights as a run directory, which evaluates, predicts and exports like any other."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Kind = Literal["torchvision", "keras-hub", "detectron2", "torchvision-backbone"]
 
 REPORT, LEFTOVERS, PICTURES = "import.json", "import_leftovers.npz", "pictures"
 
-# What an import knows nothing of: where COCO's files lie, and the schedule of arXiv:1708.02002.
+# Settings that the file of weights does not hold: the places of COCO's files, and the schedule of arXiv:1708.02002.
 _UNKNOWN: dict[str, Any] = {
     "data": {
         "root": "coco",
@@ -59,23 +59,23 @@ def import_run(
     config: Config | None = None,
     overrides: Sequence[str] = (),
 ) -> Report:
-    """Turns a file of another ecosystem's weights into a run directory, with a report for every tensor.
+    """Turn a file of another ecosystem's weights into a run directory; return a report on every tensor.
 
     The run's configuration holds the conventions under which the detector computes here what it computed there, and
     `model.init_from` names the run itself, so that `config.yaml` trains from these weights into another folder. The
     directory has the files of a run (`checkpoints/step_0.npz`, which `best` and `latest` name), `import.json` (the
-    report), `import_leftovers.npz` (tensors without a place here, for the way back), and without a `config` four
-    built-in `pictures` as the split `test`, so that an export can be certified where there is no data.
+    report), `import_leftovers.npz` (tensors without a place here, for the export back), and without a `config` four
+    built-in `pictures` as the split `test`, so that an export can be certified without data.
 
     A backbone (`torchvision-backbone`, or a ResNet of `keras-hub`) becomes a run whose detector is the config's, with
     heads drawn by `run.seed`: `model.init_from` takes it.
 
     Args:
-        kind: whose file it is. `torchvision`: the state dict of `retinanet_resnet50_fpn` or `…_v2`, or of a
+        kind: the ecosystem of the file. `torchvision`: the state dict of `retinanet_resnet50_fpn` or `…_v2`, or of a
             `RetinaNet` on another ResNet with the same pyramid, heads and anchors. `keras-hub`: a preset folder, .keras
             or .weights.h5 of its RetinaNetObjectDetector, or of a ResNetBackbone. `detectron2`: its RetinaNet, .pkl or
             .pth. `torchvision-backbone`: an ImageNet classifier's state dict, timm's as well.
-        file: .pth or .safetensors, or as said.
+        file: .pth or .safetensors, or as `kind` says.
         out: a new folder.
         classes: names of the head's rows; by default COCO's 80 for a head of 91 rows (80 of detectron2), else
             `class_0`, …. Of a backbone, names of the classes; by default those of the config's training data.
@@ -84,8 +84,8 @@ def import_run(
         overrides: `key.path=value` of the resulting configuration.
 
     Raises:
-        RetinaError: the file can't be read or is not of this kind, the classes don't fit it, or `out` is taken. Nothing
-            is written then. Nor may `overrides` ask for another network than the file's.
+        RetinaError: the file can't be read or is not of this kind, the classes don't fit it, `out` is not empty, or
+            `overrides` ask for another network than the file's. Nothing is written then.
     """
     out, path = Path(out), Path(file).absolute()
     _refuse_taken(out)
@@ -109,11 +109,11 @@ def _refuse_taken(out: Path) -> None:
         raise RetinaError(f"{out}: expected a new or an empty folder, it is taken; choose another --out, or remove it")
 
 
-def _refuse_other_network(file: str | Path, own: Config, resolved: Config) -> None:
-    """Names the overridden settings that make the detector another network than the file's, if there are any."""
+def _refuse_other_network(file: str | Path, imported: Config, resolved: Config) -> None:
+    """Raise an error that names the overridden settings with which the file does not fit, if there are any."""
     changed = []
     for path in _OF_THE_NETWORK:
-        theirs, given = (reduce(getattr, path.split("."), one) for one in (own, resolved))
+        theirs, given = (reduce(getattr, path.split("."), config) for config in (imported, resolved))
         if theirs != given:
             changed.append((path, theirs, given))
     if changed:
@@ -125,19 +125,19 @@ def _refuse_other_network(file: str | Path, own: Config, resolved: Config) -> No
 
 
 def _plain(value: Any) -> str:
-    """As it is written in YAML, on one line."""
+    """Return a value as YAML writes it, on a line."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def _import_backbone(
     path: Path, out: Path, classes: Sequence[str] | None, config: Config | None, overrides: Sequence[str]
 ) -> Report:
-    """A run of the config's detector on an imported backbone."""
+    """Write a run of the config's detector on an imported backbone."""
     depth = sources.backbone_depth(path)
     if config is None:
         tree = {**_UNKNOWN, "model": {"backbone": f"resnet{depth}", "fpn": {"padding": "symmetric"}}}
         config = configuration.parse(tree, "imported configuration")
-    chosen = [one.partition("=")[2] for one in overrides if one.startswith("model.backbone=")]
+    chosen = [override.partition("=")[2] for override in overrides if override.startswith("model.backbone=")]
     backbone = chosen[-1] if chosen else config.model.backbone
     _check_depth(path, depth, backbone)
     resolved = configuration.override(config, [f"model.weights={json.dumps(str(path))}", *overrides])
@@ -162,7 +162,7 @@ def _check_depth(path: Path, depth: int, backbone: str) -> None:
 
 
 def _classes_of_data(config: Config, names: Sequence[str] | None) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """The classes given, or those of the training data."""
+    """Return the given classes, or those of the training data."""
     if names is not None:
         if len(set(names)) != len(names) or not all(names):
             raise RetinaError(f"--classes: expected distinct names, got {list(names)}")
@@ -188,7 +188,7 @@ def _first_checkpoint(
 
 
 def _resolved(conventions: dict[str, Any], config: Config | None, out: Path, overrides: Sequence[str]) -> Config:
-    """The conventions in a whole configuration."""
+    """Return a whole configuration with the conventions of the file."""
     if config is None:
         folder = out.absolute() / PICTURES
         test = {"format": "coco", "annotations": str(folder / "instances.json"), "images": str(folder)}
@@ -202,7 +202,7 @@ def _resolved(conventions: dict[str, Any], config: Config | None, out: Path, ove
     if config is not None:
         resize = {**resize, "max_canvases": config.data.resize.max_canvases}
         inference["batch_size"] = config.inference.batch_size
-    # A config of this run trains from it: its weights are the run's own, the file they came in is no classifier's.
+    # A config of this run trains from it: its weights are in the run, and the file they came in is no classifier's.
     model = {**sections.pop("model"), "weights": None, "init_from": str(out.absolute())}
     tree = {**tree, **sections, "model": model, "inference": inference, "data": {**tree["data"], "resize": resize}}
     parsed = configuration.parse(tree, "imported configuration")
@@ -220,7 +220,7 @@ def _write(
     pictures: bool,
 ) -> None:
     environment = {**describe_environment(config), "weights": {"file": str(file), "sha256": report.sha256}}
-    _refuse_taken(out)  # again: what came while the weights were read is not ours to remove
+    _refuse_taken(out)  # again: files that appeared while the weights were read must not be removed
     try:
         run = RunDirectory.complete(out, configuration.to_yaml(config), environment)
         if pictures:
@@ -233,15 +233,15 @@ def _write(
         for name in (BEST, LATEST):
             run.point(name, path)
     except OSError as error:
-        shutil.rmtree(out, ignore_errors=True)  # it was empty: half a run is none
+        shutil.rmtree(out, ignore_errors=True)  # it was empty: half a run is no run
         raise RetinaError(f"{out}: cannot write the run directory: {error.strerror}; choose another --out") from None
-    except RetinaError as error:  # says all of it, but for the option's name
+    except RetinaError as error:  # its message is complete, but for the option's name
         shutil.rmtree(out, ignore_errors=True)
         raise RetinaError(str(error).replace("--run-dir", "--out")) from None
 
 
 def _write_pictures(folder: Path, names: Sequence[str], ids: Sequence[int]) -> None:
-    """Digits as a COCO dataset of these classes: something to compare an export on, not to measure a detector with."""
+    """Write digits as a COCO dataset of these classes: to compare an export on, not to measure a detector with."""
     drawn = read_digits("test", 4, 320)
     folder.mkdir()
     for row, encoded in enumerate(drawn.images):

@@ -1,4 +1,4 @@
-"""A run that is told to stop writes its checkpoint first."""
+"""Signals that stop a run: it writes its checkpoint first."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _REPEATED = 2.0  # seconds
 
 
 class InterruptionGuard:
-    """Context manager: `signal` names the SIGINT, SIGTERM or SIGHUP that came, and is empty before.
+    """Guard against signals, a context manager: `signal` names the SIGINT, SIGTERM or SIGHUP that came, empty before.
 
-    A second signal of the kind acts as it would without the guard: SIGINT at once, the others only where it comes more
-    than 2 seconds after the first, since launchers send one to the process and one to its group. Outside the main
-    thread, where Python delivers no signals, it does nothing.
+    A second signal of the kind acts as it would without the guard: SIGINT at once, the others only if they come more
+    than 2 seconds after the first, since launchers send a signal to the process and another to its group. Outside the
+    main thread, where Python delivers no signals, the guard does nothing.
 
     Args:
-        say: gets a line when the first signal comes.
-        clock: tells seconds.
+        say: called with a line when the first signal comes.
+        clock: returns seconds.
     """
 
     def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:

@@ -1,4 +1,4 @@
-"""From a run directory to a working detector and its figures."""
+"""Loading of a run's detector, and its evaluation on a split."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from retina import config as configuration
+from retina.data.batches.evaluation import evaluation_batches
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import DetectionTable
 from retina.data.ground_truth import GroundTruth, Results, results
-from retina.data.load import Split, load_split
-from retina.data.split_truth import split_truth
+from retina.data.load import Split, read_split
 from retina.errors import RetinaError
 from retina.evaluation.coco import Metrics, evaluate_as
 from retina.inference import Predictor, build_detector, detect
@@ -21,7 +21,7 @@ from retina.runs.ema import averaged_weights
 
 
 class Trained(Protocol):
-    """What tells the data that belongs to a detector: a `Predictor`, or an export of one."""
+    """A trained detector with its configuration: a `Predictor`, or an export of one."""
 
     @property
     def class_names(self) -> tuple[str, ...]: ...
@@ -31,7 +31,7 @@ class Trained(Protocol):
 
 
 def load(run: str | Path, checkpoint: str = "best") -> Predictor:
-    """The detector of a run directory, with the averaged weights where the run keeps them (`run.ema`).
+    """Load the detector of a run directory, with the averaged weights if the run has them (`run.ema`).
 
     Args:
         run: the run directory.
@@ -44,7 +44,7 @@ def load(run: str | Path, checkpoint: str = "best") -> Predictor:
 
 
 def load_checkpoint(run: str | Path, checkpoint: str = "best") -> tuple[Predictor, Checkpoint]:
-    """`load`, with all that the checkpoint holds."""
+    """Load the detector as `load` does, and return it with the checkpoint."""
     path = RunDirectory.open(Path(run)).checkpoint_path(checkpoint)
     saved = read(path)
     config = configuration.parse(saved.config, str(path))
@@ -54,11 +54,11 @@ def load_checkpoint(run: str | Path, checkpoint: str = "best") -> tuple[Predicto
 
 
 class Detected(NamedTuple):
-    """What a run's detector found in a split: `table` in rows of `dataset`, and `found` against `truth`."""
+    """Detections of a run in a split: `table` by rows of `dataset`, `results` of them against `truth`."""
 
     table: DetectionTable
     dataset: DetectionDataset
-    found: Results
+    results: Results
     truth: GroundTruth
     config: configuration.Config
 
@@ -66,9 +66,9 @@ class Detected(NamedTuple):
 def evaluate(
     run: str | Path, split: Split = "validation", *, checkpoint: str = "best", overrides: Sequence[str] = ()
 ) -> tuple[Metrics, DetectionTable, DetectionDataset]:
-    """COCO metrics of a run on one of its splits, with the detections and the data that they belong to.
+    """Evaluate a run on one of its splits: return COCO metrics, the detections, and the dataset that they belong to.
 
-    The ground truth is what the split's files hold: boxes that training cut or dropped count as annotated.
+    The ground truth is that of the split's files: boxes that training cut or dropped count as annotated.
 
     Args:
         overrides: `key.path=value` of the sections `data` and `evaluation`, for instance another `data.root`.
@@ -77,20 +77,18 @@ def evaluate(
         RetinaError: no such split, its classes are not the checkpoint's, or an override of another section.
     """
     detected = detect_split(run, split, checkpoint=checkpoint, overrides=overrides)
-    metrics = evaluate_as(detected.config.evaluation, detected.truth, detected.found)
+    metrics = evaluate_as(detected.config.evaluation, detected.truth, detected.results)
     return metrics, detected.table, detected.dataset
 
 
 def detect_split(run: str | Path, split: Split, *, checkpoint: str = "best", overrides: Sequence[str] = ()) -> Detected:
-    """What a run's detector finds in one of its splits, with the data and the checkpoint's configuration.
+    """Detect in one of a run's splits; return the detections with the data and the checkpoint's configuration.
 
     Raises:
         RetinaError: as `evaluate`.
     """
     predictor = load(run, checkpoint)
     dataset, truth, config = split_for(predictor, split, overrides)
-    from retina.data.pipeline import evaluation_batches
-
     batches = evaluation_batches(dataset, config.data, batch_size=config.inference.batch_size)
     table = detect(predictor.run, dataset, batches)
     return Detected(table, dataset, results(table, dataset), truth, config)
@@ -99,7 +97,7 @@ def detect_split(run: str | Path, split: Split, *, checkpoint: str = "best", ove
 def split_for(
     predictor: Trained, split: Split, overrides: Sequence[str] = ()
 ) -> tuple[DetectionDataset, GroundTruth, configuration.Config]:
-    """A split of the data of a detector, or of an export of one, and the configuration by which it was read.
+    """Load a split of the data of a detector, or of an export; return table, ground truth and the configuration used.
 
     Raises:
         RetinaError: as `evaluate`.
@@ -110,10 +108,10 @@ def split_for(
                 f"override '{override}': an evaluation takes only data.* and evaluation.*; the rest is the checkpoint's"
             )
     config = configuration.override(predictor.config, overrides)
-    dataset = load_split(config.data, split)
+    dataset, truth = read_split(config.data, split)
     if dataset.class_names != predictor.class_names:
         raise RetinaError(
             f"{dataset.name}: its classes {list(dataset.class_names)} are not the checkpoint's "
             f"{list(predictor.class_names)}"
         )
-    return dataset, split_truth(config.data, split, dataset), config
+    return dataset, truth, config

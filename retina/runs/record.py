@@ -1,4 +1,4 @@
-"""What a run directory says about itself: its configuration, its lines of figures, and its exports."""
+"""Record of a run, read from its files: configuration, figures of training and validation, and exports."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from retina.runs.directory import BEST, LATEST, RunDirectory
 
 Line = dict[str, Any]
 _STEP = re.compile(r"step_(\d+)")
-# What `retina.runs.importing`, which brings in Keras, calls its report.
+# The report of `retina.runs.importing`, which imports Keras.
 _IMPORT_REPORT = "import.json"
-# Of metrics.jsonl: what is no figure of a training step.
+# Keys of the lines of metrics.jsonl that are no figures of a training step.
 _MARKS = ("split", "metrics")
 
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """A run as its files tell it.
+    """Record of a run.
 
     Attributes:
         lines: of training, by step.
@@ -42,18 +42,18 @@ class Record:
 
     @property
     def last_step(self) -> int:
-        """The last one that a line tells of, 0 where there is none."""
+        """Return the last step that has figures, 0 if none has."""
         return max([line["step"] for line in self.lines] + [step for step, _ in self.evaluations], default=0)
 
     @property
     def is_complete(self) -> bool:
-        """A run that has done its steps ends with an evaluation; a signal may have kept it from that."""
+        """Tell whether the run is complete: it ends with an evaluation, which a signal may have prevented."""
         evaluated = max((step for step, _ in self.evaluations), default=0)
         return evaluated >= self.config.schedule.steps or self.stopped_early
 
     @property
     def seconds(self) -> float:
-        """Spent on the steps, waiting for data included; evaluations and checkpoints are not."""
+        """Return the time of the steps, waiting for data included, evaluations and checkpoints left out."""
         total, before = 0.0, 0
         for line in self.lines:
             rate = line.get("images_per_second") or 0.0
@@ -63,17 +63,17 @@ class Record:
         return total
 
     def series(self, name: str) -> tuple[list[float], list[float]]:
-        """Steps, and a figure's values at those that have it."""
+        """Return the steps that have a figure, and its values."""
         rows = [(line["step"], line[name]) for line in self.lines if _is_number(line.get(name))]
         return [step for step, _ in rows], [value for _, value in rows]
 
     def names(self) -> set[str]:
-        """Of all figures of training."""
+        """Return the names of all figures of training."""
         return {name for line in self.lines for name in line}
 
 
 def read_record(path: Path) -> Record:
-    """Reads a run; what is missing or torn is left out.
+    """Read a run; files that are missing or torn are left out.
 
     Raises:
         RetinaError: there is no run at `path`, or its configuration can't be read.
@@ -93,64 +93,64 @@ def read_record(path: Path) -> Record:
 
 
 def evaluation_step(record: Record, checkpoint: str) -> int | None:
-    """The step that `best`, `latest` or `step_N` means.
+    """Return the step that `best`, `latest` or `step_N` means.
 
-    A run that was killed before it pointed to a best checkpoint has the best of its evaluations.
+    In a run that was killed before it pointed to a best checkpoint, `best` is the best of its evaluations.
 
     Raises:
-        RetinaError: it is none of these names.
+        RetinaError: `checkpoint` is none of these names.
     """
     if checkpoint in (BEST, LATEST):
         pointed = RunDirectory(record.path).pointed_step(checkpoint)
         if pointed is not None or not record.evaluations:
             return pointed
         metric = record.config.evaluation.metric
-        best = max(record.evaluations, key=lambda one: one[1].get(metric, -1.0))
+        best = max(record.evaluations, key=lambda evaluation: evaluation[1].get(metric, -1.0))
         return best[0] if checkpoint == BEST else record.evaluations[-1][0]
-    found = _STEP.fullmatch(checkpoint)
-    if found is None:
+    match = _STEP.fullmatch(checkpoint)
+    if match is None:
         raise RetinaError(f"--checkpoint: expected best, latest or step_N, got '{checkpoint}'; choose one of them")
-    return int(found[1])
+    return int(match[1])
 
 
 def stored_figures(record: Record, step: int | None) -> dict[str, Any] | None:
-    """`eval/step_N/metrics.json`; None where it is missing or torn."""
-    found = _json(record.path / "eval" / f"step_{step}" / "metrics.json")
-    return found if isinstance(found, dict) and isinstance(found.get("metrics"), dict) else None
+    """Return the contents of `eval/step_N/metrics.json`; None if it is missing or torn."""
+    document = _json(record.path / "eval" / f"step_{step}" / "metrics.json")
+    return document if isinstance(document, dict) and isinstance(document.get("metrics"), dict) else None
 
 
 def detections_file(record: Record, step: int | None) -> Path | None:
-    """`eval/step_N/detections.json`, if there is one."""
+    """Return the file `eval/step_N/detections.json`; None if there is none."""
     file = record.path / "eval" / f"step_{step}" / "detections.json"
     return file if file.is_file() else None
 
 
 def certificates(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Of the exports of a run: the export's name and what its certificate holds (`retina.export.certificate`)."""
+    """Return name and certificate of each export of a run that has one (`retina.export.certificate`)."""
     folder = path / "export"
     files = [*folder.glob("*/assets.extra/certificate.json"), *folder.glob("*.certificate.json")]
-    found = []
+    named = []
     for file in sorted(files):
         tree = _json(file)
         if isinstance(tree, dict) and "passed" in tree:
             name = file.name.removesuffix(".certificate.json")
-            found.append((file.parents[1].name if name == "certificate.json" else name, tree))
-    return found
+            named.append((file.parents[1].name if name == "certificate.json" else name, tree))
+    return named
 
 
 def _lines(file: Path) -> Iterator[Line]:
-    """Up to a line that a kill has torn."""
+    """Yield the lines up to a line that a kill has torn."""
     try:
         text = file.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return
     for line in text.splitlines():
         try:
-            found = json.loads(line)
+            figures = json.loads(line)
         except ValueError:
             return
-        if isinstance(found, dict) and type(found.get("step")) is int:
-            yield found
+        if isinstance(figures, dict) and type(figures.get("step")) is int:
+            yield figures
 
 
 def _json(file: Path) -> Any:

@@ -1,4 +1,4 @@
-"""What the loop itself remembers from step to step, beside weights and optimizer. Pure; a checkpoint holds it."""
+"""State of the training loop beside weights and optimizer, which a checkpoint holds; pure functions."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from retina import config
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands.
+    """Progress of a run.
 
     Attributes:
         best, best_step: the best figure on the validation data so far, and its step.
-        reference, stale: what early stopping compares with, and how many evaluations in a row have not passed it.
-        finished: nothing is left to do.
+        reference, stale: the figure that early stopping compares with, and the number of evaluations in a row that did
+            not exceed it.
+        finished: the run has ended early.
         unevaluated: a signal kept the run from the evaluation that is due after this step.
         pending: by name, the scalars of each step since the last line of `metrics.jsonl`.
     """
@@ -31,19 +32,20 @@ class Progress:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Progress:
-        """Of what `to_dict` gave; names that a later version wrote are passed over."""
-        return cls(**{own.name: values[own.name] for own in fields(cls) if own.name in values})
+        """Return the progress that `to_dict` wrote; names that a later version wrote are ignored."""
+        return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
         return asdict(self)
 
 
 def after_evaluation(
     progress: Progress, step: int, figures: Mapping[str, float], metric: str, early: config.EarlyStopping | None
 ) -> Progress:
-    """The state after the evaluation of `step` gave `figures`, by name.
+    """Return the progress after the evaluation of `step` with `figures`, by name.
 
-    The first evaluation is the best so far whatever its figure; an equal one is not better than an earlier one.
+    The first evaluation is the best so far whatever its figure; an equal figure is not better than an earlier one.
     """
     progress, value = replace(progress, unevaluated=False), figures[metric]
     if progress.best is None or value > progress.best:
@@ -57,9 +59,10 @@ def after_evaluation(
 
 
 def stops_early(progress: Progress, early: config.EarlyStopping | None) -> bool:
+    """Tell whether `run.early_stopping` ends the run."""
     return early is not None and progress.stale >= early.patience
 
 
 def is_due(step: int, every: int | None) -> bool:
-    """Whether something that happens every so many steps (None: never) happens after this one."""
+    """Tell whether an action that is due every so many steps (None: never) is due after this step."""
     return every is not None and step % every == 0

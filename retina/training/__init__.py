@@ -1,1 +1,1 @@
-"""The run: step, schedule, checkpoints, run directory, progress."""
+"""Training of a run: the loop with its steps, evaluations and checkpoints, on one device or many."""

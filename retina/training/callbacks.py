@@ -1,4 +1,4 @@
-"""Keras callbacks (W&B's, MLflow's, one's own) in the loop of `retina.train`."""
+"""Keras callbacks (those of W&B, MLflow or the user) in the loop of `retina.train`."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import keras
 
 
 class Callbacks:
-    """Calls Keras callbacks as `fit` would, with the detector as their model.
+    """Caller of Keras callbacks: it calls them as `fit` would, with the detector as their model.
 
     An epoch is the stretch from one evaluation to the next, `every` steps; batches are counted from 0 in each.
     `on_train_batch_end` gets the step's scalars, `on_test_end` the validation figures, and `on_epoch_end` the means of
     the last line of `metrics.jsonl` with the validation figures as `val_AP`, …. `model.stop_training = True` ends the
-    run after the step, with an evaluation and a checkpoint; such a run is not finished, and resuming it trains on:
-    whether the wish still holds is the callback's to say. What a callback keeps is not in a checkpoint.
+    run after the step, with an evaluation and a checkpoint; such a run is not finished, and resuming it trains on
+    until the callback asks again. A callback's state is not in a checkpoint.
 
-    What a callback assigns to the model's weights is trained on, on every backend; over several hosts, where the others
-    would not have it, it is an error.
+    Values that a callback assigns to the model's weights are trained on, on every backend; over several hosts, where
+    the others would not have them, they are an error.
 
     Args:
-        callbacks: theirs is the order; none costs nothing.
+        callbacks: called in this order; none costs nothing.
         every: steps of an epoch.
         steps: of the run.
-        sync: brings the weights into the model before a callback may look at them.
-        reload: takes up what it has assigned to them.
+        sync: copies the weights into the model before a callback may read them.
+        reload: takes over the weights that a callback has assigned.
     """
 
     def __init__(
@@ -41,10 +41,10 @@ class Callbacks:
     ):
         self._callbacks, self._model, self._every, self._sync = list(callbacks), model, every, sync
         self._steps, self._reload = steps, reload
-        self._each_batch = [one for one in self._callbacks if _wants_batches(one)]
+        self._each_batch = [callback for callback in self._callbacks if _wants_batches(callback)]
         if not self._callbacks:
             return
-        # `fit` would find both there; `compile` would wrap the optimizer once more under mixed_float16.
+        # As in `fit`, but not by `compile`, which would wrap the optimizer again under mixed_float16.
         model.optimizer = optimizer
         model.stop_training = False
         for callback in self._callbacks:
@@ -53,14 +53,14 @@ class Callbacks:
 
     @property
     def stop(self) -> bool:
-        """Whether a callback has asked to end the run."""
+        """Tell whether a callback has asked to end the run."""
         return bool(self._callbacks) and bool(self._model.stop_training)
 
     def train_begin(self) -> None:
         self._call("on_train_begin")
 
     def batch_begin(self, step: int) -> None:
-        """Before step `step` (from 1)."""
+        """Call the callbacks before step `step` (from 1)."""
         batch = (step - 1) % self._every
         if batch == 0:
             self._call("on_epoch_begin", (step - 1) // self._every)
@@ -70,7 +70,7 @@ class Callbacks:
             self._reload()
 
     def batch_end(self, step: int, scalars: Callable[[], Mapping[str, float]]) -> None:
-        """After it; the scalars are asked for only if a callback wants them: that waits for the device."""
+        """Call them after it; `scalars`, which waits for the device, is called only if a callback needs it."""
         if self._each_batch:
             self._sync()
             logs = dict(scalars())
@@ -82,7 +82,7 @@ class Callbacks:
         self._call("on_test_begin")
 
     def test_end(self, step: int, line: Mapping[str, float], figures: Mapping[str, float]) -> None:
-        """After the evaluation that ends an epoch."""
+        """Call them after the evaluation that ends an epoch."""
         self._call("on_test_end", logs=figures)
         logs = {name: value for name, value in line.items() if name != "step"}
         logs |= {f"val_{name}": value for name, value in figures.items()}

@@ -1,4 +1,4 @@
-"""A new run's first weights from another run: all of them, but for classes that the other did not know."""
+"""Fine-tuning: a new run's first weights from another run, all but the rows of classes that the other did not have."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from retina.runs.checkpoint import Checkpoint, read, restore
 from retina.runs.directory import BEST, LATEST, RunDirectory
 from retina.runs.ema import averaged_weights
 
-# What a run chooses for itself, whatever its first weights. All else of the model, and the anchors, is what weights
-# were trained for beside their shapes: other values are allowed, and said.
+# Settings that a run chooses for itself, whatever its first weights. The weights were trained for all others of the
+# model, and for the anchors: other values are allowed, with a note.
 _FREE = {"weights", "init_from", "init_classes", "batch_norm", "batch_norm_momentum", "freeze"}
 _FREE_IN_PARTS = {"init", "prior", "init_std"}
 
@@ -30,10 +30,10 @@ _ALIKE = 0.8
 
 
 def read_initial(source: Path) -> Checkpoint:
-    """The checkpoint that `model.init_from` names: a file, or a run's best one (its latest where none is the best).
+    """Read the checkpoint that `model.init_from` names: a file, or a run's best (its latest if no best is known).
 
     Raises:
-        RetinaError: there is none, or it is damaged.
+        RetinaError: there is no such checkpoint, or it is damaged.
     """
     if not exists(source):
         raise RetinaError(
@@ -52,13 +52,13 @@ def read_initial(source: Path) -> Checkpoint:
 
 
 def initialise(detector: Detector, saved: Checkpoint, config: Config) -> list[str]:
-    """Gives the detector the checkpoint's weights (their moving average, if it has one); says in lines what was done.
+    """Give the detector the checkpoint's weights, or their moving average if it has one; return notes for the log.
 
     The classification head's last rows are taken by class name (`config.model.init_classes` translates); those of other
-    classes stay as they were drawn, at the prior. Everything else must fit by path and shape.
+    classes stay as they were drawn, at the prior. All other weights must fit by path and shape.
 
     Raises:
-        RetinaError: something does not fit, or `init_classes` names a class that is not there; nothing is assigned.
+        RetinaError: a weight does not fit, or `init_classes` names a class that does not exist; nothing is assigned.
     """
     source = config.model.init_from
     pairs = matching_classes(detector.class_names, saved.class_names, config.model.init_classes)
@@ -80,10 +80,10 @@ def initialise(detector: Detector, saved: Checkpoint, config: Config) -> list[st
 def matching_classes(
     here: Sequence[str], there: Sequence[str], translation: Mapping[str, str]
 ) -> list[tuple[int, int]]:
-    """(label here, label there) of each class that both have.
+    """Return (label here, label there) of each class that both have.
 
     Raises:
-        RetinaError: the translation names a class that is not there.
+        RetinaError: the translation names a class that does not exist.
     """
     for name, other in translation.items():
         if name not in here or other not in there:
@@ -93,18 +93,18 @@ def matching_classes(
                 f"'{name if name not in here else other}'; they are {', '.join(known)}"
             )
     places = {name: label for label, name in enumerate(there)}
-    found = ((label, places.get(translation.get(name, name))) for label, name in enumerate(here))
-    return [(label, other) for label, other in found if other is not None]
+    pairs = ((label, places.get(translation.get(name, name))) for label, name in enumerate(here))
+    return [(label, other) for label, other in pairs if other is not None]
 
 
 def _rows_by_class(
     where: str, old: np.ndarray, fresh: np.ndarray, anchors: int, pairs: list[tuple[int, int]], classes: int
 ) -> np.ndarray:
-    """`fresh` [..., A·K] with the columns of shared classes from `old` [..., A·K'], anchor by anchor."""
+    """Return `fresh` [..., A·K] with the columns of shared classes from `old` [..., A·K'], anchor by anchor."""
     if old.shape != (*fresh.shape[:-1], anchors * classes):
         raise RetinaError(
             f"{where}: expected {list(fresh.shape[:-1])} and {anchors} anchors times {classes} classes, got "
-            f"{list(old.shape)}; take its anchors and head, too"
+            f"{list(old.shape)}; take over its anchors and head as well"
         )
     new = fresh.reshape(*fresh.shape[:-1], anchors, -1).copy()
     here, there = [list(labels) for labels in zip(*pairs, strict=True)] or ([], [])
@@ -119,9 +119,9 @@ def _describe(names: Sequence[str], saved: Checkpoint, config: Config, pairs: li
     left = [name for label, name in enumerate(saved.class_names) if label not in used]
     lines = []
     if fresh or left:
-        lines.append(f"classification rows kept for {_counted([names[label] for label, _ in pairs])}")
+        lines.append(f"classification rows taken over for {_counted([names[label] for label, _ in pairs])}")
     if fresh:
-        lines.append(f"classification rows started anew, at the prior {config.model.head.prior}, for {_counted(fresh)}")
+        lines.append(f"classification rows drawn anew, at the prior {config.model.head.prior}, for {_counted(fresh)}")
     if left:
         lines.append(f"classification rows of the checkpoint left out: {_counted(left)}")
     near = [f"{name}: {other[0]}" for name in fresh if (other := _near(name, left))]
@@ -135,9 +135,9 @@ def _describe(names: Sequence[str], saved: Checkpoint, config: Config, pairs: li
 
 
 def _near(name: str, others: Sequence[str]) -> list[str]:
-    """The most alike of other names, without regard to case, as `aeroplane` and `airplane` are."""
+    """Return the most similar of other names, without regard to case; `aeroplane` and `airplane` are similar."""
     plain = {other.casefold(): other for other in others}
-    return [plain[one] for one in difflib.get_close_matches(name.casefold(), plain, n=1, cutoff=_ALIKE)]
+    return [plain[folded] for folded in difflib.get_close_matches(name.casefold(), plain, n=1, cutoff=_ALIKE)]
 
 
 def _conventions(config: Config) -> dict[str, Any]:

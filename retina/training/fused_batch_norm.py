@@ -1,4 +1,4 @@
-"""TensorFlow's fused batch normalisation under Keras' layer: the same numbers in less time; and one over all replicas.
+"""Batch normalisations of TensorFlow's training steps: its fused kernel, and statistics over all replicas.
 
 Keras computes moments and normalises in separate float32 passes; TensorFlow's kernel reads the activations once and
 keeps bfloat16 in memory. Over replicas Keras takes the variance as E(x²) - E(x)², which loses most of its digits where
@@ -10,17 +10,20 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-import tensorflow as tf
+
+from retina.private_names import all_layers
 
 Tensor = Any
 
 
 class FusedBatchNormalization(keras.layers.BatchNormalization):
-    """`keras.layers.BatchNormalization` on [B, H, W, C] whose training pass is one kernel; inference is Keras' own."""
+    """`keras.layers.BatchNormalization` on [B, H, W, C] whose training pass is a single kernel; inference stays."""
 
     def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
         if not (training and self.trainable):
             return super().call(inputs, training=training, mask=mask)
+        import tensorflow as tf
+
         normalized, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs,
             scale=tf.convert_to_tensor(self.gamma),
@@ -39,16 +42,18 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 
 class SynchronizedBatchNormalization(keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization` on [B, H, W, C] that trains on the images of all replicas of a
-    `tf.distribute.Strategy`, which have equally many; inference is Keras' own."""
+    `tf.distribute.Strategy`, which have equally many; inference is unchanged."""
 
     def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
         if not (training and self.trainable):
             return super().call(inputs, training=training, mask=mask)
+        import tensorflow as tf
+
         replicas = tf.distribute.get_replica_context()
 
         def mean_over_all(x: Tensor) -> Tensor:
-            own = tf.reduce_mean(x, axis=(0, 1, 2)) / replicas.num_replicas_in_sync
-            return replicas.all_reduce(tf.distribute.ReduceOp.SUM, own)
+            share = tf.reduce_mean(x, axis=(0, 1, 2)) / replicas.num_replicas_in_sync
+            return replicas.all_reduce(tf.distribute.ReduceOp.SUM, share)
 
         x = tf.cast(inputs, tf.float32)
         mean = mean_over_all(x)
@@ -60,16 +65,18 @@ class SynchronizedBatchNormalization(keras.layers.BatchNormalization):
 
 
 def _average(layer: keras.layers.BatchNormalization, mean: Tensor, variance: Tensor) -> None:
+    import tensorflow as tf
+
     for average, value in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
         average.assign(average * layer.momentum + tf.stop_gradient(value) * (1.0 - layer.momentum))
 
 
 def fuse_batch_norms(model: keras.Model, replicas: int = 1) -> None:
-    """Gives plain batch normalisations over channels-last maps the fused training pass; variables stay as they are.
+    """Give plain batch normalisations over channels-last maps the fused training pass; variables stay as they are.
 
-    With several replicas, those that are `synchronized` get the pass over all of them instead.
+    With several replicas, layers that are `synchronized` get the pass over all of them instead.
     """
-    for layer in model._flatten_layers():
+    for layer in all_layers(model):
         if type(layer) is keras.layers.BatchNormalization and _fits(layer):
             over_all = layer.synchronized and replicas > 1
             layer.__class__ = SynchronizedBatchNormalization if over_all else FusedBatchNormalization

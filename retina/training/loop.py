@@ -1,10 +1,10 @@
-"""The loop of a training run: a step, and what is due after it."""
+"""The loop of a training run: the steps, and the lines, evaluations and checkpoints that are due after them."""
 
 from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -12,68 +12,132 @@ from typing import Any, NamedTuple, NoReturn
 
 import keras
 
+from retina import config as configuration
 from retina.config import Config
-from retina.data import fused
+from retina.data.batches.evaluation import translated
+from retina.data.batches.training import described, training_batches
 from retina.data.dataset import DetectionDataset
 from retina.data.ground_truth import GroundTruth
-from retina.data.pipeline import training_batches, translated
+from retina.doctor import preflight
 from retina.errors import RetinaError, RunFailed
+from retina.inference import build_detector
 from retina.models.detector import Detector
 from retina.runs import checkpoint as checkpoints
-from retina.runs.background_writer import BackgroundWriter
-from retina.runs.directory import BEST, LATEST, RunDirectory, resume_command
-from retina.runs.environment import devices, memory, trim_memory
+from retina.runs.checkpoint import BackgroundWriter
+from retina.runs.directory import BEST, LATEST, RunDirectory, resume_command, stored, storing
+from retina.runs.environment import describe_environment, devices, memory, trim_memory
 from retina.runs.interruption import Interrupted, InterruptionGuard
 from retina.runs.state import Progress, after_evaluation, is_due, stops_early
-from retina.runs.storage import stored, storing
 from retina.training.callbacks import Callbacks
-from retina.training.devices import ALONE, Distribution
-from retina.training.meter import Fault, Meter, state_fault
+from retina.training.devices import ALONE, Distribution, distribute, make_deterministic
+from retina.training.optimizer import learning_rate
 from retina.training.parts import Parts, assemble
-from retina.training.progress import Report
+from retina.training.progress import Fault, Meter, Report, state_fault
 from retina.training.replay import keep_batch, record, why
 from retina.training.resuming import newest_checkpoint
+from retina.training.step import TrainStep, build_step
 from retina.training.tensorboard import TensorBoard
-from retina.training.validation import Validation
+from retina.training.validation import Evaluator, Validation
 
-# Steps that are gone through again to find the weights that a failed one had met.
-_REWINDS = 200
+# Most steps that are repeated to restore the weights with which a failed step began.
+_MOST_REPEATED = 200
 
 
 class Data(NamedTuple):
-    """What a run trains and validates on; `truth` is what the validation split's files hold."""
+    """The tables of a run; `truth` is the ground truth in the files of the validation split."""
 
     train: DetectionDataset
     validation: DetectionDataset
     truth: GroundTruth
 
 
+class Collaborators(NamedTuple):
+    """The functions and classes that a run works with; a test hands in quicker ones.
+
+    Attributes:
+        distribute, make_deterministic: of `retina.training.devices`.
+        check_data: the preflight of the tables, `retina.doctor.preflight.check`.
+        describe_environment: the contents of `environment.json`.
+        detector, step: make the detector and its training step, as `build_detector` and `build_step`.
+        batches: the batches to train on, as `retina.data.batches.training.training_batches`.
+        evaluator: evaluates the detector, as `retina.training.validation.Evaluator`.
+        tensorboard: writes TensorBoard's files.
+        keep_batch, record: save and explain a failed step, as in `retina.training.replay`.
+    """
+
+    distribute: Callable[[configuration.Run], Distribution] = distribute
+    make_deterministic: Callable[[], None] = make_deterministic
+    check_data: Callable[..., tuple[str, ...]] = preflight.check
+    describe_environment: Callable[[Config], dict[str, Any]] = describe_environment
+    detector: Callable[..., Detector] = build_detector
+    step: Callable[..., TrainStep] = build_step
+    batches: Callable[..., Iterable[Any]] = training_batches
+    evaluator: Callable[..., Evaluator] = Evaluator
+    tensorboard: Callable[..., TensorBoard] = TensorBoard
+    keep_batch: Callable[..., None] = keep_batch
+    record: Callable[..., str] = record
+
+    def assemble(
+        self,
+        config: Config,
+        data: DetectionDataset,
+        saved: checkpoints.Checkpoint | None = None,
+        distribution: Distribution = ALONE,
+    ) -> Parts:
+        """Assemble the parts of a run: see `retina.training.parts.assemble`."""
+        return assemble(config, data, saved, distribution, build_detector=self.detector, build_step=self.step)
+
+
+STANDARD = Collaborators()
+
+
 class Loop:
-    """The state of a run in progress; each method is one thing that happens to it."""
+    """A run in progress.
+
+    Args:
+        config: the whole configuration.
+        directory: the run directory; only the chief writes there.
+        data: the tables.
+        parts: the detector with its optimizer and its step.
+        saved: the checkpoint that the parts were restored from; None at the start.
+        notes: lines for the log.
+        callbacks: Keras callbacks.
+        distribution: the devices.
+        collaborators: what the run works with.
+    """
 
     def __init__(
         self,
         config: Config,
-        run: RunDirectory,
+        directory: RunDirectory,
         data: Data,
         parts: Parts,
-        saved: checkpoints.Checkpoint | None,
-        notes: Sequence[str],
-        callbacks: Sequence[keras.callbacks.Callback],
+        *,
+        saved: checkpoints.Checkpoint | None = None,
+        notes: Sequence[str] = (),
+        callbacks: Sequence[keras.callbacks.Callback] = (),
         distribution: Distribution = ALONE,
+        collaborators: Collaborators = STANDARD,
     ):
-        self.distribution, self.hosts = distribution, distribution.hosts
+        self.config, self.directory, self.data, self.notes = config, directory, data, notes
+        self.distribution, self.hosts, self.collaborators = distribution, distribution.hosts, collaborators
         self.slots = distribution.slots(config.run.batch_size, config.run.accumulate)
-        self.config, self.directory, self.data, self.notes = config, run, data, notes
         self.detector, self.optimizer, self.step = parts.detector, parts.optimizer, parts.step
         self.steps, self.settings = config.schedule.steps, config.run
+        self.rate = learning_rate(config.optimizer, config.schedule, config.run.batch_size)
         self.first_step = saved.step if saved else 0
         self.progress = Progress.from_dict(saved.progress) if saved else Progress()
         self.best_steps = {self.first_step: self.progress.best_step}  # by checkpoint
         self.meter = Meter(self.settings.batch_size, self.progress.pending)
         self.line: dict[str, float] = {}  # the last of metrics.jsonl
         self.saved_at = time.monotonic()
-        self.validation = Validation(config, run, data.validation, data.truth, parts, distribution)
+        path = directory.path if self.hosts.chief else None
+        self.report = Report(path and path / "log.txt", self.steps, self.first_step)
+        self.interruption = InterruptionGuard(self.report.say)
+        self.tensorboard = collaborators.tensorboard(path and path / "tensorboard", self.first_step)
+        self.writer = BackgroundWriter()
+        evaluator = collaborators.evaluator(config, data.validation, data.truth, self.detector, distribution)
+        self.validation = Validation(config, directory, data.validation, evaluator, self.step, self.hosts)
         self.callbacks = Callbacks(
             callbacks if self.hosts.chief else (),
             self.detector,
@@ -85,33 +149,31 @@ class Loop:
         )
 
     def run(self) -> Path:
-        path = self.directory.path if self.hosts.chief else None
+        """Train to the end of the run, and return the run directory."""
         with (
-            Report(path and path / "log.txt", self.steps, self.first_step) as self.report,
+            self.report,
             # Around the writer: a signal must not end the run while its last checkpoint is being written.
-            InterruptionGuard(self.report.say) as interruption,
-            stored(
-                self.directory.path, TensorBoard(path and path / "tensorboard", self.first_step)
-            ) as self.tensorboard,
+            self.interruption,
+            stored(self.directory.path, self.tensorboard),
             translated(self.data.train),
-            BackgroundWriter() as self.writer,
+            self.writer,
         ):
             self._introduce()
             with storing(self.directory.path):
                 self.tensorboard.settings(self.config)
             self.callbacks.train_begin()
-            if not (self.progress.unevaluated and self._evaluated_late(interruption)):
-                self._train(interruption)
+            if not (self.progress.unevaluated and self._make_up_evaluation()):
+                self._train()
             self.callbacks.train_end(self.line)
         return self.directory.path
 
-    def _evaluated_late(self, interruption: InterruptionGuard) -> bool:
-        """The evaluation that a signal kept the run from, before it goes on; whether it ends with it."""
+    def _make_up_evaluation(self) -> bool:
+        """Make the evaluation that a signal kept the run from before it goes on; tell whether the run ends with it."""
         if self.hosts.chief:
             self.line = next((line for line in reversed(self.directory.metrics()) if "split" not in line), {})
-        return self._behind(self.first_step, interruption, evaluates=True, ends=self.first_step == self.steps)
+        return self._finish_step(self.first_step, evaluates=True, ends=self.first_step == self.steps)
 
-    def _train(self, interruption: InterruptionGuard) -> None:
+    def _train(self) -> None:
         batches = self._batches(self.first_step, self.steps)
         for step in range(self.first_step + 1, self.steps + 1):
             with self.meter.waiting():
@@ -122,38 +184,31 @@ class Loop:
             self.report.advance(step)
             self.writer.check()
 
-            # The signal is read once: one that comes later waits for the evaluation's batches or the next step.
-            stopped_by, waited, ends = self._wishes(step, interruption.signal)
+            # The signal is read once: a later signal waits for the evaluation's batches or the next step.
+            stopped_by, waited, ends = self._requests(step, self.interruption.signal)
             evaluates = ends or is_due(step, self.settings.evaluate_every)
-            # A fixed grid: a run that is stopped and resumed has the lines of one that was not.
+            # A fixed grid: a run that is stopped and resumed has the same lines as an uninterrupted run.
             logs = evaluates or is_due(step, self.settings.log_every)
             saves = is_due(step, self.settings.checkpoint_every) or waited
             if logs or saves or stopped_by:
-                self._stop_at_bad_numbers(step)
+                self._fail_at_bad_numbers(step)
             if logs:
                 self._log(step)
-            if self._behind(step, interruption, stopped_by, evaluates=evaluates, saves=saves, ends=ends):
+            if self._finish_step(step, stopped_by, evaluates=evaluates, saves=saves, ends=ends):
                 break
 
-    def _behind(
-        self,
-        step: int,
-        interruption: InterruptionGuard,
-        stopped_by: str = "",
-        *,
-        evaluates: bool,
-        saves: bool = False,
-        ends: bool,
+    def _finish_step(
+        self, step: int, stopped_by: str = "", *, evaluates: bool, saves: bool = False, ends: bool
     ) -> bool:
-        """The evaluation and the checkpoint that are due behind a step; whether the run ends with it.
+        """Make the evaluation and the checkpoint that are due after a step; tell whether the run ends with it.
 
-        A signal leaves no time for an evaluation, which may take minutes: the run makes it when it goes on.
+        A signal leaves no time for an evaluation, which may take minutes: the run makes it when it is resumed.
 
         Raises:
             Interrupted: a signal came; the checkpoint is written.
         """
-        if evaluates and not stopped_by and not self._evaluate(step, interruption):
-            stopped_by = interruption.signal
+        if evaluates and not stopped_by and not self._evaluate(step):
+            stopped_by = self.interruption.signal
         if evaluates and stopped_by:
             self.progress = replace(self.progress, unevaluated=True)
         elif evaluates:
@@ -177,24 +232,26 @@ class Loop:
                 "some: the other hosts would not have them; remove it, or train on one host"
             )
 
-    def _wishes(self, step: int, signal: str) -> tuple[str, bool, bool]:
-        """The signal that stops the run, if any; whether it is time for a checkpoint; whether the run ends.
+    def _requests(self, step: int, signal: str) -> tuple[str, bool, bool]:
+        """Return the signal that stops the run, if any; whether it is time for a checkpoint; whether the run ends.
 
         Hosts must do the same at the same step. They ask each other where a line is due, and not before: it takes time.
         """
         last = step == self.steps
-        own = (signal, self._waited_long(), self.callbacks.stop)
+        waited, stop = self._waited_long(), self.callbacks.stop
         if self.hosts.count == 1:
-            return own[0], own[1], last or own[2]
+            return signal, waited, last or stop
         if not is_due(step, self.settings.log_every):
             return "", False, last
-        every = self.hosts.exchange(own)
-        return next((one[0] for one in every if one[0]), ""), every[0][1], last or every[0][2]
+        requests = self.hosts.exchange((signal, waited, stop))
+        signals = [request[0] for request in requests if request[0]]
+        _, waited, stop = requests[0]  # the chief's
+        return signals[0] if signals else "", waited, last or stop
 
     def _batches(self, first_step: int, steps: int, whole: bool = False) -> Iterator[Any]:
-        """The batches after `first_step`, up to and with that of step `steps`: this host's share, or all of each."""
+        """Return the batches of the steps after `first_step` up to `steps`: this host's share, or all of each."""
         return iter(
-            training_batches(
+            self.collaborators.batches(
                 self.data.train,
                 self.config.data,
                 batch_size=self.settings.batch_size,
@@ -207,15 +264,15 @@ class Loop:
 
     def _introduce(self) -> None:
         names = ", ".join(self.distribution.names or devices())
-        of = f", host {self.hosts.index} of {self.hosts.count}" if self.hosts.count > 1 else ""
-        self.report.say(f"training on {names} ({keras.backend.backend()}{of})")
+        host = f", host {self.hosts.index} of {self.hosts.count}" if self.hosts.count > 1 else ""
+        self.report.say(f"training on {names} ({keras.backend.backend()}{host})")
         for data in (self.data.train, self.data.validation):
             self.report.say(
                 f"{data.name}: {len(data)} images, {len(data.boxes)} boxes, {len(data.class_names)} classes"
             )
             for note in data.notes:
                 self.report.say(note)
-        self.report.say(fused.described(self.config.data))
+        self.report.say(described(self.config.data))
         for note in self.notes:
             self.report.say(note)
         if self.first_step:
@@ -223,7 +280,7 @@ class Loop:
 
     def _log(self, step: int) -> None:
         scalars = self.meter.read()
-        rate = float(keras.ops.convert_to_numpy(self._rate(step - 1)))
+        rate = float(keras.ops.convert_to_numpy(self.rate(step - 1)))
         self.line = {"step": step, **scalars, "learning_rate": rate, **memory()}
         with storing(self.directory.path):
             if self.hosts.chief:
@@ -232,15 +289,12 @@ class Loop:
         remaining = (self.steps - step) * self.settings.batch_size / scalars["images_per_second"]
         self.report.scalars(self.line, remaining)
 
-    def _rate(self, step: int) -> Any:
-        return self.optimizer._learning_rate(step)  # the schedule; the public property reads it at `iterations`
-
-    def _evaluate(self, step: int, interruption: InterruptionGuard) -> bool:
-        """Measures the detector on the validation data; False where a signal came before that was done."""
+    def _evaluate(self, step: int) -> bool:
+        """Evaluate the detector on the validation data; return False where a signal came before that was done."""
         self.callbacks.test_begin()
         with self.meter.away():
             figures = self.validation.figures(
-                step, self.report, self.tensorboard, lambda: self.hosts.count == 1 and bool(interruption.signal)
+                step, self.report, self.tensorboard, lambda: self.hosts.count == 1 and bool(self.interruption.signal)
             )
             if figures is None:
                 return False
@@ -270,13 +324,13 @@ class Loop:
         return minutes is not None and time.monotonic() - self.saved_at >= 60 * minutes
 
     def _save(self, step: int) -> None:
-        """Copies the state; a thread writes it while training goes on."""
+        """Copy the state; a thread writes it while training goes on."""
         with self.meter.away():
             self.step.sync()
             self.saved_at = time.monotonic()
             arrays = checkpoints.gather(self.detector, self.optimizer, self.step.state()) if self.hosts.chief else {}
             if fault := self.hosts.from_chief(state_fault(step, arrays)):
-                self._stop(Fault(*fault))
+                self._fail(Fault(*fault))
             if not self.hosts.chief:
                 return
             progress = replace(self.progress, pending=self.meter.pending())
@@ -306,26 +360,26 @@ class Loop:
             self.directory.point(LATEST, path)
             self.directory.keep(self.settings.keep, needed)
 
-    def _stop_at_bad_numbers(self, step: int) -> None:
-        """Before anything is written.
+    def _fail_at_bad_numbers(self, step: int) -> None:
+        """Check the scalars before anything is written.
 
         Raises:
-            FloatingPointError: says which step, on which images, in which tensor.
+            FloatingPointError: names the step, its images and the tensor.
         """
         if fault := self.meter.fault(step):
-            self._stop(fault)
+            self._fail(fault)
 
-    def _stop(self, fault: Fault) -> NoReturn:
-        """Keeps the batch of a failed step, looks for the tensor, and tells: also of what fails in doing so.
+    def _fail(self, fault: Fault) -> NoReturn:
+        """Save the batch of a failed step, search for the tensor, and report both, or why that failed.
 
         Raises:
-            FloatingPointError: always; or RunFailed, where one of several hosts can't go through the steps again.
+            FloatingPointError: always; or RunFailed, where one of several hosts can't repeat the steps.
         """
-        batch = self._kept(fault) if self.hosts.chief else None
+        batch = self._failed_batch(fault) if self.hosts.chief else None
         detector: Detector | None = None
         try:
             self.writer.wait()
-            detector, origin = self._before(fault.step)
+            detector, origin = self._detector_before(fault.step)
         except Exception as error:
             origin = f"going back to step {fault.step} failed: {why(error)}"
             if self.hosts.count > 1:  # the others may be in the middle of a step
@@ -333,44 +387,45 @@ class Loop:
         message = ""
         if self.hosts.chief:
             parts = self.settings.accumulate * self.distribution.replicas
-            message = record(self.directory, detector, origin, batch, self.data.train, fault, parts)
+            message = self.collaborators.record(self.directory, detector, origin, batch, self.data.train, fault, parts)
         raise FloatingPointError(self.hosts.from_chief(message))
 
-    def _kept(self, fault: Fault) -> Any | None:
-        """The whole batch of a step, saved; None where it can't be read again."""
+    def _failed_batch(self, fault: Fault) -> Any | None:
+        """Read the whole batch of a failed step again, and save it; None where it can't be read."""
         batch = None
-        with suppress(Exception):  # `record` tries to save it again, and tells
+        with suppress(Exception):  # `record` tries to save it again, and reports why it can't
             batch = next(self._batches(fault.step - 1, fault.step, whole=True))
-            keep_batch(self.directory, batch, self.data.train, fault)
+            self.collaborators.keep_batch(self.directory, batch, self.data.train, fault)
         return batch
 
-    def _before(self, step: int) -> tuple[Detector, str]:
-        """A detector with the weights that a step found, gone through again from the checkpoint before it.
+    def _detector_before(self, step: int) -> tuple[Detector, str]:
+        """Return a detector with the weights before a step, and a message's words for them.
 
-        With one device it is the run's own: a second one may not fit in its memory, and would be compiled once more.
+        The steps since the last checkpoint are repeated, unless they are too many. With one device it is the run's
+        detector: another may not fit in its memory, and would be compiled once more.
         """
-        saved = newest_checkpoint(self.directory)[0] if self.hosts.chief else None
+        saved = newest_checkpoint(self.directory).checkpoint if self.hosts.chief else None
         saved = checkpoints.of_chief(self.hosts, saved)
-        first, origin = saved.step if saved else 0, "that it found"
+        first, origin = saved.step if saved else 0, "before the step"
         self._go_back(saved)
-        if step - 1 - first > _REWINDS:
+        if step - 1 - first > _MOST_REPEATED:
             origin = f"of step {first}"
         else:
-            self.report.say(f"step {step} went wrong: going through the steps from {first} again to see what it met")
+            self.report.say(f"step {step} failed: repeating the steps after {first} to restore the weights before it")
             for batch in self._batches(first, step - 1):
                 self.step(batch)
             self.step.sync()
         if self.distribution.engine is None:
             return self.detector, origin
-        # One device looks into it.
-        detector = assemble(self.config, self.data.train, saved).detector
+        # A single device searches.
+        detector = self.collaborators.assemble(self.config, self.data.train, saved).detector
         checkpoints.restore(checkpoints.gather(self.detector), detector)
         return detector, origin
 
     def _go_back(self, saved: checkpoints.Checkpoint | None) -> None:
-        """Puts the state of a checkpoint, or of the run's start, into the parts."""
+        """Restore the state of a checkpoint, or of the run's start."""
         if saved is None:
-            start = assemble(self.config, self.data.train, None, self.distribution)
+            start = self.collaborators.assemble(self.config, self.data.train, None, self.distribution)
             arrays = checkpoints.gather(start.detector, start.optimizer, start.step.state())
         else:
             arrays = saved.arrays

@@ -1,8 +1,9 @@
-"""Optimizers, and what happens to gradients on the way to them."""
+"""Optimizers, their learning-rate schedules, and the gradients' clipping and weight decay."""
 
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -13,13 +14,71 @@ from keras import ops
 from retina import config
 from retina.config.recipe import NO_DECAY
 from retina.errors import RetinaError
-from retina.training.schedule import LearningRate
+from retina.private_names import updates_in_turn, variable_index
 
 Tensor = Any
 
 
-class _Rated(keras.optimizers.Optimizer):
-    """Multiplies the learning rate of the variables that `rates` names."""
+@keras.saving.register_keras_serializable("retina")
+class LearningRate(keras.optimizers.schedules.LearningRateSchedule):
+    """Learning rate of step s (0-based): a linear warm-up, then a constant, steps or a half cosine.
+
+    During warm-up the factor rises linearly from `warmup_factor` at step 0 to 1 at `warmup_steps`. It multiplies the
+    schedule, which counts its steps from the start of the run, warm-up included.
+    """
+
+    def __init__(self, peak: float, schedule: config.Schedule):
+        self.peak, self.schedule = peak, schedule
+
+    def __call__(self, step: Tensor) -> Tensor:
+        step = ops.cast(step, "float32")
+        return self.peak * self._warmup(step) * self._decay(step)
+
+    def _warmup(self, step: Tensor) -> Tensor:
+        s = self.schedule
+        if s.warmup_steps == 0:
+            return ops.ones_like(step)
+        share = ops.minimum(step / s.warmup_steps, 1.0)
+        return s.warmup_factor + (1.0 - s.warmup_factor) * share
+
+    def _decay(self, step: Tensor) -> Tensor:
+        s = self.schedule
+        if s.kind == "cosine":
+            # The rate of the last update, not of the one after it, is the final one.
+            share = ops.minimum(step / max(s.steps - 1, 1), 1.0)
+            return s.final_factor + (1.0 - s.final_factor) * 0.5 * (1.0 + ops.cos(math.pi * share))
+        factor = ops.ones_like(step)
+        if s.kind == "constant":
+            return factor
+        for milestone in s.milestones:
+            factor = ops.where(step >= milestone, factor * s.factor, factor)
+        return factor
+
+    def get_config(self) -> dict[str, Any]:
+        return {"peak": self.peak, "schedule": self.schedule.model_dump(mode="json")}
+
+    @classmethod
+    def from_config(cls, values: dict[str, Any]) -> LearningRate:
+        kinds: dict[str, type[config.StepSchedule] | type[config.CosineSchedule] | type[config.ConstantSchedule]] = {
+            "step": config.StepSchedule,
+            "cosine": config.CosineSchedule,
+            "constant": config.ConstantSchedule,
+        }
+        return cls(values["peak"], kinds[values["schedule"]["kind"]].model_validate(values["schedule"]))
+
+
+def _in_a_mirrored_update() -> bool:
+    """Tell whether `MirroredStep` calls: it has added the gradients up and goes through the replicas itself."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return tf.distribute.has_strategy() and tf.distribute.in_cross_replica_context()
+
+
+@updates_in_turn(_in_a_mirrored_update)
+class _WithRates(keras.optimizers.Optimizer):
+    """Base of optimizers whose `rates` multiply the learning rate of the variables that a pattern matches."""
 
     rates: Mapping[str, float]
 
@@ -28,31 +87,17 @@ class _Rated(keras.optimizers.Optimizer):
         _check_patterns("rates", self.rates, variables)
         self._factors = [_factor(v, self.rates) for v in variables]
 
-    def _backend_update_step(self, gradients: list[Tensor], variables: list[Any], learning_rate: Tensor) -> None:
-        if not _in_a_mirrored_update():
-            return super()._backend_update_step(gradients, variables, learning_rate)
-        # Keras would add up the gradients and go through the devices: `retina.training.mirrored` has done both.
-        for gradient, variable in zip(gradients, variables, strict=True):
-            self.update_step(gradient, variable, learning_rate)
-
     def rate_of(self, variable: Any, learning_rate: Tensor) -> Tensor:
-        factor = self._factors[self._get_variable_index(variable)]
+        """Return a variable's learning rate."""
+        factor = self._factors[variable_index(self, variable)]
         return learning_rate if factor == 1.0 else factor * learning_rate
 
 
-def _in_a_mirrored_update() -> bool:
-    if keras.backend.backend() != "tensorflow":
-        return False
-    import tensorflow as tf
-
-    return tf.distribute.has_strategy() and tf.distribute.in_cross_replica_context()
-
-
 @keras.saving.register_keras_serializable("retina")
-class MomentumSGD(_Rated, keras.optimizers.SGD):
-    """v ← m·v + g, w ← w - rate·v, as in the paper's code and in PyTorch.
+class MomentumSGD(_WithRates, keras.optimizers.SGD):
+    """Stochastic gradient descent with momentum, as in the paper's code and in PyTorch: v ← m·v + g, w ← w - rate·v.
 
-    Keras' own keeps rate·g in v, so that after a step of the schedule old gradients go on at the old rate.
+    `keras.optimizers.SGD` keeps rate·g in v, so that after a step of the schedule old gradients go on at the old rate.
 
     Args:
         rates: factors of the learning rate by pattern, see `config.Sgd`; the others as of `keras.optimizers.SGD`.
@@ -66,7 +111,7 @@ class MomentumSGD(_Rated, keras.optimizers.SGD):
         gradient = ops.cast(gradient, variable.dtype)
         velocity = gradient
         if self.momentum:
-            slot = self.momentums[self._get_variable_index(variable)]
+            slot = self.momentums[variable_index(self, variable)]
             velocity = ops.cast(self.momentum, variable.dtype) * slot + gradient
             self.assign(slot, velocity)
         self.assign_sub(variable, ops.cast(self.rate_of(variable, learning_rate), variable.dtype) * velocity)
@@ -76,10 +121,12 @@ class MomentumSGD(_Rated, keras.optimizers.SGD):
 
 
 @keras.saving.register_keras_serializable("retina")
-class AdamW(_Rated, keras.optimizers.Adam):
-    """Adam, and w ← w - rate·decay·w before each update (Loshchilov & Hutter 2019, arXiv:1711.05101).
+class AdamW(_WithRates, keras.optimizers.Adam):
+    """Adam with decoupled weight decay: w ← w - rate·decay·w before each update (Loshchilov & Hutter 2019,
+    arXiv:1711.05101).
 
-    Keras' own tells the variables that decay by names without their layers, and differently on each backend.
+    `keras.optimizers.AdamW` chooses the variables that decay by names without their layers, and differently on each
+    backend.
 
     Args:
         decay: the factor.
@@ -104,19 +151,19 @@ class AdamW(_Rated, keras.optimizers.Adam):
 
     def update_step(self, gradient: Tensor, variable: Any, learning_rate: Tensor) -> None:
         rate = ops.cast(self.rate_of(variable, learning_rate), variable.dtype)
-        if self.decay and self._decays[self._get_variable_index(variable)]:
+        if self.decay and self._decays[variable_index(self, variable)]:
             self.assign_sub(variable, ops.convert_to_tensor(variable) * ops.cast(self.decay, variable.dtype) * rate)
         super().update_step(gradient, variable, rate)
 
     def get_config(self) -> dict[str, Any]:
-        own = {"decay": self.decay, "no_decay": list(self.no_decay), "rates": self.rates}
-        return {**super().get_config(), **own}
+        settings = {"decay": self.decay, "no_decay": list(self.no_decay), "rates": self.rates}
+        return {**super().get_config(), **settings}
 
 
 def build_optimizer(
     optimizer: config.Optimizer, schedule: config.Schedule, batch_size: int | None = None
 ) -> keras.optimizers.Optimizer:
-    """SGD with momentum, or AdamW, under the schedule.
+    """Build SGD with momentum, or AdamW, with the schedule as its learning rate.
 
     SGD's weight decay is not Keras' (decoupled from the momentum): `prepare_gradients` adds it to the gradient, as in
     the paper's code. AdamW's is decoupled.
@@ -127,7 +174,7 @@ def build_optimizer(
     Raises:
         RetinaError: `batch_size` is missing; or, when the optimizer is built, a pattern matches no variable.
     """
-    rate = LearningRate(peak_rate(optimizer, batch_size), schedule)
+    rate = learning_rate(optimizer, schedule, batch_size)
     if optimizer.kind == "sgd":
         return MomentumSGD(rate, momentum=optimizer.momentum, rates=optimizer.rates, name="sgd")
     return AdamW(
@@ -141,8 +188,15 @@ def build_optimizer(
     )
 
 
+def learning_rate(
+    optimizer: config.Optimizer, schedule: config.Schedule, batch_size: int | None = None
+) -> LearningRate:
+    """Return the learning rate as a function of the step; arguments and errors as of `build_optimizer`."""
+    return LearningRate(peak_rate(optimizer, batch_size), schedule)
+
+
 def peak_rate(optimizer: config.Optimizer, batch_size: int | None) -> float:
-    """The learning rate at the schedule's peak: scaled to the batch where `base_batch_size` is set.
+    """Return the learning rate at the schedule's peak: scaled to the batch where `base_batch_size` is set.
 
     Example: 0.01 for a base batch of 16 is 0.04 for a batch of 64.
     """
@@ -156,7 +210,7 @@ def peak_rate(optimizer: config.Optimizer, batch_size: int | None) -> float:
 
 
 def part_path(path: str) -> str:
-    """A variable's path as patterns see it: from the part of the detector on.
+    """Return a variable's path as patterns match it: from the part of the detector on.
 
     Example: `conv1_conv/kernel` is `backbone/conv1_conv/kernel`, `detector/fpn/smooth_p3/bias` is `fpn/smooth_p3/bias`.
     """
@@ -164,15 +218,15 @@ def part_path(path: str) -> str:
 
 
 def decays(variable: keras.Variable, no_decay: Sequence[str] = NO_DECAY) -> bool:
-    """Whether a variable has weight decay: by default kernels have, biases and normalisations have not."""
+    """Tell whether a variable has weight decay: by default kernels have, biases and normalisations have not."""
     return not any(fnmatchcase(part_path(variable.path), pattern) for pattern in no_decay)
 
 
 def check_no_decay(patterns: Sequence[str], variables: Sequence[keras.Variable]) -> None:
-    """Patterns that are not the default's must match.
+    """Check that every pattern matches a variable, those of the default left out.
 
     Raises:
-        RetinaError: one matches no variable.
+        RetinaError: a pattern matches no variable.
     """
     _check_patterns("no_decay", [pattern for pattern in patterns if pattern not in NO_DECAY], variables)
 
@@ -193,7 +247,7 @@ def _factor(variable: keras.Variable, rates: Mapping[str, float]) -> float:
 
 
 def global_norm(gradients: list[Tensor]) -> Tensor:
-    """The root of the sum of all squares, a float32 scalar."""
+    """Return the root of the sum of all squares, a float32 scalar."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -204,7 +258,7 @@ def global_norm(gradients: list[Tensor]) -> Tensor:
 def prepare_gradients(
     gradients: list[Tensor], variables: list[keras.Variable], optimizer: config.Optimizer, norm: Tensor
 ) -> list[Tensor]:
-    """The gradients for the optimizer: clipped, given their global norm, and with SGD's weight decay added."""
+    """Return the gradients for the optimizer: clipped by their global `norm`, and with SGD's weight decay added."""
     if optimizer.clip_norm is not None:
         factor = optimizer.clip_norm / ops.maximum(norm, optimizer.clip_norm)
         gradients = [g * ops.cast(factor, g.dtype) for g in gradients]

@@ -1,7 +1,8 @@
-"""Detector, optimizer and step, made by the configuration alone."""
+"""The parts of a run, detector, optimizer and step, assembled as the configuration says."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from retina.weights.sources import pixel_notes
 
 
 class Parts(NamedTuple):
-    """What a step changes, and lines on how it began."""
+    """Detector, optimizer and step of a run, and notes for the log on how they began."""
 
     detector: Detector
     optimizer: keras.optimizers.Optimizer
@@ -29,18 +30,40 @@ class Parts(NamedTuple):
 
 
 def assemble(
-    config: Config, data: DetectionDataset, saved: Checkpoint | None = None, distribution: Distribution = ALONE
+    config: Config,
+    data: DetectionDataset,
+    saved: Checkpoint | None = None,
+    distribution: Distribution = ALONE,
+    *,
+    build_detector: Callable[..., Detector] = build_detector,
+    build_step: Callable[..., TrainStep] = build_step,
 ) -> Parts:
-    """The parts as they are at a run's start, or with `saved` as they were after the step of that checkpoint.
+    """Assemble the parts as they are at a run's start, or with `saved` as they were at that checkpoint.
+
+    Args:
+        data: the training data, for the classes.
+        distribution: the devices.
+        build_detector, build_step: make the detector (`retina.inference`) and the step (`retina.training.step`).
 
     Raises:
-        RetinaError: weights that the configuration names don't fit, or the checkpoint does not.
+        RetinaError: the checkpoint, or weights that the configuration names, don't fit.
     """
     with distribution.scope():
-        return _assemble(config, data, saved, distribution)
+        detector, notes = _detector(config, data, saved, build_detector)
+        optimizer = build_optimizer(config.optimizer, config.schedule, config.run.batch_size)
+        optimizer.build(detector.trainable_variables)
+        if saved is not None:
+            restore(saved.arrays, detector, optimizer)
+        step = build_step(detector, optimizer, config.optimizer, config.run, distribution)
+        if saved is not None:
+            step.load(extra_of(saved.arrays))
+        return Parts(detector, optimizer, step, notes)
 
 
-def _assemble(config: Config, data: DetectionDataset, saved: Checkpoint | None, distribution: Distribution) -> Parts:
+def _detector(
+    config: Config, data: DetectionDataset, saved: Checkpoint | None, build_detector: Callable[..., Detector]
+) -> tuple[Detector, tuple[str, ...]]:
+    """Return the detector with its first weights, and notes; with `saved` its weights are still to be restored."""
     keras.utils.set_random_seed(config.run.seed)
     detector = build_detector(config, data.class_names, load_weights=saved is None)
     notes = _weights_notes(config, detector) if saved is None else []
@@ -52,24 +75,20 @@ def _assemble(config: Config, data: DetectionDataset, saved: Checkpoint | None, 
             f"learning rate {rate:g}: {config.optimizer.learning_rate:g} at a batch of "
             f"{config.optimizer.base_batch_size}, here {config.run.batch_size}"
         )
-    optimizer = build_optimizer(config.optimizer, config.schedule, config.run.batch_size)
-    optimizer.build(detector.trainable_variables)
-    if saved is not None:
-        restore(saved.arrays, detector, optimizer)
-    step = build_step(detector, optimizer, config.optimizer, config.run, distribution)
-    if saved is not None:
-        step.load(extra_of(saved.arrays))
-    return Parts(detector, optimizer, step, tuple(notes))
+    return detector, tuple(notes)
 
 
 def _weights_notes(config: Config, detector: Detector) -> list[str]:
-    """What became of the file of the backbone's weights, if the run starts from one."""
+    """Return notes on the file of the backbone's weights, if the run starts from such a file."""
     report, file = detector.weights_report, config.model.weights
     if report is None or file is None:
         return []
-    left = f", {len(report.unused)} without a place ({', '.join(sorted({one.reason for one in report.unused}))})"
+    is_resnet = config.model.backbone.startswith("resnet")
+    reasons = ", ".join(sorted({tensor.reason for tensor in report.unused}))
+    unused = f", {len(report.unused)} without a place ({reasons})" if report.unused else ""
     return [
-        f"backbone weights from {file}: {len(report.carried)} tensors{left if report.unused else ''}; SHA-256 "
+        f"backbone weights from {file}: {len(report.carried)} tensors{unused}; SHA-256 "
         f"{report.sha256} of the file, {report.arrays_sha256} of the variables",
-        *pixel_notes(Path(file), config.model.pixel_mean, config.model.pixel_std),
+        # EfficientNet-Lite's pixels are checked by the configuration.
+        *(pixel_notes(Path(file), config.model.pixel_mean, config.model.pixel_std) if is_resnet else ()),
     ]

@@ -1,10 +1,10 @@
-"""What went wrong in the step whose numbers are not finite: which tensor, on which images; and the same once more."""
+"""Search for the tensor that is not finite in a failed step, on the step's saved batch; it can be repeated later."""
 
 from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,17 +21,26 @@ from retina.models.detector import Detector
 from retina.models.objective import Sums
 from retina.runs.checkpoint import gather, read, restore
 from retina.runs.directory import RunDirectory
-from retina.training.meter import Fault
+from retina.training.progress import Fault
 from retina.training.step import INPUTS
 
 Batch = dict[str, Any]
+# A function of a batch: outputs, sums of losses, and the gradients of the loss or, undivided, of the sums.
+Differentiate = Callable[[Batch], tuple[dict[str, Any], Sums, Any]]
 _REMEDY = "lower optimizer.learning_rate, lengthen schedule.warmup_steps, or set optimizer.clip_norm"
 _NAMED_IMAGES = 8
 _LONGEST = 200  # characters of an error within the message
 
 
 class Finding(NamedTuple):
-    """A tensor: how many of its `size` values are not finite, and the range of those that are (NaN if none is)."""
+    """Finding in a tensor.
+
+    Attributes:
+        name: the tensor's name.
+        bad: the number of its values that are not finite.
+        size: the number of its values.
+        low, high: the range of the finite values, NaN if there are none.
+    """
 
     name: str
     bad: int
@@ -42,11 +51,11 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class Replay:
-    """A step's batch put through the network again.
+    """Replay of a failed step: the findings of its batch in the network.
 
     Attributes:
-        step: the step.
-        weights: which they are.
+        step: the step that failed.
+        weights: the words for the weights that were used, such as "of step 5".
         images: the names of the batch's images.
         findings: in the order of computation: images, weights, outputs, losses, gradients by variable path.
     """
@@ -58,20 +67,21 @@ class Replay:
 
     @property
     def first_bad(self) -> Finding | None:
-        return next((found for found in self.findings if found.bad), None)
+        """Return the first finding with values that are not finite."""
+        return _first_bad(self.findings)
 
     def __str__(self) -> str:
-        width = max(len(found.name) for found in self.findings)
+        width = max(len(finding.name) for finding in self.findings)
         rows = [
-            f"{found.name:{width}}  {found.low:12.5g} … {found.high:<12.5g}"
-            + (f"  {found.bad} of {found.size} not finite" if found.bad else "")
-            for found in self.findings
+            f"{finding.name:{width}}  {finding.low:12.5g} … {finding.high:<12.5g}"
+            + (f"  {finding.bad} of {finding.size} not finite" if finding.bad else "")
+            for finding in self.findings
         ]
         return "\n".join([f"step {self.step}, with the weights {self.weights}", *self.images, *rows])
 
 
 def keep_batch(run: RunDirectory, batch: Batch, dataset: DetectionDataset, fault: Fault) -> None:
-    """Saves the batch of a failed step before anything is tried with it; `record` adds the weights.
+    """Save the batch of a failed step before anything is tried with it; `record` adds the weights.
 
     Raises:
         OSError: it cannot be written.
@@ -88,46 +98,54 @@ def record(
     dataset: DetectionDataset,
     fault: Fault,
     parts: int = 1,
+    gradients: Callable[[Detector, bool], Differentiate] | None = None,
 ) -> str:
-    """Saves the batch of a failed step in `replay/step_N.npz`, finds the tensor that failed, and says both.
+    """Save the batch of a failed step in `replay/step_N.npz`, search for the tensor, and return a message on both.
 
-    What fails on the way is said in its place: the message on the step itself always comes.
+    The message names the step, whatever else fails, and says what failed.
 
     Args:
-        detector: with the weights that the step found, or the nearest to them that are finite; None where these could
-            not be had.
-        origin: which these are, for the message; of None, why.
-        batch: of the step, as in `retina.data.pipeline.Batch`; None where it could not be had.
-        dataset: whose rows the batch's `index` are.
-        parts: how many equal ones the batch goes through the network in, one after another, for the device's memory.
+        detector: with the weights before the step, or of the nearest step before it; None if there is none.
+        origin: the words for these weights, such as "of step 5"; for None the reason why there is no detector.
+        batch: of the step, as in `retina.data.batches.Batch`; None if it could not be read again.
+        dataset: has the rows that the batch's `index` names.
+        parts: the number of equal parts in which the batch goes through the network, for the device's memory.
+        gradients: see `gradients_of`, the default.
     """
-    told = f"step {fault.step}: the {fault.what} is {fault.value}; {_REMEDY}"
+    failure = f"step {fault.step}: the {fault.what} is {fault.value}; {_REMEDY}"
     if batch is None:
-        return f"{told}. Its batch could not be read once more"
+        return f"{failure}. Its batch could not be read again"
     arrays = {name: np.asarray(value) for name, value in batch.items()}
-    kept = _kept(run, detector, origin, arrays, dataset, fault, parts)
+    saved = _save_all(run, detector, origin, arrays, dataset, fault, parts)
     where = f"Which tensor was first is not known: {origin}"
     if detector is not None:
-        where = f"With the weights {origin}, {_first_bad(detector, arrays, fault, parts)}"
+        where = f"With the weights {origin}, {_search(detector, arrays, fault, parts, gradients or gradients_of)}"
     images = image_names(dataset, arrays["index"])
     named = ", ".join(images[:_NAMED_IMAGES]) + (", …" if len(images) > _NAMED_IMAGES else "")
-    return f"{told}. {where}. Images: {named}; {kept}"
+    return f"{failure}. {where}. Images: {named}; {saved}"
 
 
 def why(error: Exception) -> str:
-    """An error in a line."""
-    said = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    first = next(iter(said.splitlines()), "")[:_LONGEST]
+    """Return an error's message in a line."""
+    message = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    first = next(iter(message.splitlines()), "")[:_LONGEST]
     return first if isinstance(error, OSError | RetinaError) else f"{type(error).__name__}: {first}"
 
 
-def replay(run: str | Path, step: int, checkpoint: str | None = None) -> Replay:
-    """Puts the saved batch of a failed step through the network again.
+def replay(
+    run: str | Path,
+    step: int,
+    checkpoint: str | None = None,
+    *,
+    build_detector: Callable[..., Detector] = build_detector,
+) -> Replay:
+    """Put the saved batch of a failed step through the network again.
 
     Args:
         run: the run directory.
         step: the step that failed.
         checkpoint: `best`, `latest` or `step_N`; None takes the weights that were saved with the batch.
+        build_detector: makes the detector, as `retina.inference.build_detector`.
 
     Raises:
         RetinaError: there is no such run, step or checkpoint.
@@ -153,7 +171,7 @@ def replay(run: str | Path, step: int, checkpoint: str | None = None) -> Replay:
 
 
 def image_names(dataset: DetectionDataset, index: np.ndarray) -> tuple[str, ...]:
-    """What an error calls the images of these rows of the table."""
+    """Return the images of these rows of the table as an error message names them."""
     return tuple(
         str(dataset.images[row])
         if isinstance(dataset.images[row], str)
@@ -172,7 +190,7 @@ def _meta(dataset: DetectionDataset, batch: Batch, fault: Fault) -> dict[str, An
     return {"images": images, "class_names": dataset.class_names, "scalars": fault.scalars, "origin": "unknown"}
 
 
-def _kept(
+def _save_all(
     run: RunDirectory,
     detector: Detector | None,
     origin: str,
@@ -181,6 +199,7 @@ def _kept(
     fault: Fault,
     parts: int,
 ) -> str:
+    """Save the batch, with the detector's weights if there is one, and say where; or say why that failed."""
     path = _path(run, fault.step)
     again = f"from retina.training.replay import replay; print(replay({str(run.path)!r}, {fault.step}))"
     try:
@@ -188,10 +207,10 @@ def _kept(
             keep_batch(run, batch, dataset, fault)
             return f"the batch is in {path}"
         weights = {name: array for name, array in gather(detector).items() if name.startswith("weights/")}
-        own = {"class_names": detector.class_names, "origin": origin, "parts": parts}
-        _save(path, {**_meta(dataset, batch, fault), **own}, batch, weights)
-        return f"the batch is in {path}; look again with: python -c {shlex.quote(again)}"
-    except Exception as error:  # the message matters more
+        detected = {"class_names": detector.class_names, "origin": origin, "parts": parts}
+        _save(path, {**_meta(dataset, batch, fault), **detected}, batch, weights)
+        return f"the batch is in {path}; look at it again with: python -c {shlex.quote(again)}"
+    except Exception as error:  # the message on the step matters more
         return f"the batch could not be saved: {why(error)}"
 
 
@@ -202,29 +221,48 @@ def _save(path: Path, meta: dict[str, Any], batch: Batch, weights: dict[str, Any
         np.savez_compressed(temporary, __meta__=np.array(json.dumps(meta)), **stored, **weights)
 
 
-def _first_bad(detector: Detector, batch: Batch, fault: Fault, parts: int) -> str:
+def _search(
+    detector: Detector,
+    batch: Batch,
+    fault: Fault,
+    parts: int,
+    gradients: Callable[[Detector, bool], Differentiate],
+) -> str:
+    """Return the message's words for the first tensor that is not finite."""
     try:
-        first = next((found for found in _diagnose(detector, batch, parts) if found.bad), None)
+        first = _first_bad(_diagnose(detector, batch, parts, gradients))
     except Exception as error:  # the batch may not fit in memory a second time
         return f"the search for the tensor failed: {why(error)}"
-    return f"first not finite: {first.name} ({first.bad} of {first.size} values)" if first else _elsewhere(fault)
+    if first is not None:
+        return f"first not finite: {first.name} ({first.bad} of {first.size} values)"
+    names = [name for name, value in fault.scalars.items() if not np.isfinite(value)]
+    return f"all is finite; in the step these were not: {', '.join(names)}"
 
 
-def _diagnose(detector: Detector, batch: Batch, parts: int) -> list[Finding]:
-    """What is in the tensors, of all parts together, in the order of computation."""
+def _first_bad(findings: Iterable[Finding]) -> Finding | None:
+    return next((finding for finding in findings if finding.bad), None)
+
+
+def _diagnose(
+    detector: Detector,
+    batch: Batch,
+    parts: int,
+    gradients: Callable[[Detector, bool], Differentiate] | None = None,
+) -> list[Finding]:
+    """Return the findings in the tensors, of all parts together, in the order of computation."""
     variables = detector.trainable_variables
     weights = [(v.path, keras.ops.convert_to_numpy(v.value)) for v in detector.variables]
-    differentiate = _GRADIENTS[keras.backend.backend()](detector, parts > 1)
+    differentiate = (gradients or gradients_of)(detector, parts > 1)
     size = len(batch["images"]) // parts
     outputs: dict[str, Finding] = {}
     total: tuple[Sums, list] | None = None
     for place in range(0, parts * size, size):
         part = {name: keras.ops.convert_to_tensor(batch[name][place : place + size]) for name in INPUTS}
-        seen, sums, gradients = differentiate(part)
-        for name, value in seen.items():
-            found = _finding(name, keras.ops.convert_to_numpy(value))
-            outputs[name] = _merged(outputs[name], found) if name in outputs else found
-        new = (sums, list(gradients))
+        tensors, sums, part_gradients = differentiate(part)
+        for name, value in tensors.items():
+            finding = _finding(name, keras.ops.convert_to_numpy(value))
+            outputs[name] = _merged(outputs[name], finding) if name in outputs else finding
+        new = (sums, list(part_gradients))
         total = new if total is None else keras.tree.map_structure(lambda x, y: x + y, total, new)
     assert total is not None
     losses, divisor = total[0].losses(), 1.0
@@ -242,15 +280,21 @@ def _diagnose(detector: Detector, batch: Batch, parts: int) -> list[Finding]:
     ]
 
 
-# A function of a batch each: outputs, sums of losses, and the gradients of the loss or, undivided, of the sums.
-_Differentiate = Callable[[Batch], tuple[dict[str, Any], Sums, Any]]
+def gradients_of(detector: Detector, undivided: bool) -> Differentiate:
+    """Return the function that differentiates a detector's loss for a batch on the backend in use.
+
+    Args:
+        undivided: take the gradients of the summed losses, without a divisor.
+    """
+    backends = {"tensorflow": _tensorflow_gradients, "jax": _jax_gradients, "torch": _torch_gradients}
+    return backends[keras.backend.backend()](detector, undivided)
 
 
 def _target(sums: Sums, undivided: bool) -> Any:
     return sums.undivided if undivided else sums.losses()["loss"]
 
 
-def _tensorflow_gradients(detector: Detector, undivided: bool) -> _Differentiate:
+def _tensorflow_gradients(detector: Detector, undivided: bool) -> Differentiate:
     import tensorflow as tf
 
     def gradients(batch: Batch) -> tuple:
@@ -263,7 +307,7 @@ def _tensorflow_gradients(detector: Detector, undivided: bool) -> _Differentiate
     return gradients
 
 
-def _jax_gradients(detector: Detector, undivided: bool) -> _Differentiate:
+def _jax_gradients(detector: Detector, undivided: bool) -> Differentiate:
     import jax
 
     frozen = [v.value for v in detector.non_trainable_variables]
@@ -275,25 +319,22 @@ def _jax_gradients(detector: Detector, undivided: bool) -> _Differentiate:
             sums = detector.loss_sums(outputs, batch)
             return _target(sums, undivided), (outputs, sums)
 
-        (_, seen), found = jax.value_and_grad(loss, has_aux=True)(trainable)
-        return *seen, found
+        (_, auxiliary), derivatives = jax.value_and_grad(loss, has_aux=True)(trainable)
+        return *auxiliary, derivatives
 
     return lambda batch: gradients([v.value for v in detector.trainable_variables], batch)
 
 
-def _torch_gradients(detector: Detector, undivided: bool) -> _Differentiate:
+def _torch_gradients(detector: Detector, undivided: bool) -> Differentiate:
     import torch
 
     def gradients(batch: Batch) -> tuple:
         outputs = detector(batch, training=True)
         sums = detector.loss_sums(outputs, batch)
-        found = torch.autograd.grad(_target(sums, undivided), [v.value for v in detector.trainable_variables])
-        return *keras.tree.map_structure(lambda x: x.detach(), (dict(outputs), sums)), found
+        derivatives = torch.autograd.grad(_target(sums, undivided), [v.value for v in detector.trainable_variables])
+        return *keras.tree.map_structure(lambda x: x.detach(), (dict(outputs), sums)), derivatives
 
     return gradients
-
-
-_GRADIENTS = {"tensorflow": _tensorflow_gradients, "jax": _jax_gradients, "torch": _torch_gradients}
 
 
 def _finding(name: str, array: np.ndarray) -> Finding:
@@ -303,17 +344,11 @@ def _finding(name: str, array: np.ndarray) -> Finding:
     return Finding(name, int(array.size - finite.sum()), int(array.size), low, high)
 
 
-def _merged(one: Finding, other: Finding) -> Finding:
-    """Of two parts of a tensor."""
-    low, high = float(np.fmin(one.low, other.low)), float(np.fmax(one.high, other.high))
-    return Finding(one.name, one.bad + other.bad, one.size + other.size, low, high)
+def _merged(first: Finding, second: Finding) -> Finding:
+    """Merge the findings in two parts of a tensor."""
+    low, high = float(np.fmin(first.low, second.low)), float(np.fmax(first.high, second.high))
+    return Finding(first.name, first.bad + second.bad, first.size + second.size, low, high)
 
 
 def _finite(array: np.ndarray) -> np.ndarray:
     return np.isfinite(array) if np.issubdtype(array.dtype, np.inexact) else np.ones(array.shape, bool)
-
-
-def _elsewhere(fault: Fault) -> str:
-    """What the step itself told, where the batch alone does not bring the fault back."""
-    names = [name for name, value in fault.scalars.items() if not np.isfinite(value)]
-    return f"all is finite; in the step these were not: {', '.join(names)}"

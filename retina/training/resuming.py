@@ -1,4 +1,4 @@
-"""Where a run goes on: the newest checkpoint that is whole, made by the same configuration on the same classes."""
+"""Resuming: the newest whole checkpoint of a run, if configuration and data are still the same."""
 
 from __future__ import annotations
 
@@ -16,20 +16,25 @@ from retina.runs.checkpoint import Checkpoint, DamagedCheckpoint, read
 from retina.runs.directory import LATEST, RunDirectory, has_config, is_begun
 from retina.runs.state import Progress
 
-# What may differ when a run goes on: none of it touches a weight or a line of metrics.jsonl,
+# Settings that may change when a run is resumed: they change no weight and no line of metrics.jsonl,
 _FREE = ("run.keep", "run.checkpoint_every", "run.checkpoint_minutes", "run.report", "export")
-# or the tables, which are compared themselves (`check_data`),
+# nor the tables, which are compared themselves (`check_data`),
 _MOVED = ("data.root",)
-# or does so by rounding.
+# or change them by rounding only.
 _PLACE = ("run.devices", "run.hosts")
 
-# Of environment.json: what rounding may depend on.
+# Keys of environment.json that rounding may depend on.
 _ROUNDING = ("python", "platform", "backend", "devices", "packages", "revision")
 
 
 class Start(NamedTuple):
-    """`checkpoint` is None where none had been written; `notes` are for the log; `damaged` are the steps of the newer
-    checkpoints that can't be read."""
+    """Start of a run.
+
+    Attributes:
+        checkpoint: None at step 0.
+        notes: for the log.
+        damaged: the steps of newer checkpoints that are damaged.
+    """
 
     checkpoint: Checkpoint | None
     notes: tuple[str, ...] = ()
@@ -37,13 +42,13 @@ class Start(NamedTuple):
 
 
 def find_start(path: Path, config: Config) -> Start:
-    """Where `retina train --resume` begins.
+    """Return the start of `retina train --resume`.
 
-    A checkpoint that is cut short or altered is passed over for the one before it. Nothing is written.
+    A checkpoint that is cut short or altered is passed over for the checkpoint before it. Nothing is written.
 
     Raises:
-        RetinaError: `path` holds something else, the configuration has changed, no checkpoint is whole, or the newest
-            can't be read for now.
+        RetinaError: `path` is not a run, the configuration has changed, no checkpoint is whole, or the newest can't be
+            read at the moment.
     """
     if not is_begun(path):
         RunDirectory.open(path)  # says what is missing
@@ -55,54 +60,55 @@ def find_start(path: Path, config: Config) -> Start:
         before = configuration.load(path / "config.yaml").model_dump(mode="json")
         notes = ("the run has no checkpoint yet: starting from step 0",)
     else:
-        # Parsed: keys that were added to the package since then have their defaults.
+        # Parsed: keys that the package has gained since then get their defaults.
         before = configuration.parse(saved.config, str(path)).model_dump(mode="json")
     changed = changed_keys(before, config.model_dump(mode="json"))
     free = _FREE + _PLACE + (_MOVED if run.fingerprints() else ())
     bound = [text for key, text in changed.items() if not key.startswith(free)]
     if bound:
         raise RetinaError(
-            f"{path}: cannot resume with a changed config: {', '.join(bound)}; resume with the run's own "
+            f"{path}: cannot resume with a changed config: {', '.join(bound)}; resume with the config of the run "
             f"({path}/config.yaml), or start a new run"
         )
     if changed:
         notes = (*notes, f"resumed with a changed config: {', '.join(changed.values())}")
     if replicas(before["run"]) != replicas(config.run.model_dump()):
-        notes = (*notes, _elsewhere(config))
+        notes = (*notes, _other_devices_note(config))
     return Start(saved, notes, damaged)
 
 
 def replicas(run: Mapping[str, Any]) -> tuple[Any, int]:
-    """Devices of a host, and hosts, of a section `run`."""
+    """Return the devices of a host, and the number of hosts, of a section `run`."""
     return run["devices"], (run["hosts"] or {"count": 1})["count"]
 
 
-def _elsewhere(config: Config) -> str:
-    """What is no longer so when a run goes on with another number of devices."""
-    lost = "weights, optimizer, averages and losses equal an uninterrupted run's up to rounding, no longer bit for bit"
+def _other_devices_note(config: Config) -> str:
+    """Return the note on what changes when a run is resumed with another number of devices."""
+    change = (
+        "weights, optimizer, averages and losses equal an uninterrupted run's up to rounding, no longer bit for bit"
+    )
     if config.model.batch_norm == "train":
-        lost += "; and on TensorFlow batch_norm: train normalises by other images together, which sync would not"
-    return f"resumed on other devices: {lost}. The images, their order and augmentation are the same"
+        change += "; and on TensorFlow batch_norm: train normalises by other images together, which sync would not"
+    return f"resumed on other devices: {change}. The images, their order and augmentation are the same"
 
 
 def remove_superseded(run: RunDirectory, keep: int) -> None:
-    """Removes of a finished run the checkpoints that it would have removed, had a kill left it the time.
+    """Remove the checkpoints of a finished run that it would have removed, had it not been killed before.
 
-    None where one of those to keep can't be read: it may be the others that are needed.
+    None is removed if one of the newest `keep` can't be read: the others may be needed.
     """
     try:
-        kept = [read(run.checkpoint_path(f"step_{step}")) for step in run.steps()[-keep:]]
+        newest = [read(run.checkpoint_path(f"step_{step}")) for step in run.steps()[-keep:]]
     except RetinaError:
         return
-    bests = {Progress.from_dict(saved.progress).best_step for saved in kept}
+    bests = {Progress.from_dict(saved.progress).best_step for saved in newest}
     run.keep(keep, {step for step in bests if step is not None})
 
 
 def newest_checkpoint(run: RunDirectory) -> Start:
-    """The checkpoint that `latest` names, or the newest before it that is whole; None where there is none at all.
+    """Return the checkpoint that `latest` names, or the newest whole one before it; None if there is none at all.
 
-    Returns:
-        It, a line about the damaged ones that were passed over, and their steps.
+    A note names damaged checkpoints that were passed over.
 
     Raises:
         DamagedCheckpoint: there are checkpoints, and none is whole.
@@ -119,8 +125,8 @@ def newest_checkpoint(run: RunDirectory) -> Start:
             damage.append(str(error))
             passed.append(step)
             continue
-        kept = "; the damaged file stays, as .npz.damaged" if passed else ""
-        notes = tuple(f"{text}. Going back to the checkpoint before it: step {step}{kept}" for text in damage[-1:])
+        renamed = "; the damaged file stays, as .npz.damaged" if passed else ""
+        notes = tuple(f"{text}. Going back to the checkpoint before it: step {step}{renamed}" for text in damage[-1:])
         return Start(saved, notes, tuple(passed))
     if damage:
         raise DamagedCheckpoint(f"{run.path}: no checkpoint is whole: {'; '.join(damage)}; start a new run")
@@ -128,7 +134,11 @@ def newest_checkpoint(run: RunDirectory) -> Start:
 
 
 def check_classes(saved: Checkpoint, data: DetectionDataset) -> None:
-    """Raises: RetinaError, the data's classes or category ids are not the checkpoint's."""
+    """Check the data's classes.
+
+    Raises:
+        RetinaError: classes or category ids are not the checkpoint's.
+    """
     before, now = (saved.class_names, saved.category_ids), (data.class_names, data.category_ids)
     if before != now:
         raise RetinaError(
@@ -138,33 +148,30 @@ def check_classes(saved: Checkpoint, data: DetectionDataset) -> None:
 
 
 def check_data(path: Path, start: Start, now: Fingerprints, changed_data: bool) -> tuple[str, ...]:
-    """Whether a run goes on with the tables that it began with.
+    """Check that a run is resumed on the tables that it began with; return notes for the log.
 
     Args:
-        now: of the data at hand; see `retina.data.fingerprint`.
+        now: the fingerprints of the present data; see `retina.data.fingerprint`.
         changed_data: they may differ.
 
-    Returns:
-        Notes for the log.
-
     Raises:
-        RetinaError: they differ, and may not; says in what.
+        RetinaError: they differ, and may not; names the differences.
     """
     before = {} if start.checkpoint is None else RunDirectory(path).fingerprints()
     if not before:
-        old = ("the run does not say what data it began with: whether these are the same is not checked",)
-        return () if start.checkpoint is None else old
-    found = "; ".join(differences(before, now))
-    if found and not changed_data:
+        unchecked = ("the run does not say what data it began with: whether these are the same is not checked",)
+        return () if start.checkpoint is None else unchecked
+    changes = "; ".join(differences(before, now))
+    if changes and not changed_data:
         raise RetinaError(
-            f"{path}: cannot resume on other data than the run's: {found}; restore the data, start a new run, or "
-            "accept it with --changed-data (in Python: changed_data=True)"
+            f"{path}: cannot resume on other data than the run's: {changes}; restore the data, start a new run, or "
+            "accept the data with --changed-data (in Python: changed_data=True)"
         )
-    return (f"resumed on other data, as --changed-data allows: {found}",) if found else ()
+    return (f"resumed on other data, as --changed-data allows: {changes}",) if changes else ()
 
 
 def environment_notes(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, ...]:
-    """What a resumed run says where it goes on elsewhere: equal bit for bit it is on the same ground only."""
+    """Return the notes of a run that is resumed in another environment, where it is no longer equal bit for bit."""
     names = [name for name in _ROUNDING if name in before]
     changed = changed_keys({name: before[name] for name in names}, {name: now.get(name) for name in names})
     if not changed:

@@ -1,7 +1,7 @@
 """TensorBoard event files: scalars, pictures, precision–recall curves and the run's settings.
 
-The files are written here, record by record, without TensorFlow: an error of the disk is one of Python's, and a resumed
-run can say where it takes up (TensorFlow's own writer has no word for that), so that steps made twice show once.
+The files are written here, record by record, without TensorFlow: an error of the disk is then an `OSError`, and a
+resumed run can say where it goes on (TensorFlow's writer can't), so that repeated steps show once.
 """
 
 from __future__ import annotations
@@ -20,21 +20,22 @@ import numpy as np
 
 from retina.config import Config
 from retina.config.differences import flat
+from retina.evaluation.curves import threshold_index
 from retina.evaluation.matching import Matches
 
 # A point at each hundredth of the score.
 THRESHOLDS = 101
-# Of further classes the curves would weigh more than everything else; those with most boxes stay.
+# Curves of more classes would be larger than all else; the classes with most boxes are shown.
 _MOST_CLASSES = 100
 _LONGEST_SIDE = 720
 _QUALITY = 90
 
 
 class TensorBoard:
-    """Context manager that writes an event file under `folder`; None writes nothing.
+    """Writer of an event file under `folder`, a context manager; with None it writes nothing.
 
     Args:
-        first_step: the step after which the run goes on; TensorBoard forgets what an earlier file says of later ones.
+        first_step: the step after which the run goes on; TensorBoard forgets later steps of earlier files.
     """
 
     def __init__(self, folder: Path | None, first_step: int = 0):
@@ -49,7 +50,7 @@ class TensorBoard:
             name = f"events.out.tfevents.{int(time.time()):010d}.{number:04d}.{platform.node()}.{os.getpid()}"
             self._file = open(self.folder / name, "xb")
             self._record(file_version="brain.Event:2")
-            # The first one in a folder is the beginning, each further one a restart: it drops what came after its step.
+            # The first in a folder is the start, each later one a restart: TensorBoard drops the steps after it.
             self._record(step=self.first_step + 1, session_log={"status": "START"})
             self._file.flush()
         return self
@@ -62,14 +63,14 @@ class TensorBoard:
             self._file = None
 
     def scalars(self, group: str, line: dict[str, Any]) -> None:
-        """The figures of a line of `metrics.jsonl`, each as `group/name`; -1, which means undefined, is left out."""
+        """Write the figures of a line of `metrics.jsonl`, each as `group/name`; -1, undefined, is left out."""
         figures = {name: value for name, value in line.items() if name != "step" and value != -1}
         for name, value in figures.items():
             self._tensor(f"{group}/{name}", line["step"], np.float32(value), "scalars")
         self._flush()
 
     def settings(self, config: Config) -> None:
-        """All settings, for the tab that compares runs (HPARAMS); a resumed run has told them already."""
+        """Write all settings, for the tab that compares runs (HPARAMS); a resumed run has written them already."""
         if self._file is not None and not self.first_step:
             from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 
@@ -78,7 +79,7 @@ class TensorBoard:
             self._flush()
 
     def picture(self, tag: str, step: int, picture: np.ndarray, description: str = "") -> None:
-        """An image [H, W, 3] uint8, its longer side at most 720 pixels, as a JPEG."""
+        """Write an image [H, W, 3] uint8 as a JPEG whose longer side has at most 720 pixels."""
         if self._file is None:
             return
         from PIL import Image
@@ -92,7 +93,7 @@ class TensorBoard:
         self._flush()
 
     def precision_recall(self, step: int, matches: Matches, class_names: Sequence[str]) -> None:
-        """Precision and recall at each hundredth of the score, of all classes together and of each one with boxes."""
+        """Write precision and recall at each hundredth of the score, of all classes together and of each with boxes."""
         if self._file is None:
             return
         positives = matches.positives
@@ -128,19 +129,17 @@ class TensorBoard:
             RecordWriter(self._file).write(Event(wall_time=time.time(), **fields).SerializeToString())
 
     def _flush(self) -> None:
-        """So that a reader sees the step, and a kill loses nothing of it."""
+        """Flush the file, so that a reader sees the step, and a kill loses nothing of it."""
         if self._file is not None:
             self._file.flush()
 
 
 def threshold_counts(matches: Matches, label: int | None = None, iou: float = 0.5) -> np.ndarray:
-    """[6, T] float32 of TensorBoard's plugin for such curves, at the `THRESHOLDS` scores 0, 0.01, … 1.
+    """Return [6, T] float32 for TensorBoard's plugin of such curves, at the `THRESHOLDS` scores 0, 0.01, … 1.
 
-    Rows: true and false positives, true negatives (0: detection has none), false negatives, precision (0 where nothing
-    is kept) and recall; of one class, or of all together (None). Detections with at least the score are kept.
+    Rows: true and false positives, true negatives (0: detection has none), false negatives, precision (0 without any
+    detection) and recall; of the class `label`, or of all together (None). Detections with at least the score count.
     """
-    from retina.evaluation.curves import threshold_index
-
     t = threshold_index(matches, iou)
     places = slice(None) if label is None else slice(matches.offsets[label], matches.offsets[label + 1])
     right, wrong = (np.sort(matches.scores[places][flags[t, places]]) for flags in (matches.right, matches.wrong))
@@ -168,7 +167,7 @@ def _metadata(plugin: str, description: str) -> Any:
 
 
 def _plain(value: Any) -> bool | int | float | str:
-    """What the tab knows: numbers, truth values and text."""
+    """Return a value that the tab can show: a number, a truth value or text."""
     if isinstance(value, bool | int | float | str):
         return value
     return "none" if value is None else json.dumps(value)

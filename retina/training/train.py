@@ -1,4 +1,4 @@
-"""`train`: from a configuration to a run directory with a trained detector."""
+"""The training of a run: from a configuration to a run directory with a trained detector."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -14,20 +15,15 @@ from retina.config import Config
 from retina.data.dataset import DetectionDataset
 from retina.data.fingerprint import Fingerprints, fingerprint
 from retina.data.ground_truth import ground_truth
-from retina.data.load import check_same_classes, load_split
-from retina.data.split_truth import split_truth
-from retina.doctor import preflight
+from retina.data.load import check_same_classes, load_split, read_split
 from retina.models import backbones
+from retina.models.efficientnet_lite import INSTALLED
 from retina.runs import checkpoint as checkpoints
-from retina.runs.directory import RunDirectory, refuse_if_used
-from retina.runs.environment import describe_environment
+from retina.runs.directory import RunDirectory, refuse_if_used, storage_errors_explained, storing
 from retina.runs.hosts import Hosts, check_same_config
 from retina.runs.state import Progress
-from retina.runs.storage import storage_errors_told, storing
-from retina.training.determinism import check_determinism, make_deterministic
-from retina.training.devices import distribute
-from retina.training.loop import Data, Loop
-from retina.training.parts import assemble
+from retina.training.devices import check_determinism
+from retina.training.loop import STANDARD, Collaborators, Data, Loop
 from retina.training.resuming import (
     Start,
     check_classes,
@@ -47,23 +43,25 @@ def train(
     train_data: DetectionDataset | None = None,
     validation_data: DetectionDataset | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    collaborators: Collaborators = STANDARD,
 ) -> Path:
-    """Trains a detector and evaluates it on the validation data.
+    """Train a detector and evaluate it on the validation data.
 
     Args:
         config: the whole configuration (`retina.load_config`).
         run_dir: a new or empty folder, or with `resume` a run made by the same configuration.
-        resume: go on from the latest checkpoint that is whole, or from step 0 where none was written yet; a run that is
-            finished stays as it is. Data that are not the run's are refused: see `retina.data.fingerprint`.
-        changed_data: resume all the same where the data have changed, and say so in the log.
+        resume: go on from the latest whole checkpoint, or from step 0 where none was written yet; a finished run stays
+            as it is. Other data than the run's are refused: see `retina.data.fingerprint`.
+        changed_data: resume even though the data have changed, and say so in the log.
         train_data, validation_data: tables to use in place of those that `config.data` names.
-        callbacks: Keras callbacks; see `retina.training.callbacks.Callbacks` for what they are told and when.
+        callbacks: Keras callbacks; see `retina.training.callbacks.Callbacks` for when each method is called.
+        collaborators: the functions and classes that the run works with; see `retina.training.loop`.
 
     Returns:
-        The run directory: configuration, environment, log, metrics, checkpoints, evaluations.
+        The run directory, with configuration, environment, log, metrics, checkpoints and evaluations.
 
     Raises:
-        RetinaError: data, configuration or run directory can't be used; found before anything is written.
+        RetinaError: data, configuration or run directory can't be used. Nothing is written then.
         RunFailed: the run directory can no longer be written; the last checkpoint is whole.
         Interrupted: SIGINT, SIGTERM or SIGHUP came; `resume` goes on from there.
         FloatingPointError: the loss or its gradient is no longer finite; no checkpoint is written then. The message
@@ -71,7 +69,7 @@ def train(
     """
     path = Path(run_dir)
     config = with_absolute_paths(config)
-    distribution = distribute(config.run)
+    distribution = collaborators.distribute(config.run)
     hosts = distribution.hosts
     check_same_config(hosts, config)
     distribution.slots(config.run.batch_size, config.run.accumulate)  # its error comes before the work
@@ -85,29 +83,44 @@ def train(
             with finished.locked():
                 remove_superseded(finished, config.run.keep)
         return path
-    data, checked = hosts.together(lambda: _prepare(config, start, train_data, validation_data, hosts.chief))
+    data, checked = hosts.together(
+        lambda: _prepare(config, start, train_data, validation_data, hosts.chief, collaborators)
+    )
     fingerprints = {"train": fingerprint(data.train), "validation": fingerprint(data.validation)}
     same = hosts.by_chief(lambda: check_data(path, start, fingerprints, changed_data)) or ()
     if config.run.deterministic:
-        make_deterministic()
-    parts = assemble(config, data.train, start.checkpoint, distribution)
+        collaborators.make_deterministic()
+    parts = collaborators.assemble(config, data.train, start.checkpoint, distribution)
     with hosts.in_step(), ExitStack() as until_done:
-        ready = hosts.by_chief(lambda: until_done.enter_context(_directory(config, path, start, resume, fingerprints)))
-        run, notes = ready or (RunDirectory(path), ())
-        said = (*checked, *start.notes, *same, *parts.notes, *notes)
-        return Loop(config, run, data, parts, start.checkpoint, said, callbacks, distribution).run()
+
+        def open_directory() -> tuple[RunDirectory, tuple[str, ...]]:
+            environment = collaborators.describe_environment(config)
+            return until_done.enter_context(_directory(config, path, start, resume, fingerprints, environment))
+
+        run, moved = hosts.by_chief(open_directory) or (RunDirectory(path), ())
+        loop = Loop(
+            config,
+            run,
+            data,
+            parts,
+            saved=start.checkpoint,
+            notes=(*checked, *start.notes, *same, *parts.notes, *moved),
+            callbacks=callbacks,
+            distribution=distribution,
+            collaborators=collaborators,
+        )
+        return loop.run()
 
 
 @contextmanager
 def _directory(
-    config: Config, path: Path, start: Start, resume: bool, fingerprints: Fingerprints
+    config: Config, path: Path, start: Start, resume: bool, fingerprints: Fingerprints, environment: dict[str, Any]
 ) -> Iterator[tuple[RunDirectory, tuple[str, ...]]]:
-    """The run directory, made or cleaned up and locked, and what there is to say of where the run goes on."""
+    """Make or clean up the run directory and lock it; give it, and notes if the environment is another than before."""
     make = RunDirectory.complete if resume else RunDirectory.create
-    environment = describe_environment(config)
     run = make(path, configuration.to_yaml(config), environment)
     notes = () if start.checkpoint is None else environment_notes(run.environment(), environment)
-    with run.locked(), storage_errors_told(path, config.run.hosts):
+    with run.locked(), storage_errors_explained(path, config.run.hosts):
         with storing(path):
             if resume:
                 progress = Progress.from_dict(start.checkpoint.progress) if start.checkpoint else Progress()
@@ -118,15 +131,15 @@ def _directory(
 
 
 def _start(hosts: Hosts, path: Path, config: Config, resume: bool) -> Start:
-    """Where the run begins, on every host; the chief alone looks into the run directory."""
+    """Return where the run begins, on every host; the chief alone reads the run directory."""
 
     def find() -> Start:
         if not resume:
             refuse_if_used(path)
         return find_start(path, config) if resume else Start(None)
 
-    found = hosts.by_chief(find) or Start(None)
-    return Start(checkpoints.of_chief(hosts, found.checkpoint), found.notes, found.damaged)
+    start = hosts.by_chief(find) or Start(None)
+    return Start(checkpoints.of_chief(hosts, start.checkpoint), start.notes, start.damaged)
 
 
 def _prepare(
@@ -135,34 +148,34 @@ def _prepare(
     train_data: DetectionDataset | None,
     validation_data: DetectionDataset | None,
     chief: bool,
+    collaborators: Collaborators,
 ) -> tuple[Data, tuple[str, ...]]:
-    """The data, and what a look at it says; everything that the user may have to correct shows here."""
+    """Load and check the data: return them, and the preflight's notes. Errors for the user to correct come here."""
     data = _load_data(config, train_data, validation_data)
     if start.checkpoint is not None:
         check_classes(start.checkpoint, data.train)
         return data, ()
-    return data, preflight.check(config, data.train, data.validation) if chief else ()
+    return data, collaborators.check_data(config, data.train, data.validation) if chief else ()
 
 
 def _load_data(config: Config, train_data: DetectionDataset | None, validation_data: DetectionDataset | None) -> Data:
     train_data = load_split(config.data, "train") if train_data is None else train_data
-    if validation_data is None:
-        validation_data = load_split(config.data, "validation")
-        truth = split_truth(config.data, "validation", validation_data)
+    if validation_data is not None:
+        data = Data(train_data, validation_data, ground_truth(validation_data))
     else:
-        truth = ground_truth(validation_data)
-    check_same_classes(train_data, validation_data)
-    return Data(train_data, validation_data, truth)
+        data = Data(train_data, *read_split(config.data, "validation"))
+    check_same_classes(data.train, data.validation)
+    return data
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """So that a run can be resumed and evaluated from any folder."""
+    """Return the configuration with absolute paths, so that a run can be resumed and evaluated from any folder."""
     config, model = configuration.with_absolute_root(config), config.model
     update: dict[str, object] = {}
     if model.init_from is not None:
         update["init_from"] = model.init_from.expanduser().absolute()
-    if model.weights is not None and backbones.takes_a_file(model.backbone):
-        update["weights"] = str(Path(model.weights).expanduser().absolute())
+    if model.weights not in (None, INSTALLED) and backbones.takes_a_file(model.backbone):
+        update["weights"] = str(Path(str(model.weights)).expanduser().absolute())
     return config.model_copy(update={"model": model.model_copy(update=update)})
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from retina.errors import RetinaError
-from retina.models.resnet import ARCHITECTURES, Architecture
+from retina.weights.architectures import ARCHITECTURES, Architecture
 from retina.weights.mapping import KERNEL, Rule
 from retina.weights.tensor_file import TensorFile
 from retina.weights.torchvision import Classes
@@ -34,7 +34,7 @@ UNUSED = {
 
 
 class DetectronRetinanet(NamedTuple):
-    """What a state dict tells about a RetinaNet. `rows` are classes; there is no background."""
+    """The architecture of a RetinaNet, as its state dict shows it. `rows` are classes; there is no background."""
 
     depth: int
     rows: int
@@ -46,17 +46,17 @@ class DetectronRetinanet(NamedTuple):
 
 
 def recognise(file: TensorFile) -> DetectronRetinanet:
-    """What kind of RetinaNet a file holds.
+    """Return the architecture of the RetinaNet in a file.
 
     Raises:
-        RetinaError: it is none, or of an architecture that the network here can't take.
+        RetinaError: there is none, or its architecture is one that the network here can't take.
     """
     shapes = {name: tensor.shape for name, tensor in file.tensors.items()}
 
-    def expect(fits: bool, expected: str, found: object) -> None:
+    def expect(fits: bool, expected: str, given: object) -> None:
         if not fits:
             raise RetinaError(
-                f"{file.path}: expected {expected}, as in detectron2's RetinaNet R50 and R101, found {found}; only "
+                f"{file.path}: expected {expected}, as in detectron2's RetinaNet R50 and R101, found {given}; only "
                 "those can be imported"
             )
 
@@ -65,7 +65,7 @@ def recognise(file: TensorFile) -> DetectronRetinanet:
     expect(deltas[0] == 4 * _PER_CELL, f"{4 * _PER_CELL} outputs of the box head", deltas[0])
     expect(logits[0] % _PER_CELL == 0 and logits[0] > 0, f"a multiple of {_PER_CELL} logits", logits[0])
     expect(0 not in logits, "logits of features", f"a shape of {list(logits)}")
-    depth = next((one for one in ARCHITECTURES if _blocks(shapes) == ARCHITECTURES[one]), None)
+    depth = next((depth for depth, known in ARCHITECTURES.items() if known == _blocks(shapes)), None)
     expect(depth is not None, "a ResNet of 18 to 152 layers", ", ".join([*list(shapes)[:2], "…"]))
     assert depth is not None
     levels = sorted(name for name in shapes if re.fullmatch(r"backbone\.fpn_lateral\d\.weight", name))
@@ -93,7 +93,7 @@ def _pixels(file: TensorFile, name: str, default: tuple[float, ...]) -> tuple[fl
     if stored.size != 3:
         raise RetinaError(f"{file.path}: expected 3 numbers of {name}, got {stored.size}; is it another network's?")
     # The digits that a configuration had before they were rounded to float32.
-    return tuple(float(str(np.float32(one))) for one in stored.reshape(-1))
+    return tuple(float(str(np.float32(value))) for value in stored.reshape(-1))
 
 
 def _blocks(shapes: dict[str, tuple[int, ...]]) -> tuple[tuple[int, ...], bool]:
@@ -159,7 +159,7 @@ def _convolution_and_norm(theirs: str, convolution: str, norm: str) -> Iterator[
 
 def conventions(kind: DetectronRetinanet, file: TensorFile) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The sections of a configuration in which detectron2's detector computes what it computes there, and notes on
-    what the file does not tell."""
+    what the file does not say."""
     bottleneck = ARCHITECTURES[kind.depth].bottleneck
     sections = {
         "model": {

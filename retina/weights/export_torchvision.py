@@ -13,8 +13,8 @@ import numpy as np
 
 from retina.config import Config, Focal
 from retina.errors import RetinaError
-from retina.models.resnet import ARCHITECTURES
 from retina.ops.anchors import count_per_cell
+from retina.weights.architectures import ARCHITECTURES
 from retina.weights.coco_classes import CATEGORIES
 from retina.weights.mapping import Rule
 from retina.weights.tensor_file import sha256_of_arrays
@@ -61,7 +61,7 @@ class Written(NamedTuple):
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What the file holds: `labels[i]` is the class that torchvision's label i means, None for a row that none has.
+    """The content of the file: `labels[i]` is the class that torchvision's label i means, None for a row that none has.
 
     `code` is Python that builds the model and loads the file.
     """
@@ -74,7 +74,7 @@ class ExportReport:
     code: str
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "tensors": [one._asdict() for one in self.tensors]}
+        return {**asdict(self), "tensors": [tensor._asdict() for tensor in self.tensors]}
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def _kind_and_classes(
 
 
 def _obstacles(config: Config) -> Iterator[str]:
-    """What torchvision's code has fixed and the run has otherwise."""
+    """Settings of the run that differ from what torchvision's code has fixed."""
     model, anchors, resize = config.model, config.anchors, config.data.resize
     fpn, head = model.fpn, model.head
     wanted: list[tuple[str, Any, str, bool]] = [
@@ -213,9 +213,9 @@ def _obstacles(config: Config) -> Iterator[str]:
             anchors.max_size_ratio == _MAX_SIZE_RATIO,
         ),
     ]
-    for name, found, needed, fits in wanted:
+    for name, value, needed, fits in wanted:
         if not fits:
-            yield f"{name} is {found} (needs {needed})"
+            yield f"{name} is {value} (needs {needed})"
 
 
 def _is_theirs(backbone: str) -> bool:
@@ -257,7 +257,7 @@ def building_code(config: Config, kind: Retinanet, file: str) -> str:
 
 
 def _norms(config: Config) -> list[str]:
-    """What the run's batch normalisations have otherwise than torchvision's."""
+    """Lines that give the run's settings to batch normalisations, where they differ from torchvision's."""
     epsilon, momentum = config.model.batch_norm_epsilon, config.model.batch_norm_momentum
     set_there = [] if epsilon is None else [f"module.eps = {epsilon!r}"]
     # The share of the new statistics in PyTorch, whose default is 0.1, of the old in Keras.
@@ -268,7 +268,7 @@ def _norms(config: Config) -> list[str]:
     return [
         "for module in model.modules():",
         '    if "BatchNorm" in type(module).__name__:',
-        *(f"        {one}" for one in set_there),
+        *(f"        {line}" for line in set_there),
     ]
 
 
@@ -286,7 +286,7 @@ def _training(config: Config, built: str) -> list[str]:
         elsewhere.append(f"loss.box {loss.box.model_dump(mode='json')} (the model here: {built} with weight 1)")
     if loss.classification != _FOCAL:
         elsewhere.append(f"loss.classification {loss.classification.model_dump(mode='json')} (the model here: focal)")
-    return [*lines, *(f"# torchvision can't train as this run did: {one}" for one in elsewhere)]
+    return [*lines, *(f"# torchvision can't train as this run did: {setting}" for setting in elsewhere)]
 
 
 def _by_parts(kind: Retinanet, sizes: Any, ratios: tuple[float, ...], settings: list[str]) -> list[str]:
@@ -324,7 +324,7 @@ def _sizes(config: Config) -> list[tuple[float, ...]]:
 def _settings(config: Config) -> list[str]:
     """Arguments of torchvision's RetinaNet whose default is another value."""
     resize, inference = config.data.resize, config.inference
-    found = {
+    settings = {
         "min_size": resize.short,
         "max_size": resize.long,
         "size_divisible": resize.multiple,
@@ -335,7 +335,7 @@ def _settings(config: Config) -> list[str]:
         "fg_iou_thresh": config.assignment.positive_iou,
         "bg_iou_thresh": config.assignment.negative_iou,
     }
-    out = [f"{name}={value!r}" for name, value in found.items() if value != _SETTINGS[name]]
+    out = [f"{name}={value!r}" for name, value in settings.items() if value != _SETTINGS[name]]
     if config.model.pixel_mean != _MEAN:
         out.append(f"image_mean={[value / 255 for value in config.model.pixel_mean]}")
     if config.model.pixel_std != _STD:

@@ -1,11 +1,21 @@
 """Files that Keras and keras-hub write: `.weights.h5`, `.keras` and preset folders. Nothing in them is run: the weights
-are read as arrays, and the configuration as JSON, from which no object is made."""
+are read as arrays, and the configuration as JSON, from which no object is made.
+
+A file is first read for a trial in a process of its own, which runs this module. HDF5's library walks a file by the
+addresses in it: a single wrong byte can send it round in circles for ever, or where it may not read. That ends the
+trial, and not the process that asked.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
+import os
+import resource
+import signal
+import subprocess
+import sys
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -14,9 +24,9 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
+import retina
 from retina.errors import RetinaError
 from retina.files import refuse_special
-from retina.weights.keras_trial import check_readable
 from retina.weights.tensor_file import sha256_of_file
 from retina.weights.tensor_values import DAMAGE, Damaged, Refused, Room, as_float32, named
 
@@ -24,6 +34,11 @@ _HDF5_START, _ZIP_START = b"\x89HDF\r\n\x1a\n", b"PK\x03\x04"
 _CONFIGS = ("config.json", "task.json", "image_converter.json", "preprocessor.json")
 _WEIGHTS, _TASK_WEIGHTS, _SHARDS = "model.weights.h5", "task.weights.h5", "model.weights.json"
 _LONGEST_JSON, _STORED = 10_000_000, zipfile.ZIP_STORED
+
+# A trial's share of the processor, and of memory. Reading a sound file takes far less: 0.2 s and a few times its bytes.
+_SECONDS, _BYTES_A_SECOND = 4, 20_000_000
+_MEMORY, _TIMES = 2 << 30, 8
+_NO_MEMORY = 3
 
 
 class Group(NamedTuple):
@@ -44,16 +59,16 @@ class KerasFile(NamedTuple):
 
 
 def read_keras(path: Path) -> KerasFile:
-    """Reads a preset folder (`task.json`, `config.json`, `*.weights.h5`), a `.keras` or a `.weights.h5` file.
+    """Read a preset folder (`task.json`, `config.json`, `*.weights.h5`), a `.keras` or a `.weights.h5` file.
 
     Raises:
         RetinaError: it is missing, damaged, or none of these, or its values are not finite.
     """
-    with suppress(OSError):  # opening it tells
+    with suppress(OSError):  # opening it says why
         refuse_special(path)
     try:
-        check_readable(path)
-        found = read_plainly(path)
+        _check_readable(path)
+        content = _read_plainly(path)
     except Refused as error:
         raise RetinaError(f"{path}: {error}") from None
     except (FileNotFoundError, NotADirectoryError):
@@ -63,14 +78,14 @@ def read_keras(path: Path) -> KerasFile:
     except DAMAGE as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise RetinaError(f"{path}: damaged file of weights ({reason}); fetch it again") from None
-    for group in found.groups:
+    for group in content.groups:
         for values in group.variables:
             if values.dtype.kind == "f" and not np.isfinite(values).all():
                 raise RetinaError(f"{path}: {named(group.path)} has values that are not finite; fetch the file again")
-    return found
+    return content
 
 
-def read_plainly(path: Path) -> KerasFile:
+def _read_plainly(path: Path) -> KerasFile:
     """`read_keras` in this very process, with all that HDF5 may do to it, and errors as they come."""
     if path.is_dir():
         return _read_preset(path)
@@ -129,7 +144,7 @@ def _check_length(count: int) -> None:
 
 def _groups(file: Path | io.BytesIO, prefix: str = "") -> tuple[Group, ...]:
     """The groups `…/vars` of HDF5: one for each layer, its variables numbered from 0."""
-    found: list[Group] = []
+    groups: list[Group] = []
     room = Room(file.stat().st_size if isinstance(file, Path) else len(file.getbuffer()))
 
     def visit(path: str, node: Any) -> None:  # links to elsewhere are not followed by visititems
@@ -142,15 +157,15 @@ def _groups(file: Path | io.BytesIO, prefix: str = "") -> tuple[Group, ...]:
                 raise Damaged(f"{named(path)}/{number} is a link to elsewhere, or missing")
             arrays.append(_array(node[str(number)], f"{named(path)}/{number}", room))
         if not path.startswith("optimizer"):
-            found.append(Group(prefix + path.removesuffix("vars").rstrip("/"), _name(node), tuple(arrays)))
+            groups.append(Group(prefix + path.removesuffix("vars").rstrip("/"), _name(node), tuple(arrays)))
 
     with h5py.File(file, "r") as opened:
         opened.visititems(visit)
-    return tuple(found)
+    return tuple(groups)
 
 
 def _name(node: Any) -> str | None:
-    """The layer's; a list of texts, which can all be the same long one, is none."""
+    """The layer's name; a list of texts, which can all be the same long text, is none."""
     if "name" not in node.attrs or node.attrs.get_id("name").shape != ():
         return None
     name = node.attrs["name"]
@@ -163,6 +178,46 @@ def _array(dataset: Any, where: str, room: Room) -> np.ndarray:
     # Only numbers that stand in this file, as many as it says: no other file's, and nothing that unfolds.
     if dataset.is_virtual or dataset.external or dataset.chunks or dataset.id.get_storage_size() != dataset.nbytes:
         raise Damaged(f"{where} is not stored plainly")
-    room.take(dataset.nbytes)  # links can name the same one many times
+    room.take(dataset.nbytes)  # links can name the same array many times
     values = dataset[()]
     return as_float32(np.asarray(values)) if dataset.dtype.kind == "f" else np.asarray(values)
+
+
+# ----------------------------------------------------------------------------------------------------- the trial
+
+
+def _check_readable(path: Path) -> None:
+    """Raise `Damaged` if reading this file or folder does not end, or ends the process that does it."""
+    folder = str(Path(retina.__file__).parents[1])
+    paths = os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")]))
+    ended = subprocess.run(
+        [sys.executable, "-m", __spec__.name, str(path.absolute())],
+        env={**os.environ, "PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=False,
+    ).returncode
+    if ended in (-signal.SIGXCPU, -signal.SIGKILL):
+        raise Damaged("its HDF5 never ends")
+    if ended < 0 or ended == _NO_MEMORY:
+        raise Damaged("its HDF5 can't be read")
+
+
+def _try(path: Path) -> None:
+    """Read the file within the limits; what is wrong with its content is for the process that asked to say."""
+    files = [file for file in path.iterdir() if file.is_file()] if path.is_dir() else [path]
+    size = sum(file.stat().st_size for file in files)
+    seconds = _SECONDS + size // _BYTES_A_SECOND
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY + _TIMES * size,) * 2)
+    with suppress(Exception):  # the same error comes in the process that asked
+        try:
+            _read_plainly(path)
+        except MemoryError:
+            sys.exit(_NO_MEMORY)
+
+
+if __name__ == "__main__":
+    _try(Path(sys.argv[1]))

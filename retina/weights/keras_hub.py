@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from retina.errors import RetinaError
-from retina.models.resnet import ARCHITECTURES, Architecture
 from retina.weights import keras_settings
+from retina.weights.architectures import ARCHITECTURES, Architecture
 from retina.weights.keras_file import Group, KerasFile
 from retina.weights.keras_settings import Settings, read_settings
 from retina.weights.mapping import Rule
@@ -35,7 +35,7 @@ _NO_BOUND = 1e6
 
 
 class KerasRetinanet(NamedTuple):
-    """What a file tells about a RetinaNet. `rows` are classes; `settings` are its configuration's."""
+    """The architecture of a RetinaNet, as its file shows it. `rows` are classes; `settings` are its configuration's."""
 
     depth: int
     rows: int
@@ -72,14 +72,14 @@ def tensors_of(file: KerasFile) -> TensorFile:
 
 def _heads(file: KerasFile) -> dict[str, str]:
     """The head at each path `…/prediction_head…`; without names the box head is the first, as in the network."""
-    found: dict[str, str | None] = {}
+    heads: dict[str, str | None] = {}
     for group in file.groups:
         head = re.match(r"((?:.*/)?(?:prediction_head(?:_\d+)?|box_head|classification_head))(/|$)", group.path)
         if head:
-            found[head[1]] = found.get(head[1]) or (group.name if group.path == head[1] else None)
-    if all(name in _HEADS for name in found.values()):
-        return {path: str(name) for path, name in found.items()}
-    return dict(zip(sorted(found), _HEADS, strict=False))
+            heads[head[1]] = heads.get(head[1]) or (group.name if group.path == head[1] else None)
+    if all(name in _HEADS for name in heads.values()):
+        return {path: str(name) for path, name in heads.items()}
+    return dict(zip(sorted(heads), _HEADS, strict=False))
 
 
 def _head_layer(group: Group, heads: dict[str, str]) -> str | None:
@@ -97,30 +97,30 @@ def _head_layer(group: Group, heads: dict[str, str]) -> str | None:
 
 def _pyramid_layer(group: Group) -> str | None:
     """Lateral and output convolutions, numbered from P3 on; P6 and P7 follow the outputs."""
-    found = re.search(r"(lateral|output)_conv_layers/conv2d(?:_(\d+))?$", group.path)
-    if found is None:
+    layer = re.search(r"(lateral|output)_conv_layers/conv2d(?:_(\d+))?$", group.path)
+    if layer is None:
         return None
-    level = 3 + int(found[2] or 0)
-    return f"coarser_P{level}" if found[1] == "output" and level > 5 else f"{found[1]}_conv_P{level}"
+    level = 3 + int(layer[2] or 0)
+    return f"coarser_P{level}" if layer[1] == "output" and level > 5 else f"{layer[1]}_conv_P{level}"
 
 
 def _encoder_names(groups: list[Group]) -> dict[str, str]:
     """Names of the ResNet's layers, by path, for files that don't have them: they are numbered in the network's order,
     in which a shortcut stands before the last convolution of its block."""
-    found: dict[str, dict[int, Group]] = {"conv2d": {}, "batch_normalization": {}}
+    layers: dict[str, dict[int, Group]] = {"conv2d": {}, "batch_normalization": {}}
     for group in groups:
         layer = re.search(r"(?:^|/)layers/(conv2d|batch_normalization)(?:_(\d+))?$", group.path)
         if layer and group.name is None:
-            found[layer[1]][int(layer[2] or 0)] = group
+            layers[layer[1]][int(layer[2] or 0)] = group
     for architecture in ARCHITECTURES.values():
         names = list(_order(architecture))
-        if len(names) == len(found["conv2d"]) == len(found["batch_normalization"]):
-            shapes = [found["conv2d"][number].variables[0].shape[:2] for number in sorted(found["conv2d"])]
+        if len(names) == len(layers["conv2d"]) == len(layers["batch_normalization"]):
+            shapes = [layers["conv2d"][number].variables[0].shape[:2] for number in sorted(layers["conv2d"])]
             if (shapes[1] == (1, 1)) == architecture.bottleneck:
                 return {
-                    found[kind][number].path: f"{name}_{suffix}"
+                    layers[kind][number].path: f"{name}_{suffix}"
                     for kind, suffix in (("conv2d", "conv"), ("batch_normalization", "bn"))
-                    for number, name in zip(sorted(found[kind]), names, strict=True)
+                    for number, name in zip(sorted(layers[kind]), names, strict=True)
                 }
     return {}
 
@@ -142,7 +142,7 @@ def _order(architecture: Architecture) -> Iterator[str]:
 
 
 def recognise(file: KerasFile, tensors: TensorFile) -> KerasRetinanet:
-    """What kind of RetinaNet a file holds.
+    """Return the architecture of the RetinaNet in a file.
 
     Raises:
         RetinaError: it is none, or of an architecture that the network here can't take.
@@ -150,11 +150,11 @@ def recognise(file: KerasFile, tensors: TensorFile) -> KerasRetinanet:
     shapes = {name: tensor.shape for name, tensor in tensors.tensors.items()}
     settings = read_settings(file)
 
-    def expect(fits: bool, expected: str, found: object) -> None:
+    def expect(fits: bool, expected: str, given: object) -> None:
         if not fits:
             raise RetinaError(
                 f"{file.path}: expected {expected}, as in keras-hub's RetinaNetObjectDetector on a ResNet, found "
-                f"{found}; only those can be imported"
+                f"{given}; only those can be imported"
             )
 
     boxes, logits = (shapes.get(f"{head}/prediction/bias", ()) for head in _HEADS)
@@ -164,7 +164,7 @@ def recognise(file: KerasFile, tensors: TensorFile) -> KerasRetinanet:
     expect(logits[0] % per_cell == 0 and logits[0] > 0, f"a multiple of {per_cell} logits", logits[0])
     levels = sorted(int(name[-8]) for name in shapes if re.fullmatch(r"(output_conv|coarser)_P\d/kernel", name))
     expect(levels in ([3, 4, 5], [3, 4, 5, 6], [3, 4, 5, 6, 7]), "a pyramid from P3 to P5, P6 or P7", levels)
-    depth = next((one for one in ARCHITECTURES if _is_of(shapes, ARCHITECTURES[one])), None)
+    depth = next((depth for depth, known in ARCHITECTURES.items() if _is_of(shapes, known)), None)
     expect(depth is not None, 'a ResNet of 18 to 152 layers that is neither pre-activated nor a "vd"', "another")
     assert depth is not None
     c5, extra = shapes["lateral_conv_P5/kernel"][2], shapes.get("coarser_P6/kernel", (3, 3, 0, 0))
@@ -175,8 +175,8 @@ def recognise(file: KerasFile, tensors: TensorFile) -> KerasRetinanet:
         ("num_classes", rows), ("pre_logits_num_conv_layers", layers), ("use_prediction_head_norm", group_norm),
         ("max_level", levels[-1]), *([("use_p5", p6_from == "c5")] if extra[3] else []),
     ):  # fmt: skip
-        told = settings.values.get(name, shown)
-        expect(told == shown, f"a configuration of these weights, whose {name} is {shown}", told)
+        stated = settings.values.get(name, shown)
+        expect(stated == shown, f"a configuration of these weights, whose {name} is {shown}", stated)
     return KerasRetinanet(
         depth=depth,
         rows=rows,
@@ -212,13 +212,17 @@ def retinanet_rules(kind: KerasRetinanet, classes: Classes) -> list[Rule]:
             rules += [Rule(f"{theirs}/conv_{layer}/{v}", f"detector/{ours}/conv_{layer}/{v}") for v in variables]
             if kind.group_norm:
                 rules += [Rule(f"{theirs}/norm_{layer}/{v}", f"detector/{ours}/norm_{layer}/{v}") for v in _NORM]
-        kept: dict[str, Any] = {}
+        selection: dict[str, Any] = {}
         if ours == "classification" and len(classes.rows) < kind.rows:
-            kept["keep"] = tuple(anchor * kind.rows + row for anchor in range(kind.per_cell) for row in classes.rows)
-            kept["of"] = kind.per_cell * kind.rows
-        rules.append(Rule(f"{theirs}/prediction/bias", f"detector/{ours}/prediction_bias", None, **kept))
+            selection["keep"] = tuple(
+                anchor * kind.rows + row for anchor in range(kind.per_cell) for row in classes.rows
+            )
+            selection["of"] = kind.per_cell * kind.rows
+        rules.append(Rule(f"{theirs}/prediction/bias", f"detector/{ours}/prediction_bias", None, **selection))
         # Rules keep entries of the first axis: outputs first, as PyTorch stores them.
-        rules.append(Rule(f"{theirs}/prediction/kernel", f"detector/{ours}/prediction/kernel", (1, 2, 3, 0), **kept))
+        rules.append(
+            Rule(f"{theirs}/prediction/kernel", f"detector/{ours}/prediction/kernel", (1, 2, 3, 0), **selection)
+        )
     return rules
 
 
@@ -263,7 +267,7 @@ def encoder_depth(file: TensorFile) -> int:
             f"{file.path}: expected a backbone of keras-hub, this is a whole detector; bring it in with `retina "
             f"import-weights keras-hub {file.path} --out RUN`"
         )
-    depth = next((one for one in ARCHITECTURES if _is_of(shapes, ARCHITECTURES[one])), None)
+    depth = next((depth for depth, known in ARCHITECTURES.items() if _is_of(shapes, known)), None)
     if depth is None:
         raise RetinaError(
             f'{file.path}: expected a ResNet of 18 to 152 layers of keras-hub, neither pre-activated nor a "vd", found '
@@ -273,13 +277,14 @@ def encoder_depth(file: TensorFile) -> int:
 
 
 def holds_encoder_alone(file: TensorFile) -> bool:
+    """Return whether the file has neither heads nor a pyramid."""
     return not any(name.startswith((*_HEADS, "lateral_conv_")) for name in file.tensors)
 
 
 def pixels_of(file: KerasFile) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """Mean and standard deviation in [0, 255] of the normalisation, where the file has one."""
     read = read_settings(file).values
-    return keras_settings.pixels(read)[:2] if keras_settings.tells_pixels(read) else None
+    return keras_settings.pixels(read)[:2] if keras_settings.gives_pixels(read) else None
 
 
 # ------------------------------------------------------------------------------------------------------- conventions
@@ -287,7 +292,7 @@ def pixels_of(file: KerasFile) -> tuple[tuple[float, ...], tuple[float, ...]] | 
 
 def conventions(kind: KerasRetinanet, where: str) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The sections of a configuration in which keras-hub's detector computes what it computes there, and notes on what
-    differs or is not told."""
+    differs or is not said."""
     read = kind.settings.values
     scales, size = read.get("num_scales", 3), read.get("anchor_size", 4)
     mean, std, notes = keras_settings.pixels(read)

@@ -1,4 +1,4 @@
-"""What the JSON of a keras-hub file says about its RetinaNet, and what becomes of every setting here.
+"""The settings of a RetinaNet in the JSON of a keras-hub file, and what becomes of each here.
 
 Read off keras-hub 0.32, the constructors and `get_config` of: `models/retinanet/*.py`,
 `models/resnet/resnet_backbone.py`, `layers/modeling/anchor_generator.py`, `non_max_supression.py`, `box_matcher.py`,
@@ -20,13 +20,13 @@ _DEFAULT_SIDE = 800
 
 _FORMAT = "no effect: boxes are xyxy pixels here, whatever their format there"
 _MARK = "no effect: a mark within its training targets"
-_TOLD = "no effect: a name or a description of the layer"
+_NAME = "no effect: a name or a description of the layer"
 _WEIGHTS = "what the weights show, to which it must be equal"
 _ONLY = "the only value that can be imported"
 _LEFT = "not carried"
 
 # Of every class: what becomes of a setting. Values of `_ONLY` ones stand in `_REQUIRED`.
-_ANYWHERE = {"name": _TOLD, "trainable": _TOLD, "image_shape": "no effect: canvases are of any size", "dtype": _TOLD}
+_ANYWHERE = {"name": _NAME, "trainable": _NAME, "image_shape": "no effect: canvases are of any size", "dtype": _NAME}
 _CONVERTER = {
     "image_size": "data.resize.short, long and multiple",
     "height": "data.resize.short, long and multiple",
@@ -46,7 +46,7 @@ _CLASSES = {
         "pre_logits_num_conv_layers": _WEIGHTS,
         "bounding_box_format": _FORMAT,
     },
-    "RetinaNetObjectDetectorPreprocessor": {"config_file": _TOLD},
+    "RetinaNetObjectDetectorPreprocessor": {"config_file": _NAME},
     "RetinaNetBackbone": {
         "min_level": _ONLY,
         "max_level": _WEIGHTS,
@@ -121,7 +121,7 @@ def read_settings(file: KerasFile) -> Settings:
     for owner, name, value in _plain_settings(file):
         known = _CLASSES.get(owner)
         if known is None and name in _ANYWHERE:
-            continue  # the class itself is told as one that is not known
+            continue  # the class itself is reported as unknown
         became = {**_ANYWHERE, **(known or {})}.get(name, _LEFT)
         qualified = f"{owner}.{name}"
         account.setdefault((qualified, json.dumps(value)), Setting(qualified, value, became))
@@ -143,7 +143,7 @@ def read_settings(file: KerasFile) -> Settings:
 
 
 def _plain_settings(file: KerasFile) -> Iterator[tuple[str, str, Any]]:
-    """(class, setting, value) of every object in the configurations; a class that is not known is a setting, too."""
+    """Triples (class, setting, value) of every object in the configurations; an unknown class is a setting, too."""
     left: list[Any] = list(reversed(list(file.configs.values())))
     while left:
         node = left.pop()
@@ -166,8 +166,8 @@ def _plain_settings(file: KerasFile) -> Iterator[tuple[str, str, Any]]:
 
 
 def _holds_objects(value: Any) -> bool:
-    one = value[0] if isinstance(value, list) and value else value
-    return isinstance(one, dict) and isinstance(one.get("class_name"), str)
+    first = value[0] if isinstance(value, list) and value else value
+    return isinstance(first, dict) and isinstance(first.get("class_name"), str)
 
 
 def _policy(value: Any) -> Any:
@@ -176,7 +176,7 @@ def _policy(value: Any) -> Any:
 
 
 def _check_kinds(file: KerasFile, values: dict[str, Any]) -> None:
-    """Values that are computed with are numbers, and as many as they must be."""
+    """Refuse values to compute with that are no numbers, or too many or too few."""
     counts: dict[str, tuple[int, ...]] = {
         **dict.fromkeys(("num_scales", "max_detections", "height", "width", "anchor_size"), (0,)),
         **dict.fromkeys(("iou_threshold", "confidence_threshold", "positive_threshold", "negative_threshold"), (0,)),
@@ -193,8 +193,8 @@ def _check_kinds(file: KerasFile, values: dict[str, Any]) -> None:
         if value is None:
             continue
         numbers = value if isinstance(value, list) else [value]
-        fits = all(isinstance(one, (int, float)) and not isinstance(one, bool) and abs(one) < 1e9 for one in numbers)
-        fits = fits and (name not in whole or all(isinstance(one, int) for one in numbers))
+        fits = all(isinstance(x, (int, float)) and not isinstance(x, bool) and abs(x) < 1e9 for x in numbers)
+        fits = fits and (name not in whole or all(isinstance(x, int) for x in numbers))
         fits = fits and (len(numbers) if isinstance(value, list) else 0) in lengths
         if not fits or (name in positive and min(numbers) <= 0):
             raise RetinaError(
@@ -209,7 +209,7 @@ def _check_kinds(file: KerasFile, values: dict[str, Any]) -> None:
 
 
 def notes_of(settings: Settings) -> tuple[str, ...]:
-    """What of the configuration does otherwise there, or is not carried."""
+    """Notes on settings that work otherwise there, or are not carried."""
     read, notes = settings.values, []
     if read.get("from_logits") is False:
         notes.append(
@@ -219,19 +219,23 @@ def notes_of(settings: Settings) -> tuple[str, ...]:
         notes.append(f"keras-hub resizes with interpolation {json.dumps(read['interpolation'])}, retina bilinearly")
     if read.get("antialias"):
         notes.append("keras-hub resizes with antialias, retina without")
-    policies = {one.value for one in settings.account if one.name.endswith(".dtype")} - {"float32", None}
+    policies = {setting.value for setting in settings.account if setting.name.endswith(".dtype")} - {"float32", None}
     if policies:
         notes.append(
             f"dtype {', '.join(sorted(map(str, policies)))} there; here run.precision decides, float32 at first"
         )
-    compiled = next((one.value for one in settings.account if one.name.endswith(".compile_config")), None)
+    compiled = next((setting.value for setting in settings.account if setting.name.endswith(".compile_config")), None)
     if compiled:
         notes.append(
             f"its compile_config ({', '.join(map(str, compiled))}) is not carried: see optimizer, schedule, loss"
         )
-    left = [one for one in settings.account if one.became == _LEFT and not one.name.endswith(".compile_config")]
+    left = [
+        setting
+        for setting in settings.account
+        if setting.became == _LEFT and not setting.name.endswith(".compile_config")
+    ]
     if left:
-        named = ", ".join(f"{json.dumps(one.name)[1:-1]} {json.dumps(one.value)[:80]}" for one in left)
+        named = ", ".join(f"{json.dumps(setting.name)[1:-1]} {json.dumps(setting.value)[:80]}" for setting in left)
         notes.append(f"settings that retina does not know and has not carried: {named}")
     if "box_matcher_force_match_for_each_col" not in read:
         notes.append(
@@ -244,21 +248,22 @@ def notes_of(settings: Settings) -> tuple[str, ...]:
 
 def pixels(read: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...], tuple[str, ...]]:
     """Mean and standard deviation of which the converter's `pixel * scale + offset` is the normalisation, and notes."""
-    if not tells_pixels(read):
-        return (*_IMAGENET, ("the file tells no pixel normalisation: ImageNet's, as its presets have it",))
+    if not gives_pixels(read):
+        return (*_IMAGENET, ("the file gives no pixel normalisation: ImageNet's, as its presets have it",))
     if "mean" in read and "variance" in read:  # in presets of older versions, in units of the scaled pixel
         factor = float(read.get("scale") or 1.0)
-        mean, variance = ([float(one) for one in read[name]] for name in ("mean", "variance"))
-        return tuple(one / factor for one in mean), tuple(one**0.5 / factor for one in variance), ()
+        mean, variance = ([float(x) for x in read[name]] for name in ("mean", "variance"))
+        return tuple(x / factor for x in mean), tuple(x**0.5 / factor for x in variance), ()
     scale, offset = (
-        [float(one) for one in (value if isinstance(value, list) else [value] * 3)]
+        [float(x) for x in (value if isinstance(value, list) else [value] * 3)]
         for value in (read.get("scale") or 1.0, read.get("offset") or 0.0)
     )
     shifts = tuple(-shift / factor for factor, shift in zip(scale, offset, strict=True))
     return shifts, tuple(1.0 / factor for factor in scale), ()
 
 
-def tells_pixels(read: dict[str, Any]) -> bool:
+def gives_pixels(read: dict[str, Any]) -> bool:
+    """Return whether the settings normalise pixels."""
     return bool({"scale", "offset", "mean"} & set(read))
 
 
@@ -268,8 +273,8 @@ def resize(read: dict[str, Any]) -> tuple[dict[str, int], tuple[str, ...]]:
     size = read.get("image_size") or [read.get("height"), read.get("width")]
     if None in size:
         size = [_DEFAULT_SIDE, _DEFAULT_SIDE]
-        notes.append(f"the file tells no image_size: {_DEFAULT_SIDE} px, as its presets have it")
-    height, width = (int(one) for one in size)
+        notes.append(f"the file gives no image_size: {_DEFAULT_SIDE} px, as its presets have it")
+    height, width = (int(side) for side in size)
     if height != width:
         notes.append(
             f"image_size is {height} x {width} there (height x width) for every image; here the short side is at most "
@@ -284,10 +289,10 @@ def resize(read: dict[str, Any]) -> tuple[dict[str, int], tuple[str, ...]]:
             "bottom and on the right"
         )
     elif cropped:
-        told = "" if "crop_to_aspect_ratio" in read else " (its default; the file does not say)"
+        source = "" if "crop_to_aspect_ratio" in read else " (its default; the file does not say)"
         notes.append(
-            f"crop_to_aspect_ratio{told}: keras-hub cuts an image to the shape {height} x {width}, retina shows all of "
-            "it and pads"
+            f"crop_to_aspect_ratio{source}: keras-hub cuts an image to the shape {height} x {width}, retina shows all "
+            "of it and pads"
         )
     else:
         notes.append(

@@ -31,15 +31,16 @@ class Rule:
     of: int | None = None
 
     def apply(self, tensor: np.ndarray) -> np.ndarray:
-        kept = tensor if self.keep is None else tensor[list(self.keep)]
-        return kept if self.axes is None else np.transpose(kept, self.axes)
+        """The variable's value."""
+        entries = tensor if self.keep is None else tensor[list(self.keep)]
+        return entries if self.axes is None else np.transpose(entries, self.axes)
 
     def shape(self, source: tuple[int, ...]) -> tuple[int, ...]:
-        """Of what `apply` makes of a tensor of the shape `source`."""
-        kept = source if self.keep is None else (len(self.keep), *source[1:])
-        if self.axes is None or len(self.axes) != len(kept):
-            return kept
-        return tuple(kept[axis] for axis in self.axes)
+        """The shape of what `apply` makes of a tensor of the shape `source`."""
+        entries = source if self.keep is None else (len(self.keep), *source[1:])
+        if self.axes is None or len(self.axes) != len(entries):
+            return entries
+        return tuple(entries[axis] for axis in self.axes)
 
     def dropped(self, tensor: np.ndarray) -> np.ndarray | None:
         """The entries of the first axis that `keep` leaves out, in their order; None if there are none."""
@@ -69,7 +70,7 @@ class Carried:
 
 @dataclass(frozen=True)
 class Setting:
-    """What became of a setting that stood beside the weights; `value` is plain."""
+    """A setting that stood beside the weights, and what became of it; `value` is plain."""
 
     name: str
     value: Any
@@ -78,7 +79,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Report:
-    """What became of each tensor of `file`; `sha256` is the file's, `arrays_sha256` that of the variables' values.
+    """The account of each tensor of `file`; `sha256` is the file's, `arrays_sha256` that of the variables' values.
 
     `settings` accounts for the configuration in the file, where it has one.
     """
@@ -114,7 +115,7 @@ def convert(
     notes: tuple[str, ...] = (),
     settings: tuple[Setting, ...] = (),
 ) -> Converted:
-    """Carries a file's tensors over to variables.
+    """Carry a file's tensors over to variables.
 
     Args:
         file: what was read.
@@ -143,7 +144,7 @@ def convert(
         if (rest := rule.dropped(tensor)) is not None:
             leftovers[rule.source] = rest
             unused += (Unused(rule.source, rest.shape, "entries of classes that the detector here does not have"),)
-    leftovers |= {one.source: file.tensors[one.source] for one in unused if one.source not in leftovers}
+    leftovers |= {rest.source: file.tensors[rest.source] for rest in unused if rest.source not in leftovers}
     report = Report(file.path.name, file.sha256, sha256_of_arrays(arrays), tuple(carried), unused, notes, settings)
     return Converted(arrays, leftovers, report)
 
@@ -187,7 +188,7 @@ def _check_shape(file: TensorFile, rule: Rule, tensor: np.ndarray, shape: tuple[
 
 
 def _check_values(file: TensorFile, rule: Rule, value: np.ndarray) -> None:
-    """What would make every output NaN, and only once the network runs."""
+    """Refuse values that would make every output NaN, and only once the network runs."""
     if not np.isfinite(value).all():
         raise RetinaError(f"{file.path}: tensor {rule.source} has values that are not finite; fetch the file again")
     if rule.target.endswith("/moving_variance") and (value < 0).any():

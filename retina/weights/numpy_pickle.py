@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from retina.weights import program
+from retina.weights import pickle_program
 from retina.weights.tensor_values import MOST_AXES, Call, Damaged, Refused, Room, as_float32, ordered, shown
 
 # Numbers of a plain kind: byte order, kind, bytes.
@@ -29,7 +29,7 @@ def read_pickle(file: BinaryIO) -> Any:
 
 
 class _Dtype:
-    """Stands for `numpy.dtype`."""
+    """Stand-in for `numpy.dtype`."""
 
     __slots__ = ("big", "name")
 
@@ -46,7 +46,7 @@ class _Dtype:
 
 
 class _Array:
-    """Stands for an array that is being built, in what room there is."""
+    """Stand-in for an array that is being built, in what room there is."""
 
     __slots__ = ("_room", "values")
 
@@ -78,7 +78,7 @@ def _scalar(dtype: Any, content: Any = b"") -> None:
 
 
 def _no_bytes() -> bytes:
-    """In place of `bytes`, by which old protocols write none of them."""
+    """Stand-in for `bytes`, by which old protocols write none of them."""
     return b""
 
 
@@ -113,22 +113,22 @@ class _Reader:
         self._unpickler = Unpickler
 
     def read(self, file: BinaryIO) -> Any:
-        return self._with_arrays(program.load(self._unpickler, file, encoding="latin1"), 0)
+        return self._with_arrays(pickle_program.load(self._unpickler, file, encoding="latin1"), 0)
 
     def _reconstruct(self, *_: Any) -> _Array:
         return _Array(self._room)
 
     def _from_buffer(self, content: Any, dtype: Any, shape: Any, order: Any) -> _Array:
-        """How protocol 5 writes an array."""
+        """An array as protocol 5 writes it."""
         if isinstance(content, bytearray):
             self._room.take(len(content))
             content = bytes(content)
-        found = _Array(self._room)
-        found.__setstate__((1, shape, dtype, order == "F", content))
-        return found
+        array = _Array(self._room)
+        array.__setstate__((1, shape, dtype, order == "F", content))
+        return array
 
     def _encode(self, text: Any, _encoding: Any = "latin1") -> bytes:
-        """In place of `_codecs.encode`, by which old protocols write bytes."""
+        """Stand-in for `_codecs.encode`, by which old protocols write bytes."""
         if not isinstance(text, str):
             raise Damaged("bytes that are none")
         self._room.take(len(text))
@@ -144,6 +144,6 @@ class _Reader:
                 raise Damaged("an array without values")
             return node.values
         if isinstance(node, dict) and depth < 2:
-            self._room.entries(len(node))  # the same one may stand in many places
+            self._room.entries(len(node))  # the same array may stand in many places
             return {key: self._with_arrays(value, depth + 1) for key, value in dict.items(node)}
         return node

@@ -1,4 +1,4 @@
-"""One description of a file of weights, whoever's it is: what it holds, where it goes, and under which conventions."""
+"""One description of a file of weights, whatever its ecosystem: content, places in the network, conventions."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import keras
 import numpy as np
 
 from retina.errors import RetinaError
-from retina.models.resnet import ARCHITECTURES
 from retina.weights import detectron2, keras_hub, torchvision
+from retina.weights.architectures import ARCHITECTURES
 from retina.weights.coco_classes import CATEGORIES
 from retina.weights.keras_file import read_keras
 from retina.weights.mapping import Converted, Report, Rule, Setting, convert
@@ -40,7 +40,7 @@ class Source(NamedTuple):
     settings: tuple[Setting, ...] = ()
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of the variables that the file's own network has, by path, as far as the file has its tensors."""
+        """Shapes of the variables that the file's own network has, by path, as far as the file has its tensors."""
         given = self.tensors.tensors
         return {rule.target: rule.shape(given[rule.source].shape) for rule in self.rules if rule.source in given}
 
@@ -62,7 +62,7 @@ class Source(NamedTuple):
 
 
 def read_detector(kind: DetectorKind, path: Path, names: Sequence[str] | None, where: str) -> Source:
-    """Reads a detector's file, and what it tells about itself.
+    """Read a detector's file, and what it says of itself.
 
     Args:
         names: of the head's rows; by default COCO's for a head of COCO's size, else `class_0`, ….
@@ -92,12 +92,12 @@ def _check_size(source: Source) -> None:
 
 def _torchvision(path: Path, names: Sequence[str] | None, where: str) -> Source:
     tensors = read_tensors(path)
-    found = torchvision.recognise(tensors)
-    classes = torchvision.classes_of(found.rows, names, where)
-    sections, notes = torchvision.conventions(found, tensors)
+    kind = torchvision.recognise(tensors)
+    classes = torchvision.classes_of(kind.rows, names, where)
+    sections, notes = torchvision.conventions(kind, tensors)
     return Source(
         tensors,
-        torchvision.retinanet_rules(found, classes),
+        torchvision.retinanet_rules(kind, classes),
         classes.names,
         classes.category_ids,
         sections,
@@ -110,33 +110,33 @@ def _torchvision(path: Path, names: Sequence[str] | None, where: str) -> Source:
 def _keras_hub(path: Path, names: Sequence[str] | None, where: str) -> Source:
     file = read_keras(path)
     tensors = keras_hub.tensors_of(file)
-    found = keras_hub.recognise(file, tensors)
-    classes = torchvision.classes_of(found.rows, names, where)
-    sections, notes = keras_hub.conventions(found, where)
+    kind = keras_hub.recognise(file, tensors)
+    classes = torchvision.classes_of(kind.rows, names, where)
+    sections, notes = keras_hub.conventions(kind, where)
     return Source(
         keras_hub.outputs_first(tensors),
-        keras_hub.retinanet_rules(found, classes),
+        keras_hub.retinanet_rules(kind, classes),
         classes.names,
         classes.category_ids,
         sections,
         notes,
         {},
         "a RetinaNet of keras-hub",
-        found.settings.account,
+        kind.settings.account,
     )
 
 
 def _detectron2(path: Path, names: Sequence[str] | None, where: str) -> Source:
     tensors = read_tensors(path)
-    found = detectron2.recognise(tensors)
-    if names is None and found.rows == len(CATEGORIES):  # COCO's without the gaps in its numbers
-        classes = torchvision.Classes(tuple(CATEGORIES.values()), tuple(CATEGORIES), tuple(range(found.rows)))
+    kind = detectron2.recognise(tensors)
+    if names is None and kind.rows == len(CATEGORIES):  # COCO's without the gaps in its numbers
+        classes = torchvision.Classes(tuple(CATEGORIES.values()), tuple(CATEGORIES), tuple(range(kind.rows)))
     else:
-        classes = torchvision.classes_of(found.rows, names, where)
-    sections, notes = detectron2.conventions(found, tensors)
+        classes = torchvision.classes_of(kind.rows, names, where)
+    sections, notes = detectron2.conventions(kind, tensors)
     return Source(
         detectron2.colours_turned(tensors),
-        detectron2.retinanet_rules(found, classes),
+        detectron2.retinanet_rules(kind, classes),
         classes.names,
         classes.category_ids,
         sections,
@@ -157,7 +157,7 @@ _DETECTORS: dict[DetectorKind, Callable[[Path, Sequence[str] | None, str], Sourc
 
 
 def is_keras_backbone(path: Path) -> bool:
-    """Whether a keras-hub file holds a ResNet alone.
+    """Return whether a keras-hub file holds a ResNet alone.
 
     Raises:
         RetinaError: the file can't be read.
@@ -173,11 +173,11 @@ def backbone_depth(path: Path) -> int:
     """
     if _is_keras(path):
         return keras_hub.encoder_depth(keras_hub.tensors_of(read_keras(path)))
-    return torchvision.classifier_depth(read_tensors(path))
+    return torchvision.classifier_depth(torchvision.read_classifier(path))
 
 
 def load_backbone(network: keras.Model, path: Path, name: str) -> Report:
-    """Assigns an ImageNet network's weights to one of our own ResNets.
+    """Assign an ImageNet network's weights to one of retina's ResNets.
 
     Args:
         network: of `retina.models.resnet`.
@@ -187,35 +187,34 @@ def load_backbone(network: keras.Model, path: Path, name: str) -> Report:
     Raises:
         RetinaError: the file can't be read, or is not of this network. Nothing is assigned then.
     """
+    architecture = ARCHITECTURES[int(name.removeprefix("resnet").removesuffix("_v1"))]
     if not _is_keras(path):
-        return torchvision.load_backbone(network, path, name)
-    if name.endswith("_v1"):
+        what, unused = name, torchvision.CLASSIFIER
+        tensors, rules = torchvision.read_classifier(path), torchvision.resnet_rules(architecture)
+    elif name.endswith("_v1"):
         raise RetinaError(
             f"{path}: keras-hub's ResNets have their stride in the 3x3 convolution, {name} in the 1x1; set "
             f"model.backbone: {name.removesuffix('_v1')}"
         )
-    architecture = ARCHITECTURES[int(name.removeprefix("resnet"))]
+    else:
+        what, unused = f"{name} in keras-hub", keras_hub.CLASSIFIER
+        tensors, rules = keras_hub.tensors_of(read_keras(path)), keras_hub.encoder_rules(architecture)
     variables = {variable.path: variable for variable in network.variables}
-    converted = convert(
-        keras_hub.tensors_of(read_keras(path)),
-        keras_hub.encoder_rules(architecture),
-        {path: tuple(variable.shape) for path, variable in variables.items()},
-        what=f"{name} in keras-hub",
-        expected_unused=keras_hub.CLASSIFIER,
-    )
+    shapes = {path: tuple(variable.shape) for path, variable in variables.items()}
+    converted = convert(tensors, rules, shapes, what=what, expected_unused=unused)
     for target, values in converted.arrays.items():
         variables[target].assign(values)
     return converted.report
 
 
 def pixel_notes(path: Path, mean: Sequence[float], std: Sequence[float]) -> tuple[str, ...]:
-    """What there is to say of a configuration's pixel settings, [0, 255], beside a file of ImageNet weights.
+    """Notes on a configuration's pixel settings, [0, 255], beside a file of ImageNet weights.
 
-    A file of torchvision's or timm's tells nothing of its pixels, but all that they publish were trained with
-    ImageNet's mean and deviation: others are said, for they may be right for a file of one's own.
+    A file of torchvision's or timm's says nothing of its pixels, but all that they publish were trained with
+    ImageNet's mean and deviation: others are noted, for they may be right for the user's file.
 
     Raises:
-        RetinaError: a keras-hub preset tells that it was trained with others.
+        RetinaError: a keras-hub preset says that it was trained with others.
     """
     if not _is_keras(path):
         known: tuple[tuple[float, ...], tuple[float, ...]] | None = (IMAGENET_MEAN, IMAGENET_STD)
@@ -225,7 +224,7 @@ def pixel_notes(path: Path, mean: Sequence[float], std: Sequence[float]) -> tupl
     for name, theirs, ours in zip(("pixel_mean", "pixel_std"), known or (), (mean, std), strict=False):
         if np.allclose(ours, theirs, rtol=1e-5, atol=1e-3):
             continue
-        given, expected = list(ours), [round(one, 3) for one in theirs]
+        given, expected = list(ours), [round(value, 3) for value in theirs]
         if _is_keras(path):
             raise RetinaError(
                 f"{path}: was trained with {name} {expected}, the configuration has {given}; add "

@@ -48,7 +48,7 @@ class TensorFile(NamedTuple):
 
 
 def read_tensors(path: Path) -> TensorFile:
-    """Reads a file of torch.save (either of its formats), of safetensors or a pickle of NumPy arrays; its content
+    """Read a file of torch.save (either of its formats), of safetensors or a pickle of NumPy arrays; its content
     decides, not its name.
 
     A state dict below `model`, `state_dict` or `model_state_dict`, as training scripts write it, is found; the prefixes
@@ -58,7 +58,7 @@ def read_tensors(path: Path) -> TensorFile:
         RetinaError: the file is missing, damaged, holds anything but plain tensors where they are expected, or has
             values that are not finite.
     """
-    with suppress(OSError):  # opening it tells
+    with suppress(OSError):  # opening it says why
         refuse_special(path)
     try:
         with open(path, "rb") as file:
@@ -70,7 +70,7 @@ def read_tensors(path: Path) -> TensorFile:
         raise RetinaError(f"{path}: {error}") from None
     except (FileNotFoundError, NotADirectoryError):
         raise RetinaError(
-            f"{path}: no such file of weights; check the path, or fetch it (README, 'Start from trained weights')"
+            f"{path}: no such file of weights; check the path, or fetch it (`retina guide weights`)"
         ) from None
     except IsADirectoryError as error:
         raise RetinaError(
@@ -186,11 +186,11 @@ def _state_dict(tree: Any) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _prefix(state: dict[Any, Any]) -> str:
-    """What stands before every name; one wrapper may hold another."""
+    """The prefix of every name; one wrapper may hold another."""
     names = [name for name in state if isinstance(name, str) and name != _AVERAGES]
     prefix = ""
     while names and len(prefix) < _LONGEST_NAME:
-        more = next((one for one in _PREFIXES if all(name.startswith(prefix + one) for name in names)), None)
+        more = next((known for known in _PREFIXES if all(name.startswith(prefix + known) for name in names)), None)
         if more is None:
             break
         prefix += more

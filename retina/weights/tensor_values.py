@@ -1,4 +1,4 @@
-"""What readers of tensor files share: number formats, what a pickle may call, and their errors."""
+"""Common parts of the readers of tensor files: number formats, the functions that a pickle may call, and errors."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Room:
         self._left = self._TIMES * file_bytes + self._AT_LEAST
 
     def take(self, count: int) -> None:
-        """Raises `Damaged` if so many bytes more are too many."""
+        """Raise `Damaged` if so many bytes more are too many."""
         self._left -= count
         if self._left < 0:
             raise Damaged(f"its tensors take more than {self._TIMES} times the file's own {self._file} bytes")
@@ -56,18 +56,18 @@ class Room:
 
 
 def is_plain_key(value: Any) -> bool:
-    """Whether this may be a dictionary's key: a text, or a number of which no many can have the same hash."""
+    """Return whether this may be a dictionary's key: a text, or a number of which no many can have the same hash."""
     return type(value) in (str, bytes, bool) or (type(value) is int and value.bit_length() <= 60)
 
 
 def ordered(pairs: Any, room: Room) -> OrderedDict[Any, Any]:
-    """In place of the class OrderedDict, which makes one of whatever pairs a pickle gives."""
+    """A dictionary, in place of the class OrderedDict, which takes whatever pairs a pickle gives."""
     if isinstance(pairs, dict):
         pairs = list(dict.items(pairs))
     if not isinstance(pairs, (list, tuple)):
         raise Damaged("a dictionary of what are no pairs")
     room.entries(len(pairs))
-    if not all(isinstance(one, (list, tuple)) and len(one) == 2 and is_plain_key(one[0]) for one in pairs):
+    if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 and is_plain_key(pair[0]) for pair in pairs):
         raise Damaged("a dictionary of what are no pairs")
     return OrderedDict(pairs)
 
@@ -81,7 +81,7 @@ def shown(value: Any) -> str:
         return f"'{named(value)}'"
     if type(value) in (int, float, bool, type(None)) and (type(value) is not int or value.bit_length() <= 64):
         return repr(value)
-    if type(value) in (tuple, list) and len(value) <= 8 and all(type(one) is int for one in value):
+    if type(value) in (tuple, list) and len(value) <= 8 and all(type(side) is int for side in value):
         return f"[{', '.join(map(shown, value))}]"
     return f"a value of type {type(value).__name__[:80]}"
 
@@ -123,7 +123,7 @@ DTYPES = {
 
 
 def values_of(stored: bytes, dtype: Dtype) -> np.ndarray:
-    """[n] of the stored numbers; every kind of float as float32."""
+    """The stored numbers [n]; every kind of float as float32."""
     if dtype.stored == "bfloat16":
         return (np.frombuffer(stored, "<u2").astype(np.uint32) << 16).view(np.float32)
     values = np.frombuffer(stored, dtype.stored)
@@ -131,6 +131,6 @@ def values_of(stored: bytes, dtype: Dtype) -> np.ndarray:
 
 
 def as_float32(values: np.ndarray) -> np.ndarray:
-    """Values that float32 can't hold become infinite, which readers refuse by the tensor's name."""
+    """The values as float32; those that it can't hold become infinite, which readers refuse by the tensor's name."""
     with np.errstate(over="ignore", invalid="ignore"):
         return values.astype(np.float32, order="C")

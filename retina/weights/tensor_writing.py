@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from retina.errors import RetinaError
+from retina.errors import RetinaError, install_hint
 from retina.files import written
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
@@ -19,7 +19,7 @@ _ALIGNMENT = 8
 
 
 def check_writable(path: Path) -> None:
-    """Refuses, before any work, a file that `write_tensors` could not write.
+    """Refuse, before any work, a file that `write_tensors` could not write.
 
     Raises:
         RetinaError: another suffix, a folder or a file that is there, no such folder, or .pth without PyTorch.
@@ -35,7 +35,7 @@ def check_writable(path: Path) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes float32 and int64 arrays: .safetensors, or with PyTorch's own `torch.save` (.pth, .pt); whole, or not at
+    """Write float32 and int64 arrays: .safetensors, or with PyTorch's `torch.save` (.pth, .pt); whole, or not at
     all.
 
     Raises:
@@ -59,7 +59,7 @@ def _torch(path: Path):  # type: ignore[no-untyped-def]
     except ImportError:
         raise RetinaError(
             f"{path}: writing {path.suffix} needs PyTorch, which is not installed; write a .safetensors file, or "
-            "install retina[torch]"
+            f"{install_hint('torch')}"
         ) from None
     return torch
 

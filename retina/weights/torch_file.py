@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from retina.weights import program
+from retina.weights import pickle_program
 from retina.weights.tensor_values import DTYPES, MOST_AXES, Call, Damaged, Refused, Room, ordered, shown, values_of
 
 # The pickled magic number that files of PyTorch before 1.6 begin with.
@@ -108,7 +108,7 @@ class _Tensor(NamedTuple):
 
 
 class _TypeName:
-    """Stands for a class of storages, such as `torch.FloatStorage`."""
+    """Stand-in for a class of storages, such as `torch.FloatStorage`."""
 
     __slots__ = ("name",)
 
@@ -117,7 +117,7 @@ class _TypeName:
 
 
 class _Ignored:
-    """Stands for an object that tells nothing about tensors."""
+    """Stand-in for an object that says nothing about tensors."""
 
     def __init__(self, *arguments: Any):
         pass
@@ -188,7 +188,7 @@ class _Reader:
 
     def load(self, file: BinaryIO) -> Any:
         """The next object in a file, with a `_Tensor` for each tensor."""
-        return program.load(self._unpickler, file, encoding="utf-8")
+        return pickle_program.load(self._unpickler, file, encoding="utf-8")
 
     def _storage(self, identity: Any) -> _Storage:
         kind, dtype, key, _, count, *view = identity

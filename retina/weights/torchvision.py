@@ -11,19 +11,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import keras
-
 from retina.errors import RetinaError
-from retina.models.resnet import ARCHITECTURES, Architecture
+from retina.weights.architectures import ARCHITECTURES, Architecture
 from retina.weights.coco_classes import CATEGORIES
-from retina.weights.mapping import KERNEL, Report, Rule, convert
+from retina.weights.mapping import KERNEL, Rule
 from retina.weights.tensor_file import TensorFile, read_tensors
 
 _NORM = {"weight": "gamma", "bias": "beta"}
 _STATISTICS = {**_NORM, "running_mean": "moving_mean", "running_var": "moving_variance"}
 
 _COUNTERS = {r".*\.num_batches_tracked": "PyTorch's count of training batches"}
-_CLASSIFIER = {
+CLASSIFIER = {
     r"(fc|classifier|head(\.fc)?)\.(weight|bias)": "the ImageNet classifier",
     **_COUNTERS,
 }
@@ -42,7 +40,7 @@ _LOSSES = (
     "batch's sum once (loss.normalizer) and has the classes' rows alone"
 )
 
-# Measured by scripts/reproduce/imported_resizing on one photograph of 640 x 480, on a CPU.
+# Measured by scripts/reproduce/imported_resizing.py on one photograph of 640 x 480, on a CPU.
 _RESIZING = (
     "torchvision rounds a resized side down (640 x 480 becomes 1066 x 800), retina to the nearest pixel (1067), and "
     "torchvision resizes normalised floats where retina rounds to whole pixel values: with random weights that moved "
@@ -56,10 +54,11 @@ _RESIZING = (
 
 
 class Retinanet(NamedTuple):
-    """What a state dict tells about a RetinaNet.
+    """The architecture of a RetinaNet, as its state dict shows it.
 
-    `old_names`: of torchvision before 0.13. `live`: batch normalisation with statistics of its own training, else
-    frozen. `rows`: of the classification head, background and gaps in COCO's numbers included. `per_cell`: anchors.
+    `old_pyramid`, `old_heads`: names of torchvision before 0.13. `live`: batch normalisation trained with the
+    network, else frozen. `rows`: of the classification head, background and gaps in COCO's numbers included.
+    `per_cell`: anchors.
     """
 
     depth: int
@@ -85,40 +84,29 @@ class Classes(NamedTuple):
 # ------------------------------------------------------------------------------------------------------- backbones
 
 
-def load_backbone(network: keras.Model, path: Path, name: str) -> Report:
-    """Assigns the weights of a torchvision or timm classifier to one of our own ResNets.
-
-    Args:
-        network: of `retina.models.resnet`.
-        path: .pth or .safetensors.
-        name: of the network, for messages.
+def read_classifier(path: Path) -> TensorFile:
+    """Read the file of an ImageNet network of torchvision or timm, .pth or .safetensors.
 
     Raises:
-        RetinaError: the file can't be read, or is not of this network. Nothing is assigned then.
+        RetinaError: the file can't be read, or is a detector's.
     """
     file = read_tensors(path)
-    _refuse_detector(file)
-    architecture = ARCHITECTURES[int(name.removeprefix("resnet").removesuffix("_v1"))]
-    variables = {variable.path: variable for variable in network.variables}
-    converted = convert(
-        file,
-        resnet_rules(architecture),
-        {path: tuple(variable.shape) for path, variable in variables.items()},
-        what=name,
-        expected_unused=_CLASSIFIER,
-    )
-    for target, values in converted.arrays.items():
-        variables[target].assign(values)
-    return converted.report
+    if any(tensor.startswith("backbone.") for tensor in file.tensors):
+        kind = "detectron2" if any(name.startswith("backbone.bottom_up.") for name in file.tensors) else "torchvision"
+        raise RetinaError(
+            f"{file.path}: expected the weights of a classifier, this is a whole detector; bring it in with "
+            f"`retina import-weights {kind} {file.path} --out RUN`, and train from it with model.weights=null "
+            "model.init_from=RUN"
+        )
+    return file
 
 
 def classifier_depth(file: TensorFile) -> int:
     """Layers of the ResNet whose classifier's tensors a file holds.
 
     Raises:
-        RetinaError: it is a detector's, or of another network.
+        RetinaError: it is of another network.
     """
-    _refuse_detector(file)
     depth = _depth({name: tensor.shape for name, tensor in file.tensors.items()}, "")
     if depth is None or "conv1.weight" not in file.tensors:
         raise RetinaError(
@@ -127,16 +115,6 @@ def classifier_depth(file: TensorFile) -> int:
             "imported"
         )
     return depth
-
-
-def _refuse_detector(file: TensorFile) -> None:
-    if any(tensor.startswith("backbone.") for tensor in file.tensors):
-        kind = "detectron2" if any(name.startswith("backbone.bottom_up.") for name in file.tensors) else "torchvision"
-        raise RetinaError(
-            f"{file.path}: expected the weights of a classifier, this is a whole detector; bring it in with "
-            f"`retina import-weights {kind} {file.path} --out RUN`, and train from it with model.weights=null "
-            "model.init_from=RUN"
-        )
 
 
 def resnet_rules(architecture: Architecture, prefix: str = "") -> list[Rule]:
@@ -162,7 +140,7 @@ def _convolution_and_norm(prefix: str, convolution: str, norm: str) -> Iterator[
 
 
 def recognise(file: TensorFile) -> Retinanet:
-    """What kind of RetinaNet a file holds.
+    """Return the architecture of the RetinaNet in a file.
 
     Raises:
         RetinaError: it is none, or of an architecture that the network here can't take.
@@ -174,11 +152,11 @@ def recognise(file: TensorFile) -> Retinanet:
             f"model.backbone=resnet{depth} model.weights={file.path}"
         )
 
-    def expect(fits: bool, expected: str, found: str) -> None:
+    def expect(fits: bool, expected: str, given: str) -> None:
         if not fits:
             raise RetinaError(
                 f"{file.path}: expected {expected}, as in torchvision's retinanet_resnet50_fpn and "
-                f"retinanet_resnet50_fpn_v2, found {found}; only those and their kin can be imported"
+                f"retinanet_resnet50_fpn_v2, found {given}; only those and their kin can be imported"
             )
 
     logits, deltas = (
@@ -212,7 +190,7 @@ def recognise(file: TensorFile) -> Retinanet:
         channels=p6[0],
         layers=sum(pattern.fullmatch(name) is not None for name in shapes),
         group_norm=f"{head}0.1.weight" in shapes,
-        # LastLevelP6P7 takes P5 if it was told of as many channels as it gives.
+        # LastLevelP6P7 takes P5 if it was made for as many channels as it gives.
         p6_from="p5" if p6[0] == p6[1] else "c5",
         live=not uncounted,
         old_pyramid="backbone.fpn.inner_blocks.0.weight" in shapes,
@@ -257,8 +235,8 @@ def classes_of(rows: int, names: Sequence[str] | None, where: str) -> Classes:
             f"{where}: its head has {rows} rows: expected {rows} names, or {rows - 1} if its first row "
             f"is the background; --classes gives {len(names)}"
         )
-    kept = tuple(range(rows - len(names), rows))
-    return Classes(tuple(names), kept, kept)
+    named = tuple(range(rows - len(names), rows))
+    return Classes(tuple(names), named, named)
 
 
 def retinanet_rules(kind: Retinanet, classes: Classes) -> list[Rule]:
@@ -272,11 +250,11 @@ def retinanet_rules(kind: Retinanet, classes: Classes) -> list[Rule]:
         rules += _convolution(f"backbone.fpn.extra_blocks.p{level}", f"detector/fpn/extra_p{level}")
     # Output channels are ordered by anchor (ratio, then size), then by class: as here.
     keep = tuple(anchor * kind.rows + row for anchor in range(kind.per_cell) for row in classes.rows)
-    all_kept: tuple[None, None] = (None, None)
-    some_kept = (keep, kind.per_cell * kind.rows) if len(classes.rows) < kind.rows else all_kept
-    for theirs, ours, prediction, kept in (
-        ("classification_head", "classification", "cls_logits", some_kept),
-        ("regression_head", "box", "bbox_reg", all_kept),
+    all_rows: tuple[None, None] = (None, None)
+    named_rows = (keep, kind.per_cell * kind.rows) if len(classes.rows) < kind.rows else all_rows
+    for theirs, ours, prediction, selection in (
+        ("classification_head", "classification", "cls_logits", named_rows),
+        ("regression_head", "box", "bbox_reg", all_rows),
     ):
         for layer in range(kind.layers):
             source = f"head.{theirs}.conv.{2 * layer if kind.old_heads else f'{layer}.0'}"
@@ -287,8 +265,10 @@ def retinanet_rules(kind: Retinanet, classes: Classes) -> list[Rule]:
                 rules += [Rule(f"{norm}.{a}", f"detector/{ours}/norm_{layer}/{b}") for a, b in _NORM.items()]
             else:
                 rules += _convolution(source, target)
-        rules.append(Rule(f"head.{theirs}.{prediction}.weight", f"detector/{ours}/prediction/kernel", KERNEL, *kept))
-        rules.append(Rule(f"head.{theirs}.{prediction}.bias", f"detector/{ours}/prediction_bias", None, *kept))
+        rules.append(
+            Rule(f"head.{theirs}.{prediction}.weight", f"detector/{ours}/prediction/kernel", KERNEL, *selection)
+        )
+        rules.append(Rule(f"head.{theirs}.{prediction}.bias", f"detector/{ours}/prediction_bias", None, *selection))
     return rules
 
 
@@ -301,9 +281,9 @@ DETECTOR_UNUSED = _COUNTERS
 
 def conventions(kind: Retinanet, file: TensorFile) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The sections of a configuration in which torchvision's detector computes what it computes there, and notes on
-    what the file does not tell."""
+    what the file does not say."""
     epsilon, notes = _epsilon(kind, file)
-    side = [32 * 2**level for level in range(5)]
+    sides = [32 * 2**level for level in range(5)]
     sections = {
         "model": {
             "backbone": f"resnet{kind.depth}",
@@ -319,7 +299,7 @@ def conventions(kind: Retinanet, file: TensorFile) -> tuple[dict[str, Any], tupl
         },
         "anchors": {
             # Truncated to whole pixels there.
-            "sizes": [[one, int(one * 2 ** (1 / 3)), int(one * 2 ** (2 / 3))] for one in side],
+            "sizes": [[side, int(side * 2 ** (1 / 3)), int(side * 2 ** (2 / 3))] for side in sides],
             "ratios": [0.5, 1.0, 2.0],
             "offset": 0.0,
             "rounding": True,
@@ -337,7 +317,7 @@ def conventions(kind: Retinanet, file: TensorFile) -> tuple[dict[str, Any], tupl
 
 
 def _epsilon(kind: Retinanet, file: TensorFile) -> tuple[float | None, tuple[str, ...]]:
-    """torchvision sets the epsilon of its published first RetinaNet to 0 when it loads it: no file tells."""
+    """torchvision sets the epsilon of its published first RetinaNet to 0 when it loads it: no file says so."""
     if kind.live:
         return None, ()
     if file.sha256.startswith(_PUBLISHED_WITHOUT_EPSILON):

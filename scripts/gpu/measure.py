@@ -144,13 +144,13 @@ def peak(framework: str, tiny: bool, repeats: int, block: float) -> dict[str, An
         "convolution_tflops": 2e-12 * 16 * cells**2 * 9 * 256**2,
         "copy_gb_per_second": 2e-9 * 4 * copied,
     }
-    found: dict[str, Any] = {"device": device}
+    peaks: dict[str, Any] = {"device": device}
     for name, amount in work.items():
         for _ in range(3):
             calls[name]()
         wait()
-        found[name] = amount / statistics.median(seconds(calls[name], wait, repeats, block))
-    return found
+        peaks[name] = amount / statistics.median(seconds(calls[name], wait, repeats, block))
+    return peaks
 
 
 def _jax_peaks(side: int, cells: int, copied: int) -> tuple[str, dict[str, Callable[[], Any]], Callable[[], Any]]:

@@ -87,7 +87,7 @@ def _sweep(part: Part, answer: Answer, measure: Callable[[Part, int], dict[str, 
 
 
 def _forget(part: Part) -> None:
-    """Gives back what the last batch held."""
+    """Free the memory of the last batch."""
     if part.backend == "jax":
         import jax
 

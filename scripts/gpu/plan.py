@@ -1,4 +1,4 @@
-"""What `scripts/benchmark_gpu` runs: its parts, in the order in which they matter."""
+"""The parts of `scripts/benchmark_gpu.py`, in the order in which they matter."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ class Part:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Part:
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**fields)
 
 
 def parts(
@@ -65,12 +66,12 @@ def parts(
     compiled: bool = False,
     tiny: bool = False,
 ) -> list[Part]:
-    """The first round; the second (`again`) depends on what it finds.
+    """The first round; the second (`again`) depends on its records.
 
     Our part and torchvision's of the same work follow each other. The frozen 800x800 pair comes first: it is the one
     with a goal in images per second; the larger canvas and keras-cv's backbone come last.
     """
-    common = {"repeats": repeats, "limit": limit, "tiny": tiny, "precision": precision}
+    common: dict[str, Any] = {"repeats": repeats, "limit": limit, "tiny": tiny, "precision": precision}
     common |= {"block_seconds": 0.05} if tiny else {}
     ours, theirs = [("retina", backend, "resnet50")], [("torchvision", "torch", "resnet50")]
     small, large = TINY_CANVASES if tiny else CANVASES
@@ -79,27 +80,26 @@ def parts(
         kind: str, canvas: tuple[int, int], whom: list, frozen: bool = False, compiled: bool = False
     ) -> list[Part]:
         sizes = tuple(2 * b for b in batches) if kind == "infer" and not tiny else batches
-        return [
-            Part(kind, who, b, net, canvas, frozen, compiled, sizes, **common)  # type: ignore[arg-type]
-            for who, b, net in whom
-        ]
+        return [Part(kind, who, b, net, canvas, frozen, compiled, sizes, **common) for who, b, net in whom]
 
     both = ours + theirs
-    found = [Part("peak", framework, framework, **common) for framework in dict.fromkeys((backend, "torch"))]
-    found += work("train", small, both, frozen=True)
-    found += work("profile", small, ours, frozen=True)
-    found += work("train", small, both)
-    found += work("infer", small, both)
-    found += work("train", large, both, frozen=True) + work("infer", large, both) + work("train", large, both)
+    planned = [Part("peak", framework, framework, **common) for framework in dict.fromkeys((backend, "torch"))]
+    planned += work("train", small, both, frozen=True)
+    planned += work("profile", small, ours, frozen=True)
+    planned += work("train", small, both)
+    planned += work("infer", small, both)
+    planned += work("train", large, both, frozen=True) + work("infer", large, both) + work("train", large, both)
     if compiled:
-        found += work("train", small, theirs, frozen=True, compiled=True) + work("infer", small, theirs, compiled=True)
-    found += work("train", small, [("retina", backend, "keras_cv/resnet50")], frozen=True)
+        planned += work("train", small, theirs, frozen=True, compiled=True) + work(
+            "infer", small, theirs, compiled=True
+        )
+    planned += work("train", small, [("retina", backend, "keras_cv/resnet50")], frozen=True)
     for folder in data:
         real = {**common, "data": folder, "steps": steps, "limit": max(limit, 600.0)}
-        found.append(Part("fed", "retina", backend, canvas=small, batches=batches[-1:] if tiny else (16,), **real))
-        found.append(Part("accuracy", "retina", backend, **real))
+        planned.append(Part("fed", "retina", backend, canvas=small, batches=batches[-1:] if tiny else (16,), **real))
+        planned.append(Part("accuracy", "retina", backend, **real))
     wanted = set(kinds)
-    return [part for part in found if part.kind in wanted]
+    return [part for part in planned if part.kind in wanted]
 
 
 def again(first: list[Part], records: list[dict[str, Any]], rounds: int) -> list[Part]:

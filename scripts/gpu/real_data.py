@@ -80,7 +80,7 @@ def _coco(root: Path) -> dict[str, Any]:
 
 
 def run(part: Part) -> dict[str, Any]:
-    """Trains; gives speed, the share of time spent waiting for data, and the validation figures (coco_mini's 160
+    """Train, and return speed, the share of time spent waiting for data, and the validation figures (coco_mini's 160
     photographs teach little from scratch: its figure shows that the path works, not what the detector can do)."""
     config = settings(part)
     start = time.perf_counter()

@@ -29,7 +29,7 @@ SETTINGS = config.Sgd(learning_rate=LEARNING_RATE, momentum=MOMENTUM, weight_dec
 def detector(part: Part) -> Detector:
     """A detector with random weights, frozen as trained ones would be."""
     keras.utils.set_random_seed(0)
-    # Only trained weights may be frozen: the configuration is told of some, which are never read.
+    # Only trained weights may be frozen: the configuration names some, which are never read.
     frozen = {"weights": "none.pth", "freeze": 2, "batch_norm": "frozen"} if part.frozen else {}
     small = {"fpn": {"channels": 32}, "head": {"channels": 32, "layers": 1}} if part.tiny else {"fpn": {}, "head": {}}
     head = {**small["head"], **({"prior": PRIOR} if part.kind == "infer" else {})}
@@ -59,7 +59,7 @@ class Training:
         self.scalars = self.step(batch)
 
     def wait(self) -> float:
-        """Waits for the last step and gives its loss."""
+        """Wait for the last step, and return its loss."""
         if self.backend == "jax":
             import jax
 
@@ -77,31 +77,31 @@ class Training:
         return tensorflow_flop(self.step._step.get_concrete_function(_tensors(batch)).graph)  # type: ignore[attr-defined]
 
     def feed(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """What the loop hands to the step: tensors for TensorFlow, arrays otherwise."""
+        """The batch as the loop hands it to the step: tensors for TensorFlow, arrays otherwise."""
         batch = {name: batch[name] for name in INPUTS}
         return _tensors(batch) if self.backend == "tensorflow" else batch
 
 
 class Inference:
-    """What `retina predict` and `evaluate` run: network, decoding and suppression, compiled."""
+    """The work of `retina predict` and `evaluate`: network, decoding and suppression, compiled."""
 
     def __init__(self, part: Part):
         self.detector = detector(part)
         self.backend = keras.backend.backend()
         self._forward = _FORWARD[self.backend](self.detector)
-        self.found: dict[str, Any] = {}
+        self.detections: dict[str, Any] = {}
 
     def feed(self, batch: dict[str, Any]) -> dict[str, Any]:
         batch = {name: batch[name] for name in ("images", "size", "scale")}
         return _tensors(batch) if self.backend == "tensorflow" else batch
 
     def run(self, batch: dict[str, Any]) -> None:
-        self.found = self._forward(batch)
+        self.detections = self._forward(batch)
 
     def wait(self) -> None:
         if self.backend == "torch":
             _torch_wait()
-        keras.ops.convert_to_numpy(self.found["valid"])
+        keras.ops.convert_to_numpy(self.detections["valid"])
 
     def flop(self, batch: dict[str, Any]) -> int:
         if self.backend == "jax":
@@ -165,18 +165,18 @@ def profile(part: Part, size: int, batch: dict[str, Any]) -> dict[str, Any]:
         ),
         "forward_and_backward": _jitted(jax.value_and_grad(loss), trainable, on_device),
     }
-    found = {name: _median(call, part) for name, call in calls.items()}
+    spent = {name: _median(call, part) for name, call in calls.items()}
     cost = _cost(step._step.lower(state, host).compile())  # type: ignore[attr-defined]
     flop = work.flop(host)
     del outputs, calls
     work.run(host)
     work.wait()
-    found["step"] = statistics.median(seconds(lambda: work.run(host), work.wait, part.repeats, part.block_seconds))
-    found["update_and_scalars"] = found["step"] - found["forward_and_backward"] - found["copy_to_device"]
+    spent["step"] = statistics.median(seconds(lambda: work.run(host), work.wait, part.repeats, part.block_seconds))
+    spent["update_and_scalars"] = spent["step"] - spent["forward_and_backward"] - spent["copy_to_device"]
     inference, network = _inference_times(part, batch)
     return {
-        **rates([found["step"]], size, flop * 1e-12),
-        "parts": found,
+        **rates([spent["step"]], size, flop * 1e-12),
+        "parts": spent,
         "suppression_share_of_inference": None if inference == 0 else (inference - network) / inference,
         "xla_tflop": cost.get("flops", 0.0) * 1e-12,
         "xla_gigabytes": cost.get("bytes accessed", 0.0) * 1e-9,
@@ -239,7 +239,7 @@ def _operations(work: Training, batch: dict[str, Any], most: int = 25) -> list[d
 
 
 def busiest(events: list[dict[str, Any]], steps: int, most: int) -> list[dict[str, Any]]:
-    """Sums a trace's events by kernel, on the devices' streams where it has any, else on XLA's CPU threads."""
+    """Sum a trace's events by kernel, on the devices' streams where it has any, else on XLA's CPU threads."""
     names = {e["pid"]: e["args"]["name"] for e in events if e.get("name") == "process_name"}
     threads = {(e["pid"], e["tid"]): e["args"]["name"] for e in events if e.get("name") == "thread_name"}
     gpu = any("/device:" in name for name in names.values())

@@ -1,4 +1,4 @@
-"""The records of `scripts/benchmark_gpu` as text."""
+"""The records of `scripts/benchmark_gpu.py` as text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WIDTHS = (47, 6, 8, 9, 13, 6, 8, 8)
 def rows(records: list[Record]) -> list[Record]:
     """One row for each part that was timed: at its best batch, medians over the rounds."""
     peaks = [r["matrix_tflops"] for r in records if "matrix_tflops" in r]
-    found = []
+    timed_parts = []
     for name in dict.fromkeys(r["part"] for r in records if r["of"]["kind"] in ("train", "infer")):
         timed = [r for r in records if r["part"] == name and "images_per_second" in r]
         if not timed:
@@ -23,7 +23,7 @@ def rows(records: list[Record]) -> list[Record]:
         same = [r for r in timed if r["batch"] == top["batch"]]
         tflops = [r["tflops"] for r in same if r["tflops"] is not None]
         held = [r["peak_bytes"] for r in same if r["peak_bytes"] is not None]
-        found.append(
+        timed_parts.append(
             {
                 "part": name,
                 "of": top["of"],
@@ -37,9 +37,9 @@ def rows(records: list[Record]) -> list[Record]:
                 "of_peak": statistics.median(tflops) / max(peaks) if tflops and peaks else None,
             }
         )
-    for row in found:
-        row["ratio"] = _ratio(row, found)
-    return found
+    for row in timed_parts:
+        row["ratio"] = _ratio(row, timed_parts)
+    return timed_parts
 
 
 def _ratio(row: Record, all_rows: list[Record]) -> float | None:
@@ -66,10 +66,10 @@ def table(records: list[Record]) -> str:
         for r in records
         if "matrix_tflops" in r
     ]
-    found = rows(records)
-    if found:
+    timed = rows(records)
+    if timed:
         lines += ["", _line(HEADS)]
-    for row in found:
+    for row in timed:
         largest = f"{row['largest']}{'' if row['memory_ended'] else '+'}"
         cells = (
             row["part"],

@@ -7,10 +7,9 @@ converted on the device, its transform's resizing is left out, cuDNN looks for i
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +17,11 @@ import torch
 from inputs import CANDIDATES, CLASSES, KEPT, LEARNING_RATE, MOMENTUM, NMS_IOU, PRIOR, THRESHOLD, WEIGHT_DECAY
 from plan import Part
 
-ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from peers import load_torchvision
 
-def load_torchvision() -> None:
-    """As scripts/benchmark_inference does: on a CPU-only torch its compiled operators may be missing."""
-    loader = SourceFileLoader("benchmark_inference", str(ROOT / "scripts" / "benchmark_inference"))
-    module = module_from_spec(spec_from_loader(loader.name, loader))
-    loader.exec_module(module)
-    module.load_torchvision()
-
-
-load_torchvision()
+load_torchvision(suppression=True)
 
 from torchvision.models import resnet  # noqa: E402
 from torchvision.models.detection import RetinaNet  # noqa: E402

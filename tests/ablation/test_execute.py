@@ -255,7 +255,7 @@ def test_a_signal_reaches_the_trial_and_the_study_goes_on_later(bench, number):
     process.send_signal(number)
     out, _ = process.communicate(timeout=20)
     assert process.returncode == 75, out
-    assert out.splitlines()[-1] == f"{number.name}: 1 of 6 trials are done; go on with: AGAIN"
+    assert out.splitlines()[-1] == f"{number.name}: 1 of 6 trials are done; resume with: AGAIN"
     assert bench.statuses()[NAMES[1]] == "pending"
     latest = bench.study.run_dir(bench.study.plan.trials[1]) / "checkpoints" / "latest"
     assert latest.read_text() == "step_1"
@@ -335,7 +335,7 @@ def test_trials_run_on_ray(bench, local_ray):
     bench.behave(FIRST, "waits ok")
     (bench.study.evaluation(bench.study.plan.trials[0]) / "metrics.json").unlink()
     stop_when_waiting(bench.book / "waiting")
-    with pytest.raises(Interrupted, match="SIGTERM: 5 of 6 trials are done; go on with: AGAIN"):
+    with pytest.raises(Interrupted, match="SIGTERM: 5 of 6 trials are done; resume with: AGAIN"):
         run_on_ray(bench.study, retries=1, say=bench.said.append, again="AGAIN", program=bench.program)
     assert (bench.study.run_dir(bench.study.plan.trials[0]) / "checkpoints" / "latest").read_text() == "step_1"
 

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from retina.ablation.loss_distribution import Samples, distribution, loss_distribution, table, to_json, write
+from retina.ablation.loss_distribution import Samples, distribution, table, to_json, write
+from retina.ablation.sampling import loss_distribution
 from retina.errors import RetinaError
 
 

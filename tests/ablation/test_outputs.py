@@ -20,6 +20,7 @@ from retina.ablation.tables import cells, header, table, title
 from retina.data.ground_truth import Results, ground_truth
 from retina.errors import RetinaError
 from retina.evaluation.coco import evaluate
+from retina.pages.study import write_page
 
 BASE, FOCAL, STRONG = "gamma0_alpha0.75", "gamma2_alpha0.25", "gamma5_alpha0.25"
 
@@ -60,6 +61,7 @@ def test_a_study_whose_trials_all_diverged_is_a_table_of_dashes(bench):
         bench.study.record(trial, Outcome("diverged", 1, 9.0, "step 7: the loss is nan"))
     found = collect(bench.study)
     write_outputs(bench.study, found)
+    write_page(bench.study, found)
     assert found.empty and found.images == 0 and found.failed == ()
     assert cells(found, found.settings[1])[:6] == ["γ 2, α 0.25", "0 of 2", "–", "–", "–", "–"]
     assert "nothing to compare with γ 0, α 0.75 (2 diverged of 2 trials)" in found.conclusions[0]
@@ -89,7 +91,7 @@ def test_such_a_study_ends_with_one_and_its_summary(bench, monkeypatch, capsys, 
 
 def test_figures_are_those_of_the_evaluator(result, done, validation):
     """The trials' detections through COCO's engine give the same AP."""
-    from retina.data.detections import coco_columns
+    from retina.data.formats.coco import coco_columns
 
     for trial in result.trials:
         if trial.name == f"{STRONG}_1":
@@ -138,6 +140,7 @@ def test_json(result):
 def test_all_files_are_written_and_rebuilt(result, done):
     path = done.study.path
     write_outputs(done.study, result)
+    write_page(done.study, result)
     names = {"study.csv", "study.json", "study.txt", "study.html", "differences.png", "heatmap.png", "curves.png"}
     assert names <= {file.name for file in path.iterdir()}
     for name in names:
@@ -148,7 +151,9 @@ def test_all_files_are_written_and_rebuilt(result, done):
     for name in names:
         (path / name).unlink()
     again = Study.open(path)
-    write_outputs(again, collect(again, replicates=50))
+    result = collect(again, replicates=50)
+    write_outputs(again, result)
+    write_page(again, result)
     assert {name: (path / name).read_bytes() for name in names} == before
 
 
@@ -188,7 +193,7 @@ def test_one_surviving_seed_is_no_evidence(three):
     assert not row.significant and row.p_holm is None and row.differences["AP"].p is None
     assert found.conclusions[0] == (
         "γ 2, α 0.25: +0.600 AP, 95 % interval +0.600 to +0.600 against γ 0, α 0.75 on the 1 of 3 seeds that both "
-        "finished (2 diverged of 3 trials); one seed can't tell whether another one would repeat it."
+        "finished (2 diverged of 3 trials); a single seed can't show whether another would repeat it."
     )
 
 
@@ -220,7 +225,7 @@ def test_many_settings_get_more_replicates(bench, base, tmp_path):
 def test_one_seed_is_no_evidence(base):
     plan = make_plan(base, pairs=[(0.0, 0.75), (2.0, 0.25)], seeds=1)
     found = made(plan, [[0.3], [0.5]])
-    assert "one seed can't tell" in found.conclusions[0] and "significant" not in found.conclusions[0]
+    assert "a single seed can't show" in found.conclusions[0] and "significant" not in found.conclusions[0]
     assert any(note.startswith("One seed: its intervals leave") for note in found.notes)
 
 
@@ -244,7 +249,7 @@ def test_the_papers_figures_stand_beside_ours(base):
 
 def test_the_pool_is_told_as_it_was(three):
     notes = " ".join(made(three, [[0.3, 0.31, 0.3], [0.4, 0.41, 0.4], [0.1, 0.01, 0.1]]).notes)
-    assert "The error of that test is the pair's own." in notes
+    assert "The error of that test comes from the pair alone." in notes
     notes = " ".join(made(three, [[0.3, 0.31, 0.3], [0.4, 0.41, 0.4], [0.35, np.nan, 0.34]]).notes)
     assert "pooled over 3 settings (3 degrees of freedom)" in notes
 

@@ -5,8 +5,8 @@ import numpy as np
 
 from retina import config as configuration
 from retina.ablation.plan import make_plan
+from retina.data.batches.training import training_batches
 from retina.data.load import load_split
-from retina.data.pipeline import training_batches
 from retina.inference import build_detector
 from retina.runs.checkpoint import gather
 

@@ -90,7 +90,7 @@ def grid(tmp_path, text: str):
         ("data.train: [{format: " + "x" * 200 + "}]", "expected a name of at most 100 characters .*, got 2"),
         ("3", "expected a mapping"),
         ("- {name: a}", "entry 0: expected {name, overrides}"),
-        ("- {name: a, overrides: {run.seed: 3}}", "setting 'a': run.seed is the study's to choose"),
+        ("- {name: a, overrides: {run.seed: 3}}", "setting 'a': the study sets run.seed"),
         ("- {name: a/b, overrides: {model.head.prior: 0.5}}", "setting 'a/b': expected a name of letters"),
         ("- {name: a, overrides: {model.head.prir: 0.5}}", "setting 'a': .*did you mean 'prior'"),
         ("- {name: a, overrides: {evaluation.metric: AP50}}", "setting 'a': changes evaluation"),

@@ -10,7 +10,7 @@ from PIL import Image
 
 from retina.drawing import furniture
 from retina.pages import gallery
-from retina.pages.gallery import Found, Shown, Truth
+from retina.pages.gallery import Detection, Shown, Truth
 
 PAGE = """{% extends "base.html.jinja" %}
 {% from "gallery.html.jinja" import gallery, gallery_style %}
@@ -41,12 +41,12 @@ def shown() -> list[Shown]:
             label = int(random.integers(0, 3))
             truths.append(Truth(box, label, "", score))
             if score is not None:
-                found.append(Found(box, label, score, "right"))
+                found.append(Detection(box, label, score, "right"))
         if row == 4:
             truths.append(Truth([0, 0, 20, 20], 0, "crowd"))
         for kind in ("Cls", "Loc", "Bkg", "Dupe", "")[: int(random.integers(0, 6))]:
             box = [*random.uniform(0, 40, 2), *random.uniform(50, 90, 2)]
-            found.append(Found(box, int(random.integers(0, 3)), int(random.integers(5, 99)) / 100, kind))
+            found.append(Detection(box, int(random.integers(0, 3)), int(random.integers(5, 99)) / 100, kind))
         picture = b"no picture" if row == 7 else jpeg(row, width, height)
         name = EVIL if row == 2 else f"image {row}.jpg"
         out.append(Shown(row, name, width, height, picture, tuple(truths), tuple(found), ("cut short",) * (row == 7)))
@@ -61,8 +61,8 @@ def expected(threshold: float, classes: set[int], only_mistakes: bool = False) -
             if truth.label in classes:
                 special += truth.kind != ""
                 counted += truth.kind == ""
-                missed += truth.kind == "" and (truth.found is None or truth.found < threshold)
-        for one in image.found:
+                missed += truth.kind == "" and (truth.score is None or truth.score < threshold)
+        for one in image.detections:
             if one.label in classes and one.score >= threshold:
                 right += one.kind == "right"
                 neither += one.kind == ""
@@ -90,8 +90,8 @@ def counted(browser) -> dict[str, int]:
     """What the page says, and the shapes that are really there."""
     said = json.loads(browser.run("return JSON.stringify(document.querySelector('.counts').dataset)"))
     drawn = {
-        "right": browser.count(".grid g.found.right"),
-        "wrong": browser.count(".grid g.found.wrong"),
+        "right": browser.count(".grid g.detection.right"),
+        "wrong": browser.count(".grid g.detection.wrong"),
         "missed": browser.count(".grid g.truth.missed"),
         "drawn": browser.count(".grid g"),
     }
@@ -146,16 +146,16 @@ def test_classes_and_mistakes_are_filtered(browser, page):
     browser.click(".only-mistakes")
     browser.click(".classes .all")
     browser.click(".show-truth")
-    assert browser.count(".grid g.truth") == 0 < browser.count(".grid g.found")
+    assert browser.count(".grid g.truth") == 0 < browser.count(".grid g.detection")
     browser.click(".show-truth")
     assert counted(browser) == expected(THRESHOLD, {0, 1, 2})
 
 
 def test_images_are_sorted(browser, page):
     def mistakes(image: Shown) -> tuple[int, int, int, float]:
-        kept = [one for one in image.found if one.score >= THRESHOLD]
+        kept = [one for one in image.detections if one.score >= THRESHOLD]
         wrong = [one.score for one in kept if one.kind not in ("right", "")]
-        missed = sum(one.kind == "" and (one.found is None or one.found < THRESHOLD) for one in image.truths)
+        missed = sum(one.kind == "" and (one.score is None or one.score < THRESHOLD) for one in image.truths)
         return sum(one.kind == "right" for one in kept), len(wrong), missed, max(wrong, default=-1.0)
 
     def f1(image: Shown) -> float:
@@ -210,7 +210,7 @@ def test_the_large_view_names_predictions_and_missed_truth(browser, tmp_path):
     image = Shown(
         0, "one", 160, 120, jpeg(0, 160, 120),
         (Truth(far[0], 0, "", 0.9), Truth(far[1], 2)),
-        (Found(far[0], 0, 0.9, "right"), Found(far[2], 1, 0.6, "Bkg"), Found(far[2], 0, 0.2, "Bkg")),
+        (Detection(far[0], 0, 0.9, "right"), Detection(far[2], 1, 0.6, "Bkg"), Detection(far[2], 0, 0.2, "Bkg")),
     )  # fmt: skip
     browser.open(write(tmp_path, gallery.gallery_data([image], CLASSES, threshold=0.5)))
     assert browser.count(".chip-text") == 0  # cards are too small for words
@@ -231,7 +231,7 @@ def test_the_large_view_names_predictions_and_missed_truth(browser, tmp_path):
 
 def test_names_hide_little_of_a_small_picture(browser, tmp_path):
     grid = [[20 + 60 * x, 25 + 40 * y, 50 + 60 * x, 45 + 40 * y] for x in range(10) for y in range(11)]
-    image = Shown(0, "one", 640, 480, jpeg(0, 640, 480), (), tuple(Found(box, 0, 0.9, "Bkg") for box in grid))
+    image = Shown(0, "one", 640, 480, jpeg(0, 640, 480), (), tuple(Detection(box, 0, 0.9, "Bkg") for box in grid))
     page = write(tmp_path, gallery.gallery_data([image], CLASSES, threshold=0.5))
     counts = []
     for width in (1100, 375):
@@ -247,7 +247,7 @@ def test_names_hide_little_of_a_small_picture(browser, tmp_path):
 
 
 def test_where_names_have_no_place_they_are_left_out(browser, tmp_path):
-    crowd = tuple(Found([40, 40, 60, 60], 0, 0.9 - 0.01 * n, "Bkg") for n in range(40))
+    crowd = tuple(Detection([40, 40, 60, 60], 0, 0.9 - 0.01 * n, "Bkg") for n in range(40))
     image = Shown(0, "one", 160, 120, jpeg(0, 160, 120), (), crowd)
     browser.open(write(tmp_path, gallery.gallery_data([image], CLASSES, threshold=0.5)))
     browser.click(".card")
@@ -299,7 +299,7 @@ def test_two_runs_stand_side_by_side(browser, tmp_path):
     image = Shown(
         0, "one", 160, 120, jpeg(0, 160, 120),
         (Truth(box, 0, "", (0.9, None)),),
-        (Found(box, 0, 0.9, "right", 0), Found([80, 10, 120, 60], 0, 0.7, "Bkg", 1)),
+        (Detection(box, 0, 0.9, "right", 0), Detection([80, 10, 120, 60], 0, 0.7, "Bkg", 1)),
     )  # fmt: skip
     browser.open(write(tmp_path, gallery.gallery_data([image], CLASSES, runs=("first", EVIL))))
     assert browser.count(".grid svg") == 2

@@ -76,9 +76,9 @@ def test_classes_sort(browser, page):
 def test_charts_tell_their_values(browser, page):
     browser.open(page)
     browser.run("document.querySelector('svg[data-curves]').focus()")
-    assert browser.text(".told") == "step 40both: 1classification: 0.75boxes: 0.25"
+    assert browser.text(".tooltip") == "step 40both: 1classification: 0.75boxes: 0.25"
     browser.press("ArrowLeft")
-    assert browser.text(".told").startswith("step 20both: 2")
+    assert browser.text(".tooltip").startswith("step 20both: 2")
 
 
 @pytest.mark.parametrize("dark", [False, True])

@@ -1,30 +1,22 @@
 """The benchmark of loaders: that they run and do the same work, and how figures become ratios and bounds."""
 
-import importlib.util
 import json
 import subprocess
 import sys
 from argparse import Namespace
-from importlib.machinery import SourceFileLoader
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "benchmark_pipeline"
+from tests.scripts import SCRIPTS, load_script
+
+SCRIPT = SCRIPTS / "benchmark_pipeline.py"
 
 
 @pytest.fixture(scope="module")
 def benchmark():
-    loader = SourceFileLoader("benchmark_pipeline", str(SCRIPT))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
-    keep, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    try:
-        loader.exec_module(module)
-    finally:
-        sys.dont_write_bytecode = keep
-    return module
+    return load_script("benchmark_pipeline")
 
 
 def test_ratios_are_medians_of_the_rounds_and_meet_bounds_or_not(benchmark):
@@ -83,7 +75,7 @@ def test_photographs_of_the_size_stay_as_they_are_and_others_are_resized(benchma
 
 @pytest.mark.parametrize("name", ["retina", "tf.data"])
 def test_a_batch_holds_what_it_should(benchmark, files, name):
-    batch = next(iter(benchmark.LOADERS[name](files, Namespace(side=128, batch=3))()))
+    batch = next(iter(benchmark.LOADERS[name](files, Namespace(side=128, batch=3, augment=[]))()))
     images, boxes = np.asarray(batch["images"]), np.asarray(batch["boxes"])
     assert images.shape == (3, 128, 128, 3) and boxes.shape[0] == 3 and boxes.shape[2] == 4
     assert (boxes >= 0).all() and (boxes <= 128).all() and boxes.any()

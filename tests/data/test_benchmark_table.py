@@ -3,11 +3,12 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "benchmark_table"
+from tests.scripts import SCRIPTS
+
+SCRIPT = SCRIPTS / "benchmark_table.py"
 
 
 @pytest.mark.slow

@@ -18,17 +18,16 @@ from typer.testing import CliRunner
 
 from retina import config
 from retina.cli import app_of
-from retina.data.convert import voc, yolo
-from retina.data.convert.images import read_header, upright_boxes, upright_bytes
+from retina.data.convert.converting import REPORT, convert
+from retina.data.convert.origin import find_source
 from retina.data.convert.part import HOLDS, Part, file_names, fitted
-from retina.data.convert.run import REPORT, convert
-from retina.data.convert.sources import find_source
 from retina.data.convert.verify import differences, turned
 from retina.data.dataset import DetectionDataset
-from retina.data.formats.coco import read_coco
-from retina.data.formats.voc import read_voc
+from retina.data.formats import voc, yolo
+from retina.data.image_files import read_header, upright_boxes, upright_bytes
 from retina.data.load import load_split
 from retina.errors import RetinaError
+from tests.data.formats.tables import read_coco, read_voc
 
 
 def table(count: int = 3, **columns) -> DetectionDataset:
@@ -380,8 +379,7 @@ def test_a_jpeg_is_encoded_again_and_says_so(tmp_path):
 CHILD = """
 import os, signal, sys
 from pathlib import Path
-from retina.data.convert import images
-from retina.data.convert.run import convert
+from retina.data.convert.converting import convert
 source, folder, to, moment = sys.argv[1:5]
 steps = 0
 def die():

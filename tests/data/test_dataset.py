@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from retina.data.dataset import DetectionDataset, RawObjects, build, first_repeated, with_classes
+from retina.data.dataset import DetectionDataset, RawObjects, Records, build, first_repeated, with_classes
 from retina.errors import RetinaError
 
 
@@ -36,6 +36,7 @@ def raw(boxes, image=None, given=None) -> RawObjects:
     return RawObjects(
         image=np.zeros(count, int) if image is None else np.array(image, int),
         boxes=boxes,
+        xywh=np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1),
         given=boxes if given is None else np.array(given, float),
         extent=boxes[:, 2:] - boxes[:, :2],
         labels=np.arange(count) % 2,
@@ -47,16 +48,16 @@ def raw(boxes, image=None, given=None) -> RawObjects:
 
 def made(boxes, policy="error", image=None, images=1) -> DetectionDataset:
     """Images are 100 high and 200 wide."""
-    return build(
+    records = Records(
         "made.json",
         {"cat": 3, "dog": 7},
         list(range(images)),
         ["a.jpg"] * images,
         np.tile([100, 200], (images, 1)),
         raw(boxes, image),
-        invalid_boxes=policy,
-        describe=lambda row: f"annotation {row + 100}",
+        lambda row: f"annotation {row + 100}",
     )
+    return build(records, invalid_boxes=policy)
 
 
 def test_a_table_without_images_and_one_without_boxes():
@@ -253,7 +254,7 @@ def test_only_the_first_faults_are_spelled_out():
 def test_a_box_too_thin_for_float64_is_invalid():
     thin = raw([[50, 5, 50, 9]])._replace(extent=np.array([[1e-20, 4.0]]))
     with pytest.raises(RetinaError, match="too thin"):
-        build("x", {"a": 0}, [0], ["a"], np.array([[100, 200]]), thin, invalid_boxes="error", describe=str)
+        build(Records("x", {"a": 0}, [0], ["a"], np.array([[100, 200]]), thin, str))
 
 
 def test_first_repeated():

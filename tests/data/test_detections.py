@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from retina.data.dataset import DetectionDataset
-from retina.data.detections import DetectionTable, check, coco_columns, concatenate, to_coco
+from retina.data.detections import DetectionTable, check, concatenate
+from retina.data.formats.coco import coco_columns, to_coco
 from retina.errors import RetinaError
 
 
@@ -120,9 +121,9 @@ def test_float32_boxes_are_subtracted_in_float64():
         ({"score": None}, r"entry 1: expected a finite score, got None"),
         ({"score": float("inf")}, r"entry 1: expected a finite score, got inf;"),
         ({"score": np.float64(0.5)}, r"entry 1: expected a finite score, got np.float64"),
-        ({"score": -1e200}, r"entry 1: expected a finite score, got -1e\+200 \(beyond 1e\+100\); mend"),
+        ({"score": -1e200}, r"entry 1: expected a finite score, got -1e\+200 \(beyond 1e\+100\); fix"),
         ({"bbox": [1, 2, 3, 1e200]}, r"entry 1: expected bbox as four .*, got \[1, 2, 3, 1e\+200\] \(beyond 1e\+100\)"),
-        ({"bbox": [1, 10**120, 3, 4]}, r"entry 1: expected bbox as four .* \(beyond 1e\+100\); mend"),
+        ({"bbox": [1, 10**120, 3, 4]}, r"entry 1: expected bbox as four .* \(beyond 1e\+100\); fix"),
     ],
 )
 def test_bad_entry_is_named(bad, said):

@@ -5,13 +5,14 @@ evaluators take them.
 """
 
 import json
+from collections import Counter
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from retina import config
-from retina.data.load import load_split
-from retina.data.split_truth import split_truth
+from retina.data.load import load_split, read_split
 from retina.errors import RetinaError
 
 SOURCES = {
@@ -29,8 +30,7 @@ def section(root, name, select=None, **changes) -> config.Data:
 
 
 def read(data):
-    table = load_split(data, "train")
-    return table, split_truth(data, "train", table)
+    return read_split(data, "train")
 
 
 def pictures(folder, names, size=(100, 200)):
@@ -247,3 +247,53 @@ def test_digits(tmp_path):
     corners = [[x, y, x + width, y + height] for x, y, width, height in truth.boxes.tolist()]
     assert corners == table.boxes.tolist() and truth.labels.tolist() == table.labels.tolist()
     assert truth.areas.tolist() == table.areas.tolist() and truth.image_ids == table.image_ids
+
+
+# ------------------------------------------------------------------------------------------------------- one reading
+
+
+def written(root, name):
+    """A source of each format with its files in `root`, and the number of files that hold its annotations."""
+    if name == "voc":
+        voc(root, THINGS)
+        return 4  # a list and three annotations
+    coco(root, ANNOTATIONS)
+    (root / "boxes.csv").write_text("a.png,1,1,9,9,cat\nc.png,1,1,9,9,cat\nb.png,1,1,9,9,dog\n")
+    (root / "labels").mkdir()
+    for stem in "abc":
+        (root / f"labels/{stem}.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    (root / "data.yaml").write_text("train: images\nnames: [cat, dog]\n")
+    return {"coco": 1, "csv": 1, "yolo": 4}[name]
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_each_file_is_read_once(tmp_path, monkeypatch, name):
+    files = written(tmp_path, name)
+    reads = Counter()
+
+    def counting(original):
+        def read_file(path, *args, **settings):
+            reads[path] += 1
+            return original(path, *args, **settings)
+
+        return read_file
+
+    for method in ("read_bytes", "read_text"):
+        monkeypatch.setattr(Path, method, counting(getattr(Path, method)))
+    table, truth = read(section(tmp_path, name))
+    assert len(table) == len(truth) == 3 and len(truth.boxes) >= 3
+    assert len(reads) == files and set(reads.values()) == {1}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_images_of_unknown_size_cannot_be_scored(tmp_path, name):
+    """A page shows what a run detected in images that are damaged by now, if their annotations hold the sizes."""
+    written(tmp_path, name)
+    sorted((tmp_path / ("JPEGImages" if name == "voc" else "images")).iterdir())[0].write_bytes(b"no image")
+    data = section(tmp_path, name)
+    assert len(load_split(data, "train", keep_unusable=True)) == 3
+    if name in ("coco", "voc"):
+        assert len(read_split(data, "train", keep_unusable=True).truth) == 3
+    else:
+        with pytest.raises(RetinaError, match=r"image a.*: its size can't be read"):
+            read_split(data, "train", keep_unusable=True)

@@ -7,10 +7,9 @@ import pytest
 
 from retina import config
 from retina.config import Relabel, Select
-from retina.data.dataset import RawObjects, build
-from retina.data.load import load_split
-from retina.data.select import new_names, random_order, relabel, select_images, with_found_classes
-from retina.data.split_truth import split_truth
+from retina.data.dataset import RawObjects, Records, build
+from retina.data.load import load_split, read_split
+from retina.data.select import new_names, random_order, relabel, select_images, with_known_classes
 from retina.errors import RetinaError
 
 NAMES = ("car", "cat", "truck", "bus")
@@ -24,6 +23,7 @@ def table(labels_of_images, ids=None, crowd=()):
     raw = RawObjects(
         image=np.repeat(np.arange(images), [len(labels) for labels in labels_of_images]),
         boxes=boxes,
+        xywh=boxes,
         given=boxes,
         extent=boxes[:, 2:],
         labels=labels,
@@ -31,17 +31,17 @@ def table(labels_of_images, ids=None, crowd=()):
         difficult=np.zeros(count, np.bool_),
         areas=np.full(count, np.nan),
     )
-    return build(
+    records = Records(
         "t.json",
         dict(zip(NAMES, (3, 5, 8, 9), strict=True)),
         list(range(images)) if ids is None else ids,
         [f"pictures/{row}.jpg" for row in range(images)],
         np.full((images, 2), 200),
         raw,
-        invalid_boxes="error",
         describe=str,
         notes=("read",),
     )
+    return build(records)
 
 
 SMALL = table([[0, 1], [], [2, 3, 2], [1]])
@@ -153,10 +153,10 @@ def test_leaving_classes_out(section):
 def test_classes_that_a_split_does_not_show():
     settings = Relabel(rename={"van": "vehicle", "car": "vehicle"}, drop=("tram",))
     assert new_names("t", settings, ("cat", "car"), partial=True) == {"cat": "cat", "car": "vehicle"}
-    more = with_found_classes(SMALL, ("cat", "van", "truck", "car", "bus"))
+    more = with_known_classes(SMALL, ("cat", "van", "truck", "car", "bus"))
     assert more.labels.tolist() == [3, 0, 2, 4, 2, 0] and more.category_ids == (3, 5, 4, 2, 1)
     with pytest.raises(RetinaError, match="class 'bus' is not in data.classes; did you mean 'bug'?"):
-        with_found_classes(SMALL, ("cat", "truck", "car", "bug"))
+        with_known_classes(SMALL, ("cat", "truck", "car", "bug"))
 
 
 # ------------------------------------------------------------------------------------------------------------ images
@@ -316,9 +316,8 @@ def test_the_ground_truth_follows_the_selection(coco):
         relabel={"rename": {"car": "vehicle", "bus": "vehicle"}, "drop": ["truck"]},
         classes=["cat", "vehicle"],
     )
-    found = load_split(data, "train")
+    found, truth = read_split(data, "train")
     assert found.image_ids == (1, 3, 5) and found.class_names == ("cat", "vehicle") and found.category_ids == (5, 3)
-    truth = split_truth(data, "train", found)
     assert truth.image_ids == found.image_ids and truth.class_names == found.class_names
     # Images 1, 3 and 5 hold boxes 0, 1; 4, 5; 8, 9: categories 3 and 5 each, widths 3 + i.
     assert truth.image.tolist() == [0, 0, 1, 1, 2, 2] and truth.labels.tolist() == [1, 0, 1, 0, 1, 0]
@@ -329,10 +328,10 @@ def test_the_ground_truth_follows_the_selection(coco):
 
 def test_a_selection_by_boxes_is_that_of_the_table_not_of_the_file(coco):
     data = section(coco, {"drop_empty": True}, relabel={"keep": ["cat"]})
-    found = load_split(data, "train")
+    found, truth = read_split(data, "train")
     # cat is box 1, 5, 9, 13 and 17; box 5 of image 3 is dropped as invalid, so image 3 is empty.
     assert found.image_ids == (1, 5, 7, 9)
-    assert split_truth(data, "train", found).image.tolist() == [0, 1, 2, 3]
+    assert truth.image.tolist() == [0, 1, 2, 3]
 
 
 def test_nothing_is_selected_twice(coco):
@@ -349,9 +348,9 @@ def test_digits_can_be_selected_too():
     data = config.Data.model_validate(
         {"train": digits, "validation": digits, "relabel": {"rename": {"1": "seven", "7": "seven"}}}
     )
-    found = load_split(data, "train")
+    found, truth = read_split(data, "train")
     assert len(found) == 4 and found.class_names == ("0", "seven", *"2345689")
-    assert split_truth(data, "train", found).image_ids == found.image_ids
+    assert truth.image_ids == found.image_ids
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_the_best_of_scales_ratios_and_levels_counts():
 
 def test_real_platelets_need_a_larger_scale(shared_data):
     """Half size leaves most platelets of BCCD without a positive anchor of the default pyramid; 0.8 hardly any."""
-    from retina.data.formats.voc import read_voc
+    from tests.data.formats.tables import read_voc
 
     dataset = read_voc(shared_data / "bccd", ("val",), classes=("RBC", "WBC", "Platelets"), invalid_boxes="drop")
     platelets = dataset.labels == 2

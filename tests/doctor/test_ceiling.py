@@ -245,7 +245,7 @@ def test_explicit_sizes_are_replaced_by_a_size_and_scales():
 
 
 def test_bccd_with_anchors_too_large(shared_data):
-    """The prediction that scripts/reproduce/bad_anchors holds a training to."""
+    """The prediction that scripts/reproduce/bad_anchors.py holds a training to."""
     from retina.data.load import load_split
 
     bad = config.load(

@@ -120,7 +120,7 @@ def test_quick_reads_headers_only(planted, monkeypatch, capsys):
 def test_what_cannot_be_trained_on_is_not_timed(planted, monkeypatch, capsys):
     code, out, err = run(monkeypatch, capsys, planted / "settings.yaml", "--quick", "--time", "3")
     assert code == 1 and "duplicate-images-across-splits" in out and "images/s" not in out
-    assert err == "--time: left out, because of the errors that were found; mend those first\n"
+    assert err == "--time: left out, because of the errors below; fix those first\n"
 
 
 def test_sound_data_exits_with_0(planted, monkeypatch, capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from retina import config
+from retina.data.batches import augment, plan
 from retina.doctor.cost import estimate, size
 from tests.doctor.made import table
 
@@ -87,16 +88,12 @@ def test_activations_of_half_precision_take_half(plain):
 
 
 def test_mosaic_and_mixup_bring_the_boxes_of_five_images():
-    from retina.data import mixing, plan, rows
-
-    augment = {"mosaic": {"probability": 0.5}, "mixup": {"probability": 0.5}}
-    data = {**SECTIONS["data"], "augment": augment}
+    augmentations = {"mosaic": {"probability": 0.5}, "mixup": {"probability": 0.5}}
+    data = {**SECTIONS["data"], "augment": augmentations}
     # 5 times 9 boxes are padded to 48.
     assert cost(data=data).memory["loss"] == 4 * 360 * (4 * 2 + 3 * 48) * 4
     settings = config.parse({**SECTIONS, "data": data}).data
-    geometry = plan.fit_training(DATASET.sizes, settings.resize)
-    images = mixing.images_per_example(settings.augment)
-    assert rows.rows(DATASET, geometry, images, max_pixels=settings.max_pixels).slots == 48
+    assert plan.box_slots(DATASET.offsets, augment.images_per_example(settings.augment)) == 48
 
 
 def test_the_average_is_one_more_copy_of_the_weights_and_the_cache_is_counted(plain, tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from retina import config
-from retina.data import plan
+from retina.data.batches import plan
 from retina.doctor.coverage import coverage, overlaps, place, sampled
 from retina.ops.anchors import level_anchors, pyramid_anchors
 from retina.ops.assignment import match
@@ -83,8 +83,8 @@ def test_positives_are_those_of_the_assignment(seed):
 
 def test_positives_are_those_of_real_batches():
     """The boxes come from the training pipeline itself, without augmentation."""
+    from retina.data.batches.training import training_batches
     from retina.data.load import load_split
-    from retina.data.pipeline import training_batches
 
     source = config.DigitsSource(images=6, size=96)
     data = config.Data(

@@ -1,33 +1,21 @@
-"""What scripts/reproduce/decoding and bad_anchors conclude from their figures, and that the former compares pixels."""
-
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
-from pathlib import Path
+"""The conclusions of scripts/reproduce/decoding.py and bad_anchors.py; the former compares pixels."""
 
 import numpy as np
 import pytest
 
 from retina import config
 from retina.data.detections import DetectionTable
-from retina.data.formats.truth import read_ground_truth
 from retina.data.ground_truth import results
+from retina.data.load import read_ground_truth
 from retina.runs.loading import Detected
-from tests.data.test_fused import noisy, table
+from tests.data.batches.test_training import noisy, table
 from tests.malformed import encoded
-
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts" / "reproduce"
-
-
-def load(name: str):
-    loader = SourceFileLoader(f"reproduce_{name}", str(SCRIPTS / name))
-    module = module_from_spec(spec_from_loader(loader.name, loader))
-    loader.exec_module(module)
-    return module
+from tests.scripts import load_script
 
 
 @pytest.fixture(scope="module")
 def script():
-    return load("decoding")
+    return load_script("reproduce/decoding")
 
 
 @pytest.mark.parametrize(
@@ -100,4 +88,4 @@ def test_the_difference_is_auto_less_full(script, tmp_path):
     ("trained", "suggested", "holds"), [(0.228, 0.489, True), (0.344, 0.489, False), (0.228, 0.343, False)]
 )
 def test_a_ceiling_holds_where_the_bad_anchors_stay_below_it_and_the_suggested_exceed_it(trained, suggested, holds):
-    assert load("bad_anchors").holds(trained, 0.343, suggested) is holds
+    assert load_script("reproduce/bad_anchors").holds(trained, 0.343, suggested) is holds

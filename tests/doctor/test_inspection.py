@@ -210,7 +210,7 @@ def test_equal_groups():
 
 def test_bccd_has_a_picture_in_train_and_validation(shared_data):
     """BloodImage_00037 and 00038 show the same field at another focus."""
-    from retina.data.formats.voc import read_voc
+    from tests.data.formats.tables import read_voc
 
     splits = {
         name: read_voc(shared_data / "bccd", (name,), invalid_boxes="drop").subset(range(rows))

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from retina.evaluation.judging import Score
 
 from retina import config
 from retina.data.dataset import DetectionDataset
@@ -24,6 +23,7 @@ from retina.drawing.prediction_files import write_predictions
 from retina.errors import RetinaError
 from retina.evaluation import coco
 from retina.evaluation.assessment import assess
+from retina.evaluation.judging import Score
 from retina.inference import Detections
 
 NOTHING = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32), ())

@@ -126,7 +126,7 @@ def test_a_killed_study_gives_the_table_of_an_uninterrupted_one(retina, tiny, tm
         kill(tiny, tmp_path, trial, seconds)
     again = retina(tmp_path, "ablate", *tiny, *STUDY, "--out", "killed")
     assert again.code == 0, again.err
-    assert "of 4 trials are done already" in again.err
+    assert "of 4 trials are already done" in again.err
     assert (tmp_path / "killed" / "study.csv").read_bytes() == (tmp_path / "whole" / "study.csv").read_bytes()
 
     (tmp_path / "killed" / "study.html").unlink()

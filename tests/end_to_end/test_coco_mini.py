@@ -10,7 +10,7 @@ import retina
 from retina import config as configuration
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "scripts" / "reproduce" / "overfit_coco_mini"
+SCRIPT = ROOT / "scripts" / "reproduce" / "overfit_coco_mini.py"
 
 
 def small(root: Path) -> configuration.Config:

@@ -179,3 +179,15 @@ def test_control_c_is_130_without_traceback(monkeypatch, capsys):
     monkeypatch.setattr("retina.config.load", fail)
     code, out, err = main(monkeypatch, capsys, "config")
     assert code == 128 + signal.SIGINT and out == "" and "Traceback" not in err
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_a_missing_backend_is_named_with_its_remedy(monkeypatch, capsys, backend):
+    monkeypatch.setenv("KERAS_BACKEND", backend)
+    monkeypatch.setattr("retina.startup.find_spec", lambda name: None)
+    code, out, err = main(monkeypatch, capsys, "predict", "run", __file__)
+    assert (code, out) == (2, "")
+    assert err == (
+        f'retina: KERAS_BACKEND={backend}: {backend} is not installed; pip install "retina-detection[{backend}]" '
+        f'(in a checkout: pip install -e ".[{backend}]"), or unset KERAS_BACKEND\n'
+    )

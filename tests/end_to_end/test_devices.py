@@ -1,6 +1,5 @@
 """Runs on several devices and hosts end as on one, stop together, and go on elsewhere."""
 
-import importlib.machinery
 import importlib.util
 import json
 import os
@@ -13,8 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.scripts import load_script
+
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "scripts" / "reproduce" / "devices"
+
 STEPS = 8
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="needs jax")]
@@ -22,11 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(importlib.util.find_spec("jax
 
 @pytest.fixture(scope="module")
 def script():
-    loader = importlib.machinery.SourceFileLoader("reproduce_devices", str(SCRIPT))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
-    sys.modules[loader.name] = module  # for its NamedTuples
-    loader.exec_module(module)
-    return module
+    return load_script("reproduce/devices")
 
 
 @pytest.fixture(scope="module")

@@ -22,8 +22,8 @@ import tensorflow as tf
 import retina as package
 from retina.export import certificate as certificates
 from retina.export import exporting, saved_model
+from retina.export.agreement import LIMITS
 from retina.export.certificate import Certificate, certify
-from retina.export.limits import LIMITS
 from retina.export.serving import Serving
 from retina.models.decode import Limits
 
@@ -70,14 +70,14 @@ class SwappedChannels(Serving):
 
 class ShiftedByHalfAPixel(Serving):
     def detections(self, *arguments):
-        found = super().detections(*arguments)
-        return {**found, "boxes": found["boxes"] + tf.where(found["valid"], 0.5, 0.0)[..., None]}
+        detections = super().detections(*arguments)
+        return {**detections, "boxes": detections["boxes"] + tf.where(detections["valid"], 0.5, 0.0)[..., None]}
 
 
 class WithoutSuppression(Serving):
-    def _found(self, canvas, size, scale, limits):
+    def _detected(self, canvas, size, scale, limits):
         # An IoU of 1 suppresses nothing.
-        trained = self._detector.it.sections.inference
+        trained = self.detector.sections.inference
         open_limits = Limits(trained.score_threshold, trained.candidates, 1.0, trained.max_detections)
         return self.detections(self._network(canvas, size), canvas, size, scale, open_limits)
 
@@ -96,7 +96,7 @@ class Unsaved:
         self.module.signatures = self.module.signatures()
         self._bytes, self.class_names = self.module.signatures["serving_default"], predictor.class_names
 
-    detect, stages, _one = (vars(saved_model.SavedModel)[name] for name in ("detect", "stages", "_one"))
+    detect, stages, _detected = (vars(saved_model.SavedModel)[name] for name in ("detect", "stages", "_detected"))
 
 
 @pytest.mark.parametrize(

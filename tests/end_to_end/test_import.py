@@ -1,4 +1,4 @@
-"""From a public detector's file to a detector of one's own classes, exported: the commands that README names.
+"""From a public detector's file to a detector of one's own classes, exported: the commands that the guide names.
 
 Weights are random, architecture and tensors torchvision's. The configurations are those in `configs/`, on a smaller
 backbone and canvas.
@@ -59,8 +59,8 @@ CASES = [
         splits(*(f"splits: [{name}], select: {{first: 3}}" for name in ("train", "val", "test"))),
         {},
         [
-            "classification rows kept for 0 classes ()",
-            "classification rows started anew, at the prior 0.01, for 3 classes (RBC, WBC, Platelets)",
+            "classification rows taken over for 0 classes ()",
+            "classification rows drawn anew, at the prior 0.01, for 3 classes (RBC, WBC, Platelets)",
             "classification rows of the checkpoint left out: 80 classes (person, bicycle,",
         ],
     ),
@@ -77,7 +77,7 @@ CASES = [
         ],
         {"aeroplane": "airplane", "car": "car", "person": "person", "tvmonitor": "tv"},
         [
-            "classification rows kept for 20 classes (aeroplane, bicycle,",
+            "classification rows taken over for 20 classes (aeroplane, bicycle,",
             "classification rows of the checkpoint left out: 60 classes (truck, traffic light,",
         ],
     ),

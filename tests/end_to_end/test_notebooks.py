@@ -154,7 +154,14 @@ def shorten(notebook: nbformat.NotebookNode, replacements: dict[str, str]) -> No
 
 
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.name)
-def test_is_committed_without_outputs(path: Path) -> None:
+def test_is_stored_with_its_outputs(path: Path) -> None:
+    """As `scripts/run_notebooks.py` leaves it: executed from top to bottom, without an error, small."""
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
-    assert all(not cell.get("outputs") for cell in notebook.cells)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    outputs = [output for cell in code for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error"]
+    assert not [output for output in outputs if output.get("name") == "stderr" and "rror" in output.text]
+    assert [output for output in outputs if "image/png" in output.get("data", {})]
+    assert path.stat().st_size <= 1_500_000

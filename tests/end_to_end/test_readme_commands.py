@@ -126,7 +126,7 @@ def test_commands_on_runs(type_in, trained, tmp_path, line):
     for name in ("a", "b"):
         shutil.copytree(trained.run, tmp_path / "runs" / name)
     shown = type_in(line)
-    assert "A: runs/a" in shown and "no difference can be told at 95 %: B - A is 0.000 AP" in shown
+    assert "A: runs/a" in shown and "no clear difference at 95 %: B - A is 0.000 AP" in shown
 
 
 @pytest.fixture

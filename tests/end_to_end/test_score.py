@@ -142,7 +142,7 @@ def test_in_a_process_of_its_own(retina, files):
     (files / "dt.json").write_text(json.dumps([FOUND, FOUND | {"score": "high"}]))
     done = retina(files, "score", "--ground-truth", "gt.json", "--detections", "dt.json")
     assert done.code == 2 and done.out == ""
-    assert done.err == "retina: dt.json: entry 1: expected a finite score, got 'high'; mend or remove it\n"
+    assert done.err == "retina: dt.json: entry 1: expected a finite score, got 'high'; fix or remove it\n"
 
 
 def test_names_of_any_script_on_any_terminal(retina, files):

@@ -16,7 +16,8 @@ from retina.data.load import load_split
 from retina.errors import RetinaError
 from retina.runs.checkpoint import read
 from retina.runs.directory import RunDirectory
-from retina.training import parts
+from retina.training.loop import Collaborators
+from retina.training.train import train
 
 LINE = {"step", "loss", "loss_classification", "loss_box", "learning_rate", "images_per_second"}
 WALL_CLOCK = {"images_per_second", "data_wait", "memory", "memory_peak", "device_memory_peak"}
@@ -226,12 +227,12 @@ class FakeStep:
 
 
 @pytest.fixture
-def quick(tiny, monkeypatch):
+def quick(tiny):
     """`quick(folder, step, *overrides)`: a training loop around a fake step and a fake network."""
 
     def call(folder: Path, step: FakeStep, *overrides: str) -> Path:
-        monkeypatch.setattr(parts, "build_step", lambda *_: step)
-        return package.train(configuration.load(None, [*tiny, "run.deterministic=false", *overrides]), folder)
+        config = configuration.load(None, [*tiny, "run.deterministic=false", *overrides])
+        return train(config, folder, collaborators=Collaborators(step=lambda *_: step))
 
     return call
 
@@ -294,12 +295,11 @@ def coco(folder: Path, images: int = 4) -> configuration.Config:
         (lambda file: Image.new("RGB", (32, 48)).save(file), "expected 64x64 pixels .* the image has 32x48"),
     ],
 )
-def test_a_bad_image_ends_training_by_its_name(tmp_path, monkeypatch, damage, message):
+def test_a_bad_image_ends_training_by_its_name(tmp_path, damage, message):
     config = coco(tmp_path / "data")
     damage(tmp_path / "data" / "images" / "2.jpg")
-    monkeypatch.setattr(parts, "build_step", lambda *_: FakeStep())
     with pytest.raises(RetinaError, match=f"images/2.jpg: .*{message}"):
-        package.train(config, tmp_path / "run")
+        train(config, tmp_path / "run", collaborators=Collaborators(step=lambda *_: FakeStep()))
 
 
 # ------------------------------------------------------------------------------------------------------- Python

@@ -2,9 +2,6 @@
 
 import contextlib
 import io
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,8 +18,7 @@ from retina.evaluation.bootstrap import (
     weighted_ap,
 )
 from retina.evaluation.matching import RECALLS, average_precision, match, precision
-
-ROOT = Path(__file__).parents[2]
+from tests.scripts import load_script
 
 
 def tables(images, boxes=(), detections=(), classes=2):
@@ -329,10 +325,7 @@ def test_wrong_intervals():
 
 
 def script():
-    loader = SourceFileLoader("interval_coverage", str(ROOT / "scripts" / "reproduce" / "interval_coverage"))
-    module = module_from_spec(spec_from_loader(loader.name, loader))
-    loader.exec_module(module)
-    return module
+    return load_script("reproduce/interval_coverage")
 
 
 def test_intervals_hold_the_truth():

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from retina.data.dataset import DetectionDataset
-from retina.data.detections import DetectionTable, coco_columns, to_coco
+from retina.data.detections import DetectionTable
+from retina.data.formats.coco import coco_columns, to_coco
 from retina.data.ground_truth import ground_truth, results
 from retina.errors import RetinaError
 from retina.evaluation import coco

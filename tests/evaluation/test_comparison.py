@@ -91,7 +91,7 @@ def test_a_detector_is_not_better_than_itself():
     for figure in [*compared.figures.values(), *compared.per_class["a"].values()]:
         assert (figure.difference, figure.low, figure.high, figure.superiority) == (0, 0, 0, 0.5)
         assert figure.a == figure.b > 0
-    assert verdict(compared) == "no difference can be told at 95 %: B - A is 0.000 AP (interval 0.000 to 0.000)"
+    assert verdict(compared) == "no clear difference at 95 %: B - A is 0.000 AP (interval 0.000 to 0.000)"
 
 
 def test_all_and_nothing_by_hand():
@@ -167,8 +167,8 @@ def test_the_arguments_are_kept_and_used():
         (0.0124, 0.0031, 0.0214, 0.95, "B is better by 0.012 AP (95 % interval 0.003 to 0.021)"),
         (0.0124, 0.0002, 0.0214, 0.95, "B is better by 0.012 AP (95 % interval 0.0002 to 0.021)"),
         (-0.25, -0.5, -0.125, 0.9, "A is better by 0.250 AP (90 % interval 0.125 to 0.500)"),
-        (0.004, -0.002, 0.01, 0.95, "no difference can be told at 95 %: B - A is 0.004 AP (interval -0.002 to 0.010)"),
-        (0.5, 0.0, 1.0, 0.999, "no difference can be told at 99.9 %: B - A is 0.500 AP (interval 0.000 to 1.000)"),
+        (0.004, -0.002, 0.01, 0.95, "no clear difference at 95 %: B - A is 0.004 AP (interval -0.002 to 0.010)"),
+        (0.5, 0.0, 1.0, 0.999, "no clear difference at 99.9 %: B - A is 0.500 AP (interval 0.000 to 1.000)"),
     ],
 )
 def test_verdict(difference, low, high, level, sentence):
@@ -233,5 +233,5 @@ def test_one_image_tells_nothing():
     compared = compare(truth, a, b, replicates=100)
     assert compared.figures["AP"].difference == pytest.approx(1.0, abs=1e-12)
     assert np.isnan(compared.figures["AP"].low) and np.isnan(compared.figures["AP"].superiority)
-    assert "nothing can be told" in verdict(compared) and "one image" in verdict(compared)
+    assert "no conclusion is possible" in verdict(compared) and "one image" in verdict(compared)
     assert to_json(compared)["metrics"]["AP"]["low"] is None

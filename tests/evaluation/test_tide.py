@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retina.data.formats.voc import read_voc
 from retina.data.ground_truth import ground_truth
 from retina.errors import RetinaError
 from retina.evaluation import matching
 from retina.evaluation.matching import best_of_each, pairs
 from retina.evaluation.tide import BKG, BOTH, CLS, DUPE, KINDS, LOC, tide
+from tests.data.formats.tables import read_voc
 from tests.evaluation.made import crowded, drawn, found, iou, truth
 from tests.evaluation.test_voc import from_corner_files
 

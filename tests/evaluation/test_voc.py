@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retina.data.formats.voc import read_voc
 from retina.data.ground_truth import Results, ground_truth
 from retina.errors import RetinaError
 from retina.evaluation.voc import evaluate_voc
+from tests.data.formats.tables import read_voc
 from tests.evaluation.made import crowded, drawn, found, iou, truth
 
 BOX = (0, 0, 10, 10)

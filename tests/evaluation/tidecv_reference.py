@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from retina.data.formats.voc import read_voc
 from retina.data.ground_truth import ground_truth
 from retina.evaluation.tide import KINDS
+from tests.data.formats.tables import read_voc
 from tests.evaluation.made import drawn
 from tests.evaluation.test_voc import from_corner_files
 

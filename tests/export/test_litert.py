@@ -18,7 +18,7 @@ pytest.importorskip("ai_edge_litert")
 
 import tensorflow as tf
 
-from retina.data.pipeline import canvas_image
+from retina.data.batches.evaluation import canvas_image
 from retina.export import litert_graph
 from retina.export.canvas import lay_out, resized
 from retina.export.litert import LiteRtRunner, open_litert, write_litert

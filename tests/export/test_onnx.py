@@ -23,10 +23,10 @@ import onnx
 import onnxruntime
 import tensorflow as tf
 
-from retina.data.pipeline import canvas_image
+from retina.data.batches.evaluation import canvas_image
 from retina.export.description import float32_detector
 from retina.export.onnx import OnnxRunner, open_onnx, open_parts, write_onnx
-from retina.export.onnx_graph import OPSET, behind_network
+from retina.export.onnx_graph import OPSET, after_network
 from retina.models.decode import decode
 from retina.models.detector import Sections
 from retina.ops.anchors import level_anchors
@@ -204,9 +204,9 @@ def test_stages_of_an_image(predictor, runner):
 
 
 def decoders(settings: config.Inference, anchors: config.Anchors, classes: int, levels: tuple[int, ...]):
-    """The text behind the network as a session of its own, and the function that it stands for."""
+    """The text after the network as a session of its own, and the function that it stands for."""
     sections = Sections(config.Model(), anchors, config.Assignment(), config.load().loss, settings)
-    text = behind_network(sections, levels, classes)
+    text = after_network(sections, levels, classes)
     session = onnxruntime.InferenceSession(onnx.parser.parse_model(text).SerializeToString())
 
     def in_onnx(logits, deltas, canvas, size, scale):

@@ -17,7 +17,8 @@ if keras.backend.backend() != "tensorflow":
 
 import tensorflow as tf
 
-from retina.data.pipeline import canvas_image, load_image
+from retina.data.batches.evaluation import canvas_image
+from retina.data.images import load_image
 from retina.export.runner import format_of, open_artefact
 from retina.export.saved_model import open_saved_model, read_description, write_saved_model
 from retina.export.serving import Serving
@@ -103,13 +104,16 @@ def test_a_bad_image_alone_and_among_good_ones(serve, predictor, bad):
     found = serve(bad)
     assert found["num_detections"].tolist() == [0] and found["readable"].tolist() == [False]
     assert not found["boxes"].any() and not found["scores"].any() and set(found["label_names"].ravel()) == {b""}
-    good, other = encoded(64, 48, 1), encoded(48, 64, 2)
-    found = serve(good, bad, other)
-    assert found["readable"].tolist() == [True, False, True]
+    good, third, other = encoded(64, 48, 1), encoded(64, 48, 3), encoded(48, 64, 2)
+    served, undisturbed = serve(good, bad, other), serve(good, third, other)
+    assert served["readable"].tolist() == [True, False, True]
     for row, image in ((0, good), (2, other)):
+        for name in ("boxes", "scores", "labels", "num_detections"):
+            np.testing.assert_array_equal(served[name][row], undisturbed[name][row])
+        # The size of a batch moves sums by rounding on some processors (AMD EPYC: 2e-5 px).
         expected = predictor.predict(load_image(image))[0]
-        assert found["num_detections"][row] == len(expected) > 0
-        np.testing.assert_array_equal(found["boxes"][row, : len(expected)], expected.boxes)
+        assert served["num_detections"][row] == len(expected) > 0
+        np.testing.assert_allclose(served["boxes"][row, : len(expected)], expected.boxes, rtol=1e-5, atol=1e-4)
 
 
 def test_arrays_without_pixels(runner):

@@ -1,8 +1,6 @@
-"""scripts/serve_example against a stand-in for TensorFlow Serving that runs the SavedModel itself."""
+"""scripts/serve_example.py against a stand-in for TensorFlow Serving that runs the SavedModel itself."""
 
 import base64
-import importlib.machinery
-import importlib.util
 import io
 import json
 import subprocess
@@ -17,6 +15,7 @@ import pytest
 from PIL import Image
 
 from tests.export.small import assert_same, noise
+from tests.scripts import SCRIPTS, load_script
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("a SavedModel is written on TensorFlow", allow_module_level=True)
@@ -28,21 +27,8 @@ from tensorflow.core.protobuf import saved_model_pb2
 from retina.export.saved_model import open_saved_model
 from retina.inference import Detections
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "serve_example"
-
-
-def load_script():
-    loader = importlib.machinery.SourceFileLoader("serve_example", str(SCRIPT))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("serve_example", loader))
-    dont_write, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    try:
-        loader.exec_module(module)
-    finally:
-        sys.dont_write_bytecode = dont_write
-    return module
-
-
-client = load_script()
+SCRIPT = SCRIPTS / "serve_example.py"
+client = load_script("serve_example")
 
 
 def encoded(height: int, width: int, kind: str) -> bytes:

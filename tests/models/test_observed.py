@@ -6,7 +6,7 @@ from keras import ops
 
 from retina import config
 from retina.models.objective import Objective, Sums
-from retina.training.scalars import observations
+from retina.training.update import observations
 from tests import reference
 
 # Two levels: 40 anchors of side 8 and 10 of side 16, on a row.

@@ -11,9 +11,8 @@ import numpy as np
 from PIL import Image
 
 from retina import config as configuration
-from retina.data.formats.results import read_results
 from retina.data.ground_truth import ground_truth
-from retina.data.load import load_split
+from retina.data.load import load_split, read_results
 from retina.evaluation.coco import evaluate_as
 from retina.evaluation.document import to_json
 

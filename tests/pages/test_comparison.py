@@ -121,7 +121,7 @@ def test_everything_named_by_users_is_escaped(page):
 
 def test_the_figures_are_those_of_the_evaluator(page, judged):
     truth = ground_truth(load_split(judged[0].record.config.data, "validation"))
-    matches = [match(truth, one.evidence.found) for one in judged]
+    matches = [match(truth, one.evidence.detections) for one in judged]
     expected = compare(truth, matches[0], matches[1], replicates=200, seed=3)
     overall = expected.figures["AP"]
     assert overall.a < 0.75 and overall.b > 0.95
@@ -141,7 +141,7 @@ def test_the_gallery_holds_the_boxes_of_every_run(page, runs):
     data = json.loads(re.search(r'id="gallery-data">(.*?)</script>', page, re.DOTALL)[1])
     assert data["runs"] == [run.name for run in runs] and len(data["images"]) == 12
     stored = [json.loads((run / "eval" / "step_6" / "detections.json").read_text()) for run in runs]
-    counts = [sum(box[7] == number for image in data["images"] for box in image["found"]) for number in range(3)]
+    counts = [sum(box[7] == number for image in data["images"] for box in image["detections"]) for number in range(3)]
     assert counts == [len(found) for found in stored] and counts[0] != counts[1] != counts[2]
 
 

@@ -98,7 +98,7 @@ def test_the_verdict_is_at_the_head(grades, told):
 def test_many_examples_are_cut_and_said_to_be():
     finding = Finding("note", "code", "message", examples=tuple(f"file {n}." for n in range(60)))
     text = render(examination(findings=(finding,)))
-    assert "60 listed" in text and "file 49." in text and "file 50." not in text and "and more: --json" in text
+    assert "60 listed" in text and "file 49." in text and "file 50." not in text and "and more: see --json" in text
 
 
 # ---------------------------------------------------------------------------------------------------------- pictures

@@ -12,7 +12,7 @@ from retina.drawing.thumbnails import thumbnails
 from retina.errors import RetinaError
 from retina.evaluation.matching import match
 from retina.evaluation.tide import tide
-from retina.pages.gallery import Found, Run, Shown, Truth, choose_rows, evaluated, gallery_data, mixture
+from retina.pages.gallery import Detection, Run, Shown, Truth, choose_rows, evaluated, gallery_data, mixture
 from retina.palette import class_colour
 
 
@@ -114,7 +114,7 @@ def test_values_are_plain_and_rounded():
     image = Shown(
         3, "x.png", 50, 40, None,
         (Truth(np.array([1.04, 2.06, 30, 40]), np.int64(1), "crowd"), Truth([0, 0, 1, 1], 0, "", 0.12345678)),
-        (Found([1, 2, 3, 4], 0, np.float32(0.25), "Loc"),),
+        (Detection([1, 2, 3, 4], 0, np.float32(0.25), "Loc"),),
         ("bad",),
     )  # fmt: skip
     data = gallery_data([image], ["a", "b"], total=9, predictions=False)
@@ -123,7 +123,7 @@ def test_values_are_plain_and_rounded():
         {
             "row": 3, "name": "x.png", "w": 50, "h": 40, "src": None, "reason": "no picture", "defects": ["bad"],
             "truths": [[1.0, 2.1, 30.0, 40.0, 1, "crowd", [None]], [0.0, 0.0, 1.0, 1.0, 0, "", [0.123457]]],
-            "found": [[1.0, 2.0, 3.0, 4.0, 0, 0.25, "Loc", 0]],
+            "detections": [[1.0, 2.0, 3.0, 4.0, 0, 0.25, "Loc", 0]],
         }
     ]  # fmt: skip
     assert data["classes"][1]["colour"] == "#{:02x}{:02x}{:02x}".format(*class_colour(1))
@@ -136,9 +136,9 @@ def test_values_are_plain_and_rounded():
         ({"truths": (Truth([0, 0, 1, 1], 0, "odd"),)}, "expected a kind of"),
         ({"truths": (Truth([0, 0, float("nan"), 1], 0),)}, "expected a box of four finite numbers"),
         ({"truths": (Truth([0, 0, 1, 1], 0, "", (0.5, 0.5)),)}, "expected 1 scores of a box"),
-        ({"found": (Found([0, 0, 1, 1], 0, float("inf"), "right"),)}, "expected a finite score"),
-        ({"found": (Found([0, 0, 1, 1], 0, 0.5, "right", 1),)}, "expected a run from 0 to 0, got 1"),
-        ({"found": (Found([0, 0, 1, 1], 0, 0.5, "crowd"),)}, "found: expected a kind of"),
+        ({"detections": (Detection([0, 0, 1, 1], 0, float("inf"), "right"),)}, "expected a finite score"),
+        ({"detections": (Detection([0, 0, 1, 1], 0, 0.5, "right", 1),)}, "expected a run from 0 to 0, got 1"),
+        ({"detections": (Detection([0, 0, 1, 1], 0, 0.5, "crowd"),)}, "detection: expected a kind of"),
     ],
 )
 def test_nonsense_is_refused(change, message):
@@ -173,12 +173,12 @@ def test_what_became_of_each_box():
     )  # fmt: skip
     shown = evaluated([0, 2], truth, [run], sizes=np.array([[60, 100]] * 3), names=["p", "q", "r"])
     assert [(one.row, one.name, one.width, one.height) for one in shown] == [(0, "p", 100, 60), (2, "r", 100, 60)]
-    assert [(one.label, one.kind, one.found) for one in shown[0].truths] == [(0, "", (0.9,)), (1, "", (None,))]
+    assert [(one.label, one.kind, one.score) for one in shown[0].truths] == [(0, "", (0.9,)), (1, "", (None,))]
     assert shown[0].truths[1].box.tolist() == [50, 50, 60, 60]
-    kinds = {one.score: one.kind for one in shown[0].found}
+    kinds = {one.score: one.kind for one in shown[0].detections}
     assert kinds == {0.9: "right", 0.8: "Dupe", 0.7: "Cls", 0.6: "Bkg"}
-    assert [(one.kind, one.found) for one in shown[1].truths] == [("crowd", (None,))]
-    assert [one.kind for one in shown[1].found] == [""]
+    assert [(one.kind, one.score) for one in shown[1].truths] == [("crowd", (None,))]
+    assert [one.kind for one in shown[1].detections] == [""]
 
 
 def test_two_runs_share_the_boxes():
@@ -186,8 +186,8 @@ def test_two_runs_share_the_boxes():
     truth, first = scored(1, boxes, [])
     _, second = scored(1, boxes, [(0, [0, 0, 10, 10], 0, 0.9)])
     (shown,) = evaluated([0], truth, [first, second], sizes=np.array([[60, 100]]))
-    assert shown.truths[0].found == (None, 0.9)
-    assert [(one.run, one.kind) for one in shown.found] == [(1, "right")]
+    assert shown.truths[0].score == (None, 0.9)
+    assert [(one.run, one.kind) for one in shown.detections] == [(1, "right")]
 
 
 # --------------------------------------------------------------------------------------------------------- choice

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from retina import config as configuration
-from retina.commands.report import report_of_training
+from retina.commands.train import _report as report_of_training
 from retina.errors import RetinaError
 from retina.pages.config_changes import changes
 from retina.pages.run_charts import curves
@@ -92,7 +92,7 @@ def test_a_run_that_has_not_begun(run):
     text = written(run)
     assert remarks(text) == [
         "The run has not logged a training step yet (metrics.jsonl is missing or empty).",
-        "The run has no evaluation yet; it makes its first at step 20.",
+        "The run has no evaluation yet; the first is due at step 20.",
     ]
     assert "AP on validation" not in text and 'id="pictures"' not in text and "environment.json" in text
     assert tiles(text) == {"of 40 steps": "0"}
@@ -182,7 +182,7 @@ def test_data_that_changed_is_told(run):
     truth = json.loads((run.parent / "data" / "truth.json").read_text())
     truth["annotations"] = [one for one in truth["annotations"] if one["category_id"] == CATEGORIES[0] or one["id"] > 3]
     (run.parent / "data" / "truth.json").write_text(json.dumps(truth))
-    assert any(text.startswith("The run wrote down AP ") for text in remarks(written(run)))
+    assert any(text.startswith("The run recorded AP ") for text in remarks(written(run)))
 
 
 def test_category_ids_are_the_run_s_own(run):
@@ -252,7 +252,7 @@ def test_the_figures_are_the_run_s(made, page):
 
 
 def test_the_steps_wait_is_told(page):
-    assert "Steps wait 25.0 % of their time for data: reading it is what limits the speed." in remarks(page)
+    assert "Steps wait 25.0 % of their time for data: reading the data limits the speed." in remarks(page)
 
 
 def test_intervals_that_were_written_down_are_taken(run):
@@ -290,13 +290,13 @@ def test_the_worst_confusions_come_first():
 
 def test_the_curves_are_those_of_the_lines(made):
     plots = {plot.title: plot for plot in curves(read_record(made))}
-    losses = plots["loss, mean since the line before"].data["curves"]
+    losses = plots["loss, mean since the last log line"].data["curves"]
     assert losses[0] == {"name": "both", "x": [20, 40], "y": [2, 1]}
     aps = plots["AP on validation data"].data["curves"]
     assert aps[0]["y"] == pytest.approx([stored(made)["metrics"]["AP"]] * 2, abs=1e-6)
     levels = plots["positive anchors a step, by pyramid level"].data["curves"]
     assert [(one["name"], one["y"]) for one in levels] == [("P3", [9, 9]), ("P4", [3, 3])]
-    drift = plots["probability given to background anchors"].data["curves"]
+    drift = plots["probability of background anchors"].data["curves"]
     assert [one["name"] for one in drift] == ["mean over background", "prior π"] and drift[1]["y"] == [0.01, 0.01]
     # From the beginning, whatever the step of the first line.
     assert {tuple(plot.data["x"]) for plot in plots.values()} == {(0.0, 40.0)}
@@ -308,7 +308,7 @@ def test_the_gallery_is_the_evaluation(made):
     evidence = judge_run(read_record(made)).evidence
     assert evidence is not None
     data = gallery_values(evidence)
-    kinds = [found[6] for image in data["images"] for found in image["found"]]
+    kinds = [found[6] for image in data["images"] for found in image["detections"]]
     assert {kind: kinds.count(kind) for kind in set(kinds)} == {"right": 8 + 8 + 4, "Bkg": 8}
     assert data["threshold"] == pytest.approx(evidence.assessment.operating.overall.threshold, abs=1e-6)
     assert [one["name"] for one in data["classes"]] == list(NAMES)
@@ -336,9 +336,9 @@ def test_the_questions_are_answered_with_the_run_s_figures(made, page):
         f"{metrics['AP']:.3f} at the first."
     )
     assert told["How good is it?"].startswith(f"AP {metrics['AP']:.3f} on validation, 95\u00a0% interval ")
-    assert f"from a score of {point['threshold']:.3f} on" in told["How good is it?"]
+    assert f"with detections of score {point['threshold']:.3f} and above" in told["How good is it?"]
     # Half of the birds are missing, and every second box of the other class is below the shifted ones.
-    assert "AP50 loses most by Miss (a box that nothing found)" in told["What does it get wrong?"]
+    assert "AP50 loses most to Miss (a box that nothing found)" in told["What does it get wrong?"]
     lowest = sorted(judged.figures["per_class"], key=lambda name: judged.figures["per_class"][name]["AP"])[:2]
     assert f"The lowest AP: {lowest[0]} (" in told["What does it get wrong?"]
     assert told["Can it be shipped?"].startswith("Not yet")
@@ -431,7 +431,7 @@ def test_anchors_without_boxes_have_no_figure(made):
     evidence = judge_run(record).evidence
     assert evidence is not None
     found = coverage(anchor_report(evidence.dataset, record.config, IMAGES))
-    assert found.rows[0].told == "all boxes" and found.rows[0].text.endswith("of 24")
+    assert found.rows[0].label == "all boxes" and found.rows[0].text.endswith("of 24")
     assert sum(level[3] for level in found.levels) >= round(24 * found.rows[0].percent / 100)
 
 

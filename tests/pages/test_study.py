@@ -11,7 +11,7 @@ from retina.ablation.curves import Curves, over_seeds, read_metrics
 from retina.ablation.directory import Outcome, Study
 from retina.ablation.plan import make_plan
 from retina.ablation.results import from_json, to_json
-from retina.drawing import forest as forests
+from retina.drawing import charts
 from retina.errors import RetinaError
 from retina.pages import study as page
 from tests.ablation.test_outputs import BASE, FOCAL, STRONG, made
@@ -157,20 +157,18 @@ def test_differences_are_those_of_the_result(three):
     rows = page.differences(found).rows
     expected = [row.differences["AP"] for row in found.settings[1:]]
     assert [row.value for row in rows] == [one.value for one in expected]
-    assert rows[0].told == "+0.100" and rows[0].clear and not rows[1].clear
+    assert rows[0].text == "+0.100" and rows[0].clear and not rows[1].clear
     assert rows[0].interval == f"{expected[0].low:+.3f} to {expected[0].high:+.3f}"
 
 
 def test_a_forest_puts_its_marks_where_the_figures_are():
     # 240 units less 12 at each end: -1 lies at 12, 1 at 228, 0 in the middle.
-    drawn = forests.forest(
-        [forests.Estimate("a", 0.5, -1.0, 1.0), forests.Estimate("b", None), forests.Estimate("c", 0.0)]
-    )
+    drawn = charts.forest([charts.Estimate("a", 0.5, -1.0, 1.0), charts.Estimate("b", None), charts.Estimate("c", 0.0)])
     assert drawn.zero == 120 and (drawn.rows[0].x, drawn.rows[0].start, drawn.rows[0].end) == (174, 12, 228)
     assert drawn.rows[1][1:7] == (None, "–", "–", None, None, None)
     assert (drawn.rows[2].x, drawn.rows[2].interval) == (120, "–")
     assert [told for _, told in drawn.ticks] == ["−1", "−0.5", "0", "0.5", "1"]
-    assert forests.forest([]).zero == 120
+    assert charts.forest([]).zero == 120
 
 
 # --------------------------------------------------------------------------------------------------------- curves

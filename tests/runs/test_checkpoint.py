@@ -200,7 +200,7 @@ def rewritten(file, change) -> None:
         (lambda a: a.update({"weights/first/bias": a["weights/first/bias"][None]}), "first/bias is not what was"),
         (lambda a: a.pop("weights/second/bias"), "arrays are missing or added: weights/second/bias"),
         (lambda a: a.update(more=np.zeros(1)), "arrays are missing or added: more"),
-        (lambda a: a.update(__meta__=np.array(str(a["__meta__"]).replace("18", "19"))), "description is not the one"),
+        (lambda a: a.update(__meta__=np.array(str(a["__meta__"]).replace("18", "19"))), "description is not what"),
         (lambda a: a.pop("__sha256__"), "__sha256__"),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 
 from retina.errors import RetinaError
 from retina.runs.environment import _revision, memory, trim_memory
-from retina.training.determinism import check_determinism
+from retina.training.devices import check_determinism
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from retina import config
-from retina.runs.background_writer import BackgroundWriter
+from retina.runs.checkpoint import BackgroundWriter
 from retina.runs.state import Progress, after_evaluation, is_due, stops_early
-from retina.training.meter import Meter, state_fault
+from retina.training.progress import Meter, state_fault
 from retina.training.resuming import environment_notes
 
 # ---------------------------------------------------------------------------------------------------------- state

@@ -15,9 +15,7 @@ from retina import config as configuration
 from retina.data.formats.digits import read_digits
 from retina.errors import RunFailed
 from retina.runs.checkpoint import read
-from retina.runs.directory import LATEST, RunDirectory
-from retina.runs.storage import Unwritable, storage_errors_told, stored, storing
-from retina.training import loop
+from retina.runs.directory import LATEST, RunDirectory, Unwritable, storage_errors_explained, stored, storing
 from retina.training.tensorboard import TensorBoard
 from retina.training.train import train
 from tests.training import stand_ins
@@ -29,15 +27,15 @@ def data():
 
 
 @pytest.fixture
-def go(data, monkeypatch):
+def go(data):
     """A training with stand-ins, but for TensorBoard's files, which are written as by any run."""
 
     def call(path, *overrides, **arguments):
-        stand_ins.put_in(monkeypatch.setattr)
-        monkeypatch.setattr(loop, "TensorBoard", TensorBoard)
-        monkeypatch.setattr(TensorBoard, "precision_recall", lambda *_: None)  # no detections here to make it of
         config = configuration.load(None, [*stand_ins.SETTINGS, *overrides])
-        return RunDirectory(train(config, path, train_data=data[0], validation_data=data[1], **arguments))
+        arguments |= {"train_data": data[0], "validation_data": data[1]}
+        return RunDirectory(
+            train(config, path, collaborators=stand_ins.collaborators(tensorboard=TensorBoard), **arguments)
+        )
 
     return call
 
@@ -107,12 +105,12 @@ def test_only_what_is_written_is_told_as_a_write(go, tmp_path):
 def test_says_which_checkpoint_stands(tmp_path):
     run = RunDirectory.create(tmp_path / "run", "data: {}\n", {})
     message = r"cannot be written: No space; it has no checkpoint yet\. Make room"
-    with pytest.raises(RunFailed, match=message), storage_errors_told(run.path):
+    with pytest.raises(RunFailed, match=message), storage_errors_explained(run.path):
         raise Unwritable("No space")
     run.point(LATEST, run.checkpoint_path("step_4"))
     hosts = configuration.Hosts(coordinator="a:1234", count=2, index=1)
     message = r"the last checkpoint is whole \(step 4\)\..*--resume 'run.hosts=.*index: 1"
-    with pytest.raises(RunFailed, match=message), storage_errors_told(run.path, hosts):
+    with pytest.raises(RunFailed, match=message), storage_errors_explained(run.path, hosts):
         raise Unwritable("No space")
 
 

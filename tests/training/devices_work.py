@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from retina import config
-from retina.data.plan import share
+from retina.data.batches.plan import share
 from retina.inference import compile_inference
 from retina.runs.checkpoint import gather
 from retina.training.devices import Distribution, distribute

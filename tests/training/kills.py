@@ -23,7 +23,7 @@ from retina import config as configuration  # noqa: E402
 from retina.data.formats.digits import read_digits  # noqa: E402
 from retina.runs.checkpoint import read  # noqa: E402
 from retina.runs.directory import RunDirectory  # noqa: E402
-from retina.training import train  # noqa: E402
+from retina.training.train import train  # noqa: E402
 from tests.training import stand_ins  # noqa: E402
 
 SETTINGS = [*stand_ins.SETTINGS, "run.early_stopping={patience: 3}"]
@@ -54,10 +54,14 @@ def child(run: Path, data: tuple, number: int, resume: bool) -> int | list[str]:
         code = 1
         try:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-            stand_ins.put_in(setattr)
             seen = kill_before(str(run), number)
-            train.train(
-                configuration.load(None, SETTINGS), run, resume=resume, train_data=data[0], validation_data=data[1]
+            train(
+                configuration.load(None, SETTINGS),
+                run,
+                resume=resume,
+                train_data=data[0],
+                validation_data=data[1],
+                collaborators=stand_ins.collaborators(),
             )
             os.write(writer, json.dumps(seen).encode())
             code = 0

@@ -10,7 +10,8 @@ import keras
 import numpy as np
 
 from retina.files import write_text
-from retina.training import loop, parts, train, validation
+from retina.training.loop import Collaborators
+from retina.training.validation import Evaluation
 
 SETTINGS = [
     "data.train={format: digits, images: 8, size: 64}",
@@ -56,7 +57,7 @@ class Step:
 
     @contextlib.contextmanager
     def averaged(self):
-        self.model.seen = float(self.average[0])
+        self.model.average = float(self.average[0])
         yield
 
 
@@ -78,11 +79,38 @@ class Silent:
     picture = settings = precision_recall = scalars
 
 
-class Figures:
+class Metrics:
     """Rising and falling with the average, so that the best is neither the first nor the last."""
 
-    def __init__(self, seen: float):
-        self.metrics = {"AP": seen, "AP50": round(float(abs(np.sin(1e3 * seen))), 6)}
+    def __init__(self, average: float):
+        self.metrics = {"AP": average, "AP50": round(float(abs(np.sin(1e3 * average))), 6)}
+
+
+class Evaluator:
+    """Evaluates the step's moving average; it stands for the table of detections as well.
+
+    Args:
+        figures: an iterator of figures by name, which replace those of `Metrics`, an evaluation after another.
+    """
+
+    batches = ()
+
+    def __init__(self, model, figures):
+        self.model, self.figures = model, figures
+
+    def detect(self, batches):
+        return self.model.average
+
+    def evaluate(self, table):
+        metrics = Metrics(table)
+        metrics.metrics |= next(self.figures, {})
+        return Evaluation(table, None, metrics)
+
+    def write(self, folder, evaluation):
+        write_text(folder / "metrics.json", json.dumps(evaluation.metrics.metrics))
+
+    def show(self, tensorboard, step, evaluation):
+        pass
 
 
 def build(config, names, load_weights=True):
@@ -100,35 +128,22 @@ def batches(*_, seed, first_step, steps, **__):
     return (np.float32(np.random.default_rng([seed, step]).normal()) for step in range(first_step, steps))
 
 
-def write_evaluation(folder, dataset, table, metrics, *, pictures):
-    write_text(folder / "metrics.json", json.dumps(metrics.metrics))
-
-
-def put_in(replace, bad=None, figures=None) -> None:
-    """Puts the quick parts in the place of the slow ones.
+def collaborators(bad=None, figures=None, **others) -> Collaborators:
+    """Return quick collaborators in place of the slow ones.
 
     Args:
-        replace: like `setattr`, or a test's `monkeypatch.setattr`.
         bad: of `Step`.
-        figures: what the evaluations give, in order; None makes `Figures`.
+        figures: those of the evaluations, in order; None makes `Metrics`.
+        others: replace further ones, or these.
     """
     given = iter(figures or ())
-
-    def evaluate(settings, truth, seen):
-        made = Figures(seen)
-        made.metrics |= next(given, {})
-        return made
-
-    replace(parts, "build_detector", build)
-    replace(parts, "build_step", lambda model, optimizer, *_: Step(model, optimizer, bad))
-    replace(validation, "compile_inference", lambda model, _: model)
-    replace(validation, "detect", lambda model, *_: model.seen)
-    replace(validation, "results", lambda seen, _: seen)
-    replace(validation, "evaluate_as", evaluate)
-    replace(loop, "training_batches", batches)
-    replace(validation, "write_evaluation", write_evaluation)
-    replace(validation, "pictures_with_truth", lambda *_: [])
-    replace(validation, "match", lambda *_, **__: None)
-    replace(loop, "TensorBoard", Silent)
-    replace(train.preflight, "check", lambda *_: ())
-    replace(train, "describe_environment", lambda _: {"backend": "tensorflow"})
+    quick = {
+        "detector": build,
+        "step": lambda model, optimizer, *_: Step(model, optimizer, bad),
+        "batches": batches,
+        "evaluator": lambda config, dataset, truth, model, distribution: Evaluator(model, given),
+        "tensorboard": Silent,
+        "check_data": lambda *_: (),
+        "describe_environment": lambda _: {"backend": "tensorflow"},
+    }
+    return Collaborators(**{**quick, **others})

@@ -16,9 +16,9 @@ import_tensorflow_quietly()
 import numpy as np
 from retina import config
 from retina.data.load import load_split
-from retina.data.pipeline import training_batches
+from retina.data.batches.training import training_batches
 from retina.training.parts import assemble
-from retina.training.determinism import make_deterministic
+from retina.training.devices import make_deterministic
 
 settings = config.load(None, [
     "data.train={format: digits, images: 8, size: 64}",

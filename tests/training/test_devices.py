@@ -13,16 +13,16 @@ import pytest
 
 from retina import config
 from retina.config import load
+from retina.data.batches.evaluation import evaluation_batches
+from retina.data.batches.plan import evaluation_order, share
+from retina.data.batches.training import training_batches
 from retina.data.detections import DetectionTable
 from retina.data.formats.digits import read_digits
-from retina.data.pipeline import evaluation_batches, training_batches
-from retina.data.plan import evaluation_order, share
 from retina.errors import RetinaError, RunFailed
 from retina.inference import detect, jax_or_numpy
-from retina.runs.hosts import Hosts, check_same_config
+from retina.runs.hosts import Hosts, check_same_config, first_node, hosts_of
 from retina.training import devices as distribution
 from retina.training.devices import ALONE, Distribution, distribute
-from retina.training.launchers import first_node, hosts_of
 from retina.training.resuming import replicas
 from retina.training.step import uses_xla
 
@@ -207,7 +207,7 @@ def test_a_lost_host_is_named_as_such_and_no_memory_is_not(monkeypatch):
     registered = []
     monkeypatch.setattr(module.atexit, "register", lambda *work: registered.append(work))
     with (
-        pytest.raises(RunFailed, match=r"host 1 of 2 has lost another one.*--resume \(closed by peer\)"),
+        pytest.raises(RunFailed, match=r"host 1 of 2 has lost another host.*--resume \(closed by peer\)"),
         Hosts(2, 1).in_step(),
     ):
         raise jax.errors.JaxRuntimeError("closed by peer\nat length")

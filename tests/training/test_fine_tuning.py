@@ -94,8 +94,8 @@ def test_other_classes_keep_their_rows_by_name_and_the_others_start_anew(old):
     lines = initialise(new, checkpoint(old), config())
     assert lines == [
         "weights from old, step 12",
-        "classification rows kept for 2 classes (dog, cat)",
-        "classification rows started anew, at the prior 0.01, for 2 classes (sheep, goat)",
+        "classification rows taken over for 2 classes (dog, cat)",
+        "classification rows drawn anew, at the prior 0.01, for 2 classes (sheep, goat)",
         "classification rows of the checkpoint left out: 1 class (cow)",
     ]
     # What was known is said as before, to the bit of the last convolution's sums; boxes are all as before.
@@ -139,7 +139,7 @@ def test_a_class_by_another_name_is_asked_about(old):
 def test_no_class_in_common_keeps_the_rest_of_the_network(old):
     new = detector(("x",), 2)
     lines = initialise(new, checkpoint(old), config())
-    assert lines[1] == "classification rows kept for 0 classes ()"
+    assert lines[1] == "classification rows taken over for 0 classes ()"
     np.testing.assert_array_equal(outputs(new)["deltas"], outputs(old)["deltas"])
 
 

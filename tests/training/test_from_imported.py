@@ -56,7 +56,7 @@ def test_the_configuration_of_an_imported_run_starts_from_it(imported):
     environment = json.loads((run / "environment.json").read_text())
     assert environment["weights"] == {"file": str(file), "sha256": sha256_of_file(file)}
     parts = assemble(given, read_digits("train", 4, 96))
-    assert parts.notes[:2] == (f"weights from {run}, step 0", "classification rows kept for 2 classes (3, 7)")
+    assert parts.notes[:2] == (f"weights from {run}, step 0", "classification rows taken over for 2 classes (3, 7)")
     assert not any("trained with other settings" in note for note in parts.notes)
     before, after = read(RunDirectory.open(run).checkpoint_path("best")).arrays, gather(parts.detector)
     rows = "weights/detector/classification/prediction/kernel"

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from retina.models import backbones
+from retina.private_names import all_layers
 from retina.training.fused_batch_norm import (
     FusedBatchNormalization,
     SynchronizedBatchNormalization,
@@ -91,6 +92,6 @@ def test_every_batch_norm_of_a_backbone_is_fused_and_keeps_its_variables(name: s
     network = backbones.build(name)
     before = [variable.path for variable in network.variables]
     fuse_batch_norms(network)
-    kinds = {type(item) for item in network._flatten_layers() if isinstance(item, keras.layers.BatchNormalization)}
+    kinds = {type(item) for item in all_layers(network) if isinstance(item, keras.layers.BatchNormalization)}
     assert kinds == {FusedBatchNormalization}
     assert [variable.path for variable in network.variables] == before

@@ -1,4 +1,4 @@
-"""Killed anywhere and resumed, a run ends as one that was left alone; `scripts/reproduce/kills` kills a real one."""
+"""Killed anywhere and resumed, a run ends as one that was left alone; `scripts/reproduce/kills.py` kills a real one."""
 
 import json
 import os
@@ -69,12 +69,12 @@ def test_runs_killed_at_every_file_operation_end_as_if_they_had_not_been(tmp_pat
 def test_a_real_training_under_float16_that_leaves_updates_out_ends_as_if_it_had_not_been_killed(
     tmp_path, augment, cache
 ):
-    """With parts, moving averages and JPEG files, read within TensorFlow's graph or by threads beside it; the script
+    """With parts, moving averages and JPEG files, from disk and from memory, all augmented or flipped; the script
     compares weights, optimizer, loss scale and lines."""
     options = ["--precision", "mixed_float16", "--files", "--kills", "1", "--steps", "20", "--folder", str(tmp_path)]
     options += ["--augment", augment, "--cache", cache]
     done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "reproduce" / "kills"), *options],
+        [sys.executable, str(ROOT / "scripts" / "reproduce" / "kills.py"), *options],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,

@@ -21,7 +21,7 @@ from retina.runs import checkpoint as checkpoints
 from retina.runs.checkpoint import read
 from retina.runs.directory import BEST, LATEST, RunDirectory
 from retina.runs.hosts import Hosts
-from retina.training import loop, validation
+from retina.training import loop
 from retina.training.train import train
 from tests.training import stand_ins
 
@@ -33,13 +33,16 @@ def data():
 
 @pytest.fixture
 def go(data, monkeypatch):
-    """`go(path, *overrides, **arguments)`: a training with stand-ins; `bad` and `figures` as in `stand_ins.put_in`."""
+    """`go(path, *overrides, using={…}, **arguments)`: a training with stand-ins.
 
-    def call(path, *overrides, bad=None, figures=None, **arguments):
-        stand_ins.put_in(monkeypatch.setattr, bad, figures)
+    `using` holds the arguments of `stand_ins.collaborators`, the others are those of `train`.
+    """
+
+    def call(path, *overrides, using=None, **arguments):
         monkeypatch.setattr(os, "fsync", lambda _: None)  # what is written is read by this machine alone, and soon
         config = configuration.load(None, [*stand_ins.SETTINGS, *overrides])
-        return RunDirectory(train(config, path, train_data=data[0], validation_data=data[1], **arguments))
+        arguments |= {"train_data": data[0], "validation_data": data[1]}
+        return RunDirectory(train(config, path, collaborators=stand_ins.collaborators(**(using or {})), **arguments))
 
     return call
 
@@ -96,12 +99,12 @@ def test_lines_tell_memory_and_the_share_of_waiting(go, tmp_path):
 def test_the_newest_checkpoints_and_the_best_stay(go, tmp_path):
     # Evaluations at 5, 10, 15 and 20; checkpoints there and at 4, 8, 12 and 16.
     figures = [{"AP50": value} for value in (0.1, 0.4, 0.3, 0.4)]
-    run = go(tmp_path / "two", figures=figures)
+    run = go(tmp_path / "two", using={"figures": figures})
     assert (run.steps(), run.pointed_step(BEST), run.pointed_step(LATEST)) == ([10, 16, 20], 10, 20)
     assert read(run.checkpoint_path(BEST)).best == 0.4 and read(run.checkpoint_path(LATEST)).best == 0.4
-    run = go(tmp_path / "one", "run.keep=1", "run.checkpoint_every=null", figures=figures)
+    run = go(tmp_path / "one", "run.keep=1", "run.checkpoint_every=null", using={"figures": figures})
     assert run.steps() == [10, 20]
-    run = go(tmp_path / "many", "run.keep=9", figures=figures)
+    run = go(tmp_path / "many", "run.keep=9", using={"figures": figures})
     assert run.steps() == [4, 5, 8, 10, 12, 15, 16, 20]
 
 
@@ -148,26 +151,23 @@ def test_a_signal_leaves_no_time_for_an_evaluation_which_the_resumed_run_makes(g
     assert_same(go(tmp_path / "stopped", resume=True), whole)
 
 
-def test_a_signal_within_an_evaluation_ends_it(go, tmp_path, monkeypatch):
+def test_a_signal_within_an_evaluation_ends_it(go, tmp_path):
     whole = go(tmp_path / "whole", "run.early_stopping={patience: 2}")
     seen = []
 
-    def detect(model, dataset, batches):
-        for batch in batches:
-            seen.append(batch)
-            if seen == [1, 2, 1]:  # the second evaluation, of step 10
-                os.kill(os.getpid(), signal.SIGTERM)
-        return model.seen
+    class Signalled(stand_ins.Evaluator):
+        batches = (1, 2)
 
-    def interrupted(path, **arguments):
-        stand_ins.put_in(monkeypatch.setattr)
-        monkeypatch.setattr(validation, "detect", detect)
-        monkeypatch.setattr(validation, "evaluation_batches", lambda *_, **__: [1, 2])
-        monkeypatch.setattr(stand_ins, "put_in", lambda *_: None)
-        return go(path, "run.early_stopping={patience: 2}", **arguments)
+        def detect(self, batches):
+            for batch in batches:
+                seen.append(batch)
+                if seen == [1, 2, 1]:  # the second evaluation, of step 10
+                    os.kill(os.getpid(), signal.SIGTERM)
+            return super().detect(batches)
 
-    with monkeypatch.context() as monkeypatch, pytest.raises(Interrupted, match="SIGTERM after step 10 of 20"):
-        interrupted(tmp_path / "stopped")
+    using = {"evaluator": lambda config, dataset, truth, model, distribution: Signalled(model, iter(()))}
+    with pytest.raises(Interrupted, match="SIGTERM after step 10 of 20"):
+        go(tmp_path / "stopped", "run.early_stopping={patience: 2}", using=using)
     assert seen == [1, 2, 1]
     assert_same(go(tmp_path / "stopped", "run.early_stopping={patience: 2}", resume=True), whole)
 
@@ -301,7 +301,7 @@ STALE = [{"AP50": 0.30, "AP": value} for value in (0.10, 0.20, 0.20, 0.21)]
 
 def test_a_run_stops_early_and_is_finished_then(go, tmp_path, capsys):
     overrides = ("run.early_stopping={patience: 2}",)
-    run = go(tmp_path / "run", *overrides, figures=STALE)
+    run = go(tmp_path / "run", *overrides, using={"figures": STALE})
     assert [line["step"] for line in run.metrics() if "metrics" in line] == [5, 10, 15]
     assert run.pointed_step(LATEST) == 15 and run.pointed_step(BEST) == 5
     said = "stopped early after step 15: AP50 has not risen above 0.3000 by more than 0.0 in 2 evaluations"
@@ -311,23 +311,28 @@ def test_a_run_stops_early_and_is_finished_then(go, tmp_path, capsys):
 
 
 def test_a_run_whose_patience_ends_with_its_last_step_is_not_said_to_have_stopped_early(go, tmp_path):
-    run = go(tmp_path / "run", "run.early_stopping={patience: 1}", "schedule.steps=10", figures=STALE)
+    run = go(tmp_path / "run", "run.early_stopping={patience: 1}", "schedule.steps=10", using={"figures": STALE})
     assert run.pointed_step(LATEST) == 10 and "stopped early" not in (run.path / "log.txt").read_text()
 
 
 def test_early_stopping_watches_another_figure_by_at_least_so_much(go, tmp_path):
     early = "run.early_stopping={patience: 2, metric: AP, min_delta: 0.05}"
     # 0.10, 0.20, then twice no more than 0.05 above 0.20.
-    assert go(tmp_path / "one", early, "schedule.steps=50", figures=STALE).pointed_step(LATEST) == 20
+    assert go(tmp_path / "one", early, "schedule.steps=50", using={"figures": STALE}).pointed_step(LATEST) == 20
     early = "run.early_stopping={patience: 2, metric: AP, min_delta: 0.005}"
-    assert go(tmp_path / "two", early, "schedule.steps=25", figures=STALE).pointed_step(LATEST) == 25
+    assert go(tmp_path / "two", early, "schedule.steps=25", using={"figures": STALE}).pointed_step(LATEST) == 25
 
 
 def test_a_resumed_run_remembers_how_long_it_has_been_stale(go, tmp_path):
     early = "run.early_stopping={patience: 2}"
     with pytest.raises(Interrupted):
-        go(tmp_path / "run", early, figures=STALE, callbacks=[After(11, lambda _: os.kill(os.getpid(), signal.SIGINT))])
-    run = go(tmp_path / "run", early, figures=STALE[2:], resume=True)
+        go(
+            tmp_path / "run",
+            early,
+            using={"figures": STALE},
+            callbacks=[After(11, lambda _: os.kill(os.getpid(), signal.SIGINT))],
+        )
+    run = go(tmp_path / "run", early, using={"figures": STALE[2:]}, resume=True)
     assert run.pointed_step(LATEST) == 15 and run.pointed_step(BEST) == 5
 
 
@@ -388,8 +393,8 @@ def test_any_other_error_of_the_writing_thread_comes_out_as_it_is(go, tmp_path, 
 # ------------------------------------------------------------------------------------------------------ bad numbers
 
 
-def test_a_failed_step_is_met_with_the_weights_that_it_found(go, tmp_path, monkeypatch):
-    """Step 7 fails and is seen at step 9: checkpoint 5 stands, and steps 6 and 7 are gone through again."""
+def test_a_failed_step_is_met_with_the_weights_before_it(go, tmp_path):
+    """Step 7 fails, which shows at step 9: checkpoint 5 stands, and steps 6 and 7 are repeated."""
     weights, seen = [], {}
     keep = After(6, lambda model: weights.extend(v.numpy() for v in model.trainable_variables))
 
@@ -398,71 +403,78 @@ def test_a_failed_step_is_met_with_the_weights_that_it_found(go, tmp_path, monke
         seen.update(weights=[v.numpy() for v in detector.trainable_variables], origin=origin, batch=batch, fault=fault)
         return f"step {fault.step}: the {fault.what} is {fault.value}"
 
-    monkeypatch.setattr(loop, "record", record)
+    using = {"bad": {7: {"gradient_norm": np.inf}}, "record": record}
     with pytest.raises(FloatingPointError, match="step 7: the norm of the gradient is inf"):
-        go(tmp_path / "run", "run.checkpoint_every=null", bad={7: {"gradient_norm": np.inf}}, callbacks=[keep])
+        go(tmp_path / "run", "run.checkpoint_every=null", using=using, callbacks=[keep])
     assert RunDirectory(tmp_path / "run").steps() == [5]
-    assert seen["origin"] == "that it found"
+    assert seen["origin"] == "before the step"
     assert seen["batch"] == next(stand_ins.batches(seed=0, first_step=6, steps=7))
     for found, expected in zip(seen["weights"], weights, strict=True):
         np.testing.assert_array_equal(found, expected)
 
 
-def test_a_failure_before_the_first_checkpoint_is_met_as_well(go, tmp_path, monkeypatch):
+def test_a_failure_before_the_first_checkpoint_is_met_as_well(go, tmp_path):
     seen = {}
-    monkeypatch.setattr(loop, "record", lambda *a: seen.update(weights=a[1].trainable_variables[0].numpy()) or "step 1")
+
+    def record(run, detector, *_):
+        seen.update(weights=detector.trainable_variables[0].numpy())
+        return "step 1"
+
     first = stand_ins.build(SimpleNamespace(run=SimpleNamespace(seed=0)), ())
     with pytest.raises(FloatingPointError):
-        go(tmp_path / "run", bad={1: {"loss": np.nan}})
+        go(tmp_path / "run", using={"bad": {1: {"loss": np.nan}}, "record": record})
     np.testing.assert_array_equal(seen["weights"], first.trainable_variables[0].numpy())
 
 
-def test_a_failure_far_from_the_last_checkpoint_takes_its_weights(go, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "_REWINDS", 1)
+@pytest.mark.parametrize(("bad", "origin"), [(411, "before the step"), (412, "of step 210")])
+def test_a_failure_far_from_the_last_checkpoint_takes_its_weights(go, tmp_path, bad, origin):
+    """At most 200 steps are repeated."""
     seen = {}
-    monkeypatch.setattr(loop, "record", lambda *a: seen.update(origin=a[2]) or "step 8")
+    using = {"bad": {bad: {"loss": np.nan}}, "record": lambda *a: seen.update(origin=a[2]) or f"step {bad}"}
+    settings = ("schedule.steps=420", "run.checkpoint_every=210", "run.evaluate_every=null", "run.log_every=30")
     with pytest.raises(FloatingPointError):
-        go(tmp_path / "run", "run.checkpoint_every=null", bad={8: {"loss": np.nan}})
-    assert seen["origin"] == "of step 5"
+        go(tmp_path / "run", *settings, using=using)
+    assert seen["origin"] == origin
 
 
-def test_going_back_that_fails_does_not_hide_the_failed_step(go, tmp_path, monkeypatch):
+def test_going_back_that_fails_does_not_hide_the_failed_step(go, tmp_path):
     order = []
 
-    def fail(*_):
-        order.append("went back")
-        raise MemoryError("no room for a second one\nand a trace")
+    class TooLarge(stand_ins.Step):
+        def load(self, arrays):
+            order.append("went back")
+            raise MemoryError("no room for a second one\nand a trace")
 
     def told(run, detector, origin, batch, dataset, fault, parts):
         assert detector is None and parts == 2
         return f"step {fault.step}: {origin}"
 
-    monkeypatch.setattr(loop, "keep_batch", lambda run, batch, dataset, fault: order.append(("kept", fault.step)))
-    monkeypatch.setattr(loop.Loop, "_before", fail)
-    monkeypatch.setattr(loop, "record", told)
+    using = {
+        "step": lambda model, optimizer, *_: TooLarge(model, optimizer, {7: {"loss": np.nan}}),
+        "keep_batch": lambda run, batch, dataset, fault: order.append(("kept", fault.step)),
+        "record": told,
+    }
     with pytest.raises(FloatingPointError) as caught:
-        go(tmp_path / "run", "run.accumulate=2", bad={7: {"loss": np.nan}})
+        go(tmp_path / "run", "run.accumulate=2", using=using)
     assert str(caught.value) == "step 7: going back to step 7 failed: MemoryError: no room for a second one"
     assert order == [("kept", 7), "went back"]
 
 
-def test_a_batch_that_cannot_be_read_again_does_not_hide_the_failed_step(go, tmp_path, monkeypatch):
-    def gone(*_, whole=False, **__):
-        raise OSError(2, "No such file or directory")
+def test_a_batch_that_cannot_be_read_again_does_not_hide_the_failed_step(go, tmp_path):
+    def gone(*arguments, first_step, steps, **others):
+        if (first_step, steps) == (6, 7):
+            raise OSError(2, "No such file or directory")
+        return stand_ins.batches(*arguments, first_step=first_step, steps=steps, **others)
 
-    keep = loop.Loop._batches
-    monkeypatch.setattr(
-        loop.Loop, "_batches", lambda self, first, steps, whole=False: (gone if whole else keep)(self, first, steps)
-    )
-    with pytest.raises(FloatingPointError, match=r"^step 7: the loss is nan; .* could not be read once more$"):
-        go(tmp_path / "run", bad={7: {"loss": np.nan}})
+    with pytest.raises(FloatingPointError, match=r"^step 7: the loss is nan; .* could not be read again$"):
+        go(tmp_path / "run", using={"bad": {7: {"loss": np.nan}}, "batches": gone})
 
 
 @pytest.mark.parametrize("value", [np.inf, np.nan])
-def test_weights_that_are_not_finite_do_not_become_a_checkpoint(go, tmp_path, monkeypatch, value):
+def test_weights_that_are_not_finite_do_not_become_a_checkpoint(go, tmp_path, value):
     """The loss and its gradient stay finite: it looks at the bias alone."""
     seen = {}
-    monkeypatch.setattr(loop, "record", lambda *a: seen.update(fault=a[5]) or f"step {a[5].step}: {a[5].what}")
+    using = {"record": lambda *a: seen.update(fault=a[5]) or f"step {a[5].step}: {a[5].what}"}
 
     def break_a_weight(model):
         kernel = model.trainable_variables[0].numpy()
@@ -472,7 +484,7 @@ def test_weights_that_are_not_finite_do_not_become_a_checkpoint(go, tmp_path, mo
     with pytest.raises(
         FloatingPointError, match=r"^step 8: array weights/net/last/kernel \(and 2 more\) after the update$"
     ):
-        go(tmp_path / "run", callbacks=[After(7, break_a_weight)])
+        go(tmp_path / "run", using=using, callbacks=[After(7, break_a_weight)])
     run = RunDirectory(tmp_path / "run")
     assert run.steps() == [4, 5] and run.pointed_step(LATEST) == 5
     assert not np.isfinite(seen["fault"].value)
@@ -502,16 +514,14 @@ class Outside(stand_ins.Step):
         return scalars
 
 
-def test_what_a_callback_assigns_is_trained_on(go, tmp_path, monkeypatch):
+def test_what_a_callback_assigns_is_trained_on(go, tmp_path):
     def half(model):
         for variable in model.trainable_variables:
             variable.assign(0.5 * variable)
 
     inside = go(tmp_path / "inside", callbacks=[After(7, half)])
-    plain = stand_ins.Step
-    monkeypatch.setattr(stand_ins, "Step", Outside)
-    assert_same(go(tmp_path / "outside", callbacks=[After(7, half)]), inside)
-    monkeypatch.setattr(stand_ins, "Step", plain)
+    using = {"step": lambda model, optimizer, *_: Outside(model, optimizer)}
+    assert_same(go(tmp_path / "outside", using=using, callbacks=[After(7, half)]), inside)
     assert arrays(go(tmp_path / "none")) != arrays(inside)
 
 

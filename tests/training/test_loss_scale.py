@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 
 from retina import config
-from retina.training.loss_scale import LossScale
 from retina.training.optimizer import build_optimizer
-from retina.training.update import Update
+from retina.training.update import LossScale, Update
 from tests.training.small_step import MODEL, four_images, make, numbers, small_detector, weights
 
 
@@ -81,10 +80,10 @@ def test_a_gradient_that_overflows_without_a_scale_is_told(half):
     """Nothing is left to lower: training must not go on in silence."""
     detector, _, _, update = half
     update.scale.scale.assign(1.0)
-    seen = update.nothing()
+    sums = update.zeros()
     gradients = [keras.ops.full(v.shape, np.nan) for v in detector.trainable_variables]
     before = state_of(half)
-    scalars = numbers(update.apply(seen, gradients))
+    scalars = numbers(update.apply(sums, gradients))
     assert not np.isfinite(scalars["gradient_norm"]) and scalars["overflow"] == 1
     np.testing.assert_equal(state_of(half), before)
     assert float(update.scale.scale.numpy()) == 1.0
@@ -102,7 +101,7 @@ def test_the_rate_of_a_step_does_not_depend_on_those_left_out():
     variables = detector.trainable_variables
     before = [keras.ops.convert_to_numpy(v.value) for v in variables]
     for value, scale in ((np.inf, 4.0), (np.nan, 2.0), (1.0, 1.0)):
-        scalars = numbers(update.apply(update.nothing(), [keras.ops.full(v.shape, value) for v in variables]))
+        scalars = numbers(update.apply(update.zeros(), [keras.ops.full(v.shape, value) for v in variables]))
         assert scalars["loss_scale"] == scale
     for old, variable in zip(before, variables, strict=True):
         np.testing.assert_allclose(keras.ops.convert_to_numpy(variable.value), old - 1e-3, rtol=0, atol=1e-6)

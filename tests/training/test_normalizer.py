@@ -6,7 +6,7 @@ import pytest
 
 from retina import config
 from retina.errors import RetinaError
-from retina.training.normalizer import PositivesAverage
+from retina.training.update import PositivesAverage
 from tests.training.small_step import FROZEN, MODEL, four_images, make, numbers, small_detector
 
 EMA = config.Loss(normalizer=config.EmaNormalizer(momentum=0.75, initial=8.0))

@@ -222,7 +222,7 @@ def test_the_rate_grows_with_the_batch():
     assert peak_rate(config.Sgd(learning_rate=0.01), None) == 0.01
     scaled = config.Sgd(learning_rate=0.01, base_batch_size=16)
     assert peak_rate(scaled, 64) == pytest.approx(0.04) and peak_rate(scaled, 4) == pytest.approx(0.0025)
-    rate = build_optimizer(scaled, config.StepSchedule(steps=2), 64)._learning_rate(0)
+    rate = build_optimizer(scaled, config.StepSchedule(steps=2), 64).learning_rate
     assert float(rate) == pytest.approx(0.04)
     with pytest.raises(RetinaError, match="base_batch_size: expected a batch size beside it"):
         build_optimizer(scaled, CONSTANT)

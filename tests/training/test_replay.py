@@ -11,8 +11,8 @@ from retina.models.objective import Sums
 from retina.runs.checkpoint import Checkpoint, gather, save
 from retina.runs.directory import RunDirectory
 from retina.training import replay as replaying
-from retina.training.meter import Fault
-from retina.training.replay import image_names, record, replay
+from retina.training.progress import Fault
+from retina.training.replay import image_names, record
 from tests.training.small_step import FROZEN, four_images, small_detector
 
 CONFIG = configuration.load(None, ["model.fpn={channels: 16, max_level: 5}", "model.head={channels: 16, layers: 1}"])
@@ -23,6 +23,10 @@ FAULT = Fault(7, "loss", float("nan"), SCALARS)
 def build(config=None, names=("0", "1"), load_weights=True):
     keras.utils.set_random_seed(0)
     return small_detector(names, model=CONFIG.model)
+
+
+def replay(run, step, checkpoint=None):
+    return replaying.replay(run, step, checkpoint, build_detector=build)
 
 
 def build_frozen():
@@ -45,8 +49,7 @@ def detector():
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
-    monkeypatch.setattr(replaying, "build_detector", build)
+def run(tmp_path):
     return RunDirectory.create(tmp_path / "it's a run", configuration.to_yaml(CONFIG), {})
 
 
@@ -55,16 +58,16 @@ def test_no_images_have_no_names(data):
 
 
 def test_a_batch_that_is_well_is_saved_with_what_the_step_told(run, detector, data):
-    text = record(run, detector, "that it found", batch_of(data), data, FAULT)
+    text = record(run, detector, "before the step", batch_of(data), data, FAULT)
     assert text.startswith(
         "step 7: the loss is nan; lower optimizer.learning_rate, lengthen schedule.warmup_steps, or set "
-        "optimizer.clip_norm. With the weights that it found, all is finite; in the step these were not: loss, "
+        "optimizer.clip_norm. With the weights before the step, all is finite; in the step these were not: loss, "
         f"loss_box. Images: {data.name}: image {data.image_ids[2]}, {data.name}: image {data.image_ids[0]}, "
         f"{data.name}: image {data.image_ids[1]}; the batch is in {run.path / 'replay' / 'step_7.npz'}; "
-        "look again with: "
+        "look at it again with: "
     )
     again = replay(run.path, 7)
-    assert again.first_bad is None and again.weights == "that it found" and len(again.images) == 3
+    assert again.first_bad is None and again.weights == "before the step" and len(again.images) == 3
     # The losses are those of a step over the same batch.
     tensors = {name: keras.ops.convert_to_tensor(value) for name, value in four_images().items()}
     sums = detector.loss_sums(detector(tensors, training=True), tensors)
@@ -93,11 +96,11 @@ def test_the_first_tensor_that_is_not_finite_is_named(run, data):
 def test_a_box_that_is_not_finite_is_found_before_the_losses(run, detector, data):
     batch = batch_of(data)
     batch["boxes"][0, 0, 2] = np.nan
-    assert "first not finite: boxes (1 of 48 values)" in record(run, detector, "that it found", batch, data, FAULT)
+    assert "first not finite: boxes (1 of 48 values)" in record(run, detector, "before the step", batch, data, FAULT)
 
 
 def test_other_weights_may_be_looked_at(run, detector, data):
-    record(run, detector, "that it found", batch_of(data), data, FAULT)
+    record(run, detector, "before the step", batch_of(data), data, FAULT)
     other = build()
     other.box.bias.assign(np.full(other.box.bias.shape, 3.0, np.float32))
     saved = Checkpoint(4, CONFIG.model_dump(mode="json"), ("0", "1"), (0, 1), None, gather(other))
@@ -113,7 +116,7 @@ def test_a_full_disk_does_not_take_the_message_away(run, detector, data, monkeyp
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "savez_compressed", fail)
-    text = record(run, detector, "that it found", batch_of(data), data, FAULT)
+    text = record(run, detector, "before the step", batch_of(data), data, FAULT)
     assert "step 7: the loss is nan" in text and text.endswith("the batch could not be saved: No space left on device")
 
 
@@ -121,13 +124,10 @@ def out_of_memory(*_):
     raise RuntimeError("OOM when allocating tensor\nwith a trace")
 
 
-def test_a_search_that_fails_is_told_and_the_batch_is_kept(run, detector, data, monkeypatch):
-    monkeypatch.setattr(replaying, "_GRADIENTS", dict.fromkeys(("tensorflow", "jax", "torch"), out_of_memory))
-    text = record(run, detector, "that it found", batch_of(data), data, FAULT)
+def test_a_search_that_fails_is_told_and_the_batch_is_kept(run, detector, data):
+    text = record(run, detector, "before the step", batch_of(data), data, FAULT, gradients=out_of_memory)
     assert "step 7: the loss is nan" in text and f"the batch is in {run.path / 'replay' / 'step_7.npz'}" in text
-    assert "that it found, the search for the tensor failed: RuntimeError: OOM when allocating tensor. Images" in text
-    monkeypatch.undo()
-    monkeypatch.setattr(replaying, "build_detector", build)
+    assert "before the step, the search for the tensor failed: RuntimeError: OOM when allocating tensor. Images" in text
     assert replay(run.path, 7).first_bad is None
 
 
@@ -144,29 +144,28 @@ def test_a_batch_without_weights_waits_for_a_checkpoint(run, detector, data):
 
 
 def test_a_batch_that_could_not_be_had_leaves_the_message(run, detector, data):
-    text = record(run, detector, "that it found", None, data, FAULT)
-    assert text.startswith("step 7: the loss is nan; ") and text.endswith("Its batch could not be read once more")
+    text = record(run, detector, "before the step", None, data, FAULT)
+    assert text.startswith("step 7: the loss is nan; ") and text.endswith("Its batch could not be read again")
 
 
-def test_the_parts_of_a_batch_are_looked_at_one_by_one_and_told_together(detector, monkeypatch):
+def test_the_parts_of_a_batch_are_looked_at_one_by_one_and_told_together(detector):
     """Live normalisation would differ between the parts: its statistics are those of a part."""
     still = build_frozen()
-    sizes, whole = [], replaying._GRADIENTS[keras.backend.backend()]
+    sizes = []
 
     def counted(*arguments):
-        differentiate = whole(*arguments)
+        differentiate = replaying.gradients_of(*arguments)
         return lambda batch: sizes.append(len(batch["images"])) or differentiate(batch)
 
-    monkeypatch.setitem(replaying._GRADIENTS, keras.backend.backend(), counted)
     batch = four_images()
-    once, twice = (replaying._diagnose(still, batch, parts) for parts in (1, 2))
+    once, twice = (replaying._diagnose(still, batch, parts, counted) for parts in (1, 2))
     assert sizes == [4, 2, 2]
     assert [finding[:3] for finding in once] == [finding[:3] for finding in twice]
     for one, other in zip(once, twice, strict=True):
         assert other[3:] == pytest.approx(one[3:], rel=1e-3, abs=1e-6), one.name
 
 
-def test_a_tensor_that_is_bad_in_a_part_counts_in_the_whole(detector, monkeypatch):
+def test_a_tensor_that_is_bad_in_a_part_counts_in_the_whole(detector):
     """Of four parts the third has an infinity; the sums of losses and gradients are divided by all 4 positives."""
     tensor, count = keras.ops.convert_to_tensor, iter(range(4))
 
@@ -177,8 +176,9 @@ def test_a_tensor_that_is_bad_in_a_part_counts_in_the_whole(detector, monkeypatc
         sums = Sums.zeros(3)._replace(**{name: tensor(np.float32(value)) for name, value in values.items()})
         return {"logits": logits}, sums, [tensor(np.float32(place)) for _ in detector.trainable_variables]
 
-    monkeypatch.setitem(replaying._GRADIENTS, keras.backend.backend(), lambda *_: differentiate)
-    found = {finding.name: finding for finding in replaying._diagnose(detector, four_images(), 4)}
+    found = {
+        finding.name: finding for finding in replaying._diagnose(detector, four_images(), 4, lambda *_: differentiate)
+    }
     assert found["logits"] == ("logits", 1, 8, -3.0, 3.0)
     assert [found[name].high for name in ("loss_classification", "loss_box", "loss")] == [2.0, 6.0, 8.0]
     assert found[f"gradient of {detector.trainable_variables[0].path}"].high == 6 / 4
@@ -188,8 +188,8 @@ def test_the_command_of_the_message_runs_in_a_shell(run, detector, data):
     """Words as a shell would split them: the code is one of them, and it is Python."""
     import shlex
 
-    text = record(run, detector, "that it found", batch_of(data), data, FAULT)
-    words = shlex.split(text.partition("look again with: ")[2])
+    text = record(run, detector, "before the step", batch_of(data), data, FAULT)
+    words = shlex.split(text.partition("look at it again with: ")[2])
     assert words[:2] == ["python", "-c"] and len(words) == 3
     compile(words[2], "command", "exec")
     assert repr(str(run.path)) in words[2]

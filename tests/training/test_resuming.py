@@ -33,11 +33,10 @@ def go(data, monkeypatch):
     """`go(path, *overrides, tables=…, **arguments)`: a training with stand-ins."""
 
     def call(path, *overrides, tables=data, **arguments):
-        stand_ins.put_in(monkeypatch.setattr)
         monkeypatch.setattr(os, "fsync", lambda _: None)
         config = configuration.load(None, [*stand_ins.SETTINGS, *overrides])
         arguments |= {"train_data": tables[0], "validation_data": tables[1]}
-        return RunDirectory(training.train(config, path, **arguments))
+        return RunDirectory(training.train(config, path, collaborators=stand_ins.collaborators(), **arguments))
 
     return call
 
@@ -252,7 +251,7 @@ def of_two_hosts(tmp_path, monkeypatch):
 def test_a_host_that_does_not_know_its_place_is_refused(of_two_hosts, capsys, more):
     assert of_two_hosts(*more) == (2, [])
     error = capsys.readouterr().err
-    assert "the run is one of 2 hosts, and which one this is has to be told again" in error
+    assert "the run is one of 2 hosts, and which one this is has to be said again" in error
     assert "run.hosts='{coordinator: node0:1234, count: 2, index: N}'" in error and "--launcher" in error
 
 

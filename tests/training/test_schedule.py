@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from retina import config
-from retina.training.schedule import LearningRate
+from retina.training.optimizer import LearningRate
 
 
 def rates(peak: float, schedule: config.Schedule, steps) -> list[float]:

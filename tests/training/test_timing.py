@@ -7,33 +7,29 @@ from retina import cli, config
 from retina.data.formats.digits import read_digits
 from retina.errors import RetinaError
 from retina.runs.hosts import Hosts
-from retina.training import parts, timing
+from retina.training import timing
 from retina.training.devices import Distribution
 from tests.training import stand_ins
 
 
 @pytest.fixture
-def timed(monkeypatch):
-    """`timed(distribution, *overrides)`: the timing of three quick steps, and what each part of it was given."""
+def timed():
+    """`timed(distribution, *overrides)`: the timing of three quick steps, and the arguments of each collaborator."""
     given = {}
 
     def call(distribution, *overrides):
-        monkeypatch.setattr(parts, "build_detector", stand_ins.build)
-        monkeypatch.setattr(
-            parts,
-            "build_step",
-            lambda model, optimizer, *more: given.update(step=more) or stand_ins.Step(model, optimizer),
-        )
-        monkeypatch.setattr(timing, "distribute", lambda run: given.update(run=run) or distribution)
-        monkeypatch.setattr(timing, "make_deterministic", lambda: given.update(deterministic=True))
-
         def batches(*_, seed, steps, slots, **__):
             given.update(slots=slots)
             return (np.float32(step) for step in range(steps))
 
-        monkeypatch.setattr(timing, "training_batches", batches)
+        collaborators = stand_ins.collaborators(
+            step=lambda model, optimizer, *more: given.update(step=more) or stand_ins.Step(model, optimizer),
+            distribute=lambda run: given.update(run=run) or distribution,
+            make_deterministic=lambda: given.update(deterministic=True),
+            batches=batches,
+        )
         settings = config.load(None, [*stand_ins.SETTINGS, *overrides])
-        return timing.time_steps(settings, read_digits("train", 8, 64), 3), given
+        return timing.time_steps(settings, read_digits("train", 8, 64), 3, collaborators), given
 
     return call
 

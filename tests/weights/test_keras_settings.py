@@ -26,8 +26,8 @@ def test_no_configuration():
     assert found.values == {} and found.account == ()
     sizes, notes = resize(found.values)
     assert sizes == {"short": 800, "long": 800, "multiple": 800}
-    assert "tells no image_size" in notes[0] and "its default; the file does not say" in notes[1]
-    assert pixels(found.values)[2] == ("the file tells no pixel normalisation: ImageNet's, as its presets have it",)
+    assert "gives no image_size" in notes[0] and "its default; the file does not say" in notes[1]
+    assert pixels(found.values)[2] == ("the file gives no pixel normalisation: ImageNet's, as its presets have it",)
 
 
 @pytest.mark.parametrize("node", [[], {}, None, 3, {"class_name": 3}, one("AnchorGenerator", None), [one("X", [])]])

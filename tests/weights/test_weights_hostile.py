@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from retina.errors import RetinaError
-from retina.weights import program
+from retina.weights import pickle_program
 from retina.weights.keras_file import read_keras
 from retina.weights.mapping import Rule, convert
 from retina.weights.tensor_file import TensorFile, read_tensors
@@ -157,7 +157,7 @@ def test_pickles_that_ask_for_much(tmp_path, pickled, text):
 
 
 def test_pickles_of_many_instructions(tmp_path, monkeypatch):
-    monkeypatch.setattr(program, "_MOST", 1000)
+    monkeypatch.setattr(pickle_program, "_MOST", 1000)
     (tmp_path / "x.pkl").write_bytes(b"\x80\x02" + b"]" * 1000 + b".")
     refused(tmp_path / "x.pkl", "more than 1000 instructions")
 
@@ -221,7 +221,7 @@ def test_real_pickles_pass(tmp_path):
         given = io.BytesIO(
             pickle.dumps([{"a": (1, 2.5, None, True), 3: [b"x", "y" * 300]}, "b"] * 2, protocol=protocol)
         )
-        program.check_program(given)
+        pickle_program.check_program(given)
         assert given.tell() == 0 and pickle.load(given)
 
 

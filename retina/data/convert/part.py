@@ -1,4 +1,4 @@
-"""What a conversion writes, apart from how: the images of a split under their new names, and what a format can hold."""
+"""The content of a conversion: the images of a split under their new names, fitted to what a format can hold."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _RESERVED = ("classes",)  # classes.txt, beside YOLO labels, is not the labels o
 
 @dataclass(frozen=True)
 class Holds:
-    """What a format can say of a box. `areas`: "exact", "whole" (pixels²) or "no"."""
+    """The properties of a box that a format can hold. `areas`: "exact", "whole" (pixels²) or "no"."""
 
     title: str
     crowd: bool
@@ -62,7 +62,7 @@ class Part:
 
 
 def without(table: DetectionDataset, gone: np.ndarray) -> DetectionDataset:
-    """The table without the boxes of the mask `gone` [M]; its images stay."""
+    """Return the table without the boxes of the mask `gone` [M]; its images stay."""
     if not gone.any():
         return table
     image = np.repeat(np.arange(len(table)), np.diff(table.offsets))[~gone]
@@ -74,7 +74,7 @@ def without(table: DetectionDataset, gone: np.ndarray) -> DetectionDataset:
 def fitted(
     table: DetectionDataset, holds: Holds, crowd: Choice | None, difficult: Choice | None
 ) -> tuple[DetectionDataset, tuple[str, ...]]:
-    """The table with nothing but what the format can say, and notes on the rest with counts.
+    """Return the table with nothing but what the format can say, and notes on the rest with counts.
 
     Args:
         crowd, difficult: whether boxes of this kind are left out or become ordinary ones.
@@ -102,26 +102,26 @@ def fitted(
         else:
             table = replace(table, **{kind: np.zeros_like(flags)})
             notes.append(f"{table.name}: {count} {kind} boxes become ordinary ones (--{kind} keep)")
-    own = (table.boxes[:, 2] - table.boxes[:, 0]) * (table.boxes[:, 3] - table.boxes[:, 1])
+    of_boxes = (table.boxes[:, 2] - table.boxes[:, 0]) * (table.boxes[:, 3] - table.boxes[:, 1])
     if holds.areas == "whole":
         cut = int((np.floor(table.areas) != table.areas).sum())
         if cut:
             notes.append(f"{table.name}: {cut} areas are cut to whole pixels, as {holds.title} stores them")
         table = replace(table, areas=np.floor(table.areas))
     elif holds.areas == "no":
-        other = int((np.abs(table.areas - own) > 1e-6 * np.maximum(own, 1)).sum())
+        other = int((np.abs(table.areas - of_boxes) > 1e-6 * np.maximum(of_boxes, 1)).sum())
         if other:
             notes.append(
                 f"{table.name}: {other} areas of their own are lost, {holds.title} has only those of the boxes"
             )
-        table = replace(table, areas=own)
+        table = replace(table, areas=of_boxes)
     return table, tuple(notes)
 
 
 def file_names(
     images: Sequence[TableImage], ids: Sequence[int | str], suffixes: Sequence[str]
 ) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
-    """A file name for each image, distinct without extension and whatever the case, and (old, new) where it changed.
+    """Return a file name for each image, distinct without extension in any case, and (old, new) where it changed.
 
     Letters, digits, `-`, `_` and `.` stay (Unicode too, composed), all else becomes `_`. Of images that would share a
     name the later ones get `_2`, `_3` and so on; the same file given twice keeps one name. Images that are no files of

@@ -1,4 +1,4 @@
-"""What was written, read again with the package's own readers and compared with what should be there."""
+"""The check of a conversion: what was written is read again with the package's readers and compared."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from retina.data.convert.part import Part
 from retina.data.dataset import DetectionDataset
@@ -21,9 +22,9 @@ _JPEG_MOST, _JPEG_MEAN = 64.0, 4.0
 
 
 def differences(
-    part: Part, found: DetectionDataset, tolerance: np.ndarray, tick: Callable[[], None] = lambda: None
+    part: Part, written: DetectionDataset, tolerance: np.ndarray, tick: Callable[[], None] = lambda: None
 ) -> tuple[str, ...]:
-    """In words, the first few places where a table that was read is not the one that was to be written; () if equal.
+    """Return the first few places, in words, where a table as read is not the one that was to be written; () if equal.
 
     Compared are the images by file name (or, in shards, by order), their sizes and, where they are copies, their
     bytes; where they were turned upright, their decoded pixels with those of the source, turned: equal, or for JPEGs
@@ -38,30 +39,30 @@ def differences(
         RetinaError: an image can't be read.
     """
     expected = part.table
-    rows = _rows(part, found)
+    rows = _rows(part, written)
     if isinstance(rows, str):
         return (rows,)
-    if (found.sizes[rows] != expected.sizes).any():
-        row = int(np.argmax((found.sizes[rows] != expected.sizes).any(1)))
-        got, want = found.sizes[rows[row]].tolist(), expected.sizes[row].tolist()
+    if (written.sizes[rows] != expected.sizes).any():
+        row = int(np.argmax((written.sizes[rows] != expected.sizes).any(1)))
+        got, want = written.sizes[rows[row]].tolist(), expected.sizes[row].tolist()
         return (f"{part.names[row]}: (height, width) is {got}, expected {want}",)
     counts = np.diff(expected.offsets)
-    if (np.diff(found.offsets)[rows] != counts).any():
-        row = int(np.argmax(np.diff(found.offsets)[rows] != counts))
-        got = int(np.diff(found.offsets)[rows[row]])
+    if (np.diff(written.offsets)[rows] != counts).any():
+        row = int(np.argmax(np.diff(written.offsets)[rows] != counts))
+        got = int(np.diff(written.offsets)[rows[row]])
         return (f"{part.names[row]}: {got} boxes, expected {counts[row]}",)
-    found = found.subset(rows)
-    faults = [*_copies(part, found, tick)]
-    named = np.array(found.class_names)[found.labels], np.array(expected.class_names)[expected.labels]
+    written = written.subset(rows)
+    faults = [*_copies(part, written, tick)]
+    named = np.array(written.class_names)[written.labels], np.array(expected.class_names)[expected.labels]
     # An area is a product of sides that each may be off.
     sides = expected.boxes[:, 2:] - expected.boxes[:, :2]
     slack = 4 * tolerance * (sides.max(axis=1, initial=1) + tolerance) + 1e-9 * expected.areas
     for what, wrong in (
-        ("box", (np.abs(found.boxes - expected.boxes) > tolerance[:, None]).any(axis=1)),
+        ("box", (np.abs(written.boxes - expected.boxes) > tolerance[:, None]).any(axis=1)),
         ("class", named[0] != named[1]),
-        ("crowd flag", found.crowd != expected.crowd),
-        ("difficult flag", found.difficult != expected.difficult),
-        ("area", np.abs(found.areas - expected.areas) > slack),
+        ("crowd flag", written.crowd != expected.crowd),
+        ("difficult flag", written.difficult != expected.difficult),
+        ("area", np.abs(written.areas - expected.areas) > slack),
     ):
         if wrong.any():
             images = np.repeat(np.arange(len(expected)), counts)
@@ -70,23 +71,23 @@ def differences(
     return tuple(faults)
 
 
-def _rows(part: Part, found: DetectionDataset) -> np.ndarray | str:
-    """[N] where each image of the part is in the table, or what is wrong."""
-    if len(found) != len(part.table):
-        return f"{len(found)} images, expected {len(part.table)}"
-    if any(isinstance(image, StoredImage) for image in found.images):
-        return np.arange(len(found))
-    place = {Path(str(image)).name: row for row, image in enumerate(found.images)}
+def _rows(part: Part, written: DetectionDataset) -> np.ndarray | str:
+    """[N] the row of each image of the part in the table, or the fault."""
+    if len(written) != len(part.table):
+        return f"{len(written)} images, expected {len(part.table)}"
+    if any(isinstance(image, StoredImage) for image in written.images):
+        return np.arange(len(written))
+    place = {Path(str(image)).name: row for row, image in enumerate(written.images)}
     missing = [name for name in part.names if name not in place]
     if missing:
         return f"{len(missing)} images are not there, such as {missing[0]}"
     return np.array([place[name] for name in part.names], np.int64)
 
 
-def _copies(part: Part, found: DetectionDataset, tick: Callable[[], None]) -> Iterator[str]:
-    """Which copies have other bytes than their source, and which turned images other pixels."""
+def _copies(part: Part, written: DetectionDataset, tick: Callable[[], None]) -> Iterator[str]:
+    """The copies that have other bytes than their source, and the turned images that have other pixels."""
     shown = 0
-    for row, (source, copy) in enumerate(zip(part.table.images, found.images, strict=True)):
+    for row, (source, copy) in enumerate(zip(part.table.images, written.images, strict=True)):
         orientation = int(part.rotations[row])
         fault = _fault(source, copy) if orientation == 1 else _turned_fault(source, copy, orientation)
         tick()
@@ -105,9 +106,7 @@ def _fault(source: TableImage, copy: TableImage) -> str | None:
 
 
 def _turned_fault(source: TableImage, copy: TableImage, orientation: int) -> str | None:
-    """Whether a copy shows the source after its EXIF rotation."""
-    from PIL import Image
-
+    """The fault of a copy that should show the source after its EXIF rotation."""
     try:
         (expected, lossy), (got, _) = _pixels(encoded(source)), _pixels(encoded(copy))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -139,8 +138,6 @@ def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 def _pixels(content: bytes) -> tuple[np.ndarray, bool]:
     """[H,W,C] as Pillow decodes it, and whether its format loses pixels when it is written."""
-    from PIL import Image
-
     with Image.open(io.BytesIO(content)) as opened:
         # Of a palette the order may change; 16 bits would be cut.
         plain = opened.mode.startswith(("I", "F"))

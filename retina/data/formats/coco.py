@@ -1,85 +1,108 @@
-"""COCO JSON (https://cocodataset.org/#format-data) to `DetectionDataset`. Segmentations are never read."""
+"""COCO JSON (https://cocodataset.org/#format-data): annotations read and written, results read and written.
+
+Segmentations are never read. A dataset is written as `annotations/instances_SPLIT.json` and `images/SPLIT/`.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
-from retina.data.dataset import DetectionDataset, InvalidBoxes, RawObjects, build, first_repeated, with_classes
-from retina.data.detections import is_name, short
-from retina.data.image_files import locate_images
+from retina import config
+from retina.data.convert.part import Part
+from retina.data.dataset import DetectionDataset, RawObjects, Records, first_repeated
+from retina.data.detections import LARGEST, DetectionTable, Pixels, beyond, is_name, is_number, short, to_continuous
+from retina.data.ground_truth import FileTruth, GroundTruth, Id, Results, labels_of_names, results, rows_of_stems
+from retina.data.image_files import locate_images, place_image, stem
 from retina.errors import RetinaError
+from retina.files import written
 
 # Polygons are most of a COCO file. Cut out before parsing, they cost neither the time nor the gigabytes that their
 # numbers take as Python objects. The pattern can't match inside a JSON string: there the quotes would be escaped.
 _POLYGONS = re.compile(rb'"segmentation"\s*:\s*\[[\[\]0-9eE+\-.,\s]*\]')
 
+_TYPES = {int: "a whole number", str: "a text", list: "a list", float: "a number"}
 
-def read_coco(
-    annotations: Path,
-    images: Path,
-    *,
-    classes: tuple[str, ...] | None = None,
-    invalid_boxes: InvalidBoxes = "error",
-    keep_missing: bool = False,
-) -> DetectionDataset:
-    """Reads one COCO annotation file; the images themselves are not opened.
 
-    Labels follow the categories by id (gaps are fine), or `classes` where given, which must be the same names. Images
-    without annotations are kept, and so are crowds. A box is `[x, y, width, height]` in the file and xyxy from here on.
+def coco_records(annotations: Path, images: Path, *, keep_missing: bool = False) -> Records:
+    """Read one COCO annotation file; the images themselves are not opened.
+
+    Labels follow the categories by id (gaps are fine). Images without annotations stay, and so do crowds. A box is
+    `[x, y, width, height]` in the file and xyxy in the table.
 
     Args:
         keep_missing: an image whose file is missing stays, to be left out by who decodes it.
 
     Raises:
         RetinaError: a file or folder is missing, the JSON is malformed, an entry lacks a key, holds a wrong type or
-            points to an image or category that is not there, an id is given twice, a file name leaves the folder, or a
-            box is invalid and `invalid_boxes` is "error".
+            points to an image or category that is not there, an id is given twice, or a file name leaves the folder.
     """
-    name = str(annotations)
-    tree = read_tree(annotations)
-    pictures, objects, categories = (entries(name, tree, key) for key in ("images", "annotations", "categories"))
-    if not pictures:
-        raise RetinaError(f"{name}: 'images' is empty; a dataset needs at least one image")
-    if not categories:
-        raise RetinaError(f"{name}: 'categories' is empty; a detector needs at least one class")
-    by_name = _categories(name, categories)
-    image_ids = _column(name, "images", pictures, "id", (int, str))
-    _distinct(name, "images", "id", image_ids)
-    files = _column(name, "images", pictures, "file_name", (str,))
-    sizes = [_column(name, "images", pictures, key, (int,)) for key in ("height", "width")]
+    file = _read_file(annotations, "check data.root and annotations")
+    name = file.name
+    classes = _classes(file)
+    image_ids = _column(name, "images", file.images, "id", (int, str))
+    _refuse_repeated(name, "images", "id", image_ids)
+    files = _column(name, "images", file.images, "file_name", (str,))
+    sizes = [_column(name, "images", file.images, key, (int,)) for key in ("height", "width")]
     for key, side in zip(("height", "width"), sizes, strict=True):
         _refuse(name, "images", key, side, [not 0 < s < 2**31 for s in side], "a positive whole number")
     paths = locate_images(name, images, files, lambda index: f"images[{index}]", "file_name", keep_missing=keep_missing)
-
     rows = {image_id: row for row, image_id in enumerate(image_ids)}
-    raw = _objects(name, objects, rows, {category: label for label, category in enumerate(by_name.values())})
-    owners = raw.image
+    labels = {category: label for label, category in enumerate(classes.values())}
+    raw = _objects(file, rows, labels, strict=True)
+    objects, owners = file.annotations, raw.image
 
     def describe(row: int) -> str:
         return f"annotation {objects[row].get('id', f'number {row}')} (image {image_ids[owners[row]]})"
 
-    table = build(
-        name,
-        by_name,
-        image_ids,
-        paths,
-        np.array(sizes, np.int32).T,
-        raw,
-        invalid_boxes=invalid_boxes,
-        describe=describe,
+    return Records(name, classes, image_ids, paths, np.array(sizes, np.int32).T, raw, describe)
+
+
+def coco_truth(path: Path, pixels: Pixels) -> FileTruth:
+    """Read ground truth as pycocotools does: any box, ids of any kind, neither file names nor sizes needed.
+
+    `ignore` has no effect. Where pycocotools would stop for want of an `area`, a box's own is taken. An annotation's id
+    is not read.
+
+    Raises:
+        RetinaError: the file is missing or malformed, or a number is not finite or too large to compute with.
+    """
+    file = _read_file(path, "check --ground-truth")
+    # pycocotools keeps the last of several images with one id.
+    by_id = {_id(file.name, "images", index, entry): entry for index, entry in enumerate(file.images)}
+    rows = {identifier: row for row, identifier in enumerate(by_id)}
+    names = _distinct_names(file)
+    raw = _objects(file, rows, {identifier: label for label, identifier in enumerate(names)}, strict=False)
+    boxes = to_continuous(raw.xywh, pixels)
+    return FileTruth(
+        file.name,
+        tuple(names.values()),
+        tuple(names),
+        tuple(by_id),
+        raw.image,
+        boxes,
+        raw.labels,
+        raw.crowd,
+        raw.difficult,
+        np.where(np.isnan(raw.areas), boxes[:, 2] * boxes[:, 3], raw.areas),
+        stems=tuple(_stem(entry, identifier) for identifier, entry in by_id.items()),
+        sizes=np.array([_size(entry) for entry in by_id.values()], np.float64),
     )
-    return with_classes(table, classes)
+
+
+# ------------------------------------------------------------------------------------------------- annotation files
 
 
 def read_json(path: Path, what: str = "COCO annotation file", hint: str = "check the path") -> Any:
-    """A JSON file's content, without the polygons of its segmentations.
+    """Return a JSON file's content, without the polygons of its segmentations.
 
     Raises:
         RetinaError: the file can't be read, or is not JSON.
@@ -104,8 +127,8 @@ def read_json(path: Path, what: str = "COCO annotation file", hint: str = "check
         raise RetinaError(f"{path}: not valid JSON: {error}; is this a {what}?") from None
 
 
-def read_tree(path: Path, hint: str = "check data.root and annotations") -> dict[str, Any]:
-    """The object that a COCO annotation file holds.
+def read_tree(path: Path, hint: str = "check the path") -> dict[str, Any]:
+    """Return the object that a COCO annotation file holds.
 
     Raises:
         RetinaError: the file can't be read, is not JSON or holds something else.
@@ -118,12 +141,26 @@ def read_tree(path: Path, hint: str = "check data.root and annotations") -> dict
     return tree
 
 
-def entries(name: str, tree: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    """The list under a key of a COCO tree, each entry an object.
+class _File(NamedTuple):
+    """The three lists of an annotation file, each entry an object."""
 
-    Raises:
-        RetinaError: it is missing, no list, or one of its entries is none.
-    """
+    name: str
+    images: list[dict[str, Any]]
+    annotations: list[dict[str, Any]]
+    categories: list[dict[str, Any]]
+
+
+def _read_file(path: Path, hint: str) -> _File:
+    name, tree = str(path), read_tree(path, hint)
+    file = _File(name, *(_entries(name, tree, key) for key in ("images", "annotations", "categories")))
+    if not file.images:
+        raise RetinaError(f"{name}: 'images' is empty; expected at least one image")
+    if not file.categories:
+        raise RetinaError(f"{name}: 'categories' is empty; expected at least one class")
+    return file
+
+
+def _entries(name: str, tree: dict[str, Any], key: str) -> list[dict[str, Any]]:
     entries = tree.get(key)
     if not isinstance(entries, list):
         what = f"has no '{key}'" if key not in tree else f"'{key}' is a {type(entries).__name__}, not a list"
@@ -135,7 +172,7 @@ def entries(name: str, tree: dict[str, Any], key: str) -> list[dict[str, Any]]:
 
 
 def _column(
-    name: str, table: str, entries: list[dict], key: str, types: tuple[type, ...], default: Any = None
+    name: str, table: str, entries: list[dict[str, Any]], key: str, types: tuple[type, ...], default: Any = None
 ) -> list[Any]:
     """`entries[:][key]`, checked for presence (unless there is a default) and exact type."""
     if default is not None:
@@ -147,21 +184,21 @@ def _column(
             index = next(i for i, entry in enumerate(entries) if key not in entry)
             raise RetinaError(f"{name}: {table}[{index}] has no '{key}'; add it") from None
     if not set(map(type, values)) <= set(types):
-        expected = " or ".join(
-            {int: "a whole number", str: "a text", list: "a list", float: "a number"}[t] for t in types
-        )
+        expected = " or ".join(_TYPES[kind] for kind in types if kind in _TYPES)
         _refuse(name, table, key, values, [type(value) not in types for value in values], expected)
     return values
 
 
-def _refuse(name: str, table: str, key: str, values: Sequence, wrong: Sequence[bool], expected: str) -> None:
-    """Raises for the first value that is wrong, if any."""
+def _refuse(name: str, table: str, key: str, values: Sequence[Any], wrong: Sequence[bool], expected: str) -> None:
+    """Raise for the first value that is wrong, if any."""
     if any(wrong):
         index = list(wrong).index(True)
-        raise RetinaError(f"{name}: {table}[{index}]: '{key}' must be {expected}, got {short(values[index])}")
+        value = values[index]
+        large = "".join(map(beyond, value)) if isinstance(value, list) else beyond(value)
+        raise RetinaError(f"{name}: {table}[{index}]: '{key}' must be {expected}, got {short(value)}{large}")
 
 
-def _distinct(name: str, table: str, key: str, values: list) -> None:
+def _refuse_repeated(name: str, table: str, key: str, values: list[Any]) -> None:
     again = first_repeated(values)
     if again is not None:
         index, value = again
@@ -171,57 +208,427 @@ def _distinct(name: str, table: str, key: str, values: list) -> None:
         )
 
 
-def _categories(name: str, categories: list[dict]) -> dict[str, int]:
+def _classes(file: _File) -> dict[str, int]:
     """`{name: id}` in the order of the ids."""
-    ids = _column(name, "categories", categories, "id", (int,))
-    names = _column(name, "categories", categories, "name", (str,))
-    _refuse(name, "categories", "name", names, [not is_name(called) for called in names], "a text of whole characters")
-    _distinct(name, "categories", "id", ids)
-    _distinct(name, "categories", "name", names)
+    ids = _column(file.name, "categories", file.categories, "id", (int,))
+    names = _column(file.name, "categories", file.categories, "name", (str,))
+    wrong = [not is_name(name) for name in names]
+    _refuse(file.name, "categories", "name", names, wrong, "a text of whole characters")
+    _refuse_repeated(file.name, "categories", "id", ids)
+    _refuse_repeated(file.name, "categories", "name", names)
     return {names[i]: ids[i] for i in sorted(range(len(ids)), key=ids.__getitem__)}
 
 
-def _objects(name: str, objects: list[dict], rows: dict[int | str, int], labels: dict[int, int]) -> RawObjects:
-    table = "annotations"
-    given = _boxes(name, _column(name, table, objects, "bbox", (list,)))
-    owners = _column(name, table, objects, "image_id", (int, str))
-    image = np.array([rows.get(owner, -1) for owner in owners], np.int64)
-    _refuse(name, table, "image_id", owners, (image < 0).tolist(), "the id of one of 'images'")
-    kinds = _column(name, table, objects, "category_id", (int,))
-    label = np.array([labels.get(kind, -1) for kind in kinds], np.int32)
-    _refuse(name, table, "category_id", kinds, (label < 0).tolist(), "the id of one of 'categories'")
-    crowd = _column(name, table, objects, "iscrowd", (int, bool), default=0)
-    _refuse(name, table, "iscrowd", crowd, [value not in (0, 1) for value in crowd], "0 or 1")
-    # NaN stands for "not given"; a file's own NaN is refused.
-    given_areas = _column(name, table, objects, "area", (int, float), default=np.nan)
-    wrong = ["area" in entry and not 0 <= area < 1e300 for entry, area in zip(objects, given_areas, strict=True)]
-    _refuse(name, table, "area", given_areas, wrong, "a finite number, not negative")
+def _distinct_names(file: _File) -> dict[Id, str]:
+    """`{id: name}` in the order of the ids; a name that two ids share gets the id, for figures stand under a name."""
+    by_id: dict[Id, str] = {}
+    for index, entry in enumerate(file.categories):
+        identifier = _id(file.name, "categories", index, entry)
+        name = entry.get("name", str(identifier))
+        if not is_name(name):
+            raise RetinaError(
+                f"{file.name}: categories[{index}]: 'name' must be a text of whole characters, got {short(name)}"
+            )
+        if by_id.setdefault(identifier, name) != name:
+            raise RetinaError(
+                f"{file.name}: categories[{index}]: id {identifier!r} is already that of '{by_id[identifier]}'; "
+                "each must be distinct"
+            )
+    try:
+        ids = sorted(by_id, key=lambda identifier: identifier)
+    except TypeError:  # Numbers and texts mixed: the file's order.
+        ids = list(by_id)
+    counts = Counter(by_id.values())
+    taken = {name for name, count in counts.items() if count == 1}
+    names: dict[Id, str] = {}
+    for identifier in ids:
+        name = by_id[identifier]
+        if counts[name] > 1:
+            name = f"{name} ({identifier})"
+            while name in taken:
+                name = f"{name} ({identifier})"
+        taken.add(name)
+        names[identifier] = name
+    return names
+
+
+def _id(name: str, table: str, index: int, entry: dict[str, Any]) -> Id:
+    if "id" not in entry:
+        raise RetinaError(f"{name}: {table}[{index}] has no 'id'; add it")
+    value = entry["id"]
+    if type(value) not in (int, str):
+        raise RetinaError(f"{name}: {table}[{index}]: 'id' must be a whole number or a text, got {short(value)}")
+    return value
+
+
+def _objects(file: _File, rows: Mapping[Any, int], labels: Mapping[Any, int], *, strict: bool) -> RawObjects:
+    """The annotations' columns.
+
+    Args:
+        rows: the row of each image id.
+        labels: the label of each category id.
+        strict: as training wants it: ids of the types that COCO means, no negative area; a box that is not finite is
+            left to the policy for invalid boxes. Else as pycocotools takes it: whatever can be computed with.
+    """
+    name, objects = file.name, file.annotations
+    given = _boxes(name, objects, strict)
+    image = _references(file, "image_id", (int, str) if strict else (int, str, float), rows, "images")
+    label = _references(file, "category_id", (int,) if strict else (int, str, float), labels, "categories")
+    flags = (int, bool) if strict else (int, bool, float)
+    crowd = [entry.get("iscrowd", 0) for entry in objects]
+    wrong = [type(value) not in flags or value not in (0, 1) for value in crowd]
+    _refuse(name, "annotations", "iscrowd", crowd, wrong, "0 or 1")
     with np.errstate(over="ignore", invalid="ignore"):
         boxes = np.concatenate([given[:, :2], given[:, :2] + given[:, 2:]], axis=1)
     return RawObjects(
         image=image,
         boxes=boxes,
+        xywh=given,
         given=given,
         extent=given[:, 2:],
-        labels=label,
+        labels=label.astype(np.int32),
         crowd=np.array(crowd, np.bool_),
         difficult=np.zeros(len(objects), np.bool_),
-        areas=np.array(given_areas, np.float64),
+        areas=_areas(name, objects, strict),
     )
 
 
-def _boxes(name: str, boxes: list[list]) -> np.ndarray:
+def _references(file: _File, key: str, types: tuple[type, ...], rows: Mapping[Any, int], table: str) -> np.ndarray:
+    """[M] int64 the rows of the entries of `table` that the annotations point to."""
+    ids = _column(file.name, "annotations", file.annotations, key, types)
+    places = np.array([rows.get(identifier, -1) for identifier in ids], np.int64)
+    _refuse(file.name, "annotations", key, ids, (places < 0).tolist(), f"the id of one of '{table}'")
+    return places
+
+
+def _boxes(name: str, objects: list[dict[str, Any]], strict: bool) -> np.ndarray:
+    """[M,4] float64 x, y, width, height."""
+    boxes = _column(name, "annotations", objects, "bbox", (list,))
     if set(map(len, boxes)) <= {4} and set(map(type, chain.from_iterable(boxes))) <= {int, float}:
         try:
-            return np.array(boxes, np.float64).reshape(-1, 4)
+            numbers = np.array(boxes, np.float64).reshape(-1, 4)
+            # Written so that NaN is wrong.
+            if strict or (np.abs(numbers) <= LARGEST).all():
+                return numbers
         except OverflowError:  # a whole number of more than 308 digits
             pass
-    wrong = [
-        len(box) != 4 or not all(type(number) in (int, float) and _fits(number) for number in box) for box in boxes
-    ]
-    _refuse(name, "annotations", "bbox", boxes, wrong, "four numbers (x, y, width, height)")
+    fits = _fits if strict else is_number
+    wrong = [len(box) != 4 or not all(fits(number) for number in box) for box in boxes]
+    expected = f"four {'' if strict else 'finite '}numbers (x, y, width, height)"
+    _refuse(name, "annotations", "bbox", boxes, wrong, expected)
     raise AssertionError("a box was refused by the fast check and passed the slow one")
 
 
-def _fits(number: float) -> bool:
-    return type(number) is float or abs(number) < 10**300
+def _fits(number: Any) -> bool:
+    return type(number) is float or (type(number) is int and abs(number) < 10**300)
+
+
+def _areas(name: str, objects: list[dict[str, Any]], strict: bool) -> np.ndarray:
+    """[M] float64, NaN where the file gives none; a file's own NaN is refused."""
+    if strict:
+        given = _column(name, "annotations", objects, "area", (int, float), default=math.nan)
+        wrong = ["area" in entry and not 0 <= area <= LARGEST for entry, area in zip(objects, given, strict=True)]
+    else:
+        given = [entry.get("area", math.nan) for entry in objects]
+        wrong = ["area" in entry and not is_number(area) for entry, area in zip(objects, given, strict=True)]
+    _refuse(name, "annotations", "area", given, wrong, f"a finite number{', not negative' if strict else ''}")
+    return np.array(given, np.float64)
+
+
+def _stem(entry: dict[str, Any], identifier: Id) -> str:
+    file = entry.get("file_name")
+    return stem(file) if isinstance(file, str) and file else str(identifier)
+
+
+def _size(entry: dict[str, Any]) -> list[Any]:
+    return [entry[side] if is_number(entry.get(side)) else math.nan for side in ("height", "width")]
+
+
+# ---------------------------------------------------------------------------------------------------------- results
+
+
+def coco_results(path: Path, truth: GroundTruth, pixels: Pixels) -> Results:
+    """Read a COCO results file: a list, or an object with the list as `annotations`.
+
+    Where that object has its own `categories` and `images`, they are matched by name, else ids are the ground truth's.
+
+    Raises:
+        RetinaError: names the entry that is malformed or does not fit the ground truth.
+    """
+    content = read_json(path, "COCO results file", "check --detections")
+    where = str(path)
+    rows: Mapping[Any, int] = {identifier: row for row, identifier in enumerate(truth.image_ids)}
+    labels: Mapping[Any, int] = {identifier: label for label, identifier in enumerate(truth.category_ids)}
+    if isinstance(content, dict):
+        if "annotations" not in content:
+            raise RetinaError(f"{where}: expected a list of detections, or an object with them as 'annotations'")
+        labels = _by_name(where, content, "categories", "name", labels_of_names(truth)) or labels
+        if _named(content, "images", "file_name"):
+            rows = _by_name(where, content, "images", "file_name", rows_of_stems(truth)) or rows
+        content, where = content["annotations"], f"{where}: annotations"
+    columns = coco_columns(content, rows, labels, where)
+    return Results(str(path), columns.image, to_continuous(columns.boxes, pixels), columns.scores, columns.labels)
+
+
+def to_coco(table: DetectionTable, dataset: DetectionDataset) -> list[dict[str, Any]]:
+    """Return detections in COCO's results format, with the source's own ids.
+
+    Raises:
+        RetinaError: a row does not fit the dataset (see `retina.data.detections.check`).
+    """
+    return as_coco(results(table, dataset), dataset)
+
+
+def as_coco(detections: Results, ids: GroundTruth | DetectionDataset) -> list[dict[str, Any]]:
+    """Return detections in COCO's results format (cocodataset.org/#format-results), ready for `json.dump`.
+
+    Args:
+        ids: names the images and categories.
+
+    Returns:
+        One entry a detection: `image_id`, `category_id`, `bbox` as x, y, width, height in pixels, and `score`.
+    """
+    image_ids, category_ids = map(_plain, ids.image_ids), map(_plain, ids.category_ids)
+    images, categories = tuple(image_ids), tuple(category_ids)
+    columns = (detections.image, detections.labels, detections.boxes, detections.scores)
+    return [
+        {"image_id": images[image], "category_id": categories[label], "bbox": box, "score": score}
+        for image, label, box, score in zip(*(column.tolist() for column in columns), strict=True)
+    ]
+
+
+def _plain(identifier: Any) -> Any:
+    """NumPy scalars become Python's: `json` refuses them."""
+    return identifier.item() if isinstance(identifier, np.generic) else identifier
+
+
+def _named(tree: dict[str, Any], table: str, key: str) -> list[dict[str, Any]]:
+    """The entries of a file's own table of images or categories, if each of them has a name."""
+    entries = tree.get(table)
+    if not isinstance(entries, list):
+        return []
+    named = all(isinstance(entry, dict) and isinstance(entry.get(key), str) for entry in entries)
+    return entries if named else []
+
+
+def _by_name(where: str, tree: dict[str, Any], table: str, key: str, known: Mapping[str, int]) -> dict[Any, int] | None:
+    """The meaning of the file's own ids, by the names that it gives them; None where it gives none.
+
+    Classes and images that only the file knows may stand there, so long as nothing was detected of them.
+    """
+    entries = _named(tree, table, key)
+    if not entries:
+        return None
+    places: dict[Any, int] = {}
+    names: dict[Any, str] = {}
+    for index, entry in enumerate(entries):
+        identifier, name = entry.get("id"), entry[key]
+        if type(identifier) not in (int, str):
+            raise RetinaError(
+                f"{where}: {table}[{index}]: 'id' must be a whole number or a text, got {short(identifier)}"
+            )
+        if names.setdefault(identifier, name) != name:
+            raise RetinaError(
+                f"{where}: {table}[{index}]: id {short(identifier)} is already that of {short(names[identifier])}, "
+                f"got {short(name)}; give each an id of its own"
+            )
+        name = stem(name) if table == "images" and name not in known else name
+        if name in known:
+            places[identifier] = known[name]
+    if not places:
+        example = f" (such as {short(next(iter(known)))})" if known else ""
+        raise RetinaError(
+            f"{where}: {table}: expected names of the ground truth's {table}{example}, got none; "
+            "give the ground truth that the detections were made on"
+        )
+    return places
+
+
+class Columns(NamedTuple):
+    """n entries of a COCO results file: `image` [n], `boxes` [n, 4] float64 x, y, width, height, `scores` [n] float64,
+    `labels` [n]."""
+
+    image: np.ndarray
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+
+
+def coco_columns(entries: Any, rows: Mapping[Any, int], labels: Mapping[Any, int], where: str) -> Columns:
+    """The entries' four keys as arrays, with the file's own numbers; other keys are left alone.
+
+    Column by column, which takes a second for a million entries; only a fault makes it look at each entry.
+
+    Args:
+        rows: the row of each image id.
+        labels: the label of each category id.
+        where: starts each error message.
+
+    Raises:
+        RetinaError: it is not a list; an entry lacks a key, has an image or category that is not known, or a box or
+            score that is not a finite number, or a negative width or height.
+    """
+    if not isinstance(entries, list):
+        raise RetinaError(
+            f"{where}: expected a list of detections (image_id, category_id, bbox, score), "
+            f"got {type(entries).__name__}; give a COCO results file"
+        )
+    columns = _fast_columns(entries, rows, labels)
+    if columns is not None:
+        return columns
+    for index, entry in enumerate(entries):
+        _check_entry(entry, rows, labels, f"{where}: entry {index}")
+    raise AssertionError("entries were refused by the fast check and passed the slow one")
+
+
+def _fast_columns(entries: list[Any], rows: Mapping[Any, int], labels: Mapping[Any, int]) -> Columns | None:
+    """None where anything is wrong, whatever it is."""
+    try:
+        image_ids = [entry["image_id"] for entry in entries]
+        category_ids = [entry["category_id"] for entry in entries]
+        boxes = [entry["bbox"] for entry in entries]
+        scores = [entry["score"] for entry in entries]
+        ids = set(map(type, image_ids)) | set(map(type, category_ids))
+        numbers = set(map(type, chain.from_iterable(boxes))) | set(map(type, scores))
+        shapes = set(map(type, boxes)) <= {list, tuple} and set(map(len, boxes)) <= {4}
+        if not (ids <= {int, str, float} and numbers <= {int, float} and shapes):
+            return None
+        columns = Columns(
+            np.array([rows[identifier] for identifier in image_ids], np.int64),
+            np.array(list(chain.from_iterable(boxes)), np.float64).reshape(-1, 4),
+            np.array(scores, np.float64),
+            np.array([labels[identifier] for identifier in category_ids], np.int64),
+        )
+    # A missing key, an entry or box of another kind, an unknown id, a whole number of more than 308 digits.
+    except (KeyError, TypeError, IndexError, OverflowError):
+        return None
+    # Written so that NaN is not sound.
+    sound = all((np.abs(numbers) <= LARGEST).all() for numbers in (columns.boxes, columns.scores))
+    return columns if sound and (columns.boxes[:, 2:] >= 0).all() else None
+
+
+def _check_entry(entry: Any, rows: Mapping[Any, int], labels: Mapping[Any, int], at: str) -> None:
+    if not isinstance(entry, dict):
+        raise RetinaError(f"{at}: expected a mapping, got {type(entry).__name__}; fix or remove it")
+    missing = [key for key in ("image_id", "category_id", "bbox", "score") if key not in entry]
+    if missing:
+        raise RetinaError(f"{at}: expected image_id, category_id, bbox and score, but {missing[0]} is missing; add it")
+    _check_id(rows, entry["image_id"], f"{at}: image_id", "images")
+    _check_id(labels, entry["category_id"], f"{at}: category_id", "categories")
+    _check_box(entry["bbox"], at)
+    if not is_number(entry["score"]):
+        raise RetinaError(
+            f"{at}: expected a finite score, got {short(entry['score'])}{beyond(entry['score'])}; fix or remove it"
+        )
+
+
+def _check_id(table: Mapping[Any, int], identifier: Any, at: str, things: str) -> None:
+    # A list has no hash, and True would pass for 1.
+    if isinstance(identifier, bool) or not isinstance(identifier, (int, str, float)) or identifier not in table:
+        example = f" (such as {next(iter(table))!r})" if table else ""
+        raise RetinaError(
+            f"{at}: expected one of the dataset's {len(table)} {things}{example}, got {short(identifier)}; "
+            "give the dataset that the detections were made on"
+        )
+
+
+def _check_box(value: Any, at: str) -> None:
+    if not isinstance(value, (list, tuple)) or len(value) != 4 or not all(is_number(part) for part in value):
+        large = "".join(beyond(part) for part in value[:4]) if isinstance(value, (list, tuple)) else ""
+        raise RetinaError(
+            f"{at}: expected bbox as four finite numbers x, y, width, height, got {short(value)}{large}; "
+            "fix or remove it"
+        )
+    if value[2] < 0 or value[3] < 0:
+        raise RetinaError(
+            f"{at}: expected a bbox with width and height of at least 0, got {short(value)}; fix or remove it"
+        )
+
+
+# ----------------------------------------------------------------------------------------------------------- writing
+
+
+def check(parts: Sequence[Part]) -> tuple[str, ...]:
+    """Return notes on what is lost; there is nothing to refuse."""
+    if any(_numbered(part.table) for part in parts):
+        return ("COCO JSON: image ids are texts, which COCO's tools don't expect: numbered from 1 in each split",)
+    return ()
+
+
+def unheld(table: DetectionDataset) -> tuple[np.ndarray, str]:
+    """[M] the boxes that can't be written, and why: none."""
+    return np.zeros(len(table.boxes), np.bool_), ""
+
+
+def write(part: Part, folder: Path, *, link: bool, tick: Callable[[], None]) -> None:
+    """Write a split; images that are there already are taken for written."""
+    images, annotations = folder / "images" / part.split, folder / "annotations"
+    images.mkdir(parents=True, exist_ok=True)
+    annotations.mkdir(parents=True, exist_ok=True)
+    for row, name in enumerate(part.names):
+        rotated = part.rotations[row] != 1
+        place_image(part.table.images[row], str(part.table.image_ids[row]), images / name, rotated=rotated, link=link)
+        tick()
+    with written(annotations / f"instances_{part.split}.json") as temporary, open(temporary, "w") as file:
+        _write_json(file, part)
+
+
+def source(folder: Path, split: str, names: Sequence[str]) -> config.CocoSource:
+    """Return the section of a configuration that reads the split."""
+    return config.CocoSource(
+        annotations=folder / "annotations" / f"instances_{split}.json", images=folder / "images" / split
+    )
+
+
+def tolerance(table: DetectionDataset) -> np.ndarray:
+    """[M] by how many pixels a corner may differ when it is read again: x + width rounds."""
+    return np.full(len(table.boxes), 1e-6)
+
+
+def _numbered(table: DetectionDataset) -> bool:
+    return not all(isinstance(identifier, int) for identifier in table.image_ids)
+
+
+def _write_json(file: TextIO, part: Part) -> None:
+    table = part.table
+    ids = range(1, len(table) + 1) if _numbered(table) else table.image_ids
+    file.write('{"info": {"description": "written by retina convert"}, "licenses": [],\n"categories": [\n')
+    categories = zip(table.category_ids, table.class_names, strict=True)
+    _write_list(file, ({"id": identifier, "name": name} for identifier, name in categories))
+    file.write('],\n"images": [\n')
+    _write_list(
+        file,
+        (
+            {"id": identifier, "file_name": name, "height": int(height), "width": int(width)}
+            for identifier, name, (height, width) in zip(ids, part.names, table.sizes, strict=True)
+        ),
+    )
+    file.write('],\n"annotations": [\n')
+    _write_list(file, _annotations(table, ids))
+    file.write("]}\n")
+
+
+def _annotations(table: DetectionDataset, ids: Iterable[int | str]) -> Iterator[dict[str, Any]]:
+    number = 0
+    for row, identifier in enumerate(ids):
+        objects = table.objects(row)
+        for box, label, crowd, area in zip(objects.boxes, objects.labels, objects.crowd, objects.areas, strict=True):
+            number += 1  # from 1: pycocotools scores an annotation 0 as unmatched
+            x1, y1, x2, y2 = box.tolist()
+            yield {
+                "id": number,
+                "image_id": identifier,
+                "category_id": table.category_ids[label],
+                "bbox": [_compact(value) for value in (x1, y1, x2 - x1, y2 - y1)],
+                "area": _compact(float(area)),
+                "iscrowd": int(crowd),
+            }
+
+
+def _compact(number: float) -> float:
+    return int(number) if number.is_integer() else number
+
+
+def _write_list(file: TextIO, entries: Iterable[dict[str, Any]]) -> None:
+    for index, entry in enumerate(entries):
+        file.write(("" if index == 0 else ",\n") + json.dumps(entry))

@@ -1,4 +1,4 @@
-"""Boxes in one CSV file to `DetectionDataset`.
+"""Boxes in one CSV file.
 
 With a header, in any order of the columns: `image,x1,y1,x2,y2,label`, and optionally `width,height` (of the image),
 `crowd,difficult` (0 or 1) and `area` (pixels²). Without one: the six columns of keras-retinanet,
@@ -12,51 +12,26 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from retina.data.dataset import DetectionDataset, InvalidBoxes, RawObjects, suggest
-from retina.data.detections import short
-from retina.data.formats import text as text_boxes
+from retina.data.dataset import (
+    Difficult,
+    RawObjects,
+    Records,
+    handle_difficult,
+    suggest,
+)
+from retina.data.detections import short, to_xywh
+from retina.data.formats import text
 from retina.data.image_files import NO_SIZE_PIXELS, image_size, locate_images, within
-from retina.data.records import Records, to_dataset
 from retina.errors import RetinaError
 
 _BOX = ("x1", "y1", "x2", "y2")
 _NEEDED = ("image", *_BOX, "label")
 _OPTIONAL = ("width", "height", "crowd", "difficult", "area")
 _LARGEST_SIDE = 2**31
-
-Difficult = Literal["ignore", "use", "drop"]
-
-
-def read_csv(
-    annotations: Path,
-    images: Path | None = None,
-    *,
-    class_file: Path | None = None,
-    classes: tuple[str, ...] | None = None,
-    invalid_boxes: InvalidBoxes = "error",
-    difficult: Difficult = "ignore",
-) -> DetectionDataset:
-    """Reads one CSV file; of the images only the headers are read, and those only where the file gives no sizes.
-
-    Images are in the order in which the file first names them; their ids are their paths relative to the folder.
-
-    Args:
-        images: the folder that the image column is relative to; None is the file's own.
-        class_file: lines `class name,id`, keras-retinanet's mapping: labels follow the ids, which are the category ids.
-        classes: the class names in label order. Without either, labels follow the sorted names of the file; without a
-            mapping category ids are 1..K in the order of the sorted names.
-        difficult: "ignore" flags difficult objects, "use" takes them like any other, "drop" leaves them out.
-
-    Raises:
-        RetinaError: names the file and line of a row with missing or malformed fields, of an image that leaves the
-            folder or a class that is not known; a file is missing, or a box is invalid and `invalid_boxes` is "error".
-    """
-    records = csv_records(annotations, images, class_file=class_file, classes=classes, difficult=difficult)
-    return to_dataset(records, classes, invalid_boxes)
 
 
 def csv_records(
@@ -68,14 +43,22 @@ def csv_records(
     difficult: Difficult = "ignore",
     keep_unreadable: bool = False,
 ) -> Records:
-    """As `read_csv`, with every box as it stands in the file.
+    """Read one CSV file, every box as it stands there; image headers are read only where the file gives no sizes.
+
+    Images are in the order in which the file first names them; their ids are their paths relative to the folder.
 
     Args:
+        images: the folder that the image column is relative to; None is the file's own.
+        class_file: lines `class name,id`, keras-retinanet's mapping: labels follow the ids, which are the category ids.
+        classes: the class names in label order. Without either, labels follow the sorted names of the file; without a
+            mapping category ids are 1..K in the order of the sorted names.
+        difficult: see `retina.data.dataset.handle_difficult`.
         keep_unreadable: an image that is missing stays, and one without readable header and given size has room for any
             box, to be left out by who decodes it.
 
     Raises:
-        RetinaError: as `read_csv`, but for invalid boxes.
+        RetinaError: names the file and line of a row with missing or malformed fields, of an image that leaves the
+            folder or a class that is not known; or a file is missing.
     """
     table = _read(annotations)
     folder = annotations.parent if images is None else images
@@ -104,38 +87,19 @@ def csv_records(
         called = boxed.columns["label"][row]
         known_by = class_file if class_file is not None else "data.classes"
         boxed.refuse(row, f"class '{called}' is not in {known_by}; {suggest(called, list(by_name))}")
-    flags = {key: _flags(boxed, key) for key in ("crowd", "difficult")}
+    crowd, flagged = _flags(boxed, "crowd"), _flags(boxed, "difficult")
     areas = _optional(boxed, "area")
     _refuse_first(boxed, ~(np.isnan(areas) | (areas >= 0)), "area must not be negative")
     boxes = _numbers(boxed, _BOX)
     sizes = _sizes(table, image, paths, NO_SIZE_PIXELS if keep_unreadable else None)
-    notes: tuple[str, ...] = ()
-    kept = np.ones(len(boxes), np.bool_)
-    if difficult == "drop" and flags["difficult"].any():
-        kept = ~flags["difficult"]
-        what = f"{(~kept).sum()} of {len(kept)} objects are difficult: dropped (data.difficult: drop)"
-        notes = (f"{annotations}: {what}",)
-    lines = np.array(boxed.lines, np.int64)[kept]
-    raw = RawObjects(
-        image=owners[kept],
-        boxes=boxes[kept],
-        given=boxes[kept],
-        extent=boxes[kept, 2:] - boxes[kept, :2],
-        labels=labels[kept],
-        crowd=flags["crowd"][kept],
-        difficult=flags["difficult"][kept] & (difficult == "ignore"),
-        areas=areas[kept],
-    )
-    return Records(
-        str(annotations),
-        by_name,
-        ids,
-        tuple(paths),
-        sizes,
-        raw,
-        lambda row: f"line {lines[row]} (image {ids[raw.image[row]]})",
-        notes,
-    )
+    xywh = to_xywh(boxes)
+    objects = RawObjects(owners, boxes, xywh, boxes, xywh[:, 2:], labels, crowd, flagged, areas)
+    raw, rows, notes = handle_difficult(str(annotations), objects, difficult)
+
+    def describe(row: int) -> str:
+        return f"line {boxed.lines[rows[row]]} (image {ids[raw.image[row]]})"
+
+    return Records(str(annotations), by_name, ids, tuple(paths), sizes, raw, describe, notes)
 
 
 class _Table(NamedTuple):
@@ -183,7 +147,7 @@ def _read(file: Path) -> _Table:
 def _rows(file: Path) -> tuple[list[list[str]], list[int]]:
     rows: list[list[str]] = []
     lines: list[int] = []
-    reader = csv.reader(text_boxes.read_text(file).splitlines(keepends=True), strict=True)
+    reader = csv.reader(text.read_text(file).splitlines(keepends=True), strict=True)
     try:
         for row in reader:
             stripped = [word.strip() for word in row]
@@ -235,22 +199,22 @@ def _classes(boxed: _Table, class_file: Path | None, classes: tuple[str, ...] | 
 
 def _class_mapping(file: Path) -> dict[str, int]:
     rows, lines = _rows(file)
-    found: dict[str, int] = {}
+    ids: dict[str, int] = {}
     for row, line in zip(rows, lines, strict=True):
-        if len(row) != 2 or not row[0] or not text_boxes.is_index(row[1]):
+        if len(row) != 2 or not row[0] or not text.is_index(row[1]):
             raise RetinaError(f"{file}: line {line}: expected 'class name,id', got {short(','.join(row))}")
-        if row[0] in found or int(row[1]) in found.values():
-            raise RetinaError(f"{file}: line {line}: {short(','.join(row))}: name or id is given twice; mend one")
-        found[row[0]] = int(row[1])
-    if not found:
+        if row[0] in ids or int(row[1]) in ids.values():
+            raise RetinaError(f"{file}: line {line}: {short(','.join(row))}: name or id is given twice; fix one")
+        ids[row[0]] = int(row[1])
+    if not ids:
         raise RetinaError(f"{file}: this file of classes is empty; expected lines 'class name,id'")
-    return dict(sorted(found.items(), key=lambda item: item[1]))
+    return dict(sorted(ids.items(), key=lambda item: item[1]))
 
 
 def _numbers(table: _Table, names: Sequence[str]) -> np.ndarray:
     """[R, len(names)] the numbers of some columns."""
-    texts = [word for row in zip(*(table.columns[name] for name in names), strict=True) for word in row]
-    return text_boxes.read_numbers(texts, len(names), table.file, table.lines, " ".join(("image", *names)))
+    words = [word for row in zip(*(table.columns[name] for name in names), strict=True) for word in row]
+    return text.read_numbers(words, len(names), table.file, table.lines, " ".join(("image", *names)))
 
 
 def _optional(table: _Table, name: str) -> np.ndarray:

@@ -14,7 +14,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from retina.data.dataset import DetectionDataset, RawObjects, build
+from retina.data.dataset import DetectionDataset, RawObjects, Records, build
+from retina.data.detections import to_xywh
 
 # Of each 20 samples of a class, in scikit-learn's order: 14 train, 3 validate, 3 test.
 _SPLITS = {"train": range(0, 14), "validation": range(14, 17), "test": range(17, 20)}
@@ -54,8 +55,22 @@ def read_digits(
     height: tuple[float, float] = (22 / 128, 64 / 128),
     single_class: bool = False,
 ) -> DetectionDataset:
-    """`images` square pictures of `size` pixels as PNG, with 0 to `most` digits each, classes "0" to "9" (ids 0 to 9),
-    or with `single_class` all of class "digit" (id 0).
+    """Return the table of `digits_records`."""
+    return build(digits_records(split, images, size, seed, most=most, height=height, single_class=single_class))
+
+
+def digits_records(
+    split: Literal["train", "validation", "test"],
+    images: int,
+    size: int,
+    seed: int,
+    *,
+    most: int,
+    height: tuple[float, float],
+    single_class: bool,
+) -> Records:
+    """Draw `images` square pictures of `size` pixels as PNG, with 0 to `most` digits each, classes "0" to "9" (ids 0 to
+    9), or with `single_class` all of class "digit" (id 0).
 
     Image i depends on i and the other arguments but `images`, so a longer set begins with the shorter one. The heights
     of the digits are log-uniform over the range `height`, relative to the image's side: about 22 to 64 pixels at size
@@ -66,28 +81,28 @@ def read_digits(
     style = _Style(size, most, height)
     drawn = [_compose(handwriting, style, np.random.default_rng([seed, code, i])) for i in range(images)]
     image = np.repeat(np.arange(images), [len(labels) for _, _, labels in drawn])
-    boxes = np.array([box for _, found, _ in drawn for box in found], np.float64).reshape(-1, 4)
+    boxes = np.array([box for _, of_image, _ in drawn for box in of_image], np.float64).reshape(-1, 4)
     values = np.array([value for _, _, labels in drawn for value in labels], np.int32)
-    none = np.zeros(len(boxes), np.bool_)
+    xywh, none = to_xywh(boxes), np.zeros(len(boxes), np.bool_)
     raw = RawObjects(
         image=image,
         boxes=boxes,
+        xywh=xywh,
         given=boxes,
-        extent=boxes[:, 2:] - boxes[:, :2],
+        extent=xywh[:, 2:],
         labels=np.zeros_like(values) if single_class else values,
         crowd=none,
         difficult=none,
         areas=np.full(len(boxes), np.nan),
     )
-    return build(
+    return Records(
         f"digits/{split}",
         {"digit": 0} if single_class else {str(digit): digit for digit in range(10)},
         range(images),
         [encoded for encoded, _, _ in drawn],
         np.full((images, 2), size, np.int32),
         raw,
-        invalid_boxes="error",
-        describe=lambda row: f"digit {row} (image {image[row]})",
+        lambda row: f"digit {row} (image {image[row]})",
     )
 
 
@@ -164,7 +179,7 @@ def _pose(glyph: Image.Image, style: _Style, rng: np.random.Generator) -> np.nda
 def _place(
     opacity: np.ndarray, taken: np.ndarray, boxes: list[tuple[int, int, int, int]], size: int, rng: np.random.Generator
 ) -> tuple[int, int, int, int] | None:
-    """A random place inside the image where no ink meets ink and no box overlaps much; None if none was found."""
+    """A random place inside the image where no ink meets ink and no box overlaps much; None if there was none."""
     height, width = opacity.shape
     for left, top in rng.random((_TRIES, 2)):
         x, y = 1 + int(left * (size - width - 1)), 1 + int(top * (size - height - 1))
@@ -177,7 +192,7 @@ def _place(
 
 
 def _ink(canvas: np.ndarray, opacity: np.ndarray, place: tuple[int, int, int, int], rng: np.random.Generator) -> None:
-    """Draws on `canvas` in a random colour that stands out from what it covers."""
+    """Draw on `canvas` in a random colour that stands out from what it covers."""
     x1, y1, x2, y2 = place
     patch = canvas[y1:y2, x1:x2]
     color = _contrasting(float(patch.mean((0, 1)) @ _LUMA), rng)
@@ -193,10 +208,10 @@ def _contrasting(luma: float, rng: np.random.Generator) -> np.ndarray:
     if target > max(darker, 0.0):
         target += luma + _CONTRAST - max(darker, 0.0)
     color = rng.uniform(0.0, 255.0, 3).astype(np.float32)
-    own = float(color @ _LUMA)
-    if target < own:
-        return color * np.float32(target / own)
-    return color + (255.0 - color) * np.float32((target - own) / (255.0 - own))
+    present = float(color @ _LUMA)
+    if target < present:
+        return color * np.float32(target / present)
+    return color + (255.0 - color) * np.float32((target - present) / (255.0 - present))
 
 
 def _tight(opacity: np.ndarray, place: tuple[int, int, int, int]) -> tuple[int, int, int, int]:

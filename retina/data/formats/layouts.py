@@ -1,4 +1,4 @@
-"""What a path or a name is, found by looking at it: `retina doctor` and `retina convert` both learn it here."""
+"""The layout of a path or a name, told by looking at it, for `retina doctor`, `retina convert` and configurations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from retina.config.reading import read_yaml
 from retina.data.formats.coco import read_tree
 from retina.data.formats.tfds import split_names
 from retina.data.formats.voc import split_names as voc_lists
-from retina.data.formats.yolo_layout import splits_of_yaml
+from retina.data.formats.yolo import splits_of_yaml
 from retina.errors import RetinaError
 from retina.files import exists
 
@@ -21,7 +21,7 @@ TAKEN = (
     "ImageSets/Main/*.txt, a YOLO data.yaml, a folder with one or with images and labels, a CSV file, a TFDS folder "
     "(dataset_info.json) or the name of a TFDS dataset"
 )
-"""What is known, for messages."""
+"""The layouts that are known, for messages."""
 
 TFDS_HOME = Path("~/tensorflow_datasets")
 _TFDS_NAME = re.compile(r"\w+(/[\w.\-]+)?(:[\w.*]+)?")
@@ -31,8 +31,8 @@ _NO_BOXES = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_inf
 _LOOKED_AT = 100
 
 
-class Found(NamedTuple):
-    """`format` of what was found; its `splits` by their own names, in order; `config`: the file of a configuration,
+class Layout(NamedTuple):
+    """The `format` of a source; its `splits` by their own names, in order; `config`: the file of a configuration,
     whose splits are not read here, for they depend on overrides."""
 
     format: Literal["config", "coco", "voc", "yolo", "csv", "tfds"]
@@ -40,8 +40,8 @@ class Found(NamedTuple):
     config: Path | None = None
 
 
-def look(source: str, images: Path | None = None, data_dir: Path | None = None) -> Found:
-    """Tells a configuration or run, COCO JSON, VOC folder, YOLO data.yaml or folder, CSV and TFDS dataset apart.
+def look(source: str, images: Path | None = None, data_dir: Path | None = None) -> Layout:
+    """Tell a configuration or run, COCO JSON, VOC folder, YOLO data.yaml or folder, CSV and TFDS dataset apart.
 
     Of a VOC folder these are all its lists, which may overlap (but for those of single classes). A file of COCO or CSV
     is one split, called as the file is.
@@ -56,56 +56,56 @@ def look(source: str, images: Path | None = None, data_dir: Path | None = None) 
     """
     path = Path(source)
     there = exists(path)
-    found = _at(path, images) if there else _by_name(source, data_dir)
+    layout = _at(path, images) if there else _by_name(source, data_dir)
     for option, given, used in (
-        ("--images", images is not None, found.format in ("coco", "csv") and path.is_file()),
+        ("--images", images is not None, layout.format in ("coco", "csv") and path.is_file()),
         ("--data-dir", data_dir is not None, not there),
     ):
         if given and not used:
-            raise RetinaError(f"{source}: {option} has no effect on a source of format '{found.format}'; leave it out")
-    return found
+            raise RetinaError(f"{source}: {option} has no effect on a source of format '{layout.format}'; leave it out")
+    return layout
 
 
-def _by_name(source: str, data_dir: Path | None) -> Found:
+def _by_name(source: str, data_dir: Path | None) -> Layout:
     home = TFDS_HOME if data_dir is None else data_dir
     named = _TFDS_NAME.fullmatch(source) is not None
     # Looked for first: TFDS takes seconds to import, and most of what is not there is a path with a slip in it.
     if named and (home.expanduser() / re.split("[/:]", source)[0]).is_dir():
-        return Found("tfds", _of_tfds(source, home))
+        return Layout("tfds", _of_tfds(source, home))
     also = f", nor a TFDS dataset of this name in {home} (--data-dir)" if named else ""
     raise RetinaError(f"{source}: no such file or folder{also}; expected {TAKEN}")
 
 
-def _at(path: Path, images: Path | None) -> Found:
+def _at(path: Path, images: Path | None) -> Layout:
     if path.is_dir():
         return _in_folder(path)
     if path.suffix in _YAML:
         tree = read_yaml(path, str(path))
         if isinstance(tree, dict) and "data" not in tree and ("names" in tree or "nc" in tree):
-            return Found("yolo", _of_yolo_yaml(path, tree))
-        return Found("config", {}, path)
+            return Layout("yolo", _of_yolo_yaml(path, tree))
+        return Layout("config", {}, path)
     if path.suffix == ".json":
-        return Found("coco", {_coco_split(path): _of_coco(path, images)})
+        return Layout("coco", {_coco_split(path): _of_coco(path, images)})
     if path.suffix == ".csv":
-        return Found("csv", {path.stem: config.CsvSource(annotations=path, images=images)})
+        return Layout("csv", {path.stem: config.CsvSource(annotations=path, images=images)})
     raise RetinaError(f"{path}: expected a file ending in .yaml, .json or .csv, or a folder; taken are {TAKEN}")
 
 
-def _in_folder(path: Path) -> Found:
+def _in_folder(path: Path) -> Layout:
     if exists(path / "config.yaml"):
-        return Found("config", {}, path / "config.yaml")
+        return Layout("config", {}, path / "config.yaml")
     if exists(path / "dataset_info.json") or exists(path / "features.json"):
-        return Found("tfds", _of_tfds(None, path))
+        return Layout("tfds", _of_tfds(None, path))
     if exists(path / "data.yaml"):
-        return Found("yolo", _of_yolo_yaml(path / "data.yaml", read_yaml(path / "data.yaml", str(path / "data.yaml"))))
+        return Layout("yolo", _of_yolo_yaml(path / "data.yaml", read_yaml(path / "data.yaml", str(path / "data.yaml"))))
     files = [file for file in sorted(path.glob("annotations/*.json")) if not file.stem.startswith(_NO_BOXES)]
     if files:
-        return Found("coco", {_coco_split(file): _of_coco(file, None) for file in files})
+        return Layout("coco", {_coco_split(file): _of_coco(file, None) for file in files})
     lists = voc_lists(path)
     if lists:
-        return Found("voc", {name: config.VocSource(folder=path, splits=(name,)) for name in lists})
+        return Layout("voc", {name: config.VocSource(folder=path, splits=(name,)) for name in lists})
     if (path / "images").is_dir() and ((path / "labels").is_dir() or any((path / "images").rglob("*.txt"))):
-        return Found("yolo", {path.absolute().name: config.YoloSource(images=path / "images")})
+        return Layout("yolo", {path.absolute().name: config.YoloSource(images=path / "images")})
     raise RetinaError(f"{path}: expected {TAKEN}; got none of them")
 
 
@@ -140,7 +140,7 @@ def _folder_of_images(file: Path, home: Path) -> Path:
     try:
         named = [entry["file_name"] for entry in islice(read_tree(file)["images"], _LOOKED_AT)]
         for folder in (file.parent, home):
-            if any((folder / one).is_file() for one in named):
+            if any((folder / name).is_file() for name in named):
                 return folder
     except (RetinaError, KeyError, TypeError, ValueError):
         return file.parent  # no COCO file, which its reader tells better

@@ -1,4 +1,8 @@
-"""Boxes in text files, one line a box: of YOLO's tools, of review_object_detection_metrics, and of VOC's devkit."""
+"""Boxes in text files, one line a box: of YOLO's tools, of review_object_detection_metrics, and of VOC's devkit.
+
+Ground truth and detections to score are read here; the devkit's files of a whole class by `retina.data.formats.voc`, a
+data set of YOLO by `retina.data.formats.yolo`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,9 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 
 from retina.data.dataset import suggest
-from retina.data.detections import LARGEST, beyond, short
+from retina.data.detections import LARGEST, Pixels, beyond, short, to_continuous
+from retina.data.ground_truth import FileTruth, GroundTruth, Id, Results, labels_of_names, rows_of_stems
+from retina.data.image_files import image_files, image_size
 from retina.errors import RetinaError
 
 TruthLayout = Literal["xywh", "xyxy", "yolo"]
@@ -38,8 +44,121 @@ class Lines(NamedTuple):
     line: np.ndarray
 
 
+def text_truth(folder: Path, layout: str, pixels: Pixels, names: Path | None, images: Path | None) -> FileTruth:
+    """Read ground truth from a folder of text files, one for each image.
+
+    Args:
+        layout: one of `TRUTH_LAYOUTS`.
+        names, images: see `retina.data.load.read_ground_truth`.
+
+    Raises:
+        RetinaError: names the file and line that is malformed, or the names or sizes that are missing.
+    """
+    files = text_files(folder)
+    pictures = image_files(images) if images is not None else None
+    if not files and pictures is None:
+        raise RetinaError(f"{folder}: no .txt file in this folder; expected one for each image")
+    stems = list(pictures) if pictures is not None else [file.stem for file in files]
+    rows = {name: row for row, name in enumerate(stems)}
+    for file in files:
+        if file.stem not in rows:
+            raise RetinaError(f"{file}: no image of this name in {images}; each text file belongs to an image")
+    if names is None and (folder / CLASSES_FILE).is_file():
+        names = folder / CLASSES_FILE
+    listed = read_names(names) if names is not None else None
+    expected = columns(layout, scored=False)
+    lines = read_lines(files, expected, spaces=listed is not None)
+    classes = listed if listed is not None else _sorted_classes(lines.words)
+    if not classes:
+        raise RetinaError(f"{folder}: no text file has a box, so there are no classes; give their names with --names")
+    image = np.array([rows[file.stem] for file in files], np.int64)[lines.file]
+    sizes = np.full((len(stems), 2), np.nan)
+    if layout == "yolo":
+        if pictures is None:
+            raise RetinaError(f"{folder}: fractions need the images' sizes; give the folder of images with --images")
+        sizes = np.array([image_size(picture) for picture in pictures.values()], np.float64)
+    given = to_xywh(lines, lines.numbers, layout, files, sizes[image])
+    boxes = to_continuous(given, pixels)
+    label_of = {name: label for label, name in enumerate(classes)}
+    return FileTruth(
+        str(folder),
+        tuple(classes),
+        _ids(classes),
+        tuple(stems),
+        image,
+        boxes,
+        labels_of(lines, files, label_of, listed, expected),
+        np.zeros(len(boxes), np.bool_),
+        np.zeros(len(boxes), np.bool_),
+        boxes[:, 2] * boxes[:, 3],
+        stems=tuple(stems),
+        sizes=sizes,
+    )
+
+
+def _sorted_classes(words: Sequence[str]) -> list[str]:
+    """The distinct classes, indices as numbers: 2 before 10."""
+    distinct = sorted(set(words))
+    return sorted(distinct, key=int) if all(map(is_index, distinct)) else distinct
+
+
+def _ids(classes: Sequence[str]) -> tuple[Id, ...]:
+    """The indices that the files use: classes known by their number only keep it."""
+    indices = all(is_index(name) and str(int(name)) == name for name in classes)
+    return tuple(int(name) for name in classes) if indices else tuple(range(len(classes)))
+
+
+def text_results(
+    folder: Path, truth: GroundTruth, layout: str, pixels: Pixels, names: Path | None, images: Path | None
+) -> Results:
+    """Read detections from a folder of text files named like the images.
+
+    Args:
+        layout: one of `RESULT_LAYOUTS` but "voc".
+        names, images: see `retina.data.load.read_results`.
+
+    Raises:
+        RetinaError: names the file and line that is malformed or does not fit the ground truth.
+    """
+    files = text_files(folder)
+    rows = rows_of_stems(truth)
+    for file in files:
+        if file.stem not in rows:
+            example = f" (such as '{next(iter(rows))}')" if rows else ""
+            raise RetinaError(
+                f"{file}: expected a file named like one of the ground truth's {len(truth)} images{example}; "
+                "give the ground truth that the detections were made on"
+            )
+    listed = read_names(names) if names is not None else None
+    expected = columns(layout, scored=True)
+    lines = read_lines(files, expected, spaces=True)
+    image = np.array([rows[file.stem] for file in files], np.int64)[lines.file]
+    labels = labels_of(lines, files, labels_of_names(truth), listed, expected)
+    place = 4 if layout == "ultralytics" else 0
+    scores, boxes = lines.numbers[:, place], np.delete(lines.numbers, place, axis=1)
+    sizes = _sizes(truth, image, images)[image] if layout in FRACTIONS else None
+    given = to_xywh(lines, boxes, layout, files, sizes)
+    return Results(str(folder), image, to_continuous(given, pixels), scores, labels)
+
+
+def _sizes(truth: GroundTruth, image: np.ndarray, folder: Path | None) -> np.ndarray:
+    """[N, 2] (height, width) of the images that are asked for, NaN where nobody knows."""
+    if folder is None:
+        return truth.sizes if isinstance(truth, FileTruth) else np.full((len(truth), 2), np.nan)
+    files, rows = image_files(folder), rows_of_stems(truth)
+    asked = set(np.unique(image).tolist())
+    sizes = np.full((len(truth), 2), np.nan)
+    for name, row in rows.items():
+        if row in asked and name in files:
+            sizes[row] = image_size(files[name])
+    return sizes
+
+
+# ------------------------------------------------------------------------------------------------------ files and lines
+
+
 def columns(layout: str, scored: bool) -> str:
-    """What a line holds, in words, such as "class score x y w h"."""
+    """Return the columns of a line in words, such as "class score x y w h"."""
     if layout == "voc":
         return f"image score {_BOX[layout]}"
     if not scored:
@@ -48,7 +167,7 @@ def columns(layout: str, scored: bool) -> str:
 
 
 def text_files(folder: Path) -> list[Path]:
-    """The `.txt` files of a folder by name, without `classes.txt`.
+    """Return the `.txt` files of a folder by name, without `classes.txt`.
 
     Raises:
         RetinaError: the folder can't be read.
@@ -62,7 +181,7 @@ def text_files(folder: Path) -> list[Path]:
 
 
 def read_names(file: Path) -> list[str]:
-    """The class names of a file, one a line, in the order of their indices.
+    """Return the class names of a file, one a line, in the order of their indices.
 
     Raises:
         RetinaError: it can't be read, is empty, or a name stands in it twice.
@@ -80,7 +199,7 @@ def read_names(file: Path) -> list[str]:
 
 
 def read_lines(files: Sequence[Path], expected: str, *, spaces: bool) -> Lines:
-    """Every line of the files; empty lines are skipped.
+    """Read every line of the files; empty lines are skipped.
 
     Args:
         expected: the columns in words; all but the first are numbers.
@@ -156,7 +275,7 @@ def labels_of(
 
 
 def is_index(word: str) -> bool:
-    """Whether a word of a file is an index of a class: plain digits."""
+    """Return whether a word of a file is an index of a class: plain digits."""
     return _INDEX.fullmatch(word) is not None
 
 
@@ -203,12 +322,12 @@ def to_xywh(
     if negative.any():
         row = int(np.argmax(negative))
         width, height = out[row, 2:]
-        refuse(lines, files, row, f"expected a width and height of at least 0, got {width:g} and {height:g}; mend it")
+        refuse(lines, files, row, f"expected a width and height of at least 0, got {width:g} and {height:g}; fix it")
     return out
 
 
 def refuse(lines: Lines, files: Sequence[Path], row: int, what: str) -> None:
-    """Raises what is wrong with a row, with its file and line."""
+    """Raise the error of a row, with its file and line."""
     raise RetinaError(f"{files[lines.file[row]]}: line {lines.line[row]}: {what}")
 
 
@@ -233,7 +352,7 @@ def read_numbers(texts: list[str], count: int, path: Path, line: list[int], expe
     large = "" if number is None else beyond(number)
     raise RetinaError(
         f"{path}: line {line[index // count]}: {column}: expected a finite number, got {short(texts[index])}{large} "
-        f"(columns: {expected}); mend or remove it"
+        f"(columns: {expected}); fix or remove it"
     )
 
 
@@ -250,7 +369,7 @@ def _number(text: str) -> float | None:
 
 
 def read_text(file: Path) -> str:
-    """A whole text file.
+    """Read a whole text file.
 
     Raises:
         RetinaError: it can't be read, or is not UTF-8 text.

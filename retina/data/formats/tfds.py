@@ -1,4 +1,4 @@
-"""TensorFlow Datasets (https://www.tensorflow.org/datasets) to `DetectionDataset`, from files that are already there.
+"""TensorFlow Datasets (https://www.tensorflow.org/datasets), read from files that are already there, and written.
 
 Nothing is ever downloaded or prepared: the builder is made of the prepared folder alone. Images stay encoded in their
 shards and are read one at a time, from TFRecord by their place in the file, from ArrayRecord by `tfds.data_source`. The
@@ -10,24 +10,43 @@ classes through, gets back the ids of COCO's files, so that its results score ag
 
 Box convention: TFDS stores ymin, xmin, ymax, xmax as fractions of the image, in float32. Its own `voc` divides the
 numbers of the XML files as they are; there a box starts at [xmin - 1, ymin - 1], as in `retina.data.formats.voc`.
+
+Written are TFRecord or ArrayRecord shards with the features of TFDS' `coco` or of its `voc`.
+`tfds.builder_from_directory(FOLDER)` opens them, no code needed; in `data_dir/NAME/VERSION` also `tfds.load(NAME)`.
+A shard is a file of a fixed list of images, so a conversion goes on with the first that is missing. Records are
+serialised with sorted keys: protobuf's own order changes from run to run.
 """
 
 from __future__ import annotations
 
 import io
+import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from PIL import Image, UnidentifiedImageError
 
-from retina.data.dataset import DetectionDataset, InvalidBoxes, RawObjects, first_repeated
-from retina.data.ground_truth import GroundTruth
-from retina.data.image_files import NO_SIZE_FRACTIONS, stem
-from retina.data.records import Records, to_dataset, to_ground_truth
-from retina.data.stored import FileSlice, SourceImage, StoredImage
+from retina import config
+from retina.data.batches.pixels import leave_gpu_to_backend
+from retina.data.convert.part import Part, Spec
+from retina.data.dataset import (
+    DetectionDataset,
+    Difficult,
+    RawObjects,
+    Records,
+    first_repeated,
+    handle_difficult,
+)
+from retina.data.detections import to_xywh
+from retina.data.image_files import NO_SIZE_FRACTIONS, placed, stem, upright_bytes
+from retina.data.stored import FileSlice, SourceImage, StoredImage, encoded
 from retina.errors import RetinaError
+from retina.startup import import_tensorflow_quietly
+
+FileFormat = Literal["tfrecord", "array_record"]
 
 CATEGORY_IDS = "category_ids"
 IMAGE_IDS = "image_ids"
@@ -40,6 +59,11 @@ _COCO_IDS = tuple(identifier for identifier in range(1, 91) if identifier not in
 # What TensorFlow puts around the reason of an error, which says nothing about the file.
 _WHERE_IN_TENSORFLOW = re.compile(r"\{\{.*?\}\}|\[Op:\w+\]( name: ?)?")
 
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
+# As in TFDS' voc; what a table does not know is "unspecified".
+_POSES = ("frontal", "rear", "left", "right", "unspecified")
+
 # A record of TFRecord: length (8 bytes), its checksum (4), the data, its checksum (4).
 _RECORD_HEAD, _RECORD_FRAME = 12, 16
 
@@ -51,17 +75,15 @@ class _Record(NamedTuple):
     image: StoredImage
 
 
-def read_tfds(
+def tfds_records(
     name: str | None,
     split: str,
     data_dir: Path,
     *,
-    classes: tuple[str, ...] | None = None,
-    invalid_boxes: InvalidBoxes = "error",
-    difficult: Literal["ignore", "use", "drop"] = "ignore",
+    difficult: Difficult = "ignore",
     keep_unreadable: bool = False,
-) -> DetectionDataset:
-    """Reads a split of a prepared TFDS dataset with features `image`, `objects/bbox` and `objects/label`.
+) -> Records:
+    """Read a split of a prepared TFDS dataset with features `image`, `objects/bbox` and `objects/label`.
 
     Of the other features, `objects/is_crowd`, `objects/is_difficult` and `objects/area` are taken where they are there.
     An image's id is its `image/id`, else the name of its `image/filename` without extension, else its number.
@@ -70,41 +92,16 @@ def read_tfds(
         name: such as "coco/2017" or "voc/2007:5.0.0"; None takes `data_dir` itself for the dataset's folder.
         split: TFDS' name of it; its slicing, such as "train[:10%]", works too.
         data_dir: where prepared datasets lie, with `~` for the home folder.
-        classes: the class names in label order; None takes the dataset's own.
-        difficult: "ignore" flags difficult objects, "use" takes them like any other, "drop" leaves them out.
+        difficult: see `retina.data.dataset.handle_difficult`.
         keep_unreadable: an image without readable header counts as one of 1 pixel, to be left out by who decodes it.
 
     Raises:
         RetinaError: there is no such prepared dataset or split, it lacks the features, a shard is missing or damaged,
-            an image has no readable header, two images share an id, an object has no label, or a box is invalid and
-            `invalid_boxes` is "error".
+            an image has no readable header, two images share an id, or an object has no label.
     """
-    return to_dataset(_read(name, split, data_dir, difficult, keep_unreadable), classes, invalid_boxes)
-
-
-def tfds_truth(
-    name: str | None,
-    split: str,
-    data_dir: Path,
-    *,
-    difficult: Literal["ignore", "use", "drop"] = "ignore",
-    keep_unreadable: bool = False,
-) -> GroundTruth:
-    """The same split as ground truth: all its boxes, those without area too.
-
-    Raises:
-        RetinaError: as `read_tfds`, but for invalid boxes.
-    """
-    records = _read(name, split, data_dir, difficult, keep_unreadable)
-    corners = records.raw.boxes
-    return to_ground_truth(records._replace(raw=records.raw._replace(extent=corners[:, 2:] - corners[:, :2])))
-
-
-def _read(name: str | None, split: str, data_dir: Path, difficult: str, keep_unreadable: bool) -> Records:
     builder = _open(name, Path(data_dir).expanduser())
     title = f"{builder.info.full_name} ({split})"
-    features = builder.info.features
-    label = _check_features(title, features)
+    label = _check_features(title, builder.info.features)
     images: list[StoredImage] = []
     sizes, ids, columns = [], [], []
     unreadable = NO_SIZE_FRACTIONS if keep_unreadable else None
@@ -120,30 +117,17 @@ def _read(name: str | None, split: str, data_dir: Path, difficult: str, keep_unr
         raise RetinaError(f"{title}: image {again[0]}: id {again[1]!r} is given twice; each image needs its own")
     size = np.array(sizes, np.int32)
     official_voc = builder.name == "voc" and CATEGORY_IDS not in builder.info.metadata
-    raw = _objects(columns, size, one_based=official_voc)
-    _refuse_unlabelled(title, raw, ids, label.num_classes)
-    notes: tuple[str, ...] = ()
-    if difficult == "use":
-        raw = raw._replace(difficult=np.zeros_like(raw.difficult))
-    elif difficult == "drop" and raw.difficult.any():
-        count = f"{raw.difficult.sum()} of {len(raw.difficult)} objects"
-        notes = (f"{title}: {count} are difficult: dropped (data.difficult: drop)",)
-        raw = RawObjects(*(column[~raw.difficult] for column in raw))
-    known = dict(zip(label.names, _category_ids(builder, label.num_classes), strict=True))
+    objects = _objects(columns, size, one_based=official_voc)
+    _refuse_unlabelled(title, objects, ids, label.num_classes)
+    raw, _, notes = handle_difficult(title, objects, difficult)
+    classes = dict(zip(label.names, _category_ids(builder, label.num_classes), strict=True))
     return Records(
-        name=title,
-        classes=known,
-        image_ids=tuple(ids),
-        images=tuple(images),
-        sizes=size,
-        raw=raw,
-        describe=lambda row: f"an object of image {ids[raw.image[row]]}",
-        notes=notes,
+        title, classes, ids, images, size, raw, lambda row: f"an object of image {ids[raw.image[row]]}", notes
     )
 
 
 def split_names(name: str | None, data_dir: Path) -> tuple[str, ...]:
-    """The splits of a prepared dataset.
+    """Return the splits of a prepared dataset.
 
     Raises:
         RetinaError: there is no such prepared dataset.
@@ -153,9 +137,8 @@ def split_names(name: str | None, data_dir: Path) -> tuple[str, ...]:
 
 def _open(name: str | None, data_dir: Path) -> Any:
     """The builder of a prepared dataset, made from its files alone: its code is not run, nothing is fetched."""
-    from retina.startup import import_tensorflow_quietly
-
     import_tensorflow_quietly()
+    leave_gpu_to_backend()
     import tensorflow_datasets as tfds
 
     try:
@@ -260,8 +243,6 @@ def _from_tfrecord(instructions: Sequence[Any], features: Any, decoders: Mapping
 
 def _size(title: str, row: int, example: Mapping[str, Any], unreadable: tuple[int, int] | None) -> tuple[int, int]:
     """(height, width) as stored, from the header; `unreadable` of an image without one, unless that is None."""
-    from PIL import Image, UnidentifiedImageError
-
     image = example["image"]
     try:
         with Image.open(io.BytesIO(image)) as header:
@@ -269,20 +250,20 @@ def _size(title: str, row: int, example: Mapping[str, Any], unreadable: tuple[in
     except UnidentifiedImageError:
         fault = f"expected an encoded image, got {len(image)} bytes that are none; remove it"
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        fault = f"cannot read the size of this image: {error}; mend it"
+        fault = f"cannot read the size of this image: {error}; fix it"
     if unreadable is not None:
         return unreadable
     raise RetinaError(f"{title}: image {row}{_called(example)}: {fault}, or set data.invalid_images: skip")
 
 
 def _called(example: Mapping[str, Any]) -> str:
-    """How a record calls its image, for messages: a row's number finds nothing in a folder of files."""
-    name, told = example.get("image/filename"), []
+    """The name of a record's image in messages: a row's number finds nothing in a folder of files."""
+    name, keys = example.get("image/filename"), []
     if "image/id" in example:
-        told.append(f"image/id {int(example['image/id'])}")
+        keys.append(f"image/id {int(example['image/id'])}")
     if name:
-        told.append(f"image/filename {name.decode('utf-8', 'replace')}")
-    return f" ({', '.join(told)})" if told else ""
+        keys.append(f"image/filename {name.decode('utf-8', 'replace')}")
+    return f" ({', '.join(keys)})" if keys else ""
 
 
 def _refuse_unlabelled(title: str, raw: RawObjects, ids: Sequence[int | str], classes: int) -> None:
@@ -330,6 +311,7 @@ def _objects(columns: Sequence[Mapping[str, np.ndarray]], sizes: np.ndarray, *, 
     return RawObjects(
         image=image,
         boxes=boxes,
+        xywh=to_xywh(boxes),
         given=given,
         extent=extent,
         labels=column("label", np.int32, 0),
@@ -337,3 +319,208 @@ def _objects(columns: Sequence[Mapping[str, np.ndarray]], sizes: np.ndarray, *, 
         difficult=column("is_difficult", np.bool_, False),
         areas=column("area", np.float64, np.nan),
     )
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+
+
+class Options(NamedTuple):
+    """The settings of shards: `shard_bytes` bounds the encoded images of one, unless a single image is larger."""
+
+    spec: Spec
+    file_format: FileFormat
+    shard_bytes: int
+
+
+def check(parts: Sequence[Part], options: Options) -> tuple[str, ...]:
+    """Return notes on what is lost.
+
+    Raises:
+        RetinaError: TFDS can't hold the name of a class, in whose file each stands on a line.
+    """
+    table = parts[0].table
+    for called in table.class_names:
+        if called != called.strip() or len(called.splitlines()) != 1:
+            raise RetinaError(f"{table.name}: class {called!r}: TFDS can't hold its blanks or line breaks; rename it")
+    whole = all(isinstance(identifier, int) for part in parts for identifier in part.table.image_ids)
+    if options.spec == "coco" and not whole:
+        return ("TFDS: image/id holds numbers: counted from 1; image/filename keeps the ids",)
+    if options.spec == "voc" and whole:
+        return ("TFDS: VOC's features have no image id: image/filename keeps them as texts",)
+    return ()
+
+
+def unheld(table: DetectionDataset) -> tuple[np.ndarray, str]:
+    """[M] the boxes that can't be written, and why."""
+    fractions = _fractions(table)
+    return np.asarray((fractions[:, 2:] <= fractions[:, :2]).any(axis=1)), "too thin for the float32 fractions of TFDS"
+
+
+def tolerance(table: DetectionDataset) -> np.ndarray:
+    """[M] by how many pixels a corner may differ when it is read again: float32 has 24 bits for a fraction."""
+    sides = np.repeat(table.sizes.max(axis=1, initial=0), np.diff(table.offsets))
+    return sides * 2.0**-23
+
+
+def source(folder: Path, split: str, names: Sequence[str]) -> config.TfdsSource:
+    """Return the section of a configuration that reads the split."""
+    return config.TfdsSource(data_dir=folder, split=split)
+
+
+def dataset_name(folder: Path) -> str:
+    """Return TFDS' name of a folder's dataset: the folder's own, or that above a version's, in lower case."""
+    path = folder.absolute()
+    called = path.parent.name if _VERSION.fullmatch(path.name) else path.name
+    plain = re.sub(r"[^a-z0-9_]+", "_", called.lower()).strip("_")
+    return plain if _NAME.fullmatch(plain) else f"dataset_{plain}".rstrip("_")
+
+
+def write(part: Part, folder: Path, options: Options, *, tick: Callable[[int], None]) -> None:
+    """Write the shards of a split that are missing; `tick` is given the number of images of each step."""
+    import tensorflow_datasets as tfds
+
+    adapter = tfds.core.file_adapters.ADAPTER_FOR_FORMAT[tfds.core.FileFormat(options.file_format)]
+    features = _features(part, options)
+    bounds = _shards(part, options.shard_bytes)
+    for path, (start, stop) in zip(_paths(part, folder, options, len(bounds)), bounds, strict=True):
+        if path.exists():
+            tick(stop - start)
+            continue
+        with placed(path) as temporary:
+            adapter.write_examples(temporary, _serialised(part, features, options, start, stop, tick))
+
+
+def finish(parts: Sequence[Part], folder: Path, options: Options) -> None:
+    """Write `dataset_info.json`, `features.json`, the class names and `metadata.json`."""
+    import tensorflow_datasets as tfds
+
+    template = _template(parts[0], folder, options)
+    infos = []
+    for part in parts:
+        bounds = _shards(part, options.shard_bytes)
+        files = _paths(part, folder, options, len(bounds))
+        infos.append(
+            tfds.core.SplitInfo(
+                name=part.split,
+                shard_lengths=[stop - start for start, stop in bounds],
+                num_bytes=sum(file.stat().st_size for file in files),
+                filename_template=template.replace(split=part.split),
+            )
+        )
+    table = parts[0].table
+    texts = any(isinstance(identifier, str) for part in parts for identifier in part.table.image_ids)
+    tfds.folder_dataset.write_metadata(
+        data_dir=folder,
+        features=_features(parts[0], options, [suffix for part in parts for suffix in part.suffixes]),
+        split_infos=infos,
+        version=folder.absolute().name if _VERSION.fullmatch(folder.absolute().name) else "1.0.0",
+        description="Written by retina convert.",
+        metadata=tfds.core.MetadataDict(
+            {CATEGORY_IDS: list(table.category_ids), IMAGE_IDS: "filename" if texts else "id"}
+        ),
+        check_data=False,
+    )
+
+
+def _shards(part: Part, shard_bytes: int) -> list[tuple[int, int]]:
+    """[start, stop) of the images of each shard: as few as possible of about the same number of images."""
+    sizes = [_bytes(image) for image in part.table.images]
+    count = min(len(sizes), max(1, -(-sum(sizes) // shard_bytes)))
+    edges = [len(sizes) * shard // count for shard in range(count + 1)]
+    return list(itertools.pairwise(edges))
+
+
+def _bytes(image: Any) -> int:
+    if isinstance(image, StoredImage):
+        return image.length
+    return len(image) if isinstance(image, bytes) else Path(image).stat().st_size
+
+
+def _template(part: Part, folder: Path, options: Options) -> Any:
+    import tensorflow_datasets as tfds
+
+    return tfds.core.ShardedFileTemplate(
+        data_dir=folder, dataset_name=dataset_name(folder), split=part.split, filetype_suffix=options.file_format
+    )
+
+
+def _paths(part: Part, folder: Path, options: Options, count: int) -> list[Path]:
+    return [Path(path) for path in _template(part, folder, options).sharded_filepaths(num_shards=count)]
+
+
+def _features(part: Part, options: Options, suffixes: Sequence[str] = ()) -> Any:
+    import tensorflow_datasets as tfds
+
+    label = tfds.features.ClassLabel(names=list(part.table.class_names))
+    common = {"image/filename": tfds.features.Text()}
+    box = {"bbox": tfds.features.BBoxFeature(), "label": label}
+    if options.spec == "coco":
+        jpeg = all(suffix == ".jpg" for suffix in suffixes)
+        objects = {"id": np.int64, "area": np.int64, "is_crowd": np.bool_}
+        return tfds.features.FeaturesDict(
+            {
+                "image": tfds.features.Image(encoding_format="jpeg" if jpeg else None),
+                "image/id": np.int64,
+                "objects": tfds.features.Sequence(objects | box),
+                **common,
+            }
+        )
+    objects = {
+        "pose": tfds.features.ClassLabel(names=_POSES),
+        "is_truncated": np.bool_,
+        "is_difficult": np.bool_,
+    }
+    return tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(),
+            "objects": tfds.features.Sequence(objects | box),
+            "labels": tfds.features.Sequence(label),
+            "labels_no_difficult": tfds.features.Sequence(label),
+            **common,
+        }
+    )
+
+
+def _serialised(
+    part: Part, features: Any, options: Options, start: int, stop: int, tick: Callable[[int], None]
+) -> Iterator[tuple[int, bytes]]:
+    import tensorflow as tf
+
+    fractions = _fractions(part.table)
+    for row in range(start, stop):
+        example = _example(part, fractions, options.spec, row)
+        record = tf.train.Example.FromString(features.serialize_example(example))
+        yield row, record.SerializeToString(deterministic=True)
+        tick(1)
+
+
+def _example(part: Part, fractions: np.ndarray, spec: Spec, row: int) -> dict[str, Any]:
+    table = part.table
+    image, identifier = table.images[row], table.image_ids[row]
+    data = upright_bytes(image, str(identifier)) if part.rotations[row] != 1 else encoded(image)
+    objects, first = table.objects(row), int(table.offsets[row])
+    boxes = fractions[first : first + len(objects.labels)]
+    labels = objects.labels.tolist()
+    example: dict[str, Any] = {"image": io.BytesIO(data), "image/filename": part.names[row]}
+    if spec == "coco":
+        example["image/id"] = identifier if isinstance(identifier, int) else row + 1
+        example["objects"] = [
+            {"id": first + index + 1, "area": int(area), "bbox": box, "label": label, "is_crowd": bool(crowd)}
+            for index, (area, box, label, crowd) in enumerate(
+                zip(objects.areas, boxes, labels, objects.crowd, strict=True)
+            )
+        ]
+        return example
+    example["objects"] = [
+        {"bbox": box, "label": label, "pose": "unspecified", "is_truncated": False, "is_difficult": bool(difficult)}
+        for box, label, difficult in zip(boxes, labels, objects.difficult, strict=True)
+    ]
+    example["labels"] = sorted(set(labels))
+    example["labels_no_difficult"] = sorted(set(objects.labels[~objects.difficult].tolist()))
+    return example
+
+
+def _fractions(table: DetectionDataset) -> np.ndarray:
+    """[M,4] float32 ymin, xmin, ymax, xmax."""
+    sides = np.repeat(np.tile(table.sizes.astype(np.float64), 2), np.diff(table.offsets), axis=0)
+    return (table.boxes[:, [1, 0, 3, 2]] / sides).astype(np.float32)

@@ -1,29 +1,47 @@
-"""Pascal VOC XML (Everingham et al., The PASCAL VOC Challenge, IJCV 2010) to `DetectionDataset`.
+"""Pascal VOC (Everingham et al., The PASCAL VOC Challenge, IJCV 2010): XML read and written, the devkit's results read.
+
+A dataset is `Annotations/*.xml`, `ImageSets/Main/SPLIT.txt` and `JPEGImages/`.
 
 Box convention: VOC counts pixels from 1 and includes the last one, so a box `xmin, ymin, xmax, ymax` covers
 `[xmin - 1, ymin - 1, xmax, ymax]` in the continuous coordinates used inside (as in detectron2). Whether a box has a
 positive size is judged on the numbers of the file. Tools that count from 0 write xmin = 0, which becomes 0, not -1.
+Corners are written with their fractions: xmin = x1 + 1, xmax = x2.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
-from xml.etree.ElementTree import Element, ParseError
+from typing import NamedTuple
+from xml.etree.ElementTree import Element, ParseError, SubElement, indent, tostring
 
 import numpy as np
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from retina.data.dataset import DetectionDataset, InvalidBoxes, RawObjects, build, first_repeated, suggest
-from retina.data.image_files import missing_images
+from retina import config
+from retina.data.convert.part import Part
+from retina.data.dataset import (
+    DetectionDataset,
+    Difficult,
+    RawObjects,
+    Records,
+    first_repeated,
+    handle_difficult,
+    suggest,
+)
+from retina.data.detections import Pixels, short, to_continuous, to_xywh
+from retina.data.formats import text
+from retina.data.ground_truth import FileTruth, GroundTruth, Results, labels_of_names, rows_of_stems
+from retina.data.image_files import missing_images, place_image, placed
 from retina.errors import RetinaError
+from retina.files import write_text
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _EXTENSIONS = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
+_WRITTEN = (".jpg", ".jpeg", ".png")
 _SPLIT = re.compile(r"(?:(?P<year>\w+)/)?(?P<name>[\w\-.]+)")
 _LISTED = 20
 
@@ -36,72 +54,59 @@ class _Annotation(NamedTuple):
     difficult: list[bool]
 
 
-class VocObjects(NamedTuple):
-    """M objects in N images as their files give them.
-
-    `names` [K] in label order; `stems` [N]; `sizes` [N,2] (height, width); `image` [M] rows of `stems`; `corners` [M,4]
-    float64 xmin, ymin, xmax, ymax; `labels` [M]; `difficult` [M].
-    """
-
-    name: str
-    names: tuple[str, ...]
-    stems: tuple[str, ...]
-    sizes: np.ndarray
-    image: np.ndarray
-    corners: np.ndarray
-    labels: np.ndarray
-    difficult: np.ndarray
-
-
-def read_voc(
+def voc_records(
     folder: Path,
     splits: tuple[str, ...],
     *,
     classes: tuple[str, ...] | None = None,
-    invalid_boxes: InvalidBoxes = "error",
-    difficult: Literal["ignore", "use", "drop"] = "ignore",
+    difficult: Difficult = "ignore",
     keep_missing: bool = False,
-) -> DetectionDataset:
-    """Reads splits of `ImageSets/Main`, concatenated in order; the images themselves are not opened.
+) -> Records:
+    """Read splits of `ImageSets/Main`, concatenated in order; the images themselves are not opened.
 
     Args:
         folder: holds `Annotations`, `ImageSets` and `JPEGImages` (splits such as "train"), or year folders like
             `VOC2007` with these, directly or in `VOCdevkit` (splits such as "2007/trainval").
         classes: the class names in label order. None takes the sorted names of all annotations of the year folders in
             use, so that every split gives the same list. Category ids are 1..K in the order of the sorted names.
-        difficult: "ignore" flags difficult objects, "use" takes them like any other, "drop" leaves them out.
+        difficult: see `retina.data.dataset.handle_difficult`.
         keep_missing: an image whose file is missing stays, to be left out by who decodes it.
 
     Raises:
         RetinaError: a split, annotation or image is missing, an annotation is malformed or declares a DTD or entities,
-            a class is not in `classes`, or a box is invalid and `invalid_boxes` is "error".
+            or a class is not in `classes`.
     """
     name = f"{folder} ({', '.join(splits)})"
     listed = _list_images(name, folder, splits)
-    stems = [stem for _, stem in listed]
-    homes = list(dict.fromkeys(home for home, _ in listed))
-    images = {home: _files(home / "JPEGImages") for home in homes}
-    found = [_image(home, stem, images[home]) for home, stem in listed]
-    expected = [str(home / "JPEGImages" / f"{stem}{_EXTENSIONS[0]}") for home, stem in listed]
-    lacking = [index for index, path in enumerate(found) if path is None]
-    if lacking and not keep_missing:
-        first = expected[lacking[0]].removesuffix(_EXTENSIONS[0])
-        raise missing_images(first, f".jpg, .jpeg or .png; listed in {name}", len(lacking), len(found))
-    paths = [path or guessed for path, guessed in zip(found, expected, strict=True)]
-    annotations = [_parse(home / "Annotations" / f"{stem}.xml") for home, stem in listed]
+    paths = _locate_images(name, listed, keep_missing)
+    annotations = _parse_all(listed)
     if classes is None:
-        names = _class_names(name, homes, annotations)
+        names = _class_names(name, listed, annotations)
     else:
         names = list(classes)
         _check_names(annotations, names)
-    return _table(name, names, stems, paths, annotations, invalid_boxes, difficult)
+    raw, rows, notes = handle_difficult(name, _objects(annotations, names), difficult)
+    # Where each object stands in its file.
+    number = np.array([i for annotation in annotations for i in range(len(annotation.names))], np.int64)[rows]
+    return Records(
+        name,
+        # By name, whatever the order of the labels: then two readers of one folder give a class the same id.
+        {class_name: sorted(names).index(class_name) + 1 for class_name in names},
+        [stem for _, stem in listed],
+        paths,
+        np.array([annotation.size for annotation in annotations], np.int32),
+        raw,
+        lambda row: f"{annotations[raw.image[row]].file.name} object {number[row]}",
+        notes,
+    )
 
 
-def read_voc_objects(folder: Path, splits: tuple[str, ...]) -> VocObjects:
-    """Every object of the splits with the numbers of its file, whatever they are: nothing is cut, dropped or opened.
+def voc_truth(folder: Path, splits: tuple[str, ...], pixels: Pixels) -> FileTruth:
+    """Read ground truth: every object with the numbers of its file, whatever they are; images need not be there.
 
     Args:
-        splits: as in `read_voc`; none takes the folder's only split or, in a folder without any, all of `Annotations`.
+        splits: as in `voc_records`; none takes the folder's only split or, in a folder without any, all of
+            `Annotations`.
 
     Raises:
         RetinaError: a split or annotation is missing or malformed, or there are several splits to choose from.
@@ -113,26 +118,42 @@ def read_voc_objects(folder: Path, splits: tuple[str, ...]) -> VocObjects:
         listed = _list_images(name, folder, (known[0],))
     else:
         raise RetinaError(f"{folder}: it has several splits; choose with --splits, {_existing(folder)}")
-    annotations = [_parse(home / "Annotations" / f"{stem}.xml") for home, stem in listed]
-    names = _class_names(name, list(dict.fromkeys(home for home, _ in listed)), annotations)
-    label_of = {class_name: label for label, class_name in enumerate(names)}
-    corners = np.array([row for a in annotations for row in a.corners], np.float64).reshape(-1, 4)
-    image = np.repeat(np.arange(len(annotations)), [len(a.names) for a in annotations])
-    infinite = ~np.isfinite(corners).all(axis=1)
+    annotations = _parse_all(listed)
+    names = _class_names(name, listed, annotations)
+    raw = _objects(annotations, names)
+    infinite = ~np.isfinite(raw.given).all(axis=1)
     if infinite.any():
         row = int(np.argmax(infinite))
-        file, number = annotations[image[row]].file, row - int(np.searchsorted(image, image[row]))
-        raise RetinaError(f"{file}: object {number}: <bndbox> must hold finite numbers, got {corners[row].tolist()}")
-    return VocObjects(
+        file, number = annotations[raw.image[row]].file, row - int(np.searchsorted(raw.image, raw.image[row]))
+        raise RetinaError(f"{file}: object {number}: <bndbox> must hold finite numbers, got {raw.given[row].tolist()}")
+    boxes = to_continuous(to_xywh(raw.given), pixels)
+    stems = tuple(stem for _, stem in listed)
+    return FileTruth(
         name,
         tuple(names),
-        tuple(stem for _, stem in listed),
-        np.array([a.size for a in annotations], np.float64).reshape(-1, 2),
-        image,
-        corners,
-        np.array([label_of[class_name] for a in annotations for class_name in a.names], np.int64),
-        np.array([flag for a in annotations for flag in a.difficult], np.bool_),
+        tuple(range(1, len(names) + 1)),
+        stems,
+        raw.image,
+        boxes,
+        raw.labels,
+        raw.crowd,
+        raw.difficult,
+        boxes[:, 2] * boxes[:, 3],
+        stems=stems,
+        sizes=np.array([annotation.size for annotation in annotations], np.float64).reshape(-1, 2),
     )
+
+
+def split_names(folder: Path) -> list[str]:
+    """Return the splits of a folder: its lists of images, but for those of single classes."""
+    names = [file.stem for file in sorted(folder.glob("ImageSets/Main/*.txt"))]
+    for pattern in ("VOC*/ImageSets/Main/*.txt", "VOCdevkit/VOC*/ImageSets/Main/*.txt"):
+        names += [f"{file.parents[2].name.removeprefix('VOC')}/{file.stem}" for file in sorted(folder.glob(pattern))]
+    # Of the devkit's 80 files, those of single classes (aeroplane_train) would bury the few that are meant.
+    return [name for name in names if "_" not in name] or names
+
+
+# ---------------------------------------------------------------------------------------------------------- reading
 
 
 def _list_images(name: str, folder: Path, splits: tuple[str, ...]) -> list[tuple[Path, str]]:
@@ -156,54 +177,43 @@ def _all_annotations(folder: Path) -> list[tuple[Path, str]]:
     return listed
 
 
-def _class_names(name: str, homes: Sequence[Path], annotations: Sequence[_Annotation]) -> list[str]:
-    names = _all_names(homes, annotations)
+def _locate_images(name: str, listed: Sequence[tuple[Path, str]], keep_missing: bool) -> list[str]:
+    """The path of each image; of one that is missing, if such are kept, where it is expected."""
+    files = {home: _files(home / "JPEGImages") for home in dict.fromkeys(home for home, _ in listed)}
+    paths = [_image(home, stem, files[home]) for home, stem in listed]
+    expected = [str(home / "JPEGImages" / f"{stem}{_EXTENSIONS[0]}") for home, stem in listed]
+    lacking = [index for index, path in enumerate(paths) if path is None]
+    if lacking and not keep_missing:
+        first = expected[lacking[0]].removesuffix(_EXTENSIONS[0])
+        raise missing_images(first, f".jpg, .jpeg or .png; listed in {name}", len(lacking), len(paths))
+    return [path or guessed for path, guessed in zip(paths, expected, strict=True)]
+
+
+def _class_names(name: str, listed: Sequence[tuple[Path, str]], annotations: Sequence[_Annotation]) -> list[str]:
+    names = _all_names([home for home, _ in listed], annotations)
     if not names:
         raise RetinaError(f"{name}: no annotation has an object, so there are no class names; set data.classes")
     return names
 
 
-def _table(
-    name: str,
-    names: list[str],
-    stems: list[str],
-    paths: list[str],
-    annotations: list[_Annotation],
-    invalid_boxes: InvalidBoxes,
-    difficult: str,
-) -> DetectionDataset:
-    flags = np.array([flag for a in annotations for flag in a.difficult], np.bool_)
-    number = np.array([i for a in annotations for i in range(len(a.names))], np.int64)
-    image = np.repeat(np.arange(len(annotations)), [len(a.names) for a in annotations])
+def _objects(annotations: Sequence[_Annotation], names: Sequence[str]) -> RawObjects:
+    """The objects of all annotations, with difficult flags as they stand there."""
     label_of = {class_name: label for label, class_name in enumerate(names)}
-    labels = np.array([label_of[class_name] for a in annotations for class_name in a.names], np.int32)
-    given = np.array([corners for a in annotations for corners in a.corners], np.float64).reshape(-1, 4)
-    notes: tuple[str, ...] = ()
-    if difficult == "drop" and flags.any():
-        notes = (f"{name}: {flags.sum()} of {len(flags)} objects are difficult: dropped (data.difficult: drop)",)
-        image, number, labels, given = image[~flags], number[~flags], labels[~flags], given[~flags]
-        flags = flags[~flags]
-    raw = RawObjects(
-        image=image,
+    labels = [label_of[class_name] for annotation in annotations for class_name in annotation.names]
+    corners = [corners for annotation in annotations for corners in annotation.corners]
+    given = np.array(corners, np.float64).reshape(-1, 4)
+    with np.errstate(invalid="ignore"):  # of infinite corners
+        xywh = to_xywh(given)
+    return RawObjects(
+        image=np.repeat(np.arange(len(annotations)), [len(annotation.names) for annotation in annotations]),
         boxes=given - np.array([1.0, 1.0, 0.0, 0.0]),
+        xywh=to_continuous(xywh, "inclusive"),
         given=given,
-        extent=given[:, 2:] - given[:, :2],
-        labels=labels,
-        crowd=np.zeros(len(image), np.bool_),
-        difficult=flags & (difficult == "ignore"),
-        areas=np.full(len(image), np.nan),
-    )
-    return build(
-        name,
-        # By name, whatever the order of the labels: then two readers of one folder give a class the same id.
-        {class_name: sorted(names).index(class_name) + 1 for class_name in names},
-        stems,
-        paths,
-        np.array([a.size for a in annotations], np.int32),
-        raw,
-        invalid_boxes=invalid_boxes,
-        describe=lambda row: f"{annotations[image[row]].file.name} object {number[row]}",
-        notes=notes,
+        extent=xywh[:, 2:],
+        labels=np.array(labels, np.int32),
+        crowd=np.zeros(len(given), np.bool_),
+        difficult=np.array([flag for annotation in annotations for flag in annotation.difficult], np.bool_),
+        areas=np.full(len(given), np.nan),
     )
 
 
@@ -222,14 +232,6 @@ def _locate(folder: Path, split: str) -> tuple[Path, Path]:
             return home, file
     missing = homes[0] / "ImageSets" / "Main" / f"{name}.txt"
     raise RetinaError(f"{missing}: no such split file (split '{split}'); {_existing(folder)}")
-
-
-def split_names(folder: Path) -> list[str]:
-    found = [file.stem for file in sorted(folder.glob("ImageSets/Main/*.txt"))]
-    for pattern in ("VOC*/ImageSets/Main/*.txt", "VOCdevkit/VOC*/ImageSets/Main/*.txt"):
-        found += [f"{file.parents[2].name.removeprefix('VOC')}/{file.stem}" for file in sorted(folder.glob(pattern))]
-    # Of the devkit's 80 files, those of single classes (aeroplane_train) would bury the few that are meant.
-    return [name for name in found if "_" not in name] or found
 
 
 def _existing(folder: Path) -> str:
@@ -275,6 +277,10 @@ def _image(home: Path, stem: str, files: frozenset[str]) -> str | None:
     return None
 
 
+def _parse_all(listed: Sequence[tuple[Path, str]]) -> list[_Annotation]:
+    return [_parse(home / "Annotations" / f"{stem}.xml") for home, stem in listed]
+
+
 def _parse(file: Path) -> _Annotation:
     root = _root(file)
     size = [_number(file, "size", root, f"size/{side}") for side in ("height", "width")]
@@ -310,36 +316,36 @@ def _root(file: Path) -> Element:
 
 
 def _text(file: Path, where: str, element: Element, path: str) -> str:
-    text = (element.findtext(path) or "").strip()
-    if not text:
+    content = (element.findtext(path) or "").strip()
+    if not content:
         raise RetinaError(f"{file}: {where} has no <{path}>, or it is empty; add it")
-    return text
+    return content
 
 
 def _number(file: Path, where: str, element: Element, path: str) -> float:
-    text = _text(file, where, element, path)
+    content = _text(file, where, element, path)
     try:
-        return float(text)
+        return float(content)
     except ValueError:
-        raise RetinaError(f"{file}: {where}: <{path}> must be a number, got '{text}'") from None
+        raise RetinaError(f"{file}: {where}: <{path}> must be a number, got '{content}'") from None
 
 
 def _flag(file: Path, where: str, element: Element) -> bool:
-    text = (element.findtext("difficult") or "0").strip()
-    if text not in ("0", "1"):
-        raise RetinaError(f"{file}: {where}: <difficult> must be 0 or 1, got '{text}'")
-    return text == "1"
+    content = (element.findtext("difficult") or "0").strip()
+    if content not in ("0", "1"):
+        raise RetinaError(f"{file}: {where}: <difficult> must be 0 or 1, got '{content}'")
+    return content == "1"
 
 
 def _all_names(homes: Sequence[Path], annotations: Sequence[_Annotation]) -> list[str]:
     """The sorted class names of every annotation in `homes`, of which `annotations` are already parsed."""
     names = {name for annotation in annotations for name in annotation.names}
     known = {annotation.file for annotation in annotations}
-    for home in homes:
+    for home in dict.fromkeys(homes):
         for file in sorted((home / "Annotations").glob("*.xml")):
             if file not in known:
-                found = _root(file).findall("object")
-                names.update(_text(file, f"object {index}", element, "name") for index, element in enumerate(found))
+                objects = enumerate(_root(file).findall("object"))
+                names.update(_text(file, f"object {index}", element, "name") for index, element in objects)
     return sorted(names)
 
 
@@ -350,3 +356,136 @@ def _check_names(annotations: Sequence[_Annotation], classes: list[str]) -> None
             if name not in valid:
                 hint = suggest(name, classes)
                 raise RetinaError(f"{annotation.file}: object {index}: class '{name}' is not in data.classes; {hint}")
+
+
+# ------------------------------------------------------------------------------------------------------------- results
+
+
+def devkit_results(folder: Path, truth: GroundTruth, pixels: Pixels) -> Results:
+    """Read the devkit's files of detections, one a class (`comp4_det_test_car.txt`): `image score x1 y1 x2 y2`.
+
+    Raises:
+        RetinaError: names the file and line that is malformed or does not fit the ground truth.
+    """
+    files = text.text_files(folder)
+    classes, rows = labels_of_names(truth), rows_of_stems(truth)
+    labels = [_class_of(file, classes) for file in files]
+    again = first_repeated(labels)
+    if again is not None:
+        label = labels[again[0]]
+        other = files[labels.index(label)]
+        raise RetinaError(
+            f"{files[again[0]]}: expected one file a class, got {other.name} of '{truth.class_names[label]}', too; "
+            "remove one of them, or score each in a folder of its own"
+        )
+    of_file = np.array(labels, np.int64)
+    expected = text.columns("voc", scored=True)
+    lines = text.read_lines(files, expected, spaces=False)
+    image = np.array([rows.get(word, -1) for word in lines.words], np.int64)
+    if (image < 0).any():
+        row = int(np.argmax(image < 0))
+        what = f"expected one of the ground truth's {len(truth)} images, got {short(lines.words[row])}"
+        text.refuse(lines, files, row, f"{what}; give the ground truth that the detections were made on")
+    boxes = text.to_xywh(lines, lines.numbers[:, 1:], "voc", files)
+    return Results(str(folder), image, to_continuous(boxes, pixels), lines.numbers[:, 0], of_file[lines.file])
+
+
+def _class_of(file: Path, classes: Mapping[str, int]) -> int:
+    """`comp4_det_test_car.txt` or `car.txt`; of a "car" and a "race_car", the longer one that fits."""
+    fitting = [name for name in classes if file.stem == name or file.stem.endswith(f"_{name}")]
+    if not fitting:
+        raise RetinaError(
+            f"{file}: expected a name that ends in one of the ground truth's {len(classes)} classes, such as "
+            f"comp4_det_test_{next(iter(classes))}.txt; rename or remove it"
+        )
+    return classes[max(fitting, key=len)]
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+
+
+def check(parts: Sequence[Part]) -> tuple[str, ...]:
+    """Return notes on what is lost.
+
+    Raises:
+        RetinaError: an image is neither JPEG nor PNG, or XML can't hold the name of a class.
+    """
+    for part in parts:
+        for name in part.names:
+            if Path(name).suffix.lower() not in _WRITTEN:
+                raise RetinaError(f"{part.table.name}: {name}: Pascal VOC holds JPEG and PNG images; use coco or yolo")
+        for called in part.table.class_names:
+            if called != called.strip() or any(ord(letter) < 32 or letter in "\ufffe\uffff" for letter in called):
+                raise RetinaError(
+                    f"{part.table.name}: class {called!r}: XML can't hold its blanks or control characters; rename it"
+                )
+    notes = ["Pascal VOC: truncated and pose are not known: written as 0 and Unspecified"]
+    absent = set(parts[0].table.class_names) - {
+        part.table.class_names[label] for part in parts for label in np.unique(part.table.labels)
+    }
+    if absent:
+        notes.append(f"Pascal VOC has no list of classes: {len(absent)} without a box are lost: {sorted(absent)}")
+    if any(isinstance(identifier, int) for part in parts for identifier in part.table.image_ids):
+        notes.append("Pascal VOC: the names of the files take the place of image ids, 1 to K that of category ids")
+    return tuple(notes)
+
+
+def unheld(table: DetectionDataset) -> tuple[np.ndarray, str]:
+    """[M] the boxes that can't be written, and why."""
+    sides = table.boxes[:, 2:] - table.boxes[:, :2]
+    return (sides - 1 < 1e-6).any(axis=1), "at most 1 pixel wide or high, which reads as xmin = xmax"
+
+
+def write(part: Part, folder: Path, *, link: bool, tick: Callable[[], None]) -> None:
+    """Write a split; files that are there already are taken for written."""
+    homes = [folder / "JPEGImages", folder / "Annotations", folder / "ImageSets" / "Main"]
+    for home in homes:
+        home.mkdir(parents=True, exist_ok=True)
+    images, annotations, lists = homes
+    for row, (name, stem) in enumerate(zip(part.names, part.stems, strict=True)):
+        rotated = part.rotations[row] != 1
+        place_image(part.table.images[row], str(part.table.image_ids[row]), images / name, rotated=rotated, link=link)
+        xml = annotations / f"{stem}.xml"
+        if not xml.exists():
+            with placed(xml) as temporary:
+                temporary.write_text(annotation(part, row), encoding="utf-8")
+        tick()
+    write_text(lists / f"{part.split}.txt", "".join(f"{stem}\n" for stem in part.stems))
+
+
+def source(folder: Path, split: str, names: Sequence[str]) -> config.VocSource:
+    """Return the section of a configuration that reads the split."""
+    return config.VocSource(folder=folder, splits=(split,))
+
+
+def tolerance(table: DetectionDataset) -> np.ndarray:
+    """[M] by how many pixels a corner may differ when it is read again: 10 digits are written."""
+    return 1e-6 + 1e-9 * np.abs(table.boxes).max(axis=1, initial=0)
+
+
+def annotation(part: Part, row: int) -> str:
+    """The XML text of one image."""
+    table, (height, width) = part.table, part.table.sizes[row]
+    root = Element("annotation")
+    _add(root, "folder", "JPEGImages")
+    _add(root, "filename", part.names[row])
+    size = SubElement(root, "size")
+    for key, value in (("width", width), ("height", height), ("depth", 3)):
+        _add(size, key, str(value))
+    _add(root, "segmented", "0")
+    objects = table.objects(row)
+    for box, label, difficult in zip(objects.boxes, objects.labels, objects.difficult, strict=True):
+        element = SubElement(root, "object")
+        _add(element, "name", table.class_names[label])
+        _add(element, "pose", "Unspecified")
+        _add(element, "truncated", "0")
+        _add(element, "difficult", str(int(difficult)))
+        corners = SubElement(element, "bndbox")
+        for key, value in zip(("xmin", "ymin", "xmax", "ymax"), box + np.array([1, 1, 0, 0]), strict=True):
+            _add(corners, key, f"{value:.10g}")
+    indent(root)
+    return tostring(root, encoding="unicode") + "\n"
+
+
+def _add(parent: Element, tag: str, content: str) -> None:
+    SubElement(parent, tag).text = content

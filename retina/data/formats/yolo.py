@@ -1,58 +1,44 @@
-"""YOLO text labels (https://docs.ultralytics.com/datasets/detect/) to `DetectionDataset`.
+"""YOLO text labels (https://docs.ultralytics.com/datasets/detect/), read and written.
 
 A line is `class cx cy w h`, class an index and the rest fractions of the image's width and height, or a polygon
 `class x1 y1 x2 y2 x3 y3 …`, which becomes its bounding box. Each line is judged by its own length. An image whose label
 file is missing or empty has no objects. A line that stands twice in a file counts once, as it does for Ultralytics.
+
+Images, labels and names lie where an Ultralytics `data.yaml` says, or in plain folders. Written are `data.yaml`,
+`images/SPLIT/` and `labels/SPLIT/`, with a label file for every image, an empty one where it has no object. That
+`data.yaml` gives no `path`: the data set's root is then its own folder, wherever that is moved.
 """
 
 from __future__ import annotations
 
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import yaml
 
-from retina.data.dataset import DetectionDataset, InvalidBoxes, RawObjects
+from retina import config
+from retina.config.reading import read_yaml
+from retina.data.convert.part import Part
+from retina.data.dataset import DetectionDataset, RawObjects, Records, first_repeated, suggest
 from retina.data.detections import short
-from retina.data.formats import text as text_boxes
-from retina.data.formats.yolo_layout import Listing, listing_of_folder, listing_of_yaml
-from retina.data.image_files import NO_SIZE_FRACTIONS, image_sizes
-from retina.data.records import Records, to_dataset
+from retina.data.formats import text
+from retina.data.image_files import NO_SIZE_FRACTIONS, image_sizes, place_image, placed
 from retina.errors import RetinaError
+from retina.files import IMAGE_SUFFIXES, write_text
 
+SPLITS = ("train", "val", "test")
+# Ultralytics reads `val`; others write `validation` or `valid`.
+_SPELLINGS = {"val": ("val", "validation", "valid")}
+# What lies beside images without being one.
+_COMPANIONS = (".txt", ".xml", ".json", ".yaml", ".cache", ".npy", ".md", ".csv")
 _BOX = "class cx cy w h"
 _LEAST_POLYGON = 6  # numbers of three points
 # Fractions may leave [0, 1] by a little, which `invalid_boxes` judges; most boxes beyond this are in pixels.
 _LARGEST_FRACTION = 2.0
-
-
-def read_yolo(
-    data: Path | None = None,
-    split: str | None = None,
-    *,
-    images: Path | None = None,
-    labels: Path | None = None,
-    names: Path | None = None,
-    classes: tuple[str, ...] | None = None,
-    invalid_boxes: InvalidBoxes = "error",
-) -> DetectionDataset:
-    """Reads one split of a data.yaml, or a folder of images and its labels; of images only the headers are read.
-
-    Image ids are paths without extension, relative to the folder of images, or to the data set's root where the split
-    is a list. Category ids are the indices. Images are sorted by path, those of a text file stay in its order.
-
-    Args:
-        data: an Ultralytics data.yaml; `split` is one of its keys "train", "val" and "test".
-        images, labels, names: see `retina.config.YoloSource`.
-        classes: the class names in label order, the same as the file's; without any file of names, what the indices
-            count.
-
-    Raises:
-        RetinaError: a file or folder is missing or malformed (with file and line), a listed path leaves the data set's
-            root, a class index has no name, an image can't be read, or a box is invalid and `invalid_boxes` is "error".
-    """
-    records = yolo_records(data, split, images=images, labels=labels, names=names, classes=classes)
-    return to_dataset(records, classes, invalid_boxes)
 
 
 def yolo_records(
@@ -65,25 +51,34 @@ def yolo_records(
     classes: tuple[str, ...] | None = None,
     keep_unreadable: bool = False,
 ) -> Records:
-    """As `read_yolo`, with every box as it stands in the files.
+    """Read one split of a data.yaml, or a folder of images and its labels, every box as it stands in the files.
+
+    Of images only the headers are read. Image ids are paths without extension, relative to the folder of images, or to
+    the data set's root where the split is a list. Category ids are the indices. Images are sorted by path, those of a
+    text file stay in its order.
 
     Args:
+        data: an Ultralytics data.yaml; `split` is one of its keys "train", "val" and "test".
+        images, labels, names: see `retina.config.YoloSource`.
+        classes: the class names in label order, the same as the file's; without any file of names, what the indices
+            count.
         keep_unreadable: an image that is missing or has no readable header counts as one of 1 pixel, to be left out by
             who decodes it.
 
     Raises:
-        RetinaError: as `read_yolo`, but for invalid boxes.
+        RetinaError: a file or folder is missing or malformed (with file and line), a listed path leaves the data set's
+            root, a class index has no name, or an image can't be read.
     """
     if data is not None:
-        found = listing_of_yaml(data, split or "train")
+        listing = listing_of_yaml(data, split or "train")
     else:
         assert images is not None, "the configuration asks for one of the two"
-        found = listing_of_folder(images, labels, names, classes)
+        listing = listing_of_folder(images, labels, names, classes)
     unreadable = NO_SIZE_FRACTIONS if keep_unreadable else None
-    sizes = np.array(image_sizes(found.name, found.images, unreadable), np.int32).reshape(-1, 2)
-    lines = _read_labels(found)
-    labels_of = _labels(lines, found)
-    _refuse_pixels(lines, found)
+    sizes = np.array(image_sizes(listing.name, listing.images, unreadable), np.int32).reshape(-1, 2)
+    lines = _read_labels(listing)
+    labels_of = _labels(lines, listing)
+    _refuse_pixels(lines, listing)
     fractions, sides = lines.boxes, np.tile(sizes[lines.image][:, ::-1], 2)
     extent = fractions[:, 2:] * sides[:, 2:]
     corner = (fractions[:, :2] - fractions[:, 2:] / 2) * sides[:, :2]
@@ -91,6 +86,7 @@ def yolo_records(
     raw = RawObjects(
         image=lines.image,
         boxes=np.concatenate([corner, corner + extent], axis=1),
+        xywh=np.concatenate([corner, extent], axis=1),
         given=fractions,
         extent=extent,
         labels=labels_of,
@@ -98,16 +94,16 @@ def yolo_records(
         difficult=none,
         areas=np.full(len(fractions), np.nan),
     )
-    classes_of = {name: index for index, name in enumerate(found.names)}
+    classes_of = {name: index for index, name in enumerate(listing.names)}
     return Records(
-        found.name,
+        listing.name,
         classes_of,
-        found.image_ids,
-        found.images,
+        listing.image_ids,
+        listing.images,
         sizes,
         raw,
-        lambda row: f"{found.labels[lines.image[row]]} line {lines.line[row]}",
-        found.notes + _notes(found, lines),
+        lambda row: f"{listing.labels[lines.image[row]]} line {lines.line[row]}",
+        listing.notes + _notes(listing, lines),
     )
 
 
@@ -123,13 +119,13 @@ class _Lines(NamedTuple):
     missing: int
 
 
-def _read_labels(found: Listing) -> _Lines:
+def _read_labels(listing: Listing) -> _Lines:
     words: list[str] = []
     parts: list[np.ndarray] = [np.zeros((0, 4))]
-    counts = np.zeros(len(found.labels), np.int64)
+    counts = np.zeros(len(listing.labels), np.int64)
     line: list[int] = []
     polygons = repeated = missing = 0
-    for index, file in enumerate(found.labels):
+    for index, file in enumerate(listing.labels):
         if file is None:
             missing += 1
             continue
@@ -137,7 +133,7 @@ def _read_labels(found: Listing) -> _Lines:
         repeated += again
         if not rows:
             continue
-        boxes, shaped = _boxes(Path(file), rows, places, found.keypoint_numbers)
+        boxes, shaped = _boxes(Path(file), rows, places, listing.keypoint_numbers)
         polygons += shaped
         words += [row[0] for row in rows]
         parts.append(boxes)
@@ -149,7 +145,7 @@ def _read_labels(found: Listing) -> _Lines:
 
 def _rows(file: str) -> tuple[list[list[str]], list[int], int]:
     """The distinct lines of a file in words, their numbers, and how many were left out as repetitions."""
-    rows = [line.split() for line in text_boxes.read_text(Path(file)).splitlines()]
+    rows = [line.split() for line in text.read_text(Path(file)).splitlines()]
     places = [place for place, row in enumerate(rows, start=1) if row]
     rows = [row for row in rows if row]
     first: dict[tuple[str, ...], int] = {}
@@ -157,14 +153,14 @@ def _rows(file: str) -> tuple[list[list[str]], list[int], int]:
         first.setdefault(tuple(row), index)
     if len(first) == len(rows):
         return rows, places, 0
-    kept = list(first.values())
-    return [rows[i] for i in kept], [places[i] for i in kept], len(rows) - len(kept)
+    distinct = list(first.values())
+    return [rows[i] for i in distinct], [places[i] for i in distinct], len(rows) - len(distinct)
 
 
 def _boxes(file: Path, rows: list[list[str]], places: list[int], keypoints: int) -> tuple[np.ndarray, int]:
     """[n,4] cx, cy, w, h of a file's lines, and how many of them are polygons."""
     if all(len(row) == 5 for row in rows):
-        return text_boxes.read_numbers([n for row in rows for n in row[1:]], 4, file, places, _BOX), 0
+        return text.read_numbers([n for row in rows for n in row[1:]], 4, file, places, _BOX), 0
     boxes = [_box(file, row, place, keypoints) for row, place in zip(rows, places, strict=True)]
     return np.array(boxes, np.float64).reshape(-1, 4), sum(_is_polygon(len(row) - 1, keypoints) for row in rows)
 
@@ -177,7 +173,7 @@ def _box(file: Path, row: list[str], place: int, keypoints: int) -> np.ndarray:
     count = len(row) - 1
     if _is_polygon(count, keypoints):
         expected = "class " + " ".join(f"x{point} y{point}" for point in range(1, count // 2 + 1))
-        points = text_boxes.read_numbers(row[1:], count, file, [place], expected).reshape(-1, 2)
+        points = text.read_numbers(row[1:], count, file, [place], expected).reshape(-1, 2)
         low, high = points.min(0), points.max(0)
         return np.concatenate([(low + high) / 2, high - low])
     if count not in (4, 4 + keypoints):
@@ -187,43 +183,431 @@ def _box(file: Path, row: list[str], place: int, keypoints: int) -> np.ndarray:
             else " or a polygon's (class x1 y1 x2 y2 x3 y3 and so on)"
         )
         raise RetinaError(f"{file}: line {place}: expected 5 columns ({_BOX}){more}, got {count + 1}: {_shown(row)}")
-    return text_boxes.read_numbers(row[1:5], 4, file, [place], _BOX)[0]
+    return text.read_numbers(row[1:5], 4, file, [place], _BOX)[0]
 
 
 def _shown(row: list[str]) -> str:
     return short(" ".join(row[:12]))
 
 
-def _labels(lines: _Lines, found: Listing) -> np.ndarray:
-    known = {str(index): index for index in range(len(found.names))}
+def _labels(lines: _Lines, listing: Listing) -> np.ndarray:
+    known = {str(index): index for index in range(len(listing.names))}
     labels = np.array([known.get(word, -1) for word in lines.words], np.int32)
     if (labels < 0).any():
         row = int(np.argmax(labels < 0))
         raise RetinaError(
-            f"{found.labels[lines.image[row]]}: line {lines.line[row]}: expected a class index from 0 to "
-            f"{len(found.names) - 1} (the names of {found.named_by}), got {short(lines.words[row])}; mend the line or "
-            "the names"
+            f"{listing.labels[lines.image[row]]}: line {lines.line[row]}: expected a class index from 0 to "
+            f"{len(listing.names) - 1} (the names of {listing.named_by}), got {short(lines.words[row])}; fix the line "
+            "or the names"
         )
     return labels
 
 
-def _refuse_pixels(lines: _Lines, found: Listing) -> None:
+def _refuse_pixels(lines: _Lines, listing: Listing) -> None:
     far = (np.abs(lines.boxes) > _LARGEST_FRACTION).any(axis=1)
     if far.sum() * 2 > len(far):
         row = int(np.argmax(far))
         got = " ".join(f"{number:g}" for number in lines.boxes[row])
         raise RetinaError(
-            f"{found.labels[lines.image[row]]}: line {lines.line[row]}: expected cx cy w h as fractions of the image's "
-            f"sides, got {got}, and {far.sum()} of {len(far)} boxes like it; are they pixels?"
+            f"{listing.labels[lines.image[row]]}: line {lines.line[row]}: expected cx cy w h as fractions of the "
+            f"image's sides, got {got}, and {far.sum()} of {len(far)} boxes like it; are they pixels?"
         )
 
 
-def _notes(found: Listing, lines: _Lines) -> tuple[str, ...]:
+def _notes(listing: Listing, lines: _Lines) -> tuple[str, ...]:
     notes = []
     if lines.missing:
-        notes.append(f"{lines.missing} of {len(found.images)} images have no label file: taken as without objects")
+        notes.append(f"{lines.missing} of {len(listing.images)} images have no label file: taken as without objects")
     if lines.polygons:
         notes.append(f"{lines.polygons} of {len(lines.words)} objects are polygons: their bounding boxes are taken")
     if lines.repeated:
         notes.append(f"{lines.repeated} lines stand twice in their label file: taken once")
-    return tuple(f"{found.name}: {note}" for note in notes)
+    return tuple(f"{listing.name}: {note}" for note in notes)
+
+
+# ---------------------------------------------------------------------------------------------------------- the layout
+
+
+class Listing(NamedTuple):
+    """N images and the files that belong to them.
+
+    `names` [K] in the order of their indices, from `named_by`; `image_ids`, `images` and `labels` [N], a label None
+    where there is no file; `keypoint_numbers` is how many follow the box in a line of pose labels, 0 without.
+    """
+
+    name: str
+    names: tuple[str, ...]
+    named_by: str
+    image_ids: tuple[str, ...]
+    images: tuple[str, ...]
+    labels: tuple[str | None, ...]
+    keypoint_numbers: int
+    notes: tuple[str, ...]
+
+
+def listing_of_yaml(file: Path, split: str) -> Listing:
+    """The images of a split of an Ultralytics data.yaml.
+
+    The root is its `path` (relative: to the file's own folder), or the file's folder where `path` is missing or leads
+    nowhere, as it does when a data set has moved. A split is a folder, searched with all its subfolders, a text file of
+    image paths relative to itself, or a list of such; all of them must lie in the root. A leading `../` that leads out
+    of it is cut off, as Ultralytics does for the exports of Roboflow. Labels lie where the last `images` of an image's
+    folder is replaced by `labels`, or beside the image where there is no such folder.
+
+    Raises:
+        RetinaError: the file is malformed, a folder or split is missing, a path leaves the root, or an image is listed
+            twice.
+    """
+    tree = read_yaml(file, str(file))
+    if not isinstance(tree, dict):
+        raise RetinaError(
+            f"{file}: expected an Ultralytics data.yaml with names and splits, got a {type(tree).__name__}"
+        )
+    names = _class_names(file, tree)
+    root, notes = _root(file, tree.get("path"))
+    given = _split(file, tree, split)
+    entries = given if isinstance(given, list) else [given]
+    places = [_inside(file, root, split, entry) for entry in entries]
+    name = f"{file} ({split})"
+    images: list[str] = []
+    others: Counter[str] = Counter()
+    for place in places:
+        images += _of_folder(place, others) if place.is_dir() else _of_text(place, root)
+    base = places[0] if len(places) == 1 and places[0].is_dir() else root
+    folders = {folder: _labels_folder(root, folder) for folder in {os.path.dirname(image) for image in images}}
+    listed = any(not place.is_dir() for place in places)
+    return _listing(
+        name, names, str(file), base, images, folders, _keypoints(file, tree), notes + _left_out(name, others), listed
+    )
+
+
+def listing_of_folder(images: Path, labels: Path | None, names: Path | None, classes: Sequence[str] | None) -> Listing:
+    """The images of a folder and its subfolders, with labels laid out alike in `labels`.
+
+    Args:
+        labels: None takes the folder where the last `images` of the path is `labels`, or `images` itself.
+        names: a file of class names, one a line; None takes `classes.txt` of the labels' folder or the one above.
+        classes: the names where there is no such file.
+
+    Raises:
+        RetinaError: a folder is missing or has no image, or there are no names.
+    """
+    for folder in (images, labels):
+        if folder is not None and not folder.is_dir():
+            raise RetinaError(f"{folder}: no such folder of YOLO {'images' if folder is images else 'labels'}")
+    home = labels if labels is not None else Path(_labels_folder(Path(), str(images)))
+    others: Counter[str] = Counter()
+    paths = _of_folder(images, others)
+    if names is None:
+        beside = [folder / text.CLASSES_FILE for folder in (home, home.parent)]
+        names = next((file for file in beside if file.is_file()), None)
+    if names is not None:
+        listed, named_by = tuple(text.read_names(names)), str(names)
+    elif classes is not None:
+        listed, named_by = tuple(classes), "data.classes"
+    else:
+        raise RetinaError(
+            f"{home}: its labels are indices and there is no {text.CLASSES_FILE}; name the classes with "
+            "names, with data.classes in the order of their indices, or in such a file, one a line"
+        )
+    folders = {
+        folder: os.path.normpath(home / os.path.relpath(folder, images))
+        for folder in {os.path.dirname(image) for image in paths}
+    }
+    return _listing(str(images), listed, named_by, images, paths, folders, 0, _left_out(str(images), others), False)
+
+
+def _listing(
+    name: str,
+    names: tuple[str, ...],
+    named_by: str,
+    base: Path,
+    images: list[str],
+    folders: dict[str, str],
+    keypoints: int,
+    notes: tuple[str, ...],
+    listed: bool,
+) -> Listing:
+    """Pair images with labels, by one listing of each folder instead of a look-up an image."""
+    if not images:
+        raise RetinaError(f"{name}: no image found; expected files ending in {', '.join(IMAGE_SUFFIXES)}")
+    existing = {home: _text_names(home) for home in set(folders.values())}
+    stems = [os.path.splitext(image)[0] for image in images]
+    again = first_repeated(stems)
+    if again is not None:
+        both = [images[stems.index(stems[again[0]])], images[again[0]]]
+        what = "is listed twice" if both[0] == both[1] else f"and {both[1]} share a label file; rename one"
+        raise RetinaError(f"{name}: {both[0]} {what}")
+    labels: list[str | None] = []
+    for stem in stems:
+        folder, short_name = os.path.split(stem)
+        home, file = folders[folder], f"{short_name}.txt"
+        if file in existing[home]:
+            existing[home].discard(file)
+            labels.append(f"{home}/{file}")
+        else:
+            labels.append(None)
+    # A text file of images may leave some out on purpose, and beside images any text may lie.
+    strays = sorted(
+        f"{home}/{file}" for folder, home in folders.items() for file in existing[home] if home != folder and not listed
+    )
+    if strays:
+        notes += (f"{name}: {len(strays)} label files have no image and are left out, such as {strays[0]}",)
+    prefix = f"{base}{os.sep}"
+    ids = [stem.removeprefix(prefix) if stem.startswith(prefix) else os.path.relpath(stem, base) for stem in stems]
+    return Listing(name, names, named_by, tuple(ids), tuple(images), tuple(labels), keypoints, notes)
+
+
+def _class_names(file: Path, tree: dict[Any, Any]) -> tuple[str, ...]:
+    names, count = tree.get("names"), tree.get("nc")
+    if count is not None and (type(count) is not int or count < 1):
+        raise RetinaError(f"{file}: nc: expected the number of classes, got {short(count)}")
+    if names is None and count is not None:
+        return tuple(f"class_{index}" for index in range(count))  # as Ultralytics calls them
+    if isinstance(names, dict):
+        if sorted(names, key=str) != sorted(range(len(names)), key=str):
+            raise RetinaError(f"{file}: names: expected the indices 0 to {len(names) - 1}, got {short(list(names))}")
+        names = [names[index] for index in range(len(names))]
+    if not isinstance(names, list) or not names:
+        raise RetinaError(f"{file}: names: expected a list of class names, or {{0: name, …}}, got {short(names)}")
+    for index, name in enumerate(names):
+        if type(name) not in (str, int) or name == "":
+            raise RetinaError(
+                f"{file}: names: expected a text for class {index}, got {short(name)}; put it into quotes"
+            )
+    if count is not None and count != len(names):
+        raise RetinaError(f"{file}: nc is {count}, but there are {len(names)} names; correct one of them")
+    listed = tuple(map(str, names))
+    again = first_repeated(listed)
+    if again is not None:
+        raise RetinaError(f"{file}: names: '{again[1]}' is given twice; each must be distinct")
+    return listed
+
+
+def _root(file: Path, path: Any) -> tuple[Path, tuple[str, ...]]:
+    if path is None:
+        return file.parent, ()
+    if not isinstance(path, str):
+        raise RetinaError(f"{file}: path: expected the data set's folder, got {short(path)}")
+    root = file.parent / path
+    if root.is_dir():
+        return Path(os.path.normpath(root)), ()
+    return file.parent, (f"{file}: path: no such folder as {path}: the file's own folder is taken",)
+
+
+def _split(file: Path, tree: dict[Any, Any], split: str) -> Any:
+    for key in _SPELLINGS.get(split, (split,)):
+        if tree.get(key):
+            return tree[key]
+    there = splits_of_yaml(tree)
+    raise RetinaError(
+        f"{file}: it has no split '{split}'; {suggest(split, there) if there else 'expected train, val and test'}"
+    )
+
+
+def splits_of_yaml(tree: dict[Any, Any]) -> list[str]:
+    """Return those of train, val (by any of its names) and test that a data.yaml has."""
+    return [key for key in SPLITS if any(tree.get(spelled) for spelled in _SPELLINGS.get(key, (key,)))]
+
+
+def _inside(file: Path, root: Path, split: str, entry: Any) -> Path:
+    """The folder or file that a split names, which must exist inside the root."""
+    if not isinstance(entry, str):
+        raise RetinaError(f"{file}: {split}: expected a folder, a text file or a list of these, got {short(entry)}")
+    place = _joined(root, entry)
+    if place is None and entry.startswith("../"):
+        place = _joined(root, entry[3:])
+    if place is None:
+        raise RetinaError(
+            f"{file}: {split}: {short(entry)} leaves the data set's root {root}; move it inside, or set path"
+        )
+    if not place.is_dir() and not (place.is_file() and place.suffix == ".txt"):
+        raise RetinaError(
+            f"{file}: {split}: expected a folder of images or a .txt file of their paths, and {place} is neither; "
+            "check path and the split"
+        )
+    return place
+
+
+def _joined(root: Path, entry: str) -> Path | None:
+    """The path, or None if it is not inside the root."""
+    whole, top = os.path.abspath(root / entry), os.path.abspath(root)
+    if whole != top and not whole.startswith(top.rstrip(os.sep) + os.sep):
+        return None
+    return root / os.path.relpath(whole, top)
+
+
+def _of_folder(folder: Path, others: Counter[str]) -> list[str]:
+    """The images of a folder and its subfolders, sorted; other files are counted by their ending."""
+    images: list[str] = []
+    for entry in _walk(str(folder), set()):
+        suffix = os.path.splitext(entry)[1].lower()
+        if suffix in IMAGE_SUFFIXES:
+            images.append(entry)
+        elif suffix not in _COMPANIONS:
+            others[suffix or os.path.basename(entry)] += 1
+    return sorted(images)
+
+
+def _walk(folder: str, visited: set[tuple[int, int]]) -> Iterator[str]:
+    """Every file below a folder. Links are followed, but into no folder twice: they may lead around in a circle."""
+    try:
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in visited:
+            return
+        visited.add((status.st_dev, status.st_ino))
+        entries = list(os.scandir(folder))
+    except OSError as error:
+        raise RetinaError(f"{folder}: cannot read this folder of images: {error.strerror}; check the path") from None
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue  # such as the ._ companions that macOS writes
+        if entry.is_dir():
+            yield from _walk(entry.path, visited)
+        else:
+            yield entry.path
+
+
+def _left_out(name: str, others: Counter[str]) -> tuple[str, ...]:
+    if not others:
+        return ()
+    what = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+    return (f"{name}: {sum(others.values())} files are no images of a known kind and are left out: {what}",)
+
+
+def _of_text(file: Path, root: Path) -> list[str]:
+    """The images that a text file lists, in its order."""
+    images: list[str] = []
+    top = os.path.abspath(root)
+    home = os.path.abspath(file.parent)
+    for number, line in enumerate(text.read_text(file).splitlines(), start=1):
+        entry = line.strip()
+        if not entry:
+            continue
+        whole = os.path.normpath(os.path.join(home, entry))
+        if not whole.startswith(top.rstrip(os.sep) + os.sep):
+            raise RetinaError(
+                f"{file}: line {number}: {short(entry)} leaves the data set's root {root}; move it inside"
+            )
+        if os.path.splitext(whole)[1].lower() not in IMAGE_SUFFIXES:
+            raise RetinaError(
+                f"{file}: line {number}: expected an image ending in {', '.join(IMAGE_SUFFIXES)}, got {short(entry)}"
+            )
+        images.append(os.path.join(str(root), whole[len(top.rstrip(os.sep)) + 1 :]))
+    return images
+
+
+def _labels_folder(root: Path, folder: str) -> str:
+    """The folder of the labels of a folder of images."""
+    parts = list(Path(os.path.relpath(folder, root) if root.parts else folder).parts)
+    if "images" in parts:
+        last = len(parts) - 1 - parts[::-1].index("images")
+        swapped = str(root.joinpath(*parts[:last], "labels", *parts[last + 1 :]))
+        if os.path.isdir(swapped):
+            return swapped
+    return folder
+
+
+def _text_names(folder: str) -> set[str]:
+    try:
+        names = {entry.name for entry in os.scandir(folder) if entry.name.endswith(".txt")}
+    except FileNotFoundError:
+        return set()  # a subfolder of images none of which has objects
+    except OSError as error:
+        raise RetinaError(f"{folder}: cannot read this folder of labels: {error.strerror}; check the path") from None
+    return names - {text.CLASSES_FILE}
+
+
+def _keypoints(file: Path, tree: dict[Any, Any]) -> int:
+    shape = tree.get("kpt_shape")
+    if shape is None:
+        return 0
+    if not isinstance(shape, list) or len(shape) != 2 or not all(type(n) is int and n > 0 for n in shape):
+        raise RetinaError(f"{file}: kpt_shape: expected [points, 2 or 3], got {short(shape)}")
+    return shape[0] * shape[1]
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+
+
+def check(parts: Sequence[Part]) -> tuple[str, ...]:
+    """Return notes on what is lost.
+
+    Raises:
+        RetinaError: a split is called otherwise than YOLO's three, or a name has no extension that it knows.
+    """
+    for part in parts:
+        if part.split not in SPLITS:
+            raise RetinaError(
+                f"{part.table.name}: YOLO knows the splits train, val and test, got '{part.split}'; say which it is "
+                f"with --split {part.split}=train"
+            )
+        for name in part.names:
+            if Path(name).suffix.lower() not in IMAGE_SUFFIXES:
+                raise RetinaError(f"{part.table.name}: {name}: expected an image ending in {', '.join(IMAGE_SUFFIXES)}")
+    notes = []
+    lacking = {"train", "val"} - {part.split for part in parts}
+    if lacking:
+        notes.append(f"YOLO: Ultralytics also asks for the split {' and '.join(sorted(lacking))} in data.yaml")
+    first = parts[0].table
+    if first.category_ids != tuple(range(len(first.class_names))) or any(
+        isinstance(identifier, int) for part in parts for identifier in part.table.image_ids
+    ):
+        notes.append("YOLO: the names of the files take the place of image ids, 0 to K-1 that of category ids")
+    return tuple(notes)
+
+
+def unheld(table: DetectionDataset) -> tuple[np.ndarray, str]:
+    """[M] the boxes that can't be written, and why: of equal lines readers take one."""
+    gone = np.zeros(len(table.boxes), np.bool_)
+    for row in range(len(table)):
+        start = int(table.offsets[row])
+        before: set[str] = set()
+        for index, line in enumerate(_written_lines(table, row)):
+            gone[start + index] = line in before
+            before.add(line)
+    return gone, "equal to another one of the same image, of which YOLO's readers take one"
+
+
+def write(part: Part, folder: Path, *, link: bool, tick: Callable[[], None]) -> None:
+    """Write a split; files that are there already are taken for written."""
+    images, labels = (folder / kind / part.split for kind in ("images", "labels"))
+    images.mkdir(parents=True, exist_ok=True)
+    labels.mkdir(parents=True, exist_ok=True)
+    for row, (name, stem) in enumerate(zip(part.names, part.stems, strict=True)):
+        rotated = part.rotations[row] != 1
+        place_image(part.table.images[row], str(part.table.image_ids[row]), images / name, rotated=rotated, link=link)
+        label_file = labels / f"{stem}.txt"
+        if not label_file.exists():
+            with placed(label_file) as temporary:
+                temporary.write_text("".join(f"{line}\n" for line in _written_lines(part.table, row)), encoding="utf-8")
+        tick()
+
+
+def finish(parts: Sequence[Part], folder: Path) -> None:
+    """Write `data.yaml`."""
+    tree = {part.split: f"images/{part.split}" for part in parts}
+    names = dict(enumerate(parts[0].table.class_names))
+    write_text(folder / "data.yaml", yaml.safe_dump({**tree, "names": names}, sort_keys=False, allow_unicode=True))
+
+
+def source(folder: Path, split: str, names: Sequence[str]) -> config.YoloSource:
+    """Return the section of a configuration that reads the split."""
+    return config.YoloSource(data=folder / "data.yaml", split=split)
+
+
+def tolerance(table: DetectionDataset) -> np.ndarray:
+    """[M] by how many pixels a corner may differ when it is read again: 10 digits of a fraction are written."""
+    sides = np.repeat(table.sizes.max(axis=1, initial=0), np.diff(table.offsets))
+    return 1e-6 + 1e-9 * sides
+
+
+def _written_lines(table: DetectionDataset, row: int) -> list[str]:
+    height, width = table.sizes[row]
+    objects = table.objects(row)
+    x1, y1, x2, y2 = objects.boxes.T
+    fractions = np.stack([(x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height], axis=1)
+    return [
+        f"{label} " + " ".join(f"{value:.10g}" for value in values)
+        for label, values in zip(objects.labels.tolist(), fractions.tolist(), strict=True)
+    ]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from retina.data.formats.coco import read_coco
 from retina.errors import RetinaError
+from tests.data.formats.tables import read_coco
 
 TREE = {
     "images": [

@@ -16,8 +16,7 @@ from PIL import Image
 
 from retina import config
 from retina.data.dataset import DetectionDataset, Objects
-from retina.data.load import load_split
-from retina.data.split_truth import split_truth
+from retina.data.load import load_split, read_split
 from retina.data.stored import encoded
 from retina.errors import RetinaError
 
@@ -264,8 +263,8 @@ def test_the_same_pictures_give_the_same_table(written, name):
 @pytest.mark.parametrize("name", WRITERS)
 def test_the_ground_truth_is_that_of_the_table(written, name):
     data = section(written, name)
-    table = load_split(data, "train")
-    truth = split_truth(data, "train", table)
+    table, truth = read_split(data, "train")
+    assert same(table, load_split(data, "train"))
     assert (truth.image_ids, truth.class_names, truth.category_ids) == (
         table.image_ids,
         table.class_names,
@@ -282,10 +281,10 @@ def test_the_ground_truth_is_that_of_the_table(written, name):
 @pytest.mark.parametrize(("policy", "flags", "boxes"), [("use", 0, 7), ("drop", 0, 6)])
 def test_the_policy_for_difficult_boxes(written, name, policy, flags, boxes):
     data = section(written, name, difficult=policy)
-    table = load_split(data, "train")
+    table, truth = read_split(data, "train")
     holds = "difficult" in written[name][1].holds
     assert table.difficult.sum() == flags and len(table.boxes) == (boxes if holds else 7)
-    assert len(split_truth(data, "train", table).boxes) == len(table.boxes)
+    assert len(truth.boxes) == len(table.boxes)
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -296,9 +295,9 @@ def test_classes_in_another_order_and_merged(written, name):
     assert turned.category_ids == straight.category_ids[::-1]
     pets = {"rename": {"cat": "pet", "dog": "pet"}}
     data = section(written, name, relabel=pets, classes=["emu", "pet"])
-    merged = load_split(data, "train")
+    merged, truth = read_split(data, "train")
     assert merged.labels.tolist() == [1 - (label == 2) for label in straight.labels]
-    assert split_truth(data, "train", merged).labels.tolist() == merged.labels.tolist()
+    assert truth.labels.tolist() == merged.labels.tolist()
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -307,10 +306,10 @@ def test_a_merged_class_that_does_not_occur(written, name):
     relabel = {"rename": {"cat": "pet", "yak": "herd"}}
     data = section(written, name, relabel=relabel, classes=["herd", "dog", "pet", "emu"])
     if name in ("voc", "csv"):
-        table = load_split(data, "train")
+        table, truth = read_split(data, "train")
         assert table.class_names == ("herd", "dog", "pet", "emu") and table.category_ids == (3, 1, 4, 2)
         assert table.labels.tolist() == [1, 2, 3, 1, 2, 2, 1]
-        assert split_truth(data, "train", table).labels.tolist() == table.labels.tolist()
+        assert truth.labels.tolist() == table.labels.tolist()
     else:
         with pytest.raises(RetinaError, match="data.relabel.rename: unknown class 'yak'"):
             load_split(data, "train")
@@ -326,8 +325,8 @@ def test_a_class_that_only_another_split_shows_is_no_matter(tmp_path):
         "<ymin>1</ymin><xmax>5</xmax><ymax>5</ymax></bndbox></object></annotation>"
     )
     data = config.Data.model_validate({"root": tmp_path, "train": source, "validation": DIGITS, "classes": list(NAMES)})
-    table = load_split(data, "train")
-    assert split_truth(data, "train", table).labels.tolist() == table.labels.tolist()
+    table, truth = read_split(data, "train")
+    assert truth.labels.tolist() == table.labels.tolist()
     found = load_split(data.model_copy(update={"classes": None}), "train")
     assert found.class_names == ("ant", *NAMES)
 
@@ -347,8 +346,9 @@ def test_a_selection(written, name):
     parts = []
     for share in ([0, 0.6], [0.6, 1]):
         data = section(written, name, root=root, train={**source, "select": {"share": share}})
-        parts.append(load_split(data, "train"))
-        assert split_truth(data, "train", parts[-1]).image_ids == parts[-1].image_ids
+        part, truth = read_split(data, "train")
+        assert truth.image_ids == part.image_ids
+        parts.append(part)
     whole = load_split(section(written, name), "train")
     assert [len(part) for part in parts] == [3, 2]
     assert set(parts[0].image_ids) | set(parts[1].image_ids) == set(whole.image_ids)
@@ -356,7 +356,7 @@ def test_a_selection(written, name):
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_batches(written, name):
-    from retina.data.pipeline import training_batches
+    from retina.data.batches.training import training_batches
 
     data = section(written, name)
     table = load_split(data, "train")

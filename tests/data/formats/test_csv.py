@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from retina.data.formats.csv import read_csv
 from retina.errors import RetinaError
+from tests.data.formats.tables import read_csv
 
 HEADER = "image,x1,y1,x2,y2,label\n"
 GOOD = "a.png,1,2,11,22,cat\n"

@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from retina.data.convert.sources import find_source
+from retina.data.convert.origin import find_source
 from retina.data.formats.layouts import look
 from retina.doctor.targets import open_target, read_splits
 from retina.errors import RetinaError
@@ -100,7 +100,7 @@ def test_csv(tmp_path):
 
 def test_tfds_by_folder_and_by_name(tmp_path):
     pytest.importorskip("tensorflow_datasets")
-    from retina.data.convert.run import convert
+    from retina.data.convert.converting import convert
 
     (tmp_path / "src").mkdir()
     coco(tmp_path / "src")

@@ -9,11 +9,10 @@ from PIL import Image
 
 from retina import config
 from retina.data.detections import to_continuous
-from retina.data.formats.results import read_results
-from retina.data.formats.truth import FileTruth, from_dataset, read_ground_truth
-from retina.data.formats.voc import read_voc
-from retina.data.ground_truth import GroundTruth, Results
+from retina.data.ground_truth import FileTruth, GroundTruth, Results, file_truth
+from retina.data.load import read_ground_truth, read_results
 from retina.errors import RetinaError
+from tests.data.formats.tables import read_voc
 
 
 def coco(**changes):
@@ -176,7 +175,7 @@ def test_voc_splits(tmp_path):
 
 def test_voc_agrees_with_the_dataset(shared_data):
     dataset = read_voc(shared_data / "voc100", ("all",))
-    given, expected = read_ground_truth(shared_data / "voc100"), from_dataset(dataset)
+    given, expected = read_ground_truth(shared_data / "voc100"), file_truth(dataset)
     assert given.class_names == expected.class_names and given.stems == expected.stems
     assert given.category_ids == expected.category_ids
     for field in ("image", "boxes", "labels", "difficult", "crowd", "areas", "sizes"):
@@ -574,7 +573,7 @@ def made(**changes):
 
 def test_tables_made_in_memory_are_checked():
     assert len(made().boxes) == 1
-    with pytest.raises(RetinaError, match="made: class 1 is called 'a' like one before; rename one of them"):
+    with pytest.raises(RetinaError, match="made: class 1 is called 'a' like a class before; rename one of them"):
         made(class_names=("a", "a"))
     for number in (np.nan, np.inf, 1e200):
         with pytest.raises(RetinaError, match=r"made: box 0: boxes: expected finite numbers up to 1e\+100, got \[0\.0"):

@@ -11,11 +11,11 @@ from PIL import Image
 
 from retina import config
 from retina.data.dataset import DetectionDataset
-from retina.data.formats.tfds import read_tfds, split_names
-from retina.data.load import load_split
-from retina.data.split_truth import split_truth
+from retina.data.formats.tfds import split_names
+from retina.data.load import load_split, read_split
 from retina.data.stored import FileSlice, SourceImage, encoded, path_or_bytes
 from retina.errors import RetinaError
+from tests.data.formats.tables import read_tfds
 
 tfds = pytest.importorskip("tensorflow_datasets")
 FORMATS = ("tfrecord", "array_record")
@@ -152,7 +152,8 @@ def test_difficult_boxes_follow_the_policy(prepared):
 
 
 def test_batches_equal_those_of_files(data_dir, tmp_path):
-    from retina.data import pipeline
+    from retina.data.batches.training import training_batches
+    from retina.data.images import load_image
 
     table = read_tfds("made/things", "train", data_dir)
     for number in range(4):
@@ -168,19 +169,19 @@ def test_batches_equal_those_of_files(data_dir, tmp_path):
     )
     pairs = 0
     for ours, theirs in zip(
-        pipeline.training_batches(table, data, batch_size=2, seed=3, steps=4),
-        pipeline.training_batches(files, data, batch_size=2, seed=3, steps=4),
+        training_batches(table, data, batch_size=2, seed=3, steps=4),
+        training_batches(files, data, batch_size=2, seed=3, steps=4),
         strict=True,
     ):
         pairs += 1
         for key in ours:
             assert np.array_equal(ours[key], theirs[key]), key
     assert pairs == 4
-    assert np.array_equal(pipeline.load_image(table.images[2]), pipeline.load_image(str(tmp_path / "2.png")))
+    assert np.array_equal(load_image(table.images[2]), load_image(str(tmp_path / "2.png")))
 
 
 def test_a_shard_that_went_away_is_named_by_the_batches(tmp_path):
-    from retina.data import pipeline
+    from retina.data.batches.evaluation import evaluation_batches, translated
 
     rows = [example(n, **{"image/id": n}) for n in range(2)]
     folder = write(tmp_path / "x", "gone", "tfrecord", features(**{"image/id": np.int64}), {"train": rows}, shards=1)
@@ -192,9 +193,9 @@ def test_a_shard_that_went_away_is_named_by_the_batches(tmp_path):
     data = config.Data.model_validate({"train": {"format": "digits"}, "validation": {"format": "digits"}})
     with (
         pytest.raises(RetinaError, match=r"gone-train\.tfrecord.*: expected \d+ bytes"),
-        pipeline.translated(table),
+        translated(table),
     ):
-        list(pipeline.evaluation_batches(table, data, batch_size=1))
+        list(evaluation_batches(table, data, batch_size=1))
     shard.unlink()
     with pytest.raises(RetinaError, match="cannot read this shard: No such file"):
         table.images[1].read()
@@ -289,7 +290,7 @@ def test_invalid_boxes_follow_the_policy(tmp_path):
     data = config.Data.model_validate(
         {"root": tmp_path, "train": source, "validation": source, "invalid_boxes": "drop", "classes": ["1", "0"]}
     )
-    truth = split_truth(data, "train", load_split(data, "train"))
+    truth = read_split(data, "train").truth
     assert truth.boxes.tolist() == [[40, 30, 20, 0], [0, 0, 40, 40]], "a box that nothing can find is still missed"
     assert truth.labels.tolist() == [0, 0] and truth.class_names == ("1", "0") and truth.areas.tolist() == [0, 1600]
 
@@ -328,10 +329,10 @@ def test_skip_leaves_out_an_image_that_is_none_and_the_error_names_its_record(tm
         read_tfds(None, "train", folder)
     source = {"format": "tfds", "split": "train", "data_dir": folder}
     data = config.Data.model_validate({"train": source, "validation": source, "invalid_images": "skip"})
-    dataset = load_split(data, "train")
+    dataset, truth = read_split(data, "train")
     assert dataset.image_ids == (70, 72) and dataset.sizes.tolist() == [[60, 80], [50, 100]]
     assert "1 of them, with 1 boxes, can't be used" in dataset.notes[-1] and "image 71" in dataset.notes[-1]
-    assert split_truth(data, "train", dataset).image_ids == (70, 72)
+    assert truth.image_ids == (70, 72)
 
 
 def test_a_split_without_labels(tmp_path):

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from retina.data.formats.voc import read_voc
 from retina.errors import RetinaError
+from tests.data.formats.tables import read_voc
 
 
 def obj(name="cat", box=(11, 21, 30, 40), difficult="<difficult>0</difficult>") -> str:

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from retina.data.formats.yolo import read_yolo
 from retina.errors import RetinaError
+from tests.data.formats.tables import read_yolo
 
 
 def picture(path: Path, width=200, height=100) -> None:

@@ -1,0 +1,72 @@
+"""Samples of a trained detector's anchors on its validation images, for `retina.ablation.loss_distribution`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from retina.ablation.loss_distribution import Distribution, Samples, distribution
+from retina.data.batches.evaluation import evaluation_batches, translated
+from retina.data.load import load_split
+from retina.errors import RetinaError
+from retina.ops.assignment import match
+from retina.runs.loading import load
+
+# The paper's number of background samples; more are thinned out at random.
+_MOST_BACKGROUND = 10_000_000
+
+
+def loss_distribution(
+    run: Path, gammas: Sequence[float], *, images: int | None = None, checkpoint: str = "best", seed: int = 0
+) -> tuple[Samples, dict[float, dict[str, Distribution]]]:
+    """Return samples of a run on its validation data, and by γ the distributions of `foreground` and `background`.
+
+    Args:
+        images: number of images, drawn at random with `seed`; None takes all.
+
+    Raises:
+        RetinaError: no run, γ below 0, fewer than one image, or no foreground anchor in them.
+    """
+    for gamma in gammas:
+        if not (math.isfinite(gamma) and gamma >= 0):
+            raise RetinaError(f"--gamma: expected numbers of at least 0, got {gamma:g}")
+    if images is not None and images < 1:
+        raise RetinaError(f"--images: expected at least 1, got {images}")
+    samples = sample(run, images=images, checkpoint=checkpoint, seed=seed)
+    if not len(samples.foreground):
+        raise RetinaError(f"{run}: no anchor is foreground in {samples.images} validation images; take more --images")
+    kinds = {"foreground": samples.foreground, "background": samples.background}
+    return samples, {gamma: {kind: distribution(z, gamma) for kind, z in kinds.items()} for gamma in gammas}
+
+
+def sample(run: Path, *, images: int | None, checkpoint: str, seed: int) -> Samples:
+    """Return the errors of a run's detector at the anchors of its validation images."""
+    import keras
+
+    predictor = load(run, checkpoint)
+    detector, config = predictor.detector, predictor.config
+    dataset = load_split(config.data, "validation")
+    rng = np.random.default_rng(seed)
+    if images is not None and images < len(dataset):
+        dataset = dataset.subset(np.sort(rng.permutation(len(dataset))[:images]))
+    foreground, background = [], []
+    with translated(dataset):
+        for batch in evaluation_batches(dataset, config.data, batch_size=config.inference.batch_size):
+            batch = {name: keras.ops.convert_to_tensor(np.asarray(value)) for name, value in batch.items()}
+            anchors = np.concatenate(detector.level_anchors(tuple(batch["images"].shape[1:3])))
+            logits = keras.ops.convert_to_numpy(detector(batch, training=False)["logits"])
+            matches = match(
+                keras.ops.convert_to_tensor(anchors), batch["boxes"], batch["valid"], batch["crowd"], config.assignment
+            )
+            index, positive, ignored = (keras.ops.convert_to_numpy(part) for part in matches)
+            there = (keras.ops.convert_to_numpy(batch["index"]) >= 0)[:, None]
+            labels = np.take_along_axis(keras.ops.convert_to_numpy(batch["labels"]), index, axis=1)
+            at = np.nonzero(positive & there)
+            foreground.append(-logits[(*at, labels[at])])
+            negative = logits[~positive & ~ignored & there].ravel()
+            share = _MOST_BACKGROUND / (logits[0].size * len(dataset))
+            background.append(negative if share >= 1 else negative[rng.random(len(negative)) < share])
+    return Samples(np.concatenate(foreground), np.concatenate(background), len(dataset))

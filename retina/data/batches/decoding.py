@@ -1,0 +1,143 @@
+"""Training images from encoded bytes, with the pixels that evaluation has, without TensorFlow.
+
+simplejpeg decodes a JPEG as TensorFlow does, bit for bit, also at 1/2, 1/4 and 1/8 of its size. What it does not take
+without complaint (CMYK, damage that libjpeg can live with) goes to Pillow, and so does a GIF, which OpenCV refuses for
+less damage; other formats go to OpenCV. All of them work outside Python's lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from retina.data.stored import StoredImage, TableImage
+from retina.errors import RetinaError
+from retina.files import refuse_special
+
+JPEG = b"\xff\xd8\xff"
+_GIF = (b"GIF87a", b"GIF89a")
+_COLOURS = ("YCbCr", "RGB", "Gray")
+# simplejpeg takes a least size, not a ratio; from this side on each ratio has a size that only it gives.
+_LEAST_SIDE = 16
+# Bits a pixel of bitmaps that are read: those of fewer, or packed ones, are not.
+_BITS = (8, 24, 32)
+
+Decoder = Callable[[bytes, tuple[int, int], int], tuple[np.ndarray, int]]
+"""(encoded, declared size (h, w), halvings) -> the image [h,w,3] uint8 at that or its full size, halvings taken.
+
+No side may be shorter than 2 ** halvings; sides are rounded up. Only JPEGs are halved."""
+
+
+def decoder() -> Decoder:
+    """The function that decodes training images.
+
+    It raises `ValueError`, before an image is decoded, if its size is not the declared one, and `ValueError`, `OSError`
+    or an error of OpenCV if the image can't be decoded.
+
+    Raises:
+        RetinaError: a package that reads images can't be imported.
+    """
+    simplejpeg, cv2, _ = (imported(module) for module in ("simplejpeg", "cv2", "PIL"))
+    decode_jpeg, decode_header = simplejpeg.decode_jpeg, simplejpeg.decode_jpeg_header
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+
+    def decode(content: bytes, declared: tuple[int, int], halvings: int) -> tuple[np.ndarray, int]:
+        if content.startswith(JPEG):
+            try:
+                height, width, colours, _ = decode_header(content)
+            except ValueError:
+                return _by_pillow(content, declared, halvings), halvings
+            _check_size((height, width), declared)
+            if colours in _COLOURS and (max(declared) >= _LEAST_SIDE or not halvings):
+                least = (-(-height >> halvings), -(-width >> halvings)) if halvings else (0, 0)
+                with contextlib.suppress(ValueError):
+                    return decode_jpeg(content, "RGB", min_height=least[0], min_width=least[1]), halvings
+            return _by_pillow(content, declared, halvings), halvings
+        if content.startswith(_GIF):
+            return _by_pillow(content, declared, 0), 0
+        _check_size(header_size(content), declared)
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+        if image is None:
+            raise ValueError("OpenCV can't decode it")
+        _check_size(image.shape[:2], declared)
+        return image, 0
+
+    return decode
+
+
+def header_size(content: bytes) -> tuple[int, int]:
+    """(height, width) by the header of a PNG, BMP or WebP; see `retina.data.batches.pixels`.
+
+    Raises:
+        ValueError: it is something else, or a bitmap that is not read.
+    """
+
+    def number(start: int, count: int) -> int:
+        return int.from_bytes(content[start : start + count], "little")
+
+    if content.startswith(b"\x89PNG\r\n\x1a\n"):
+        return int.from_bytes(content[20:24], "big"), int.from_bytes(content[16:20], "big")
+    if content.startswith(b"BM") and number(14, 4) >= 40 and number(28, 2) in _BITS and number(30, 4) in (0, 3):
+        return abs(int.from_bytes(content[22:26], "little", signed=True)), number(18, 4)
+    if content.startswith(b"RIFF") and content[8:12] == b"WEBP":
+        if content[12:16] == b"VP8X":
+            return number(27, 3) + 1, number(24, 3) + 1
+        if content[12:16] == b"VP8L":
+            return (number(21, 4) >> 14) % 2**14 + 1, number(21, 4) % 2**14 + 1
+        return number(28, 2) % 2**14, number(26, 2) % 2**14
+    raise ValueError("it is no JPEG, PNG, GIF, BMP or WebP that can be read")
+
+
+def content_of(image: TableImage) -> bytes:
+    """The encoded bytes of an image of a table.
+
+    Raises:
+        OSError: its file can't be read.
+        RetinaError: see `StoredImage.read` and `refuse_special`.
+    """
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, StoredImage):
+        return image.read()
+    refuse_special(image)
+    with open(image, "rb", buffering=0) as file:
+        return file.readall()
+
+
+def imported(module: str) -> Any:
+    """A package that reads training images.
+
+    Raises:
+        RetinaError: it can't be imported.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = {"cv2": "opencv-python-headless", "PIL": "pillow"}.get(module, module)
+        raise RetinaError(
+            f"training images: expected the package {package}, importing {module} failed ({error}); install it"
+        ) from None
+
+
+def _by_pillow(content: bytes, declared: tuple[int, int], halvings: int) -> np.ndarray:
+    """The image of a GIF, or of a JPEG at a reduced size as libjpeg gives it."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content), formats=["JPEG", "GIF"]) as image:
+            _check_size(image.size[::-1], declared)
+            if halvings:
+                image.draft(None, (image.width >> halvings, image.height >> halvings))
+            return np.asarray(image.convert("RGB"))
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"its header tells of a huge image: {error}") from None
+
+
+def _check_size(stored: tuple[int, ...], declared: tuple[int, int]) -> None:
+    if tuple(stored) != declared:
+        raise ValueError(f"expected an image of {declared} pixels (height, width) as declared, got {tuple(stored)}")

@@ -1,0 +1,392 @@
+"""`retina convert`: reads a source, writes it in another format, and reads that again.
+
+A conversion may be killed at any moment. What stands under its final name is whole, all else is done again, and what is
+written depends on the source and the settings alone, so the outcome is the same byte for byte. With `--to tfds` it also
+depends on the folder's name, which TFDS puts into the names of the shards and into `dataset_info.json`. While it is
+unfinished its folder holds `.retina_convert.json`, with a fingerprint by which it is refused to go on from another
+source.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from retina import config
+from retina.data.convert.origin import Origin, find_source
+from retina.data.convert.part import HOLDS, Choice, Part, Spec, Target, file_names, fitted, without
+from retina.data.convert.verify import differences
+from retina.data.dataset import DetectionDataset, InvalidBoxes
+from retina.data.formats import coco, tfds, voc, yolo
+from retina.data.image_files import Header, read_header, upright_boxes
+from retina.data.load import read_source
+from retina.errors import RetinaError
+from retina.files import write_text
+
+REPORT = "conversion.json"
+_STATE = ".retina_convert.json"
+_SHARD = 256 * 2**20
+
+Progress = Callable[[str, int, int], None]
+"""Called with the step ("headers", "writing", …), how many images of it are done, and how many there are."""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """The outcome. `splits`: images and boxes written; `problems`: the faults that the check names."""
+
+    target: str
+    folder: Path
+    splits: dict[str, dict[str, int]]
+    notes: tuple[str, ...]
+    renamed: tuple[tuple[str, str], ...]  # (old, new) names of image files
+    problems: tuple[str, ...]
+    data: dict[str, Any]  # how a configuration reads it
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document of `--json`."""
+        return {"folder": str(self.folder), **self.report()}
+
+    def report(self) -> dict[str, Any]:
+        """Return what `conversion.json` holds, the same wherever the folder lies."""
+        return {
+            "format": self.target,
+            "splits": self.splits,
+            "notes": list(self.notes),
+            "renamed": [list(pair) for pair in self.renamed],
+            "problems": list(self.problems),
+            "data": self.data,
+        }
+
+
+def convert(
+    source: str | Path,
+    folder: str | Path,
+    to: Target,
+    *,
+    splits: Sequence[str] = (),
+    images: Path | None = None,
+    data_dir: Path | None = None,
+    invalid_boxes: InvalidBoxes | None = None,
+    crowd: Choice | None = None,
+    difficult: Choice | None = None,
+    upright: bool = False,
+    link: bool = False,
+    spec: Spec | None = None,
+    file_format: tfds.FileFormat | None = None,
+    shard_bytes: int | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Conversion:
+    """Write a dataset in another format into a new folder, an image at a time, and checks what it wrote.
+
+    Args:
+        source, splits, images, data_dir, invalid_boxes: see `retina.data.convert.origin.find_source`.
+        crowd, difficult: what becomes of boxes that the format can't mark: "keep" as ordinary ones or "drop".
+        upright: images with an EXIF rotation are turned, their boxes with them; JPEGs are encoded again, at quality 95.
+        link: hard links in the place of copies.
+        spec: TFDS: the features of its `coco` (default) or `voc` (default for sources that mark difficult boxes).
+        file_format: TFDS: "tfrecord" (default) or "array_record".
+        shard_bytes: TFDS: how many bytes of images a shard holds at most; 256 MiB by default.
+        resume: goes on with a conversion that was cut off; without one, it starts.
+
+    Raises:
+        RetinaError: the source is not there, malformed or has invalid boxes; the format can't hold something and there
+            is no choice that says what to do; a setting has no effect; or the folder is not empty.
+    """
+    home = Path(folder)
+    _refuse_idle(to, link, spec, file_format, shard_bytes)
+    _refuse_full(home, resume)  # before anything takes time
+    origin = find_source(str(source), splits=splits, images=images, data_dir=data_dir, invalid_boxes=invalid_boxes)
+    tables = {name: _read(origin, section) for name, section in origin.splits.items()}
+    _refuse_different_classes(tables)
+    spec = spec or ("voc" if origin.format == "voc" or any(t.difficult.any() for t in tables.values()) else "coco")
+    options = tfds.Options(spec, file_format or "tfrecord", shard_bytes or _SHARD)
+    report = progress or (lambda step, done, total: None)
+    parts, notes, renamed = _plan(tables, f"tfds-{spec}" if to == "tfds" else to, crowd, difficult, upright, report)
+    notes += _check(to, parts, options)
+    settings = [to, sorted(origin.splits), upright, link, *(options if to == "tfds" else ())]
+    _open(home, _fingerprint(parts, settings), resume)
+    _write(to, parts, home, options, link, report)
+    problems, data = _verify(to, parts, home, report)
+    done = Conversion(
+        target=to,
+        folder=home,
+        splits={part.split: {"images": len(part.table), "boxes": len(part.table.boxes)} for part in parts},
+        notes=notes,
+        renamed=renamed,
+        problems=problems,
+        data=data,
+    )
+    if not problems:
+        _close(home, done)
+    return done
+
+
+def _refuse_idle(to: Target, link: bool, *of_tfds: object) -> None:
+    if to == "tfds" and link:
+        raise RetinaError("--link has no effect on a TFDS dataset, whose shards hold the images; leave it out")
+    options = ("--spec", "--file-format", "--shard-mib")
+    given = [option for option, value in zip(options, of_tfds, strict=True) if value is not None]
+    if given and to != "tfds":
+        raise RetinaError(f"{given[0]} has no effect with --to {to}, only with --to tfds; leave it out")
+
+
+def _read(origin: Origin, section: config.Source) -> DetectionDataset:
+    try:
+        return read_source(origin.data, section, "source")
+    except RetinaError as error:  # there may be no configuration to set it in
+        raise RetinaError(str(error).replace("data.invalid_boxes: ", "--invalid-boxes ")) from None
+
+
+def _refuse_different_classes(tables: dict[str, DetectionDataset]) -> None:
+    first = next(iter(tables.values()))
+    for table in tables.values():
+        if (table.class_names, table.category_ids) != (first.class_names, first.category_ids):
+            raise RetinaError(
+                f"{table.name} and {first.name}: expected the same classes in all splits, got "
+                f"{list(table.class_names)} and {list(first.class_names)}; convert them one by one with --split, or "
+                "name them in data.classes"
+            )
+
+
+# ---------------------------------------------------------------------------------------------------------- the plan
+
+
+def _plan(
+    tables: dict[str, DetectionDataset],
+    holds: str,
+    crowd: Choice | None,
+    difficult: Choice | None,
+    upright: bool,
+    report: Progress,
+) -> tuple[list[Part], tuple[str, ...], tuple[tuple[str, str], ...]]:
+    """The parts to write, notes on them, and (old, new) of the images that get another name."""
+    total = sum(map(len, tables.values()))
+    notes: tuple[str, ...] = ()
+    turned: dict[str, tuple[DetectionDataset, list[Header], np.ndarray]] = {}
+    done = 0
+    for split, table in tables.items():
+        notes += table.notes
+        headers = []
+        for image, identifier in zip(table.images, table.image_ids, strict=True):
+            name = image if isinstance(image, str) else f"{table.name}: image {identifier}"
+            headers.append(read_header(image, name))
+            done += 1
+            report("headers", done, total)
+        table, rotations, said = _upright(table, headers, upright)
+        table, lost = fitted(table, HOLDS[holds], crowd, difficult)
+        gone, why = _unheld(holds, table)
+        if gone.any():
+            lost += (f"{table.name}: {int(gone.sum())} of {len(gone)} boxes left out: {why}",)
+        turned[split] = without(table, gone), headers, rotations
+        notes += said + lost
+    renamed: tuple[tuple[str, str], ...] = ()
+    parts = []
+    # VOC keeps the images of all splits in one folder, the others each split's in its own.
+    for group in [list(turned)] if holds == "voc" else [[split] for split in turned]:
+        names, changed = file_names(
+            [image for split in group for image in turned[split][0].images],
+            [identifier for split in group for identifier in turned[split][0].image_ids],
+            [header.suffix for split in group for header in turned[split][1]],
+        )
+        renamed += changed
+        for split in group:
+            table, headers, rotations = turned[split]
+            mine, names = names[: len(table)], names[len(table) :]
+            parts.append(Part(split, table, mine, tuple(header.suffix for header in headers), rotations))
+    if renamed:
+        old, new = renamed[0]
+        notes += (f"{len(renamed)} images get another name, such as {new} for {old}; {REPORT} lists them",)
+    return parts, notes, renamed
+
+
+def _upright(
+    table: DetectionDataset, headers: Sequence[Header], upright: bool
+) -> tuple[DetectionDataset, np.ndarray, tuple[str, ...]]:
+    """The table in the pixels that will be written, the rotations to undo [N], and notes."""
+    rotations = np.ones(len(table), np.int64)
+    boxes, sizes = np.array(table.boxes), np.array(table.sizes)
+    encoded_again = 0
+    for row, (header, declared) in enumerate(zip(headers, table.sizes.tolist(), strict=True)):
+        rotated = header.orientation != 1
+        # Where both sizes are the same, boxes are those of the stored pixels, as everywhere in retina.
+        of_stored = tuple(declared) == header.size
+        if not of_stored and not (rotated and tuple(declared) == header.upright):
+            raise RetinaError(
+                f"{table.name}: image {table.image_ids[row]}: expected {declared[1]}x{declared[0]} pixels (width x "
+                f"height) as declared, the image has {header.size[1]}x{header.size[0]}; correct the declared size"
+            )
+        if not of_stored and not upright:
+            raise RetinaError(
+                f"{table.name}: image {table.image_ids[row]}: its boxes are those of the upright picture, "
+                f"{declared[1]}x{declared[0]}, which EXIF makes of {header.size[1]}x{header.size[0]} pixels; write "
+                "upright copies with --upright"
+            )
+        if not rotated or not upright:
+            continue
+        rotations[row] = header.orientation
+        encoded_again += header.suffix == ".jpg"
+        sizes[row] = header.upright
+        if of_stored:
+            rows = slice(table.offsets[row], table.offsets[row + 1])
+            boxes[rows] = upright_boxes(boxes[rows], header.orientation, header.size)
+    carried = sum(header.orientation != 1 for header in headers)
+    if not carried:
+        return table, rotations, ()
+    if not upright:
+        what = "copied as they are, boxes in their stored pixels; --upright turns both"
+    else:
+        what = f"turned upright, boxes with them; {encoded_again} of them JPEGs, encoded again at quality 95"
+    note = f"{table.name}: {carried} of {len(table)} images carry an EXIF rotation: {what}"
+    return replace(table, boxes=boxes, sizes=sizes), rotations, (note,)
+
+
+# ---------------------------------------------------------------------------------------------------- by the format
+
+
+def _unheld(holds: str, table: DetectionDataset) -> tuple[np.ndarray, str]:
+    return {"coco": coco.unheld, "voc": voc.unheld, "yolo": yolo.unheld}.get(holds, tfds.unheld)(table)
+
+
+def _check(to: Target, parts: Sequence[Part], options: tfds.Options) -> tuple[str, ...]:
+    if to == "tfds":
+        return tfds.check(parts, options)
+    return {"coco": coco.check, "voc": voc.check, "yolo": yolo.check}[to](parts)
+
+
+def _write(to: Target, parts: Sequence[Part], home: Path, options: tfds.Options, link: bool, report: Progress) -> None:
+    tick = _counter("writing", parts, report)
+    try:
+        for part in parts:
+            if to == "tfds":
+                tfds.write(part, home, options, tick=tick)
+            else:
+                {"coco": coco.write, "voc": voc.write, "yolo": yolo.write}[to](part, home, link=link, tick=tick)
+        if to == "yolo":
+            yolo.finish(parts, home)
+        elif to == "tfds":
+            tfds.finish(parts, home, options)
+    except OSError as error:
+        raise RetinaError(
+            f"{home}: it can't be written: {error.strerror or error}; make room, then go on with --resume"
+        ) from None
+
+
+def _counter(step: str, parts: Sequence[Part], report: Progress) -> Callable[..., None]:
+    """Report the step's beginning, then at each call that so many images more, by default one, are done."""
+    total, done = sum(len(part.table) for part in parts), 0
+
+    def tick(images: int = 1) -> None:
+        nonlocal done
+        done += images
+        report(step, done, total)
+
+    tick(0)
+    return tick
+
+
+def _verify(to: Target, parts: Sequence[Part], home: Path, report: Progress) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """The faults of the written files, and the section `data` by which they are read."""
+    module = {"coco": coco, "voc": voc, "yolo": yolo, "tfds": tfds}[to]
+    problems: list[str] = []
+    tree: dict[str, Any] = {}
+    tick = _counter("checking", parts, report)
+    for part in parts:
+        section = module.source(home, part.split, part.table.class_names)
+        data = config.Data(train=section, validation=section)
+        try:
+            table = read_source(data, section, "written")
+            faults = differences(part, table, module.tolerance(part.table), tick)
+        except RetinaError as error:
+            faults = (str(error),)
+        problems += [f"{part.split}: {fault}" for fault in faults]
+        inside = module.source(Path("."), part.split, part.table.class_names)
+        key = "validation" if part.split == "val" else part.split
+        tree[key] = inside.model_dump(mode="json", exclude_none=True)
+    return tuple(problems), tree
+
+
+# --------------------------------------------------------------------------------------------------------- the folder
+
+
+def _fingerprint(parts: Sequence[Part], settings: Sequence[object]) -> str:
+    """A digest of everything that decides what is written, but for the pixels."""
+    digest = hashlib.sha256(repr(settings).encode())
+    for part in parts:
+        table = part.table
+        columns = (part.split, part.names, table.class_names, table.category_ids, table.image_ids)
+        digest.update(repr(columns).encode("utf-8", "surrogatepass"))
+        for column in (
+            table.sizes,
+            table.offsets,
+            table.boxes,
+            table.labels,
+            table.crowd,
+            table.difficult,
+            table.areas,
+        ):
+            digest.update(column.tobytes())
+        digest.update(part.rotations.tobytes())
+    return digest.hexdigest()
+
+
+def _open(home: Path, fingerprint: str, resume: bool) -> None:
+    state = home / _STATE
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        inside = _refuse_full(home, resume)
+        if inside:
+            known = _known(home)
+            if known is None:
+                raise RetinaError(
+                    f"{home}: there is no conversion to go on with, it holds {inside[0]}; choose a new folder"
+                )
+            if known != fingerprint:
+                raise RetinaError(
+                    f"{home}: the conversion in it has another source or other settings; repeat its command, or choose "
+                    "a new folder"
+                )
+        write_text(state, json.dumps({"fingerprint": fingerprint}) + "\n")
+    except OSError as error:
+        raise RetinaError(f"{home}: it can't be written: {error.strerror}; choose another folder") from None
+
+
+def _refuse_full(home: Path, resume: bool) -> list[str]:
+    """The names of what the folder holds, which without `resume` may only be nothing."""
+    try:
+        inside = sorted(entry.name for entry in home.iterdir() if not entry.name.startswith(".partial."))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise RetinaError(f"{home}: it can't be written: {error.strerror}; choose another folder") from None
+    if inside and not resume:
+        hint = "it was cut off: go on with --resume" if _STATE in inside else "choose a new folder"
+        raise RetinaError(f"{home}: expected a new or empty folder, it holds {inside[0]}; {hint}")
+    return inside
+
+
+def _known(home: Path) -> str | None:
+    """The fingerprint of an unfinished conversion, or of a finished one."""
+    for name in (_STATE, REPORT):
+        try:
+            return str(json.loads((home / name).read_text(encoding="utf-8"))["fingerprint"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return None
+
+
+def _close(home: Path, done: Conversion) -> None:
+    known = _known(home)
+    if hasattr(os, "sync"):
+        os.sync()  # the images were not waited for one by one
+    document = {"fingerprint": known, **done.report()}
+    write_text(home / REPORT, json.dumps(document, indent=2) + "\n")
+    (home / _STATE).unlink()
