@@ -94,13 +94,14 @@ class Model(Section):
 
     backbone: str = "keras_cv/resnet50"
     """Name of the backbone: PyTorch's ResNets (`resnet18` to `resnet152`; `resnet50_v1` and its kin have the stride in
-    the 1x1 convolution), keras-cv's (`keras_cv/resnet50`) or keras-hub's (`keras_hub/resnet_50_imagenet`). ResNet-50 is
-    the paper's."""
+    the 1x1 convolution), EfficientNet-Lite (`efficientnet_lite0` to 2, arXiv:1905.11946), keras-cv's
+    (`keras_cv/resnet50`) or keras-hub's (`keras_hub/resnet_50_imagenet`). ResNet-50 is the paper's."""
 
     weights: str | None = None
     """First weights of the backbone: for `resnet50` and its kin a file of torchvision's or timm's ImageNet weights
-    (.pth, .safetensors) or the folder of a preset of keras-hub, for the others a preset of keras-cv or keras-hub,
-    fetched when first used. Null draws random ones."""
+    (.pth, .safetensors) or the folder of a preset of keras-hub, for `efficientnet_lite0` and its kin `imagenet` (the
+    file of an installed package, extra `lite`) or such a file, for the others a preset of keras-cv or keras-hub, which
+    is fetched when first used. Null draws random ones."""
 
     init_from: Path | None = None
     """First weights of the whole detector: a run, whose best checkpoint is taken (or its latest, where none is the
@@ -160,6 +161,12 @@ class Model(Section):
             raise ValueError(
                 "keras-cv's presets expect pixels in [0, 1]; set pixel_mean: [0.0, 0.0, 0.0] and "
                 "pixel_std: [255.0, 255.0, 255.0]"
+            )
+        lite = self.weights and self.backbone.startswith("efficientnet_lite")
+        if lite and pixels != (127.0, 127.0, 127.0, 128.0, 128.0, 128.0):
+            raise ValueError(
+                "EfficientNet-Lite's weights expect pixels as (x - 127) / 128; set pixel_mean: [127.0, 127.0, 127.0] "
+                "and pixel_std: [128.0, 128.0, 128.0]"
             )
         return self
 

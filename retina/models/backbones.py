@@ -1,6 +1,6 @@
 """Backbones: Keras models from normalised images to feature maps `{"C3", "C4", "C5"}` at strides 8, 16 and 32.
 
-`resnet50` and its kin are retina's (`retina.models.resnet`); each other ecosystem has a module that owns its names.
+`resnet50`, `efficientnet_lite0` and their kin are retina's own; each other ecosystem has a module that owns its names.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import keras
 
 from retina.errors import RetinaError
 from retina.models import backbones_keras_cv, backbones_keras_hub
+from retina.models.efficientnet_lite import INSTALLED, SCALES, efficientnet_lite, installed_file, load_weights
 from retina.models.resnet import resnet
 from retina.private_names import fresh_layer_names
 from retina.weights.architectures import ARCHITECTURES
@@ -26,6 +27,7 @@ _RESNETS = {
     **{f"resnet{depth}": (depth, False) for depth in ARCHITECTURES},
     **{f"resnet{depth}_v1": (depth, True) for depth, (_, bottleneck) in ARCHITECTURES.items() if bottleneck},
 }
+_LITES = {f"efficientnet_lite{variant}": variant for variant in SCALES}
 
 
 class Built(NamedTuple):
@@ -48,7 +50,8 @@ def build_reported(name: str, weights: str | None = None) -> Built:
             `keras_cv/resnet50`, `keras_hub/resnet_50_imagenet` and so on.
         weights: for retina's networks the file of a classifier of torchvision or timm (.pth, .safetensors) or a ResNet
             of keras-hub (a preset folder), for keras-cv's a preset of the same network (`resnet50_imagenet`), for
-            keras-hub's a preset or a preset folder; None draws random weights.
+            keras-hub's a preset or a preset folder; for EfficientNet-Lite a file (.pth), or "imagenet" for that of the
+            installed package. None draws random weights.
 
     Returns:
         A model from [B, H, W, 3], H and W multiples of 32, to `{"C3": [B, H/8, W/8, c3], "C4": …, "C5": …}`. (MobileNet
@@ -66,11 +69,17 @@ def build_reported(name: str, weights: str | None = None) -> Built:
             return Built(backbones_keras_hub.build(name, weights), None)
         if not takes_a_file(name):
             return Built(backbones_keras_cv.build(name, weights), None)
-        depth, stride_in_1x1 = _RESNETS[name]
-        network = resnet(depth, stride_in_1x1=stride_in_1x1)
+        if name in _LITES:
+            network = efficientnet_lite(_LITES[name])
+        else:
+            depth, stride_in_1x1 = _RESNETS[name]
+            network = resnet(depth, stride_in_1x1=stride_in_1x1)
     if weights is None:
         return Built(network, None)
     try:
+        if name in _LITES:
+            file = installed_file(name) if weights == INSTALLED else Path(weights)
+            return Built(network, load_weights(network, file, name))
         return Built(network, load_backbone(network, Path(weights), name))
     except RetinaError as error:
         raise RetinaError(f"model.weights: {error}") from None
@@ -78,9 +87,9 @@ def build_reported(name: str, weights: str | None = None) -> Built:
 
 def takes_a_file(name: str) -> bool:
     """Return whether `weights` of the backbone name a file (or folder), never a preset."""
-    return name in _RESNETS
+    return name in _RESNETS or name in _LITES
 
 
 def names() -> list[str]:
     """Names of all backbones."""
-    return [*_RESNETS, *backbones_keras_cv.BUILDERS, *backbones_keras_hub.NAMES]
+    return [*_RESNETS, *_LITES, *backbones_keras_cv.BUILDERS, *backbones_keras_hub.NAMES]

@@ -8,10 +8,10 @@ import keras
 
 from retina.errors import RetinaError
 
-# The stem, then the stages that give C2 to C5, as keras-cv (v2_stack_0_…), keras-hub (stack0_…) and PyTorch (layer1_…)
-# name their layers.
+# The stem, then the stages that give C2 to C5, as keras-cv (v2_stack_0_…), keras-hub (stack0_…), PyTorch (layer1_…) and
+# retina's EfficientNet-Lite (stage2_…, whose stem is in stage1_…) name their layers.
 _STEM = re.compile(r"(conv\d_|conv1$|bn1$)")
-_STAGE = re.compile(r"(?:v2_)?stack_?(?P<from_0>\d)_|layer(?P<from_1>\d)_")
+_STAGE = re.compile(r"(?:v2_)?stack_?(?P<from_0>\d)_|layer(?P<from_1>\d)_|stage(?P<itself>\d)_")
 _AFTER_THE_LAST = re.compile(r"post_bn$")
 STAGES = 5
 
@@ -28,6 +28,8 @@ def stage_of(layer: str) -> int | None:
     match = _STAGE.match(layer)
     if match is None:
         return None
+    if match["itself"] is not None:
+        return int(match["itself"])
     stage = int(match["from_0"]) + 2 if match["from_0"] is not None else int(match["from_1"]) + 1
     return stage if 2 <= stage <= STAGES else None
 

@@ -83,10 +83,12 @@ def _weights_notes(config: Config, detector: Detector) -> list[str]:
     report, file = detector.weights_report, config.model.weights
     if report is None or file is None:
         return []
+    is_resnet = config.model.backbone.startswith("resnet")
     reasons = ", ".join(sorted({tensor.reason for tensor in report.unused}))
     unused = f", {len(report.unused)} without a place ({reasons})" if report.unused else ""
     return [
         f"backbone weights from {file}: {len(report.carried)} tensors{unused}; SHA-256 "
         f"{report.sha256} of the file, {report.arrays_sha256} of the variables",
-        *pixel_notes(Path(file), config.model.pixel_mean, config.model.pixel_std),
+        # EfficientNet-Lite's pixels are checked by the configuration.
+        *(pixel_notes(Path(file), config.model.pixel_mean, config.model.pixel_std) if is_resnet else ()),
     ]

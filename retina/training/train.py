@@ -17,6 +17,7 @@ from retina.data.fingerprint import Fingerprints, fingerprint
 from retina.data.ground_truth import ground_truth
 from retina.data.load import check_same_classes, load_split, read_split
 from retina.models import backbones
+from retina.models.efficientnet_lite import INSTALLED
 from retina.runs import checkpoint as checkpoints
 from retina.runs.directory import RunDirectory, refuse_if_used, storage_errors_explained, storing
 from retina.runs.hosts import Hosts, check_same_config
@@ -173,8 +174,8 @@ def with_absolute_paths(config: Config) -> Config:
     update: dict[str, object] = {}
     if model.init_from is not None:
         update["init_from"] = model.init_from.expanduser().absolute()
-    if model.weights is not None and backbones.takes_a_file(model.backbone):
-        update["weights"] = str(Path(model.weights).expanduser().absolute())
+    if model.weights not in (None, INSTALLED) and backbones.takes_a_file(model.backbone):
+        update["weights"] = str(Path(str(model.weights)).expanduser().absolute())
     return config.model_copy(update={"model": model.model_copy(update=update)})
 
 
