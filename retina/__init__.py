@@ -15,8 +15,8 @@ __version__ = "0.1.0"
 
 # The verbs: each is a function of `retina.api`.
 _VERBS = (
-    "ablate", "benchmark", "browse", "compare", "convert", "evaluate", "examine", "export", "export_weights",
-    "import_weights", "judge", "load", "load_split", "loss_distribution", "predict", "score", "summarise_study",
+    "ablate", "benchmark", "browse", "compare", "convert", "evaluate", "examine", "export_weights", "import_weights",
+    "judge", "load", "load_split", "loss_distribution", "predict", "score", "summarise_study",
     "train", "write_report",
 )  # fmt: skip
 
@@ -29,11 +29,11 @@ _HOMES = {
     "load_config": "retina.config:load",
 }
 
-# Rooms that can be used as `retina.losses` after `import retina` alone.
-_ROOMS = ("config", "data", "evaluation", "losses", "models", "ops", "runs", "training")
+# Rooms that can be used as `retina.losses` after `import retina` alone; `export` is a verb as well.
+_ROOMS = ("config", "data", "evaluation", "export", "losses", "models", "ops", "runs", "training")
 _HEAVY = ("Detector", "losses", "models", "ops", "training")
 
-__all__ = ["__version__", "losses", *_VERBS, *_HOMES]
+__all__ = ["__version__", "export", "losses", *_VERBS, *_HOMES]
 
 
 def __getattr__(name: str) -> Any:

@@ -135,7 +135,7 @@ def judge(
     protocol: Protocol = "coco",
     replicates: int | None = None,
     overrides: Sequence[str] = (),
-    out: Path | None = None,
+    out: str | Path | None = None,
 ) -> Judged:
     """Return the figures of a run or an export on a split of its data, how sure they are, and what keeps them down.
 
@@ -153,6 +153,7 @@ def judge(
         detected.truth, detected.results, protocol=protocol, settings=settings, replicates=replicates
     )
     if out is not None:
+        out = Path(out)
         write_score(out, figures, detected.dataset.images)
         write_sheet(out, detected.dataset, detected.table, pictures=9)
     return Judged(figures, tuple(detected.dataset.notes))
@@ -181,6 +182,8 @@ def write_report(
     """
     paths = [Path(runs)] if isinstance(runs, (str, Path)) else [Path(run) for run in runs]
     page = None if out is None else Path(out)
+    if not paths:
+        raise RetinaError("report: expected a run, several runs or a study, got none")
     if len(paths) == 1 and (paths[0] / "study.yaml").is_file():
         if overrides or split != "validation" or checkpoint != "best":
             raise RetinaError(
@@ -201,7 +204,7 @@ def examine(
     data_dir: Path | None = None,
     quick: bool = False,
     time: int | None = None,
-    html: Path | None = None,
+    html: str | Path | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Examination:
     """Return what `retina doctor` sees: data, alone or through the anchors of a configuration.
@@ -219,6 +222,7 @@ def examine(
     Raises:
         RetinaError: there is no such data, an option has no effect, or the page can't be written.
     """
+    page = None if html is None else Path(html)
     opened = open_target(target, list(overrides), images, data_dir)
     if time is not None and opened.config is None:
         raise RetinaError(f"--time: training steps need a configuration, and {target} is data; leave it out")
@@ -228,14 +232,14 @@ def examine(
             f"--time: run.hosts: one process cannot time the steps of {hosts.count} hosts; time one host's share of "
             f"them with run.hosts=null run.batch_size={share}"
         )
-    if html is not None and not html.absolute().parent.is_dir():
-        raise RetinaError(f"--html: {html.absolute().parent}: no such folder; make it first")
+    if page is not None and not page.absolute().parent.is_dir():
+        raise RetinaError(f"--html: {page.absolute().parent}: no such folder; make it first")
     examined = _heavy("examine_target")(opened, quick=quick, advance=advance)
     if time is not None and opened.config is not None and examined.sound and "train" in examined.splits:
         timing = _heavy("time_steps")(opened.config, load_split(opened.config.data, "train"), time)
         examined = _heavy("with_timing")(examined, timing._asdict())
-    if html is not None:
-        write_text(html, _heavy("examination_page")(examined))
+    if page is not None:
+        write_text(page, _heavy("examination_page")(examined))
     return examined
 
 
@@ -539,7 +543,7 @@ class Prediction(NamedTuple):
 
 def predict(
     run_or_export: str | Path,
-    images: Sequence[str | Path],
+    images: str | Path | Sequence[str | Path],
     out: str | Path = "predictions",
     *,
     score: float = 0.4,
@@ -550,7 +554,7 @@ def predict(
     Everything is detected before anything is written: a broken image leaves no half-filled folder.
 
     Args:
-        images: files, or folders whose images are taken by name.
+        images: a file, several, or folders, whose images are taken in the order of their names.
         out: the folder to write.
         score: leave out detections below it.
         checkpoint: of a run: `best`, `latest` or `step_N`.
@@ -559,7 +563,7 @@ def predict(
         RetinaError: no such image, a picture would overwrite an image, or `score` lies below the detector's own
             threshold.
     """
-    files = _image_files([Path(path) for path in images])
+    files = _image_files([Path(path) for path in ([images] if isinstance(images, str | Path) else images)])
     predictor = _heavy("load")(run_or_export, checkpoint)
     lowest = predictor.config.inference.score_threshold
     if score < lowest:
@@ -618,6 +622,8 @@ def ablate(
         RetinaError: the folder holds another study or can't be written, or a number is out of its range.
     """
     _check_resamples(replicates)
+    if executor not in ("local", "ray"):
+        raise RetinaError(f"--executor: expected local or ray, got {executor!r}")
     if retries < 0:
         raise RetinaError(f"--retries: expected at least 0, got {retries}")
     study = Study.start(Path(out), plan)

@@ -52,7 +52,9 @@ NO_TENSORFLOW = {"ops", "losses", "models", "weights"}
 FREE_NAMES = ("retina.commands.", "retina.data.formats.")
 
 # Every import of our own that waits inside a function, with its reason.
-LATE: dict[tuple[str, str], str] = {}
+LATE: dict[tuple[str, str], str] = {
+    ("retina.export", "retina.export.exporting"): "calling the package brings in Keras, importing it must not",
+}
 
 
 class Import(NamedTuple):

@@ -140,8 +140,8 @@ def _print(study: StudyResult, path: Path, as_json: bool) -> None:
 
 
 def _draw_distribution(run: Path, gamma: str, out: Path | None, images: int | None, as_json: bool) -> None:
-    folder = out or run / "report"
-    samples, distributions = api.loss_distribution(run, numbers("--gamma", gamma), images=images)
+    gammas, folder = numbers("--gamma", gamma), out or run / "report"  # before Keras is imported
+    samples, distributions = api.loss_distribution(run, gammas, images=images)
     write(folder, samples, distributions)
     if as_json:
         print(json.dumps(distribution_to_json(samples, distributions), indent=2))

@@ -26,7 +26,8 @@ def benchmark(
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Time detection from encoded images to boxes: latency, throughput, and where the time goes."""
-    timed = api.benchmark(path, batches=_sizes(batch), images=images or (), repeats=repeats, checkpoint=checkpoint)
+    sizes = _sizes(batch)  # before Keras is imported
+    timed = api.benchmark(path, batches=sizes, images=images or (), repeats=repeats, checkpoint=checkpoint)
     if as_json:
         print(json.dumps(timed.to_json(), indent=2))
         return

@@ -84,7 +84,7 @@ def judge(
 
     Args:
         settings: those of "coco".
-        replicates, iou, difficult: see `retina.scoring.score`.
+        replicates, iou, difficult: see `retina.api.score`.
 
     Raises:
         RetinaError: the tables don't fit each other, or a setting is bad or has no effect.

@@ -69,13 +69,14 @@ def write_page(study: Study, result: StudyResult, out: Path | None = None) -> Pa
     Raises:
         RetinaError: the page can't be written.
     """
+    remedy = "make room there" if out is None else "choose another --out"
     out = study.path / "study.html" if out is None else out
     text = render(study, result)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, text)
     except OSError as error:
-        raise RetinaError(f"{out}: cannot write the page: {error.strerror or error}; choose another --out") from None
+        raise RetinaError(f"{out}: cannot write the page: {error.strerror or error}; {remedy}") from None
     return out
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from retina import config
-from retina.data.batches import Batch, augment, cache, decoding, draws, plan, resizing, views
+from retina.data.batches import Batch, augment, cache, decoding, draws, pixels, plan, resizing, views
 from retina.data.batches.augment import Layout
 from retina.data.dataset import DetectionDataset
 from retina.data.images import unusable
@@ -148,6 +148,7 @@ class Batches:
         """The same batches as tensors. An image that can't be used is then TensorFlow's error, not `RetinaError`."""
         import tensorflow as tf
 
+        pixels.leave_gpu_to_backend()
         count, slots = len(self._schedule.slots), self._slots
         canvases = np.concatenate([geometry.canvases for geometry in self._schedule.geometries])
         sides = canvases[0].tolist() if len(canvases) == 1 else [None, None]
