@@ -6,6 +6,7 @@ import difflib
 import errno
 import importlib
 import io
+import os
 import sys
 import traceback
 from typing import NamedTuple
@@ -14,7 +15,7 @@ import typer
 
 from retina.errors import Interrupted, RetinaError, RunFailed
 
-FAILED, BAD_INPUT, RESUMABLE, INTERRUPTED = 1, 2, 75, 130
+FAILED, BAD_INPUT, RESUMABLE, INTERRUPTED, NO_READER = 1, 2, 75, 130, 141
 HELP = ("-h", "--help")
 
 
@@ -55,7 +56,13 @@ def main() -> None:
     debug = len(arguments) < len(sys.argv) - 1
     _never_fail_to_print()
     try:
-        sys.exit(run(arguments))
+        code = run(arguments)
+        sys.stdout.flush()
+        sys.exit(code)
+    except BrokenPipeError:
+        # `retina guide | head`: nobody reads on, and what is left in the buffer must not fail again at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(NO_READER)
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             traceback.print_exc()

@@ -3,6 +3,8 @@
 import json
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -191,3 +193,11 @@ def test_a_missing_backend_is_named_with_its_remedy(monkeypatch, capsys, backend
         f'retina: KERAS_BACKEND={backend}: {backend} is not installed; pip install "retina-detection[{backend}]" '
         f'(in a checkout: pip install -e ".[{backend}]"), or unset KERAS_BACKEND\n'
     )
+
+
+@pytest.mark.parametrize("arguments", ["guide settings", "config --explain", "--help"])
+def test_a_reader_that_goes_is_no_defect(arguments, tmp_path):
+    command = f"{sys.executable} -m retina {arguments} | head -n 1; echo ${{PIPESTATUS[0]}} >&2"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.count("\n") == 1
+    assert done.stderr in ("0\n", "141\n"), "0 where all of it was written before the reader went"
