@@ -15,7 +15,7 @@ import typer
 
 from retina.errors import Interrupted, RetinaError, RunFailed
 
-FAILED, BAD_INPUT, RESUMABLE, INTERRUPTED, NO_READER = 1, 2, 75, 130, 141
+FAILED, BAD_INPUT, RESUMABLE, INTERRUPTED = 1, 2, 75, 130
 HELP = ("-h", "--help")
 
 
@@ -60,9 +60,10 @@ def main() -> None:
         sys.stdout.flush()
         sys.exit(code)
     except BrokenPipeError:
-        # `retina guide | head`: nobody reads on, and what is left in the buffer must not fail again at the exit.
+        # `retina guide | head`: nobody reads on, and what is left in the buffer must not fail again at the exit. typer
+        # ends a command that prints on in the same way.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(NO_READER)
+        sys.exit(FAILED)
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             traceback.print_exc()
