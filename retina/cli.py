@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
 import importlib
@@ -14,6 +15,7 @@ from typing import NamedTuple
 import typer
 
 from retina.errors import Interrupted, RetinaError, RunFailed
+from retina.output import guarded
 
 FAILED, BAD_INPUT, RESUMABLE, INTERRUPTED = 1, 2, 75, 130
 HELP = ("-h", "--help")
@@ -57,19 +59,12 @@ def main() -> None:
     _never_fail_to_print()
     try:
         code = run(arguments)
-        sys.stdout.flush()
-        sys.exit(code)
-    except BrokenPipeError:
-        # `retina guide | head`: nobody reads on, and what is left in the buffer must not fail again at the exit. typer
-        # ends a command that prints on in the same way.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(FAILED)
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             traceback.print_exc()
         code, text = _explain(error)
         print(f"retina: {' '.join(text.split())}", file=sys.stderr)
-        sys.exit(code)
+    sys.exit(_end_output(code or 0, arguments[0] if arguments else ""))
 
 
 def run(arguments: list[str]) -> int | None:
@@ -127,10 +122,30 @@ def overview() -> str:
 
 
 def _never_fail_to_print() -> None:
-    """A terminal that can't show a character shows a question mark, instead of ending the command."""
+    """Let no output end a command: a terminal that lacks a character shows a question mark, that of one that went is
+    lost."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="replace")
+    sys.stdout, sys.stderr = guarded(sys.stdout), guarded(sys.stderr)  # type: ignore[assignment]
+
+
+def _end_output(code: int, command: str) -> int:
+    """Flush what was printed, and return the exit code: a command that was to print, and could not, has failed.
+
+    A command that trains has not: what it made lies in a folder.
+    """
+    output = guarded(sys.stdout)
+    output.flush()
+    if output.lost is None:
+        return code
+    if not isinstance(output.lost, BrokenPipeError):  # after `| head` nobody misses it
+        text = f"retina: standard output could not be written ({output.lost}); give it another place"
+        print(text, file=sys.stderr)
+    # What is left in the buffer must not fail again at the exit.
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
+    return code or (0 if command in COMMANDS and COMMANDS[command].group == _TRAIN else FAILED)
 
 
 def _explain(error: BaseException) -> tuple[int, str]:

@@ -11,8 +11,9 @@ import yaml
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from retina import api
-from retina.commands.options import Json, console
+from retina.commands.options import Json
 from retina.data.convert.converting import Conversion
+from retina.output import console
 from retina.startup import import_tensorflow_quietly
 
 _Choice = Literal["keep", "drop"]

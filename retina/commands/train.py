@@ -11,8 +11,9 @@ import typer
 
 from retina import api
 from retina import config as configuration
-from retina.commands.options import Overrides, config_arguments, console
+from retina.commands.options import Overrides, config_arguments
 from retina.errors import RetinaError
+from retina.output import console
 from retina.runs.directory import RunDirectory, shown
 from retina.runs.hosts import hosts_of
 

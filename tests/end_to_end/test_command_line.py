@@ -201,3 +201,13 @@ def test_a_reader_that_goes_is_no_defect(arguments, tmp_path):
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout.count("\n") == 1
     assert done.stderr in ("0\n", "1\n"), "0 where all of it was written before the reader went"
+
+
+@pytest.mark.parametrize(("redirection", "says"), [(">/dev/full", "could not be written"), (">&-", ""), ("2>&-", "")])
+def test_output_that_cannot_be_written_is_the_last_thing_that_fails(redirection, says, tmp_path):
+    """A figure that nobody got is a failure; the words on standard error are not."""
+    command = f"{sys.executable} -m retina version {redirection}"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == (0 if "2>" in redirection else 1)
+    assert says in done.stderr and "Traceback" not in done.stderr and done.stderr.count("\n") <= 1
+    assert bool(done.stdout) == ("2>" in redirection)

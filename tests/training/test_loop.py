@@ -1,5 +1,6 @@
 """The loop, around stand-ins: what it writes when, how it stops, goes on, and tells others."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -334,6 +335,56 @@ def test_a_resumed_run_remembers_how_long_it_has_been_stale(go, tmp_path):
         )
     run = go(tmp_path / "run", early, using={"figures": STALE[2:]}, resume=True)
     assert run.pointed_step(LATEST) == 15 and run.pointed_step(BEST) == 5
+
+
+# ---------------------------------------------------------------------------------------------------- lost output
+
+
+def losing_output(kind, monkeypatch):
+    """Replace standard error; return a function after which nothing can be written to it."""
+    if kind == "full disk":
+        monkeypatch.setattr(sys, "stderr", open("/dev/full", "w", buffering=1))  # noqa: SIM115
+        return lambda: None
+    ours, theirs = os.openpty() if kind == "terminal" else os.pipe()
+    stream = open(theirs, "w", buffering=1)  # noqa: SIM115
+    monkeypatch.setattr(sys, "stderr", stream)
+    if kind == "closed":
+        return stream.close
+    return lambda: os.close(ours)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # what is left in their buffers
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, None])
+@pytest.mark.parametrize("kind", ["terminal", "pipe", "full disk", "closed"])
+def test_lost_output_ends_no_run_and_a_signal_writes_the_checkpoint(go, tmp_path, monkeypatch, kind, number):
+    """As when a window is closed: the terminal goes, then SIGHUP comes."""
+    lose = losing_output(kind, monkeypatch)
+    go_on = contextlib.nullcontext()
+    stopped = pytest.raises(Interrupted, match="after step 7 of 20; the checkpoint is written")
+    stop = After(7, lambda _: (lose(), number and os.kill(os.getpid(), number)))
+    with stopped if number else go_on:
+        go(tmp_path / "run", callbacks=[stop])
+    run = RunDirectory(tmp_path / "run")
+    assert run.pointed_step(LATEST) == (7 if number else 20)
+    assert (run.path / "log.txt").read_text().count("warning: the terminal takes no output (") == 1
+
+
+def test_a_log_that_cannot_be_written_is_a_warning(go, tmp_path, capsys):
+    def put_a_folder_there(_):
+        (tmp_path / "run/log.txt").unlink()
+        (tmp_path / "run/log.txt").mkdir()
+
+    assert go(tmp_path / "run", callbacks=[After(7, put_a_folder_there)]).pointed_step(LATEST) == 20
+    assert capsys.readouterr().err.count("log.txt: it can't be written (Is a directory); the run goes on") == 1
+
+
+def test_a_sighup_that_nohup_ignores_stays_ignored(go, tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        stop = After(7, lambda _: os.kill(os.getpid(), signal.SIGHUP))
+        assert go(tmp_path / "run", callbacks=[stop]).pointed_step(LATEST) == 20
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 # -------------------------------------------------------------------------------------------------- failed writes
