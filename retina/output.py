@@ -44,7 +44,7 @@ class Output:
             self.lost = self.lost or error
 
 
-def guarded(stream: IO[str] | None) -> Output:
+def guarded(stream: IO[str] | Output | None) -> Output:
     """Return a stream as `Output`; one that is missing, since it was closed before the start, is lost already."""
     if isinstance(stream, Output):
         return stream

@@ -122,7 +122,8 @@ def _print(conversion: Conversion) -> None:
         remedy = "remove what is wrong and repeat the command with --resume, or begin again in a new folder"
         terminal.print(f"{folder}: it is not what was to be written; {remedy}.", markup=False, soft_wrap=True)
         return
-    terminal.print(f"Read again and compared: {folder} holds what it should. In a configuration:", soft_wrap=True)
+    held = "its source holds, damaged images too" if conversion.damaged else "it should"
+    terminal.print(f"Read again and compared: {folder} holds what {held}. In a configuration:", soft_wrap=True)
     section = {"data": {"root": str(folder), **conversion.data}}
     text = yaml.safe_dump(section, sort_keys=False, allow_unicode=True)
     terminal.print(text, end="", markup=False, soft_wrap=True)

@@ -104,12 +104,19 @@ def each_image(
 def unusable(
     dataset: DetectionDataset, suspects: Iterable[int], max_pixels: int = config.MAX_PIXELS
 ) -> RetinaError | None:
-    """Return the fault of the first of these rows whose image can't be decoded or is not of the declared size."""
+    """Return the fault of the first of these rows whose image can't be decoded or is not of the declared size, with
+    the setting that leaves such images out."""
     for row in suspects:
         fault = size_fault(dataset, row, _size_or_fault(dataset.images[row], image_name(dataset, row), max_pixels))
         if fault is not None:
-            return fault
+            return RetinaError(f"{fault}; data.invalid_images=skip leaves such images out, with --resume too")
     return None
+
+
+def undecodable(dataset: DetectionDataset, advance: Callable[[int], None] | None = None) -> list[RetinaError]:
+    """Return the faults of the images that can't be decoded; each is decoded once, in threads."""
+    answers = each_image(dataset, lambda image, name: _size_or_fault(image, name, config.MAX_PIXELS), advance)
+    return [answer for answer in answers if isinstance(answer, RetinaError)]
 
 
 def size_fault(dataset: DetectionDataset, row: int, stored: tuple[int, int] | RetinaError) -> RetinaError | None:

@@ -1,7 +1,9 @@
 """The commands as a user runs them, each in its own process: output, exit codes, and nothing else on the screen."""
 
+import itertools
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -81,7 +83,7 @@ def test_evaluate_as_tables_with_files(monkeypatch, capsys, trained, tmp_path):
 
 def test_predict_as_json_with_pictures(retina, trained, pictures):
     done = retina(trained.folder, "predict", "run", "photographs", "--out", "found", "--score", "0.1", "--json")
-    assert done.code == 0 and done.err == ""
+    assert done.code == 0 and done.err.startswith("detects: scores above 0.05,") and done.err.count("\n") == 1
     tree = json.loads(done.out)
     assert [entry["image"] for entry in tree] == ["photographs/0.png", "photographs/1.png"]
     assert json.loads((trained.folder / "found" / "detections.json").read_text()) == tree
@@ -96,9 +98,57 @@ def test_predict_in_words(monkeypatch, capsys, trained, pictures, tmp_path):
     code, out, err = main(
         monkeypatch, capsys, "predict", trained.run, pictures[0], "--out", tmp_path / "p", "--score", "1"
     )
-    assert (code, err) == (0, "")
+    assert (code, err.count("\n")) == (0, 1) and err.startswith("detects: ")
     assert out == f"{pictures[0]}: nothing found  →  {tmp_path}/p/0.png\n"
     assert (tmp_path / "p" / "0.png").is_file()
+
+
+def test_predict_goes_on_past_a_bad_image_with_its_own_inference_settings(
+    monkeypatch, capsys, trained, pictures, tmp_path
+):
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
+    settings = ["inference.nms_iou=0.3", "inference.class_agnostic=true", "inference.score_threshold=0.01"]
+    code, out, err = main(
+        monkeypatch, capsys, "predict", trained.run, tmp_path / "bad.jpg", pictures[0], "--out", tmp_path / "p",
+        "--score", "0.02", *settings,
+    )  # fmt: skip
+    lines = err.splitlines()
+    assert code == 1 and len(lines) == 3 and out.startswith(f"{pictures[0]}: ")
+    assert "scores above 0.01" in lines[0] and "NMS of all classes together at IoU 0.3" in lines[0]
+    assert "bad.jpg: expected an image" in lines[1] or "bad.jpg: it is not an image" in lines[1]
+    assert lines[2] == f"retina: 1 of 2 images could not be read; the others are in {tmp_path / 'p'}"
+    written = json.loads((tmp_path / "p" / "settings.json").read_text())
+    assert written["inference"]["nms_iou"] == 0.3 and written["inference"]["class_agnostic"] is True
+    assert list(written["left_out"]) == [str(tmp_path / "bad.jpg")]
+    (entry,) = json.loads((tmp_path / "p" / "detections.json").read_text())
+    boxes = [d["box"] for d in entry["detections"]]
+    assert boxes and all(iou(a, b) <= 0.3 + 1e-6 for a, b in itertools.combinations(boxes, 2))
+
+
+def iou(a, b):
+    sides = [max(0.0, min(a[i + 2], b[i + 2]) - max(a[i], b[i])) for i in (0, 1)]
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
+    shared = sides[0] * sides[1]
+    return shared / (sum(areas) - shared)
+
+
+def test_evaluate_by_other_inference_settings_and_an_edited_config(monkeypatch, capsys, trained, tmp_path):
+    """The settings are used, named and kept; an edit of config.yaml is not used, and that is said."""
+    run = tmp_path / "run"
+    shutil.copytree(trained.run, run)
+    text = (run / "config.yaml").read_text()
+    assert text.count("max_detections: 100\n") == 1
+    (run / "config.yaml").write_text(text.replace("max_detections: 100\n", "max_detections: 7\n"))
+    code, out, _ = main(
+        monkeypatch, capsys, "evaluate", run, "inference.max_detections=1", "--replicates", "0", "--json",
+        "--out", tmp_path / "scores",
+    )  # fmt: skip
+    tree = json.loads(out)
+    assert code == 0 and tree["detections"] <= tree["images"]
+    assert tree["conventions"]["inference"].endswith("up to 1 detections an image")
+    assert json.loads((tmp_path / "scores" / "metrics.json").read_text())["conventions"] == tree["conventions"]
+    assert "config.yaml was edited, which has no effect" in tree["notes"][0]
+    assert "(inference.max_detections (100 → 7))" in tree["notes"][0]
 
 
 def test_config_prints_what_it_reads_again(retina, tmp_path):
