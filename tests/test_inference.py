@@ -132,7 +132,7 @@ def test_pillow_images_and_bytes_give_the_same(predictor, photographs, predictio
         (np.zeros((8, 8), np.uint8), r"three times: np.stack\(\[image\] \* 3, axis=-1\)"),
         (np.zeros((8, 8, 4), np.uint8), r"image\[..., :3\]"),
         (np.zeros((3, 8, 8), np.uint8), r"image.transpose\(1, 2, 0\)"),
-        (Image.fromarray(np.zeros((8, 8), np.uint16)), r"got Pillow's mode I;16; scale the image to 0..255"),
+        (Image.fromarray(np.zeros((8, 8), np.uint16)), r"got Pillow's mode I;16; scale it to 0..255"),
         (b"no image", "it is not an image"),
     ],
 )

@@ -261,3 +261,43 @@ def test_output_that_cannot_be_written_is_the_last_thing_that_fails(redirection,
     assert done.returncode == (0 if "2>" in redirection else 1)
     assert says in done.stderr and "Traceback" not in done.stderr and done.stderr.count("\n") <= 1
     assert bool(done.stdout) == ("2>" in redirection)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (PermissionError(13, "Permission denied", "/a/.partial.page.html"), 2, "/a/page.html: Permission denied; it "),
+        (OSError(30, "Read-only file system", "/a/.partial.x", None, "/a/x"), 2, "/a/x: Read-only file system; it "),
+        (OSError(28, "No space left on device"), 1, "No space left on device; make room, or choose another place"),
+        (IsADirectoryError(21, "Is a directory", "/a"), 2, "/a: Is a directory; expected a file, it is a folder"),
+        (NotADirectoryError(20, "Not a directory", "/a/b"), 2, "/a/b: Not a directory; a part of this path is a file"),
+        (FileNotFoundError(2, "No such file or directory", "/a"), 2, "/a: No such file or directory; check the path"),
+        (OSError(24, "Too many open files"), 1, "Too many open files; check the system"),
+        (ModuleNotFoundError("No module named 'cv2'", name="cv2"), 2, "No module named 'cv2': a package is missing"),
+        (ImportError("libGL.so.1: cannot open shared object file"), 2, "libGL.so.1: cannot open shared object file: "),
+        (MemoryError("Unable to allocate 8 GiB"), 1, "there is no room left: Unable to allocate 8 GiB; free memory"),
+        (KeyError("x"), 1, "unexpected KeyError: 'x' (a defect of retina"),
+        (ModuleNotFoundError("No module named 'retina.nowhere'", name="retina.nowhere"), 1, "unexpected Mod"),
+    ],
+)  # fmt: skip
+def test_what_the_system_refuses_is_no_defect(monkeypatch, capsys, error, code, line):
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("retina.config.load", fail)
+    got, out, err = main(monkeypatch, capsys, "config")
+    assert (got, out) == (code, "") and err.startswith(f"retina: {line}") and err.count("\n") == 1
+
+
+def test_an_unknown_backend_is_named(monkeypatch, capsys):
+    monkeypatch.setenv("KERAS_BACKEND", "numpy")
+    code, _, err = main(monkeypatch, capsys, "predict", "run", __file__)
+    assert code == 2 and err.startswith("retina: KERAS_BACKEND=numpy: expected tensorflow, jax or torch")
+
+
+@pytest.mark.parametrize("command", ["doctor DATA --html FOLDER", "browse DATA --out FOLDER"])
+def test_a_folder_in_the_place_of_a_page(monkeypatch, capsys, tmp_path, command):
+    """As a user types it: the work is done, the page has no place."""
+    words = [{"DATA": "configs/digits.yaml", "FOLDER": str(tmp_path)}.get(word, word) for word in command.split()]
+    code, _, err = main(monkeypatch, capsys, *words)
+    assert code in (1, 2) and "defect" not in err and str(tmp_path) in err and err.count("\n") == 1
