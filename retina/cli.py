@@ -24,7 +24,6 @@ HELP = ("-h", "--help")
 _ALLOWED = "it may not be read or written here; change its permissions, or choose another place"
 _OF_PATHS = {
     errno.ENOENT: "check the path",
-    errno.ENAMETOOLONG: "check the path",
     errno.ENOTDIR: "a part of this path is a file; check the path",
     errno.EISDIR: "expected a file, it is a folder; give a file's name",
     errno.EEXIST: "there is something already; remove it, or choose another place",
@@ -195,6 +194,8 @@ def _explain(error: BaseException) -> tuple[int, str]:
 
 def _explain_system(error: OSError) -> tuple[int, str]:
     """The exit code and the words of what the system refused: a place of the user's, or a disk that is full."""
+    if error.errno == errno.ENAMETOOLONG:  # wherever a path of the user's is first used
+        return BAD_INPUT, f"{error.filename}: cannot look for this file or folder: {error.strerror}; check the path"
     place = error.filename2 or error.filename  # of a renaming, the target
     where = "" if place is None else f"{str(place).replace('.partial.', '')}: "
     code = BAD_INPUT if error.errno in _OF_PATHS else FAILED
