@@ -258,8 +258,8 @@ def test_a_finished_run_stays_as_it_is(go, tmp_path, capsys):
 def test_settings_that_change_no_result_may_change(go, tmp_path):
     with pytest.raises(Interrupted):
         go(tmp_path / "run", callbacks=[After(7, lambda _: os.kill(os.getpid(), signal.SIGHUP))])
-    with pytest.raises(RetinaError, match=r"changed config: run.log_every \(3 → 2\); resume"):
-        go(tmp_path / "run", "run.log_every=2", "run.keep=3", resume=True)
+    with pytest.raises(RetinaError, match=r"changed config: run.seed \(0 → 1\); resume"):
+        go(tmp_path / "run", "run.seed=1", "run.keep=3", resume=True)
     run = go(tmp_path / "run", "run.keep=3", resume=True)
     assert "resumed with a changed config: run.keep (2 → 3)" in (run.path / "log.txt").read_text()
     assert run.steps()[-3:] == [15, 16, 20]
