@@ -42,12 +42,12 @@ class _Loss(keras.losses.Loss):
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "dtype": self.dtype, **{name: getattr(self, name) for name in self.settings}}
 
-    def _require(self, name: str, low: float, high: float = math.inf) -> None:
-        """Raises a RetinaError unless the setting lies in [low, high] and is finite."""
-        value = getattr(self, name)
+    def _checked(self, name: str, value: float, low: float, high: float = math.inf) -> float:
+        """Return a setting's value; raise a RetinaError unless it lies in [low, high] and is finite."""
         if not (low <= value <= high and math.isfinite(value)):
             expected = f"at least {low:g}" if high == math.inf else f"{low:g} to {high:g}"
             raise RetinaError(f"{type(self).__name__}: {name}: expected {expected}, got {value}; change it")
+        return value
 
     def _like(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Elementwise targets in the shape of the predictions: [B] against [B, 1] would broadcast to [B, B]."""
@@ -100,10 +100,8 @@ class SigmoidFocal(_Loss):
 
     def __init__(self, alpha: float | None = 0.25, gamma: float = 2.0, **kwargs: Any):
         super().__init__(**kwargs)
-        self.alpha, self.gamma = alpha, gamma
-        self._require("gamma", 0.0)
-        if alpha is not None:
-            self._require("alpha", 0.0, 1.0)
+        self.gamma = self._checked("gamma", gamma, 0.0)
+        self.alpha = None if alpha is None else self._checked("alpha", alpha, 0.0, 1.0)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return focal.sigmoid_focal(y_pred, self._like(y_true, y_pred), alpha=self.alpha, gamma=self.gamma)
@@ -123,9 +121,8 @@ class SoftmaxFocal(_Loss):
 
     def __init__(self, gamma: float = 2.0, alpha: float | Sequence[float] | np.ndarray | None = None, **kwargs: Any):
         super().__init__(**kwargs)
-        self.gamma = gamma
+        self.gamma = self._checked("gamma", gamma, 0.0)
         self.alpha = None if alpha is None else self._weights(alpha)
-        self._require("gamma", 0.0)
 
     @staticmethod
     def _weights(alpha: Any) -> float | list[float]:
@@ -183,8 +180,7 @@ class QualityFocal(_Loss):
 
     def __init__(self, beta: float = 2.0, **kwargs: Any):
         super().__init__(**kwargs)
-        self.beta = beta
-        self._require("beta", 0.0)
+        self.beta = self._checked("beta", beta, 0.0)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return focal.quality_focal(y_pred, self._like(y_true, y_pred), beta=self.beta)
@@ -203,9 +199,7 @@ class Varifocal(_Loss):
 
     def __init__(self, alpha: float = 0.75, gamma: float = 2.0, **kwargs: Any):
         super().__init__(**kwargs)
-        self.alpha, self.gamma = alpha, gamma
-        self._require("alpha", 0.0)
-        self._require("gamma", 0.0)
+        self.alpha, self.gamma = self._checked("alpha", alpha, 0.0), self._checked("gamma", gamma, 0.0)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return focal.varifocal(y_pred, self._like(y_true, y_pred), alpha=self.alpha, gamma=self.gamma)
@@ -225,8 +219,7 @@ class Huber(_Loss):
 
     def __init__(self, delta: float = 1.0, **kwargs: Any):
         super().__init__(**kwargs)
-        self.delta = delta
-        self._require("delta", _TINY)
+        self.delta = self._checked("delta", delta, _TINY)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return box.huber(y_pred, self._like(y_true, y_pred), delta=self.delta)
@@ -243,8 +236,7 @@ class SmoothL1(_Loss):
 
     def __init__(self, beta: float = 1.0, **kwargs: Any):
         super().__init__(**kwargs)
-        self.beta = beta
-        self._require("beta", _TINY)
+        self.beta = self._checked("beta", beta, _TINY)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return box.smooth_l1(y_pred, self._like(y_true, y_pred), beta=self.beta)
@@ -329,8 +321,7 @@ class Triplet(_Loss):
 
     def __init__(self, margin: float = 1.0, **kwargs: Any):
         super().__init__(**kwargs)
-        self.margin = margin
-        self._require("margin", 0.0)
+        self.margin = self._checked("margin", margin, 0.0)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return metric.batch_hard_triplet(y_pred, _column(y_true), margin=self.margin)
@@ -349,8 +340,7 @@ class Hinge(_Loss):
 
     def __init__(self, margin: float = 1.0, **kwargs: Any):
         super().__init__(**kwargs)
-        self.margin = margin
-        self._require("margin", 0.0)
+        self.margin = self._checked("margin", margin, 0.0)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return margin.hinge(y_pred, self._like(y_true, y_pred), margin=self.margin)
@@ -369,8 +359,7 @@ class MulticlassHinge(_Loss):
 
     def __init__(self, margin: float = 1.0, **kwargs: Any):
         super().__init__(**kwargs)
-        self.margin = margin
-        self._require("margin", 0.0)
+        self.margin = self._checked("margin", margin, 0.0)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return margin.multiclass_hinge(y_pred, _labels(y_true, y_pred), margin=self.margin)
