@@ -113,12 +113,6 @@ def unusable(
     return None
 
 
-def undecodable(dataset: DetectionDataset, advance: Callable[[int], None] | None = None) -> list[RetinaError]:
-    """Return the faults of the images that can't be decoded; each is decoded once, in threads."""
-    answers = each_image(dataset, lambda image, name: _size_or_fault(image, name, config.MAX_PIXELS), advance)
-    return [answer for answer in answers if isinstance(answer, RetinaError)]
-
-
 def size_fault(dataset: DetectionDataset, row: int, stored: tuple[int, int] | RetinaError) -> RetinaError | None:
     """Return the error of an image that is not stored as declared.
 

@@ -15,6 +15,7 @@ from PIL import Image
 from retina import cli
 from retina import config as configuration
 from retina.data.formats.digits import read_digits
+from retina.data.images import unusable
 from retina.data.load import load_split
 from retina.errors import Interrupted, RetinaError
 from retina.runs import checkpoint as checkpoints
@@ -162,6 +163,10 @@ def test_images_that_went_bad_may_be_left_out_on_resume_unless_a_step_has_used_t
     number = rows[0] if used else next(row for row in range(8) if row not in rows)
     whole = (tmp_path / "images" / f"{number}.png").read_bytes()
     (tmp_path / "images" / f"{number}.png").write_bytes(whole[:60])
+    fault = unusable(load_split(config.data, "train"), range(8))
+    assert f"{number}.png" in str(fault) and "; data.invalid_images=skip leaves such images out, with --resume" in str(
+        fault
+    )
     if used:
         with pytest.raises(RetinaError, match=rf"images that the run has used already \({number}\).*--changed-data"):
             of_files("data.invalid_images=skip", resume=True)

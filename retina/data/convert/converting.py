@@ -22,11 +22,10 @@ import numpy as np
 from retina import config
 from retina.data.convert.origin import Origin, find_source
 from retina.data.convert.part import HOLDS, Choice, Part, Spec, Target, file_names, fitted, without
-from retina.data.convert.verify import differences
+from retina.data.convert.verify import differences, undecodable
 from retina.data.dataset import DetectionDataset, InvalidBoxes
 from retina.data.formats import coco, tfds, voc, yolo
 from retina.data.image_files import Header, read_header, upright_boxes
-from retina.data.images import undecodable
 from retina.data.load import read_source
 from retina.errors import RetinaError
 from retina.files import write_text
@@ -325,9 +324,9 @@ def _damaged(parts: Sequence[Part], report: Progress) -> tuple[str, ...]:
     notes: list[str] = []
     tick = _counter("decoding", parts, report)
     for part in parts:
-        faults = undecodable(part.table, tick)
+        faults = undecodable(part, tick)
         if faults:
-            shown = "; ".join(map(str, faults[:3]))
+            shown = "; ".join(faults[:3])
             more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
             notes.append(f"{part.split}: {len(faults)} images can't be decoded, copied as they are: {shown}{more}")
     return tuple(notes)
