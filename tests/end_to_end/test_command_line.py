@@ -115,7 +115,7 @@ def test_predict_goes_on_past_a_bad_image_with_its_own_inference_settings(
     lines = err.splitlines()
     assert code == 1 and len(lines) == 3 and out.startswith(f"{pictures[0]}: ")
     assert "scores above 0.01" in lines[0] and "NMS of all classes together at IoU 0.3" in lines[0]
-    assert "bad.jpg: expected an image" in lines[1] or "bad.jpg: it is not an image" in lines[1]
+    assert "bad.jpg: expected a JPEG" in lines[1] and "it is not an image" in lines[1]
     assert lines[2] == f"retina: 1 of 2 images could not be read; the others are in {tmp_path / 'p'}"
     written = json.loads((tmp_path / "p" / "settings.json").read_text())
     assert written["inference"]["nms_iou"] == 0.3 and written["inference"]["class_agnostic"] is True
@@ -137,8 +137,8 @@ def test_evaluate_by_other_inference_settings_and_an_edited_config(monkeypatch, 
     run = tmp_path / "run"
     shutil.copytree(trained.run, run)
     text = (run / "config.yaml").read_text()
-    assert text.count("max_detections: 100\n") == 1
-    (run / "config.yaml").write_text(text.replace("max_detections: 100\n", "max_detections: 7\n"))
+    assert text.count("max_detections: 20\n") == 1
+    (run / "config.yaml").write_text(text.replace("max_detections: 20\n", "max_detections: 7\n"))
     code, out, _ = main(
         monkeypatch, capsys, "evaluate", run, "inference.max_detections=1", "--replicates", "0", "--json",
         "--out", tmp_path / "scores",
@@ -148,7 +148,7 @@ def test_evaluate_by_other_inference_settings_and_an_edited_config(monkeypatch, 
     assert tree["conventions"]["inference"].endswith("up to 1 detections an image")
     assert json.loads((tmp_path / "scores" / "metrics.json").read_text())["conventions"] == tree["conventions"]
     assert "config.yaml was edited, which has no effect" in tree["notes"][0]
-    assert "(inference.max_detections (100 → 7))" in tree["notes"][0]
+    assert "(inference.max_detections (20 → 7))" in tree["notes"][0]
 
 
 def test_config_prints_what_it_reads_again(retina, tmp_path):
