@@ -129,7 +129,7 @@ def iou(a, b):
     sides = [max(0.0, min(a[i + 2], b[i + 2]) - max(a[i], b[i])) for i in (0, 1)]
     areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
     shared = sides[0] * sides[1]
-    return shared / (sum(areas) - shared)
+    return shared / max(sum(areas) - shared, 1e-9)  # a box may have no area
 
 
 def test_evaluate_by_other_inference_settings_and_an_edited_config(monkeypatch, capsys, trained, tmp_path):
