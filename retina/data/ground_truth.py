@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from retina.data.dataset import DetectionDataset, Records, first_repeated
 from retina.data.detections import LARGEST, DetectionTable, check, to_xywh
-from retina.data.image_files import stem
+from retina.data.image_files import without_ending
 from retina.errors import RetinaError
 
 Id = int | str
@@ -170,7 +171,8 @@ def file_truth(dataset: DetectionDataset) -> FileTruth:
 def image_stems(dataset: DetectionDataset) -> tuple[str, ...]:
     """[N] names of a dataset's image files without folder and extension; ids of images that are no files."""
     images = zip(dataset.images, dataset.image_ids, strict=True)
-    return tuple(stem(image) if isinstance(image, str) else str(identifier) for image, identifier in images)
+    # A path of this system, where a backslash is part of a name.
+    return tuple(without_ending(os.path.basename(image)) if isinstance(image, str) else str(i) for image, i in images)
 
 
 def truth_of_records(records: Records, table: DetectionDataset, names: Mapping[str, str | None]) -> FileTruth:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -20,6 +21,8 @@ from retina.files import IMAGE_SUFFIXES, refuse_special
 _QUALITY = 95  # of JPEGs that have to be encoded again
 _SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "GIF": ".gif"}
 _ORIENTATION = 0x0112
+# Of images, whether they can be read here or not: files beside them are called without.
+_ENDINGS = {*IMAGE_SUFFIXES, ".tif", ".tiff", ".jpe", ".jfif", ".jp2", ".ppm", ".pgm", ".heic", ".avif", ".dng"}
 
 NO_SIZE_FRACTIONS, NO_SIZE_PIXELS = (1, 1), (2**24, 2**24)
 """Stand-ins for the (height, width) of an image without readable header, where such images are left out afterwards:
@@ -27,13 +30,23 @@ boxes in fractions are judged against the first, boxes in pixels against the sec
 
 
 def stem(file: str) -> str:
-    """A file's name without folder and extension, whichever system wrote it."""
-    return PureWindowsPath(file).stem
+    """Return an image file's name without folder and extension, whichever system wrote it.
+
+    Only an image's extension is one: "frame.0001" is a whole name.
+    """
+    return without_ending(re.split(r"[/\\]", file)[-1])
+
+
+def without_ending(name: str) -> str:
+    """Return the name of an image file without its extension."""
+    plain, ending = os.path.splitext(name)
+    return plain if ending.lower() in _ENDINGS else name
 
 
 def leaves_folder(file: str) -> bool:
     """Return whether an annotation's path is empty, absolute or climbs, on whichever system it was written."""
-    if not file or file[0] in "/\\" or file[1:2] == ":":
+    # Without a separator after it, a drive is one on Windows alone; elsewhere "c:d.png" is a plain name.
+    if not file or file[0] in "/\\" or (file[1:2] == ":" and (file[2:3] in ("/", "\\") or os.name == "nt")):
         return True
     return ".." in file and (".." in PurePosixPath(file).parts or ".." in PureWindowsPath(file).parts)
 

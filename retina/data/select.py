@@ -6,15 +6,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import numpy as np
 
 from retina import config
 from retina.data.dataset import DetectionDataset, Objects, suggest, with_classes
-from retina.data.formats.text import read_text
+from retina.data.formats.text import lines_of, read_text
 from retina.errors import RetinaError
 
 _SHOWN = 8
@@ -184,19 +185,22 @@ def _few_of(parts: Sequence[str]) -> str:
 
 def _listed(dataset: DetectionDataset, file: Path) -> list[int]:
     """The rows of the images that a text file names, by id or by the name of the image file."""
-    by_id = {str(name): row for row, name in enumerate(dataset.image_ids)}
-    by_file: dict[str, list[int]] = {}
-    for row, image in enumerate(dataset.images):
+    by_name: dict[str, dict[int, None]] = {}
+    for row, (identifier, image) in enumerate(zip(dataset.image_ids, dataset.images, strict=True)):
+        by_name.setdefault(str(identifier), {})[row] = None
         if isinstance(image, str):
-            by_file.setdefault(PurePath(image).name, []).append(row)
+            by_name.setdefault(os.path.basename(image), {})[row] = None
     rows: dict[int, int] = {}
-    for number, line in enumerate(read_text(file).splitlines(), start=1):
+    for number, line in enumerate(lines_of(read_text(file)), start=1):
         called = line.strip()
         if not called:
             continue
-        matches = [by_id[called]] if called in by_id else by_file.get(called, [])
+        matches = list(by_name.get(called, ()))
         if len(matches) != 1:
-            what = "several images are called so; give its id" if matches else suggest(called, list(by_id)[:1000])
+            first_ids = list(map(str, dataset.image_ids[:1000]))
+            what = (
+                "several images have this id or file name; say it otherwise" if matches else suggest(called, first_ids)
+            )
             raise RetinaError(f"{file}: line {number}: '{called}' is no image of {dataset.name}; {what}")
         if matches[0] in rows:
             raise RetinaError(f"{file}: line {number}: '{called}' stands in line {rows[matches[0]]} before; remove one")

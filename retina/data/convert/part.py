@@ -13,6 +13,7 @@ import numpy as np
 from retina.data.dataset import DetectionDataset
 from retina.data.stored import TableImage
 from retina.errors import RetinaError
+from retina.files import IMAGE_SUFFIXES
 
 Target = Literal["coco", "voc", "yolo", "tfds"]
 Spec = Literal["coco", "voc"]
@@ -154,7 +155,8 @@ def file_names(
 
 def _plain(name: str, suffix: str) -> str:
     path = Path(unicodedata.normalize("NFC", name).replace("/", "_").replace("\\", "_"))
-    stem, ending = (path.stem, path.suffix) if path.suffix[1:].isalnum() else (path.name, suffix)
+    # An image without an extension may have a dot in its name all the same: frame.0001.
+    stem, ending = (path.stem, path.suffix) if path.suffix.lower() in IMAGE_SUFFIXES else (path.name, suffix)
     clean = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in stem)
     if clean[:1] in (".", "-"):
         clean = "_" + clean[1:]

@@ -432,7 +432,7 @@ def _by_name(where: str, tree: dict[str, Any], table: str, key: str, known: Mapp
                 f"{where}: {table}[{index}]: id {short(identifier)} is already that of {short(names[identifier])}, "
                 f"got {short(name)}; give each an id of its own"
             )
-        name = stem(name) if table == "images" and name not in known else name
+        name = stem(name) if table == "images" else name
         if name in known:
             places[identifier] = known[name]
     if not places:

@@ -10,6 +10,7 @@ give are read from the images' headers.
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -124,7 +125,8 @@ def _read(file: Path) -> _Table:
     if not rows:
         raise RetinaError(f"{file}: it is empty; expected rows {','.join(_NEEDED)}")
     header = [word.lower() for word in rows[0]]
-    if "image" in header:
+    # A single word may be a file or a class of this name.
+    if len({*header} & {*_NEEDED, *_OPTIONAL}) > 1 and "image" in header:
         _check_header(file, header)
         rows, lines = rows[1:], lines[1:]
         if not rows:
@@ -147,7 +149,7 @@ def _read(file: Path) -> _Table:
 def _rows(file: Path) -> tuple[list[list[str]], list[int]]:
     rows: list[list[str]] = []
     lines: list[int] = []
-    reader = csv.reader(text.read_text(file).splitlines(keepends=True), strict=True)
+    reader = csv.reader(io.StringIO(text.read_text(file), newline=""), strict=True)
     try:
         for row in reader:
             stripped = [word.strip() for word in row]

@@ -79,14 +79,15 @@ def _by_name(source: str, data_dir: Path | None) -> Layout:
 def _at(path: Path, images: Path | None) -> Layout:
     if path.is_dir():
         return _in_folder(path)
-    if path.suffix in _YAML:
+    ending = path.suffix.lower()
+    if ending in _YAML:
         tree = read_yaml(path, str(path))
         if isinstance(tree, dict) and "data" not in tree and ("names" in tree or "nc" in tree):
             return Layout("yolo", _of_yolo_yaml(path, tree))
         return Layout("config", {}, path)
-    if path.suffix == ".json":
+    if ending == ".json":
         return Layout("coco", {_coco_split(path): _of_coco(path, images)})
-    if path.suffix == ".csv":
+    if ending == ".csv":
         return Layout("csv", {path.stem: config.CsvSource(annotations=path, images=images)})
     raise RetinaError(f"{path}: expected a file ending in .yaml, .json or .csv, or a folder; taken are {TAKEN}")
 

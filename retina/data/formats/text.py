@@ -173,11 +173,14 @@ def text_files(folder: Path) -> list[Path]:
         RetinaError: the folder can't be read.
     """
     try:
-        return sorted(file for file in folder.iterdir() if file.suffix == ".txt" and file.name != CLASSES_FILE)
+        files = sorted(file for file in folder.iterdir() if file.suffix.lower() == ".txt")
     except OSError as error:
         raise RetinaError(
             f"{folder}: cannot read this folder of text files: {error.strerror}; check the path"
         ) from None
+    return [
+        file for file in files if file.name != CLASSES_FILE and not file.name.startswith("._")
+    ]  # macOS writes these
 
 
 def read_names(file: Path) -> list[str]:
@@ -186,7 +189,7 @@ def read_names(file: Path) -> list[str]:
     Raises:
         RetinaError: it can't be read, is empty, or a name stands in it twice.
     """
-    names = [line.strip() for line in read_text(file).splitlines()]
+    names = [line.strip() for line in lines_of(read_text(file))]
     while names and not names[-1]:
         names.pop()
     if not names:
@@ -216,7 +219,7 @@ def read_lines(files: Sequence[Path], expected: str, *, spaces: bool) -> Lines:
     line: list[int] = []
     for index, path in enumerate(files):
         numbers: list[str] = []
-        for position, text in enumerate(read_text(path).splitlines(), start=1):
+        for position, text in enumerate(lines_of(read_text(path)), start=1):
             row = text.strip().rsplit(None, count)
             if not row:
                 continue
@@ -272,6 +275,12 @@ def labels_of(
             f"expected a class of the ground truth, got {short(word)}; {_hint(word, classes, counted)}",
         )
     return labels
+
+
+def lines_of(content: str) -> list[str]:
+    """Return the lines of a text without their ends. `str.splitlines` would also split at what a name may hold, such as
+    U+2028 or U+0085."""
+    return re.split(r"\r\n|\r|\n", content)
 
 
 def is_index(word: str) -> bool:

@@ -145,7 +145,7 @@ def _read_labels(listing: Listing) -> _Lines:
 
 def _rows(file: str) -> tuple[list[list[str]], list[int], int]:
     """The distinct lines of a file in words, their numbers, and how many were left out as repetitions."""
-    rows = [line.split() for line in text.read_text(Path(file)).splitlines()]
+    rows = [line.split() for line in text.lines_of(text.read_text(Path(file)))]
     places = [place for place, row in enumerate(rows, start=1) if row]
     rows = [row for row in rows if row]
     first: dict[tuple[str, ...], int] = {}
@@ -480,7 +480,7 @@ def _of_text(file: Path, root: Path) -> list[str]:
     images: list[str] = []
     top = os.path.abspath(root)
     home = os.path.abspath(file.parent)
-    for number, line in enumerate(text.read_text(file).splitlines(), start=1):
+    for number, line in enumerate(text.lines_of(text.read_text(file)), start=1):
         entry = line.strip()
         if not entry:
             continue
