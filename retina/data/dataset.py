@@ -21,6 +21,15 @@ _OVERSHOOT = 1.0 + 1e-6
 _SHOWN, _DETAILED = 3, 1000
 
 
+class UnusedLabels(NamedTuple):
+    """Label files that no image claims: the `files`, their `share` of all label files of the split, and where the
+    labels of its images were `sought`."""
+
+    files: tuple[str, ...]
+    share: float
+    sought: tuple[str, ...]
+
+
 class Objects(NamedTuple):
     """The G objects of an image: `boxes` [G,4] xyxy pixels, `labels` [G], `crowd` [G], `difficult` [G], `areas` [G]."""
 
@@ -55,6 +64,7 @@ class DetectionDataset:
     difficult: np.ndarray  # [M] bool
     areas: np.ndarray  # [M] float64, pixels²: the source's own (COCO: of the mask) or the box's
     notes: tuple[str, ...] = ()  # what was dropped or cut, with counts
+    unused: UnusedLabels | None = None
 
     def __post_init__(self) -> None:
         for field in ("class_names", "category_ids", "image_ids", "images", "notes"):
@@ -220,6 +230,7 @@ class Records(NamedTuple):
         raw: [M] objects in the order of the files.
         describe: where object `row` stands, for instance "annotation 812 (image 44)" or "a.txt line 3".
         notes: what was read otherwise than it stands there, with counts.
+        unused: label files that lie there and belong to none of the images.
     """
 
     name: str
@@ -230,6 +241,7 @@ class Records(NamedTuple):
     raw: RawObjects
     describe: Callable[[int], str]
     notes: tuple[str, ...] = ()
+    unused: UnusedLabels | None = None
 
 
 def handle_difficult(name: str, raw: RawObjects, policy: Difficult) -> tuple[RawObjects, np.ndarray, tuple[str, ...]]:
@@ -277,6 +289,7 @@ def build(
         difficult=raw.difficult[rows],
         areas=np.where(np.isnan(areas), of_boxes, areas),
         notes=records.notes + judged,
+        unused=records.unused,
     )
     return with_classes(table, classes)
 

@@ -21,6 +21,8 @@ ASPECT_EDGES = tuple(2.0 ** (step / 2) for step in range(-8, 9))
 _NOTED_IMBALANCE, _WARNED_IMBALANCE = 20, 100
 # A smaller share of a split's images in another split hardly changes its figures: by half a percent of AP at most.
 _LEAKAGE = 0.005
+# A larger share of label files that no image claims is not a few leftovers: images are trained as background.
+_UNUSED = 0.03
 _BACKGROUND = {"background", "__background__", "bg", "_background_"}
 
 
@@ -106,6 +108,7 @@ def table_findings(dataset: DetectionDataset, split: str, training: bool) -> Ite
         training: whether the split is trained on, so that classes without boxes matter.
     """
     stats = statistics(dataset)
+    yield from _unused_labels(dataset, split)
     if not stats.boxes:
         yield Finding(
             "error",
@@ -146,6 +149,21 @@ def split_findings(splits: Mapping[str, DetectionDataset]) -> Iterator[Finding]:
                     name,
                     listed(unknown),
                 )
+
+
+def _unused_labels(dataset: DetectionDataset, split: str) -> Iterator[Finding]:
+    unused = dataset.unused
+    if unused is not None:
+        yield Finding(
+            "error" if unused.share > _UNUSED else "warning",
+            "unused-labels",
+            f"{count(len(unused.files), 'label file')} ({unused.share:.1%}) belong to no image and are not used: "
+            f"{some(list(unused.files), 3)}; labels were sought in {some(list(unused.sought), 3)}",
+            "an image without labels is trained as background: put each label file where it is sought, called like its "
+            "image, with the ending .txt, or remove it; run.preflight: warn trains all the same",
+            split,
+            listed(unused.files),
+        )
 
 
 def _emptiness(dataset: DetectionDataset, stats: Statistics, split: str) -> Iterator[Finding]:

@@ -30,6 +30,7 @@ _BOX = {"xywh": "x y w h", "xyxy": "x1 y1 x2 y2", "yolo": "cx cy w h", "ultralyt
 CLASSES_FILE = "classes.txt"
 # Fractions of an image may leave it a little; those that don't even come near are pixels.
 _LARGEST_FRACTION = 2.0
+_LEAST_WORDS = 4  # a box's numbers
 # Python's float would also take 1_0 and digits of other scripts.
 _PLAIN_NUMBERS = re.compile(r"[0-9eE+\-. ]*")
 _INDEX = re.compile(r"[0-9]{1,9}")
@@ -63,7 +64,7 @@ def text_truth(folder: Path, layout: str, pixels: Pixels, names: Path | None, im
     for file in files:
         if file.stem not in rows:
             raise RetinaError(f"{file}: no image of this name in {images}; each text file belongs to an image")
-    if names is None and (folder / CLASSES_FILE).is_file():
+    if names is None and names_classes(folder / CLASSES_FILE):
         names = folder / CLASSES_FILE
     listed = read_names(names) if names is not None else None
     expected = columns(layout, scored=False)
@@ -178,9 +179,20 @@ def text_files(folder: Path) -> list[Path]:
         raise RetinaError(
             f"{folder}: cannot read this folder of text files: {error.strerror}; check the path"
         ) from None
-    return [
-        file for file in files if file.name != CLASSES_FILE and not file.name.startswith("._")
-    ]  # macOS writes these
+    # macOS writes companions that begin with "._".
+    return [file for file in files if not file.name.startswith("._") and not names_classes(file)]
+
+
+def names_classes(file: Path) -> bool:
+    """Return whether this is `classes.txt` with names, and not the boxes of an image called "classes".
+
+    Raises:
+        RetinaError: it can't be read.
+    """
+    if file.name != CLASSES_FILE or not file.is_file():
+        return False
+    words = next((line.split() for line in lines_of(read_text(file)) if line.strip()), [])
+    return not (len(words) > _LEAST_WORDS and all(map(_is_finite, words[-_LEAST_WORDS:])))
 
 
 def read_names(file: Path) -> list[str]:

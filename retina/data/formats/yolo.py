@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ import yaml
 from retina import config
 from retina.config.reading import read_yaml
 from retina.data.convert.part import Part
-from retina.data.dataset import DetectionDataset, RawObjects, Records, first_repeated, suggest
+from retina.data.dataset import DetectionDataset, RawObjects, Records, UnusedLabels, first_repeated, suggest
 from retina.data.detections import short
 from retina.data.formats import text
 from retina.data.image_files import NO_SIZE_FRACTIONS, image_sizes, place_image, placed
@@ -39,6 +40,9 @@ _BOX = "class cx cy w h"
 _LEAST_POLYGON = 6  # numbers of three points
 # Fractions may leave [0, 1] by a little, which `invalid_boxes` judges; most boxes beyond this are in pixels.
 _LARGEST_FRACTION = 2.0
+_SHOWN = 3
+# Where labels that no image claims are looked for: beside images may lie a whole home folder.
+_MOST_FOLDERS = 2000
 
 
 def yolo_records(
@@ -104,6 +108,7 @@ def yolo_records(
         raw,
         lambda row: f"{listing.labels[lines.image[row]]} line {lines.line[row]}",
         listing.notes + _notes(listing, lines),
+        listing.unused,
     )
 
 
@@ -243,6 +248,7 @@ class Listing(NamedTuple):
     labels: tuple[str | None, ...]
     keypoint_numbers: int
     notes: tuple[str, ...]
+    unused: UnusedLabels | None
 
 
 def listing_of_yaml(file: Path, split: str) -> Listing:
@@ -276,9 +282,8 @@ def listing_of_yaml(file: Path, split: str) -> Listing:
     base = places[0] if len(places) == 1 and places[0].is_dir() else root
     folders = {folder: _labels_folder(root, folder) for folder in {os.path.dirname(image) for image in images}}
     listed = any(not place.is_dir() for place in places)
-    return _listing(
-        name, names, str(file), base, images, folders, _keypoints(file, tree), notes + _left_out(name, others), listed
-    )
+    notes += _left_out(name, others)
+    return _listing(name, names, str(file), base, root, images, folders, _keypoints(file, tree), notes, listed)
 
 
 def listing_of_folder(images: Path, labels: Path | None, names: Path | None, classes: Sequence[str] | None) -> Listing:
@@ -300,7 +305,7 @@ def listing_of_folder(images: Path, labels: Path | None, names: Path | None, cla
     paths = _of_folder(images, others)
     if names is None:
         beside = [folder / text.CLASSES_FILE for folder in (home, home.parent)]
-        names = next((file for file in beside if file.is_file()), None)
+        names = next((file for file in beside if text.names_classes(file)), None)
     if names is not None:
         listed, named_by = tuple(text.read_names(names)), str(names)
     elif classes is not None:
@@ -314,7 +319,8 @@ def listing_of_folder(images: Path, labels: Path | None, names: Path | None, cla
         folder: os.path.normpath(home / os.path.relpath(folder, images))
         for folder in {os.path.dirname(image) for image in paths}
     }
-    return _listing(str(images), listed, named_by, images, paths, folders, 0, _left_out(str(images), others), False)
+    notes = _left_out(str(images), others)
+    return _listing(str(images), listed, named_by, images, images.parent, paths, folders, 0, notes, False)
 
 
 def _listing(
@@ -322,13 +328,21 @@ def _listing(
     names: tuple[str, ...],
     named_by: str,
     base: Path,
+    root: Path,
     images: list[str],
     folders: dict[str, str],
     keypoints: int,
     notes: tuple[str, ...],
     listed: bool,
 ) -> Listing:
-    """Pair images with labels, by one listing of each folder instead of a look-up an image."""
+    """Pair images with labels, by one listing of each folder instead of a look-up an image.
+
+    Args:
+        base: the folder that image ids are relative to.
+        root: the folder in which label files are looked for that no image claims.
+        folders: the folder of labels of each folder of images.
+        listed: a text file lists the images.
+    """
     if not images:
         raise RetinaError(f"{name}: no image found; expected files ending in {', '.join(IMAGE_SUFFIXES)}")
     existing = {home: _text_names(home) for home in set(folders.values())}
@@ -353,9 +367,58 @@ def _listing(
     )
     if strays:
         notes += (f"{name}: {len(strays)} label files have no image and are left out, such as {strays[0]}",)
+    claimed = {os.path.abspath(label) for label in (*labels, *strays) if label is not None}
+    without = [stem for stem, label in zip(stems, labels, strict=True) if label is None]
+    elsewhere = _labels_elsewhere(root, without, claimed) if without else []
+    sought = tuple(sorted(set(folders.values())))
+    if elsewhere:
+        notes += (
+            f"{name}: {len(elsewhere)} label files are called like images without labels and are not used, such as "
+            f"{elsewhere[0]}; labels were sought in {', '.join(sought[:_SHOWN])}{' and more' * (len(sought) > _SHOWN)}",
+        )
+    files = (*elsewhere, *strays)
+    share = len(files) / (len(files) + len(labels) - len(without)) if files else 0.0
+    unused = UnusedLabels(files, share, sought) if files else None
     prefix = f"{base}{os.sep}"
     ids = [stem.removeprefix(prefix) if stem.startswith(prefix) else os.path.relpath(stem, base) for stem in stems]
-    return Listing(name, names, named_by, tuple(ids), tuple(images), tuple(labels), keypoints, notes)
+    return Listing(name, names, named_by, tuple(ids), tuple(images), tuple(labels), keypoints, notes, unused)
+
+
+def _labels_elsewhere(root: Path, stems: Sequence[str], claimed: set[str]) -> list[str]:
+    """The text files in the root called like one of these images, in any case, which are no label of any image: with
+    another case of the ending or of `labels`, or in another folder."""
+    names = {os.path.basename(stem).casefold() for stem in stems}
+    listing: dict[str, set[str]] = {}
+
+    def images_in(folder: str) -> set[str]:
+        if folder not in listing:
+            entries = map(os.path.splitext, os.listdir(folder) if os.path.isdir(folder) else ())
+            listing[folder] = {stem for stem, ending in entries if ending.lower() in IMAGE_SUFFIXES}
+        return listing[folder]
+
+    def has_image(folder: str, stem: str) -> bool:
+        parts = Path(os.path.relpath(folder, root)).parts
+        homes = [folder]
+        if "labels" in parts:
+            last = len(parts) - 1 - parts[::-1].index("labels")
+            homes.append(str(root.joinpath(*parts[:last], "images", *parts[last + 1 :])))
+        return any(
+            stem in images_in(home) and os.path.abspath(_labels_folder(root, home)) == os.path.abspath(folder)
+            for home in homes
+        )
+
+    unused = []
+    for folder, _, files in islice(os.walk(root), _MOST_FOLDERS):
+        for file in files:
+            stem, ending = os.path.splitext(file)
+            if ending.lower() != ".txt" or stem.casefold() not in names or file.startswith("._"):
+                continue
+            path = os.path.join(folder, file)
+            if os.path.abspath(path) in claimed or text.names_classes(Path(path)):
+                continue
+            if ending != ".txt" or not has_image(folder, stem):
+                unused.append(path)
+    return sorted(unused)
 
 
 def _class_names(file: Path, tree: dict[Any, Any]) -> tuple[str, ...]:
@@ -510,12 +573,12 @@ def _labels_folder(root: Path, folder: str) -> str:
 
 def _text_names(folder: str) -> set[str]:
     try:
-        names = {entry.name for entry in os.scandir(folder) if entry.name.endswith(".txt")}
+        names = {entry.name for entry in os.scandir(folder) if entry.name.endswith(".txt") and entry.name[:2] != "._"}
     except FileNotFoundError:
         return set()  # a subfolder of images none of which has objects
     except OSError as error:
         raise RetinaError(f"{folder}: cannot read this folder of labels: {error.strerror}; check the path") from None
-    return names - {text.CLASSES_FILE}
+    return {name for name in names if not text.names_classes(Path(folder) / name)}
 
 
 def _keypoints(file: Path, tree: dict[Any, Any]) -> int:

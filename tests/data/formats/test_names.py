@@ -52,6 +52,7 @@ NAMES = (
     "0.png",
     "true.png",
     "1e3.png",
+    "classes.png",
 )
 SIDE = 64
 
@@ -63,7 +64,7 @@ def box_of(number: int) -> tuple[int, int, int, int]:
 def pictures(folder: Path) -> Path:
     folder.mkdir(parents=True)
     for number, name in enumerate(NAMES):
-        Image.new("RGB", (SIDE, SIDE), (9 * number, 100, 100)).save(folder / name, format="PNG")
+        Image.new("RGB", (SIDE, SIDE), (8 * number, 100, 100)).save(folder / name, format="PNG")
     return folder
 
 
@@ -130,7 +131,7 @@ def written(tmp_path_factory) -> dict[str, tuple[Path, dict]]:
 
 def number_of(image: str) -> int:
     """Place of a picture in NAMES, by its colour."""
-    return Image.open(image).getpixel((0, 0))[0] // 9
+    return Image.open(image).getpixel((0, 0))[0] // 8
 
 
 def check(table: DetectionDataset) -> None:
