@@ -91,7 +91,7 @@ def locate_images(
             )
     # One listing instead of a look-up an image; it tells files from folders and pipes without asking again.
     existing = {entry.name for entry in os.scandir(folder) if entry.is_file()}
-    missing = [i for i, file in enumerate(inside) if file not in existing and not (folder / file).is_file()]
+    missing = [i for i, file in enumerate(inside) if file not in existing and not os.path.isfile(folder / file)]
     if missing and not keep_missing:
         index, path = missing[0], folder / inside[missing[0]]
         if os.path.lexists(path):

@@ -453,7 +453,7 @@ def _root(file: Path, path: Any) -> tuple[Path, tuple[str, ...]]:
     if not isinstance(path, str):
         raise RetinaError(f"{file}: path: expected the data set's folder, got {short(path)}")
     root = file.parent / path
-    if root.is_dir():
+    if os.path.isdir(root):
         return Path(os.path.normpath(root)), ()
     return file.parent, (f"{file}: path: no such folder as {path}: the file's own folder is taken",)
 
@@ -484,7 +484,7 @@ def _inside(file: Path, root: Path, split: str, entry: Any) -> Path:
         raise RetinaError(
             f"{file}: {split}: {short(entry)} leaves the data set's root {root}; move it inside, or set path"
         )
-    if not place.is_dir() and not (place.is_file() and place.suffix == ".txt"):
+    if not os.path.isdir(place) and not (os.path.isfile(place) and place.suffix == ".txt"):
         raise RetinaError(
             f"{file}: {split}: expected a folder of images or a .txt file of their paths, and {place} is neither; "
             "check path and the split"
