@@ -337,6 +337,7 @@ def read_results(
     pixels: Pixels = "continuous",
     names: Path | None = None,
     images: Path | None = None,
+    strict: bool = True,
 ) -> Results:
     """Read the detections of a file or folder, scores in float64; none at all is fine.
 
@@ -350,6 +351,8 @@ def read_results(
         names: a file of class names, one a line, for text files whose class is an index; without it, indices count the
             ground truth's classes.
         images: the folder of images, where fractions need sizes that the ground truth does not know.
+        strict: whether a detection of a class that the ground truth does not have, or of an image outside it, is
+            refused; else it is left out, as pycocotools leaves out such classes. Where none is left, it is refused.
 
     Raises:
         RetinaError: names the file and the entry or line that is malformed or does not fit the ground truth.
@@ -363,10 +366,10 @@ def read_results(
         if given and not used:
             raise RetinaError(f"{path}: {option} has no effect on detections of format '{kind}'; leave it out")
     if kind == "coco":
-        return coco_results(path, truth, pixels)
+        return coco_results(path, truth, pixels, strict=strict)
     if kind == "voc":
-        return devkit_results(path, truth, pixels)
-    return text.text_results(path, truth, kind, pixels, names, images)
+        return devkit_results(path, truth, pixels, strict=strict)
+    return text.text_results(path, truth, kind, pixels, names, images, strict=strict)
 
 
 def result_format(path: Path, format: ResultFormat) -> str:

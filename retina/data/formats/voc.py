@@ -34,7 +34,14 @@ from retina.data.dataset import (
 )
 from retina.data.detections import Pixels, short, to_continuous, to_xywh
 from retina.data.formats import text
-from retina.data.ground_truth import FileTruth, GroundTruth, Results, labels_of_names, rows_of_stems
+from retina.data.ground_truth import (
+    FileTruth,
+    GroundTruth,
+    Results,
+    labels_of_names,
+    refuse_all_left_out,
+    rows_of_stems,
+)
 from retina.data.image_files import missing_images, place_image, placed, without_ending
 from retina.errors import RetinaError
 from retina.files import IMAGE_SUFFIXES, write_text
@@ -400,13 +407,13 @@ def _number(file: Path, where: str, element: Element, path: str) -> float:
     try:
         return float(content)
     except ValueError:
-        raise RetinaError(f"{file}: {where}: <{path}> must be a number, got '{content}'") from None
+        raise RetinaError(f"{file}: {where}: <{path}> must be a number, got {short(content)}") from None
 
 
 def _flag(file: Path, where: str, element: Element) -> bool:
     content = (element.findtext("difficult") or "0").strip()
     if content not in ("0", "1"):
-        raise RetinaError(f"{file}: {where}: <difficult> must be 0 or 1, got '{content}'")
+        raise RetinaError(f"{file}: {where}: <difficult> must be 0 or 1, got {short(content)}")
     return content == "1"
 
 
@@ -428,22 +435,27 @@ def _check_names(annotations: Sequence[_Annotation], classes: list[str]) -> None
         for index, name in enumerate(annotation.names):
             if name not in valid:
                 hint = suggest(name, classes)
-                raise RetinaError(f"{annotation.file}: object {index}: class '{name}' is not in data.classes; {hint}")
+                raise RetinaError(
+                    f"{annotation.file}: object {index}: class {short(name)} is not in data.classes; {hint}"
+                )
 
 
 # ------------------------------------------------------------------------------------------------------------- results
 
 
-def devkit_results(folder: Path, truth: GroundTruth, pixels: Pixels) -> Results:
+def devkit_results(folder: Path, truth: GroundTruth, pixels: Pixels, *, strict: bool = True) -> Results:
     """Read the devkit's files of detections, one a class (`comp4_det_test_car.txt`): `image score x1 y1 x2 y2`.
+
+    Args:
+        strict: see `retina.data.load.read_results`.
 
     Raises:
         RetinaError: names the file and line that is malformed or does not fit the ground truth.
     """
     files = text.text_files(folder)
     classes, rows = labels_of_names(truth), rows_of_stems(truth)
-    labels = [_class_of(file, classes) for file in files]
-    again = first_repeated(labels)
+    labels = [_class_of(file, classes, strict) for file in files]
+    again = first_repeated([label if label >= 0 else f"{file}" for label, file in zip(labels, files, strict=True)])
     if again is not None:
         label = labels[again[0]]
         other = files[labels.index(label)]
@@ -455,21 +467,26 @@ def devkit_results(folder: Path, truth: GroundTruth, pixels: Pixels) -> Results:
     expected = text.columns("voc", scored=True)
     lines = text.read_lines(files, expected, spaces=True)
     image = np.array([rows.get(word, -1) for word in lines.words], np.int64)
-    if (image < 0).any():
+    if strict and (image < 0).any():
         row = int(np.argmax(image < 0))
         what = f"expected one of the ground truth's {len(truth)} images, got {short(lines.words[row])}"
         text.refuse(lines, files, row, f"{what}; give the ground truth that the detections were made on")
+    called = [files[place].stem for place in lines.file]
+    lines, (image, of_line), left_out = text.judged(lines, image, of_file[lines.file], lines.words, called)
+    refuse_all_left_out(str(folder), left_out, len(image))
     boxes = text.to_xywh(lines, lines.numbers[:, 1:], "voc", files)
-    return Results(str(folder), image, to_continuous(boxes, pixels), lines.numbers[:, 0], of_file[lines.file])
+    return Results(str(folder), image, to_continuous(boxes, pixels), lines.numbers[:, 0], of_line, left_out)
 
 
-def _class_of(file: Path, classes: Mapping[str, int]) -> int:
-    """`comp4_det_test_car.txt` or `car.txt`; of a "car" and a "race_car", the longer one that fits."""
+def _class_of(file: Path, classes: Mapping[str, int], strict: bool) -> int:
+    """`comp4_det_test_car.txt` or `car.txt`; of a "car" and a "race_car", the longer one that fits; -1 for none."""
     devkit = _DEVKIT_RESULT.fullmatch(file.stem)
     if devkit is not None and file.stem not in classes:
         fitting = [devkit["name"]] if devkit["name"] in classes else []
     else:
         fitting = [name for name in classes if file.stem == name or file.stem.endswith(f"_{name}")]
+    if not fitting and not strict:
+        return -1
     if not fitting:
         raise RetinaError(
             f"{file}: expected a name that ends in one of the ground truth's {len(classes)} classes, such as "
