@@ -66,7 +66,9 @@ def coco_records(annotations: Path, images: Path, *, keep_missing: bool = False)
     sizes = [_column(name, "images", file.images, key, (int,)) for key in ("height", "width")]
     for key, side in zip(("height", "width"), sizes, strict=True):
         _refuse(name, "images", key, side, [not 0 < s < 2**31 for s in side], "a positive whole number")
-    paths = locate_images(name, images, files, lambda index: f"images[{index}]", "file_name", keep_missing=keep_missing)
+    located = locate_images(
+        name, images, files, lambda index: f"images[{index}]", "file_name", keep_missing=keep_missing
+    )
     rows = {image_id: row for row, image_id in enumerate(image_ids)}
     labels = {category: label for label, category in enumerate(classes.values())}
     raw = _objects(file, rows, labels, strict=True)
@@ -75,7 +77,8 @@ def coco_records(annotations: Path, images: Path, *, keep_missing: bool = False)
     def describe(row: int) -> str:
         return f"annotation {objects[row].get('id', f'number {row}')} (image {image_ids[owners[row]]})"
 
-    return Records(name, classes, image_ids, paths, np.array(sizes, np.int32).T, raw, describe)
+    size = np.array(sizes, np.int32).T
+    return Records(name, classes, image_ids, located.paths, size, raw, describe, located.notes)
 
 
 def coco_truth(path: Path, pixels: Pixels) -> FileTruth:

@@ -26,7 +26,7 @@ from retina.data.dataset import (
 )
 from retina.data.detections import short, to_xywh
 from retina.data.formats import text
-from retina.data.image_files import NO_SIZE_PIXELS, image_size, locate_images, within
+from retina.data.image_files import NO_SIZE_PIXELS, guess_folder, image_size, locate_images, within
 from retina.errors import RetinaError
 
 _BOX = ("x1", "y1", "x2", "y2")
@@ -49,7 +49,8 @@ def csv_records(
     Images are in the order in which the file first names them; their ids are their paths relative to the folder.
 
     Args:
-        images: the folder that the image column is relative to; None is the file's own.
+        images: the folder that the image column is relative to; None guesses it, see
+            `retina.data.image_files.guess_folder`.
         class_file: lines `class name,id`, keras-retinanet's mapping: labels follow the ids, which are the category ids.
         classes: the class names in label order. Without either, labels follow the sorted names of the file; without a
             mapping category ids are 1..K in the order of the sorted names.
@@ -62,7 +63,7 @@ def csv_records(
             folder or a class that is not known; or a file is missing.
     """
     table = _read(annotations)
-    folder = annotations.parent if images is None else images
+    folder, looked = guess_folder(annotations, table.columns["image"]) if images is None else (images, ())
     named = within(folder, table.columns["image"])
     ids = tuple(dict.fromkeys(named))
     row_of = {name: row for row, name in enumerate(ids)}
@@ -70,12 +71,13 @@ def csv_records(
     filled = _filled(table)
     first = np.zeros(len(ids), np.int64)
     first[image[::-1]] = np.arange(len(image))[::-1]
-    paths = locate_images(
+    located = locate_images(
         str(annotations),
         folder,
         ids,
         lambda row: f"line {table.lines[first[row]]}",
         "image",
+        looked=looked,
         keep_missing=keep_unreadable,
     )
     boxed = table.only(filled)
@@ -92,7 +94,7 @@ def csv_records(
     areas = _optional(boxed, "area")
     _refuse_first(boxed, ~(np.isnan(areas) | (areas >= 0)), "area must not be negative")
     boxes = _numbers(boxed, _BOX)
-    sizes = _sizes(table, image, paths, NO_SIZE_PIXELS if keep_unreadable else None)
+    sizes = _sizes(table, image, located.paths, NO_SIZE_PIXELS if keep_unreadable else None)
     xywh = to_xywh(boxes)
     objects = RawObjects(owners, boxes, xywh, boxes, xywh[:, 2:], labels, crowd, flagged, areas)
     raw, rows, notes = handle_difficult(str(annotations), objects, difficult)
@@ -100,7 +102,8 @@ def csv_records(
     def describe(row: int) -> str:
         return f"line {boxed.lines[rows[row]]} (image {ids[raw.image[row]]})"
 
-    return Records(str(annotations), by_name, ids, tuple(paths), sizes, raw, describe, notes)
+    notes = located.notes + notes
+    return Records(str(annotations), by_name, ids, tuple(located.paths), sizes, raw, describe, notes)
 
 
 class _Table(NamedTuple):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import mmap
+import os
 import re
 from itertools import islice
 from pathlib import Path
@@ -9,10 +12,11 @@ from typing import Literal, NamedTuple
 
 from retina import config
 from retina.config.reading import read_yaml
-from retina.data.formats.coco import read_tree
+from retina.data.detections import short
 from retina.data.formats.tfds import split_names
 from retina.data.formats.voc import split_names as voc_lists
 from retina.data.formats.yolo import splits_of_yaml
+from retina.data.image_files import guess_folder, readings
 from retina.errors import RetinaError
 from retina.files import exists
 
@@ -29,6 +33,7 @@ _YAML = (".yaml", ".yml")
 # Beside COCO's boxes lie files without any.
 _NO_BOXES = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")
 _LOOKED_AT = 100
+_FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 
 class Layout(NamedTuple):
@@ -128,22 +133,26 @@ def _coco_split(file: Path) -> str:
 
 
 def _of_coco(file: Path, images: Path | None) -> config.CocoSource:
-    """A COCO file with its folder of images: the one given; `../val2017` of `annotations/instances_val2017.json`, as in
-    COCO's own layout; `images`; or where the files that it names lie beside it."""
-    home = file.parent.parent if file.parent.name == "annotations" else file.parent
-    name = _coco_split(file)
-    places = (home / name, home / "images" / name, home / "images", file.parent / "images")
-    folder = images or next((place for place in places if place.is_dir()), None) or _folder_of_images(file, home)
+    """A COCO file with its folder of images, the one given or the one that is guessed from the names in the file."""
+    names = [] if images is not None else _file_names(file)
+    folder, looked = (images, ()) if images is not None else guess_folder(file, names)
+    if names and not any(
+        os.path.isfile(folder / path) for name in names for path in readings(name, folder, file.parent)
+    ):
+        places = ", ".join(map(str, looked))
+        raise RetinaError(
+            f"{file}: its images are not in {places} (sought: {short(names[0])}); say where they are with --images"
+        )
     return config.CocoSource(annotations=file, images=folder)
 
 
-def _folder_of_images(file: Path, home: Path) -> Path:
+def _file_names(file: Path) -> list[str]:
+    """The first names of images in a COCO file, without parsing all of it; what is wrong with it, its reader tells."""
+    names = []
     try:
-        named = [entry["file_name"] for entry in islice(read_tree(file)["images"], _LOOKED_AT)]
-        for folder in (file.parent, home):
-            if any((folder / name).is_file() for name in named):
-                return folder
-    except (RetinaError, KeyError, TypeError, ValueError):
-        return file.parent  # no COCO file, which its reader tells better
-    looked = home / _coco_split(file)
-    raise RetinaError(f"{file}: its images are not in {looked}; say where they are with --images")
+        with open(file, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            for match in islice(_FILE_NAME.finditer(content), _LOOKED_AT):
+                names.append(json.loads(match[1]))
+    except (OSError, ValueError):  # ValueError: an empty file, or no JSON
+        return []
+    return names

@@ -27,7 +27,7 @@ from retina.data.convert.part import Part
 from retina.data.dataset import DetectionDataset, RawObjects, Records, UnusedLabels, first_repeated, suggest
 from retina.data.detections import short
 from retina.data.formats import text
-from retina.data.image_files import NO_SIZE_FRACTIONS, image_sizes, place_image, placed
+from retina.data.image_files import NO_SIZE_FRACTIONS, guess_folder, image_sizes, place_image, placed, readings
 from retina.errors import RetinaError
 from retina.files import IMAGE_SUFFIXES, write_text
 
@@ -278,7 +278,11 @@ def listing_of_yaml(file: Path, split: str) -> Listing:
     images: list[str] = []
     others: Counter[str] = Counter()
     for place in places:
-        images += _of_folder(place, others) if place.is_dir() else _of_text(place, root)
+        if place.is_dir():
+            images += _of_folder(place, others)
+        else:
+            of_list, said = _of_text(place, root)
+            images, notes = images + of_list, notes + said
     base = places[0] if len(places) == 1 and places[0].is_dir() else root
     folders = {folder: _labels_folder(root, folder) for folder in {os.path.dirname(image) for image in images}}
     listed = any(not place.is_dir() for place in places)
@@ -477,6 +481,8 @@ def _inside(file: Path, root: Path, split: str, entry: Any) -> Path:
     """The folder or file that a split names, which must exist inside the root."""
     if not isinstance(entry, str):
         raise RetinaError(f"{file}: {split}: expected a folder, a text file or a list of these, got {short(entry)}")
+    if "\\" in entry and not os.path.exists(root / entry):
+        entry = entry.replace("\\", "/")
     place = _joined(root, entry)
     if place is None and entry.startswith("../"):
         place = _joined(root, entry[3:])
@@ -538,16 +544,24 @@ def _left_out(name: str, others: Counter[str]) -> tuple[str, ...]:
     return (f"{name}: {sum(others.values())} files are no images of a known kind and are left out: {what}",)
 
 
-def _of_text(file: Path, root: Path) -> list[str]:
-    """The images that a text file lists, in its order."""
+def _of_text(file: Path, root: Path) -> tuple[list[str], tuple[str, ...]]:
+    """The images that a text file lists, in its order, and a note on those whose path was read otherwise than it stands
+    there, from the file's own folder."""
     images: list[str] = []
+    others: list[str] = []
     top = os.path.abspath(root)
-    home = os.path.abspath(file.parent)
-    for number, line in enumerate(text.lines_of(text.read_text(file)), start=1):
-        entry = line.strip()
-        if not entry:
-            continue
-        whole = os.path.normpath(os.path.join(home, entry))
+    lines = [(number, line.strip()) for number, line in enumerate(text.lines_of(text.read_text(file)), start=1)]
+    entries = [(number, entry) for number, entry in lines if entry]
+    guessed: Path | None = None
+    for number, entry in entries:
+        whole = os.path.normpath(os.path.join(os.path.abspath(file.parent), entry))
+        if not os.path.isfile(whole):
+            guessed = guessed or guess_folder(file, [entry for _, entry in entries])[0]
+            paths = (folder / path for folder in (root, guessed) for path in readings(entry, folder, file.parent))
+            other = next(filter(os.path.isfile, paths), None)
+            if other is not None:
+                whole = os.path.abspath(other)
+                others.append(f"{entry} as {whole}")
         if not whole.startswith(top.rstrip(os.sep) + os.sep):
             raise RetinaError(
                 f"{file}: line {number}: {short(entry)} leaves the data set's root {root}; move it inside"
@@ -557,7 +571,9 @@ def _of_text(file: Path, root: Path) -> list[str]:
                 f"{file}: line {number}: expected an image ending in {', '.join(IMAGE_SUFFIXES)}, got {short(entry)}"
             )
         images.append(os.path.join(str(root), whole[len(top.rstrip(os.sep)) + 1 :]))
-    return images
+    if not others:
+        return images, ()
+    return images, (f"{file}: {len(others)} image names are read otherwise, such as {others[0]}",)
 
 
 def _labels_folder(root: Path, folder: str) -> str:
