@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +22,12 @@ _SHOWN = 8
 
 
 def new_names(
-    where: str, settings: config.Relabel | None, names: Sequence[str], *, partial: bool = False
+    where: str,
+    settings: config.Relabel | None,
+    names: Sequence[str],
+    *,
+    partial: bool = False,
+    elsewhere: Collection[str] = (),
 ) -> dict[str, str | None]:
     """Return the new name of each class, None where it is left out.
 
@@ -30,6 +35,7 @@ def new_names(
         where: the file of the names, for messages.
         names: the class names of the file.
         partial: the file need not have every class that the settings name.
+        elsewhere: the class names of the other splits, which the settings may name as well.
 
     Raises:
         RetinaError: a setting names a class that is not there, or none is left.
@@ -37,10 +43,9 @@ def new_names(
     if settings is None:
         return {name: name for name in names}
     renamed = {name: settings.rename.get(name, name) for name in names}
-    if not partial:
-        _check_known(where, "rename", settings.rename, names)
-        for key, listed in (("keep", settings.keep), ("drop", settings.drop)):
-            _check_known(where, key, listed or (), list(dict.fromkeys(renamed.values())))
+    for key, unknown, known in () if partial else unknown_names(settings, (*names, *elsewhere)):
+        hint = suggest(unknown, known)
+        raise RetinaError(f"{where}: data.relabel.{key}: unknown class '{unknown}'; {hint}")
     wanted = set(renamed.values()) if settings.keep is None else set(settings.keep)
     wanted -= set(settings.drop or ())
     new_names = {name: new if new in wanted else None for name, new in renamed.items()}
@@ -49,13 +54,26 @@ def new_names(
     return new_names
 
 
-def relabel(dataset: DetectionDataset, settings: config.Relabel, *, partial: bool = False) -> DetectionDataset:
+def unknown_names(settings: config.Relabel, names: Sequence[str]) -> Iterator[tuple[str, str, list[str]]]:
+    """Yield each setting that names a class that is not among `names`, that class, and those that it may name."""
+    renamed = list(dict.fromkeys(settings.rename.get(name, name) for name in names))
+    for key, listed, known in (
+        ("rename", settings.rename, list(names)),
+        ("keep", settings.keep or (), renamed),
+        ("drop", settings.drop or (), renamed),
+    ):
+        yield from ((key, name, known) for name in listed if name not in known)
+
+
+def relabel(
+    dataset: DetectionDataset, settings: config.Relabel, *, partial: bool = False, elsewhere: Collection[str] = ()
+) -> DetectionDataset:
     """Return the table with its classes renamed, merged and left out; every image stays. Notes tell the counts.
 
     Raises:
         RetinaError: as `new_names`.
     """
-    named = new_names(dataset.name, settings, dataset.class_names, partial=partial)
+    named = new_names(dataset.name, settings, dataset.class_names, partial=partial, elsewhere=elsewhere)
     classes: dict[str, int] = {}
     for old, category in zip(dataset.class_names, dataset.category_ids, strict=True):
         new = named[old]
@@ -157,12 +175,6 @@ def random_order(image_ids: Sequence[int | str], seed: int) -> np.ndarray:
     """
     keys = b"".join(hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest() for name in image_ids)
     return np.argsort(np.frombuffer(keys, ">u8"), kind="stable")
-
-
-def _check_known(where: str, key: str, listed: Mapping[str, str] | Sequence[str], names: Sequence[str]) -> None:
-    for name in listed:
-        if name not in names:
-            raise RetinaError(f"{where}: data.relabel.{key}: unknown class '{name}'; {suggest(name, list(names))}")
 
 
 def _relabel_notes(dataset: DetectionDataset, named: Mapping[str, str | None]) -> tuple[str, ...]:

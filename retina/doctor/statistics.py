@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from retina.data.dataset import DetectionDataset
+from retina.config.reading import override_line
+from retina.data.dataset import DetectionDataset, class_list_advice
 from retina.data.stored import FileSlice, TableImage
 from retina.doctor.findings import Finding, count, listed, some
 
@@ -145,7 +146,7 @@ def split_findings(splits: Mapping[str, DetectionDataset]) -> Iterator[Finding]:
                     "class-never-trained",
                     f"{count(len(unknown), 'class')} with boxes here, but none in train: {some(unknown)}",
                     "a detector can't learn them and they count as 0 in AP: add training images, or leave the "
-                    "classes out",
+                    f"classes out: {override_line('data.relabel.drop', unknown)}",
                     name,
                     listed(unknown),
                 )
@@ -215,7 +216,8 @@ def _classes(dataset: DetectionDataset, stats: Statistics, split: str, training:
             "warning",
             "background-class",
             f"'{background[0]}' is a class of the data; RetinaNet needs no class for background",
-            "leave it out of the annotations: its boxes would be learned as objects",
+            "leave it out, for its boxes would be learned as objects: "
+            f"{override_line('data.relabel.drop', background)}",
             split,
         )
     missing = [name for name, boxes in stats.classes.items() if not boxes]
@@ -224,7 +226,9 @@ def _classes(dataset: DetectionDataset, stats: Statistics, split: str, training:
             "warning" if training else "note",
             "class-without-boxes",
             f"{len(missing)} of {count(len(stats.classes), 'class')} have no box: {some(missing)}",
-            "leave them out, or add images" if training else "their AP is undefined and left out of the mean",
+            f"add images, or leave them out: {override_line('data.relabel.drop', missing)}"
+            if training
+            else "their AP is undefined and left out of the mean",
             split,
             listed(missing),
         )
@@ -277,7 +281,7 @@ def _class_lists(first: DetectionDataset, second: DetectionDataset, names: tuple
         "error",
         "class-lists-differ",
         f"{names[0]} and {names[1]} have " + ("; ".join(parts) if parts else "the same classes in another order"),
-        "a label must mean the same everywhere: list the classes in data.classes, or correct the files",
+        f"a label must mean the same everywhere: correct the files, or {class_list_advice(first, second)}",
         examples=listed([*only[0], *only[1]]),
     )
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from retina import config
 from retina.data.convert.part import Part
-from retina.data.dataset import DetectionDataset, RawObjects, Records, first_repeated
+from retina.data.dataset import DetectionDataset, RawObjects, Records, distinct_names, first_repeated, merging_advice
 from retina.data.detections import LARGEST, DetectionTable, Pixels, beyond, is_name, is_number, short, to_continuous
 from retina.data.ground_truth import (
     FileTruth,
@@ -44,7 +44,7 @@ _WHOLE = re.compile(r"-?[0-9]{1,30}")
 _TYPES = {int: "a whole number", str: "a text", list: "a list", float: "a number"}
 
 
-def coco_records(annotations: Path, images: Path, *, keep_missing: bool = False) -> Records:
+def coco_records(annotations: Path, images: Path, *, keep_missing: bool = False, relabelled: bool = False) -> Records:
     """Read one COCO annotation file; the images themselves are not opened.
 
     Labels follow the categories by id (gaps are fine). Images without annotations stay, and so do crowds. A box is
@@ -52,6 +52,7 @@ def coco_records(annotations: Path, images: Path, *, keep_missing: bool = False)
 
     Args:
         keep_missing: an image whose file is missing stays, to be left out by who decodes it.
+        relabelled: whether `data.relabel` follows, which may tell classes apart that share a name: they get their ids.
 
     Raises:
         RetinaError: a file or folder is missing, the JSON is malformed, an entry lacks a key, holds a wrong type or
@@ -59,7 +60,7 @@ def coco_records(annotations: Path, images: Path, *, keep_missing: bool = False)
     """
     file = _read_file(annotations, "check data.root and annotations")
     name = file.name
-    classes = _classes(file)
+    classes = _classes(file, relabelled)
     image_ids = _column(name, "images", file.images, "id", (int, str))
     _refuse_repeated(name, "images", "id", image_ids)
     files = _column(name, "images", file.images, "file_name", (str,))
@@ -208,24 +209,25 @@ def _refuse(name: str, table: str, key: str, values: Sequence[Any], wrong: Seque
         raise RetinaError(f"{name}: {table}[{index}]: '{key}' must be {expected}, got {short(value)}{large}")
 
 
-def _refuse_repeated(name: str, table: str, key: str, values: list[Any]) -> None:
+def _refuse_repeated(name: str, table: str, key: str, values: list[Any], advice: str = "each must be distinct") -> None:
     again = first_repeated(values)
     if again is not None:
         index, value = again
         raise RetinaError(
-            f"{name}: {table}[{index}]: {key} {value!r} is already that of {table}[{values.index(value)}]; "
-            "each must be distinct"
+            f"{name}: {table}[{index}]: {key} {value!r} is already that of {table}[{values.index(value)}]; {advice}"
         )
 
 
-def _classes(file: _File) -> dict[str, int]:
-    """`{name: id}` in the order of the ids."""
+def _classes(file: _File, relabelled: bool) -> dict[str, int]:
+    """`{name: id}` in the order of the ids; with `relabelled` names that ids share get the id."""
     ids = _column(file.name, "categories", file.categories, "id", (int,))
     names = _column(file.name, "categories", file.categories, "name", (str,))
     wrong = [not is_name(name) for name in names]
     _refuse(file.name, "categories", "name", names, wrong, "a text of whole characters")
     _refuse_repeated(file.name, "categories", "id", ids)
-    _refuse_repeated(file.name, "categories", "name", names)
+    if not relabelled:
+        _refuse_repeated(file.name, "categories", "name", names, merging_advice(names, ids))
+    names = distinct_names(names, ids)
     return {names[i]: ids[i] for i in sorted(range(len(ids)), key=ids.__getitem__)}
 
 
@@ -248,18 +250,7 @@ def _distinct_names(file: _File) -> dict[Id, str]:
         ids = sorted(by_id, key=lambda identifier: identifier)
     except TypeError:  # Numbers and texts mixed: the file's order.
         ids = list(by_id)
-    counts = Counter(by_id.values())
-    taken = {name for name, count in counts.items() if count == 1}
-    names: dict[Id, str] = {}
-    for identifier in ids:
-        name = by_id[identifier]
-        if counts[name] > 1:
-            name = f"{name} ({identifier})"
-            while name in taken:
-                name = f"{name} ({identifier})"
-        taken.add(name)
-        names[identifier] = name
-    return names
+    return dict(zip(ids, distinct_names([by_id[identifier] for identifier in ids], ids), strict=True))
 
 
 def _id(name: str, table: str, index: int, entry: dict[str, Any]) -> Id:

@@ -103,7 +103,17 @@ def csv_records(
         return f"line {boxed.lines[rows[row]]} (image {ids[raw.image[row]]})"
 
     notes = located.notes + notes
-    return Records(str(annotations), by_name, ids, tuple(located.paths), sizes, raw, describe, notes)
+    return Records(
+        str(annotations),
+        by_name,
+        ids,
+        tuple(located.paths),
+        sizes,
+        raw,
+        describe,
+        notes,
+        open_classes=class_file is None,
+    )
 
 
 class _Table(NamedTuple):

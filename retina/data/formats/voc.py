@@ -114,6 +114,7 @@ def voc_records(
         raw,
         lambda row: f"{annotations[raw.image[row]].file.name} object {number[row]}",
         notes,
+        open_classes=True,
     )
 
 

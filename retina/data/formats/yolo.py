@@ -24,7 +24,16 @@ import yaml
 from retina import config
 from retina.config.reading import read_yaml
 from retina.data.convert.part import Part
-from retina.data.dataset import DetectionDataset, RawObjects, Records, UnusedLabels, first_repeated, suggest
+from retina.data.dataset import (
+    DetectionDataset,
+    RawObjects,
+    Records,
+    UnusedLabels,
+    distinct_names,
+    first_repeated,
+    merging_advice,
+    suggest,
+)
 from retina.data.detections import short
 from retina.data.formats import text
 from retina.data.image_files import NO_SIZE_FRACTIONS, guess_folder, image_sizes, place_image, placed, readings
@@ -54,6 +63,7 @@ def yolo_records(
     names: Path | None = None,
     classes: tuple[str, ...] | None = None,
     keep_unreadable: bool = False,
+    relabelled: bool = False,
 ) -> Records:
     """Read one split of a data.yaml, or a folder of images and its labels, every box as it stands in the files.
 
@@ -68,13 +78,15 @@ def yolo_records(
             count.
         keep_unreadable: an image that is missing or has no readable header counts as one of 1 pixel, to be left out by
             who decodes it.
+        relabelled: whether `data.relabel` follows, which may tell classes apart that share a name: they get their
+            indices.
 
     Raises:
         RetinaError: a file or folder is missing or malformed (with file and line), a listed path leaves the data set's
             root, a class index has no name, or an image can't be read.
     """
     if data is not None:
-        listing = listing_of_yaml(data, split or "train")
+        listing = listing_of_yaml(data, split or "train", relabelled=relabelled)
     else:
         assert images is not None, "the configuration asks for one of the two"
         listing = listing_of_folder(images, labels, names, classes)
@@ -251,7 +263,7 @@ class Listing(NamedTuple):
     unused: UnusedLabels | None
 
 
-def listing_of_yaml(file: Path, split: str) -> Listing:
+def listing_of_yaml(file: Path, split: str, *, relabelled: bool = False) -> Listing:
     """The images of a split of an Ultralytics data.yaml.
 
     The root is its `path` (relative: to the file's own folder), or the file's folder where `path` is missing or leads
@@ -269,7 +281,7 @@ def listing_of_yaml(file: Path, split: str) -> Listing:
         raise RetinaError(
             f"{file}: expected an Ultralytics data.yaml with names and splits, got a {type(tree).__name__}"
         )
-    names = _class_names(file, tree)
+    names = _class_names(file, tree, relabelled)
     root, notes = _root(file, tree.get("path"))
     given = _split(file, tree, split)
     entries = given if isinstance(given, list) else [given]
@@ -425,7 +437,7 @@ def _labels_elsewhere(root: Path, stems: Sequence[str], claimed: set[str]) -> li
     return sorted(unused)
 
 
-def _class_names(file: Path, tree: dict[Any, Any]) -> tuple[str, ...]:
+def _class_names(file: Path, tree: dict[Any, Any], relabelled: bool) -> tuple[str, ...]:
     names, count = tree.get("names"), tree.get("nc")
     if count is not None and (type(count) is not int or count < 1):
         raise RetinaError(f"{file}: nc: expected the number of classes, got {short(count)}")
@@ -446,9 +458,10 @@ def _class_names(file: Path, tree: dict[Any, Any]) -> tuple[str, ...]:
         raise RetinaError(f"{file}: nc is {count}, but there are {len(names)} names; correct one of them")
     listed = tuple(map(str, names))
     again = first_repeated(listed)
-    if again is not None:
-        raise RetinaError(f"{file}: names: '{again[1]}' is given twice; each must be distinct")
-    return listed
+    if again is not None and not relabelled:
+        advice = merging_advice(listed, range(len(listed)))
+        raise RetinaError(f"{file}: names: '{again[1]}' is given twice; {advice}")
+    return tuple(distinct_names(listed, range(len(listed))))
 
 
 def _root(file: Path, path: Any) -> tuple[Path, tuple[str, ...]]:
