@@ -128,8 +128,10 @@ def test_yolo_layout(tmp_path):
     file = write_coco(tmp_path / "src")
     done = convert(file, tmp_path / "dst", "yolo", images=tmp_path / "src/photos", splits=["val"])
     assert done.problems == ()
-    assert "YOLO: Ultralytics also asks for the split train in data.yaml" in done.notes
+    said = "YOLO: Ultralytics also asks for the split train in data.yaml: written as null, without images"
+    assert said in done.notes
     assert yaml.safe_load((tmp_path / "dst/data.yaml").read_text()) == {
+        "train": None,
         "val": "images/val",
         "names": {0: "a", 1: "b & <c>"},
     }

@@ -6,6 +6,7 @@ import json
 import mmap
 import os
 import re
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -15,7 +16,7 @@ from retina.config.reading import read_yaml
 from retina.data.detections import short
 from retina.data.formats.tfds import split_names
 from retina.data.formats.voc import split_names as voc_lists
-from retina.data.formats.yolo import splits_of_yaml
+from retina.data.formats.yolo import SPLITS, leads_to_images, splits_of_yaml
 from retina.data.image_files import guess_folder, readings
 from retina.errors import RetinaError
 from retina.files import exists
@@ -123,9 +124,21 @@ def _of_tfds(name: str | None, data_dir: Path) -> dict[str, config.Source]:
 
 def _of_yolo_yaml(file: Path, tree: object) -> dict[str, config.Source]:
     there = splits_of_yaml(tree) if isinstance(tree, dict) else []
+    # Tools write a test split that was never made. Who asks for it learns that its folder is not there.
+    if isinstance(tree, dict) and len(there) > 1 and not leads_to_images(file, tree, "test"):
+        there = [split for split in there if split != "test"]
     if not there:
         raise RetinaError(f"{file}: expected at least one of train, val and test in this data.yaml, got none")
     return {split: config.YoloSource(data=file, split=split) for split in there}
+
+
+def with_asked_splits(sections: dict[str, config.Source], names: Sequence[str]) -> dict[str, config.Source]:
+    """Return the splits of a data.yaml, and those that are asked for though nothing is there: their reader says so."""
+    first = next(iter(sections.values()))
+    if not isinstance(first, config.YoloSource) or first.data is None:
+        return sections
+    asked = {name: config.YoloSource(data=first.data, split=name) for name in names if name in SPLITS}
+    return {**asked, **sections}
 
 
 def _coco_split(file: Path) -> str:

@@ -490,6 +490,18 @@ def splits_of_yaml(tree: dict[Any, Any]) -> list[str]:
     return [key for key in SPLITS if any(tree.get(spelled) for spelled in _SPELLINGS.get(key, (key,)))]
 
 
+def leads_to_images(file: Path, tree: dict[Any, Any], split: str) -> bool:
+    """Return whether a split of a data.yaml is there, in its key and on the disk."""
+    try:
+        root, _ = _root(file, tree.get("path"))
+        given = _split(file, tree, split)
+        for entry in given if isinstance(given, list) else [given]:
+            _inside(file, root, split, entry)
+    except RetinaError:
+        return False
+    return True
+
+
 def _inside(file: Path, root: Path, split: str, entry: Any) -> Path:
     """The folder or file that a split names, which must exist inside the root."""
     if not isinstance(entry, str):
@@ -640,7 +652,8 @@ def check(parts: Sequence[Part]) -> tuple[str, ...]:
     notes = []
     lacking = {"train", "val"} - {part.split for part in parts}
     if lacking:
-        notes.append(f"YOLO: Ultralytics also asks for the split {' and '.join(sorted(lacking))} in data.yaml")
+        which = " and ".join(sorted(lacking))
+        notes.append(f"YOLO: Ultralytics also asks for the split {which} in data.yaml: written as null, without images")
     first = parts[0].table
     if first.category_ids != tuple(range(len(first.class_names))) or any(
         isinstance(identifier, int) for part in parts for identifier in part.table.image_ids
@@ -678,9 +691,17 @@ def write(part: Part, folder: Path, *, link: bool, tick: Callable[[], None]) -> 
 
 def finish(parts: Sequence[Part], folder: Path) -> None:
     """Write `data.yaml`."""
-    tree = {part.split: f"images/{part.split}" for part in parts}
-    names = dict(enumerate(parts[0].table.class_names))
-    write_text(folder / "data.yaml", yaml.safe_dump({**tree, "names": names}, sort_keys=False, allow_unicode=True))
+    written = {part.split for part in parts}
+    # Ultralytics refuses a file without the keys train and val, and takes them without a value.
+    lines = [f"{split}: {f'images/{split}' if split in written else 'null'}" for split in SPLITS[:2]]
+    lines += [f"{split}: images/{split}" for split in SPLITS[2:] if split in written]
+    # Quoted all of them: readers differ in what they take for a number, a date or a boolean.
+    names = (
+        yaml.dump(name, default_style='"', allow_unicode=True, width=float("inf")).strip()
+        for name in parts[0].table.class_names
+    )
+    lines += ["names:", *(f"  {index}: {name}" for index, name in enumerate(names))]
+    write_text(folder / "data.yaml", "".join(f"{line}\n" for line in lines))
 
 
 def source(folder: Path, split: str, names: Sequence[str]) -> config.YoloSource:
