@@ -2,9 +2,12 @@
 
 With a header, in any order of the columns: `image,x1,y1,x2,y2,label`, and optionally `width,height` (of the image),
 `crowd,difficult` (0 or 1) and `area` (pixels²). Without one: the six columns of keras-retinanet,
-`path,x1,y1,x2,y2,class_name`. Boxes are absolute pixels, continuous, x2 and y2 excluded. A row whose box and label are
-empty stands for an image without objects; the rows of an image need not be neighbours. Sizes that the file does not
-give are read from the images' headers.
+`path,x1,y1,x2,y2,class_name`. TensorFlow's object detection has `filename,width,height,class,xmin,ymin,xmax,ymax` with
+the same meaning: it divides the corners by the sides as they are.
+
+Boxes are absolute pixels, continuous, x2 and y2 excluded. A row whose box and label are empty stands for an image
+without objects; the rows of an image need not be neighbours. Sizes that the file does not give are read from the
+images' headers.
 """
 
 from __future__ import annotations
@@ -32,6 +35,14 @@ from retina.errors import RetinaError
 _BOX = ("x1", "y1", "x2", "y2")
 _NEEDED = ("image", *_BOX, "label")
 _OPTIONAL = ("width", "height", "crowd", "difficult", "area")
+_TENSORFLOW = {
+    "filename": "image",
+    "class": "label",
+    "xmin": "x1",
+    "ymin": "y1",
+    "xmax": "x2",
+    "ymax": "y2",
+}
 _LARGEST_SIDE = 2**31
 
 
@@ -138,6 +149,8 @@ def _read(file: Path) -> _Table:
     if not rows:
         raise RetinaError(f"{file}: it is empty; expected rows {','.join(_NEEDED)}")
     header = [word.lower() for word in rows[0]]
+    if "filename" in header and "class" in header:
+        header = [_TENSORFLOW.get(word, word) for word in header]
     # A single word may be a file or a class of this name.
     if len({*header} & {*_NEEDED, *_OPTIONAL}) > 1 and "image" in header:
         _check_header(file, header)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree.ElementTree import Element, ParseError, SubElement, indent, tostring
@@ -554,8 +554,14 @@ def source(folder: Path, split: str, names: Sequence[str]) -> config.VocSource:
 
 
 def tolerance(table: DetectionDataset) -> np.ndarray:
-    """[M] by how many pixels a corner may differ when it is read again: 10 digits are written."""
-    return 1e-6 + 1e-9 * np.abs(table.boxes).max(axis=1, initial=0)
+    """[M] by how many pixels a corner may differ when it is read again: the digits of a float32 are written."""
+    return 1e-6 + 2.0**-23 * np.abs(table.boxes).max(axis=1, initial=0)
+
+
+def written_texts(part: Part, folder: Path) -> Iterator[tuple[Path, str]]:
+    """Yield each annotation that was written, and its text."""
+    for row, stem in enumerate(part.stems):
+        yield folder / "Annotations" / f"{stem}.xml", annotation(part, row)
 
 
 def annotation(part: Part, row: int) -> str:
@@ -577,7 +583,8 @@ def annotation(part: Part, row: int) -> str:
         _add(element, "difficult", str(int(difficult)))
         corners = SubElement(element, "bndbox")
         for key, value in zip(("xmin", "ymin", "xmax", "ymax"), box + np.array([1, 1, 0, 0]), strict=True):
-            _add(corners, key, f"{value:.10g}")
+            # The digits that tell a float32 from its neighbours, and none beyond.
+            _add(corners, key, np.format_float_positional(np.float32(value), trim="-"))
     indent(root)
     return tostring(root, encoding="unicode") + "\n"
 

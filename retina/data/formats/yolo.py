@@ -685,8 +685,14 @@ def write(part: Part, folder: Path, *, link: bool, tick: Callable[[], None]) -> 
         label_file = labels / f"{stem}.txt"
         if not label_file.exists():
             with placed(label_file) as temporary:
-                temporary.write_text("".join(f"{line}\n" for line in _written_lines(part.table, row)), encoding="utf-8")
+                temporary.write_text(_written_text(part.table, row), encoding="utf-8")
         tick()
+
+
+def written_texts(part: Part, folder: Path) -> Iterator[tuple[Path, str]]:
+    """Yield each label file that was written, and its text."""
+    for row, stem in enumerate(part.stems):
+        yield folder / "labels" / part.split / f"{stem}.txt", _written_text(part.table, row)
 
 
 def finish(parts: Sequence[Part], folder: Path) -> None:
@@ -713,6 +719,10 @@ def tolerance(table: DetectionDataset) -> np.ndarray:
     """[M] by how many pixels a corner may differ when it is read again: 10 digits of a fraction are written."""
     sides = np.repeat(table.sizes.max(axis=1, initial=0), np.diff(table.offsets))
     return 1e-6 + 1e-9 * sides
+
+
+def _written_text(table: DetectionDataset, row: int) -> str:
+    return "".join(f"{line}\n" for line in _written_lines(table, row))
 
 
 def _written_lines(table: DetectionDataset, row: int) -> list[str]:

@@ -18,9 +18,9 @@ from tests.data.formats.tables import read_yolo
 
 NAMES = (
     "1", "007", "1e3", "1E5", "1_000", "0x1F", "0o17", "1:30", "3.0", ".inf", ".nan", "2026-11-29",
-    "2001-12-14 21:59:43", "yes", "no", "on", "off", "y", "N", "true", "False", "null", "~", "Null", "=", "<<", "- a", "a: b", "a #b", "'q'",
-    '"q"', "[x]", "{x}", "!tag", "&a", "*a", "%x", "@x", "`x`", "|", ">", "é日本", "back\\slash", "a" * 200,
-    "two  blanks", "🙂",
+    "2001-12-14 21:59:43", "yes", "no", "on", "off", "y", "N", "true", "False", "null", "~", "Null", "=", "<<", "- a",
+    "a: b", "a #b", "'q'", "\"q\"", "[x]", "{x}", "!tag", "&a", "*a", "%x", "@x", "`x`", "|", ">", "é日本",
+    "back\\slash", "a" * 200, "two  blanks", "🙂",
 )  # fmt: skip
 SIDE = 40
 
