@@ -456,12 +456,22 @@ def _class_names(file: Path, tree: dict[Any, Any], relabelled: bool) -> tuple[st
             )
     if count is not None and count != len(names):
         raise RetinaError(f"{file}: nc is {count}, but there are {len(names)} names; correct one of them")
-    listed = tuple(map(str, names))
+    written = _as_written(file, tree["names"]) if int in map(type, names) else names
+    listed = tuple(name if type(name) is str else text for name, text in zip(names, written, strict=True))
     again = first_repeated(listed)
     if again is not None and not relabelled:
         advice = merging_advice(listed, range(len(listed)))
         raise RetinaError(f"{file}: names: '{again[1]}' is given twice; {advice}")
     return tuple(distinct_names(listed, range(len(listed))))
+
+
+def _as_written(file: Path, given: dict[int, Any] | list[Any]) -> list[str]:
+    """The names of a data.yaml as they stand there: YAML reads 007 as 7, and 1_000 as 1000."""
+    names = yaml.load(file.read_text(encoding="utf-8"), yaml.BaseLoader)["names"]  # noqa: S506 - it makes texts alone
+    if not isinstance(given, dict):
+        return names
+    by_index = dict(zip(given, names.values(), strict=True))
+    return [by_index[index] for index in range(len(given))]
 
 
 def _root(file: Path, path: Any) -> tuple[Path, tuple[str, ...]]:

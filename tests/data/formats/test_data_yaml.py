@@ -68,6 +68,14 @@ def test_every_name_comes_back_whoever_reads(tmp_path, split):
     assert list(look(str(file)).splits) == [split]
 
 
+@pytest.mark.parametrize("names", ["[007, 1_000, 0x1F, a, '7']", "{3: a, 0: 007, 2: 0x1F, 1: 1_000, 4: '7'}"])
+def test_numbers_in_names_are_the_texts_that_stand_there(tmp_path, names):
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (SIDE, SIDE)).save(tmp_path / "images/0.png")
+    (tmp_path / "data.yaml").write_text(f"train: images\nnames: {names}\n")
+    assert read_yolo(tmp_path / "data.yaml", "train").class_names == ("007", "1_000", "0x1F", "a", "7")
+
+
 @pytest.mark.parametrize("test", ["", "test: gone/images\n", "test:\n", "test: ../test/images\n", "test: [a, b]\n"])
 def test_a_test_split_that_was_never_made(tmp_path, test):
     convert(source(tmp_path / "src", ("cat",)), tmp_path / "set", "yolo", splits=["data=train"])
