@@ -212,11 +212,20 @@ def _all_annotations(folder: Path) -> list[_Listed]:
 
 
 def _annotations(home: Path) -> dict[str, Path]:
-    """The annotations of a folder by their names, sorted; `._` begins the companions that macOS writes."""
-    folder = home / "Annotations"
-    entries = sorted(entry.name for entry in os.scandir(folder)) if folder.is_dir() else []
-    split = ((entry, *os.path.splitext(entry)) for entry in entries if not entry.startswith("._"))
-    return {stem: folder / entry for entry, stem, ending in split if ending.lower() == ".xml"}
+    """The annotations of a folder by their names, sorted; those in subfolders with these, as CVAT writes them."""
+    by_ending = _named_files(home / "Annotations")
+    return {stem: home / "Annotations" / file for stem, file in sorted(by_ending) if file.lower().endswith(".xml")}
+
+
+def _named_files(folder: Path) -> Iterator[tuple[str, str]]:
+    """Yield each file of a folder and its subfolders, by its path in it without ending and with it; but for the
+    companions that macOS writes."""
+    for parent, _, files in os.walk(folder):
+        inside = os.path.relpath(parent, folder)
+        for file in files:
+            if not file.startswith("._"):
+                path = file if inside == os.curdir else f"{inside}/{file}"
+                yield os.path.splitext(path)[0], path
 
 
 def _refuse_missing(name: str, listed: Sequence[_Listed], pictures: Mapping[Path, Mapping[str, list[str]]]) -> None:
@@ -236,24 +245,24 @@ def _picture(entry: _Listed, annotation: _Annotation, files: Sequence[str]) -> s
     Raises:
         RetinaError: several files have the name, and the annotation says none of them.
     """
-    if len(files) > 1 and annotation.image not in files:
+    chosen = [file for file in files if os.path.basename(file) == annotation.image]
+    if len(files) > 1 and not chosen:
         raise RetinaError(
             f"{entry.file}: image {entry.stem} may be any of {', '.join(files)} in {entry.home / 'JPEGImages'}; say "
             "which in its <filename>, or remove the others"
         )
     if len(files) > 1:
-        return annotation.image
+        return chosen[0]
     return files[0] if files else f"{entry.stem}.jpg"
 
 
 def _pictures(folder: Path) -> dict[str, list[str]]:
-    """The image files of a folder by their names without ending."""
+    """The image files of a folder and its subfolders by their names without ending."""
     if not folder.is_dir():
         raise RetinaError(f"{folder}: no such folder; a Pascal VOC folder holds Annotations, ImageSets and JPEGImages")
     by_stem: dict[str, list[str]] = {}
-    for file in sorted(entry.name for entry in os.scandir(folder) if entry.is_file()):
-        stem, ending = os.path.splitext(file)
-        if ending.lower() in IMAGE_SUFFIXES:
+    for stem, file in sorted(_named_files(folder)):
+        if file.lower().endswith(IMAGE_SUFFIXES) and os.path.isfile(folder / file):
             by_stem.setdefault(stem, []).append(file)
     return by_stem
 
@@ -323,11 +332,14 @@ def _stems(file: Path, annotations: Mapping[str, Path]) -> list[str]:
     flagged = all(_FLAGGED.fullmatch(line.strip()) for _, line in numbered)
     stems = []
     for number, line in numbered:
-        if "/" in line or "\\" in line or "\0" in line:
+        path = line.replace("\\", "/").removeprefix("./").removeprefix("JPEGImages/")
+        stem = _stem(f"{file}: line {number}", path, annotations, flagged)
+        if stem not in annotations and ("/" in stem or "\0" in stem):
             raise RetinaError(
-                f"{file}: line {number}: expected the name of an image without folder, got {line.strip()!r}"
+                f"{file}: line {number}: expected the name of an image without folder, or with that which it has in "
+                f"Annotations, got {short(line.strip())}"
             )
-        stems.append(_stem(f"{file}: line {number}", line, annotations, flagged))
+        stems.append(stem)
     return stems
 
 

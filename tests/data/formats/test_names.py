@@ -243,6 +243,27 @@ def test_a_line_of_a_voc_list(tmp_path, lines, images):
     assert list(read_ground_truth(tmp_path, splits=["train"]).stems) == images
 
 
+def test_names_with_folders_in_a_voc_list(tmp_path):
+    """As CVAT writes them, and others that name the image's file."""
+    devkit(tmp_path, {"a": xml(obj()), "b": xml(obj("dog"))}, {})
+    for folder, ending in (("Annotations", "xml"), ("JPEGImages", "jpg")):
+        (tmp_path / folder / "cam 1").mkdir()
+        (tmp_path / folder / f"b.{ending}").rename(tmp_path / folder / "cam 1" / f"b.{ending}")
+        (tmp_path / folder / f"a.{ending}").rename(tmp_path / folder / f"b.{ending}")
+    for lines in ("b\ncam 1/b", "b\ncam 1\\b", "./JPEGImages/b.jpg\nJPEGImages/cam 1/b.jpg", "b 1\ncam 1/b -1"):
+        (tmp_path / "ImageSets/Main/train.txt").write_text(lines)
+        data = config.Data.model_validate(
+            {"root": tmp_path, "train": {"format": "voc", "splits": ["train"]}, "validation": {"format": "digits"}}
+        )
+        table = load_split(data, "train")
+        assert table.image_ids == ("b", "cam 1/b") and table.labels.tolist() == [0, 1]
+        assert table.images == tuple(str(tmp_path / "JPEGImages" / name) for name in ("b.jpg", "cam 1/b.jpg"))
+    for line in ("../b", "/etc/b", "cam 2/b", "cam 1/../b", "..\\b"):
+        (tmp_path / "ImageSets/Main/train.txt").write_text(f"b\n{line}\n")
+        with pytest.raises(RetinaError, match="train.txt: line 2: expected the name of an image without folder"):
+            load_split(data, "train")
+
+
 def test_a_name_that_may_be_two_is_refused(tmp_path):
     devkit(tmp_path, {name: xml(obj()) for name in ("both", "both 1")}, {"train": "both 1\n"})
     with pytest.raises(RetinaError, match="train.txt: line 1: 'both 1' may be the image 'both 1' or the image 'both'"):
