@@ -9,10 +9,11 @@ from typing import Annotated, Literal
 import typer
 
 from retina import api
-from retina.commands.options import Json, ProtocolOption, Replicates, console
+from retina.commands.options import Json, ProtocolOption, Replicates
 from retina.drawing.evaluation_files import write_score
 from retina.errors import RetinaError
 from retina.evaluation.tables import print_score
+from retina.output import console
 
 
 def score(

@@ -243,8 +243,9 @@ class Data(Section):
     train: Source
     """Split to train on."""
 
-    validation: Source
-    """Split that evaluations during training measure, and that selects the best checkpoint."""
+    validation: Source | None
+    """Split that evaluations during training measure, and that selects the best checkpoint. It must be written down:
+    null, where there is none, trains without any evaluation, and the newest checkpoint counts as the best."""
 
     test: Source | None = None
     """Split for a last measurement (`retina evaluate --split test`); training never reads it."""

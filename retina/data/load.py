@@ -25,6 +25,7 @@ from retina.data.limits import refuse_too_large
 from retina.data.select import new_names, relabel, select_images, unknown_names, with_known_classes
 from retina.errors import RetinaError
 from retina.files import exists
+from retina.output import console
 
 Split = Literal["train", "validation", "test"]
 TruthFormat = Literal["auto", "coco", "voc", "config", "xywh", "xyxy", "yolo"]
@@ -217,10 +218,9 @@ def _refuse_unknown_sizes(table: DetectionDataset) -> None:
 @contextmanager
 def _checking(name: str, images: int) -> Iterator[Callable[[int], None]]:
     """A live line on standard error while images are checked, with how many a second; nothing unless a terminal."""
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True, highlight=False)
+    terminal = console(stderr=True)
     columns = (TextColumn("{task.completed}/{task.total}"), BarColumn(bar_width=24))
     rate = TextColumn("{task.fields[rate]}")
     with Progress(
@@ -228,8 +228,8 @@ def _checking(name: str, images: int) -> Iterator[Callable[[int], None]]:
         *columns,
         rate,
         TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
+        console=terminal,
+        disable=not terminal.is_terminal,
         transient=True,
     ) as progress:
         task = progress.add_task(name, total=images, rate="")

@@ -641,6 +641,19 @@ def test_voc_lists_overlap_so_one_is_chosen(tmp_path):
         convert(tmp_path, tmp_path / "dst", "coco", splits=["2007/trin"])
 
 
+def test_an_image_that_is_cut_short_is_named_and_copied_as_it_is(tmp_path):
+    """The copy equals its source, which is not what an image should be."""
+    file = write_coco(tmp_path / "src", names=["p0.jpg", "p1.jpg", "p2.jpg"])
+    photo = tmp_path / "src/photos/p1.jpg"
+    photo.write_bytes(photo.read_bytes()[:-800])
+    options = [str(file), str(tmp_path / "dst"), "--to", "coco", "--images", str(photo.parent)]
+    answer = CliRunner().invoke(app_of("convert"), options)
+    assert answer.exit_code == 0
+    assert "note: all: 1 images can't be decoded, copied as they are: p1.jpg: " in answer.stdout
+    assert "holds what its source holds, damaged images too." in answer.stdout
+    assert "holds what it should" not in answer.stdout
+
+
 def test_the_command(tmp_path):
     file = write_coco(tmp_path / "src")
     app = app_of("convert")

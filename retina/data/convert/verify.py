@@ -12,6 +12,7 @@ from PIL import Image
 
 from retina.data.convert.part import Part
 from retina.data.dataset import DetectionDataset
+from retina.data.images import each_image
 from retina.data.stored import StoredImage, TableImage, encoded
 from retina.errors import RetinaError
 
@@ -137,6 +138,21 @@ def _turned_fault(source: TableImage, copy: TableImage, orientation: int) -> str
             None if same else f"it differs from its turned source by {mean:.1f} levels in the mean, {most:.0f} at most"
         )
     return None if not apart.any() else f"{int((apart > 0).any(axis=2).sum())} pixels differ from its turned source"
+
+
+def undecodable(part: Part, tick: Callable[[int], None]) -> list[str]:
+    """Return the faults of the images that can't be decoded, by name; each is decoded once, in threads."""
+    faults = each_image(part.table, lambda image, _: _decoding_fault(image), tick)
+    return [f"{name}: {fault}" for name, fault in zip(part.names, faults, strict=True) if fault is not None]
+
+
+def _decoding_fault(image: TableImage) -> str | None:
+    try:
+        with Image.open(io.BytesIO(encoded(image))) as opened:
+            opened.load()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        return str(error)
+    return None
 
 
 def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
