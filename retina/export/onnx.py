@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -28,11 +28,29 @@ from retina.export.description import (
 from retina.files import written
 from retina.inference import Detections, Predictor
 
+Runtime = Literal["onnxruntime", "openvino"]
+
 _KEY = "retina"
 # Part of the format: exports that are there are cut into the same parts.
 _PREFIXES = ("before/", "network/", "behind/")
 _GEOMETRY = ("canvas", "size", "per_original")
 _OUTPUTS = ("boxes", "scores", "labels", "num_detections")
+_UINT8, _FLOAT, _INT32, _INT64 = 2, 1, 6, 7  # TensorProto.DataType
+# Of the tensors that an export is cut at, and of its inputs and outputs. OpenVINO wants to know ranks and channels.
+_TYPES: dict[str, tuple[int, list[int | None]]] = {
+    "images": (_UINT8, [None, None, None, 3]),
+    "levels": (_FLOAT, [None, None, None, 3]),
+    "pixels": (_FLOAT, [None, None, None, 3]),
+    "canvas": (_INT64, [2]),
+    "size": (_INT64, [2]),
+    "per_original": (_FLOAT, [4]),
+    "logits": (_FLOAT, [None, None, None]),
+    "deltas": (_FLOAT, [None, None, 4]),
+    "boxes": (_FLOAT, [None, None, 4]),
+    "scores": (_FLOAT, [None, None]),
+    "labels": (_INT32, [None, None]),
+    "num_detections": (_INT32, [None]),
+}
 
 
 def write_onnx(
@@ -139,11 +157,20 @@ def _name_dimensions(model: Any) -> None:
                 dimension.dim_param = dimension.dim_param.rpartition("/")[2]
 
 
-class OnnxRunner:
-    """An ONNX export in onnxruntime, on the CPU unless `providers` says otherwise."""
+class _Compiled(NamedTuple):
+    """A model in a runtime: its tensors' names, its metadata, and a function of its inputs by name."""
 
-    def __init__(self, path: Path, session: Any, document: Mapping[str, Any]):
-        self.path, self.session, self.document = path, session, document
+    inputs: tuple[str, ...]
+    metadata: Mapping[str, str]
+    run: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
+
+
+class OnnxRunner:
+    """An ONNX export in one of its runtimes."""
+
+    def __init__(self, path: Path, compiled: _Compiled, document: Mapping[str, Any], parts: Callable[[], Parts]):
+        self.path, self.document = path, document
+        self._compiled, self._parts = compiled, parts
         self.class_names: tuple[str, ...] = tuple(document["class_names"])
 
     def detect(self, images: Sequence[np.ndarray | bytes | Path]) -> list[Detections]:
@@ -156,12 +183,12 @@ class OnnxRunner:
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """The model's own outputs for a batch uint8 [B, H, W, 3] of one size."""
-        return dict(zip(_OUTPUTS, self.session.run(list(_OUTPUTS), {"images": images}), strict=True))
+        return self._compiled.run({"images": images})
 
     def stages(self, image: np.ndarray | bytes | Path) -> dict[str, np.ndarray]:
         """The tensors between an image and its detections, named as in `retina.export.agreement.TENSORS`."""
         pixels = pixels_of(image)
-        parts = open_parts(self.path)
+        parts = self._parts()
         tensors = parts.network(parts.before(pixels[None]))
         canvas = np.zeros((*tensors["canvas"], 3), np.uint8)
         height, width = tensors["size"]
@@ -169,23 +196,26 @@ class OnnxRunner:
         return {"pixels": pixels, "canvas": canvas, "logits": tensors["logits"][0], "deltas": tensors["deltas"][0]}
 
 
-def open_onnx(path: str | Path, *, providers: Sequence[str] = ("CPUExecutionProvider",)) -> OnnxRunner:
+def open_onnx(
+    path: str | Path, *, runtime: Runtime = "onnxruntime", providers: Sequence[str] = ("CPUExecutionProvider",)
+) -> OnnxRunner:
     """Load an export.
 
     Args:
+        runtime: OpenVINO computes on the CPU, in float32 also where it would take bfloat16 by itself.
         providers: onnxruntime's execution providers, best first.
 
     Raises:
-        RetinaError: onnxruntime is missing, the file is missing or damaged, or it is no export of retina.
+        RetinaError: the runtime is missing, the file is missing or damaged, or it is no export of retina.
     """
     path = Path(path)
     if not path.is_file():
         raise RetinaError(f"{path}: expected an ONNX file, there is none; check the path")
-    session = _session(path, path, providers)
-    properties = session.get_modelmeta().custom_metadata_map
-    if _KEY not in properties:
+    compiled = _compiled(path, path, runtime, providers)
+    if _KEY not in compiled.metadata:
         raise RetinaError(f"{path}: expected an export of retina, its metadata has no '{_KEY}'; use `retina export`")
-    return OnnxRunner(path, session, json.loads(properties[_KEY]))
+    document = json.loads(compiled.metadata[_KEY])
+    return OnnxRunner(path, compiled, document, lambda: open_parts(path, runtime=runtime, providers=providers))
 
 
 class Parts(NamedTuple):
@@ -201,7 +231,9 @@ class Parts(NamedTuple):
     after: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 
 
-def open_parts(path: str | Path, *, providers: Sequence[str] = ("CPUExecutionProvider",)) -> Parts:
+def open_parts(
+    path: str | Path, *, runtime: Runtime = "onnxruntime", providers: Sequence[str] = ("CPUExecutionProvider",)
+) -> Parts:
     """The three parts of an export, to time or to look at one by one; what `write_onnx` wrote, node for node."""
     try:
         import onnx
@@ -210,28 +242,26 @@ def open_parts(path: str | Path, *, providers: Sequence[str] = ("CPUExecutionPro
     path = Path(path)
     model = onnx.load(path)
 
-    def part(prefix: str, inputs: Sequence[str], outputs: Sequence[str]) -> Any:
-        return _session(path, _cut(model, prefix, inputs, outputs), providers)
+    def part(prefix: str, inputs: Sequence[str], outputs: Sequence[str]) -> _Compiled:
+        return _compiled(path, _cut(model, prefix, inputs, outputs), runtime, providers)
 
     geometry = [f"before/{name}" for name in _GEOMETRY]
     predictions = ["network/logits", "network/deltas"]
     front = ["before/pixels", "before/levels", *geometry]
-    sessions = (
+    compiled = (
         part("before/", ["images"], front),
         part("network/", ["before/pixels"], predictions),
         part("behind/", [*predictions, *geometry], _OUTPUTS),
     )
 
-    def run(session: Any, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        short = {name.rpartition("/")[2]: value for name, value in values.items()}
-        fed = {value.name: short[value.name.rpartition("/")[2]] for value in session.get_inputs()}
-        names = [value.name for value in session.get_outputs()]
-        return dict(zip((name.rpartition("/")[2] for name in names), session.run(names, fed), strict=True))
+    def run(part: _Compiled, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        outputs = part.run({name: values[name.rpartition("/")[2]] for name in part.inputs})
+        return {name.rpartition("/")[2]: value for name, value in outputs.items()}
 
     return Parts(
-        lambda images: run(sessions[0], {"images": images}),
-        lambda values: {**values, **run(sessions[1], values)},
-        lambda values: run(sessions[2], values),
+        lambda images: run(compiled[0], {"images": images}),
+        lambda values: {**values, **run(compiled[1], values)},
+        lambda values: run(compiled[2], values),
     )
 
 
@@ -239,15 +269,9 @@ def _cut(model: Any, prefix: str, inputs: Sequence[str], outputs: Sequence[str])
     """The nodes and constants under a prefix of `_PREFIXES` as a model by themselves."""
     import onnx
 
-    kinds = {
-        "images": onnx.TensorProto.UINT8,
-        "before/canvas": onnx.TensorProto.INT64,
-        "before/size": onnx.TensorProto.INT64,
-    }
-    kinds |= dict.fromkeys(("labels", "num_detections"), onnx.TensorProto.INT32)
-
     def values(names: Sequence[str]) -> list[Any]:
-        return [onnx.helper.make_tensor_value_info(n, kinds.get(n, onnx.TensorProto.FLOAT), None) for n in names]
+        known = ((name, *_TYPES[name.rpartition("/")[2]]) for name in names)
+        return [onnx.helper.make_tensor_value_info(name, kind, shape) for name, kind, shape in known]
 
     part = onnx.helper.make_graph(
         [node for node in model.graph.node if node.output[0].startswith(prefix) or node.output[0] in outputs],
@@ -260,15 +284,39 @@ def _cut(model: Any, prefix: str, inputs: Sequence[str], outputs: Sequence[str])
     return made.SerializeToString()
 
 
-def _session(path: Path, model: Path | bytes, providers: Sequence[str]) -> Any:
+def _compiled(path: Path, model: Path | bytes, runtime: Runtime, providers: Sequence[str]) -> _Compiled:
     try:
-        import onnxruntime
+        return _in_openvino(model) if runtime == "openvino" else _in_onnxruntime(model, providers)
     except ImportError as error:
-        raise missing_extra("onnx", error) from None
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(model, options, providers=list(providers))
-    except Exception as error:  # onnxruntime's exceptions have no common public base
+        raise missing_extra("openvino" if runtime == "openvino" else "onnx", error) from None
+    except Exception as error:  # neither runtime's exceptions have a common public base
         reason = " ".join(str(error).split())[:200]
         raise RetinaError(f"{path}: damaged or not an ONNX model ({reason}); export it again") from None
+
+
+def _in_onnxruntime(model: Path | bytes, providers: Sequence[str]) -> _Compiled:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model, options, providers=list(providers))
+    names = [value.name for value in session.get_outputs()]
+    return _Compiled(
+        tuple(value.name for value in session.get_inputs()),
+        session.get_modelmeta().custom_metadata_map,
+        lambda inputs: dict(zip(names, session.run(names, inputs), strict=True)),
+    )
+
+
+def _in_openvino(model: Path | bytes) -> _Compiled:
+    import openvino
+
+    read = openvino.Core().read_model(model)
+    metadata = ["framework", _KEY]
+    compiled = openvino.compile_model(read, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return _Compiled(
+        tuple(value.any_name for value in compiled.inputs),
+        {_KEY: read.get_rt_info(metadata).astype(str)} if read.has_rt_info(metadata) else {},
+        # A tensor that is an input of one part and an output of another has the names of both.
+        lambda inputs: {name: value for output, value in compiled(inputs).items() for name in output.names},
+    )

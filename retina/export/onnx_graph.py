@@ -33,10 +33,10 @@ def before_network(resize: config.Resize, model: config.Model) -> str:
     shift = (-np.asarray(model.pixel_mean, np.float64) / std).astype(np.float32)
     lines = [
         *_constants(
-            short=("double", [], [resize.short]),
-            long=("double", [], [resize.long]),
-            half=("double", [], [0.5]),
-            one=("double", [], [1.0]),
+            short=("int64", [1], [resize.short]),
+            long=("int64", [1], [resize.long]),
+            two=("int64", [1], [2]),
+            half=("double", [1], [0.5]),
             multiple=("int64", [1], [resize.multiple]),
             multiple_less=("int64", [1], [resize.multiple - 1]),
             factor=("float", [3], factor),
@@ -47,17 +47,7 @@ def before_network(resize: config.Resize, model: config.Model) -> str:
             xyxy=("int64", [4], [1, 0, 1, 0]),
         ),
         "stored = Shape<start = 1, end = 3>(images)",
-        f"exact = Cast<to = {_DOUBLE}>(stored)",
-        "shorter = ReduceMin<keepdims = 0>(exact)",
-        "longer = ReduceMax<keepdims = 0>(exact)",
-        "by_short = Div(short, shorter)",
-        "by_long = Div(long, longer)",
-        "zoom = Min(by_short, by_long)",
-        "zoomed = Mul(exact, zoom)",
-        "raised = Add(zoomed, half)",
-        "floored = Floor(raised)",
-        "at_least_one = Max(floored, one)",
-        f"size = Cast<to = {_INT64}>(at_least_one)",
+        *_content_size(),
         "size_up = Add(size, multiple_less)",
         "blocks = Div(size_up, multiple)",
         "canvas = Mul(blocks, multiple)",
@@ -91,6 +81,38 @@ def before_network(resize: config.Resize, model: config.Model) -> str:
         "float[B, h, w, 3] pixels, int64[2] canvas, int64[2] size, float[4] per_original",
         lines,
     )
+
+
+def _content_size() -> list[str]:
+    """`size` [2], the content's height and width: `retina.data.batches.plan.fit` in integers.
+
+    A runtime that computes float64 in less (OpenVINO) gets the same sizes. Exactly between two pixels it is the
+    rounding of float64 that decides there, so there it decides here.
+    """
+    return [
+        "shorter = ReduceMin<keepdims = 1>(stored)",
+        "longer = ReduceMax<keepdims = 1>(stored)",
+        "short_longer = Mul(short, longer)",
+        "long_shorter = Mul(long, shorter)",
+        "by_short = LessOrEqual(short_longer, long_shorter)",
+        "goal = Where(by_short, short, long)",
+        "side = Where(by_short, shorter, longer)",
+        "product = Mul(stored, goal)",
+        "product_twice = Mul(product, two)",
+        "raised = Add(product_twice, side)",
+        "side_twice = Mul(side, two)",
+        "nearest = Div(raised, side_twice)",
+        "nearest_back = Mul(nearest, side_twice)",
+        "between = Equal(nearest_back, raised)",
+        *[f"{name}_exact = Cast<to = {_DOUBLE}>({name})" for name in ("stored", "goal", "side")],
+        "zoom = Div(goal_exact, side_exact)",
+        "zoomed = Mul(stored_exact, zoom)",
+        "zoomed_raised = Add(zoomed, half)",
+        "zoomed_floor = Floor(zoomed_raised)",
+        f"zoomed_nearest = Cast<to = {_INT64}>(zoomed_floor)",
+        "rounded = Where(between, zoomed_nearest, nearest)",
+        "size = Max(rounded, yes)",
+    ]
 
 
 def _interpolation(axis: str, index: int) -> list[str]:

@@ -50,7 +50,7 @@ def main(monkeypatch, capsys):
     return call
 
 
-def run_here(artefact: Path, files: list[Path], folder: Path, *, stages: bool) -> dict[str, np.ndarray]:
+def run_here(artefact: Path, runtime: str, files: list[Path], *, stages: bool) -> dict[str, np.ndarray]:
     """What the worker's process gives, without its start: TensorFlow takes seconds to import."""
     runner = saved_model.open_saved_model(artefact)
     if stages:
@@ -144,8 +144,8 @@ def test_an_export_that_does_not_run_is_refused(trained, tmp_path):
 
 
 def test_detections_that_cannot_be_scored_are_refused(monkeypatch, exported, trained):
-    def nonsense(artefact, files, folder, *, stages):
-        found = run_here(artefact, files, folder, stages=stages)
+    def nonsense(artefact, runtime, files, *, stages):
+        found = run_here(artefact, runtime, files, stages=stages)
         return found if stages else {**found, "labels": found["labels"] + 10}
 
     monkeypatch.setattr(certificates, "_run_worker", nonsense)
