@@ -29,6 +29,12 @@ from retina.runs.loading import load_checkpoint, split_for
 
 Precision = Literal["float32", "float16", "int8"]
 
+# The first is the default.
+_PRECISIONS: dict[Format, tuple[Precision, ...]] = {
+    "saved_model": (),
+    "onnx": ("float32", "float16"),
+    "litert": ("float32", "float16", "int8"),
+}
 # Images of the training data that int8 takes its ranges of values from.
 _REPRESENTATIVE = 100
 
@@ -59,7 +65,7 @@ def export(
 
     Args:
         out: the new folder or file; by default in the run's `export/`.
-        precision: of a LiteRT file, float32 by default.
+        precision: of an ONNX or LiteRT file, float32 by default.
         split: what to certify on.
         certify_images: how many images of it, evenly spread; `export.certify` of the configuration by default.
         overrides: `key.path=value` of the sections `data` and `export`.
@@ -111,7 +117,7 @@ def limits_of(format: Format, precision: Precision | None, folded: bool) -> Limi
     """The limits that an export of this kind is held to."""
     if format == "saved_model":
         return LIMITS["saved_model, folded" if folded else "saved_model"]
-    return LIMITS["onnx" if format == "onnx" else f"litert, {precision}"]
+    return LIMITS[f"{format}, {precision}"]
 
 
 def _write(
@@ -120,7 +126,8 @@ def _write(
     if format == "saved_model":
         saved_model.write_saved_model(predictor, path, **about)
     elif format == "onnx":
-        onnx.write_onnx(predictor, path, **about)
+        assert precision in ("float32", "float16"), "checked before"
+        onnx.write_onnx(predictor, path, precision=precision, **about)
     else:
         assert precision is not None, "checked before"
         images = _representative(predictor.config) if precision == "int8" else None
@@ -133,15 +140,18 @@ def _representative(config: configuration.Config) -> list[np.ndarray]:
 
 
 def _checked_precision(format: Format, precision: Precision | None) -> Precision | None:
-    if format == "litert":
-        return precision or "float32"
-    if precision is not None:
-        raise RetinaError(f"--precision {precision}: it has no effect on {format}, only on litert; leave it out")
-    return None
+    if precision is not None and precision not in _PRECISIONS[format]:
+        offered = ", ".join(_PRECISIONS[format]) or "none, it keeps the training's"
+        raise RetinaError(f"--precision {precision}: it has no effect on {format}; it takes {offered}")
+    return precision or next(iter(_PRECISIONS[format]), None)
 
 
 def _default_out(run: Path, format: Format, precision: Precision | None) -> Path:
-    names = {"saved_model": "saved_model", "onnx": "model.onnx", "litert": f"model_{precision}.tflite"}
+    names = {
+        "saved_model": "saved_model",
+        "onnx": "model.onnx" if precision == "float32" else f"model_{precision}.onnx",
+        "litert": f"model_{precision}.tflite",
+    }
     return run / "export" / names[format]
 
 

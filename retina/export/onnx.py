@@ -28,19 +28,23 @@ from retina.export.description import (
 from retina.files import written
 from retina.inference import Detections, Predictor
 
+Precision = Literal["float32", "float16"]
 Runtime = Literal["onnxruntime", "openvino"]
 
 _KEY = "retina"
 # Part of the format: exports that are there are cut into the same parts.
 _PREFIXES = ("before/", "network/", "behind/")
-_GEOMETRY = ("canvas", "size", "per_original")
+_GEOMETRY = ("given", "canvas", "size", "per_original")
 _OUTPUTS = ("boxes", "scores", "labels", "num_detections")
+# What float16 is too narrow for: statistics of group normalisation, which squares and adds up whole maps.
+_FLOAT32_OPERATIONS = ["ReduceMean", "ReduceSum", "Pow", "Sqrt", "Reciprocal", "Div", "Max"]
 _UINT8, _FLOAT, _INT32, _INT64 = 2, 1, 6, 7  # TensorProto.DataType
 # Of the tensors that an export is cut at, and of its inputs and outputs. OpenVINO wants to know ranks and channels.
 _TYPES: dict[str, tuple[int, list[int | None]]] = {
     "images": (_UINT8, [None, None, None, 3]),
     "levels": (_FLOAT, [None, None, None, 3]),
     "pixels": (_FLOAT, [None, None, None, 3]),
+    "given": (_INT64, [3]),
     "canvas": (_INT64, [2]),
     "size": (_INT64, [2]),
     "per_original": (_FLOAT, [4]),
@@ -58,15 +62,17 @@ def write_onnx(
     path: Path,
     *,
     category_ids: Sequence[int] | None = None,
+    precision: Precision = "float32",
     notes: Mapping[str, Any] | None = None,
 ) -> None:
     """Write one file that takes images and gives detections.
 
     Input `images` uint8 [B, H, W, 3] (RGB, any B, H, W); outputs `boxes` [B, D, 4] float32 xyxy in the images' own
     pixels, `scores` [B, D] float32, `labels` [B, D] int32, by falling score, and `num_detections` [B] int32: what
-    stands after them is zero. The weights are float32 whatever precision the run was trained in.
+    stands after them is zero. Images without a row or a column have no detections.
 
     Args:
+        precision: of the network, whatever the run was trained in; resizing, boxes and suppression stay float32.
         category_ids: [K] the data's own ids; 0…K-1 if left out.
         notes: more for the metadata; JSON values.
 
@@ -79,7 +85,7 @@ def write_onnx(
         from onnx import compose, parser
     except ImportError as error:
         raise missing_extra("onnx", error) from None
-    document = describe(predictor, category_ids, notes)
+    document = {**describe(predictor, category_ids, notes), "precision": precision}
     detector = float32_detector(predictor)
     sections, resize = detector.sections, predictor.config.data.resize
     texts = (
@@ -89,7 +95,7 @@ def write_onnx(
     before, after = (parser.parse_model(text) for text in texts)
     before, network, after = (
         compose.add_prefix(model, prefix)
-        for model, prefix in zip((before, _network(detector), after), _PREFIXES, strict=True)
+        for model, prefix in zip((before, _network(detector, precision), after), _PREFIXES, strict=True)
     )
     front = compose.merge_models(
         before,
@@ -118,8 +124,8 @@ def write_onnx(
         temporary.write_bytes(whole.SerializeToString())
 
 
-def _network(detector: Any) -> Any:
-    """The network as an ONNX model: `pixels` [B, h, w, 3] float32, normalised, to `logits` and `deltas`."""
+def _network(detector: Any, precision: Precision) -> Any:
+    """The network as an ONNX model: `pixels` [B, h, w, 3] float32, normalised, to `logits` and `deltas` in float32."""
     import tensorflow as tf
 
     try:
@@ -136,8 +142,48 @@ def _network(detector: Any) -> Any:
         model, _ = tf2onnx.convert.from_function(
             network, input_signature=network.input_signature, opset=onnx_graph.OPSET
         )
+    _slice_by_integers(model.graph)
+    if precision == "float16":
+        from onnxruntime.transformers.float16 import convert_float_to_float16
+        from onnxruntime.transformers.onnx_model import OnnxModel
+
+        model = convert_float_to_float16(model, keep_io_types=True, op_block_list=_FLOAT32_OPERATIONS)
+        OnnxModel(model).topological_sort()  # casts of the input come last
     model.ir_version = onnx_graph.IR_VERSION
     return model
+
+
+def _slice_by_integers(graph: Any) -> None:
+    """Let `Max` compare integers where tf2onnx casts the ends of a slice to floats for it, with ±1e9 for what is open:
+    neither ends nor limits survive float16."""
+    from onnx import numpy_helper
+
+    makers = {name: node for node in graph.node for name in node.output}
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        maximum = makers.get(node.input[0]) if node.op_type == "Cast" and node.attribute[0].i == _INT32 else None
+        if maximum is None or maximum.op_type != "Max":
+            continue
+        limits = [name for name in maximum.input if name in constants]
+        casts = [makers[name] for name in maximum.input if name in makers and makers[name].op_type == "Cast"]
+        if len(limits) != 1 or len(casts) != 1:
+            continue
+        whole = numpy_helper.to_array(constants[limits[0]]).astype(np.int32)
+        if f"{limits[0]}_int32" not in constants:
+            graph.initializer.append(numpy_helper.from_array(whole, f"{limits[0]}_int32"))
+            constants[f"{limits[0]}_int32"] = graph.initializer[-1]
+        maximum.input[:] = [casts[0].input[0], f"{limits[0]}_int32"]
+    _drop_unused(graph)
+
+
+def _drop_unused(graph: Any) -> None:
+    used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    nodes = [node for node in graph.node if used.intersection(node.output)]
+    tensors = [tensor for tensor in graph.initializer if tensor.name in used]
+    for field, values in ((graph.node, nodes), (graph.initializer, tensors)):
+        copies = [type(value).FromString(value.SerializeToString()) for value in values]
+        del field[:]
+        field.extend(copies)
 
 
 def _rename(model: Any, names: Mapping[str, str]) -> None:
@@ -245,7 +291,9 @@ def open_parts(
     def part(prefix: str, inputs: Sequence[str], outputs: Sequence[str]) -> _Compiled:
         return _compiled(path, _cut(model, prefix, inputs, outputs), runtime, providers)
 
-    geometry = [f"before/{name}" for name in _GEOMETRY]
+    # Exports of before have no `given`.
+    names = {name for node in model.graph.node for name in node.output}
+    geometry = [f"before/{name}" for name in _GEOMETRY if f"before/{name}" in names]
     predictions = ["network/logits", "network/deltas"]
     front = ["before/pixels", "before/levels", *geometry]
     compiled = (

@@ -25,8 +25,9 @@ _FLOAT, _INT32, _INT64, _DOUBLE = 1, 6, 7, 11  # TensorProto.DataType
 def before_network(resize: config.Resize, model: config.Model) -> str:
     """`images` uint8 [B, H, W, 3] to normalised `pixels` [B, h, w, 3] on their canvas.
 
-    Beside them what decoding needs: `canvas` int64 [2] (h, w), `size` int64 [2] (the content's), and `per_original`
-    float32 [4], the factors that bring xyxy boxes back to the image's pixels.
+    Beside them what decoding needs: `given` int64 [3] (B, H, W), `canvas` int64 [2] (h, w), `size` int64 [2] (the
+    content's), and `per_original` float32 [4], the factors that bring xyxy boxes back to the image's pixels. An empty
+    batch, and images without a row or a column, get black pixels, since no network takes nothing.
     """
     std = np.asarray(model.pixel_std, np.float64)
     factor = (1.0 / std).astype(np.float32)
@@ -46,7 +47,12 @@ def before_network(resize: config.Resize, model: config.Model) -> str:
             no=("int64", [1], [0]),
             xyxy=("int64", [4], [1, 0, 1, 0]),
         ),
-        "stored = Shape<start = 1, end = 3>(images)",
+        "given = Shape<start = 0, end = 3>(images)",
+        "up_to_one = Sub(yes, given)",
+        "added = Max(up_to_one, no)",
+        "added_after = Concat<axis = 0>(no, no, no, no, added, no)",
+        'some = Pad<mode = "constant">(images, added_after)',
+        "stored = Shape<start = 1, end = 3>(some)",
         *_content_size(),
         "size_up = Add(size, multiple_less)",
         "blocks = Div(size_up, multiple)",
@@ -61,7 +67,7 @@ def before_network(resize: config.Resize, model: config.Model) -> str:
         "step = Div(stored_float, size_float)",
         *_interpolation("y", 0),
         *_interpolation("x", 1),
-        f"source = Cast<to = {_FLOAT}>(images)",
+        f"source = Cast<to = {_FLOAT}>(some)",
         "left = Gather<axis = 2>(source, low_x)",
         "right = Gather<axis = 2>(source, high_x)",
         *_blend("row", "left", "right", "share_x", [-1, 1]),
@@ -78,7 +84,7 @@ def before_network(resize: config.Resize, model: config.Model) -> str:
     return _text(
         "before",
         "uint8[B, H, W, 3] images",
-        "float[B, h, w, 3] pixels, int64[2] canvas, int64[2] size, float[4] per_original",
+        "float[B, h, w, 3] pixels, int64[3] given, int64[2] canvas, int64[2] size, float[4] per_original",
         lines,
     )
 
@@ -167,6 +173,7 @@ def after_network(sections: Sections, levels: Sequence[int], classes: int) -> st
             classes=("int64", [1], [classes]),
             minus_one=("int64", [1], [-1]),
             axis_two=("int64", [1], [2]),
+            three=("int64", [1], [3]),
             axis_one=("int64", [1], [1]),
             flat=("int64", [2], [0, -1]),
             yx_xyxy=("int64", [4], [1, 0, 1, 0]),
@@ -189,13 +196,19 @@ def after_network(sections: Sections, levels: Sequence[int], classes: int) -> st
         "limit = Gather<axis = 0>(size_float, yx_xyxy)",
         "positive = Max(raw_boxes, zero)",
         "cut = Min(positive, limit)",
-        "above = Greater(best, floor)",
+        "count = Slice(given, zero_index, axis_one)",
+        "sides = Slice(given, axis_one, three)",
+        "shortest = ReduceMin<keepdims = 1>(sides)",
+        "readable = Greater(shortest, zero_index)",
+        "high = Greater(best, floor)",
+        "above = And(high, readable)",
         "strength = Where(above, best, nothing)",
         *_suppression(inference, classes),
     ]
     return _text(
         "behind",
-        "float[B, A, K] logits, float[B, A, 4] deltas, int64[2] canvas, int64[2] size, float[4] per_original",
+        "float[B, A, K] logits, float[B, A, 4] deltas, "
+        "int64[3] given, int64[2] canvas, int64[2] size, float[4] per_original",
         "float[B, D, 4] boxes, float[B, D] scores, int32[B, D] labels, int32[B] num_detections",
         lines,
     )
@@ -341,14 +354,15 @@ def _suppression(inference: config.Inference, classes: int) -> list[str]:
         "chosen = GatherND<batch_dims = 1>(cut, final_places)",
         "unscaled = Mul(chosen, per_original)",
         "valid_column = Unsqueeze(valid, minus_one)",
-        "boxes = Where(valid_column, unscaled, zero)",
+        "all_boxes = Where(valid_column, unscaled, zero)",
         "probability = Sigmoid(final)",
-        "scores = Where(valid, probability, zero)",
+        "all_scores = Where(valid, probability, zero)",
         "chosen_label = GatherElements<axis = 1>(label, safe_places)",
         "whole_labels = Where(valid, chosen_label, no_label)",
-        f"labels = Cast<to = {_INT32}>(whole_labels)",
+        f"all_labels = Cast<to = {_INT32}>(whole_labels)",
         f"ones = Cast<to = {_INT32}>(valid)",
-        "num_detections = ReduceSum<keepdims = 0>(ones, axis_one)",
+        "all_num_detections = ReduceSum<keepdims = 0>(ones, axis_one)",
+        *[f"{name} = Slice(all_{name}, zero_index, count)" for name in ("boxes", "scores", "labels", "num_detections")],
     ]
 
 

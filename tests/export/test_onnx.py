@@ -213,6 +213,7 @@ def decoders(settings: config.Inference, anchors: config.Anchors, classes: int, 
         given = {
             "logits": logits,
             "deltas": deltas,
+            "given": np.array([len(logits), 1, 1], np.int64),
             "canvas": np.array(canvas, np.int64),
             "size": np.array(size, np.int64),
             "per_original": np.tile(1 / np.array(scale, np.float32)[::-1], 2),
