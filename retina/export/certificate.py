@@ -297,8 +297,8 @@ def _trial(artefact: Path, runtime: str, reference: _Reference, limits: Limits, 
 
 
 def resized_copies(encoded: bytes, data: config.Data) -> list[bytes]:
-    """Copies (PNG) of an encoded image that each ask something else of the resizing: to enlarge and to shrink it, no
-    padding, padding on each side, the limit of the long side, and sides that are one pixel; none beyond `max_pixels`.
+    """Copies (PNG) of an encoded image that each ask something else of the resizing: to enlarge, to shrink and to leave
+    it, padding on either side and on none, the limit of the long side, and sides of one pixel; none beyond `max_pixels`.
     """
     from PIL import Image
 
@@ -306,7 +306,7 @@ def resized_copies(encoded: bytes, data: config.Data) -> list[bytes]:
     sizes = [
         (max(short // 3, 1), max(short // 2, 1)),
         (2 * short + 1, 2 * short + 3),
-        (-(-short // multiple) * multiple, -(-long // multiple) * multiple),
+        (short, max(long // multiple * multiple, short)),
         (long + 7, max(short // 3, 1)),
         (max(short // 9, 1), 2 * long + 1),
         (1, short),

@@ -13,13 +13,14 @@ import keras
 import numpy as np
 
 import retina
+from retina import config as configuration
 from retina.data.images import load_image
 from retina.errors import RetinaError, install_hint
 from retina.inference import Detections, Predictor, build_detector
 from retina.models.detector import Detector
 
 FORMAT = 1
-_PACKAGES = ("tensorflow", "keras", "tf2onnx", "onnx", "ai-edge-litert", "numpy")
+_PACKAGES = ("tensorflow", "keras", "tf2onnx", "onnx", "ai-edge-litert", "openvino", "numpy")
 
 
 def describe(
@@ -39,10 +40,23 @@ def describe(
         "class_names": names,
         "category_ids": ids,
         "boxes": "xyxy, pixels of the image as stored (EXIF rotation is not applied)",
-        "config": predictor.config.model_dump(mode="json"),
+        "config": portable(predictor.config).model_dump(mode="json"),
         "versions": {"retina": retina.__version__, **_versions()},
         **(notes or {}),
     }
+
+
+def portable(config: configuration.Config) -> configuration.Config:
+    """The configuration without places on the machine that trained: of an absolute path only the last name stays."""
+
+    def without_places(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: without_places(inner) for name, inner in value.items()}
+        if isinstance(value, list):
+            return [without_places(inner) for inner in value]
+        return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+    return configuration.parse(without_places(config.model_dump(mode="json")))
 
 
 def float32_detector(predictor: Predictor) -> Detector:

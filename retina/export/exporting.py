@@ -53,6 +53,7 @@ def export(
     *,
     out: str | Path | None = None,
     precision: Precision | None = None,
+    raw: bool = False,
     checkpoint: str = "best",
     split: Split = "validation",
     certify_images: int | None = None,
@@ -66,6 +67,7 @@ def export(
     Args:
         out: the new folder or file; by default in the run's `export/`.
         precision: of an ONNX or LiteRT file, float32 by default.
+        raw: of ONNX the network alone, for who resizes and decodes otherwise; other formats have it as a signature.
         split: what to certify on.
         certify_images: how many images of it, evenly spread; `export.certify` of the configuration by default.
         overrides: `key.path=value` of the sections `data` and `export`.
@@ -74,13 +76,15 @@ def export(
         RetinaError: no such run, checkpoint or data; the place is taken; or a setting without effect.
     """
     precision = _checked_precision(format, precision)
-    out = Path(out) if out is not None else _default_out(Path(run), format, precision)
+    if raw and format != "onnx":
+        raise RetinaError(f"--raw: it has no effect on {format}, which has a signature `raw`; leave it out")
+    out = Path(out) if out is not None else _default_out(Path(run), format, precision, raw)
     if out.exists():
         raise RetinaError(
             f"{out}: expected a place for the export, there is something; remove it or choose another --out"
         )
     if keras.backend.backend() != "tensorflow":
-        return _in_child(run, format, out, precision, checkpoint, split, certify_images, overrides)
+        return _in_child(run, format, out, precision, raw, checkpoint, split, certify_images, overrides)
     predictor, saved = load_checkpoint(run, checkpoint)
     config = _configured(predictor.config, certify_images, overrides)
     predictor = Predictor(predictor.detector, config)
@@ -93,7 +97,8 @@ def export(
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         _remove(partial)
-        _write(predictor, format, partial, precision, {"category_ids": saved.category_ids, "notes": notes})
+        about = {"category_ids": saved.category_ids, "notes": notes, **({"raw": True} if raw else {})}
+        _write(predictor, format, partial, precision, about)
         certificate = certify(
             partial,
             predictor,
@@ -146,10 +151,11 @@ def _checked_precision(format: Format, precision: Precision | None) -> Precision
     return precision or next(iter(_PRECISIONS[format]), None)
 
 
-def _default_out(run: Path, format: Format, precision: Precision | None) -> Path:
+def _default_out(run: Path, format: Format, precision: Precision | None, raw: bool) -> Path:
+    onnx_name = ("_raw" if raw else "") + ("" if precision == "float32" else f"_{precision}")
     names = {
         "saved_model": "saved_model",
-        "onnx": "model.onnx" if precision == "float32" else f"model_{precision}.onnx",
+        "onnx": f"model{onnx_name}.onnx",
         "litert": f"model_{precision}.tflite",
     }
     return run / "export" / names[format]
@@ -191,6 +197,7 @@ def _in_child(
     format: Format,
     out: Path,
     precision: Precision | None,
+    raw: bool,
     checkpoint: str,
     split: Split,
     certify_images: int | None,
@@ -201,6 +208,7 @@ def _in_child(
         "--certify": certify_images,
     }  # fmt: skip
     words = [str(word) for name, value in options.items() if value is not None for word in (name, value)]
+    words += ["--raw"] if raw else []
     done = subprocess.run(
         [sys.executable, "-m", "retina", "export", str(run), *overrides, *words, "--json"],
         env={**os.environ, "KERAS_BACKEND": "tensorflow"},

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from retina import config
 from retina.errors import RetinaError
 from retina.export import onnx_graph
+from retina.export.canvas import lay_out
 from retina.export.description import (
     check_backend,
     describe,
@@ -27,6 +30,7 @@ from retina.export.description import (
 )
 from retina.files import written
 from retina.inference import Detections, Predictor
+from retina.models.detector import Detector, Sections
 
 Precision = Literal["float32", "float16"]
 Runtime = Literal["onnxruntime", "openvino"]
@@ -38,6 +42,8 @@ _GEOMETRY = ("given", "canvas", "size", "per_original")
 _OUTPUTS = ("boxes", "scores", "labels", "num_detections")
 # What float16 is too narrow for: statistics of group normalisation, which squares and adds up whole maps.
 _FLOAT32_OPERATIONS = ["ReduceMean", "ReduceSum", "Pow", "Sqrt", "Reciprocal", "Div", "Max"]
+_ABOUT = "uint8 RGB images [B, H, W, 3] to boxes (xyxy pixels of the image), scores and labels"
+_ABOUT_RAW = "canvas [B, h, w, 3] (float32 RGB levels 0 to 255, padded in the mean colour) to logits and deltas"
 _UINT8, _FLOAT, _INT32, _INT64 = 2, 1, 6, 7  # TensorProto.DataType
 # Of the tensors that an export is cut at, and of its inputs and outputs. OpenVINO wants to know ranks and channels.
 _TYPES: dict[str, tuple[int, list[int | None]]] = {
@@ -63,6 +69,7 @@ def write_onnx(
     *,
     category_ids: Sequence[int] | None = None,
     precision: Precision = "float32",
+    raw: bool = False,
     notes: Mapping[str, Any] | None = None,
 ) -> None:
     """Write one file that takes images and gives detections.
@@ -73,6 +80,8 @@ def write_onnx(
 
     Args:
         precision: of the network, whatever the run was trained in; resizing, boxes and suppression stay float32.
+        raw: the network alone: `canvas` float32 [B, h, w, 3], laid out as `retina.export.canvas` does, to `logits`
+            [B, A, K] and `deltas` [B, A, 4].
         category_ids: [K] the data's own ids; 0…K-1 if left out.
         notes: more for the metadata; JSON values.
 
@@ -82,20 +91,36 @@ def write_onnx(
     check_backend("onnx")
     try:
         import onnx
-        from onnx import compose, parser
     except ImportError as error:
         raise missing_extra("onnx", error) from None
-    document = {**describe(predictor, category_ids, notes), "precision": precision}
+    document = {**describe(predictor, category_ids, notes), "precision": precision, "raw": raw}
     detector = float32_detector(predictor)
-    sections, resize = detector.sections, predictor.config.data.resize
+    network = _network(detector, precision)
+    whole = _raw(network, detector) if raw else _whole(network, detector, predictor.config.data.resize)
+    _name_dimensions(whole)
+    # Merged lists of all three, and domains of which no node comes.
+    del whole.opset_import[:]
+    whole.opset_import.append(onnx.helper.make_opsetid("", onnx_graph.OPSET))
+    whole.graph.name, whole.producer_name = "detector", "retina"
+    whole.doc_string = f"RetinaNet: {_ABOUT_RAW if raw else _ABOUT}"
+    onnx.helper.set_model_props(whole, {_KEY: json.dumps(document), "class_names": json.dumps(document["class_names"])})
+    onnx.checker.check_model(whole, full_check=True)
+    with written(Path(path)) as temporary:
+        temporary.write_bytes(whole.SerializeToString())
+
+
+def _whole(network: Any, detector: Detector, resize: config.Resize) -> Any:
+    """The network with all that is around it."""
+    from onnx import compose, parser
+
+    sections = detector.sections
     texts = (
         onnx_graph.before_network(resize, sections.model),
         onnx_graph.after_network(sections, detector.fpn.levels, len(detector.class_names)),
     )
     before, after = (parser.parse_model(text) for text in texts)
     before, network, after = (
-        compose.add_prefix(model, prefix)
-        for model, prefix in zip((before, _network(detector, precision), after), _PREFIXES, strict=True)
+        compose.add_prefix(model, prefix) for model, prefix in zip((before, network, after), _PREFIXES, strict=True)
     )
     front = compose.merge_models(
         before,
@@ -112,16 +137,23 @@ def write_onnx(
         ],
     )
     _rename(whole, {"before/images": "images", **{f"behind/{name}": name for name in _OUTPUTS}})
-    _name_dimensions(whole)
-    # Merged lists of all three, and domains of which no node comes.
-    del whole.opset_import[:]
-    whole.opset_import.append(onnx.helper.make_opsetid("", onnx_graph.OPSET))
-    whole.graph.name, whole.producer_name = "detector", "retina"
-    whole.doc_string = "RetinaNet: uint8 RGB images [B, H, W, 3] to boxes (xyxy pixels of the image), scores and labels"
-    onnx.helper.set_model_props(whole, {_KEY: json.dumps(document), "class_names": json.dumps(document["class_names"])})
-    onnx.checker.check_model(whole, full_check=True)
-    with written(Path(path)) as temporary:
-        temporary.write_bytes(whole.SerializeToString())
+    return whole
+
+
+def _raw(network: Any, detector: Detector) -> Any:
+    """The network with normalisation before it."""
+    from onnx import compose, parser
+
+    before = parser.parse_model(onnx_graph.normalised_canvas(detector.sections.model))
+    before, network = (
+        compose.add_prefix(model, prefix) for model, prefix in zip((before, network), _PREFIXES[:2], strict=True)
+    )
+    raw = compose.merge_models(before, network, io_map=[("before/pixels", "network/pixels")])
+    _rename(raw, {"before/canvas": "canvas", "network/logits": "logits", "network/deltas": "deltas"})
+    for value, width in zip(raw.graph.output, (len(detector.class_names), 4), strict=True):
+        type_ = value.type.tensor_type
+        type_.shape.dim[0].dim_param, type_.shape.dim[1].dim_param, type_.shape.dim[2].dim_value = "B", "A", width
+    return raw
 
 
 def _network(detector: Any, precision: Precision) -> Any:
@@ -212,11 +244,17 @@ class _Compiled(NamedTuple):
 
 
 class OnnxRunner:
-    """An ONNX export in one of its runtimes."""
+    """An ONNX export in one of its runtimes: `run` does all of it, `parts` opens it in pieces."""
 
-    def __init__(self, path: Path, compiled: _Compiled, document: Mapping[str, Any], parts: Callable[[], Parts]):
+    def __init__(
+        self,
+        path: Path,
+        document: Mapping[str, Any],
+        run: Callable[[np.ndarray], dict[str, np.ndarray]],
+        parts: Callable[[], Parts],
+    ):
         self.path, self.document = path, document
-        self._compiled, self._parts = compiled, parts
+        self._run, self._parts = run, parts
         self.class_names: tuple[str, ...] = tuple(document["class_names"])
 
     def detect(self, images: Sequence[np.ndarray | bytes | Path]) -> list[Detections]:
@@ -229,7 +267,7 @@ class OnnxRunner:
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """The model's own outputs for a batch uint8 [B, H, W, 3] of one size."""
-        return self._compiled.run({"images": images})
+        return self._run(images)
 
     def stages(self, image: np.ndarray | bytes | Path) -> dict[str, np.ndarray]:
         """The tensors between an image and its detections, named as in `retina.export.agreement.TENSORS`."""
@@ -261,7 +299,11 @@ def open_onnx(
     if _KEY not in compiled.metadata:
         raise RetinaError(f"{path}: expected an export of retina, its metadata has no '{_KEY}'; use `retina export`")
     document = json.loads(compiled.metadata[_KEY])
-    return OnnxRunner(path, compiled, document, lambda: open_parts(path, runtime=runtime, providers=providers))
+    if document.get("raw"):
+        parts = _around_raw(path, compiled, document, runtime, providers)
+        return OnnxRunner(path, document, lambda x: parts.after(parts.network(parts.before(x))), lambda: parts)
+    opened = partial(open_parts, path, runtime=runtime, providers=providers)
+    return OnnxRunner(path, document, lambda images: compiled.run({"images": images}), opened)
 
 
 class Parts(NamedTuple):
@@ -287,6 +329,9 @@ def open_parts(
         raise missing_extra("onnx", error) from None
     path = Path(path)
     model = onnx.load(path)
+    document = json.loads(next((entry.value for entry in model.metadata_props if entry.key == _KEY), "{}"))
+    if document.get("raw"):
+        return _around_raw(path, _compiled(path, path, runtime, providers), document, runtime, providers)
 
     def part(prefix: str, inputs: Sequence[str], outputs: Sequence[str]) -> _Compiled:
         return _compiled(path, _cut(model, prefix, inputs, outputs), runtime, providers)
@@ -310,6 +355,37 @@ def open_parts(
         lambda images: run(compiled[0], {"images": images}),
         lambda values: {**values, **run(compiled[1], values)},
         lambda values: run(compiled[2], values),
+    )
+
+
+def _around_raw(
+    path: Path, network: _Compiled, document: Mapping[str, Any], runtime: Runtime, providers: Sequence[str]
+) -> Parts:
+    """What lies around a network alone: its images laid out with NumPy, its outputs decoded as in a whole export."""
+    from onnx import parser
+
+    settings = config.parse(document["config"], str(path))
+    sections = Sections(settings.model, settings.anchors, settings.assignment, settings.loss, settings.inference)
+    levels = range(settings.model.fpn.min_level, settings.model.fpn.max_level + 1)
+    text = onnx_graph.after_network(sections, levels, len(document["class_names"]))
+    decoding = _compiled(path, parser.parse_model(text).SerializeToString(), runtime, providers)
+
+    def before(images: np.ndarray) -> dict[str, np.ndarray]:
+        laid = [lay_out(image, settings.data.resize, settings.model.pixel_mean) for image in images]
+        pixels, (height, width) = np.stack([canvas.pixels for canvas in laid]), laid[0].size
+        return {
+            "pixels": pixels,
+            "levels": pixels[:, :height, :width],
+            "given": np.array(images.shape[:3], np.int64),
+            "canvas": np.array(pixels.shape[1:3], np.int64),
+            "size": laid[0].size.astype(np.int64),
+            "per_original": np.tile(np.float32(1) / laid[0].scale[::-1], 2),
+        }
+
+    return Parts(
+        before,
+        lambda values: {**values, **network.run({"canvas": values["pixels"]})},
+        lambda values: decoding.run({name: values[name] for name in decoding.inputs}),
     )
 
 

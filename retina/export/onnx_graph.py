@@ -29,31 +29,23 @@ def before_network(resize: config.Resize, model: config.Model) -> str:
     content's), and `per_original` float32 [4], the factors that bring xyxy boxes back to the image's pixels. An empty
     batch, and images without a row or a column, get black pixels, since no network takes nothing.
     """
-    std = np.asarray(model.pixel_std, np.float64)
-    factor = (1.0 / std).astype(np.float32)
-    shift = (-np.asarray(model.pixel_mean, np.float64) / std).astype(np.float32)
     lines = [
+        *_normalisation(model),
         *_constants(
-            short=("int64", [1], [resize.short]),
-            long=("int64", [1], [resize.long]),
-            two=("int64", [1], [2]),
-            half=("double", [1], [0.5]),
             multiple=("int64", [1], [resize.multiple]),
             multiple_less=("int64", [1], [resize.multiple - 1]),
-            factor=("float", [3], factor),
-            shift=("float", [3], shift),
             one_float=("float", [1], [1.0]),
-            yes=("int64", [1], [1]),
             no=("int64", [1], [0]),
             xyxy=("int64", [4], [1, 0, 1, 0]),
+            least=("int64", [1], [1]),
         ),
         "given = Shape<start = 0, end = 3>(images)",
-        "up_to_one = Sub(yes, given)",
+        "up_to_one = Sub(least, given)",
         "added = Max(up_to_one, no)",
         "added_after = Concat<axis = 0>(no, no, no, no, added, no)",
         'some = Pad<mode = "constant">(images, added_after)',
         "stored = Shape<start = 1, end = 3>(some)",
-        *_content_size(),
+        *content_size(resize),
         "size_up = Add(size, multiple_less)",
         "blocks = Div(size_up, multiple)",
         "canvas = Mul(blocks, multiple)",
@@ -81,7 +73,7 @@ def before_network(resize: config.Resize, model: config.Model) -> str:
         "pads = Concat<axis = 0>(no, no, no, no, no, missing, no)",
         'pixels = Pad<mode = "constant">(normalised, pads)',
     ]
-    return _text(
+    return text(
         "before",
         "uint8[B, H, W, 3] images",
         "float[B, h, w, 3] pixels, int64[3] given, int64[2] canvas, int64[2] size, float[4] per_original",
@@ -89,13 +81,34 @@ def before_network(resize: config.Resize, model: config.Model) -> str:
     )
 
 
-def _content_size() -> list[str]:
-    """`size` [2], the content's height and width: `retina.data.batches.plan.fit` in integers.
+def normalised_canvas(model: config.Model) -> str:
+    """`canvas` float32 [B, h, w, 3], levels 0…255 of RGB, to normalised `pixels`: what comes before a network alone."""
+    lines = [*_normalisation(model), "scaled = Mul(canvas, factor)", "pixels = Add(scaled, shift)"]
+    return text("before", "float[B, h, w, 3] canvas", "float[B, h, w, 3] pixels", lines)
+
+
+def _normalisation(model: config.Model) -> list[str]:
+    std = np.asarray(model.pixel_std, np.float64)
+    factor = (1.0 / std).astype(np.float32)
+    shift = (-np.asarray(model.pixel_mean, np.float64) / std).astype(np.float32)
+    return _constants(factor=("float", [3], factor), shift=("float", [3], shift))
+
+
+def content_size(resize: config.Resize) -> list[str]:
+    """`size` [2], the height and width that an image of `stored` [2] gets: `retina.data.batches.plan.fit` in integers.
 
     A runtime that computes float64 in less (OpenVINO) gets the same sizes. Exactly between two pixels it is the
     rounding of float64 that decides there, so there it decides here.
     """
     return [
+        *_constants(
+            short=("int64", [1], [resize.short]),
+            long=("int64", [1], [resize.long]),
+            two=("int64", [1], [2]),
+            yes=("int64", [1], [1]),
+            # Not a scalar: OpenVINO inverts a quotient of one that leads to the amounts of a Pad.
+            half=("double", [1], [0.5]),
+        ),
         "shorter = ReduceMin<keepdims = 1>(stored)",
         "longer = ReduceMax<keepdims = 1>(stored)",
         "short_longer = Mul(short, longer)",
@@ -205,7 +218,7 @@ def after_network(sections: Sections, levels: Sequence[int], classes: int) -> st
         "strength = Where(above, best, nothing)",
         *_suppression(inference, classes),
     ]
-    return _text(
+    return text(
         "behind",
         "float[B, A, K] logits, float[B, A, 4] deltas, "
         "int64[3] given, int64[2] canvas, int64[2] size, float[4] per_original",
@@ -394,6 +407,6 @@ def _with_suffix(line: str, suffix: str, shared: set[str]) -> str:
     return f"{', '.join(name.strip() + suffix for name in outputs.split(','))} = {head}({inputs})"
 
 
-def _text(name: str, inputs: str, outputs: str, lines: list[str]) -> str:
+def text(name: str, inputs: str, outputs: str, lines: list[str]) -> str:
     body = "\n".join(f"  {line}" for line in lines)
     return f'<ir_version: {IR_VERSION}, opset_import: ["" : {OPSET}]>\n{name} ({inputs}) => ({outputs})\n{{\n{body}\n}}'

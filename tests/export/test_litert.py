@@ -151,6 +151,19 @@ def test_every_tensor_has_a_name_of_its_own(path):
     assert [{"canvas"}, {"logits", "deltas"}] in named
 
 
+def test_openvino_reads_it(path, runner):
+    openvino = pytest.importorskip("openvino")
+    compiled = openvino.compile_model(openvino.Core().read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    laid = runner.lay_out(noise(100, 75))._asdict()
+    inputs = {"canvas": laid["pixels"][None], "size": laid["size"][None], "scale": laid["scale"][None]}
+    found = {output.any_name: value for output, value in compiled(inputs).items()}
+    expected = runner.run(**inputs)
+    assert expected["num_detections"][0] > 5
+    assert set(found) == set(expected)
+    for name in expected:
+        np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=1e-2)
+
+
 def test_tensorflow_lite_runs_it_too(path, runner):
     image = noise(100, 75)
     (found,), (expected,) = open_litert(path, runtime="tensorflow").detect([image]), runner.detect([image])
