@@ -297,8 +297,8 @@ def _trial(artefact: Path, runtime: str, reference: _Reference, limits: Limits, 
 
 
 def resized_copies(encoded: bytes, data: config.Data) -> list[bytes]:
-    """Copies (PNG) of an encoded image that each ask something else of the resizing: to enlarge, to shrink and to leave
-    it, padding on either side and on none, the limit of the long side, and sides of one pixel; none beyond `max_pixels`.
+    """Copies (PNG) of an encoded image that each ask something else of the resizing: to enlarge, shrink and leave it,
+    padding on either side and on none, the limit of the long side, and sides of one pixel; none beyond `max_pixels`.
     """
     from PIL import Image
 

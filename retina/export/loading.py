@@ -48,7 +48,10 @@ def _with_places(config: configuration.Config, export: Path) -> configuration.Co
     file = export.absolute().parents[1] / "config.yaml"
     if export.absolute().parent.name != "export" or not file.is_file():
         return config
-    run = configuration.load(file)
+    try:
+        run = configuration.load(file)
+    except RetinaError:  # an export may outlive the version that reads its run
+        return config
     return config.model_copy(update={"data": run.data}) if portable(run).data == config.data else config
 
 

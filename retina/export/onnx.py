@@ -179,7 +179,10 @@ def _network(detector: Any, precision: Precision) -> Any:
         from onnxruntime.transformers.float16 import convert_float_to_float16
         from onnxruntime.transformers.onnx_model import OnnxModel
 
-        model = convert_float_to_float16(model, keep_io_types=True, op_block_list=_FLOAT32_OPERATIONS)
+        squares = [node.name for node in model.graph.node if node.op_type == "Mul" and len(set(node.input)) == 1]
+        model = convert_float_to_float16(
+            model, keep_io_types=True, op_block_list=_FLOAT32_OPERATIONS, node_block_list=squares
+        )
         OnnxModel(model).topological_sort()  # casts of the input come last
     model.ir_version = onnx_graph.IR_VERSION
     return model
