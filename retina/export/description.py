@@ -49,14 +49,19 @@ def describe(
 def portable(config: configuration.Config) -> configuration.Config:
     """The configuration without places on the machine that trained: of an absolute path only the last name stays."""
 
-    def without_places(value: Any) -> Any:
+    def inside(value: Any) -> Any:
         if isinstance(value, dict):
-            return {name: without_places(inner) for name, inner in value.items()}
+            return {name: inside(inner) for name, inner in value.items()}
         if isinstance(value, list):
-            return [without_places(inner) for inner in value]
-        return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+            return [inside(inner) for inner in value]
+        return without_place(value) if isinstance(value, str) else value
 
-    return configuration.parse(without_places(config.model_dump(mode="json")))
+    return configuration.parse(inside(config.model_dump(mode="json")))
+
+
+def without_place(text: str) -> str:
+    """The last name of an absolute path; any other text as it is."""
+    return Path(text).name if Path(text).is_absolute() else text
 
 
 def float32_detector(predictor: Predictor) -> Detector:
