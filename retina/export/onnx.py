@@ -150,9 +150,10 @@ def _raw(network: Any, detector: Detector) -> Any:
     )
     raw = compose.merge_models(before, network, io_map=[("before/pixels", "network/pixels")])
     _rename(raw, {"before/canvas": "canvas", "network/logits": "logits", "network/deltas": "deltas"})
-    for value, width in zip(raw.graph.output, (len(detector.class_names), 4), strict=True):
-        type_ = value.type.tensor_type
-        type_.shape.dim[0].dim_param, type_.shape.dim[1].dim_param, type_.shape.dim[2].dim_value = "B", "A", width
+    for value in raw.graph.output:
+        batch, anchors, width = value.type.tensor_type.shape.dim
+        batch.dim_param, anchors.dim_param = "B", "A"
+        width.dim_value = len(detector.class_names) if value.name == "logits" else 4
     return raw
 
 

@@ -300,6 +300,9 @@ def test_openvino_converts_what_takes_no_files(runner, signature):
     """Decoding is TensorFlow's own; what takes pixels has no operation that others can't convert."""
     openvino = pytest.importorskip("openvino")
     converted = openvino.convert_model(runner.module.signatures[signature])
+    for output in converted.outputs:
+        if "label_names" in output.names:  # the CPU has no kernels of strings
+            converted.remove_result(output.node)
     canvas = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
     inputs = {"images": canvas} if signature == "images" else {"canvas": canvas, "size": np.array([[64, 50]], np.int32)}
     expected = runner.module.signatures[signature](**{name: tf.constant(value) for name, value in inputs.items()})
