@@ -11,7 +11,7 @@ import numpy as np
 
 from retina import config
 from retina.data.batches import plan
-from retina.data.batches.resizing import resized
+from retina.data.batches.decoding import resized
 
 
 class Canvas(NamedTuple):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from retina import config
-from retina.data.batches import views
+from retina.data.batches import augment
 from retina.data.batches.decoding import JPEG
 from retina.data.dataset import DetectionDataset
 from retina.data.stored import StoredImage, TableImage
@@ -19,7 +19,7 @@ from retina.errors import RetinaError
 
 # Of the memory that is free when training starts, so that the model and the batches find room too.
 SHARE = 0.8
-_LEVELS = views.MOST_HALVINGS + 1
+_LEVELS = augment.MOST_HALVINGS + 1
 
 
 class Layout(NamedTuple):
@@ -127,12 +127,12 @@ def _range_of_halvings(sizes: np.ndarray, resized: np.ndarray, data: config.Data
     if data.decode == "full":
         return np.zeros(count, int), np.zeros(count, int)
     # What is halved has a pixel left.
-    possible = views.possible_halvings(sizes.min(axis=1, initial=2**30))
+    possible = augment.possible_halvings(sizes.min(axis=1, initial=2**30))
     if options.crop.probability or options.mosaic.probability or options.mixup.probability:
         return np.zeros(count, int), possible
-    # Rounded as `views.zoomed` does: its window is at least r contents if the image is r targets.
-    targets = (views.zoomed_size(resized[-1], options.scale[1]), views.zoomed_size(resized[0], options.scale[0]))
-    least, most = (views.possible_halvings((sizes // target).min(axis=1)) for target in targets)
+    # Rounded as `augment.zoomed` does: its window is at least r contents if the image is r targets.
+    targets = (augment.zoomed_size(resized[-1], options.scale[1]), augment.zoomed_size(resized[0], options.scale[0]))
+    least, most = (augment.possible_halvings((sizes // target).min(axis=1)) for target in targets)
     # Rounding to whole pixels may make a small window a little wider than its share.
     return least, np.minimum(most + 1, possible)
 

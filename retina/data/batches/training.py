@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from retina import config
-from retina.data.batches import Batch, augment, cache, decoding, draws, pixels, plan, resizing, views
+from retina.data.batches import Batch, augment, cache, decoding, pixels, plan
 from retina.data.batches.augment import Layout
 from retina.data.dataset import DetectionDataset
 from retina.data.images import unusable
@@ -97,7 +97,7 @@ class Schedule(NamedTuple):
     def geometry(self, step: int) -> plan.Geometry:
         """The geometry of a global step, drawn from the seed and the step alone."""
         count = len(self.geometries)
-        return self.geometries[draws.batch_choice(self.seed, step, count) if count > 1 else 0]
+        return self.geometries[augment.batch_choice(self.seed, step, count) if count > 1 else 0]
 
 
 class Batches:
@@ -117,7 +117,7 @@ class Batches:
         self._slots = plan.box_slots(dataset.offsets, augment.images_per_example(data.augment))
         self._threads = threads or 2 * _cores()
         self._decode = decoding.decoder()
-        self._paint = resizing.fast_painter() if data.decode == "auto" else resizing.paint_exactly
+        self._paint = decoding.fast_painter() if data.decode == "auto" else decoding.paint_exactly
         self._sizes = list(map(tuple, self._table.sizes.tolist()))
         self._cache: cache.Cache | None = None
         if data.cache == "memory":
@@ -193,7 +193,7 @@ class Batches:
                 except _ImageError as error:
                     raise self._reason(error) from None
             halvings = np.array([halved for parts in taken for halved in parts])
-            shown = views.snapped(layout.parts.views, halvings)
+            shown = augment.snapped(layout.parts.views, halvings)
             columns = augment.columns(self._table, layout, shown, self._slots, options)
             return {
                 "images": images,
@@ -208,7 +208,7 @@ class Batches:
     def _painter(self, layout: Layout, sample: np.ndarray, images: np.ndarray) -> Callable[[int], list[int]]:
         """The function that makes the image of an example, and returns the halvings taken of its parts."""
         parts, options = layout.parts, self._data.augment
-        halvings = views.halvings(parts.views) if self._data.decode == "auto" else np.zeros(len(parts.row), int)
+        halvings = augment.halvings(parts.views) if self._data.decode == "auto" else np.zeros(len(parts.row), int)
         shown = list(
             zip(
                 parts.row.tolist(),
@@ -243,7 +243,7 @@ class Batches:
             if erased[example]:
                 offset, size = (side[example].tolist() for side in layout.hole)
                 random = options.erase.fill == "random"
-                noise = draws.noise(self._schedule.seed, int(sample[example]), (*size, 3)) if random else None
+                noise = augment.noise(self._schedule.seed, int(sample[example]), (*size, 3)) if random else None
                 augment.erase(content, offset, size, noise)
             return taken
 

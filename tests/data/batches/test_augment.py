@@ -10,8 +10,8 @@ import pytest
 import tensorflow as tf
 
 from retina import config
-from retina.data.batches import augment, draws, views
-from retina.data.batches.draws import Stream
+from retina.data.batches import augment
+from retina.data.batches.augment import Stream
 from retina.data.batches.evaluation import evaluation_batches, translated
 from retina.data.batches.training import training_batches
 from retina.data.dataset import DetectionDataset
@@ -339,7 +339,7 @@ def test_mixup_blends_and_keeps_the_boxes_of_both():
     for batch in made:
         image, index = batch["images"][0, :32, :64], batch["index"][0]
         partner = int(batch["labels"][0, 2])
-        drawn = draws.table(3, batch["sample"])
+        drawn = augment.draw(3, batch["sample"])
         weight = augment.beta(drawn[:, Stream.MIXUP_WEIGHT, 0], 1.5)[0]
         assert partner == int(drawn[0, Stream.MIXUP_PARTNER, 0] * 2)
         assert np.abs(image - (weight * 40 * index + (1 - weight) * 40 * partner)).max() <= 0.5 + 1e-3
@@ -366,7 +366,7 @@ def test_beta_quantiles():
     np.testing.assert_allclose(augment.beta(chance, 0.5), np.sin(chance * np.pi / 2) ** 2, atol=1e-5)
     x = augment.beta(chance, 2.0)
     np.testing.assert_allclose(3 * x**2 - 2 * x**3, chance, atol=1e-4)
-    even = draws.table(0, np.arange(200)).ravel()[:20000]
+    even = augment.draw(0, np.arange(200)).ravel()[:20000]
     for alpha in (0.1, 1.5, 100.0):
         drawn = augment.beta(even, alpha)
         deviation = np.sqrt(1 / (4 * (2 * alpha + 1)))
@@ -379,7 +379,7 @@ def test_the_first_image_of_a_mosaic_and_of_a_mixup_is_drawn_as_if_it_were_alone
     alone, mixed = (lay_out(20, 3, scale=(0.5, 2.0), horizontal_flip=0.5, **more) for more in ({}, {"mixup": ON}))
     first = ~mixed.parts.blended
     np.testing.assert_array_equal(mixed.parts.mirrored[first], alone.parts.mirrored)
-    for name in views.Views._fields:
+    for name in augment.Views._fields:
         np.testing.assert_array_equal(getattr(mixed.parts.views, name)[first], getattr(alone.parts.views, name))
 
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from retina import config
-from retina.data.batches import cache, decoding, draws, plan, views
+from retina.data.batches import augment, cache, decoding, plan
 from retina.data.batches.evaluation import evaluation_batches, translated
 from retina.data.batches.training import training_batches
 from retina.data.dataset import DetectionDataset
@@ -85,7 +85,7 @@ def assert_same(first: list[dict], second: list[dict]) -> None:
 # ------------------------------------------------------------------------------------------------------------ reduced
 
 
-@pytest.mark.parametrize("halvings", range(views.MOST_HALVINGS + 1))
+@pytest.mark.parametrize("halvings", range(augment.MOST_HALVINGS + 1))
 def test_only_jpegs_are_reduced_and_odd_sides_are_rounded_up(halvings):
     picture, decode = smooth(41, 67), decoding.decoder()
     image, taken = decode(encoded(picture), (41, 67), halvings)
@@ -201,9 +201,9 @@ def test_every_size_that_a_zoom_may_ask_for_is_kept():
     asked = np.zeros_like(kept)
     canvas = geometry.canvases[geometry.canvas_of].astype(np.int64)
     for sample in range(12):
-        drawn = draws.table(0, np.arange(60) + 60 * sample)
-        shown = views.zoomed(sizes.astype(np.int64), geometry.resized, canvas, drawn, options.augment.scale)
-        asked[np.arange(60), views.halvings(shown)] = True
+        drawn = augment.draw(0, np.arange(60) + 60 * sample)
+        shown = augment.zoomed(sizes.astype(np.int64), geometry.resized, canvas, drawn, options.augment.scale)
+        asked[np.arange(60), augment.halvings(shown)] = True
     assert kept[asked].all()
     # And not simply every size of every image.
     assert asked.sum() > 80 and kept.sum() < 0.75 * kept.size

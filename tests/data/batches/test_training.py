@@ -13,7 +13,7 @@ import tensorflow as tf
 from PIL import Image
 
 from retina import config
-from retina.data.batches import augment, decoding, pixels, resizing, training, views
+from retina.data.batches import augment, decoding, pixels, training
 from retina.data.batches.evaluation import translated
 from retina.data.batches.training import training_batches
 from retina.data.dataset import DetectionDataset
@@ -110,9 +110,9 @@ def test_pixels_are_tensorflows_to_a_level_and_exactly_where_they_are_decoded_in
     for step, batch in enumerate(whole):
         layout = layout_of(whole, step)
         shown = layout.parts
-        halvings = views.halvings(shown.views) if decode == "auto" else np.zeros(len(shown.row), int)
+        halvings = augment.halvings(shown.views) if decode == "auto" else np.zeros(len(shown.row), int)
         halvings[[not mixed.images[row].startswith(decoding.JPEG) for row in shown.row]] = 0
-        taken = np.concatenate(views.snapped(shown.views, halvings), axis=1)
+        taken = np.concatenate(augment.snapped(shown.views, halvings), axis=1)
         for part, example in enumerate(shown.example):
             exact = reference(mixed.images[shown.row[part]], taken[part], int(halvings[part]))
             exact = exact[:: -1 if shown.turned[part] else 1, :: -1 if shown.mirrored[part] else 1]
@@ -172,13 +172,13 @@ def test_boxes_are_those_of_a_float64_reference(mixed, options):
 def test_photographs_differ_by_a_level_at_most_from_exact_resizing(shared_data):
     """Measured on 64 of these: no value by more than 1 level, one in 12 by that (one in 10 at 384 x 512)."""
     files = sorted((shared_data / "coco_mini" / "train2017").glob("*.jpg"))[:6]
-    decode, paint, off = decoding.decoder(), resizing.fast_painter(), []
+    decode, paint, off = decoding.decoder(), decoding.fast_painter(), []
     for file in files:
         size = Image.open(file).size[::-1]
         image = decode(file.read_bytes(), size, 1)[0]
         shown, exact = np.zeros((2, 256, 256, 3), np.uint8)
         paint(image, True, False, shown[:192])
-        resizing.paint_exactly(image, True, False, exact[:192])
+        decoding.paint_exactly(image, True, False, exact[:192])
         np.testing.assert_array_equal(exact[:192, ::-1], np.round(tf.image.resize(image, (192, 256))))
         off.append(np.abs(shown.astype(int) - exact).ravel())
     assert np.max(off) == 1 and np.mean(off) < 0.1
@@ -275,7 +275,7 @@ def test_every_format_is_decoded_as_for_evaluation(kind):
 )
 def test_reduced_jpegs_are_those_of_tensorflow(size, options):
     content = encoded("JPEG", noisy(*size), **options)
-    for halvings in range(int(np.log2(min(size))) + 1 if min(size) < 8 else views.MOST_HALVINGS + 1):
+    for halvings in range(int(np.log2(min(size))) + 1 if min(size) < 8 else augment.MOST_HALVINGS + 1):
         image, taken = READ(content, size, halvings)
         expected = tf.io.decode_jpeg(content, channels=3, ratio=2**halvings, dct_method="INTEGER_ACCURATE")
         np.testing.assert_array_equal(image, expected, strict=True)

@@ -4,16 +4,15 @@ import numpy as np
 import pytest
 
 from retina import config
-from retina.data.batches import augment, draws, views
-from retina.data.batches.draws import Place, Stream
-from retina.data.batches.views import Objects, Views
+from retina.data.batches import augment
+from retina.data.batches.augment import Objects, Place, Stream, Views
 
 ON = {"probability": 1.0}
 ANY = range(60)
 
 
 def drawn(samples, seed: int = 7, place: int = Place.FIRST) -> np.ndarray:
-    return draws.table(seed, np.array(list(samples), np.int64), place)
+    return augment.draw(seed, np.array(list(samples), np.int64), place)
 
 
 def sizes(size, count: int = 1) -> np.ndarray:
@@ -37,7 +36,7 @@ def test_no_sample_no_draw():
 
 def test_every_use_of_chance_has_a_stream_of_its_own():
     numbers = [int(stream) for stream in Stream]
-    assert len(numbers) == len(set(numbers)) and max(numbers) + draws.WINDOWS == drawn([0]).shape[1]
+    assert len(numbers) == len(set(numbers)) and max(numbers) + augment.WINDOWS == drawn([0]).shape[1]
     table = np.stack([drawn([5], place=place) for place in Place])
     assert len(np.unique(table)) == table.size
 
@@ -48,9 +47,9 @@ def test_draws_are_the_same_on_every_machine_and_version():
     np.testing.assert_allclose(numbers, [0.855505511464877, 0.24357220918156153, 0.809837230677219], rtol=1e-12)
     assert (drawn([5])[0, Stream.MOSAIC_PARTNERS, :3] * 1000).astype(int).tolist() == [150, 770, 566]
     np.testing.assert_allclose(
-        views.zoom(drawn([0, 1]), (0.5, 2.0)), [0.8951228511113443, 1.5351440119353374], rtol=1e-12
+        augment.zoom(drawn([0, 1]), (0.5, 2.0)), [0.8951228511113443, 1.5351440119353374], rtol=1e-12
     )
-    assert draws.noise(7, 3, (4,)).tolist() == [145, 177, 115, 93]
+    assert augment.noise(7, 3, (4,)).tolist() == [145, 177, 115, 93]
 
 
 def test_draws_depend_on_the_seed_and_the_sample_only():
@@ -65,10 +64,10 @@ def test_numbers_come_evenly():
     assert table.min() >= 0 and table.max() < 1
     np.testing.assert_allclose(table.mean(0), 0.5, atol=0.027)
     np.testing.assert_allclose((table < 0.25).mean(0), 0.25, atol=0.04)
-    counts = np.bincount([draws.batch_choice(0, step, 3) for step in range(300)], minlength=3)
+    counts = np.bincount([augment.batch_choice(0, step, 3) for step in range(300)], minlength=3)
     # Binomial: 100 +- 8.
     assert len(counts) == 3 and (abs(counts - 100) < 35).all()
-    noise = draws.noise(0, 0, (50, 60, 3))
+    noise = augment.noise(0, 0, (50, 60, 3))
     assert noise.dtype == np.uint8 and abs(noise.mean() - 127.5) < 4 and len(np.unique(noise)) == 256
 
 
@@ -84,11 +83,11 @@ def test_streams_and_samples_are_independent():
 
 
 def test_zoom_of_an_empty_range_is_its_value():
-    assert (views.zoom(drawn(ANY), (1.5, 1.5)) == 1.5).all()
+    assert (augment.zoom(drawn(ANY), (1.5, 1.5)) == 1.5).all()
 
 
 def test_zoom_is_log_uniform():
-    factors = np.log2(views.zoom(drawn(range(1000), 3), (0.5, 2.0)))
+    factors = np.log2(augment.zoom(drawn(range(1000), 3), (0.5, 2.0)))
     assert factors.min() >= -1 and factors.max() <= 1
     # Uniform on [-1, 1]: mean 0 +- 0.018, quarters at -0.5 and 0.5.
     np.testing.assert_allclose(factors.mean(), 0, atol=0.07)
@@ -97,7 +96,7 @@ def test_zoom_is_log_uniform():
 
 def zoomed(stored, resized, canvas, scale, samples=ANY) -> Views:
     count = len(samples)
-    return views.zoomed(sizes(stored, count), sizes(resized, count), np.array(canvas), drawn(samples), scale)
+    return augment.zoomed(sizes(stored, count), sizes(resized, count), np.array(canvas), drawn(samples), scale)
 
 
 def test_the_view_of_a_single_pixel():
@@ -140,12 +139,12 @@ WHOLE = Views(sizes((0, 0)), sizes((2, 3)), sizes((2, 3)))  # 2 high, 3 wide
 
 
 def flipped(mirrored: bool, turned: bool, boxes=BOXES) -> np.ndarray:
-    return views.moved(boxes, WHOLE, np.array([mirrored]), np.array([turned]))
+    return augment.moved(boxes, WHOLE, np.array([mirrored]), np.array([turned]))
 
 
 def test_boxes_of_no_image_and_of_an_image_without_boxes():
     none = Views(*(np.zeros((0, 2), np.int64) for _ in Views._fields))
-    assert views.moved(objects(), none, np.zeros(0, bool), np.zeros(0, bool)).shape == (0, 4)
+    assert augment.moved(objects(), none, np.zeros(0, bool), np.zeros(0, bool)).shape == (0, 4)
     assert flipped(True, True, objects([])).shape == (0, 4)
 
 
@@ -160,9 +159,9 @@ def test_flips_mirror_boxes():
 def test_boxes_move_with_the_view_by_hand():
     # 20 x 10 stored pixels from row 5 and column 40 on, shown at 10 x 20: half as high, twice as wide.
     view = Views(sizes((5, 40)), sizes((20, 10)), sizes((10, 20)))
-    shown = views.moved(objects([[42, 5, 45, 25]]), view, np.array([False]), np.array([False]))
+    shown = augment.moved(objects([[42, 5, 45, 25]]), view, np.array([False]), np.array([False]))
     assert shown.dtype == np.float32 and shown.tolist() == [[4, 0, 10, 10]]
-    shown = views.moved(objects([[42, 5, 45, 15]]), view, np.array([True]), np.array([True]))
+    shown = augment.moved(objects([[42, 5, 45, 15]]), view, np.array([True]), np.array([True]))
     assert shown.tolist() == [[10, 5, 16, 10]]
 
 
@@ -192,7 +191,7 @@ def test_which_boxes_stay():
     counts, crowd = np.zeros(6, bool), np.ones(6, bool)
 
     def stays(ignored, **rule):
-        left, valid = views.cut(boxes, ignored, sizes((10, 20), 6), config.Augment(scale=(1.0, 2.0), **rule))
+        left, valid = augment.cut(boxes, ignored, sizes((10, 20), 6), config.Augment(scale=(1.0, 2.0), **rule))
         assert left[0].tolist() == [0, 0, 6, 10] and left[3].tolist() == [19.5, 0, 20, 10]
         return valid.astype(int).tolist()
 
@@ -207,7 +206,7 @@ def test_which_boxes_stay():
 def test_hidden_share_by_hand():
     boxes = np.array([[0.0, 0, 10, 10], [5, 5, 6, 7], [20, 20, 30, 30], [6, 6, 6, 9]])
     # Rows 5 to 15, columns 4 to 8.
-    hidden = views.hidden_share(boxes, sizes((5, 4), 4), sizes((10, 4), 4))
+    hidden = augment.hidden_share(boxes, sizes((5, 4), 4), sizes((10, 4), 4))
     np.testing.assert_allclose(hidden, [0.2, 1.0, 0.0, 0.0], rtol=1e-6)
 
 
@@ -216,7 +215,7 @@ def test_hidden_share_by_hand():
 
 def windows(size, samples, count: int, area, aspect) -> tuple[np.ndarray, np.ndarray]:
     of = drawn(samples)[:, Stream.WINDOWS : Stream.WINDOWS + count]
-    return views.random_windows(sizes(size, len(samples)), of, area, aspect)
+    return augment.random_windows(sizes(size, len(samples)), of, area, aspect)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (2, 3), (4000, 7)])
@@ -244,7 +243,9 @@ def test_the_first_window_that_overlaps_enough_is_taken(overlap):
     boxes, ignored = [[5, 8, 70, 61], [60, 50, 95, 78], [0, 0, 100, 80]], [False, False, True]
     first, samples = set(), range(12)
     offsets, taken = windows((80, 100), samples, 16, options.area, options.aspect)
-    cropped = views.cropped(sizes((80, 100), 12), objects(*[boxes] * 12, ignored=ignored * 12), drawn(samples), options)
+    cropped = augment.cropped(
+        sizes((80, 100), 12), objects(*[boxes] * 12, ignored=ignored * 12), drawn(samples), options
+    )
     for number in samples:
         expected = ([0, 0], [80, 100])
         for place, ((top, left), (height, width)) in enumerate(zip(offsets[number], taken[number], strict=True)):
@@ -264,17 +265,17 @@ def test_the_first_window_that_overlaps_enough_is_taken(overlap):
 def test_where_no_window_will_do_the_image_stays_whole_and_without_boxes_any_will():
     options = config.Crop(probability=1.0, overlap="visible", least=(1.0,), area=(0.1, 0.5))
     everywhere = [[0.0, 0.0, 40.0, 50.0]]
-    cropped = views.cropped(sizes((50, 40)), objects(everywhere), drawn([0]), options)
+    cropped = augment.cropped(sizes((50, 40)), objects(everywhere), drawn([0]), options)
     assert [part.tolist() for part in cropped] == [[[0, 0]], [[50, 40]]]
     first = [part[:, 0].tolist() for part in windows((50, 40), [0], 16, (0.1, 0.5), (0.5, 2.0))]
     for without in (objects([]), objects(everywhere, ignored=[True])):
-        cropped = views.cropped(sizes((50, 40)), without, drawn([0]), options)
+        cropped = augment.cropped(sizes((50, 40)), without, drawn([0]), options)
         assert [part.tolist() for part in cropped] == first
 
 
 def test_crops_come_as_often_as_asked_and_leave_the_others_whole():
     options = config.Crop(probability=0.3, area=(0.1, 0.5))
-    offset, window = views.cropped(sizes((50, 40), 1000), objects(*[[]] * 1000), drawn(range(1000)), options)
+    offset, window = augment.cropped(sizes((50, 40), 1000), objects(*[[]] * 1000), drawn(range(1000)), options)
     whole = (window == [50, 40]).all(1)
     # Binomial: 0.7 +- 0.0145.
     assert abs(whole.mean() - 0.7) < 0.06 and not offset[whole].any()
@@ -282,7 +283,7 @@ def test_crops_come_as_often_as_asked_and_leave_the_others_whole():
 
 
 def test_a_cropped_view_is_enlarged_to_the_size_of_the_image():
-    shown = views.alone(
+    shown = augment.alone(
         sizes((60, 90), 10),
         sizes((120, 180), 10),
         np.array([128, 192]),
@@ -301,7 +302,7 @@ def test_a_cropped_view_is_enlarged_to_the_size_of_the_image():
 )
 def test_a_tile_is_covered_with_one_scale(options):
     for stored, tile in (((1, 1), (7, 3)), ((60, 90), (64, 31)), ((90, 60), (64, 31))):
-        shown = views.covering(
+        shown = augment.covering(
             sizes(stored, 20), sizes(tile, 20), objects(*[[]] * 20), drawn(range(20)), config.Augment(**options)
         )
         assert (shown.content == tile).all() and (shown.window >= 1).all()
@@ -313,7 +314,7 @@ def test_a_tile_is_covered_with_one_scale(options):
 
 
 def test_a_tile_is_covered_with_as_little_zoom_as_will_do():
-    shown = views.covering(sizes((60, 90)), sizes((30, 30)), objects([]), drawn([0]), config.Augment())
+    shown = augment.covering(sizes((60, 90)), sizes((30, 30)), objects([]), drawn([0]), config.Augment())
     # Half the size is the least that covers 30 x 30: all of the height, 60 of 90 columns.
     assert shown.window.tolist() == [[60, 60]] and shown.offset[0, 0] == 0
 
@@ -338,13 +339,13 @@ def test_a_tile_is_covered_with_as_little_zoom_as_will_do():
 )
 def test_how_often_a_window_is_halved(window, content, expected):
     view = Views(sizes((3, 5)), sizes(window), sizes(content))
-    taken = views.halvings(view)
+    taken = augment.halvings(view)
     assert taken.tolist() == [expected]
     # Never below what is shown.
-    assert (views.snapped(view, taken).window >> expected >= np.minimum(content, window)).all()
+    assert (augment.snapped(view, taken).window >> expected >= np.minimum(content, window)).all()
 
 
 def test_a_snapped_view_by_hand():
     # Quarter pixels: 13 lies in the pixel that starts at 12; 42 = 10 whole ones and two pixels that are lost.
-    view = views.snapped(Views(sizes((13, 8)), sizes((42, 40)), sizes((10, 10))), np.array([2]))
+    view = augment.snapped(Views(sizes((13, 8)), sizes((42, 40)), sizes((10, 10))), np.array([2]))
     assert [side.tolist() for side in view] == [[[12, 8]], [[40, 40]], [[10, 10]]]
