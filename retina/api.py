@@ -354,6 +354,7 @@ def score(
     splits: Sequence[str] = (),
     names: str | Path | None = None,
     images: str | Path | None = None,
+    strict: bool = False,
 ) -> Score:
     """The figures of `detections` on `ground_truth`, each a file or folder (see `retina.data`) or a table.
 
@@ -372,6 +373,8 @@ def score(
         gt_format, dt_format, splits, names, images: see `retina.data.load.read_ground_truth` and
             `retina.data.load.read_results`; `images` also says where the pictures are, for
             `retina.drawing.evaluation_files`.
+        strict: refuses detections of classes that the ground truth does not have, and of images outside it. They are
+            left out otherwise, and `Score.detections.left_out` counts them.
 
     Raises:
         RetinaError: a file is missing or malformed, the two don't fit, or a setting has no effect.
@@ -397,7 +400,10 @@ def score(
             pixels=result_pixels,
             names=names if formats.indices else None,
             images=images if formats.fractions else None,
+            strict=strict,
         )
+    elif strict:
+        raise RetinaError("--strict: it has no effect on a table of detections, which is always checked; leave it out")
     settings = _settings(ground_truth, formats, given)
     figures = judge_tables(
         truth, results, protocol=protocol, settings=settings, replicates=replicates, iou=iou, difficult=difficult

@@ -15,6 +15,7 @@ from retina.data.stored import path_or_bytes
 from retina.errors import RetinaError
 from retina.evaluation.coco import Metrics, evaluate_as
 from retina.export.certificate import table_of
+from retina.export.description import portable
 from retina.export.runner import Runner, format_of, open_artefact
 from retina.inference import Detections, Predictor, each_image, pixels_of
 from retina.runs import loading
@@ -29,7 +30,7 @@ class ExportedPredictor:
     def __init__(self, runner: Runner):
         self.runner = runner
         self.path, self.class_names = runner.path, runner.class_names
-        self.config = configuration.parse(runner.document["config"], str(runner.path))
+        self.config = _with_places(configuration.parse(runner.document["config"], str(runner.path)), runner.path)
 
     def predict(self, images: Any) -> list[Detections]:
         """Detects objects; see `retina.inference.Predictor.predict`."""
@@ -41,6 +42,18 @@ class ExportedPredictor:
             readable = isinstance(image, (str, Path, bytes))
             given = Path(image) if isinstance(image, str) else image if readable else pixels_of(image)
             yield from self.runner.detect([given])
+
+
+def _with_places(config: configuration.Config, export: Path) -> configuration.Config:
+    """An export's configuration, which says no absolute paths, with those of the run in whose `export/` it lies."""
+    file = export.absolute().parents[1] / "config.yaml"
+    if export.absolute().parent.name != "export" or not file.is_file():
+        return config
+    try:
+        run = configuration.load(file)
+    except RetinaError:  # an export may outlive the version that reads its run
+        return config
+    return config.model_copy(update={"data": run.data}) if portable(run).data == config.data else config
 
 
 def load(

@@ -21,8 +21,8 @@ import numpy as np
 
 from retina import config
 from retina.data.convert.origin import Origin, find_source
-from retina.data.convert.part import HOLDS, Choice, Part, Spec, Target, file_names, fitted, without
-from retina.data.convert.verify import differences, undecodable
+from retina.data.convert.part import HOLDS, Choice, Part, Spec, Target, file_names, fitted, whole_corners, without
+from retina.data.convert.verify import differences, differing_texts, undecodable
 from retina.data.dataset import DetectionDataset, InvalidBoxes
 from retina.data.formats import coco, tfds, voc, yolo
 from retina.data.image_files import Header, read_header, upright_boxes
@@ -187,7 +187,7 @@ def _plan(
             done += 1
             report("headers", done, total)
         table, rotations, said = _upright(table, headers, upright)
-        table, lost = fitted(table, HOLDS[holds], crowd, difficult)
+        table, lost = fitted(whole_corners(table), HOLDS[holds], crowd, difficult)
         gone, why = _unheld(holds, table)
         if gone.any():
             lost += (f"{table.name}: {int(gone.sum())} of {len(gone)} boxes left out: {why}",)
@@ -310,6 +310,10 @@ def _verify(to: Target, parts: Sequence[Part], home: Path, report: Progress) -> 
         try:
             table = read_source(data, section, "written")
             faults = differences(part, table, module.tolerance(part.table), tick)
+            if to == "voc":
+                faults += differing_texts(voc.written_texts(part, home))
+            elif to == "yolo":
+                faults += differing_texts(yolo.written_texts(part, home))
         except RetinaError as error:
             faults = (str(error),)
         problems += [f"{part.split}: {fault}" for fault in faults]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +70,19 @@ def differences(
             shown = ", ".join(dict.fromkeys(part.names[row] for row in images[wrong][:_SHOWN]))
             faults.append(f"{int(wrong.sum())} of {len(wrong)} boxes differ in their {what}, in {shown}")
     return tuple(faults)
+
+
+def differing_texts(texts: Iterable[tuple[Path, str]]) -> tuple[str, ...]:
+    """Return the first few files, in words, whose text is not the one that was to be written: read as numbers, 81 and
+    81.00000001 are the same."""
+    wrong = []
+    for file, text in texts:
+        try:
+            if file.read_text(encoding="utf-8") != text:
+                wrong.append(f"{file.name}: its text is not what was to be written")
+        except (OSError, UnicodeDecodeError) as error:
+            wrong.append(f"{file.name}: cannot read it again: {error}")
+    return tuple(wrong[:_SHOWN])
 
 
 def _rows(part: Part, written: DetectionDataset) -> np.ndarray | str:
