@@ -585,8 +585,6 @@ def predict(
             f"--score {score}: the run's inference.score_threshold is {inference.score_threshold}; nothing below it is "
             f"detected: of a run, give inference.score_threshold={score} as well"
         )
-    for line in (*predictor.notes, f"detects: {_heavy('inference_in_words')(inference)}"):
-        say(line)
     detections: dict[Path, Detections] = {}
     errors: dict[Path, RetinaError] = {}
     for file in dict.fromkeys(files):
@@ -607,6 +605,8 @@ def predict(
     }
     tables = [detections[file] for file in readable]
     pictures = write_predictions(Path(out), readable, tables, predictor.class_names, settings)
+    for line in (*predictor.notes, f"detects: {_heavy('inference_in_words')(inference)}"):
+        say(line)
     drawn = iter(pictures)
     return [
         Prediction(file, detections[file], next(drawn))
