@@ -15,7 +15,7 @@ from retina import api
 def export(
     run: Annotated[Path, typer.Argument(help="A run directory.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Settings of data and export.")
+        list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Settings of data, inference and export.")
     ] = None,
     format: Annotated[Literal["saved_model", "onnx", "litert"], typer.Option(help="What to write.")] = "saved_model",
     out: Annotated[Path | None, typer.Option(help="A new folder or file; by default in RUN/export.")] = None,
@@ -45,8 +45,11 @@ def export(
     )
     certificate = exported.certificate
     if as_json:
-        print(json.dumps({"path": str(exported.path), **certificate.to_json()}, indent=2))
+        head = {"path": str(exported.path), "notes": list(exported.notes)}
+        print(json.dumps({**head, **certificate.to_json()}, indent=2))
     else:
+        for note in exported.notes:
+            print(note)
         print(certificate.words())
         print(f"It is in {exported.path}.")
     if not certificate.passed:

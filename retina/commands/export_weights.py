@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from retina import api
-from retina.commands.options import console
+from retina.output import console
 
 
 def export_weights(

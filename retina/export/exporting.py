@@ -25,7 +25,7 @@ from retina.export.agreement import LIMITS, Limits
 from retina.export.certificate import Certificate, certify, write_certificate
 from retina.export.runner import Format
 from retina.inference import Predictor
-from retina.runs.loading import load_checkpoint, split_for
+from retina.runs.loading import check_sections, inference_in_words, load_checkpoint, split_for
 
 Precision = Literal["float32", "float16", "int8"]
 
@@ -41,10 +41,14 @@ _REPRESENTATIVE = 100
 
 @dataclass(frozen=True)
 class Exported:
-    """`path` is where the export lies; one that was refused lies beside the place it was meant for, as `….refused`."""
+    """`path` is where the export lies; one that was refused lies beside the place it was meant for, as `….refused`.
+
+    `notes` say what loading the run had to say, and the inference settings that the export holds.
+    """
 
     path: Path
     certificate: Certificate
+    notes: tuple[str, ...] = ()
 
 
 def export(
@@ -70,7 +74,7 @@ def export(
         raw: of ONNX the network alone, for who resizes and decodes otherwise; other formats have it as a signature.
         split: what to certify on.
         certify_images: how many images of it, evenly spread; `export.certify` of the configuration by default.
-        overrides: `key.path=value` of the sections `data` and `export`.
+        overrides: `key.path=value` of the sections `data`, `export` and `inference`.
 
     Raises:
         RetinaError: no such run, checkpoint or data; the place is taken; or a setting without effect.
@@ -85,11 +89,11 @@ def export(
         )
     if keras.backend.backend() != "tensorflow":
         return _in_child(run, format, out, precision, raw, checkpoint, split, certify_images, overrides)
-    predictor, saved = load_checkpoint(run, checkpoint)
-    config = _configured(predictor.config, certify_images, overrides)
-    predictor = Predictor(predictor.detector, config)
-    data_overrides = [override for override in overrides if override.startswith("data.")]
-    dataset, truth, _ = split_for(predictor, split, data_overrides)
+    check_sections(overrides, ("data", "export", "inference"), "an export")
+    counted = [] if certify_images is None else [f"export.certify={certify_images}"]
+    predictor, saved = load_checkpoint(run, checkpoint, [*overrides, *counted])
+    config = predictor.config
+    dataset, truth, _ = split_for(predictor, split)
     chosen = _spread(dataset, config.export.certify)
     notes = {"run": {"checkpoint": checkpoint, "step": saved.step, "best": saved.best}}
     partial = out.with_name(f".partial.{out.name}")
@@ -115,7 +119,7 @@ def export(
         raise RetinaError(f"{out}: cannot write the export: {error.strerror or error}; choose another --out") from None
     finally:
         _remove(partial)
-    return Exported(place, certificate)
+    return Exported(place, certificate, (*predictor.notes, f"detects: {inference_in_words(config.inference)}"))
 
 
 def limits_of(format: Format, precision: Precision | None, folded: bool) -> Limits:
@@ -159,18 +163,6 @@ def _default_out(run: Path, format: Format, precision: Precision | None, raw: bo
         "litert": f"model_{precision}.tflite",
     }
     return run / "export" / names[format]
-
-
-def _configured(
-    config: configuration.Config, certify_images: int | None, overrides: Sequence[str]
-) -> configuration.Config:
-    for override in overrides:
-        if not override.startswith(("data.", "export.")):
-            raise RetinaError(
-                f"override '{override}': an export takes only data.* and export.*; the rest is the checkpoint's"
-            )
-    counted = [] if certify_images is None else [f"export.certify={certify_images}"]
-    return configuration.override(config, [*overrides, *counted])
 
 
 def _spread(dataset: DetectionDataset, count: int | None) -> DetectionDataset:
@@ -219,4 +211,5 @@ def _in_child(
         last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), f"exit {done.returncode}")
         raise RetinaError(last.removeprefix("retina: "))
     tree = json.loads(done.stdout)
-    return Exported(Path(tree.pop("path")), Certificate.from_json(tree))
+    notes = tuple(tree.pop("notes"))
+    return Exported(Path(tree.pop("path")), Certificate.from_json(tree), notes)

@@ -64,7 +64,8 @@ def detections(
         start = stop
     boxes, strength, labels = (tf.concat(columns, axis=1) for columns in zip(*parts, strict=True))
     boxes = tf.minimum(tf.maximum(boxes, 0.0), tf.expand_dims(_xyxy(tf.cast(size, tf.float32)), 1))
-    survivors = suppress(boxes, strength, labels, inference.nms_iou, inference.max_detections)
+    groups = tf.zeros_like(labels) if inference.class_agnostic else labels
+    survivors = suppress(boxes, strength, groups, inference.nms_iou, inference.max_detections)
     valid = survivors >= 0
     rows = tf.maximum(survivors, 0)
     boxes = tf.gather(boxes, rows, batch_dims=1) * tf.expand_dims(_xyxy(1.0 / scale), 1)

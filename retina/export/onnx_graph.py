@@ -338,11 +338,12 @@ def _candidates(level: int) -> list[str]:
 
 def _suppression(inference: config.Inference, classes: int) -> list[str]:
     slots = inference.max_detections
+    same = inference.class_agnostic  # then every label counts as the first
     return [
         *_constants(
             per_class=("int64", [1], [slots]),
             overlap=("float", [1], [inference.nms_iou]),
-            class_rows=("int64", [1, classes, 1], range(classes)),
+            class_rows=("int64", [1, 1 if same else classes, 1], range(1 if same else classes)),
             slots=("int64", [1], [slots]),
             two_and_none=("int64", [4], [0, 0, 0, slots]),
             batch_and_box=("int64", [2], [0, 2]),
@@ -350,7 +351,8 @@ def _suppression(inference: config.Inference, classes: int) -> list[str]:
         ),
         "label_row = Unsqueeze(label, axis_one)",
         "strength_row = Unsqueeze(strength, axis_one)",
-        "is_class = Equal(label_row, class_rows)",
+        *(["group_row = Sub(label_row, label_row)"] if same else []),
+        f"is_class = Equal({'group_row' if same else 'label_row'}, class_rows)",
         "by_class = Where(is_class, strength_row, nothing)",
         "selected = NonMaxSuppression<center_point_box = 0>(cut, by_class, per_class, overlap, floor)",
         "survivors = Gather<axis = 1>(selected, batch_and_box)",

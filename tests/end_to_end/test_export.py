@@ -162,9 +162,10 @@ def test_detections_that_cannot_be_scored_are_refused(monkeypatch, exported, tra
     ("arguments", "message"),
     [
         (["--precision", "float16"], "--precision float16: it has no effect on saved_model"),
+        (["model.freeze=1"], "an export takes only data.*, export.* and inference.*; the rest is the checkpoint's"),
+        (["inference.nms_iuo=0.3"], "unknown key 'inference.nms_iuo'; did you mean 'nms_iou'?"),
         (["--format", "onnx", "--precision", "int8"], "--precision int8: it has no effect on onnx; it takes float32"),
         (["--raw"], "--raw: it has no effect on saved_model, which has a signature `raw`"),
-        (["inference.nms_iou=0.3"], "an export takes only data.* and export.*"),
         (["export.certfy=3"], "unknown key 'export.certfy'; did you mean 'certify'?"),
         (["--checkpoint", "step_99"], "no such checkpoint"),
         (["--split", "test", "data.test=null"], "this split is not configured"),

@@ -225,7 +225,9 @@ def test_candidates_boxes_and_suppression_are_decodes(seed, ties):
     anchors = config.Anchors(
         offset=0.5 * (seed % 2), rounding=seed == 3, spacing=spacing, box_weights=(1.0, 1.0, 2.0, 2.0)
     )
-    settings = config.Inference(candidates=50, max_detections=30, nms_iou=(0.5, 0.3, 0.0, 1.0)[seed])
+    settings = config.Inference(
+        candidates=50, max_detections=30, nms_iou=(0.5, 0.3, 0.0, 1.0)[seed], class_agnostic=seed < 2
+    )
     sections = Sections(config.Model(), anchors, config.Assignment(), config.load().loss, settings)
     height, width, levels = 96, 160, (3, 4, 5, 6, 7)
     constants = level_anchors(anchors, (height, width), levels)
