@@ -166,20 +166,19 @@ class Serving:
         """Detections of RGB images [B,H,W,3] of one size."""
         import tensorflow as tf
 
-        count = tf.shape(images)[0]
-        images = _at_least_one(images, 0)
+        count, readable = tf.shape(images)[0], tf.reduce_all(tf.shape(images)[1:3] > 0)
+        # Without a loop over the images, which OpenVINO gets wrong: what is empty gets black pixels.
+        lacking = tf.maximum(1 - tf.shape(images)[:3], 0)
+        images = tf.pad(images, [[0, lacking[0]], [0, lacking[1]], [0, lacking[2]], [0, 0]])
+        stored, batch = tf.shape(images)[1:3], tf.shape(images)[:1]
         with tf.device("CPU:0"):
-            canvas, size, scale, readable = tf.map_fn(
-                self.canvas,
-                images,
-                fn_output_signature=Canvas(
-                    tf.TensorSpec([None, None, 3], tf.uint8),
-                    tf.TensorSpec([2], tf.int32),
-                    tf.TensorSpec([2], tf.float32),
-                    tf.TensorSpec([], tf.bool),
-                ),
-            )
-        return self._named(self._detected(canvas, size, scale, limits), readable, count)
+            content, size = pixels.fit(stored, self._resize)
+            missing = size - content
+            canvas = tf.pad(pixels.show(images, content), [[0, 0], [0, missing[0]], [0, missing[1]], [0, 0]])
+            sizes = tf.tile(content[None], [batch[0], 1])
+            scales = tf.tile(pixels.scale(stored, content)[None], [batch[0], 1])
+        detections = self._detected(canvas, sizes, scales, limits)
+        return self._named(detections, tf.fill(batch, readable), count)
 
     def raw(self, canvas: tf.Tensor, size: tf.Tensor) -> Tensors:
         """The network alone: `logits` and `deltas` of canvases [B,H,W,3] whose content ends at `size` [B,2] (h, w)."""
