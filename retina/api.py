@@ -154,7 +154,7 @@ def judge(
     )
     if out is not None:
         out = Path(out)
-        write_score(out, figures, detected.dataset.images)
+        write_score(out, figures, detected.dataset.photographs)
         write_sheet(out, detected.dataset, detected.table, pictures=9)
     return Judged(figures, tuple(detected.dataset.notes))
 
@@ -571,7 +571,7 @@ def predict(
             f"--score {score}: the run's inference.score_threshold is {lowest}; nothing below it is detected"
         )
     detections = [of_image.above(score) for of_image in predictor.predict(files)]
-    pictures = write_predictions(Path(out), files, detections, predictor.class_names)
+    pictures = write_predictions(Path(out), files, detections, predictor.class_names, predictor.config.data)
     return [Prediction(*row) for row in zip(files, detections, pictures, strict=True)]
 
 

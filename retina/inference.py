@@ -10,11 +10,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from retina.config import Config
+from retina.config import Config, Data
 from retina.data.batches.evaluation import canvas_image, translated
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import DetectionTable, concatenate
-from retina.data.images import load_image
+from retina.data.images import as_configured, load_image
 from retina.errors import RetinaError
 from retina.models.detector import Detector
 
@@ -94,7 +94,9 @@ class Predictor:
         """Detect objects.
 
         Args:
-            images: one or several paths, or uint8 RGB arrays [H, W, 3]; sizes may differ.
+            images: one or several paths, or uint8 RGB arrays [H, W, 3]; sizes may differ. With `data.orientation:
+                upright` files are turned as EXIF says, and boxes are those of the upright picture; arrays stay as they
+                are.
 
         Returns:
             One `Detections` an image, in the order given.
@@ -109,7 +111,7 @@ class Predictor:
         """`predict`, an image at a time."""
         single = isinstance(images, (str, Path)) or (isinstance(images, np.ndarray) and images.ndim == 3)
         for image in [images] if single else images:
-            pixels = _pixels(image, self.config.data.max_pixels)
+            pixels = _pixels(image, self.config.data)
             canvas, scale, size = canvas_image(pixels, self.config.data.resize)
             batch = {
                 "images": canvas[None],
@@ -135,9 +137,9 @@ def build_detector(config: Config, class_names: Sequence[str], *, load_weights: 
     )
 
 
-def _pixels(image: Any, max_pixels: int) -> np.ndarray:
+def _pixels(image: Any, data: Data) -> np.ndarray:
     if isinstance(image, (str, Path)):
-        return load_image(str(image), max_pixels=max_pixels)
+        return load_image(as_configured(str(image), data), max_pixels=data.max_pixels)
     pixels = np.asarray(image)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[-1] != 3 or 0 in pixels.shape:
         raise RetinaError(f"predict: expected uint8 RGB [H, W, 3], got {pixels.dtype} {list(pixels.shape)}")

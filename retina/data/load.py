@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple, cast, get_args
+
+import numpy as np
 
 from retina import config
 from retina.data.dataset import DetectionDataset, Records, build, with_classes
@@ -21,6 +24,7 @@ from retina.data.ground_truth import FileTruth, GroundTruth, Results, truth_of_r
 from retina.data.image_files import NO_SIZE_FRACTIONS, NO_SIZE_PIXELS
 from retina.data.images import without_unusable
 from retina.data.limits import refuse_too_large
+from retina.data.orientation import oriented
 from retina.data.select import new_names, relabel, select_images, with_known_classes
 from retina.errors import RetinaError
 from retina.files import exists
@@ -82,7 +86,7 @@ def read_source(data: config.Data, source: config.Source, setting: str) -> Detec
     Raises:
         RetinaError: the files are missing or malformed, or have invalid boxes and `data.invalid_boxes` is "error".
     """
-    return _table(_records(data, source), data, source, setting)
+    return _table(_records(data, source), data, source, setting, refuse=True)
 
 
 def _read_split(
@@ -97,7 +101,7 @@ def _read_split(
     if keep_unusable:
         data = data.model_copy(update={"invalid_images": "skip"})
     records = _records(data, source)
-    table = _table(records, data, source, f"data.{split}")
+    table = _table(records, data, source, f"data.{split}", refuse=not keep_unusable)
     if not keep_unusable and data.invalid_images == "skip":
         with _checking(table.name, len(table)) as advance:
             table = without_unusable(table, data.max_pixels, advance)
@@ -114,7 +118,10 @@ def _read_split(
     return table, records, source
 
 
-def _table(records: Records, data: config.Data, source: config.Source, setting: str) -> DetectionDataset:
+def _table(
+    records: Records, data: config.Data, source: config.Source, setting: str, *, refuse: bool
+) -> DetectionDataset:
+    """The table of a source; with `refuse` an error where it can't be told which pixels its boxes belong to."""
     if data.relabel is None:
         table = build(records, invalid_boxes=data.invalid_boxes, classes=data.classes)
     else:
@@ -123,14 +130,24 @@ def _table(records: Records, data: config.Data, source: config.Source, setting: 
         table = (with_known_classes if _has_no_class_list(source) else with_classes)(table, data.classes)
     if source.select is not None:
         table = select_images(table, source.select, data.root, f"{setting}.select")
-    return table
+    if data.depth is not None:
+        table = replace(table, depth=(data.depth.low, data.depth.high))
+    return oriented(table, data.orientation, _measured(records, table), refuse=refuse)
+
+
+def _measured(records: Records, table: DetectionDataset) -> np.ndarray:
+    """Whether the size of each image of the table was measured on the image itself: [N] bool."""
+    if isinstance(records.measured, bool):
+        return np.full(len(table), records.measured)
+    by_id = dict(zip(records.image_ids, records.measured.tolist(), strict=True))
+    return np.array([by_id[identifier] for identifier in table.image_ids], bool)
 
 
 def _records(data: config.Data, source: config.Source) -> Records:
     """Everything that a source's files hold; with `data.relabel` the classes are the files' own."""
     root = data.root
     classes = data.classes if data.relabel is None else None
-    skip = data.invalid_images == "skip"
+    skip, upright = data.invalid_images == "skip", data.orientation == "upright"
     if source.format == "coco":
         return coco_records(root / source.annotations, root / source.images, keep_missing=skip)
     if source.format == "voc":
@@ -139,7 +156,12 @@ def _records(data: config.Data, source: config.Source) -> Records:
         )
     if source.format == "tfds":
         return tfds_records(
-            source.name, source.split, root / source.data_dir, difficult=data.difficult, keep_unreadable=skip
+            source.name,
+            source.split,
+            root / source.data_dir,
+            difficult=data.difficult,
+            keep_unreadable=skip,
+            upright=upright,
         )
     if source.format == "csv":
         return csv_records(
@@ -149,6 +171,7 @@ def _records(data: config.Data, source: config.Source) -> Records:
             classes=classes,
             difficult=data.difficult,
             keep_unreadable=skip,
+            upright=upright,
         )
     if source.format == "yolo":
         return yolo_records(
@@ -159,6 +182,7 @@ def _records(data: config.Data, source: config.Source) -> Records:
             names=_from_root(data, source.names),
             classes=classes,
             keep_unreadable=skip,
+            upright=upright,
         )
     return digits_records(
         source.split,

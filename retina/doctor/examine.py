@@ -9,6 +9,7 @@ from typing import Any
 from retina import config as configuration
 from retina.data.dataset import DetectionDataset
 from retina.doctor.advice import coverage_findings, limit_findings
+from retina.doctor.canvases import canvas_findings
 from retina.doctor.ceiling import AnchorReport, report
 from retina.doctor.cost import Cost, cost_findings, estimate
 from retina.doctor.coverage import sampled
@@ -132,6 +133,7 @@ def examine(target: Target, *, quick: bool = False, advance: Advance | None = No
             findings += coverage_findings(anchors[name], target.config, name)
             findings += limit_findings(statistics(splits[name]).most_boxes, target.config, name)
         if "train" in samples:
+            findings += canvas_findings(splits["train"], target.config, "train")
             suggestion = _suggestion(samples, target.config, anchors)
             if not quick:
                 cost = estimate(target.config, splits["train"])

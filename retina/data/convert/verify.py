@@ -12,6 +12,7 @@ from PIL import Image
 
 from retina.data.convert.part import Part
 from retina.data.dataset import DetectionDataset
+from retina.data.orientation import turned
 from retina.data.stored import StoredImage, TableImage, encoded
 from retina.errors import RetinaError
 
@@ -124,16 +125,6 @@ def _turned_fault(source: TableImage, copy: TableImage, orientation: int) -> str
             None if same else f"it differs from its turned source by {mean:.1f} levels in the mean, {most:.0f} at most"
         )
     return None if not apart.any() else f"{int((apart > 0).any(axis=2).sum())} pixels differ from its turned source"
-
-
-def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Pixels [H,W,C] after an EXIF orientation, by EXIF 2.3's own words: where its row 0 and its column 0 lie."""
-    if orientation >= 5:
-        pixels = pixels.transpose(1, 0, 2)
-    # Of 5 to 8 the transpose comes first, so the flips are those of the upright picture.
-    rows = orientation in (3, 4, 7, 8)
-    columns = orientation in (2, 3, 6, 7)
-    return pixels[:: -1 if rows else 1, :: -1 if columns else 1]
 
 
 def _pixels(content: bytes) -> tuple[np.ndarray, bool]:
