@@ -37,7 +37,7 @@ from retina.config.losses import (
     Varifocal,
 )
 from retina.config.model import Anchors, Assignment, Fpn, Head, Model
-from retina.config.reading import default_path, load, override, parse, to_yaml, with_absolute_root
+from retina.config.reading import default_path, is_ours, load, override, parse, to_yaml, with_absolute_root
 from retina.config.recipe import (
     AdamW,
     ConstantSchedule,
@@ -113,6 +113,7 @@ __all__ = [
     "VocSource",
     "YoloSource",
     "default_path",
+    "is_ours",
     "load",
     "override",
     "parse",

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple, cast, get_args
 import numpy as np
 
 from retina import config
+from retina.config.reading import read_yaml
 from retina.data.dataset import DetectionDataset, Records, build, with_classes
 from retina.data.detections import Pixels
 from retina.data.formats import text
@@ -330,7 +331,8 @@ def truth_format(path: Path, format: TruthFormat) -> str:
         return format
     if not exists(path):
         raise RetinaError(f"{path}: no such ground truth; expected a COCO JSON file, a folder or a configuration")
-    if path.suffix in (".yaml", ".yml") or exists(path / "config.yaml"):
+    settings = path / "config.yaml"
+    if path.suffix in (".yaml", ".yml") or (exists(settings) and config.is_ours(read_yaml(settings, str(settings)))):
         return "config"
     if path.is_file() or path.is_fifo():
         return "coco"

@@ -51,13 +51,15 @@ def oriented(table: DetectionDataset, policy: Policy, measured: np.ndarray, *, r
     if policy == "upright":
         return replace(table, orientations=turns, orientation="upright", notes=_noted(table, len(rows), "upright"))
     sides = {row: _told_by_size(table, row, int(turns[row])) for row in rows.tolist() if not measured[row]}
-    told = {side for side in sides.values() if side is not None}
+    told = {side for side in sides.values() if side in ("stored", "upright")}
     open_rows = [row for row in rows.tolist() if sides.get(row) is None]
+    if not open_rows and not told:
+        return table
     if open_rows and len(told) != 1:
         if refuse:
             raise _unknown(table, len(rows), open_rows)
         return replace(table, orientation="unknown")
-    decided: Literal["stored", "upright", "both"] = "both" if len(told) == 2 else told.pop()
+    decided: Literal["stored", "upright", "both"] = "both" if len(told) == 2 else next(iter(told))
     left = [row for row in rows.tolist() if (sides.get(row) or decided) == "stored"]
     turns[left] = UPRIGHT
     return replace(table, orientations=turns, orientation=decided, notes=_noted(table, len(rows), decided))
@@ -98,16 +100,16 @@ def _orientations(table: DetectionDataset) -> np.ndarray:
         return np.fromiter(pool.map(orientation, table.images, chunksize=64), np.uint8, len(table))
 
 
-def _told_by_size(table: DetectionDataset, row: int, turn: int) -> Literal["stored", "upright"] | None:
-    """What the declared size of an image says of its boxes; None if it fits both pictures, or neither."""
+def _told_by_size(table: DetectionDataset, row: int, turn: int) -> Literal["stored", "upright", "neither"] | None:
+    """What the declared size of an image says of its boxes; None if it fits both pictures."""
     try:
         stored = read_header(table.images[row], image_name(table, row)).size
     except RetinaError:
-        return None  # who decodes it says what is wrong
-    declared = tuple(table.sizes[row].tolist())
-    if turn not in QUARTER_TURNS or stored[0] == stored[1] or declared not in (stored, stored[::-1]):
+        return "neither"  # who decodes it says what is wrong
+    declared, upright = tuple(table.sizes[row].tolist()), stored[::-1] if turn in QUARTER_TURNS else stored
+    if declared == stored == upright:
         return None
-    return "stored" if declared == stored else "upright"
+    return "stored" if declared == stored else "upright" if declared == upright else "neither"
 
 
 def _noted(table: DetectionDataset, rotated: int, orientation: str) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from retina.data.stored import FileSlice, TableImage, encoded
 from retina.doctor import duplicates
 from retina.doctor.findings import Finding, Grade, count, listed, some
 from retina.doctor.levels import Deep, Levels, deep, depth_findings, level_findings, levels
-from retina.doctor.statistics import place_of
+from retina.doctor.statistics import figures_of, place_of
 from retina.errors import RetinaError
 
 _LEFT_OUT = ("unreadable-images", "exif-rotated-size", "size-mismatch")
@@ -60,6 +60,7 @@ class Images:
     orientation: Orientation
     depth: tuple[float, float] | None
     digests: tuple[bytes | None, ...]
+    annotations: tuple[bytes, ...]
     deep: tuple[Deep | None, ...]
     levels: tuple[Levels | None, ...]
     decoded: np.ndarray
@@ -96,6 +97,7 @@ def inspect(
         orientation=dataset.orientation,
         depth=dataset.depth,
         digests=tuple(image.digest for image in inspected),
+        annotations=tuple(_annotations(dataset, row) for row in range(len(dataset))),
         deep=tuple(image.deep for image in inspected),
         levels=tuple(image.levels for image in inspected),
         decoded=np.array(decoded, np.int64),
@@ -173,6 +175,7 @@ def duplicate_findings(splits: Mapping[str, Images]) -> Iterator[Finding]:
     files = [file for name in names for file in splits[name].names]
     same, near, digests = duplicate_groups(list(splits.values()))
     yield from _groups("duplicate-images", same, files, places, owner, names)
+    yield from _contradictions(same, files, [of_image for name in names for of_image in splits[name].annotations])
     yield from _groups("near-duplicate-images", near.rows, files, places, owner, names, digests)
     if near.capped:
         yield Finding(
@@ -181,6 +184,27 @@ def duplicate_findings(splits: Mapping[str, Images]) -> Iterator[Finding]:
             f"more than {duplicates.MOST_AT_ONCE} images are so similar in a part that not all pairs of them were "
             "compared; some near duplicates may be missing above",
         )
+
+
+def _contradictions(same: list[list[int]], files: list[str], annotations: list[bytes]) -> Iterator[Finding]:
+    """Yield a finding on images with the same bytes that have other boxes or classes."""
+    differing = [group for group in same if len({annotations[row] for row in group}) > 1]
+    if differing:
+        yield Finding(
+            "warning",
+            "copies-with-different-boxes",
+            f"{count(len(differing), 'group')} of images with the same bytes, but with other boxes or classes: "
+            f"{some([Path(files[row]).name for row in differing[0]], 3)}",
+            "correct their annotations, and keep one of each: what one copy calls an object is background in the other",
+            examples=listed(some([files[row] for row in group]) for group in differing),
+        )
+
+
+def _annotations(dataset: DetectionDataset, row: int) -> bytes:
+    """Bytes that are equal for two images if their boxes are, with the names of their classes, in any order."""
+    objects = dataset.objects(row)
+    names = [dataset.class_names[label] for label in objects.labels.tolist()]
+    return repr(sorted(zip(names, np.round(objects.boxes, 3).tolist(), strict=True))).encode("utf-8", "surrogatepass")
 
 
 def duplicate_groups(splits: list[Images]) -> tuple[list[list[int]], duplicates.Groups, list[bytes | None]]:
@@ -283,11 +307,12 @@ def _groups(
         ]
         images = count(sum(len(theirs) for _, theirs in pairs), "image")
         shown = " and ".join(Path(files[rows[0]]).name for rows in reversed(pairs[0]))
+        worth = figures_of(names[first], names[second])
         yield Finding(
             "error" if exact else "warning",
             f"{code}-across-splits",
             f"{images} of {names[second]} in {number} {alike} with images of {names[first]}: {shown}",
-            "keep each group in one split: figures on pictures that were trained on are too high",
+            f"keep each group in one split, as select.copies_together does for shares: {worth}",
             "",
             listed(listing),
         )
