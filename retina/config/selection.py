@@ -51,8 +51,8 @@ class Select(Section):
 
     copies_together: bool = False
     """Whether images with the same bytes stay in one share, so that no copy of a training image is evaluated on; a
-    share then begins and ends a few images earlier. It reads files of equal length. False, the default, is the order
-    by ids alone."""
+    share then begins and ends a few images earlier or later. It reads files of equal length. False, the default, is
+    the order by ids alone."""
 
     images: Path | None = None
     """A text file of image ids (or names of image files), one a line; from `data.root`."""

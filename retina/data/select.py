@@ -178,9 +178,15 @@ def _copies_together(
             group[place] = first_of.setdefault(digest, place)
     together = np.argsort(group, kind="stable")
     starts = group[together]
-    # A cut moves to the beginning of the copies that it would divide, whichever share asks.
-    moved = [int(np.searchsorted(starts, starts[cut])) if cut < len(order) else cut for cut in cuts]
-    return order[together], moved
+    return order[together], [_beside(starts, cut) for cut in cuts]
+
+
+def _beside(groups: np.ndarray, cut: int) -> int:
+    """The place nearest to a cut that divides no group, whichever share asks; `groups` [N] are in order."""
+    if cut == len(groups):
+        return cut
+    first, after = (int(np.searchsorted(groups, groups[cut], side)) for side in ("left", "right"))
+    return first if cut - first <= after - cut else after
 
 
 def _length(image: TableImage) -> int:
