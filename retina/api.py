@@ -80,7 +80,6 @@ _HEAVY = {
     "print_examination": "retina.doctor.printing",
     "time_steps": "retina.training.timing",
     "train": "retina.training.train",
-    "with_timing": "retina.doctor.examine",
     "write_run_page": "retina.pages.run_page:write_report",
 }
 
@@ -237,7 +236,7 @@ def examine(
     examined = _heavy("examine_target")(opened, quick=quick, advance=advance)
     if time is not None and opened.config is not None and examined.sound and "train" in examined.splits:
         timing = _heavy("time_steps")(opened.config, load_split(opened.config.data, "train"), time)
-        examined = _heavy("with_timing")(examined, timing._asdict())
+        examined = replace(examined, timing=timing._asdict())
     if page is not None:
         write_text(page, _heavy("examination_page")(examined))
     return examined

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from retina import config as configuration
@@ -151,11 +151,6 @@ def examine(target: Target, *, quick: bool = False, advance: Advance | None = No
         quick=quick,
         positive_iou=0.0 if target.config is None else target.config.assignment.positive_iou,
     )
-
-
-def with_timing(examined: Examination, timing: dict[str, Any]) -> Examination:
-    """Return the examination with measured steps."""
-    return replace(examined, timing=timing)
 
 
 def _suggestion(
