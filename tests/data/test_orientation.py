@@ -307,3 +307,29 @@ def test_an_export_turns_photographs_as_prediction_does():
     assert len(expected) and int(detections["num_detections"][0]) == len(expected)
     np.testing.assert_array_equal(detections["boxes"][0, : len(expected)], expected.boxes)
     assert serving.decoded(tf.constant(b"no image")).shape == (0, 0, 3)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "changed"),
+    [
+        ("auto", "auto", False),
+        ("upright", "auto", False),  # the run keeps what was decided
+        ("stored", "auto", False),
+        ("auto", "stored", False),  # what a run of before did
+        ("auto", "upright", True),
+        ("stored", "upright", True),
+    ],
+)
+def test_a_run_keeps_its_orientation(tmp_path, before, after, changed):
+    from retina.training.resuming import find_start
+
+    digits = "{format: digits, images: 2}"
+    settings = [f"data.train={digits}", f"data.validation={digits}"]
+    (tmp_path / "config.yaml").write_text(config.to_yaml(config.load(None, [*settings, f"data.orientation={before}"])))
+    (tmp_path / "environment.json").write_text("{}")
+    given = config.load(None, [*settings, f"data.orientation={after}"])
+    if changed:
+        with pytest.raises(RetinaError, match=r"data\.orientation"):
+            find_start(tmp_path, given)
+    else:
+        find_start(tmp_path, given)
