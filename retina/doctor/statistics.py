@@ -100,9 +100,14 @@ def statistics(dataset: DetectionDataset) -> Statistics:
     )
 
 
+def _trained(*splits: str) -> bool:
+    """Whether one of the splits is trained on, by its name: `train`, `train2017`, `2007/trainval`."""
+    return any("train" in split for split in splits)
+
+
 def figures_of(first: str, second: str) -> str:
     """What figures are worth where two splits share images, by the splits' names."""
-    if "train" in first or "train" in second:
+    if _trained(first, second):
         return "figures on images that were trained on are too high"
     return f"figures of {second} are not independent of {first}, on which a checkpoint may have been chosen"
 
@@ -301,7 +306,7 @@ def _shared_files(first: DetectionDataset, second: DetectionDataset, names: tupl
             examples=listed(listing),
         )
         return
-    if len(shared) == len(ours) == len(theirs) and "train" not in names:
+    if len(shared) == len(ours) == len(theirs) and not _trained(*names):
         yield Finding(
             "warning",
             f"{names[1]}-is-{names[0]}",
@@ -312,7 +317,7 @@ def _shared_files(first: DetectionDataset, second: DetectionDataset, names: tupl
         return
     share = len(shared) / min(len(ours), len(theirs))
     yield Finding(
-        "error" if share >= _LEAKAGE and "train" in names else "warning",
+        "error" if share >= _LEAKAGE and _trained(*names) else "warning",
         "image-in-two-splits",
         f"{count(len(shared), 'image file')} of {names[1]} ({len(shared) / len(theirs):.1%}) also in {names[0]}: "
         f"{some(listing, 3)}",
