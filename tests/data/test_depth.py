@@ -11,6 +11,7 @@ from retina import config
 from retina.data.batches import decoding, pixels
 from retina.data.batches.evaluation import evaluation_batches
 from retina.data.batches.training import training_batches
+from retina.data.convert.converting import convert
 from retina.data.images import as_configured, load_image
 from retina.data.load import load_split
 from retina.data.stored import Photograph
@@ -196,3 +197,24 @@ def test_the_doctor_names_the_setting_that_scales_deep_images(tmp_path):
     codes = findings(tmp_path / "c", floats, "tiff")
     assert set(codes) == {"deep-images", "unreadable-images"}
     assert codes["deep-images"].grade == "error" and codes["deep-images"].remedy == "data.depth={low: 0, high: 1}"
+
+
+def test_convert_copies_deep_images_and_says_how_they_are_read(tmp_path):
+    folder = yolo(tmp_path / "yolo", [by_opencv(TWELVE, "tiff")], "tiff")
+    source = config.YoloSource(images=folder / "images")
+    file = tmp_path / "config.yaml"
+    settings = config.load(None, [f"data.train={{format: yolo, images: {folder}/images}}", "data.depth={high: 4095}"])
+    data = settings.data.model_copy(update={"validation": source})
+    file.write_text(config.to_yaml(settings.model_copy(update={"data": data})))
+    done = convert(file, tmp_path / "coco", "coco", splits=["train"])
+    assert done.problems == () and done.data["depth"] == {"low": 0.0, "high": 4095.0}
+    with pytest.raises(RetinaError, match="it is a TIFF; write it as PNG"):
+        convert(file, tmp_path / "tfds", "tfds", splits=["train"])
+
+
+def test_the_graph_of_an_export_reads_as_prediction_does():
+    depth = (100.0, 4000.0)
+    for values in (TWELVE, TWELVE[..., 0]):
+        content = by_opencv(values, "png")
+        expected = load_image(Photograph(content, depth=depth))
+        np.testing.assert_array_equal(pixels.read(content, from_file=False, depth=depth).numpy(), expected)

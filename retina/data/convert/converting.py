@@ -129,6 +129,8 @@ def convert(
     problems, data = _verify(to, parts, home, report)
     if not upright and any(table.orientation for table in tables.values()):
         data["orientation"] = "stored"
+    if origin.data.depth is not None:  # the images are copied as they are
+        data["depth"] = origin.data.depth.model_dump(mode="json")
     done = Conversion(
         target=to,
         folder=home,
@@ -195,6 +197,10 @@ def _plan(
         for image, identifier in zip(table.images, table.image_ids, strict=True):
             name = image if isinstance(image, str) else f"{table.name}: image {identifier}"
             headers.append(read_header(image, name))
+            if holds.startswith("tfds") and headers[-1].suffix == ".tif":
+                raise RetinaError(
+                    f"{name}: expected images that TensorFlow decodes, it is a TIFF; write it as PNG first"
+                )
             done += 1
             report("headers", done, total)
         table, rotations, said = _upright(table, headers, upright)
