@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 import typer
 
 from retina import api
-from retina.commands.options import console
 from retina.doctor.findings import count
+from retina.output import console
 
 
 def export_weights(

@@ -97,7 +97,8 @@ class YoloSource(Section):
 
 
 class CsvSource(Section):
-    """A CSV file of boxes in pixels: `image,x1,y1,x2,y2,label` with a header, in any order, or without one in this."""
+    """A CSV file of boxes in pixels: `image,x1,y1,x2,y2,label` with a header, in any order, or without one in this; or
+    `filename,width,height,class,xmin,ymin,xmax,ymax`, TensorFlow's."""
 
     format: Literal["csv"] = "csv"
     """Boxes in one CSV file; `width,height`, `crowd,difficult` and `area` are further columns that it may have."""
@@ -106,7 +107,8 @@ class CsvSource(Section):
     """The CSV file, from `data.root`."""
 
     images: Path | None = None
-    """The folder that the column `image` is relative to, from `data.root`; null takes the file's own folder."""
+    """The folder that the column `image` is relative to, from `data.root`; null takes the file's own folder or one
+    beside it that has most of the images: `images`, one called like the file, or one called so in `images`."""
 
     classes: Path | None = None
     """A CSV file of lines `class name,id`, from `data.root`, whose ids give the order. Null takes `data.classes`, or
@@ -257,8 +259,9 @@ class Data(Section):
     train: Source
     """Split to train on."""
 
-    validation: Source
-    """Split that evaluations during training measure, and that selects the best checkpoint."""
+    validation: Source | None
+    """Split that evaluations during training measure, and that selects the best checkpoint. It must be written down:
+    null, where there is none, trains without any evaluation, and the newest checkpoint counts as the best."""
 
     test: Source | None = None
     """Split for a last measurement (`retina evaluate --split test`); training never reads it."""

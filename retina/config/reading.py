@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -130,6 +131,13 @@ def to_yaml(config: Config) -> str:
 def write_yaml(tree: Any) -> str:
     """Plain values as YAML in the order given; `read_yaml` of it gives equal values."""
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def override_line(key: str, value: Any) -> str:
+    """Return the `key.path=value` that sets a value, quoted for a shell, to be copied from a message."""
+    width = float("inf")
+    text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=True, width=width)
+    return shlex.quote(f"{key}={text.removesuffix('...' + chr(10)).strip()}")
 
 
 def default_path() -> Path:

@@ -141,11 +141,12 @@ def each_image(
 def unusable(
     dataset: DetectionDataset, suspects: Iterable[int], max_pixels: int = config.MAX_PIXELS
 ) -> RetinaError | None:
-    """Return the fault of the first of these rows whose image can't be decoded or is not of the declared size."""
+    """Return the fault of the first of these rows whose image can't be decoded or is not of the declared size, with
+    the setting that leaves such images out."""
     for row in suspects:
         fault = size_fault(dataset, row, _size_or_fault(dataset, row, max_pixels))
         if fault is not None:
-            return fault
+            return RetinaError(f"{fault}; data.invalid_images=skip leaves such images out, with --resume too")
     return None
 
 

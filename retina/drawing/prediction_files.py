@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,9 +34,10 @@ def write_predictions(
     files: Sequence[Path],
     predictions: Sequence[ImageDetections],
     class_names: Sequence[str],
+    settings: Mapping[str, Any] | None = None,
     data: config.Data | None = None,
 ) -> list[Path]:
-    """Write `<stem>.png` for each image (numbered where stems repeat) and `detections.json`.
+    """Write `<stem>.png` for each image (numbered where stems repeat), `detections.json`, and `settings.json` if given.
 
     Args:
         data: the section by which the images were read; None: as stored.
@@ -63,6 +64,8 @@ def write_predictions(
                 Image.fromarray(drawn).save(temporary)
         tree = [{"image": str(f), "detections": d.to_list()} for f, d in zip(files, predictions, strict=True)]
         write_text(folder / "detections.json", json.dumps(tree, indent=2) + "\n")
+        if settings is not None:
+            write_text(folder / "settings.json", json.dumps(settings, indent=2) + "\n")
     except OSError as error:
         reason = error.strerror or error
         raise RetinaError(f"{folder}: cannot write the predictions: {reason}; choose another --out") from None

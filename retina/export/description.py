@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 import retina
+from retina import config as configuration
 from retina.data.images import load_image
 from retina.data.stored import Photograph
 from retina.errors import RetinaError, install_hint
@@ -27,7 +28,7 @@ _BOXES = {
     "upright": "xyxy, pixels of the upright picture: encoded images are turned as EXIF says, arrays of pixels must be "
     "upright already",
 }
-_PACKAGES = ("tensorflow", "keras", "tf2onnx", "onnx", "ai-edge-litert", "numpy")
+_PACKAGES = ("tensorflow", "keras", "tf2onnx", "onnx", "ai-edge-litert", "openvino", "numpy")
 
 
 def describe(
@@ -47,10 +48,28 @@ def describe(
         "class_names": names,
         "category_ids": ids,
         "boxes": _BOXES[predictor.config.data.orientation],
-        "config": predictor.config.model_dump(mode="json"),
+        "config": portable(predictor.config).model_dump(mode="json"),
         "versions": {"retina": retina.__version__, **_versions()},
         **(notes or {}),
     }
+
+
+def portable(config: configuration.Config) -> configuration.Config:
+    """The configuration without places on the machine that trained: of an absolute path only the last name stays."""
+
+    def inside(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: inside(inner) for name, inner in value.items()}
+        if isinstance(value, list):
+            return [inside(inner) for inner in value]
+        return without_place(value) if isinstance(value, str) else value
+
+    return configuration.parse(inside(config.model_dump(mode="json")))
+
+
+def without_place(text: str) -> str:
+    """The last name of an absolute path; any other text as it is."""
+    return Path(text).name if Path(text).is_absolute() else text
 
 
 def float32_detector(predictor: Predictor) -> Detector:

@@ -37,7 +37,9 @@ from retina.files import written
 from retina.inference import Detections, Predictor
 
 Precision = Literal["float32", "float16", "int8"]
+Runtime = Literal["ai-edge-litert", "tensorflow"]
 
+_DEPRECATED = r"(?s).*tf\.lite\.Interpreter is deprecated"
 _DOCUMENT, _LABELS = "retina.json", "labels.txt"
 
 
@@ -127,7 +129,7 @@ def _convert(function: Any, weights: Sequence[Any], prepare: Callable[[Any], Non
     module.weights = weights
     with tempfile.TemporaryDirectory() as folder, quiet("tensorflow"), warnings.catch_warnings():
         # The converter takes the ranges with an interpreter that it calls deprecated itself.
-        warnings.filterwarnings("ignore", message=r"(?s).*tf\.lite\.Interpreter is deprecated")
+        warnings.filterwarnings("ignore", message=_DEPRECATED)
         tf.saved_model.save(module, folder, signatures={"serving_default": function})
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         prepare(converter)
@@ -176,20 +178,18 @@ class LiteRtRunner:
         return detections_of(outputs, self.class_names)
 
 
-def open_litert(path: str | Path, *, threads: int | None = None) -> LiteRtRunner:
+def open_litert(path: str | Path, *, runtime: Runtime = "ai-edge-litert", threads: int | None = None) -> LiteRtRunner:
     """Load an export.
 
     Args:
+        runtime: LiteRT's own package, or TensorFlow Lite as TensorFlow brings it.
         threads: of the interpreter; all processors if left out.
 
     Raises:
         RetinaError: the runtime is missing, the file is missing or damaged, or it is no export of retina.
     """
     path = Path(path)
-    try:
-        from ai_edge_litert.interpreter import Interpreter
-    except ImportError as error:
-        raise missing_extra("litert", error) from None
+    interpreter_of = _interpreter(runtime)
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -204,9 +204,24 @@ def open_litert(path: str | Path, *, threads: int | None = None) -> LiteRtRunner
             f"{path}: expected an export of retina, it carries no {_DOCUMENT}; it is cut short or comes from elsewhere"
         ) from None
     try:
-        # By content: the file may be replaced while the interpreter lives, and would be read through its mapping.
-        interpreter = Interpreter(model_content=content, num_threads=threads or os.cpu_count())
+        # TensorFlow's interpreter calls itself deprecated.
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=_DEPRECATED)
+            # By content: the file may be replaced while the interpreter lives, and would be read through its mapping.
+            interpreter = interpreter_of(model_content=content, num_threads=threads or os.cpu_count())
     except ValueError as error:
         reason = " ".join(str(error).split())[:200]
         raise RetinaError(f"{path}: damaged or not a LiteRT model ({reason}); export it again") from None
     return LiteRtRunner(path, interpreter, document)
+
+
+def _interpreter(runtime: Runtime) -> Callable[..., Any]:
+    if runtime == "ai-edge-litert":
+        try:
+            from ai_edge_litert.interpreter import Interpreter
+        except ImportError as error:
+            raise missing_extra("litert", error) from None
+        return Interpreter
+    import tensorflow as tf
+
+    return tf.lite.Interpreter

@@ -15,7 +15,7 @@ from retina import config as configuration
 from retina.data.headers import is_tiff
 from retina.data.images import load_image
 from retina.errors import RetinaError
-from retina.export.description import as_described, check_backend, describe, detections_of, pixels_of
+from retina.export.description import as_described, check_backend, describe, detections_of, pixels_of, portable
 from retina.export.serving import Serving
 from retina.files import write_text
 from retina.inference import Detections, Predictor
@@ -73,7 +73,7 @@ def write_saved_model(
     about = {"signatures": _ABOUT, "outputs": _OUTPUTS, **(notes or {})}
     document = describe(predictor, category_ids, about)
     with tempfile.TemporaryDirectory() as temporary:
-        texts = {DESCRIPTION: json.dumps(document, indent=2), CONFIG: configuration.to_yaml(predictor.config)}
+        texts = {DESCRIPTION: json.dumps(document, indent=2), CONFIG: configuration.to_yaml(portable(predictor.config))}
         for name, text in texts.items():
             write_text(Path(temporary) / name, text)
         graph = serving(predictor.detector, predictor.config, [Path(temporary) / name for name in texts])

@@ -286,6 +286,7 @@ class Serving:
                 self.detector.sections.inference.candidates,
                 tf.identity(nms_iou),
                 tf.identity(max_detections),
+                self.detector.sections.inference.class_agnostic,
             )
 
 

@@ -22,8 +22,8 @@ import numpy as np
 
 from retina import config
 from retina.data.convert.origin import Origin, find_source
-from retina.data.convert.part import HOLDS, Choice, Part, Spec, Target, file_names, fitted, without
-from retina.data.convert.verify import differences
+from retina.data.convert.part import HOLDS, Choice, Part, Spec, Target, file_names, fitted, whole_corners, without
+from retina.data.convert.verify import differences, differing_texts, undecodable
 from retina.data.dataset import DetectionDataset, InvalidBoxes
 from retina.data.formats import coco, tfds, voc, yolo
 from retina.data.headers import UPRIGHT
@@ -43,7 +43,8 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Conversion:
-    """The outcome. `splits`: images and boxes written; `problems`: the faults that the check names."""
+    """The outcome. `splits`: images and boxes written; `problems`: the faults that the check names; `damaged`: True if
+    the source has images that can't be decoded, which `notes` name."""
 
     target: str
     folder: Path
@@ -52,6 +53,7 @@ class Conversion:
     renamed: tuple[tuple[str, str], ...]  # (old, new) names of image files
     problems: tuple[str, ...]
     data: dict[str, Any]  # how a configuration reads it
+    damaged: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of `--json`."""
@@ -131,6 +133,8 @@ def convert(
         data["orientation"] = "stored"
     if origin.data.depth is not None:  # the images are copied as they are
         data["depth"] = origin.data.depth.model_dump(mode="json")
+    damaged = _damaged(parts, report)
+    notes += damaged
     done = Conversion(
         target=to,
         folder=home,
@@ -139,6 +143,7 @@ def convert(
         renamed=renamed,
         problems=problems,
         data=data,
+        damaged=bool(damaged),
     )
     if not problems:
         _close(home, done)
@@ -204,7 +209,7 @@ def _plan(
             done += 1
             report("headers", done, total)
         table, rotations, said = _upright(table, headers, upright)
-        table, lost = fitted(table, HOLDS[holds], crowd, difficult)
+        table, lost = fitted(whole_corners(table), HOLDS[holds], crowd, difficult)
         gone, why = _unheld(holds, table)
         if gone.any():
             lost += (f"{table.name}: {int(gone.sum())} of {len(gone)} boxes left out: {why}",)
@@ -327,6 +332,10 @@ def _verify(to: Target, parts: Sequence[Part], home: Path, report: Progress) -> 
         try:
             table = read_source(data, section, "written")
             faults = differences(part, table, module.tolerance(part.table), tick)
+            if to == "voc":
+                faults += differing_texts(voc.written_texts(part, home))
+            elif to == "yolo":
+                faults += differing_texts(yolo.written_texts(part, home))
         except RetinaError as error:
             faults = (str(error),)
         problems += [f"{part.split}: {fault}" for fault in faults]
@@ -334,6 +343,19 @@ def _verify(to: Target, parts: Sequence[Part], home: Path, report: Progress) -> 
         key = "validation" if part.split == "val" else part.split
         tree[key] = inside.model_dump(mode="json", exclude_none=True)
     return tuple(problems), tree
+
+
+def _damaged(parts: Sequence[Part], report: Progress) -> tuple[str, ...]:
+    """Notes on images that can't be decoded: their copies are equal, and as bad as their sources."""
+    notes: list[str] = []
+    tick = _counter("decoding", parts, report)
+    for part in parts:
+        faults = undecodable(part, tick)
+        if faults:
+            shown = "; ".join(faults[:3])
+            more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
+            notes.append(f"{part.split}: {len(faults)} images can't be decoded, copied as they are: {shown}{more}")
+    return tuple(notes)
 
 
 # --------------------------------------------------------------------------------------------------------- the folder

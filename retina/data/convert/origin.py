@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from retina import config
 from retina.data.dataset import InvalidBoxes, suggest
-from retina.data.formats.layouts import look
+from retina.data.formats.layouts import look, with_asked_splits
 from retina.data.orientation import Policy
 from retina.errors import RetinaError
 
@@ -58,6 +58,8 @@ def find_source(
         if len(wanted) > 1:
             raise RetinaError(f"{source}: a {kind} file is one split; expected one --split, got {len(wanted)}")
         sections = {next(iter(wanted)): next(iter(sections.values()))}
+    if kind == "yolo":
+        sections = with_asked_splits(sections, list(wanted))
     for name in wanted:
         if name not in sections:
             raise RetinaError(f"{source}: it has no split '{name}'; {suggest(name, list(sections))}")

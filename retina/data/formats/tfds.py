@@ -127,7 +127,15 @@ def tfds_records(
     raw, _, notes = handle_difficult(title, objects, difficult)
     classes = dict(zip(label.names, _category_ids(builder, label.num_classes), strict=True))
     return Records(
-        title, classes, ids, images, size, raw, lambda row: f"an object of image {ids[raw.image[row]]}", notes, True
+        title,
+        classes,
+        ids,
+        images,
+        size,
+        raw,
+        lambda row: f"an object of image {ids[raw.image[row]]}",
+        notes,
+        measured=True,
     )
 
 
