@@ -156,7 +156,7 @@ def judge(
     figures = replace(figures, conventions={"inference": inference, **figures.conventions})
     if out is not None:
         out = Path(out)
-        write_score(out, figures, detected.dataset.images)
+        write_score(out, figures, detected.dataset.photographs)
         write_sheet(out, detected.dataset, detected.table, pictures=9)
     return Judged(figures, tuple(detected.dataset.notes))
 
@@ -604,7 +604,7 @@ def predict(
         "left_out": {str(file): str(error) for file, error in errors.items()},
     }
     tables = [detections[file] for file in readable]
-    pictures = write_predictions(Path(out), readable, tables, predictor.class_names, settings)
+    pictures = write_predictions(Path(out), readable, tables, predictor.class_names, settings, predictor.config.data)
     for line in (*predictor.notes, f"detects: {_heavy('inference_in_words')(inference)}"):
         say(line)
     drawn = iter(pictures)

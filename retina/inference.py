@@ -10,11 +10,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from retina.config import MAX_PIXELS, Config
+from retina.config import Config, Data
 from retina.data.batches.evaluation import canvas_image, translated
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import DetectionTable, concatenate
-from retina.data.images import load_image
+from retina.data.images import as_configured, load_image
 from retina.errors import RetinaError
 from retina.models.detector import Detector
 
@@ -98,7 +98,8 @@ class Predictor:
 
         Args:
             images: one or several paths, encoded images as bytes, Pillow images, or uint8 RGB arrays [H, W, 3]; sizes
-                may differ.
+                may differ. With `data.orientation: upright` files are turned as EXIF says, and boxes are those of the
+                upright picture; arrays and Pillow images stay as they are.
 
         Returns:
             One `Detections` an image, in the order given.
@@ -112,7 +113,7 @@ class Predictor:
     def stream(self, images: Any) -> Iterable[Detections]:
         """`predict`, an image at a time."""
         for image in each_image(images):
-            pixels = pixels_of(image, self.config.data.max_pixels)
+            pixels = pixels_of(image, self.config.data)
             canvas, scale, size = canvas_image(pixels, self.config.data.resize)
             batch = {
                 "images": canvas[None],
@@ -144,17 +145,19 @@ def each_image(images: Any) -> Iterable[Any]:
     return [images] if isinstance(images, (str, Path, bytes)) or of_pixels else images
 
 
-def pixels_of(image: Any, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Return an image as uint8 RGB [H, W, 3]; files are decoded as everywhere in retina, and an alpha channel of a
+def pixels_of(image: Any, data: Data | None = None) -> np.ndarray:
+    """Return an image as uint8 RGB [H, W, 3]; files are read as everywhere in retina, and an alpha channel of a
     Pillow image is left out as theirs is.
+
+    Args:
+        data: the section by which files are read; None: as stored.
 
     Raises:
         RetinaError: it is missing, damaged, empty, or its pixels can't be read without a guess.
     """
-    if isinstance(image, bytes):
-        return load_image(image, max_pixels=max_pixels)
-    if isinstance(image, (str, Path)):
-        return load_image(str(image), max_pixels=max_pixels)
+    if isinstance(image, (str, Path, bytes)):
+        file = image if isinstance(image, bytes) else str(image)
+        return load_image(file) if data is None else load_image(as_configured(file, data), max_pixels=data.max_pixels)
     mode = getattr(image, "mode", None)
     if mode in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"):
         image = image.convert("RGB")

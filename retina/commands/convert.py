@@ -36,6 +36,10 @@ def convert(
     invalid_boxes: Annotated[
         Literal["error", "clip", "drop"] | None, typer.Option(help="Boxes without area or outside their image.")
     ] = None,
+    orientation: Annotated[
+        Literal["stored", "upright"] | None,
+        typer.Option(help="What boxes belong to where images have an EXIF rotation and sizes don't tell."),
+    ] = None,
     crowd: Annotated[_Choice | None, typer.Option(help="Crowd boxes, where the format can't mark them.")] = None,
     difficult: Annotated[_Choice | None, typer.Option(help="Difficult boxes, where it can't mark them.")] = None,
     upright: Annotated[bool, typer.Option("--upright", help="Turn images with an EXIF rotation, boxes too.")] = False,
@@ -60,6 +64,7 @@ def convert(
             images=images,
             data_dir=data_dir,
             invalid_boxes=invalid_boxes,
+            orientation=orientation,
             crowd=crowd,
             difficult=difficult,
             upright=upright,

@@ -68,5 +68,5 @@ def _in_words(detections: Detections) -> str:
     for name in detections.names:
         counts[name] = counts.get(name, 0) + 1
     return (
-        ", ".join(f"{count} {name}" for name, count in sorted(counts.items(), key=lambda c: -c[1])) or "nothing found"
+        ", ".join(f"{count} × {name}" for name, count in sorted(counts.items(), key=lambda c: -c[1])) or "nothing found"
     )

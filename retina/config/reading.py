@@ -16,6 +16,7 @@ from retina.config.sections import Config
 from retina.config.values import Section
 from retina.errors import RetinaError
 
+_SHOWN = 5
 _PACKAGE = Path(__file__).parents[1]
 TAGS = ("kind", "format")
 """Keys that choose among the kinds of a section."""
@@ -81,10 +82,31 @@ def parse(tree: Any, where: str = "config") -> Config:
     """The configuration of a tree of plain values (as read from YAML); `where` starts each error message."""
     if not isinstance(tree, dict):
         raise RetinaError(f"{where}: expected a mapping of sections (data, model, …), got {type(tree).__name__}")
+    if tree and not is_ours(tree):
+        raise RetinaError(_foreign(tree, where))
     try:
         return Config.model_validate(_with_default_kinds(tree))
     except ValidationError as error:
         raise RetinaError(f"{where}: " + "; ".join(_explain(e) for e in error.errors())) from None
+
+
+def _foreign(tree: dict[Any, Any], where: str) -> str:
+    """The error of a file that is no configuration of ours."""
+    keys = ", ".join(str(key) for key in list(tree)[:_SHOWN]) + (", …" if len(tree) > _SHOWN else "")
+    expected = (
+        f"{where}: expected a configuration of retina, with sections such as data and schedule, got the keys {keys}"
+    )
+    if {"names", "nc", "train", "val"} & set(tree):
+        return f"{expected}: that is a data.yaml of images; `retina guide data` shows how a configuration reads it"
+    return f"{expected}: it belongs to another tool; see `retina guide data` and `retina config`"
+
+
+def is_ours(tree: Any) -> bool:
+    """Return whether a tree of plain values has a section of a configuration, right or wrong inside.
+
+    A `data.yaml` of images, or a configuration of another tool, has none: it is never read as one of ours.
+    """
+    return isinstance(tree, dict) and any(isinstance(tree.get(name), dict) for name in Config.model_fields)
 
 
 def override(config: Config, overrides: Sequence[str]) -> Config:

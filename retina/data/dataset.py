@@ -11,11 +11,15 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from retina.config.reading import override_line
-from retina.data.stored import TableImage
+from retina.data.headers import UPRIGHT
+from retina.data.stored import Photograph, TableImage
 from retina.errors import RetinaError
 
 InvalidBoxes = Literal["error", "clip", "drop"]
 Difficult = Literal["ignore", "use", "drop"]
+Orientation = Literal["", "stored", "upright", "both", "unknown"]
+"""What the boxes of images with an EXIF rotation belong to: the pixels as stored, the upright pictures, of some the one
+and of some the other, or it can't be told; "" if no image has a rotation, or nobody looked."""
 
 # COCO's own boxes overshoot their image by rounding; this much is cut off without a word. The second term keeps sums of
 # two-decimal numbers, such as 600.3 + 40.7, from counting as more than a whole pixel.
@@ -68,8 +72,13 @@ class DetectionDataset:
     notes: tuple[str, ...] = ()  # what was dropped or cut, with counts
     unused: UnusedLabels | None = None
     open_classes: bool = False  # the files tell only the classes that occur
+    orientations: np.ndarray | None = None  # [N] uint8, EXIF's: how each image is turned when it is read; None: not
+    orientation: Orientation = ""  # what the boxes of images with an EXIF rotation belong to
+    depth: tuple[float, float] | None = None  # `data.depth`
 
     def __post_init__(self) -> None:
+        if self.orientations is None:
+            object.__setattr__(self, "orientations", np.ones(len(self.image_ids)))
         for field in ("class_names", "category_ids", "image_ids", "images", "notes"):
             object.__setattr__(self, field, tuple(getattr(self, field)))
         for field, dtype, shape in _COLUMNS:
@@ -116,9 +125,25 @@ class DetectionDataset:
             image_ids=tuple(self.image_ids[i] for i in chosen),
             images=tuple(self.images[i] for i in chosen),
             sizes=self.sizes[chosen],
+            orientations=self.turns[chosen],
             offsets=offsets,
             **{field: getattr(self, field)[rows] for field in Objects._fields},
         )
+
+    @property
+    def turns(self) -> np.ndarray:
+        """[N] uint8: the EXIF orientation that reading each image carries out, 1 where it stays as stored."""
+        assert self.orientations is not None, "set when the table was made"
+        return self.orientations
+
+    @property
+    def photographs(self) -> list[Photograph]:
+        """[N]: the images as `retina.data.images.load_image` reads them."""
+        return [self.photograph(row) for row in range(len(self))]
+
+    def photograph(self, row: int) -> Photograph:
+        """The image of a row as `retina.data.images.load_image` reads it."""
+        return Photograph(self.images[row], bool(self.turns[row] != UPRIGHT), self.depth)
 
     def split(self, fraction: float, seed: int) -> tuple[DetectionDataset, DetectionDataset]:
         """Return two disjoint tables: a random `fraction` of the images (rounded) and the rest, in the table's order.
@@ -152,7 +177,7 @@ class DetectionDataset:
             self._fail("it has no class; a detector needs at least one")
         if len(self.category_ids) != classes:
             self._fail(f"{classes} class names but {len(self.category_ids)} category ids")
-        for field in ("images", "sizes"):
+        for field in ("images", "sizes", "orientations"):
             if len(getattr(self, field)) != images:
                 self._fail(f"{images} image ids but {len(getattr(self, field))} {field}")
         for field in Objects._fields:
@@ -188,6 +213,7 @@ class DetectionDataset:
 
 _COLUMNS = (
     ("sizes", np.int32, ("N", 2)),
+    ("orientations", np.uint8, ("N",)),
     ("offsets", np.int64, ("N+1",)),
     ("boxes", np.float64, ("M", 4)),
     ("labels", np.int32, ("M",)),
@@ -235,6 +261,7 @@ class Records(NamedTuple):
         notes: what was read otherwise than it stands there, with counts.
         unused: label files that lie there and belong to none of the images.
         open_classes: whether the files tell only the classes that occur, so that there may be more.
+        measured: whether sizes were measured on the images, as the files declare none: of all, or [N] bool.
     """
 
     name: str
@@ -247,6 +274,7 @@ class Records(NamedTuple):
     notes: tuple[str, ...] = ()
     unused: UnusedLabels | None = None
     open_classes: bool = False
+    measured: bool | np.ndarray = False
 
 
 def handle_difficult(name: str, raw: RawObjects, policy: Difficult) -> tuple[RawObjects, np.ndarray, tuple[str, ...]]:

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from retina.data.detections import short
+from retina.data.headers import QUARTER_TURNS, orientation, tiff_size
 from retina.data.stored import TableImage, encoded
 from retina.errors import RetinaError
 from retina.files import IMAGE_SUFFIXES, refuse_special
@@ -26,9 +27,8 @@ _UPLOADED = re.compile(r"[0-9a-f]{8}-(?P<name>.+)")
 _LOCAL_FILE = re.compile(r"/local-files/?\?(?:.*&)?d=(?P<path>[^&]+)")
 _QUALITY = 95  # of JPEGs that have to be encoded again
 _SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "GIF": ".gif"}
-_ORIENTATION = 0x0112
 # Of images, whether they can be read here or not: files beside them are called without.
-_ENDINGS = {*IMAGE_SUFFIXES, ".tif", ".tiff", ".jpe", ".jfif", ".jp2", ".ppm", ".pgm", ".heic", ".avif", ".dng"}
+_ENDINGS = {*IMAGE_SUFFIXES, ".jpe", ".jfif", ".jp2", ".ppm", ".pgm", ".heic", ".avif", ".dng"}
 
 NO_SIZE_FRACTIONS, NO_SIZE_PIXELS = (1, 1), (2**24, 2**24)
 """Stand-ins for the (height, width) of an image without readable header, where such images are left out afterwards:
@@ -253,18 +253,20 @@ def image_files(folder: Path) -> dict[str, Path]:
     return by_stem
 
 
-def image_sizes(name: str, files: Sequence[str], unreadable: tuple[int, int] | None = None) -> list[tuple[int, int]]:
-    """[N] (height, width) as stored, from the files' headers.
+def image_sizes(
+    name: str, files: Sequence[str], unreadable: tuple[int, int] | None = None, upright: bool = False
+) -> list[tuple[int, int]]:
+    """[N] (height, width) from the files' headers.
 
     Args:
         name: of the source, for messages.
-        unreadable: see `image_size`.
+        unreadable, upright: see `image_size`.
 
     Raises:
         RetinaError: a file can't be read and `unreadable` is None; of missing ones the message gives the number.
     """
     try:
-        return [image_size(Path(file), unreadable) for file in files]
+        return [image_size(Path(file), unreadable, upright) for file in files]
     except RetinaError:
         missing = [file for file in files if not os.path.lexists(file)]
         if missing:
@@ -272,17 +274,19 @@ def image_sizes(name: str, files: Sequence[str], unreadable: tuple[int, int] | N
         raise
 
 
-def image_size(file: Path, unreadable: tuple[int, int] | None = None) -> tuple[int, int]:
-    """(height, width) as stored, from the file's header.
+def image_size(file: Path, unreadable: tuple[int, int] | None = None, upright: bool = False) -> tuple[int, int]:
+    """(height, width) from the file's header.
 
     Args:
+        upright: of the picture after its EXIF rotation; otherwise as stored.
         unreadable: stands for the size of a file that can't be read, where such images are left out afterwards.
 
     Raises:
         RetinaError: the file can't be read, and `unreadable` is None.
     """
     try:
-        return _header_size(file)
+        size = _header_size(file)
+        return size[::-1] if upright and orientation(str(file)) in QUARTER_TURNS else size
     except RetinaError:
         if unreadable is None:
             raise
@@ -292,6 +296,9 @@ def image_size(file: Path, unreadable: tuple[int, int] | None = None) -> tuple[i
 def _header_size(file: Path) -> tuple[int, int]:
     try:
         refuse_special(file)
+        tiff = tiff_size(str(file))
+        if tiff is not None:
+            return tiff
         with Image.open(file) as image:
             return image.height, image.width
     except RetinaError:
@@ -313,7 +320,7 @@ class Header(NamedTuple):
     @property
     def upright(self) -> tuple[int, int]:
         """(height, width) after the rotation; orientations of 5 and more swap the sides."""
-        return self.size[::-1] if self.orientation >= 5 else self.size
+        return self.size[::-1] if self.orientation in QUARTER_TURNS else self.size
 
 
 def read_header(image: TableImage, name: str) -> Header:
@@ -325,13 +332,14 @@ def read_header(image: TableImage, name: str) -> Header:
     try:
         if isinstance(image, str):
             refuse_special(image)
+        tiff = tiff_size(image)
+        if tiff is not None:
+            return Header(tiff, orientation(image), ".tif")
         with Image.open(image if isinstance(image, str) else io.BytesIO(encoded(image))) as opened:
             suffix = _SUFFIXES.get(opened.format or "")
             if suffix is None:
-                raise RetinaError(f"{name}: expected a JPEG, PNG, WebP, BMP or GIF image, got {opened.format}")
-            orientation = opened.getexif().get(_ORIENTATION, 1)
-            known = orientation in range(1, 9)
-            return Header((opened.height, opened.width), int(orientation) if known else 1, suffix)
+                raise RetinaError(f"{name}: expected a JPEG, PNG, WebP, BMP, GIF or TIFF image, got {opened.format}")
+            return Header((opened.height, opened.width), orientation(image), suffix)
     except RetinaError:
         raise
     except UnidentifiedImageError:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple, cast, get_args
 
+import numpy as np
+
 from retina import config
+from retina.config.reading import read_yaml
 from retina.data.dataset import DetectionDataset, Records, build, class_list_advice, with_classes
 from retina.data.detections import Pixels
 from retina.data.formats import text
@@ -22,6 +26,7 @@ from retina.data.ground_truth import FileTruth, GroundTruth, Results, truth_of_r
 from retina.data.image_files import NO_SIZE_FRACTIONS, NO_SIZE_PIXELS
 from retina.data.images import without_unusable
 from retina.data.limits import refuse_too_large
+from retina.data.orientation import oriented
 from retina.data.select import new_names, relabel, select_images, unknown_names, with_known_classes
 from retina.errors import RetinaError
 from retina.files import exists
@@ -84,7 +89,7 @@ def read_source(data: config.Data, source: config.Source, setting: str) -> Detec
         RetinaError: the files are missing or malformed, or have invalid boxes and `data.invalid_boxes` is "error".
     """
     records = _records(data, source)
-    return _table(records, data, source, setting, _known_elsewhere(records, data, source))
+    return _table(records, data, source, setting, _known_elsewhere(records, data, source), refuse=True)
 
 
 def _read_split(
@@ -100,7 +105,7 @@ def _read_split(
         data = data.model_copy(update={"invalid_images": "skip"})
     records = _records(data, source)
     elsewhere = _known_elsewhere(records, data, source)
-    table = _table(records, data, source, f"data.{split}", elsewhere)
+    table = _table(records, data, source, f"data.{split}", elsewhere, refuse=not keep_unusable)
     if not keep_unusable and data.invalid_images == "skip":
         with _checking(table.name, len(table)) as advance:
             table = without_unusable(table, data.max_pixels, advance)
@@ -135,8 +140,15 @@ def _known_elsewhere(records: Records, data: config.Data, source: config.Source)
 
 
 def _table(
-    records: Records, data: config.Data, source: config.Source, setting: str, elsewhere: frozenset[str]
+    records: Records,
+    data: config.Data,
+    source: config.Source,
+    setting: str,
+    elsewhere: frozenset[str],
+    *,
+    refuse: bool,
 ) -> DetectionDataset:
+    """The table of a source; with `refuse` an error where it can't be told which pixels its boxes belong to."""
     if data.relabel is None:
         table = build(records, invalid_boxes=data.invalid_boxes, classes=data.classes)
     else:
@@ -145,14 +157,24 @@ def _table(
         table = (with_known_classes if records.open_classes else with_classes)(table, data.classes)
     if source.select is not None:
         table = select_images(table, source.select, data.root, f"{setting}.select")
-    return table
+    if data.depth is not None:
+        table = replace(table, depth=(data.depth.low, data.depth.high))
+    return oriented(table, data.orientation, _measured(records, table), refuse=refuse)
+
+
+def _measured(records: Records, table: DetectionDataset) -> np.ndarray:
+    """Whether the size of each image of the table was measured on the image itself: [N] bool."""
+    if isinstance(records.measured, bool):
+        return np.full(len(table), records.measured)
+    by_id = dict(zip(records.image_ids, records.measured.tolist(), strict=True))
+    return np.array([by_id[identifier] for identifier in table.image_ids], bool)
 
 
 def _records(data: config.Data, source: config.Source) -> Records:
     """Everything that a source's files hold; with `data.relabel` the classes are the files' own."""
     root = data.root
     classes = data.classes if data.relabel is None else None
-    skip = data.invalid_images == "skip"
+    skip, upright = data.invalid_images == "skip", data.orientation == "upright"
     if source.format == "coco":
         return coco_records(
             root / source.annotations, root / source.images, keep_missing=skip, relabelled=data.relabel is not None
@@ -163,7 +185,12 @@ def _records(data: config.Data, source: config.Source) -> Records:
         )
     if source.format == "tfds":
         return tfds_records(
-            source.name, source.split, root / source.data_dir, difficult=data.difficult, keep_unreadable=skip
+            source.name,
+            source.split,
+            root / source.data_dir,
+            difficult=data.difficult,
+            keep_unreadable=skip,
+            upright=upright,
         )
     if source.format == "csv":
         return csv_records(
@@ -173,6 +200,7 @@ def _records(data: config.Data, source: config.Source) -> Records:
             classes=classes,
             difficult=data.difficult,
             keep_unreadable=skip,
+            upright=upright,
         )
     if source.format == "yolo":
         return yolo_records(
@@ -183,6 +211,7 @@ def _records(data: config.Data, source: config.Source) -> Records:
             names=_from_root(data, source.names),
             classes=classes,
             keep_unreadable=skip,
+            upright=upright,
             relabelled=data.relabel is not None,
         )
     return digits_records(
@@ -325,7 +354,8 @@ def truth_format(path: Path, format: TruthFormat) -> str:
         return format
     if not exists(path):
         raise RetinaError(f"{path}: no such ground truth; expected a COCO JSON file, a folder or a configuration")
-    if path.suffix in (".yaml", ".yml") or exists(path / "config.yaml"):
+    settings = path / "config.yaml"
+    if path.suffix in (".yaml", ".yml") or (exists(settings) and config.is_ours(read_yaml(settings, str(settings)))):
         return "config"
     if path.is_file() or path.is_fifo():
         return "coco"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 from retina import config
 from retina.data.dataset import DetectionDataset, Objects, suggest, with_classes
 from retina.data.formats.text import lines_of, read_text
+from retina.data.stored import TableImage, encoded
 from retina.errors import RetinaError
 
 _SHOWN = 8
@@ -142,9 +144,11 @@ def select_images(dataset: DetectionDataset, settings: config.Select, root: Path
             )
 
     if settings.share is not None:
-        first, last = (round(edge * len(dataset)) for edge in settings.share)
-        chosen = np.sort(random_order(dataset.image_ids, seed)[first:last])
-        keep(chosen, f"share {list(settings.share)} with seed {seed}")
+        order = random_order(dataset.image_ids, seed)
+        cuts = [round(edge * len(dataset)) for edge in settings.share]
+        if settings.copies_together:
+            order, cuts = _copies_together(order, cuts, dataset.images)
+        keep(np.sort(order[cuts[0] : cuts[1]]), f"share {list(settings.share)} with seed {seed}")
     if settings.images is not None:
         listed = np.zeros(len(dataset), np.bool_)
         listed[_listed(dataset, root / settings.images)] = True
@@ -175,6 +179,42 @@ def random_order(image_ids: Sequence[int | str], seed: int) -> np.ndarray:
     """
     keys = b"".join(hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest() for name in image_ids)
     return np.argsort(np.frombuffer(keys, ">u8"), kind="stable")
+
+
+def _copies_together(
+    order: np.ndarray, cuts: Sequence[int], images: Sequence[TableImage]
+) -> tuple[np.ndarray, list[int]]:
+    """The order with each copy after the first image of its bytes, and cuts that no copies lie on both sides of."""
+    lengths = [_length(image) for image in images]
+    shared = {length for length, times in Counter(lengths).items() if times > 1 and length >= 0}
+    first_of: dict[bytes, int] = {}
+    group = np.empty(len(order), np.int64)  # of each place in the order, the place of the first copy
+    for place, row in enumerate(order.tolist()):
+        group[place] = place
+        if lengths[row] in shared:
+            digest = hashlib.blake2b(encoded(images[row]), digest_size=16).digest()
+            group[place] = first_of.setdefault(digest, place)
+    together = np.argsort(group, kind="stable")
+    starts = group[together]
+    return order[together], [_beside(starts, cut) for cut in cuts]
+
+
+def _beside(groups: np.ndarray, cut: int) -> int:
+    """The place nearest to a cut that divides no group, whichever share asks; `groups` [N] are in order."""
+    if cut == len(groups):
+        return cut
+    first, after = (int(np.searchsorted(groups, groups[cut], side)) for side in ("left", "right"))
+    return first if cut - first <= after - cut else after
+
+
+def _length(image: TableImage) -> int:
+    """Bytes of an encoded image; -1 of a file that is missing, which is no copy of any."""
+    if isinstance(image, str):
+        try:
+            return os.path.getsize(image)
+        except OSError:
+            return -1  # who reads it says what is wrong
+    return len(image) if isinstance(image, bytes) else image.length
 
 
 def _relabel_notes(dataset: DetectionDataset, named: Mapping[str, str | None]) -> tuple[str, ...]:

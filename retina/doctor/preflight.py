@@ -5,6 +5,7 @@ from __future__ import annotations
 from retina import config
 from retina.data.dataset import DetectionDataset
 from retina.doctor.advice import coverage_findings
+from retina.doctor.canvases import canvas_findings
 from retina.doctor.ceiling import report
 from retina.doctor.coverage import sampled
 from retina.doctor.findings import Finding, ordered
@@ -29,6 +30,8 @@ def preflight(
     if validation is not None:
         findings += table_findings(validation, "validation", training=False)
         findings += split_findings({"train": train, "validation": validation})
+    if len(train):
+        findings += canvas_findings(train, settings, "train")
     if not any(finding.code == "no-boxes" and finding.split == "train" for finding in findings):
         part = sampled(train, images)
         findings += coverage_findings(report(part, settings, len(train), training=True), settings, "train")

@@ -17,6 +17,7 @@ from retina.doctor.findings import Finding, count, listed, some
 SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, np.inf)}
 # From fewer boxes of a class than this a detector learns little, and their coverage is chance.
 FEW_BOXES = 10
+FEW_IMAGES = 50
 SIDE_EDGES = tuple(2.0 ** (step / 2) for step in range(0, 25))
 ASPECT_EDGES = tuple(2.0 ** (step / 2) for step in range(-8, 9))
 _NOTED_IMBALANCE, _WARNED_IMBALANCE = 20, 100
@@ -102,6 +103,18 @@ def statistics(dataset: DetectionDataset) -> Statistics:
     )
 
 
+def _trained(*splits: str) -> bool:
+    """Whether one of the splits is trained on, by its name: `train`, `train2017`, `2007/trainval`."""
+    return any("train" in split for split in splits)
+
+
+def figures_of(first: str, second: str) -> str:
+    """What figures are worth where two splits share images, by the splits' names."""
+    if _trained(first, second):
+        return "figures on images that were trained on are too high"
+    return f"figures of {second} are not independent of {first}, on which a checkpoint may have been chosen"
+
+
 def table_findings(dataset: DetectionDataset, split: str, training: bool) -> Iterator[Finding]:
     """Yield the findings of a split that need no image.
 
@@ -150,6 +163,19 @@ def split_findings(splits: Mapping[str, DetectionDataset]) -> Iterator[Finding]:
                     name,
                     listed(unknown),
                 )
+
+
+def fewness_findings(stats: Statistics, split: str, training: bool) -> Iterator[Finding]:
+    """Yield a finding on a split of few images: what it can teach or tell."""
+    if stats.images >= FEW_IMAGES:
+        return
+    what, remedy = (
+        ("to train on: a detector learns so few by heart", "add images, and start from weights that know objects")
+        if training
+        else ("to measure on: AP on others like them may be far from AP on so few", "add images, and read its interval")
+    )
+    number = f"{count(stats.images, 'image')} with {count(stats.boxes, 'box')} that count"
+    yield Finding("warning", "few-images", f"{number} {what}", remedy, split)
 
 
 def _unused_labels(dataset: DetectionDataset, split: str) -> Iterator[Finding]:
@@ -302,13 +328,22 @@ def _shared_files(first: DetectionDataset, second: DetectionDataset, names: tupl
             examples=listed(listing),
         )
         return
+    if len(shared) == len(ours) == len(theirs) and not _trained(*names):
+        yield Finding(
+            "warning",
+            f"{names[1]}-is-{names[0]}",
+            f"{names[0]} and {names[1]} are the same {count(len(shared), 'image')}",
+            f"fine if there are no others; but {figures_of(*names)}",
+            examples=listed(listing),
+        )
+        return
     share = len(shared) / min(len(ours), len(theirs))
     yield Finding(
-        "error" if share >= _LEAKAGE else "warning",
+        "error" if share >= _LEAKAGE and _trained(*names) else "warning",
         "image-in-two-splits",
         f"{count(len(shared), 'image file')} of {names[1]} ({len(shared) / len(theirs):.1%}) also in {names[0]}: "
         f"{some(listing, 3)}",
-        "remove them from one: figures on images that were trained on mean nothing",
+        f"remove them from one: {figures_of(*names)}",
         examples=listed(listing),
     )
 

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from retina.data.images import load_image
+from retina import config
+from retina.data.images import as_configured, load_image
 from retina.drawing.pictures import draw
 from retina.errors import RetinaError
 from retina.files import write_text, written
@@ -34,8 +35,12 @@ def write_predictions(
     predictions: Sequence[ImageDetections],
     class_names: Sequence[str],
     settings: Mapping[str, Any] | None = None,
+    data: config.Data | None = None,
 ) -> list[Path]:
     """Write `<stem>.png` for each image (numbered where stems repeat), `detections.json`, and `settings.json` if given.
+
+    Args:
+        data: the section by which the images were read; None: as stored.
 
     Returns:
         The pictures' paths, in the order of `files`.
@@ -53,7 +58,7 @@ def write_predictions(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for file, detections, picture in zip(files, predictions, pictures, strict=True):
-            image = load_image(str(file))
+            image = load_image(str(file) if data is None else as_configured(str(file), data))
             drawn = draw(image, detections.boxes, detections.labels, class_names, scores=detections.scores)
             with written(picture) as temporary:
                 Image.fromarray(drawn).save(temporary)

@@ -26,7 +26,8 @@ from retina.data.batches.evaluation import canvas_image
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import DetectionTable
 from retina.data.ground_truth import GroundTruth, ground_truth, results
-from retina.data.images import load_image
+from retina.data.headers import is_tiff
+from retina.data.images import as_configured, load_image
 from retina.data.stored import encoded as encoded_image
 from retina.errors import RetinaError
 from retina.evaluation.coco import evaluate_as
@@ -244,7 +245,7 @@ class _Trial(NamedTuple):
 
 
 def _reference(predictor: Predictor, dataset: DetectionDataset, truth: GroundTruth) -> _Reference:
-    encoded = [encoded_image(image) for image in dataset.images]
+    encoded = [_servable(predictor, encoded_image(image)) for image in dataset.images]
     detections, seconds = _of_checkpoint(predictor, encoded)
     ap = _ap(detections, dataset, truth, predictor)
     fullest = int(np.argmax([len(image) for image in detections]))
@@ -342,18 +343,33 @@ class _CannotRun(Exception):
 
 
 def _of_checkpoint(predictor: Predictor, encoded: Sequence[bytes]) -> tuple[list[Detections], np.ndarray]:
-    predictor.predict(load_image(encoded[0]))  # the first call builds the graph
+    predictor.predict(_pixels(predictor, encoded[0]))  # the first call builds the graph
     detections, seconds = [], []
     for image in encoded:
         start = time.perf_counter()
-        detections += predictor.predict(load_image(image))
+        detections += predictor.predict(_pixels(predictor, image))
         seconds.append(time.perf_counter() - start)
     return detections, np.array(seconds)
 
 
+def _pixels(predictor: Predictor, image: bytes) -> np.ndarray:
+    return load_image(as_configured(image, predictor.config.data))
+
+
+def _servable(predictor: Predictor, image: bytes) -> bytes:
+    """An encoded image that a SavedModel reads: a TIFF, which TensorFlow does not, as a PNG of the same pixels."""
+    if not is_tiff(image):
+        return image
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.fromarray(_pixels(predictor, image)).save(out, "PNG")
+    return out.getvalue()
+
+
 def _stages_of_checkpoint(predictor: Predictor, image: bytes) -> dict[str, np.ndarray]:
     """`TENSORS` of one encoded image, computed from the checkpoint."""
-    pixels = load_image(image)
+    pixels = _pixels(predictor, image)
     canvas, _, size = canvas_image(pixels, predictor.config.data.resize)
     outputs = _network(predictor)(ops.convert_to_tensor(canvas[None]), ops.convert_to_tensor(size[None]))
     return {"pixels": pixels, "canvas": canvas, **{name: ops.convert_to_numpy(x) for name, x in outputs.items()}}

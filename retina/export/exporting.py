@@ -17,8 +17,9 @@ import numpy as np
 
 from retina import config as configuration
 from retina.data.dataset import DetectionDataset
-from retina.data.images import load_image
+from retina.data.images import table_image
 from retina.data.load import Split, load_split
+from retina.data.orientation import settled
 from retina.errors import RetinaError
 from retina.export import litert, onnx, saved_model
 from retina.export.agreement import LIMITS, Limits
@@ -92,8 +93,9 @@ def export(
     check_sections(overrides, ("data", "export", "inference"), "an export")
     counted = [] if certify_images is None else [f"export.certify={certify_images}"]
     predictor, saved = load_checkpoint(run, checkpoint, [*overrides, *counted])
-    config = predictor.config
     dataset, truth, _ = split_for(predictor, split)
+    config = predictor.config.model_copy(update={"data": settled(predictor.config.data, [dataset])})
+    predictor = Predictor(predictor.detector, config)
     chosen = _spread(dataset, config.export.certify)
     notes = {"run": {"checkpoint": checkpoint, "step": saved.step, "best": saved.best}}
     partial = out.with_name(f".partial.{out.name}")
@@ -145,7 +147,7 @@ def _write(
 
 def _representative(config: configuration.Config) -> list[np.ndarray]:
     dataset = _spread(load_split(config.data, "train"), _REPRESENTATIVE)
-    return [load_image(image) for image in dataset.images]
+    return [table_image(dataset, row) for row in range(len(dataset))]
 
 
 def _checked_precision(format: Format, precision: Precision | None) -> Precision | None:

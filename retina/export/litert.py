@@ -115,7 +115,7 @@ def _converted(predictor: Predictor, precision: Precision, images: Sequence[np.n
             resize, mean = predictor.config.data.resize, sections.model.pixel_mean
             # Laid out anew for each pass that the converter makes, one at a time: a hundred canvases fill a memory.
             converter.representative_dataset = lambda: (
-                {"canvas": lay_out(pixels_of(image), resize, mean).pixels[None]} for image in images
+                {"canvas": lay_out(image, resize, mean).pixels[None]} for image in images
             )
 
     network = _convert(raw, weights, quantise)
@@ -151,7 +151,7 @@ class LiteRtRunner:
         Raises:
             RetinaError: an image is missing, damaged or of another type.
         """
-        return [self._detected(pixels_of(image)) for image in images]
+        return [self._detected(pixels_of(image, self.document)) for image in images]
 
     def run(self, canvas: np.ndarray, size: np.ndarray, scale: np.ndarray) -> dict[str, np.ndarray]:
         """The model's own outputs for a batch of canvases, as `write_litert` describes them."""
@@ -167,7 +167,7 @@ class LiteRtRunner:
 
     def stages(self, image: np.ndarray | bytes | Path) -> dict[str, np.ndarray]:
         """The tensors between an image and its detections, named as in `retina.export.agreement.TENSORS`."""
-        pixels = pixels_of(image)
+        pixels = pixels_of(image, self.document)
         canvas = self.lay_out(pixels)
         outputs = {name: value[0] for name, value in self.run_network(canvas.pixels[None]).items()}
         return {"pixels": pixels, "canvas": canvas.black_padded(), **outputs}

@@ -267,7 +267,7 @@ class OnnxRunner:
         Raises:
             RetinaError: an image is missing, damaged or of another type.
         """
-        return [detections_of(self.run(pixels_of(image)[None]), self.class_names) for image in images]
+        return [detections_of(self.run(pixels_of(image, self.document)[None]), self.class_names) for image in images]
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """The model's own outputs for a batch uint8 [B, H, W, 3] of one size."""
@@ -275,7 +275,7 @@ class OnnxRunner:
 
     def stages(self, image: np.ndarray | bytes | Path) -> dict[str, np.ndarray]:
         """The tensors between an image and its detections, named as in `retina.export.agreement.TENSORS`."""
-        pixels = pixels_of(image)
+        pixels = pixels_of(image, self.document)
         parts = self._parts()
         tensors = parts.network(parts.before(pixels[None]))
         canvas = np.zeros((*tensors["canvas"], 3), np.uint8)

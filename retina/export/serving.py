@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from retina.config import Config
-from retina.data.batches import pixels
+from retina.data.batches import exif, pixels
+from retina.data.images import as_configured
 from retina.models.decode import Limits
 from retina.models.detector import Detector
 from retina.private_names import with_constant_weights
@@ -54,6 +55,7 @@ class Serving:
         self.files = [tf.saved_model.Asset(str(file)) for file in files]
         self.detector = detector
         self._resize, self._max_pixels = config.data.resize, config.data.max_pixels
+        _, self._upright, self._depth = as_configured(b"", config.data)
         inputs, defaults = _inputs(), self._defaults()
         network = tf.function(self.network, input_signature=[inputs["canvas"], inputs["size"]])
         self._network = _with_constants(network) if folded else network
@@ -105,7 +107,8 @@ class Serving:
 
     def decoded(self, encoded: tf.Tensor) -> tf.Tensor:
         """Pixels [h,w,3] uint8 of a scalar string; [0,0,3] if it is no image."""
-        return pixels.read(encoded, from_file=False, max_pixels=self._max_pixels)
+        image = pixels.read(encoded, from_file=False, max_pixels=self._max_pixels, depth=self._depth)
+        return exif.turned(image, exif.orientation(encoded)) if self._upright else image
 
     def canvas(self, image: tf.Tensor) -> Canvas:
         """An image [h,w,3] on its canvas; an empty one is taken as a black pixel that is not `readable`."""

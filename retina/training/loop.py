@@ -19,6 +19,7 @@ from retina.data.batches.training import described, training_batches
 from retina.data.dataset import DetectionDataset
 from retina.data.ground_truth import GroundTruth
 from retina.doctor import preflight
+from retina.doctor.findings import count
 from retina.errors import RetinaError, RunFailed
 from retina.inference import build_detector
 from retina.models.detector import Detector
@@ -269,7 +270,7 @@ class Loop:
         self.report.say(f"training on {names} ({keras.backend.backend()}{host})")
         for data in (self.data.train, *(self.data.validation or ())[:1]):
             self.report.say(
-                f"{data.name}: {len(data)} images, {len(data.boxes)} boxes, {len(data.class_names)} classes"
+                f"{data.name}: {len(data)} images, {len(data.boxes)} boxes, {count(len(data.class_names), 'class')}"
             )
             for note in data.notes:
                 self.report.say(note)

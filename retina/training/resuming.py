@@ -73,7 +73,10 @@ def find_start(path: Path, config: Config) -> Start:
     else:
         # Parsed: keys that the package has gained since then get their defaults.
         before = configuration.parse(saved.config, str(path)).model_dump(mode="json")
-    changed = changed_keys(before, config.model_dump(mode="json"))
+    after = config.model_dump(mode="json")
+    if "auto" in (before["data"]["orientation"], after["data"]["orientation"]):
+        _same_orientation(before["data"], after["data"])
+    changed = changed_keys(before, after)
     free = _FREE + _LENGTH + _PLACE + (_MOVED if run.fingerprints() else ())
     if before["data"]["invalid_images"] == "error":
         free += ("data.invalid_images",)  # the tables are compared (`check_data`)
@@ -90,6 +93,13 @@ def find_start(path: Path, config: Config) -> Start:
     if replicas(before["run"]) != replicas(config.run.model_dump()):
         notes = (*notes, _other_devices_note(config))
     return Start(saved, notes, damaged)
+
+
+def _same_orientation(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Make "auto" equal to what it stands for: a run keeps what was decided, and without decision images are read as
+    stored."""
+    if after["orientation"] == "auto" or (before["orientation"], after["orientation"]) == ("auto", "stored"):
+        after["orientation"] = before["orientation"]
 
 
 def _length_note(path: Path, step: int, before: int, schedule: configuration.Schedule) -> str:

@@ -16,6 +16,7 @@ from retina.data.dataset import DetectionDataset
 from retina.data.fingerprint import Fingerprints, fingerprint
 from retina.data.ground_truth import GroundTruth, ground_truth
 from retina.data.load import check_same_classes, load_split, read_split
+from retina.data.orientation import settled
 from retina.models import backbones
 from retina.models.efficientnet_lite import INSTALLED
 from retina.runs import checkpoint as checkpoints
@@ -85,7 +86,7 @@ def train(
             with finished.locked():
                 remove_superseded(finished, config.run.keep)
         return path
-    data, checked = hosts.together(
+    config, data, checked = hosts.together(
         lambda: _prepare(config, start, train_data, validation_data, hosts.chief, collaborators)
     )
     tables = {"train": data.train}
@@ -155,27 +156,35 @@ def _prepare(
     validation_data: DetectionDataset | None,
     chief: bool,
     collaborators: Collaborators,
-) -> tuple[Data, tuple[str, ...]]:
-    """Load and check the data: return them, and the preflight's notes. Errors for the user to correct come here."""
-    data = _load_data(config, train_data, validation_data)
+) -> tuple[Config, Data, tuple[str, ...]]:
+    """Load and check the data: return the configuration with what they decide, the data, and the preflight's notes.
+
+    Errors for the user to correct come here.
+    """
+    config, data = _load_data(config, train_data, validation_data)
     if start.checkpoint is not None:
         check_classes(start.checkpoint, data.train)
-        return data, ()
+        return config, data, ()
     validation = None if data.validation is None else data.validation[0]
-    return data, collaborators.check_data(config, data.train, validation) if chief else ()
+    return config, data, collaborators.check_data(config, data.train, validation) if chief else ()
 
 
-def _load_data(config: Config, train_data: DetectionDataset | None, validation_data: DetectionDataset | None) -> Data:
+def _load_data(
+    config: Config, train_data: DetectionDataset | None, validation_data: DetectionDataset | None
+) -> tuple[Config, Data]:
     train_data = load_split(config.data, "train") if train_data is None else train_data
+    # What the training images decide holds for the others.
+    section = settled(config.data, [train_data])
     validation: tuple[DetectionDataset, GroundTruth] | None = None
     if validation_data is not None:
         validation = (validation_data, ground_truth(validation_data))
-    elif config.data.validation is not None:
-        table, truth = read_split(config.data, "validation")
+    elif section.validation is not None:
+        table, truth = read_split(section, "validation")
         validation = (table, truth)
     if validation is not None:
         check_same_classes(train_data, validation[0])
-    return Data(train_data, validation)
+        section = settled(section, [train_data, validation[0]])
+    return config.model_copy(update={"data": section}), Data(train_data, validation)
 
 
 def with_absolute_paths(config: Config) -> Config:

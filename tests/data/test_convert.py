@@ -21,11 +21,12 @@ from retina.cli import app_of
 from retina.data.convert.converting import REPORT, convert
 from retina.data.convert.origin import find_source
 from retina.data.convert.part import HOLDS, Part, file_names, fitted, whole_corners
-from retina.data.convert.verify import differences, turned
+from retina.data.convert.verify import differences
 from retina.data.dataset import DetectionDataset
 from retina.data.formats import voc, yolo
 from retina.data.image_files import read_header, upright_boxes, upright_bytes
 from retina.data.load import load_split
+from retina.data.orientation import turned
 from retina.errors import RetinaError
 from tests.data.formats.tables import read_coco, read_voc
 

@@ -9,6 +9,7 @@ source.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -25,8 +26,10 @@ from retina.data.convert.part import HOLDS, Choice, Part, Spec, Target, file_nam
 from retina.data.convert.verify import differences, differing_texts, undecodable
 from retina.data.dataset import DetectionDataset, InvalidBoxes
 from retina.data.formats import coco, tfds, voc, yolo
+from retina.data.headers import UPRIGHT
 from retina.data.image_files import Header, read_header, upright_boxes
 from retina.data.load import read_source
+from retina.data.orientation import ROTATED, Policy
 from retina.errors import RetinaError
 from retina.files import write_text
 
@@ -77,6 +80,7 @@ def convert(
     images: Path | None = None,
     data_dir: Path | None = None,
     invalid_boxes: InvalidBoxes | None = None,
+    orientation: Policy | None = None,
     crowd: Choice | None = None,
     difficult: Choice | None = None,
     upright: bool = False,
@@ -90,7 +94,7 @@ def convert(
     """Write a dataset in another format into a new folder, an image at a time, and checks what it wrote.
 
     Args:
-        source, splits, images, data_dir, invalid_boxes: see `retina.data.convert.origin.find_source`.
+        source, splits, images, data_dir, invalid_boxes, orientation: see `retina.data.convert.origin.find_source`.
         crowd, difficult: what becomes of boxes that the format can't mark: "keep" as ordinary ones or "drop".
         upright: images with an EXIF rotation are turned, their boxes with them; JPEGs are encoded again, at quality 95.
         link: hard links in the place of copies.
@@ -106,7 +110,14 @@ def convert(
     home = Path(folder)
     _refuse_idle(to, link, spec, file_format, shard_bytes)
     _refuse_full(home, resume)  # before anything takes time
-    origin = find_source(str(source), splits=splits, images=images, data_dir=data_dir, invalid_boxes=invalid_boxes)
+    origin = find_source(
+        str(source),
+        splits=splits,
+        images=images,
+        data_dir=data_dir,
+        invalid_boxes=invalid_boxes,
+        orientation=orientation,
+    )
     tables = {name: _read(origin, section) for name, section in origin.splits.items()}
     _refuse_different_classes(tables)
     spec = spec or ("voc" if origin.format == "voc" or any(t.difficult.any() for t in tables.values()) else "coco")
@@ -118,6 +129,10 @@ def convert(
     _open(home, _fingerprint(parts, settings), resume)
     _write(to, parts, home, options, link, report)
     problems, data = _verify(to, parts, home, report)
+    if not upright and any(table.orientation for table in tables.values()):
+        data["orientation"] = "stored"
+    if origin.data.depth is not None:  # the images are copied as they are
+        data["depth"] = origin.data.depth.model_dump(mode="json")
     damaged = _damaged(parts, report)
     notes += damaged
     done = Conversion(
@@ -148,7 +163,9 @@ def _read(origin: Origin, section: config.Source) -> DetectionDataset:
     try:
         return read_source(origin.data, section, "source")
     except RetinaError as error:  # there may be no configuration to set it in
-        raise RetinaError(str(error).replace("data.invalid_boxes: ", "--invalid-boxes ")) from None
+        options = {"data.invalid_boxes: ": "--invalid-boxes ", "set data.orientation: ": "give --orientation "}
+        text = functools.reduce(lambda text, old: text.replace(old, options[old]), options, str(error))
+        raise RetinaError(text) from None
 
 
 def _refuse_different_classes(tables: dict[str, DetectionDataset]) -> None:
@@ -179,11 +196,16 @@ def _plan(
     turned: dict[str, tuple[DetectionDataset, list[Header], np.ndarray]] = {}
     done = 0
     for split, table in tables.items():
-        notes += table.notes
+        # What becomes of rotated images is told below.
+        notes += tuple(note for note in table.notes if ROTATED not in note)
         headers = []
         for image, identifier in zip(table.images, table.image_ids, strict=True):
             name = image if isinstance(image, str) else f"{table.name}: image {identifier}"
             headers.append(read_header(image, name))
+            if holds.startswith("tfds") and headers[-1].suffix == ".tif":
+                raise RetinaError(
+                    f"{name}: expected images that TensorFlow decodes, it is a TIFF; write it as PNG first"
+                )
             done += 1
             report("headers", done, total)
         table, rotations, said = _upright(table, headers, upright)
@@ -222,9 +244,8 @@ def _upright(
     encoded_again = 0
     for row, (header, declared) in enumerate(zip(headers, table.sizes.tolist(), strict=True)):
         rotated = header.orientation != 1
-        # Where both sizes are the same, boxes are those of the stored pixels, as everywhere in retina.
-        of_stored = tuple(declared) == header.size
-        if not of_stored and not (rotated and tuple(declared) == header.upright):
+        of_stored = table.turns[row] == UPRIGHT
+        if tuple(declared) != (header.size if of_stored else header.upright):
             raise RetinaError(
                 f"{table.name}: image {table.image_ids[row]}: expected {declared[1]}x{declared[0]} pixels (width x "
                 f"height) as declared, the image has {header.size[1]}x{header.size[0]}; correct the declared size"
@@ -250,8 +271,8 @@ def _upright(
         what = "copied as they are, boxes in their stored pixels; --upright turns both"
     else:
         what = f"turned upright, boxes with them; {encoded_again} of them JPEGs, encoded again at quality 95"
-    note = f"{table.name}: {carried} of {len(table)} images carry an EXIF rotation: {what}"
-    return replace(table, boxes=boxes, sizes=sizes), rotations, (note,)
+    note = f"{table.name}: {carried} of {len(table)} images {ROTATED}: {what}"
+    return replace(table, boxes=boxes, sizes=sizes, orientations=None, orientation=""), rotations, (note,)
 
 
 # ---------------------------------------------------------------------------------------------------- by the format
@@ -306,7 +327,8 @@ def _verify(to: Target, parts: Sequence[Part], home: Path, report: Progress) -> 
     tick = _counter("checking", parts, report)
     for part in parts:
         section = module.source(home, part.split, part.table.class_names)
-        data = config.Data(train=section, validation=section)
+        # Upright copies have no rotation left, others their boxes in stored pixels.
+        data = config.Data(train=section, validation=section, orientation="stored")
         try:
             table = read_source(data, section, "written")
             faults = differences(part, table, module.tolerance(part.table), tick)

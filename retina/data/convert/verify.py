@@ -13,6 +13,7 @@ from PIL import Image
 from retina.data.convert.part import Part
 from retina.data.dataset import DetectionDataset
 from retina.data.images import each_image
+from retina.data.orientation import turned
 from retina.data.stored import StoredImage, TableImage, encoded
 from retina.errors import RetinaError
 
@@ -142,7 +143,7 @@ def _turned_fault(source: TableImage, copy: TableImage, orientation: int) -> str
 
 def undecodable(part: Part, tick: Callable[[int], None]) -> list[str]:
     """Return the faults of the images that can't be decoded, by name; each is decoded once, in threads."""
-    faults = each_image(part.table, lambda image, _: _decoding_fault(image), tick)
+    faults = each_image(part.table, lambda row: _decoding_fault(part.table.images[row]), tick)
     return [f"{name}: {fault}" for name, fault in zip(part.names, faults, strict=True) if fault is not None]
 
 
@@ -153,16 +154,6 @@ def _decoding_fault(image: TableImage) -> str | None:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         return str(error)
     return None
-
-
-def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Pixels [H,W,C] after an EXIF orientation, by EXIF 2.3's own words: where its row 0 and its column 0 lie."""
-    if orientation >= 5:
-        pixels = pixels.transpose(1, 0, 2)
-    # Of 5 to 8 the transpose comes first, so the flips are those of the upright picture.
-    rows = orientation in (3, 4, 7, 8)
-    columns = orientation in (2, 3, 6, 7)
-    return pixels[:: -1 if rows else 1, :: -1 if columns else 1]
 
 
 def _pixels(content: bytes) -> tuple[np.ndarray, bool]:

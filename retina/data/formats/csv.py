@@ -54,6 +54,7 @@ def csv_records(
     classes: tuple[str, ...] | None = None,
     difficult: Difficult = "ignore",
     keep_unreadable: bool = False,
+    upright: bool = False,
 ) -> Records:
     """Read one CSV file, every box as it stands there; image headers are read only where the file gives no sizes.
 
@@ -68,6 +69,7 @@ def csv_records(
         difficult: see `retina.data.dataset.handle_difficult`.
         keep_unreadable: an image that is missing stays, and one without readable header and given size has room for any
             box, to be left out by who decodes it.
+        upright: sizes that the file does not give are those of the upright picture, where EXIF tells of a rotation.
 
     Raises:
         RetinaError: names the file and line of a row with missing or malformed fields, of an image that leaves the
@@ -105,7 +107,7 @@ def csv_records(
     areas = _optional(boxed, "area")
     _refuse_first(boxed, ~(np.isnan(areas) | (areas >= 0)), "area must not be negative")
     boxes = _numbers(boxed, _BOX)
-    sizes = _sizes(table, image, located.paths, NO_SIZE_PIXELS if keep_unreadable else None)
+    sizes, measured = _sizes(table, image, located.paths, NO_SIZE_PIXELS if keep_unreadable else None, upright)
     xywh = to_xywh(boxes)
     objects = RawObjects(owners, boxes, xywh, boxes, xywh[:, 2:], labels, crowd, flagged, areas)
     raw, rows, notes = handle_difficult(str(annotations), objects, difficult)
@@ -124,6 +126,7 @@ def csv_records(
         describe,
         notes,
         open_classes=class_file is None,
+        measured=measured,
     )
 
 
@@ -265,8 +268,10 @@ def _refuse_first(table: _Table, wrong: np.ndarray, what: str) -> None:
         table.refuse(int(np.argmax(wrong)), what)
 
 
-def _sizes(table: _Table, image: np.ndarray, paths: Sequence[str], unreadable: tuple[int, int] | None) -> np.ndarray:
-    """[N,2] int32 (height, width): of the file where it says, else of the images' headers."""
+def _sizes(
+    table: _Table, image: np.ndarray, paths: Sequence[str], unreadable: tuple[int, int] | None, upright: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """[N,2] int32 (height, width): of the file where it says, else of the images' headers; and where not, [N] bool."""
     given = np.stack([_optional(table, "height"), _optional(table, "width")], axis=1)
     half = np.isnan(given).any(1) & ~np.isnan(given).all(1)
     _refuse_first(table, half, "width and height belong together; give both or neither")
@@ -280,6 +285,7 @@ def _sizes(table: _Table, image: np.ndarray, paths: Sequence[str], unreadable: t
         ~np.isnan(given[:, 0]) & (given != sizes[image]).any(1),
         "width and height are not those of an earlier row of the same image",
     )
-    for row in np.flatnonzero(np.isnan(sizes[:, 0])).tolist():
-        sizes[row] = image_size(Path(paths[row]), unreadable)
-    return sizes.astype(np.int32)
+    measured = np.isnan(sizes[:, 0])
+    for row in np.flatnonzero(measured).tolist():
+        sizes[row] = image_size(Path(paths[row]), unreadable, upright)
+    return sizes.astype(np.int32), measured

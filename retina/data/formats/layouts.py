@@ -88,8 +88,11 @@ def _at(path: Path, images: Path | None) -> Layout:
     ending = path.suffix.lower()
     if ending in _YAML:
         tree = read_yaml(path, str(path))
-        if isinstance(tree, dict) and "data" not in tree and ("names" in tree or "nc" in tree):
+        if config.is_ours(tree) or not isinstance(tree, dict):
+            return Layout("config", {}, path)
+        if {"names", "nc", "train", "val", "test"} & set(tree):
             return Layout("yolo", _of_yolo_yaml(path, tree))
+        config.load(path)  # says whose file it is
         return Layout("config", {}, path)
     if ending == ".json":
         return Layout("coco", {_coco_split(path): _of_coco(path, images)})
@@ -99,8 +102,10 @@ def _at(path: Path, images: Path | None) -> Layout:
 
 
 def _in_folder(path: Path) -> Layout:
-    if exists(path / "config.yaml"):
-        return Layout("config", {}, path / "config.yaml")
+    settings = path / "config.yaml"
+    there = exists(settings)
+    if there and config.is_ours(read_yaml(settings, str(settings))):
+        return Layout("config", {}, settings)
     if exists(path / "dataset_info.json") or exists(path / "features.json"):
         return Layout("tfds", _of_tfds(None, path))
     if exists(path / "data.yaml"):
@@ -113,7 +118,8 @@ def _in_folder(path: Path) -> Layout:
         return Layout("voc", {name: config.VocSource(folder=path, splits=(name,)) for name in lists})
     if (path / "images").is_dir() and ((path / "labels").is_dir() or any((path / "images").rglob("*.txt"))):
         return Layout("yolo", {path.absolute().name: config.YoloSource(images=path / "images")})
-    raise RetinaError(f"{path}: expected {TAKEN}; got none of them")
+    also = "; its config.yaml is not a configuration of retina" if there else ""
+    raise RetinaError(f"{path}: expected {TAKEN}; got none of them{also}")
 
 
 def _of_tfds(name: str | None, data_dir: Path) -> dict[str, config.Source]:

@@ -63,6 +63,7 @@ def yolo_records(
     names: Path | None = None,
     classes: tuple[str, ...] | None = None,
     keep_unreadable: bool = False,
+    upright: bool = False,
     relabelled: bool = False,
 ) -> Records:
     """Read one split of a data.yaml, or a folder of images and its labels, every box as it stands in the files.
@@ -78,6 +79,7 @@ def yolo_records(
             count.
         keep_unreadable: an image that is missing or has no readable header counts as one of 1 pixel, to be left out by
             who decodes it.
+        upright: boxes are fractions of the sides of the upright picture, where EXIF tells of a rotation.
         relabelled: whether `data.relabel` follows, which may tell classes apart that share a name: they get their
             indices.
 
@@ -91,7 +93,7 @@ def yolo_records(
         assert images is not None, "the configuration asks for one of the two"
         listing = listing_of_folder(images, labels, names, classes)
     unreadable = NO_SIZE_FRACTIONS if keep_unreadable else None
-    sizes = np.array(image_sizes(listing.name, listing.images, unreadable), np.int32).reshape(-1, 2)
+    sizes = np.array(image_sizes(listing.name, listing.images, unreadable, upright), np.int32).reshape(-1, 2)
     lines = _read_labels(listing)
     labels_of = _labels(lines, listing)
     _refuse_pixels(lines, listing)
@@ -121,6 +123,7 @@ def yolo_records(
         lambda row: f"{listing.labels[lines.image[row]]} line {lines.line[row]}",
         listing.notes + _notes(listing, lines),
         listing.unused,
+        measured=True,
     )
 
 
