@@ -37,7 +37,7 @@ from retina.training.replay import keep_batch, record, why
 from retina.training.resuming import newest_checkpoint
 from retina.training.step import TrainStep, build_step
 from retina.training.tensorboard import TensorBoard
-from retina.training.validation import Evaluator, Validation
+from retina.training.validation import Evaluator, ModeCheck, Validation
 
 # Most steps that are repeated to restore the weights with which a failed step began.
 _MOST_REPEATED = 200
@@ -137,7 +137,8 @@ class Loop:
         self.tensorboard = collaborators.tensorboard(path and path / "tensorboard", self.first_step)
         self.writer = BackgroundWriter()
         evaluator = collaborators.evaluator(config, data.validation, data.truth, self.detector, distribution)
-        self.validation = Validation(config, directory, data.validation, evaluator, self.step, self.hosts)
+        modes = ModeCheck(config, data.train, self.detector)
+        self.validation = Validation(config, directory, data.validation, evaluator, modes, self.step, self.hosts)
         self.callbacks = Callbacks(
             callbacks if self.hosts.chief else (),
             self.detector,
