@@ -75,12 +75,12 @@ _HEAVY = {
     "export": "retina.export.exporting",
     "export_weights": "retina.export.weights",
     "import_weights": "retina.runs.importing:import_run",
+    "inference_in_words": "retina.runs.loading",
     "load": "retina.export.loading",
     "loss_distribution": "retina.ablation.sampling",
     "print_examination": "retina.doctor.printing",
     "time_steps": "retina.training.timing",
     "train": "retina.training.train",
-    "with_timing": "retina.doctor.examine",
     "write_run_page": "retina.pages.run_page:write_report",
 }
 
@@ -141,7 +141,7 @@ def judge(
 
     Args:
         protocol, replicates: see `score`.
-        overrides: `key.path=value` of the sections `data` and `evaluation`.
+        overrides: `key.path=value` of the sections `data`, `evaluation` and `inference`.
         out: a folder for metrics, detections, plots and pictures.
 
     Raises:
@@ -152,9 +152,11 @@ def judge(
     figures = judge_tables(
         detected.truth, detected.results, protocol=protocol, settings=settings, replicates=replicates
     )
+    inference = _heavy("inference_in_words")(detected.config.inference)
+    figures = replace(figures, conventions={"inference": inference, **figures.conventions})
     if out is not None:
         out = Path(out)
-        write_score(out, figures, detected.dataset.images)
+        write_score(out, figures, detected.dataset.photographs)
         write_sheet(out, detected.dataset, detected.table, pictures=9)
     return Judged(figures, tuple(detected.dataset.notes))
 
@@ -237,7 +239,7 @@ def examine(
     examined = _heavy("examine_target")(opened, quick=quick, advance=advance)
     if time is not None and opened.config is not None and examined.sound and "train" in examined.splits:
         timing = _heavy("time_steps")(opened.config, load_split(opened.config.data, "train"), time)
-        examined = _heavy("with_timing")(examined, timing._asdict())
+        examined = replace(examined, timing=timing._asdict())
     if page is not None:
         write_text(page, _heavy("examination_page")(examined))
     return examined
@@ -352,6 +354,7 @@ def score(
     splits: Sequence[str] = (),
     names: str | Path | None = None,
     images: str | Path | None = None,
+    strict: bool = False,
 ) -> Score:
     """The figures of `detections` on `ground_truth`, each a file or folder (see `retina.data`) or a table.
 
@@ -370,6 +373,8 @@ def score(
         gt_format, dt_format, splits, names, images: see `retina.data.load.read_ground_truth` and
             `retina.data.load.read_results`; `images` also says where the pictures are, for
             `retina.drawing.evaluation_files`.
+        strict: refuses detections of classes that the ground truth does not have, and of images outside it. They are
+            left out otherwise, and `Score.detections.left_out` counts them.
 
     Raises:
         RetinaError: a file is missing or malformed, the two don't fit, or a setting has no effect.
@@ -395,7 +400,10 @@ def score(
             pixels=result_pixels,
             names=names if formats.indices else None,
             images=images if formats.fractions else None,
+            strict=strict,
         )
+    elif strict:
+        raise RetinaError("--strict: it has no effect on a table of detections, which is always checked; leave it out")
     settings = _settings(ground_truth, formats, given)
     figures = judge_tables(
         truth, results, protocol=protocol, settings=settings, replicates=replicates, iou=iou, difficult=difficult
@@ -534,11 +542,12 @@ def _check_effects(
 
 
 class Prediction(NamedTuple):
-    """The detections in an image file, and the picture that shows them."""
+    """The detections in an image file, and the picture that shows them; or why the file has none."""
 
     file: Path
-    detections: Detections
-    picture: Path
+    detections: Detections | None
+    picture: Path | None
+    error: str = ""
 
 
 def predict(
@@ -548,31 +557,63 @@ def predict(
     *,
     score: float = 0.4,
     checkpoint: str = "best",
+    overrides: Sequence[str] = (),
+    say: Callable[[str], None] = lambda text: None,
 ) -> list[Prediction]:
-    """Detect objects in image files, and write pictures with boxes and `detections.json`.
+    """Detect objects in image files, and write pictures with boxes, `detections.json` and `settings.json`.
 
-    Everything is detected before anything is written: a broken image leaves no half-filled folder.
+    Everything is detected before anything is written. An image that can't be read has an `error` in the place of its
+    detections, and the others are written.
 
     Args:
         images: a file, several, or folders, whose images are taken in the order of their names.
         out: the folder to write.
         score: leave out detections below it.
         checkpoint: of a run: `best`, `latest` or `step_N`.
+        overrides: of a run: `key.path=value` of the section `inference`.
+        say: called with a line on the settings of the inference, and what loading the run had to say.
 
     Raises:
-        RetinaError: no such image, a picture would overwrite an image, or `score` lies below the detector's own
-            threshold.
+        RetinaError: no such image, no image that can be read, a picture would overwrite an image, or `score` lies
+            below the detector's own threshold.
     """
     files = _image_files([Path(path) for path in ([images] if isinstance(images, str | Path) else images)])
-    predictor = _heavy("load")(run_or_export, checkpoint)
-    lowest = predictor.config.inference.score_threshold
-    if score < lowest:
+    predictor = _heavy("load")(run_or_export, checkpoint, overrides)
+    inference = predictor.config.inference
+    if score < inference.score_threshold:
         raise RetinaError(
-            f"--score {score}: the run's inference.score_threshold is {lowest}; nothing below it is detected"
+            f"--score {score}: the run's inference.score_threshold is {inference.score_threshold}; nothing below it is "
+            f"detected: of a run, give inference.score_threshold={score} as well"
         )
-    detections = [of_image.above(score) for of_image in predictor.predict(files)]
-    pictures = write_predictions(Path(out), files, detections, predictor.class_names)
-    return [Prediction(*row) for row in zip(files, detections, pictures, strict=True)]
+    detections: dict[Path, Detections] = {}
+    errors: dict[Path, RetinaError] = {}
+    for file in dict.fromkeys(files):
+        try:
+            (of_image,) = predictor.predict(file)
+            detections[file] = of_image.above(score)
+        except RetinaError as error:
+            errors[file] = error
+    readable = [file for file in files if file in detections]
+    if not readable:
+        raise errors[files[0]]
+    settings = {
+        "detector": str(run_or_export),
+        "checkpoint": checkpoint,
+        "score": score,
+        "inference": inference.model_dump(mode="json"),
+        "left_out": {str(file): str(error) for file, error in errors.items()},
+    }
+    tables = [detections[file] for file in readable]
+    pictures = write_predictions(Path(out), readable, tables, predictor.class_names, settings, predictor.config.data)
+    for line in (*predictor.notes, f"detects: {_heavy('inference_in_words')(inference)}"):
+        say(line)
+    drawn = iter(pictures)
+    return [
+        Prediction(file, detections[file], next(drawn))
+        if file in detections
+        else Prediction(file, None, None, str(errors[file]))
+        for file in files
+    ]
 
 
 def _image_files(paths: Sequence[Path]) -> list[Path]:

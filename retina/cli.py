@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
 import importlib
@@ -14,9 +15,32 @@ from typing import NamedTuple
 import typer
 
 from retina.errors import Interrupted, RetinaError, RunFailed
+from retina.output import guarded
 
 FAILED, BAD_INPUT, RESUMABLE, INTERRUPTED = 1, 2, 75, 130
 HELP = ("-h", "--help")
+
+# What to do where the system refuses a path, which is input, and where a disk or the machine gives out.
+_ALLOWED = "it may not be read or written here; change its permissions, or choose another place"
+_OF_PATHS = {
+    errno.ENOENT: "check the path",
+    errno.ENOTDIR: "a part of this path is a file; check the path",
+    errno.EISDIR: "expected a file, it is a folder; give a file's name",
+    errno.EEXIST: "there is something already; remove it, or choose another place",
+    errno.ENOTEMPTY: "there is something already; remove it, or choose another place",
+    errno.EACCES: _ALLOWED,
+    errno.EPERM: _ALLOWED,
+    errno.EROFS: _ALLOWED,
+}
+_OF_DISKS = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room, or choose another place")
+# TensorFlow's errors of reading and writing.
+_OF_SYSTEM = (
+    "PermissionDeniedError",
+    "NotFoundError",
+    "FailedPreconditionError",
+    "AlreadyExistsError",
+    "DataLossError",
+)
 
 
 class Command(NamedTuple):
@@ -57,19 +81,12 @@ def main() -> None:
     _never_fail_to_print()
     try:
         code = run(arguments)
-        sys.stdout.flush()
-        sys.exit(code)
-    except BrokenPipeError:
-        # `retina guide | head`: nobody reads on, and what is left in the buffer must not fail again at the exit. typer
-        # ends a command that prints on in the same way.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(FAILED)
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             traceback.print_exc()
         code, text = _explain(error)
         print(f"retina: {' '.join(text.split())}", file=sys.stderr)
-        sys.exit(code)
+    sys.exit(_end_output(code or 0, arguments[0] if arguments else ""))
 
 
 def run(arguments: list[str]) -> int | None:
@@ -127,10 +144,30 @@ def overview() -> str:
 
 
 def _never_fail_to_print() -> None:
-    """A terminal that can't show a character shows a question mark, instead of ending the command."""
+    """Let no output end a command: a terminal that lacks a character shows a question mark, that of one that went is
+    lost."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="replace")
+    sys.stdout, sys.stderr = guarded(sys.stdout), guarded(sys.stderr)
+
+
+def _end_output(code: int, command: str) -> int:
+    """Flush what was printed, and return the exit code: a command that was to print, and could not, has failed.
+
+    A command that trains has not: what it made lies in a folder.
+    """
+    output = guarded(sys.stdout)
+    output.flush()
+    if output.lost is None:
+        return code
+    if not isinstance(output.lost, BrokenPipeError):  # after `| head` nobody misses it
+        text = f"retina: standard output could not be written ({output.lost}); give it another place"
+        print(text, file=sys.stderr)
+    # What is left in the buffer must not fail again at the exit.
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
+    return code or (0 if command in COMMANDS and COMMANDS[command].group == _TRAIN else FAILED)
 
 
 def _explain(error: BaseException) -> tuple[int, str]:
@@ -142,11 +179,33 @@ def _explain(error: BaseException) -> tuple[int, str]:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "retina"
         return BAD_INPUT, f"{error.format_message()} See `{command} --help`."
-    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:  # wherever a path of the user's is first used
-        return BAD_INPUT, f"{error.filename}: cannot look for this file or folder: {error.strerror}; check the path"
+    if isinstance(error, OSError) and error.strerror:
+        return _explain_system(error)
+    if isinstance(error, ImportError) and not (error.name or "").startswith("retina"):
+        return BAD_INPUT, f"{_said(error)}: a package is missing or damaged; install it again, with the extra it is in"
+    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":  # NumPy's, and TensorFlow's
+        return FAILED, f"there is no room left: {_said(error)}; free memory or disk, or take smaller batches or images"
+    if type(error).__module__.startswith("tensorflow.") and type(error).__name__ in _OF_SYSTEM:
+        return FAILED, f"{_said(error)}; check the place that is read or written"
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
         return INTERRUPTED, "interrupted"
     return FAILED, f"unexpected {type(error).__name__}: {error} (a defect of retina: `--debug` shows where)"
+
+
+def _explain_system(error: OSError) -> tuple[int, str]:
+    """The exit code and the words of what the system refused: a place of the user's, or a disk that is full."""
+    if error.errno == errno.ENAMETOOLONG:  # wherever a path of the user's is first used
+        return BAD_INPUT, f"{error.filename}: cannot look for this file or folder: {error.strerror}; check the path"
+    place = error.filename2 or error.filename  # of a renaming, the target
+    where = "" if place is None else f"{str(place).replace('.partial.', '')}: "
+    code = BAD_INPUT if error.errno in _OF_PATHS else FAILED
+    remedy = _OF_PATHS.get(error.errno or 0) or _OF_DISKS.get(error.errno or 0, "check the system")
+    return code, f"{where}{error.strerror}; {remedy} (`--debug` shows where)"
+
+
+def _said(error: BaseException) -> str:
+    """The first line of an error's message, or its kind."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from retina.errors import RetinaError
 
-# What TensorFlow and Pillow both decode.
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+# Of the images that are read.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 def exists(path: Path) -> bool:

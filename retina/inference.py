@@ -10,11 +10,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from retina.config import Config
+from retina.config import Config, Data
 from retina.data.batches.evaluation import canvas_image, translated
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import DetectionTable, concatenate
-from retina.data.images import load_image
+from retina.data.images import as_configured, load_image
 from retina.errors import RetinaError
 from retina.models.detector import Detector
 
@@ -83,10 +83,13 @@ def _table(detections: dict[str, np.ndarray], index: np.ndarray) -> DetectionTab
 
 
 class Predictor:
-    """A trained detector with its preprocessing: what `retina.load` returns."""
+    """A trained detector with its preprocessing: what `retina.load` returns.
 
-    def __init__(self, detector: Detector, config: Config):
-        self.detector, self.config = detector, config
+    `notes` is what loading it had to say.
+    """
+
+    def __init__(self, detector: Detector, config: Config, notes: Sequence[str] = ()):
+        self.detector, self.config, self.notes = detector, config, tuple(notes)
         self.class_names = detector.class_names
         self.run = compile_inference(detector)
 
@@ -94,7 +97,9 @@ class Predictor:
         """Detect objects.
 
         Args:
-            images: one or several paths, or uint8 RGB arrays [H, W, 3]; sizes may differ.
+            images: one or several paths, encoded images as bytes, Pillow images, or uint8 RGB arrays [H, W, 3]; sizes
+                may differ. With `data.orientation: upright` files are turned as EXIF says, and boxes are those of the
+                upright picture; arrays and Pillow images stay as they are.
 
         Returns:
             One `Detections` an image, in the order given.
@@ -107,9 +112,8 @@ class Predictor:
 
     def stream(self, images: Any) -> Iterable[Detections]:
         """`predict`, an image at a time."""
-        single = isinstance(images, (str, Path)) or (isinstance(images, np.ndarray) and images.ndim == 3)
-        for image in [images] if single else images:
-            pixels = _pixels(image, self.config.data.max_pixels)
+        for image in each_image(images):
+            pixels = pixels_of(image, self.config.data)
             canvas, scale, size = canvas_image(pixels, self.config.data.resize)
             batch = {
                 "images": canvas[None],
@@ -135,13 +139,55 @@ def build_detector(config: Config, class_names: Sequence[str], *, load_weights: 
     )
 
 
-def _pixels(image: Any, max_pixels: int) -> np.ndarray:
-    if isinstance(image, (str, Path)):
-        return load_image(str(image), max_pixels=max_pixels)
+def each_image(images: Any) -> Iterable[Any]:
+    """Return the images of what `predict` was given: a single image, or several."""
+    of_pixels = hasattr(images, "mode") or len(getattr(images, "shape", ())) in (2, 3)
+    return [images] if isinstance(images, (str, Path, bytes)) or of_pixels else images
+
+
+def pixels_of(image: Any, data: Data | None = None) -> np.ndarray:
+    """Return an image as uint8 RGB [H, W, 3]; files are read as everywhere in retina, and an alpha channel of a
+    Pillow image is left out as theirs is.
+
+    Args:
+        data: the section by which files are read; None: as stored.
+
+    Raises:
+        RetinaError: it is missing, damaged, empty, or its pixels can't be read without a guess.
+    """
+    if isinstance(image, (str, Path, bytes)):
+        file = image if isinstance(image, bytes) else str(image)
+        return load_image(file) if data is None else load_image(as_configured(file, data), max_pixels=data.max_pixels)
+    mode = getattr(image, "mode", None)
+    if mode in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"):
+        image = image.convert("RGB")
+    elif mode is not None:
+        raise RetinaError(
+            f"predict: expected an image of 8 bits a channel, got Pillow's mode {mode}; scale it to 0..255"
+        )
     pixels = np.asarray(image)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[-1] != 3 or 0 in pixels.shape:
-        raise RetinaError(f"predict: expected uint8 RGB [H, W, 3], got {pixels.dtype} {list(pixels.shape)}")
+        raise RetinaError(
+            f"predict: expected uint8 RGB [H, W, 3], got {pixels.dtype} {list(pixels.shape)}; {_remedy(pixels)}"
+        )
     return pixels
+
+
+def _remedy(pixels: np.ndarray) -> str:
+    """Return what to do with an array that is no uint8 RGB image."""
+    if pixels.size == 0:
+        return "it is empty"
+    if pixels.dtype.kind == "f" and pixels.max() <= 1 and pixels.min() >= 0:
+        return "give (255 * image).round().astype('uint8')"
+    if pixels.dtype != np.uint8:
+        return "scale it to 0..255 and give .astype('uint8')"
+    if pixels.ndim == 2 or pixels.shape[-1] == 1:
+        return "give a grey image three times: np.stack([image] * 3, axis=-1) of [H, W]"
+    if pixels.ndim == 3 and pixels.shape[-1] == 4:
+        return "leave the alpha channel out: image[..., :3]"
+    if pixels.ndim == 3 and pixels.shape[0] == 3:
+        return "put the channels last: image.transpose(1, 2, 0)"
+    return "give [H, W, 3]"
 
 
 def _tensorflow_forward(detector: Detector) -> Callable[[Batch], Batch]:

@@ -12,16 +12,22 @@ from importlib.util import find_spec
 from retina.errors import RetinaError, install_hint
 
 _IMPORTING = threading.Lock()
-_CHATTER = re.compile(rb"^([IW]0000 |WARNING: All log messages before absl::InitializeLog)")
+# The severities of TensorFlow's lines, least first, and the line that precedes those of before its log is set up.
+_LINE = re.compile(rb"^(?:([IWEF])0000 |WARNING: All log messages before absl::InitializeLog)")
+_SEVERITIES = b"IWEF"
 
 
 def prepare_keras() -> None:
     """Make ready for the import of Keras.
 
     Raises:
-        RetinaError: `KERAS_BACKEND` names a backend that is not installed.
+        RetinaError: `KERAS_BACKEND` names a backend that is not installed, or none that retina runs on.
     """
     backend = os.environ.get("KERAS_BACKEND", "")
+    if backend not in ("", "tensorflow", "jax", "torch"):
+        raise RetinaError(
+            f"KERAS_BACKEND={backend}: expected tensorflow, jax or torch, which retina runs on; set one, or unset it"
+        )
     if backend in ("jax", "torch") and find_spec(backend) is None:
         raise RetinaError(
             f"KERAS_BACKEND={backend}: {backend} is not installed; {install_hint(backend)}, or unset KERAS_BACKEND"
@@ -34,14 +40,16 @@ def import_tensorflow_quietly() -> None:
 
     Part of it comes before any log level takes effect, so standard error is a file meanwhile; errors in it are passed
     on. Later ones are not: on a machine without a GPU each run would start with "failed call to cuInit", and an error
-    that stops TensorFlow reaches Python as an exception. `TF_CPP_MIN_LOG_LEVEL`, where the user has set it, switches
-    this off.
+    that stops TensorFlow reaches Python as an exception. `TF_CPP_MIN_LOG_LEVEL`, where the user has set it, says what
+    is left out: 0 nothing, 1 information, 2 warnings too.
     """
     # Images are decoded in threads, and standard error is one for all of them.
     with _IMPORTING:
-        if "tensorflow" in sys.modules or "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+        if "tensorflow" in sys.modules:
             return
-        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+        level = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        if level == "0":
+            return
         try:
             terminal = os.dup(2)
         except OSError:  # no standard error at all: nothing to keep quiet
@@ -57,5 +65,14 @@ def import_tensorflow_quietly() -> None:
                 os.close(terminal)
                 caught.seek(0)
                 for line in caught:
-                    if not _CHATTER.match(line):
+                    if not _is_chatter(line, level):
                         sys.stderr.write(line.decode(errors="replace"))
+
+
+def _is_chatter(line: bytes, level: str) -> bool:
+    """Tell whether a line is one of TensorFlow's below a level (1 to 3); its errors are always passed on."""
+    match = _LINE.match(line)
+    if match is None:
+        return False
+    most = min(int(level), 2) if level.isdecimal() else 2
+    return match[1] is None or _SEVERITIES.index(match[1]) < most

@@ -41,6 +41,13 @@ def encoded(kind: str = "PNG", image: Image.Image | None = None, **options: Any)
     return out.getvalue()
 
 
+def four_channels() -> bytes:
+    """A TIFF of four channels of which none is alpha (TIFF 6.0, sections 2 and 8)."""
+    entries = ((256, 4, SIDE), (257, 4, SIDE), (258, 3, 8), (262, 3, 2), (273, 4, 98), (277, 3, 4), (338, 3, 0))
+    body = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in entries)
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + body + bytes(4) + bytes(4 * SIDE * SIDE)
+
+
 def chunk(kind: bytes, content: bytes) -> bytes:
     """Of a PNG (RFC 2083, 3.2)."""
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -254,7 +261,15 @@ KINDS = (
     Kind("1-bit BMP", of_image(encoded("BMP", picture().convert("1"))), 1, "bitmap of fewer than 8 bits a pixel"),
     Kind("web page saved as an image", of_image(b"<!DOCTYPE html><html></html>"), 1, "not an image but a web page"),
     Kind("text saved as an image", of_image(b"no image at all"), 1, r"0\.png: .*it is not an image"),
-    Kind("TIFF with another extension", of_image(encoded("TIFF")), 1, "it is a TIFF image"),
+    Kind(
+        "TIFF of floats",
+        of_image(
+            encoded("TIFF", Image.fromarray(np.linspace(0, 1, SIDE * SIDE, dtype=np.float32).reshape(SIDE, SIDE)))
+        ),
+        1,
+        r"float32 from 0 to 1: say which .*data\.depth",
+    ),
+    Kind("TIFF of four channels", of_image(four_channels()), 1, "it has 4 channels: write RGB images"),
     Kind("HEIC with another extension", of_image(b"\0\0\0\x18ftypheic" + bytes(99)), 1, "it is a HEIC image"),
     Kind("pointer of Git LFS", of_image(b"version https://git-lfs.github.com/spec/v1\n"), 1, "a pointer of Git LFS"),
     Kind("JPEG of 60000 x 60000", of_image(huge("JPEG")), 1, r"at most 178956970 pixels .*60000x60000"),
@@ -264,10 +279,10 @@ KINDS = (
     Kind("WebP of 16384 x 16384", of_image(huge("WEBP")), 1, r"at most 178956970 pixels .*16384x16384"),
     Kind("image of another size than declared", of_image(encoded(), (64, 60)), 1, "declared 60x64, stored 64x64"),
     Kind(
-        "EXIF rotation, declared upright",
-        of_image(rotated(6, 64, 48), (48, 64)),
+        "EXIF rotation that sizes don't tell of",
+        of_image(rotated(3)),
         1,
-        "declared upright but stored with an EXIF rotation",
+        "nothing says whether their boxes belong to the upright pictures",
     ),
     Kind("folder called 0.png", of_file(Path.mkdir), 2, r"0\.png: expected an image file, it is a folder"),
     Kind("pipe called 0.png", of_file(os.mkfifo), 2, r"0\.png: expected an image file, .*a pipe"),

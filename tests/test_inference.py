@@ -112,6 +112,35 @@ def test_paths_arrays_and_lists_give_the_same(predictor, photographs, prediction
         assert_same(found[0], predictions[1])
 
 
+def test_pillow_images_and_bytes_give_the_same(predictor, photographs, predictions):
+    path = Path(photographs.images[1])
+    with Image.open(path) as image:
+        rgba = image.convert("RGBA")
+        for given in (image, [image], rgba, path.read_bytes()):
+            (result,) = predictor.predict(given)
+            assert_same(result, predictions[1])
+        grey = image.convert("L")
+        (result,) = predictor.predict(grey)
+        assert_same(result, predictor.predict(np.stack([np.asarray(grey)] * 3, axis=-1))[0])
+
+
+@pytest.mark.parametrize(
+    ("image", "remedy"),
+    [
+        (np.zeros((8, 8)), r"float64 \[8, 8\]; give \(255 \* image\).round\(\).astype\('uint8'\)"),
+        (np.full((8, 8, 3), 200.0), r"scale it to 0..255"),
+        (np.zeros((8, 8), np.uint8), r"three times: np.stack\(\[image\] \* 3, axis=-1\)"),
+        (np.zeros((8, 8, 4), np.uint8), r"image\[..., :3\]"),
+        (np.zeros((3, 8, 8), np.uint8), r"image.transpose\(1, 2, 0\)"),
+        (Image.fromarray(np.zeros((8, 8), np.uint16)), r"got Pillow's mode I;16; scale it to 0..255"),
+        (b"no image", "it is not an image"),
+    ],
+)
+def test_what_is_no_image_of_bytes_says_what_to_do(predictor, image, remedy):
+    with pytest.raises(RetinaError, match=remedy):
+        predictor.predict(image)
+
+
 def test_the_array_handed_in_stays_as_it_was(predictor):
     pixels = np.full((40, 60, 3), 7, np.uint8)
     predictor.predict(pixels)

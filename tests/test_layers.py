@@ -19,7 +19,7 @@ MAX_LATE = 12
 # From the ground up: a room may import rooms of lower floors only, and itself.
 FLOORS = (
     ("errors",),
-    ("files", "startup", "palette", "private_names"),
+    ("files", "output", "startup", "palette", "private_names"),
     ("",),  # the package itself: its version, and names that are imported when asked for
     ("config",),
     ("ops",),

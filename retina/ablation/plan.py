@@ -143,6 +143,8 @@ def make_plan(
             there is no such baseline.
     """
     config = configuration.with_absolute_root(config)
+    if config.data.validation is None:
+        raise RetinaError("ablate: data.validation: expected a split to compare the settings on, got null; set it")
     settings = list(PRESETS[preset].settings) if preset else []
     if gammas or alphas:
         loss = config.loss.classification

@@ -18,9 +18,9 @@ from retina.ablation.loss_distribution import write
 from retina.ablation.plan import make_plan, number_pairs, numbers, numbers_or_none
 from retina.ablation.results import StudyResult, to_json
 from retina.ablation.tables import table
-from retina.commands.options import console
 from retina.errors import RetinaError
 from retina.files import is_file_name
+from retina.output import console
 
 _DISTRIBUTION = "loss-distribution"
 _OUT = Path("runs/ablation")

@@ -10,8 +10,8 @@ import typer
 from rich.table import Table
 
 from retina import api
-from retina.commands.options import console
 from retina.errors import RetinaError
+from retina.output import console
 
 if TYPE_CHECKING:
     from retina.export.benchmark import Benchmark

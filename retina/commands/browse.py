@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from retina import api
-from retina.commands.options import config_arguments, console
+from retina.commands.options import config_arguments
 from retina.errors import RetinaError
+from retina.output import console
 
 
 def browse(

@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from retina import api
-from retina.commands.options import Json, console
+from retina.commands.options import Json
 from retina.evaluation.comparison import class_comparison_table, comparison_table, to_json, verdict
+from retina.output import console
 
 
 def compare(

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-import yaml
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from retina import api
-from retina.commands.options import Json, console
+from retina.commands.options import Json
+from retina.config.reading import write_yaml
 from retina.data.convert.converting import Conversion
+from retina.output import console
 from retina.startup import import_tensorflow_quietly
 
 _Choice = Literal["keep", "drop"]
@@ -34,6 +35,10 @@ def convert(
     data_dir: Annotated[Path | None, typer.Option(help="Where TFDS datasets lie.")] = None,
     invalid_boxes: Annotated[
         Literal["error", "clip", "drop"] | None, typer.Option(help="Boxes without area or outside their image.")
+    ] = None,
+    orientation: Annotated[
+        Literal["stored", "upright"] | None,
+        typer.Option(help="What boxes belong to where images have an EXIF rotation and sizes don't tell."),
     ] = None,
     crowd: Annotated[_Choice | None, typer.Option(help="Crowd boxes, where the format can't mark them.")] = None,
     difficult: Annotated[_Choice | None, typer.Option(help="Difficult boxes, where it can't mark them.")] = None,
@@ -59,6 +64,7 @@ def convert(
             images=images,
             data_dir=data_dir,
             invalid_boxes=invalid_boxes,
+            orientation=orientation,
             crowd=crowd,
             difficult=difficult,
             upright=upright,
@@ -121,7 +127,7 @@ def _print(conversion: Conversion) -> None:
         remedy = "remove what is wrong and repeat the command with --resume, or begin again in a new folder"
         terminal.print(f"{folder}: it is not what was to be written; {remedy}.", markup=False, soft_wrap=True)
         return
-    terminal.print(f"Read again and compared: {folder} holds what it should. In a configuration:", soft_wrap=True)
+    held = "its source holds, damaged images too" if conversion.damaged else "it should"
+    terminal.print(f"Read again and compared: {folder} holds what {held}. In a configuration:", soft_wrap=True)
     section = {"data": {"root": str(folder), **conversion.data}}
-    text = yaml.safe_dump(section, sort_keys=False, allow_unicode=True)
-    terminal.print(text, end="", markup=False, soft_wrap=True)
+    terminal.print(write_yaml(section), end="", markup=False, soft_wrap=True)

@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from retina import api
-from retina.commands.options import Json, config_arguments, console
+from retina.commands.options import Json, config_arguments
 from retina.errors import RetinaError
+from retina.output import console
 
 
 def doctor(

@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from retina import api
-from retina.commands.options import Checkpoint, Json, Overrides, ProtocolOption, Replicates, Split, console
+from retina.commands.options import Checkpoint, Json, Overrides, ProtocolOption, Replicates, Split
 from retina.evaluation.tables import print_score
+from retina.output import console
 
 
 def evaluate(

@@ -15,13 +15,14 @@ from retina import api
 def export(
     run: Annotated[Path, typer.Argument(help="A run directory.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Settings of data and export.")
+        list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Settings of data, inference and export.")
     ] = None,
     format: Annotated[Literal["saved_model", "onnx", "litert"], typer.Option(help="What to write.")] = "saved_model",
     out: Annotated[Path | None, typer.Option(help="A new folder or file; by default in RUN/export.")] = None,
     precision: Annotated[
-        Literal["float32", "float16", "int8"] | None, typer.Option(help="Of litert's weights (float32).")
+        Literal["float32", "float16", "int8"] | None, typer.Option(help="Of onnx (not int8) or litert (float32).")
     ] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Of onnx the network alone, canvas to logits and deltas.")] = False,
     checkpoint: Annotated[str, typer.Option(help="best, latest or step_N.")] = "best",
     split: Annotated[Literal["train", "validation", "test"], typer.Option(help="What to certify on.")] = "validation",
     certify: Annotated[int | None, typer.Option(help="Images to certify on, evenly spread (all).", min=1)] = None,
@@ -36,6 +37,7 @@ def export(
         format,
         out=out,
         precision=precision,
+        raw=raw,
         checkpoint=checkpoint,
         split=split,
         certify_images=certify,
@@ -43,8 +45,11 @@ def export(
     )
     certificate = exported.certificate
     if as_json:
-        print(json.dumps({"path": str(exported.path), **certificate.to_json()}, indent=2))
+        head = {"path": str(exported.path), "notes": list(exported.notes)}
+        print(json.dumps({**head, **certificate.to_json()}, indent=2))
     else:
+        for note in exported.notes:
+            print(note)
         print(certificate.words())
         print(f"It is in {exported.path}.")
     if not certificate.passed:

@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 import typer
 
 from retina import api
-from retina.commands.options import console
+from retina.doctor.findings import count
+from retina.output import console
 
 
 def export_weights(
@@ -28,7 +29,7 @@ def export_weights(
     classes = sum(name is not None for name in report.labels)
     terminal.print(
         f"{len(report.tensors)} tensors are in {file} (SHA-256 {report.sha256}), with {len(report.labels)} rows for "
-        f"{classes} classes (--json names them). In Python:",
+        f"{count(classes, 'class')} (--json names them). In Python:",
         markup=False,
         soft_wrap=True,
     )

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
-from retina.commands.options import console
 from retina.guide import page, topics
+from retina.output import console
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -10,7 +10,7 @@ import typer
 
 from retina import api
 from retina import config as configuration
-from retina.commands.options import console
+from retina.output import console
 
 
 def import_weights(

@@ -1,11 +1,10 @@
-"""Options that several commands share, and where they print."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
 from retina.files import is_file_name
 
@@ -26,8 +25,3 @@ def config_arguments(config: str | None, overrides: list[str] | None) -> tuple[s
     if config is not None and "=" in config and not is_file_name(config):
         return None, [config, *(overrides or [])]
     return config, overrides or []
-
-
-def console(stderr: bool = False) -> Console:
-    """A terminal that prints texts as they are: no colours for numbers and paths."""
-    return Console(stderr=stderr, highlight=False)

@@ -10,6 +10,9 @@ import typer
 
 from retina import api
 from retina.commands.options import Checkpoint, Json
+from retina.errors import RetinaError, RunFailed
+from retina.files import is_file_name
+from retina.output import console
 
 if TYPE_CHECKING:
     from retina.inference import Detections
@@ -17,19 +20,43 @@ if TYPE_CHECKING:
 
 def predict(
     run: Annotated[Path, typer.Argument(help="A run directory, or an export.")],
-    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGE... [KEY.PATH=VALUE]...", help="Image files, or folders of them; inference.* settings."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the pictures and detections.json.")] = Path("predictions"),
     score: Annotated[float, typer.Option(min=0.0, max=1.0, help="Leave out detections below this score.")] = 0.4,
     checkpoint: Checkpoint = "best",
     as_json: Json = False,
 ) -> None:
     """Detect objects in images; writes pictures with boxes, and the detections."""
-    predictions = api.predict(run, images, out, score=score, checkpoint=checkpoint)
+    overrides = [word for word in images if "=" in word and not is_file_name(word)]
+    files = [word for word in images if word not in overrides]
+    if not files:
+        raise RetinaError(f"predict: expected an image or a folder, got the override '{overrides[0]}' alone")
+    error = console(stderr=True)
+    predictions = api.predict(
+        run,
+        files,
+        out,
+        score=score,
+        checkpoint=checkpoint,
+        overrides=overrides,
+        say=lambda line: error.print(line, markup=False, soft_wrap=True),
+    )
     if as_json:
-        print(json.dumps([_as_tree(prediction.file, prediction.detections) for prediction in predictions], indent=2))
-        return
-    for file, detections, picture in predictions:
-        print(f"{file}: {_in_words(detections)}  →  {picture}")
+        trees = [_as_tree(row.file, row.detections) for row in predictions if row.detections is not None]
+        print(json.dumps(trees, indent=2))
+    for row in predictions:
+        if row.detections is None:
+            error.print(f"retina: {row.error}", markup=False, soft_wrap=True)
+        elif not as_json:
+            print(f"{row.file}: {_in_words(row.detections)}  →  {row.picture}")
+    left_out = sum(row.detections is None for row in predictions)
+    if left_out:
+        raise RunFailed(f"{left_out} of {len(predictions)} images could not be read; the others are in {out}")
 
 
 def _as_tree(file: Path, detections: Detections) -> dict[str, Any]:
@@ -41,5 +68,5 @@ def _in_words(detections: Detections) -> str:
     for name in detections.names:
         counts[name] = counts.get(name, 0) + 1
     return (
-        ", ".join(f"{count} {name}" for name, count in sorted(counts.items(), key=lambda c: -c[1])) or "nothing found"
+        ", ".join(f"{count} × {name}" for name, count in sorted(counts.items(), key=lambda c: -c[1])) or "nothing found"
     )

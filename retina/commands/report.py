@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 from retina import api
-from retina.commands.options import Split, console
+from retina.commands.options import Split
 from retina.errors import RetinaError
 from retina.files import is_file_name
+from retina.output import console
 
 
 def report(

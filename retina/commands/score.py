@@ -9,10 +9,11 @@ from typing import Annotated, Literal
 import typer
 
 from retina import api
-from retina.commands.options import Json, ProtocolOption, Replicates, console
+from retina.commands.options import Json, ProtocolOption, Replicates
 from retina.drawing.evaluation_files import write_score
 from retina.errors import RetinaError
 from retina.evaluation.tables import print_score
+from retina.output import console
 
 
 def score(
@@ -43,6 +44,9 @@ def score(
     splits: Annotated[str | None, typer.Option(help="Of the ground truth: 2007/test,2012/val or validation.")] = None,
     names: Annotated[Path | None, typer.Option(help="Class names, one a line, where files hold indices.")] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of images, where text files need their sizes.")] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse detections of classes or images that the ground truth lacks.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Also write metrics, detections and plots here.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -64,6 +68,7 @@ def score(
         splits=splits.split(",") if splits else (),
         names=names,
         images=images,
+        strict=strict,
     )
     if out is not None:
         write_score(out, result)

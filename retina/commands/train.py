@@ -11,8 +11,9 @@ import typer
 
 from retina import api
 from retina import config as configuration
-from retina.commands.options import Overrides, config_arguments, console
+from retina.commands.options import Overrides, config_arguments
 from retina.errors import RetinaError
+from retina.output import console
 from retina.runs.directory import RunDirectory, shown
 from retina.runs.hosts import hosts_of
 
@@ -47,7 +48,9 @@ def train(
     terminal = console()
     terminal.print(f"The run is in {run_dir}. Look at it:", markup=False, soft_wrap=True)
     run = shown(run_dir)
-    terminal.print(f"  retina evaluate {run}\n  retina predict {run} IMAGE…", markup=False, soft_wrap=True)
+    if resolved.data.validation is not None:
+        terminal.print(f"  retina evaluate {run}", markup=False, soft_wrap=True)
+    terminal.print(f"  retina predict {run} IMAGE…", markup=False, soft_wrap=True)
     if page is not None:
         terminal.print(f"Its report, a page for the browser, is {page}.", markup=False, soft_wrap=True)
 

@@ -10,6 +10,7 @@ from retina.config.data import (
     CocoSource,
     CsvSource,
     Data,
+    Depth,
     DigitsSource,
     Resize,
     Source,
@@ -36,7 +37,7 @@ from retina.config.losses import (
     Varifocal,
 )
 from retina.config.model import Anchors, Assignment, Fpn, Head, Model
-from retina.config.reading import default_path, load, override, parse, to_yaml, with_absolute_root
+from retina.config.reading import default_path, is_ours, load, override, parse, to_yaml, with_absolute_root
 from retina.config.recipe import (
     AdamW,
     ConstantSchedule,
@@ -73,6 +74,7 @@ __all__ = [
     "CrossEntropy",
     "CsvSource",
     "Data",
+    "Depth",
     "DigitsSource",
     "DiouBox",
     "EarlyStopping",
@@ -111,6 +113,7 @@ __all__ = [
     "VocSource",
     "YoloSource",
     "default_path",
+    "is_ours",
     "load",
     "override",
     "parse",

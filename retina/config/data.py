@@ -97,7 +97,8 @@ class YoloSource(Section):
 
 
 class CsvSource(Section):
-    """A CSV file of boxes in pixels: `image,x1,y1,x2,y2,label` with a header, in any order, or without one in this."""
+    """A CSV file of boxes in pixels: `image,x1,y1,x2,y2,label` with a header, in any order, or without one in this; or
+    `filename,width,height,class,xmin,ymin,xmax,ymax`, TensorFlow's."""
 
     format: Literal["csv"] = "csv"
     """Boxes in one CSV file; `width,height`, `crowd,difficult` and `area` are further columns that it may have."""
@@ -106,7 +107,8 @@ class CsvSource(Section):
     """The CSV file, from `data.root`."""
 
     images: Path | None = None
-    """The folder that the column `image` is relative to, from `data.root`; null takes the file's own folder."""
+    """The folder that the column `image` is relative to, from `data.root`; null takes the file's own folder or one
+    beside it that has most of the images: `images`, one called like the file, or one called so in `images`."""
 
     classes: Path | None = None
     """A CSV file of lines `class name,id`, from `data.root`, whose ids give the order. Null takes `data.classes`, or
@@ -192,6 +194,22 @@ Source = Annotated[
 ]
 
 
+class Depth(Section):
+    """Levels of images of more than 8 bits (PNG, TIFF) that become black and white; 8-bit images stay as they are."""
+
+    low: Float = 0.0
+    """Level that becomes 0, in the file's own values, as everything below it."""
+
+    high: Float
+    """Level that becomes 255, as everything above it: 4095 for 12 bits in files of 16."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Depth:
+        if self.high <= self.low:
+            raise ValueError(f"high ({self.high:g}) must be above low ({self.low:g})")
+        return self
+
+
 class Resize(Section):
     """Aspect-preserving resize of an image onto a canvas, which is padded at the bottom and on the right.
 
@@ -241,8 +259,9 @@ class Data(Section):
     train: Source
     """Split to train on."""
 
-    validation: Source
-    """Split that evaluations during training measure, and that selects the best checkpoint."""
+    validation: Source | None
+    """Split that evaluations during training measure, and that selects the best checkpoint. It must be written down:
+    null, where there is none, trains without any evaluation, and the newest checkpoint counts as the best."""
 
     test: Source | None = None
     """Split for a last measurement (`retina evaluate --split test`); training never reads it."""
@@ -270,6 +289,18 @@ class Data(Section):
     max_pixels: Annotated[PositiveInt, Field(le=MAX_PIXELS)] = MAX_PIXELS
     """Most pixels of an image, told by its header before it is decoded. The default is what TensorFlow decodes (2^29
     bytes of RGB) and Pillow opens at most."""
+
+    orientation: Literal["auto", "stored", "upright"] = "auto"
+    """Pixels that the boxes belong to where EXIF says that a photograph has to be turned: those that are `stored`, or
+    those of the `upright` picture, which is what most tools show to who draws boxes. With `upright` images are turned
+    when they are read, everywhere alike: training, evaluation, prediction and exports. `auto` takes what the declared
+    sizes tell, and refuses where they don't (YOLO and CSV without sizes, half turns, squares); a run keeps what was
+    taken. Predictions of a run whose data had no rotated image are in `stored` pixels."""
+
+    depth: Depth | None = None
+    """Levels between which images of more than 8 bits are scaled; outside them they are cut off. Null takes the upper 8
+    of 16 bits, so that 12 bits in files of 16 are nearly black; images of floats or of more bits are refused without.
+    `retina doctor` says which levels occur."""
 
     difficult: Literal["ignore", "use", "drop"] = "ignore"
     """Treatment of boxes flagged as difficult (voc, csv, tfds): `ignore` makes them neither object nor background,

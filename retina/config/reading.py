@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -15,6 +16,7 @@ from retina.config.sections import Config
 from retina.config.values import Section
 from retina.errors import RetinaError
 
+_SHOWN = 5
 _PACKAGE = Path(__file__).parents[1]
 TAGS = ("kind", "format")
 """Keys that choose among the kinds of a section."""
@@ -80,10 +82,31 @@ def parse(tree: Any, where: str = "config") -> Config:
     """The configuration of a tree of plain values (as read from YAML); `where` starts each error message."""
     if not isinstance(tree, dict):
         raise RetinaError(f"{where}: expected a mapping of sections (data, model, …), got {type(tree).__name__}")
+    if tree and not is_ours(tree):
+        raise RetinaError(_foreign(tree, where))
     try:
         return Config.model_validate(_with_default_kinds(tree))
     except ValidationError as error:
         raise RetinaError(f"{where}: " + "; ".join(_explain(e) for e in error.errors())) from None
+
+
+def _foreign(tree: dict[Any, Any], where: str) -> str:
+    """The error of a file that is no configuration of ours."""
+    keys = ", ".join(str(key) for key in list(tree)[:_SHOWN]) + (", …" if len(tree) > _SHOWN else "")
+    expected = (
+        f"{where}: expected a configuration of retina, with sections such as data and schedule, got the keys {keys}"
+    )
+    if {"names", "nc", "train", "val"} & set(tree):
+        return f"{expected}: that is a data.yaml of images; `retina guide data` shows how a configuration reads it"
+    return f"{expected}: it belongs to another tool; see `retina guide data` and `retina config`"
+
+
+def is_ours(tree: Any) -> bool:
+    """Return whether a tree of plain values has a section of a configuration, right or wrong inside.
+
+    A `data.yaml` of images, or a configuration of another tool, has none: it is never read as one of ours.
+    """
+    return isinstance(tree, dict) and any(isinstance(tree.get(name), dict) for name in Config.model_fields)
 
 
 def override(config: Config, overrides: Sequence[str]) -> Config:
@@ -108,6 +131,13 @@ def to_yaml(config: Config) -> str:
 def write_yaml(tree: Any) -> str:
     """Plain values as YAML in the order given; `read_yaml` of it gives equal values."""
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def override_line(key: str, value: Any) -> str:
+    """Return the `key.path=value` that sets a value, quoted for a shell, to be copied from a message."""
+    width = float("inf")
+    text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=True, width=width)
+    return shlex.quote(f"{key}={text.removesuffix('...' + chr(10)).strip()}")
 
 
 def default_path() -> Path:

@@ -31,6 +31,10 @@ class Inference(Section):
     nms_iou: Fraction = 0.5
     """IoU above which the lower-scored of two boxes of one class is suppressed, greedily; 0.5 is the paper's."""
 
+    class_agnostic: bool = False
+    """Suppresses among boxes of all classes together: of two objects of different classes in one place the
+    lower-scored is lost, and so is a second name for one object. Off, as in the paper."""
+
     max_detections: PositiveInt = 100
     """Most detections in an image, all classes together; 100 is the most that COCO's AP counts of a class. Raise it
     with `evaluation.max_detections` where images hold more objects."""
@@ -122,6 +126,14 @@ class Config(Section):
         # Below stride 32 the backbone itself could not halve the canvas evenly; above it, padding rounds up.
         if self.data.resize.multiple % 32:
             raise ValueError(f"data.resize.multiple ({self.data.resize.multiple}) must be a multiple of 32")
+        return self
+
+    @model_validator(mode="after")
+    def _stops_by_validation(self) -> Config:
+        if self.data.validation is None and self.run.early_stopping is not None:
+            raise ValueError(
+                "run.early_stopping has no effect with data.validation: null; remove it, or add validation"
+            )
         return self
 
     @model_validator(mode="after")

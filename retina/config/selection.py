@@ -49,6 +49,11 @@ class Select(Section):
     Where a source is written in two ways, or one split has no share, only the images tell: the preflight
     (`run.preflight`, `retina doctor`) refuses splits that share files."""
 
+    copies_together: bool = False
+    """Whether images with the same bytes stay in one share, so that no copy of a training image is evaluated on; a
+    share then begins and ends a few images earlier or later. It reads files of equal length. False, the default, is
+    the order by ids alone."""
+
     images: Path | None = None
     """A text file of image ids (or names of image files), one a line; from `data.root`."""
 
@@ -80,6 +85,8 @@ class Select(Section):
             raise ValueError("expected share, images, drop_empty, shots, every or first; leave the section out")
         if self.share is not None and (self.share[1] <= self.share[0] or self.share == (0.0, 1.0)):
             raise ValueError(f"share must be [from, to], a part of 0 to 1 but not all of it, got {list(self.share)}")
+        if self.copies_together and self.share is None:
+            raise ValueError("copies_together has no effect without share; leave it out")
         if self.shots is None and self.shots_of is not None:
             raise ValueError("shots_of has no effect without shots; leave it out")
         if self.seed is not None and self.share is None and self.shots is None:
@@ -97,6 +104,8 @@ def share_conflict(first: Select, second: Select) -> str | None:
     seeds = first.seed or 0, second.seed or 0
     if seeds[0] != seeds[1]:
         return f"select.seed differs ({seeds[0]} and {seeds[1]}), so their shares may overlap; give both the same"
+    if first.copies_together != second.copies_together:
+        return "only one of them has select.copies_together, so their shares may overlap; give it to both"
     if first.share == second.share:
         return None
     if first.share[0] < second.share[1] and second.share[0] < first.share[1]:

@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from retina.data.stored import TableImage
+from retina.config.reading import override_line
+from retina.data.headers import UPRIGHT
+from retina.data.stored import Photograph, TableImage
 from retina.errors import RetinaError
 
 InvalidBoxes = Literal["error", "clip", "drop"]
 Difficult = Literal["ignore", "use", "drop"]
+Orientation = Literal["", "stored", "upright", "both", "unknown"]
+"""What the boxes of images with an EXIF rotation belong to: the pixels as stored, the upright pictures, of some the one
+and of some the other, or it can't be told; "" if no image has a rotation, or nobody looked."""
 
 # COCO's own boxes overshoot their image by rounding; this much is cut off without a word. The second term keeps sums of
 # two-decimal numbers, such as 600.3 + 40.7, from counting as more than a whole pixel.
 _OVERSHOOT = 1.0 + 1e-6
 _SHOWN, _DETAILED = 3, 1000
+
+
+class UnusedLabels(NamedTuple):
+    """Label files that no image claims: the `files`, their `share` of all label files of the split, and where the
+    labels of its images were `sought`."""
+
+    files: tuple[str, ...]
+    share: float
+    sought: tuple[str, ...]
 
 
 class Objects(NamedTuple):
@@ -55,8 +70,15 @@ class DetectionDataset:
     difficult: np.ndarray  # [M] bool
     areas: np.ndarray  # [M] float64, pixels²: the source's own (COCO: of the mask) or the box's
     notes: tuple[str, ...] = ()  # what was dropped or cut, with counts
+    unused: UnusedLabels | None = None
+    open_classes: bool = False  # the files tell only the classes that occur
+    orientations: np.ndarray | None = None  # [N] uint8, EXIF's: how each image is turned when it is read; None: not
+    orientation: Orientation = ""  # what the boxes of images with an EXIF rotation belong to
+    depth: tuple[float, float] | None = None  # `data.depth`
 
     def __post_init__(self) -> None:
+        if self.orientations is None:
+            object.__setattr__(self, "orientations", np.ones(len(self.image_ids)))
         for field in ("class_names", "category_ids", "image_ids", "images", "notes"):
             object.__setattr__(self, field, tuple(getattr(self, field)))
         for field, dtype, shape in _COLUMNS:
@@ -103,9 +125,25 @@ class DetectionDataset:
             image_ids=tuple(self.image_ids[i] for i in chosen),
             images=tuple(self.images[i] for i in chosen),
             sizes=self.sizes[chosen],
+            orientations=self.turns[chosen],
             offsets=offsets,
             **{field: getattr(self, field)[rows] for field in Objects._fields},
         )
+
+    @property
+    def turns(self) -> np.ndarray:
+        """[N] uint8: the EXIF orientation that reading each image carries out, 1 where it stays as stored."""
+        assert self.orientations is not None, "set when the table was made"
+        return self.orientations
+
+    @property
+    def photographs(self) -> list[Photograph]:
+        """[N]: the images as `retina.data.images.load_image` reads them."""
+        return [self.photograph(row) for row in range(len(self))]
+
+    def photograph(self, row: int) -> Photograph:
+        """The image of a row as `retina.data.images.load_image` reads it."""
+        return Photograph(self.images[row], bool(self.turns[row] != UPRIGHT), self.depth)
 
     def split(self, fraction: float, seed: int) -> tuple[DetectionDataset, DetectionDataset]:
         """Return two disjoint tables: a random `fraction` of the images (rounded) and the rest, in the table's order.
@@ -139,7 +177,7 @@ class DetectionDataset:
             self._fail("it has no class; a detector needs at least one")
         if len(self.category_ids) != classes:
             self._fail(f"{classes} class names but {len(self.category_ids)} category ids")
-        for field in ("images", "sizes"):
+        for field in ("images", "sizes", "orientations"):
             if len(getattr(self, field)) != images:
                 self._fail(f"{images} image ids but {len(getattr(self, field))} {field}")
         for field in Objects._fields:
@@ -175,6 +213,7 @@ class DetectionDataset:
 
 _COLUMNS = (
     ("sizes", np.int32, ("N", 2)),
+    ("orientations", np.uint8, ("N",)),
     ("offsets", np.int64, ("N+1",)),
     ("boxes", np.float64, ("M", 4)),
     ("labels", np.int32, ("M",)),
@@ -220,6 +259,9 @@ class Records(NamedTuple):
         raw: [M] objects in the order of the files.
         describe: where object `row` stands, for instance "annotation 812 (image 44)" or "a.txt line 3".
         notes: what was read otherwise than it stands there, with counts.
+        unused: label files that lie there and belong to none of the images.
+        open_classes: whether the files tell only the classes that occur, so that there may be more.
+        measured: whether sizes were measured on the images, as the files declare none: of all, or [N] bool.
     """
 
     name: str
@@ -230,6 +272,9 @@ class Records(NamedTuple):
     raw: RawObjects
     describe: Callable[[int], str]
     notes: tuple[str, ...] = ()
+    unused: UnusedLabels | None = None
+    open_classes: bool = False
+    measured: bool | np.ndarray = False
 
 
 def handle_difficult(name: str, raw: RawObjects, policy: Difficult) -> tuple[RawObjects, np.ndarray, tuple[str, ...]]:
@@ -277,6 +322,8 @@ def build(
         difficult=raw.difficult[rows],
         areas=np.where(np.isnan(areas), of_boxes, areas),
         notes=records.notes + judged,
+        unused=records.unused,
+        open_classes=records.open_classes,
     )
     return with_classes(table, classes)
 
@@ -340,9 +387,11 @@ def with_classes(dataset: DetectionDataset, classes: Sequence[str] | None) -> De
     if classes is None or tuple(classes) == dataset.class_names:
         return dataset
     if sorted(classes) != sorted(dataset.class_names):
+        others = [name for name in dataset.class_names if name not in classes]
+        leave = f"; to leave out the others, set {override_line('data.relabel.drop', others)}"
         raise RetinaError(
             f"{dataset.name}: data.classes must name the classes of this file; data.classes: {list(classes)}; "
-            f"this file: {list(dataset.class_names)}"
+            f"this file: {list(dataset.class_names)}{leave if set(classes) < set(dataset.class_names) else ''}"
         )
     old = [dataset.class_names.index(name) for name in classes]
     new = np.argsort(old)
@@ -352,6 +401,53 @@ def with_classes(dataset: DetectionDataset, classes: Sequence[str] | None) -> De
         category_ids=tuple(dataset.category_ids[i] for i in old),
         labels=new[dataset.labels],
     )
+
+
+def class_list_advice(first: DetectionDataset, second: DetectionDataset) -> str:
+    """Return how to give two tables the same classes, with the overrides that do it where there are any."""
+    ours, theirs = first.class_names, second.class_names
+    if first.open_classes and second.open_classes:
+        every = [*ours, *(name for name in theirs if name not in ours)]
+        return f"list the classes of both: {override_line('data.classes', every)}"
+    rename = {}
+    if not (set(ours) & set(theirs)) and len(ours) == len(theirs) == 1:
+        rename = {theirs[0]: ours[0]}
+    alike = {name.casefold(): name for name in ours if name not in theirs}
+    rename |= {name: alike.pop(name.casefold()) for name in theirs if name not in ours and name.casefold() in alike}
+    left = [rename.get(name, name) for name in theirs if rename.get(name, name) in ours]
+    if not left:
+        return "they share no class: check that they belong together, or call classes alike with data.relabel.rename"
+    drop = [name for name in (*ours, *(rename.get(name, name) for name in theirs)) if name not in left]
+    lines = [override_line("data.relabel.rename", rename)] if rename else []
+    lines += [override_line("data.relabel.drop", list(dict.fromkeys(drop)))] if drop else []
+    order = [name for name in ours if name in left]
+    lines += [override_line("data.classes", order)] if order != left else []
+    lost = sum(
+        int(np.isin(table.labels, [k for k, name in enumerate(table.class_names) if name in drop]).sum())
+        for table in (first, second)
+    )
+    return f"give both the same ({lost} boxes are left out): {' '.join(lines)}"
+
+
+def distinct_names(names: Sequence[str], ids: Sequence[object]) -> list[str]:
+    """Return the names of classes, those that several share with their ids: figures stand under a name."""
+    counts = Counter(names)
+    taken = {name for name, count in counts.items() if count == 1}
+    distinct = []
+    for identifier, name in zip(ids, names, strict=True):
+        if counts[name] > 1:
+            name = f"{name} ({identifier})"
+            while name in taken:
+                name = f"{name} ({identifier})"
+        taken.add(name)
+        distinct.append(name)
+    return distinct
+
+
+def merging_advice(names: Sequence[str], ids: Sequence[object]) -> str:
+    """Return how to make one class of those that share a name, with the override that does it."""
+    renamed = {new: old for old, new in zip(names, distinct_names(names, ids), strict=True) if new != old}
+    return f"each must be distinct; to make them one class, set {override_line('data.relabel.rename', renamed)}"
 
 
 def suggest(name: str, valid: Sequence[str]) -> str:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from retina.data.dataset import DetectionDataset, Records, first_repeated
 from retina.data.detections import LARGEST, DetectionTable, check, to_xywh
-from retina.data.image_files import stem
+from retina.data.image_files import without_ending
 from retina.errors import RetinaError
 
 Id = int | str
+_SHOWN = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +109,45 @@ class FileTruth(GroundTruth):
         assert len(self.stems) == len(self.sizes) == len(self.image_ids)
 
 
+class LeftOut(NamedTuple):
+    """The numbers of detections that no ground truth can judge, by `images` and `classes` that it does not have; one of
+    both stands under its image."""
+
+    images: Mapping[str, int] = {}
+    classes: Mapping[str, int] = {}
+
+    @property
+    def detections(self) -> int:
+        """The number of detections that were left out."""
+        return sum(self.images.values()) + sum(self.classes.values())
+
+    def words(self) -> str:
+        """Return what was left out in words, such as "3 of 1 class that the ground truth does not have (yak)"."""
+        parts = []
+        for one, many, names in (("image", "images", self.images), ("class", "classes", self.classes)):
+            if names:
+                shown = ", ".join(list(names)[:_SHOWN]) + ", …" * (len(names) > _SHOWN)
+                kinds = f"{len(names)} {one if len(names) == 1 else many}"
+                parts.append(f"{sum(names.values())} of {kinds} that the ground truth does not have ({shown})")
+        return " and ".join(parts)
+
+
+def refuse_all_left_out(name: str, left_out: LeftOut, read: int) -> None:
+    """Refuse results of which nothing is left.
+
+    Args:
+        read: the number of detections that are left.
+
+    Raises:
+        RetinaError: there are none, because all were left out.
+    """
+    if not read and (left_out.images or left_out.classes):
+        raise RetinaError(
+            f"{name}: expected detections in the ground truth's images and classes, got {left_out.words()}, and no "
+            "other; give the ground truth that the detections were made on"
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Results:
     """n detections to be scored against a `GroundTruth`, in the order that decides between equal scores.
@@ -116,6 +158,7 @@ class Results:
         boxes: [n, 4] float64, x, y, width, height in pixels.
         scores: [n] float64, finite.
         labels: [n] int64, 0..K-1.
+        left_out: detections of the source that are not among these.
 
     Raises:
         RetinaError: the columns don't belong together, or a box or score is not finite or too large to compute with.
@@ -126,6 +169,7 @@ class Results:
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
+    left_out: LeftOut = field(default_factory=LeftOut)
 
     def __post_init__(self) -> None:
         _set_columns(
@@ -170,7 +214,8 @@ def file_truth(dataset: DetectionDataset) -> FileTruth:
 def image_stems(dataset: DetectionDataset) -> tuple[str, ...]:
     """[N] names of a dataset's image files without folder and extension; ids of images that are no files."""
     images = zip(dataset.images, dataset.image_ids, strict=True)
-    return tuple(stem(image) if isinstance(image, str) else str(identifier) for image, identifier in images)
+    # A path of this system, where a backslash is part of a name.
+    return tuple(without_ending(os.path.basename(image)) if isinstance(image, str) else str(i) for image, i in images)
 
 
 def truth_of_records(records: Records, table: DetectionDataset, names: Mapping[str, str | None]) -> FileTruth:

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
+from urllib.parse import unquote
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from retina.data.detections import short
+from retina.data.headers import QUARTER_TURNS, orientation, tiff_size
 from retina.data.stored import TableImage, encoded
 from retina.errors import RetinaError
 from retina.files import IMAGE_SUFFIXES, refuse_special
 
+# Of a file's names those by which the folder of its images is guessed.
+_LOOKED_AT = 100
+# What Label Studio puts before the names of uploads, and its address of a file of the server.
+_UPLOADED = re.compile(r"[0-9a-f]{8}-(?P<name>.+)")
+_LOCAL_FILE = re.compile(r"/local-files/?\?(?:.*&)?d=(?P<path>[^&]+)")
 _QUALITY = 95  # of JPEGs that have to be encoded again
 _SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "GIF": ".gif"}
-_ORIENTATION = 0x0112
+# Of images, whether they can be read here or not: files beside them are called without.
+_ENDINGS = {*IMAGE_SUFFIXES, ".jpe", ".jfif", ".jp2", ".ppm", ".pgm", ".heic", ".avif", ".dng"}
 
 NO_SIZE_FRACTIONS, NO_SIZE_PIXELS = (1, 1), (2**24, 2**24)
 """Stand-ins for the (height, width) of an image without readable header, where such images are left out afterwards:
@@ -27,13 +36,23 @@ boxes in fractions are judged against the first, boxes in pixels against the sec
 
 
 def stem(file: str) -> str:
-    """A file's name without folder and extension, whichever system wrote it."""
-    return PureWindowsPath(file).stem
+    """Return an image file's name without folder and extension, whichever system wrote it.
+
+    Only an image's extension is one: "frame.0001" is a whole name.
+    """
+    return without_ending(re.split(r"[/\\]", file)[-1])
+
+
+def without_ending(name: str) -> str:
+    """Return the name of an image file without its extension."""
+    plain, ending = os.path.splitext(name)
+    return plain if ending.lower() in _ENDINGS else name
 
 
 def leaves_folder(file: str) -> bool:
     """Return whether an annotation's path is empty, absolute or climbs, on whichever system it was written."""
-    if not file or file[0] in "/\\" or file[1:2] == ":":
+    # Without a separator after it, a drive is one on Windows alone; elsewhere "c:d.png" is a plain name.
+    if not file or file[0] in "/\\" or (file[1:2] == ":" and (file[2:3] in ("/", "\\") or os.name == "nt")):
         return True
     return ".." in file and (".." in PurePosixPath(file).parts or ".." in PureWindowsPath(file).parts)
 
@@ -44,6 +63,13 @@ def within(folder: Path, files: Sequence[str]) -> list[str]:
     return [file.removeprefix(top) for file in files]
 
 
+class Located(NamedTuple):
+    """The [N] `paths` of images that a file names, and `notes` on names that were not taken as they stand there."""
+
+    paths: list[str]
+    notes: tuple[str, ...]
+
+
 def locate_images(
     name: str,
     folder: Path,
@@ -51,43 +77,146 @@ def locate_images(
     where: Callable[[int], str],
     key: str,
     *,
+    looked: Sequence[Path] = (),
     keep_missing: bool = False,
-) -> list[str]:
-    """[N] the paths of images that a file names by paths relative to a folder.
+) -> Located:
+    """Return the paths of images that a file names by paths relative to a folder.
 
-    An absolute path is fine if it leads into the folder. So is a link in the folder, wherever it leads: the owner of
-    the disk has placed it, not the file that names it.
+    A name that leads to no file is read otherwise, as `readings` says, never to a file outside the folder. A link in
+    the folder is fine, wherever it leads: the owner of the disk has placed it, not the file that names it.
 
     Args:
         name: the file that names them.
         where: the place in it that names image `index`.
         key: what the name is called there.
+        looked: the folders into which was looked, where the folder is a guess.
         keep_missing: an image that is missing gets its path all the same, to be left out by who decodes it.
 
     Raises:
-        RetinaError: the folder is missing, a path leaves it, or an image is missing and `keep_missing` is false.
+        RetinaError: the folder is missing, a path leaves it, an image is missing and `keep_missing` is false, or two
+            names come to mean one file.
     """
     if not folder.is_dir():
         raise RetinaError(f"{folder}: no such image folder (for {name}); check data.root and images")
-    inside = within(folder, files)
-    for index, file in enumerate(inside):
-        if leaves_folder(file):
-            raise RetinaError(
-                f"{name}: {where(index)}: {key} {short(files[index])} leaves the image folder; "
-                f"expected a path relative to {folder}"
-            )
     # One listing instead of a look-up an image; it tells files from folders and pipes without asking again.
     existing = {entry.name for entry in os.scandir(folder) if entry.is_file()}
-    missing = [i for i, file in enumerate(inside) if file not in existing and not (folder / file).is_file()]
+    home = Path(name).parent
+    inside = [
+        file if file in existing or _leads_inside(file, folder) else _read_name(file, folder, home) for file in files
+    ]
+    for index, (file, read) in enumerate(zip(files, inside, strict=True)):
+        if read is None and leaves_folder(file):
+            raise RetinaError(
+                f"{name}: {where(index)}: {key} {short(file)} leaves the image folder; expected a path relative to "
+                f"{folder}"
+            )
+    missing = [index for index, read in enumerate(inside) if read is None]
     if missing and not keep_missing:
-        index, path = missing[0], folder / inside[missing[0]]
+        index, path = missing[0], folder / files[missing[0]]
         if os.path.lexists(path):
             raise RetinaError(
                 f"{path}: expected an image file, it is a folder, a pipe or a broken link ({where(index)} of {name})"
                 f"{_more_missing(len(missing), len(files))}; remove it, or set data.invalid_images: skip"
             )
-        raise missing_images(path, f"{where(index)} of {name}", len(missing), len(files))
-    return [f"{folder}/{file}" for file in inside]
+        also = f"; looked into {', '.join(map(str, looked))}" if len(looked) > 1 else ""
+        raise missing_images(path, f"{where(index)} of {name}{also}", len(missing), len(files))
+    paths = [file if read is None else read for file, read in zip(files, inside, strict=True)]
+    return Located([f"{folder}/{path}" for path in paths], _other_readings(name, files, paths, where))
+
+
+def _other_readings(
+    name: str, files: Sequence[str], paths: Sequence[str], where: Callable[[int], str]
+) -> tuple[str, ...]:
+    """Notes on the names that were not taken as they stand there.
+
+    Raises:
+        RetinaError: such a name came to mean the file of another name.
+    """
+    others = [index for index, (file, path) in enumerate(zip(files, paths, strict=True)) if file != path]
+    if not others:
+        return ()
+    file_of: dict[str, str] = {}
+    for index, (file, path) in enumerate(zip(files, paths, strict=True)):
+        if file_of.setdefault(path, file) != file:
+            raise RetinaError(
+                f"{name}: {where(index)}: {short(file)} and {short(file_of[path])} both lead to {path}; name the files "
+                "as they are called in the image folder"
+            )
+    first = others[0]
+    return (f"{name}: {len(others)} image names are read otherwise, such as {files[first]} as {paths[first]}",)
+
+
+def _leads_inside(file: str, folder: Path) -> bool:
+    return not leaves_folder(file) and os.path.isfile(f"{folder}/{file}")
+
+
+def _read_name(file: str, folder: Path, home: Path) -> str | None:
+    """The path in the folder that a name leads to, or None."""
+    return next((path for path in readings(file, folder, home) if os.path.isfile(folder / path)), None)
+
+
+def readings(file: str, folder: Path, home: Path) -> Iterator[str]:
+    """Yield the paths in a folder that a name may mean, the most literal first: as it stands, with slashes for
+    backslashes, without the escapes of a URL, relative to the file that names it, after the folder's own name, without
+    the folders of another machine, and without Label Studio's prefix.
+
+    Args:
+        file: a name from an annotation file.
+        home: the folder of that file.
+    """
+    paths = dict.fromkeys(path for form in _forms(file) for path in _inside(form, folder, home))
+    yield from paths
+    for path in paths:
+        parent, name = os.path.split(path)
+        uploaded = _UPLOADED.fullmatch(name)
+        if uploaded is not None:
+            yield os.path.join(parent, uploaded["name"])
+
+
+def _forms(file: str) -> Iterator[str]:
+    slashes = file.replace("\\", "/")
+    yield from (file, slashes)
+    query = _LOCAL_FILE.search(slashes)
+    if query is not None:
+        yield unquote(query["path"])
+    if "://" in slashes:
+        slashes = "/" + slashes.partition("://")[2].partition("?")[0]
+    yield unquote(slashes)
+
+
+def _inside(form: str, folder: Path, home: Path) -> Iterator[str]:
+    """The paths in the folder that a path may mean."""
+    if not leaves_folder(form):
+        yield form
+    top = os.path.abspath(folder)
+    whole = os.path.normpath(os.path.join(os.path.abspath(home), form))
+    if whole.startswith(top.rstrip(os.sep) + os.sep):
+        yield os.path.relpath(whole, top)
+    parts = [part for part in form.split("/") if part not in ("", ".")]
+    if ".." in parts:
+        return
+    absolute = leaves_folder(form)
+    for place in range(1, len(parts)):
+        if absolute or list(Path(top).parts[-place:]) == parts[:place]:
+            yield "/".join(parts[place:])
+
+
+def guess_folder(file: Path, files: Sequence[str]) -> tuple[Path, tuple[Path, ...]]:
+    """Return the folder of the images that a file names, and those that were looked into: the one where most of the
+    names lead to a file.
+
+    The file's own folder and that above its `annotations`, in both of these `images`, what is called like the file, and
+    the latter in `images`. Of equals the first; where no name leads to a file, the file's own folder.
+    """
+    home = file.parent.parent if file.parent.name == "annotations" else file.parent
+    split = file.stem.removeprefix("instances_").removesuffix("_labels")
+    places = dict.fromkeys(
+        (file.parent, home / split, home / "images" / split, home / "images", file.parent / "images", home)
+    )
+    looked = tuple(place for place in places if place.is_dir())
+    sample = files[:_LOOKED_AT]
+    counts = [sum(_read_name(name, place, file.parent) is not None for name in sample) for place in looked]
+    return looked[counts.index(max(counts))] if any(counts) else file.parent, looked
 
 
 def missing_images(first: str | Path, where: str, missing: int, of: int) -> RetinaError:
@@ -124,18 +253,20 @@ def image_files(folder: Path) -> dict[str, Path]:
     return by_stem
 
 
-def image_sizes(name: str, files: Sequence[str], unreadable: tuple[int, int] | None = None) -> list[tuple[int, int]]:
-    """[N] (height, width) as stored, from the files' headers.
+def image_sizes(
+    name: str, files: Sequence[str], unreadable: tuple[int, int] | None = None, upright: bool = False
+) -> list[tuple[int, int]]:
+    """[N] (height, width) from the files' headers.
 
     Args:
         name: of the source, for messages.
-        unreadable: see `image_size`.
+        unreadable, upright: see `image_size`.
 
     Raises:
         RetinaError: a file can't be read and `unreadable` is None; of missing ones the message gives the number.
     """
     try:
-        return [image_size(Path(file), unreadable) for file in files]
+        return [image_size(Path(file), unreadable, upright) for file in files]
     except RetinaError:
         missing = [file for file in files if not os.path.lexists(file)]
         if missing:
@@ -143,17 +274,19 @@ def image_sizes(name: str, files: Sequence[str], unreadable: tuple[int, int] | N
         raise
 
 
-def image_size(file: Path, unreadable: tuple[int, int] | None = None) -> tuple[int, int]:
-    """(height, width) as stored, from the file's header.
+def image_size(file: Path, unreadable: tuple[int, int] | None = None, upright: bool = False) -> tuple[int, int]:
+    """(height, width) from the file's header.
 
     Args:
+        upright: of the picture after its EXIF rotation; otherwise as stored.
         unreadable: stands for the size of a file that can't be read, where such images are left out afterwards.
 
     Raises:
         RetinaError: the file can't be read, and `unreadable` is None.
     """
     try:
-        return _header_size(file)
+        size = _header_size(file)
+        return size[::-1] if upright and orientation(str(file)) in QUARTER_TURNS else size
     except RetinaError:
         if unreadable is None:
             raise
@@ -163,6 +296,9 @@ def image_size(file: Path, unreadable: tuple[int, int] | None = None) -> tuple[i
 def _header_size(file: Path) -> tuple[int, int]:
     try:
         refuse_special(file)
+        tiff = tiff_size(str(file))
+        if tiff is not None:
+            return tiff
         with Image.open(file) as image:
             return image.height, image.width
     except RetinaError:
@@ -184,7 +320,7 @@ class Header(NamedTuple):
     @property
     def upright(self) -> tuple[int, int]:
         """(height, width) after the rotation; orientations of 5 and more swap the sides."""
-        return self.size[::-1] if self.orientation >= 5 else self.size
+        return self.size[::-1] if self.orientation in QUARTER_TURNS else self.size
 
 
 def read_header(image: TableImage, name: str) -> Header:
@@ -196,13 +332,14 @@ def read_header(image: TableImage, name: str) -> Header:
     try:
         if isinstance(image, str):
             refuse_special(image)
+        tiff = tiff_size(image)
+        if tiff is not None:
+            return Header(tiff, orientation(image), ".tif")
         with Image.open(image if isinstance(image, str) else io.BytesIO(encoded(image))) as opened:
             suffix = _SUFFIXES.get(opened.format or "")
             if suffix is None:
-                raise RetinaError(f"{name}: expected a JPEG, PNG, WebP, BMP or GIF image, got {opened.format}")
-            orientation = opened.getexif().get(_ORIENTATION, 1)
-            known = orientation in range(1, 9)
-            return Header((opened.height, opened.width), int(orientation) if known else 1, suffix)
+                raise RetinaError(f"{name}: expected a JPEG, PNG, WebP, BMP, GIF or TIFF image, got {opened.format}")
+            return Header((opened.height, opened.width), orientation(image), suffix)
     except RetinaError:
         raise
     except UnidentifiedImageError:

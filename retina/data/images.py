@@ -12,10 +12,12 @@ from typing import TypeVar
 import numpy as np
 
 from retina import config
-from retina.data.batches import pixels
+from retina.data.batches import decoding, pixels
 from retina.data.dataset import DetectionDataset
+from retina.data.headers import QUARTER_TURNS, UPRIGHT, is_tiff, orientation
 from retina.data.limits import image_name, too_large
-from retina.data.stored import StoredImage, TableImage
+from retina.data.orientation import turned
+from retina.data.stored import Photograph, StoredImage
 from retina.errors import RetinaError
 from retina.files import refuse_special
 from retina.startup import import_tensorflow_quietly
@@ -24,8 +26,6 @@ _Answer = TypeVar("_Answer")
 _SHOWN = 3
 # What else is called .jpg: how such a file begins, from a byte on.
 _OTHERS = (
-    (0, b"II*\0", "a TIFF image"),
-    (0, b"MM\0*", "a TIFF image"),
     (4, b"ftypavif", "an AVIF image"),
     (4, b"ftyphei", "a HEIC image"),
     (4, b"ftypmif", "a HEIC image"),
@@ -41,18 +41,23 @@ _HTML = (b"<!doctype html", b"<html")
 
 
 def load_image(
-    image: str | os.PathLike | bytes | StoredImage, name: str = "image", *, max_pixels: int = config.MAX_PIXELS
+    image: str | os.PathLike | bytes | StoredImage | Photograph,
+    name: str = "image",
+    *,
+    max_pixels: int = config.MAX_PIXELS,
 ) -> np.ndarray:
-    """Read and decode one image as the batches do: RGB, uint8 [H,W,3]; an EXIF rotation is not applied.
+    """Read and decode one image as the batches do: RGB, uint8 [H,W,3].
 
     Args:
-        image: a path, or the bytes of a JPEG, PNG, GIF (first frame), BMP or WebP, or where they lie.
+        image: a path, or the bytes of a JPEG, PNG, GIF (first frame), BMP, WebP or TIFF (first page), or where they
+            lie; as a `Photograph` with how it is read, otherwise as stored.
         name: what an error calls the image where it comes as bytes.
         max_pixels: an image of more pixels, by its header, is not decoded.
 
     Raises:
         RetinaError: it is missing, empty, not an image, damaged or too large; the message names it.
     """
+    image, upright, depth = image if isinstance(image, Photograph) else Photograph(image)  # type: ignore[arg-type]
     if isinstance(image, StoredImage):
         image = image.read()
     if not isinstance(image, bytes):
@@ -67,6 +72,23 @@ def load_image(
             ) from None
     if not image:
         raise RetinaError(f"{name}: expected an image, it is empty (0 bytes); restore or remove it")
+    decoded = (
+        _decoded_tiff(image, name, depth, max_pixels) if is_tiff(image) else _decoded(image, name, depth, max_pixels)
+    )
+    return np.ascontiguousarray(turned(decoded, orientation(image))) if upright else decoded
+
+
+def _decoded_tiff(image: bytes, name: str, depth: tuple[float, float] | None, max_pixels: int) -> np.ndarray:
+    try:
+        height, width = decoding.header_size(image)
+        if height * width > max_pixels:
+            raise too_large(name, height, width, max_pixels)
+        return decoding.decode_tiff(image, depth)
+    except ValueError as error:
+        raise RetinaError(f"{name}: {error}") from None
+
+
+def _decoded(image: bytes, name: str, depth: tuple[float, float] | None, max_pixels: int) -> np.ndarray:
     import_tensorflow_quietly()
     import tensorflow as tf
 
@@ -76,26 +98,41 @@ def load_image(
             height, width = pixels.header_size(tf.constant(image)).numpy().tolist()
             if height * width > max_pixels:
                 raise too_large(name, height, width, max_pixels)
-            return pixels.decode(tf.constant(image)).numpy()
+            return pixels.decode(tf.constant(image), depth).numpy()
     except tf.errors.OpError as error:
         raise RetinaError(
-            f"{name}: expected a JPEG, PNG, GIF, BMP or WebP image, {_fault(image, error.message)}; restore or "
+            f"{name}: expected a JPEG, PNG, GIF, BMP, WebP or TIFF image, {_fault(image, error.message)}; restore or "
             "remove it"
         ) from None
 
 
+def as_configured(image: str | bytes, data: config.Data) -> Photograph:
+    """Return an image that is in no table with how it is read by the section `data`."""
+    depth = None if data.depth is None else (data.depth.low, data.depth.high)
+    return Photograph(image, data.orientation == "upright", depth)
+
+
+def table_image(dataset: DetectionDataset, row: int, max_pixels: int = config.MAX_PIXELS) -> np.ndarray:
+    """Read and decode an image of a table, turned where the table says so: RGB, uint8 [H,W,3].
+
+    Raises:
+        RetinaError: see `load_image`.
+    """
+    return load_image(dataset.photograph(row), image_name(dataset, row), max_pixels=max_pixels)
+
+
 def each_image(
     dataset: DetectionDataset,
-    look: Callable[[TableImage, str], _Answer],
+    look: Callable[[int], _Answer],
     advance: Callable[[int], None] | None = None,
 ) -> Iterator[_Answer]:
-    """The answer of `look` on each image (given with its name), in the order of the table, several at a time.
+    """The answer of `look` on each row of the table, in order, several at a time.
 
     Args:
         advance: called with the number of images done, for a progress bar.
     """
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        for answer in pool.map(look, dataset.images, (image_name(dataset, row) for row in range(len(dataset)))):
+        for answer in pool.map(look, range(len(dataset))):
             if advance is not None:
                 advance(1)
             yield answer
@@ -104,27 +141,32 @@ def each_image(
 def unusable(
     dataset: DetectionDataset, suspects: Iterable[int], max_pixels: int = config.MAX_PIXELS
 ) -> RetinaError | None:
-    """Return the fault of the first of these rows whose image can't be decoded or is not of the declared size."""
+    """Return the fault of the first of these rows whose image can't be decoded or is not of the declared size, with
+    the setting that leaves such images out."""
     for row in suspects:
-        fault = size_fault(dataset, row, _size_or_fault(dataset.images[row], image_name(dataset, row), max_pixels))
+        fault = size_fault(dataset, row, _size_or_fault(dataset, row, max_pixels))
         if fault is not None:
-            return fault
+            return RetinaError(f"{fault}; data.invalid_images=skip leaves such images out, with --resume too")
     return None
 
 
 def size_fault(dataset: DetectionDataset, row: int, stored: tuple[int, int] | RetinaError) -> RetinaError | None:
-    """Return the error of an image that is not stored as declared.
+    """Return the error of an image that is not of its declared size.
 
     Args:
-        stored: its (height, width), or the fault that hides it.
+        stored: its (height, width) as read, or the fault that hides it.
     """
     if isinstance(stored, RetinaError):
         return stored
     (height, width), declared = stored, tuple(dataset.sizes[row].tolist())
     if stored == declared:
         return None
-    swapped = declared == (width, height)
-    cause = " (an EXIF rotation is not applied: store the image upright)" if swapped else ""
+    cause = ""
+    if declared == (width, height):
+        other = "stored" if dataset.turns[row] != UPRIGHT else "upright"
+        rotated = orientation(dataset.images[row]) in QUARTER_TURNS
+        remedy = f"it fits data.orientation: {other}" if rotated else "may have been lost: store the image upright"
+        cause = f" (an EXIF rotation: {remedy})" if rotated else f" (an EXIF rotation {remedy})"
     return RetinaError(
         f"{image_name(dataset, row)}: expected {declared[1]}x{declared[0]} pixels (width x height) as declared, "
         f"the image has {width}x{height}{cause}; correct the declared size or the image"
@@ -142,7 +184,7 @@ def without_unusable(
         RetinaError: none of its images can be used; the message gives the first fault.
     """
     start = time.perf_counter()
-    sizes = each_image(dataset, lambda image, name: _size_or_fault(image, name, max_pixels), advance)
+    sizes = each_image(dataset, lambda row: _size_or_fault(dataset, row, max_pixels), advance)
     faults = [size_fault(dataset, row, size) for row, size in enumerate(sizes)]
     rate = len(faults) / max(time.perf_counter() - start, 1e-9)
     bad = [fault for fault in faults if fault is not None]
@@ -159,10 +201,10 @@ def without_unusable(
     return replace(usable, notes=(*dataset.notes, note))
 
 
-def _size_or_fault(image: TableImage, name: str, max_pixels: int) -> tuple[int, int] | RetinaError:
-    """(height, width) as decoded, or the fault that hides it."""
+def _size_or_fault(dataset: DetectionDataset, row: int, max_pixels: int) -> tuple[int, int] | RetinaError:
+    """(height, width) as read, or the fault that hides it."""
     try:
-        height, width = load_image(image, name, max_pixels=max_pixels).shape[:2]
+        height, width = table_image(dataset, row, max_pixels).shape[:2]
     except RetinaError as error:
         return error
     return height, width

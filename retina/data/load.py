@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple, cast, get_args
 
+import numpy as np
+
 from retina import config
-from retina.data.dataset import DetectionDataset, Records, build, with_classes
+from retina.config.reading import read_yaml
+from retina.data.dataset import DetectionDataset, Records, build, class_list_advice, with_classes
 from retina.data.detections import Pixels
 from retina.data.formats import text
 from retina.data.formats.coco import coco_records, coco_results, coco_truth
@@ -21,9 +26,11 @@ from retina.data.ground_truth import FileTruth, GroundTruth, Results, truth_of_r
 from retina.data.image_files import NO_SIZE_FRACTIONS, NO_SIZE_PIXELS
 from retina.data.images import without_unusable
 from retina.data.limits import refuse_too_large
-from retina.data.select import new_names, relabel, select_images, with_known_classes
+from retina.data.orientation import oriented
+from retina.data.select import new_names, relabel, select_images, unknown_names, with_known_classes
 from retina.errors import RetinaError
 from retina.files import exists
+from retina.output import console
 
 Split = Literal["train", "validation", "test"]
 TruthFormat = Literal["auto", "coco", "voc", "config", "xywh", "xyxy", "yolo"]
@@ -69,10 +76,9 @@ def read_split(data: config.Data, split: Split, *, keep_unusable: bool = False) 
         RetinaError: as `load_split`; or a box can't be scored against: it is not finite or too large to compute with,
             or the image is kept although its size is not known.
     """
-    table, records, source = _read_split(data, split, keep_unusable)
+    table, records, names = _read_split(data, split, keep_unusable)
     if keep_unusable and data.invalid_images == "error":
         _refuse_unknown_sizes(table)
-    names = new_names(records.name, data.relabel, tuple(records.classes), partial=_may_lack_classes(data, source))
     return SplitTables(table, truth_of_records(records, table, names))
 
 
@@ -82,13 +88,14 @@ def read_source(data: config.Data, source: config.Source, setting: str) -> Detec
     Raises:
         RetinaError: the files are missing or malformed, or have invalid boxes and `data.invalid_boxes` is "error".
     """
-    return _table(_records(data, source), data, source, setting)
+    records = _records(data, source)
+    return _table(records, data, source, setting, _known_elsewhere(records, data, source), refuse=True)
 
 
 def _read_split(
     data: config.Data, split: Split, keep_unusable: bool
-) -> tuple[DetectionDataset, Records, config.Source]:
-    """A split's table, what it was made of, and its section of the configuration."""
+) -> tuple[DetectionDataset, Records, dict[str, str | None]]:
+    """A split's table, what it was made of, and what it calls each class of that."""
     sources = {"train": data.train, "validation": data.validation, "test": data.test}
     source = sources.get(split)
     if source is None:
@@ -97,7 +104,8 @@ def _read_split(
     if keep_unusable:
         data = data.model_copy(update={"invalid_images": "skip"})
     records = _records(data, source)
-    table = _table(records, data, source, f"data.{split}")
+    elsewhere = _known_elsewhere(records, data, source)
+    table = _table(records, data, source, f"data.{split}", elsewhere, refuse=not keep_unusable)
     if not keep_unusable and data.invalid_images == "skip":
         with _checking(table.name, len(table)) as advance:
             table = without_unusable(table, data.max_pixels, advance)
@@ -111,35 +119,78 @@ def _read_split(
             f"{table.name}: {what} in {len(table)} images{why}, so there is nothing to train on or to measure; "
             f"check data.{split}"
         )
-    return table, records, source
+    partial = _may_lack_classes(data, records)
+    return (
+        table,
+        records,
+        new_names(records.name, data.relabel, tuple(records.classes), partial=partial, elsewhere=elsewhere),
+    )
 
 
-def _table(records: Records, data: config.Data, source: config.Source, setting: str) -> DetectionDataset:
+def _known_elsewhere(records: Records, data: config.Data, source: config.Source) -> frozenset[str]:
+    """The class names of the other splits, which are read only where `data.relabel` names a class that is not here."""
+    if data.relabel is None or not any(unknown_names(data.relabel, tuple(records.classes))):
+        return frozenset()
+    others = (other for other in (data.train, data.validation, data.test) if other is not None and other != source)
+    names: set[str] = set()
+    for other in others:
+        with contextlib.suppress(RetinaError):  # a fault of the other split, which is told where that is read
+            names.update(_records(data, other).classes)
+    return frozenset(names)
+
+
+def _table(
+    records: Records,
+    data: config.Data,
+    source: config.Source,
+    setting: str,
+    elsewhere: frozenset[str],
+    *,
+    refuse: bool,
+) -> DetectionDataset:
+    """The table of a source; with `refuse` an error where it can't be told which pixels its boxes belong to."""
     if data.relabel is None:
         table = build(records, invalid_boxes=data.invalid_boxes, classes=data.classes)
     else:
         table = build(records, invalid_boxes=data.invalid_boxes)
-        table = relabel(table, data.relabel, partial=_may_lack_classes(data, source))
-        table = (with_known_classes if _has_no_class_list(source) else with_classes)(table, data.classes)
+        table = relabel(table, data.relabel, partial=_may_lack_classes(data, records), elsewhere=elsewhere)
+        table = (with_known_classes if records.open_classes else with_classes)(table, data.classes)
     if source.select is not None:
         table = select_images(table, source.select, data.root, f"{setting}.select")
-    return table
+    if data.depth is not None:
+        table = replace(table, depth=(data.depth.low, data.depth.high))
+    return oriented(table, data.orientation, _measured(records, table), refuse=refuse)
+
+
+def _measured(records: Records, table: DetectionDataset) -> np.ndarray:
+    """Whether the size of each image of the table was measured on the image itself: [N] bool."""
+    if isinstance(records.measured, bool):
+        return np.full(len(table), records.measured)
+    by_id = dict(zip(records.image_ids, records.measured.tolist(), strict=True))
+    return np.array([by_id[identifier] for identifier in table.image_ids], bool)
 
 
 def _records(data: config.Data, source: config.Source) -> Records:
     """Everything that a source's files hold; with `data.relabel` the classes are the files' own."""
     root = data.root
     classes = data.classes if data.relabel is None else None
-    skip = data.invalid_images == "skip"
+    skip, upright = data.invalid_images == "skip", data.orientation == "upright"
     if source.format == "coco":
-        return coco_records(root / source.annotations, root / source.images, keep_missing=skip)
+        return coco_records(
+            root / source.annotations, root / source.images, keep_missing=skip, relabelled=data.relabel is not None
+        )
     if source.format == "voc":
         return voc_records(
             root / source.folder, source.splits, classes=classes, difficult=data.difficult, keep_missing=skip
         )
     if source.format == "tfds":
         return tfds_records(
-            source.name, source.split, root / source.data_dir, difficult=data.difficult, keep_unreadable=skip
+            source.name,
+            source.split,
+            root / source.data_dir,
+            difficult=data.difficult,
+            keep_unreadable=skip,
+            upright=upright,
         )
     if source.format == "csv":
         return csv_records(
@@ -149,6 +200,7 @@ def _records(data: config.Data, source: config.Source) -> Records:
             classes=classes,
             difficult=data.difficult,
             keep_unreadable=skip,
+            upright=upright,
         )
     if source.format == "yolo":
         return yolo_records(
@@ -159,6 +211,8 @@ def _records(data: config.Data, source: config.Source) -> Records:
             names=_from_root(data, source.names),
             classes=classes,
             keep_unreadable=skip,
+            upright=upright,
+            relabelled=data.relabel is not None,
         )
     return digits_records(
         source.split,
@@ -175,14 +229,9 @@ def _from_root(data: config.Data, path: Path | None) -> Path | None:
     return None if path is None else data.root / path
 
 
-def _may_lack_classes(data: config.Data, source: config.Source) -> bool:
+def _may_lack_classes(data: config.Data, records: Records) -> bool:
     """True if `data.relabel` may name classes that a split does not show: `data.classes` says that there are more."""
-    return data.classes is not None and _has_no_class_list(source)
-
-
-def _has_no_class_list(source: config.Source) -> bool:
-    """True if the source's files name only the classes that occur in them."""
-    return source.format == "voc" or (source.format == "csv" and source.classes is None)
+    return data.classes is not None and records.open_classes
 
 
 def _refuse_unknown_sizes(table: DetectionDataset) -> None:
@@ -198,10 +247,9 @@ def _refuse_unknown_sizes(table: DetectionDataset) -> None:
 @contextmanager
 def _checking(name: str, images: int) -> Iterator[Callable[[int], None]]:
     """A live line on standard error while images are checked, with how many a second; nothing unless a terminal."""
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True, highlight=False)
+    terminal = console(stderr=True)
     columns = (TextColumn("{task.completed}/{task.total}"), BarColumn(bar_width=24))
     rate = TextColumn("{task.fields[rate]}")
     with Progress(
@@ -209,8 +257,8 @@ def _checking(name: str, images: int) -> Iterator[Callable[[int], None]]:
         *columns,
         rate,
         TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
+        console=terminal,
+        disable=not terminal.is_terminal,
         transient=True,
     ) as progress:
         task = progress.add_task(name, total=images, rate="")
@@ -238,7 +286,7 @@ def check_same_classes(first: DetectionDataset, second: DetectionDataset) -> Non
         what = "different classes (" + "; ".join(f"only in {name}: {names}" for name, names in parts if names) + ")"
     raise RetinaError(
         f"{first.name} and {second.name} have {what}: {first.name}: {ours}; {second.name}: {theirs}. "
-        "Use files with the same classes, or list them in data.classes"
+        f"To use both, {class_list_advice(first, second)}"
     )
 
 
@@ -306,7 +354,8 @@ def truth_format(path: Path, format: TruthFormat) -> str:
         return format
     if not exists(path):
         raise RetinaError(f"{path}: no such ground truth; expected a COCO JSON file, a folder or a configuration")
-    if path.suffix in (".yaml", ".yml") or exists(path / "config.yaml"):
+    settings = path / "config.yaml"
+    if path.suffix in (".yaml", ".yml") or (exists(settings) and config.is_ours(read_yaml(settings, str(settings)))):
         return "config"
     if path.is_file() or path.is_fifo():
         return "coco"
@@ -337,6 +386,7 @@ def read_results(
     pixels: Pixels = "continuous",
     names: Path | None = None,
     images: Path | None = None,
+    strict: bool = True,
 ) -> Results:
     """Read the detections of a file or folder, scores in float64; none at all is fine.
 
@@ -350,6 +400,8 @@ def read_results(
         names: a file of class names, one a line, for text files whose class is an index; without it, indices count the
             ground truth's classes.
         images: the folder of images, where fractions need sizes that the ground truth does not know.
+        strict: whether a detection of a class that the ground truth does not have, or of an image outside it, is
+            refused; else it is left out, as pycocotools leaves out such classes. Where none is left, it is refused.
 
     Raises:
         RetinaError: names the file and the entry or line that is malformed or does not fit the ground truth.
@@ -363,10 +415,10 @@ def read_results(
         if given and not used:
             raise RetinaError(f"{path}: {option} has no effect on detections of format '{kind}'; leave it out")
     if kind == "coco":
-        return coco_results(path, truth, pixels)
+        return coco_results(path, truth, pixels, strict=strict)
     if kind == "voc":
-        return devkit_results(path, truth, pixels)
-    return text.text_results(path, truth, kind, pixels, names, images)
+        return devkit_results(path, truth, pixels, strict=strict)
+    return text.text_results(path, truth, kind, pixels, names, images, strict=strict)
 
 
 def result_format(path: Path, format: ResultFormat) -> str:

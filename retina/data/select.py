@@ -6,22 +6,30 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import os
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import numpy as np
 
 from retina import config
 from retina.data.dataset import DetectionDataset, Objects, suggest, with_classes
-from retina.data.formats.text import read_text
+from retina.data.formats.text import lines_of, read_text
+from retina.data.stored import TableImage, encoded
 from retina.errors import RetinaError
 
 _SHOWN = 8
 
 
 def new_names(
-    where: str, settings: config.Relabel | None, names: Sequence[str], *, partial: bool = False
+    where: str,
+    settings: config.Relabel | None,
+    names: Sequence[str],
+    *,
+    partial: bool = False,
+    elsewhere: Collection[str] = (),
 ) -> dict[str, str | None]:
     """Return the new name of each class, None where it is left out.
 
@@ -29,6 +37,7 @@ def new_names(
         where: the file of the names, for messages.
         names: the class names of the file.
         partial: the file need not have every class that the settings name.
+        elsewhere: the class names of the other splits, which the settings may name as well.
 
     Raises:
         RetinaError: a setting names a class that is not there, or none is left.
@@ -36,10 +45,9 @@ def new_names(
     if settings is None:
         return {name: name for name in names}
     renamed = {name: settings.rename.get(name, name) for name in names}
-    if not partial:
-        _check_known(where, "rename", settings.rename, names)
-        for key, listed in (("keep", settings.keep), ("drop", settings.drop)):
-            _check_known(where, key, listed or (), list(dict.fromkeys(renamed.values())))
+    for key, unknown, known in () if partial else unknown_names(settings, (*names, *elsewhere)):
+        hint = suggest(unknown, known)
+        raise RetinaError(f"{where}: data.relabel.{key}: unknown class '{unknown}'; {hint}")
     wanted = set(renamed.values()) if settings.keep is None else set(settings.keep)
     wanted -= set(settings.drop or ())
     new_names = {name: new if new in wanted else None for name, new in renamed.items()}
@@ -48,13 +56,26 @@ def new_names(
     return new_names
 
 
-def relabel(dataset: DetectionDataset, settings: config.Relabel, *, partial: bool = False) -> DetectionDataset:
+def unknown_names(settings: config.Relabel, names: Sequence[str]) -> Iterator[tuple[str, str, list[str]]]:
+    """Yield each setting that names a class that is not among `names`, that class, and those that it may name."""
+    renamed = list(dict.fromkeys(settings.rename.get(name, name) for name in names))
+    for key, listed, known in (
+        ("rename", settings.rename, list(names)),
+        ("keep", settings.keep or (), renamed),
+        ("drop", settings.drop or (), renamed),
+    ):
+        yield from ((key, name, known) for name in listed if name not in known)
+
+
+def relabel(
+    dataset: DetectionDataset, settings: config.Relabel, *, partial: bool = False, elsewhere: Collection[str] = ()
+) -> DetectionDataset:
     """Return the table with its classes renamed, merged and left out; every image stays. Notes tell the counts.
 
     Raises:
         RetinaError: as `new_names`.
     """
-    named = new_names(dataset.name, settings, dataset.class_names, partial=partial)
+    named = new_names(dataset.name, settings, dataset.class_names, partial=partial, elsewhere=elsewhere)
     classes: dict[str, int] = {}
     for old, category in zip(dataset.class_names, dataset.category_ids, strict=True):
         new = named[old]
@@ -123,9 +144,11 @@ def select_images(dataset: DetectionDataset, settings: config.Select, root: Path
             )
 
     if settings.share is not None:
-        first, last = (round(edge * len(dataset)) for edge in settings.share)
-        chosen = np.sort(random_order(dataset.image_ids, seed)[first:last])
-        keep(chosen, f"share {list(settings.share)} with seed {seed}")
+        order = random_order(dataset.image_ids, seed)
+        cuts = [round(edge * len(dataset)) for edge in settings.share]
+        if settings.copies_together:
+            order, cuts = _copies_together(order, cuts, dataset.images)
+        keep(np.sort(order[cuts[0] : cuts[1]]), f"share {list(settings.share)} with seed {seed}")
     if settings.images is not None:
         listed = np.zeros(len(dataset), np.bool_)
         listed[_listed(dataset, root / settings.images)] = True
@@ -158,10 +181,40 @@ def random_order(image_ids: Sequence[int | str], seed: int) -> np.ndarray:
     return np.argsort(np.frombuffer(keys, ">u8"), kind="stable")
 
 
-def _check_known(where: str, key: str, listed: Mapping[str, str] | Sequence[str], names: Sequence[str]) -> None:
-    for name in listed:
-        if name not in names:
-            raise RetinaError(f"{where}: data.relabel.{key}: unknown class '{name}'; {suggest(name, list(names))}")
+def _copies_together(
+    order: np.ndarray, cuts: Sequence[int], images: Sequence[TableImage]
+) -> tuple[np.ndarray, list[int]]:
+    """The order with each copy after the first image of its bytes, and cuts that no copies lie on both sides of."""
+    lengths = [_length(image) for image in images]
+    shared = {length for length, times in Counter(lengths).items() if times > 1 and length >= 0}
+    first_of: dict[bytes, int] = {}
+    group = np.empty(len(order), np.int64)  # of each place in the order, the place of the first copy
+    for place, row in enumerate(order.tolist()):
+        group[place] = place
+        if lengths[row] in shared:
+            digest = hashlib.blake2b(encoded(images[row]), digest_size=16).digest()
+            group[place] = first_of.setdefault(digest, place)
+    together = np.argsort(group, kind="stable")
+    starts = group[together]
+    return order[together], [_beside(starts, cut) for cut in cuts]
+
+
+def _beside(groups: np.ndarray, cut: int) -> int:
+    """The place nearest to a cut that divides no group, whichever share asks; `groups` [N] are in order."""
+    if cut == len(groups):
+        return cut
+    first, after = (int(np.searchsorted(groups, groups[cut], side)) for side in ("left", "right"))
+    return first if cut - first <= after - cut else after
+
+
+def _length(image: TableImage) -> int:
+    """Bytes of an encoded image; -1 of a file that is missing, which is no copy of any."""
+    if isinstance(image, str):
+        try:
+            return os.path.getsize(image)
+        except OSError:
+            return -1  # who reads it says what is wrong
+    return len(image) if isinstance(image, bytes) else image.length
 
 
 def _relabel_notes(dataset: DetectionDataset, named: Mapping[str, str | None]) -> tuple[str, ...]:
@@ -184,19 +237,22 @@ def _few_of(parts: Sequence[str]) -> str:
 
 def _listed(dataset: DetectionDataset, file: Path) -> list[int]:
     """The rows of the images that a text file names, by id or by the name of the image file."""
-    by_id = {str(name): row for row, name in enumerate(dataset.image_ids)}
-    by_file: dict[str, list[int]] = {}
-    for row, image in enumerate(dataset.images):
+    by_name: dict[str, dict[int, None]] = {}
+    for row, (identifier, image) in enumerate(zip(dataset.image_ids, dataset.images, strict=True)):
+        by_name.setdefault(str(identifier), {})[row] = None
         if isinstance(image, str):
-            by_file.setdefault(PurePath(image).name, []).append(row)
+            by_name.setdefault(os.path.basename(image), {})[row] = None
     rows: dict[int, int] = {}
-    for number, line in enumerate(read_text(file).splitlines(), start=1):
+    for number, line in enumerate(lines_of(read_text(file)), start=1):
         called = line.strip()
         if not called:
             continue
-        matches = [by_id[called]] if called in by_id else by_file.get(called, [])
+        matches = list(by_name.get(called, ()))
         if len(matches) != 1:
-            what = "several images are called so; give its id" if matches else suggest(called, list(by_id)[:1000])
+            first_ids = list(map(str, dataset.image_ids[:1000]))
+            what = (
+                "several images have this id or file name; say it otherwise" if matches else suggest(called, first_ids)
+            )
             raise RetinaError(f"{file}: line {number}: '{called}' is no image of {dataset.name}; {what}")
         if matches[0] in rows:
             raise RetinaError(f"{file}: line {number}: '{called}' stands in line {rows[matches[0]]} before; remove one")

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from retina.errors import RetinaError
 from retina.files import refuse_special
@@ -69,6 +69,19 @@ class SourceImage(StoredImage):
 
 TableImage = str | bytes | StoredImage
 """An image in a table: a path, the encoded bytes, or where they lie."""
+
+
+class Photograph(NamedTuple):
+    """An image and how it is read.
+
+    Attributes:
+        upright: whether an EXIF rotation is carried out (`data.orientation`).
+        depth: levels that become black and white where it has more than 8 bits (`data.depth`).
+    """
+
+    image: TableImage
+    upright: bool = False
+    depth: tuple[float, float] | None = None
 
 
 def path_or_bytes(image: TableImage) -> Path | bytes:

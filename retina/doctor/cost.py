@@ -83,7 +83,7 @@ def estimate(settings: config.Config, dataset: DetectionDataset) -> Cost:
     """
     import keras
 
-    geometries = plan.fit_training(dataset.sizes, settings.data.resize)
+    geometries = plan.fit_training(dataset.sizes, settings.data.resize, batch_size=settings.run.batch_size)
     largest = geometries[-1]
     areas = largest.canvases.astype(np.int64).prod(axis=1)
     height, width = (int(side) for side in largest.canvases[int(areas.argmax())])

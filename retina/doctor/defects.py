@@ -10,6 +10,7 @@ import numpy as np
 
 from retina import config as configuration
 from retina.data.dataset import DetectionDataset
+from retina.data.headers import QUARTER_TURNS, UPRIGHT
 from retina.data.image_files import NO_SIZE_FRACTIONS, NO_SIZE_PIXELS
 from retina.doctor.coverage import coverage
 from retina.doctor.findings import count, some
@@ -17,7 +18,6 @@ from retina.doctor.inspection import Images, duplicate_groups
 from retina.doctor.targets import Target
 from retina.errors import RetinaError
 
-_UPRIGHT = 1
 # Boxes that a sentence names.
 _NAMED = 3
 
@@ -79,12 +79,13 @@ def image_defects(table: DetectionDataset, opened: Images, names: Iterable[str])
         if fault is not None:
             add(row, "unreadable-images", f"can't be used: {fault.removeprefix(f'{opened.names[row]}: ')}")
         elif known[row] and size != declared:
-            turned = size == declared[::-1] and orientation >= 5
+            turned = size == declared[::-1] and orientation in QUARTER_TURNS
             cause = f", rotated by EXIF (orientation {orientation})" if turned else ""
             text = f"declared {declared[1]}×{declared[0]}, stored {size[1]}×{size[0]}{cause}"
             add(row, "exif-rotated-size" if turned else "size-mismatch", text)
-        elif orientation != _UPRIGHT:
-            add(row, "exif-rotated", f"EXIF rotation (orientation {orientation}), which is not applied")
+        elif orientation != UPRIGHT:
+            applied = "which is carried out" if table.turns[row] != UPRIGHT else "which is not applied"
+            add(row, "exif-rotated", f"EXIF rotation (orientation {orientation}), {applied}")
     same, near, _ = duplicate_groups([opened])
     for code, text, groups in (
         ("duplicate-images", "the same bytes as", same),

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from retina import config as configuration
 from retina.data.dataset import DetectionDataset
 from retina.doctor.advice import coverage_findings, limit_findings
+from retina.doctor.canvases import canvas_findings
 from retina.doctor.ceiling import AnchorReport, report
 from retina.doctor.cost import Cost, cost_findings, estimate
 from retina.doctor.coverage import sampled
 from retina.doctor.findings import GRADES, Finding, count, ordered
 from retina.doctor.inspection import Images, duplicate_findings, image_findings, inspect
-from retina.doctor.statistics import Statistics, split_findings, statistics, table_findings
+from retina.doctor.statistics import Statistics, fewness_findings, split_findings, statistics, table_findings
 from retina.doctor.suggest import Proposal, propose
 from retina.doctor.targets import Target, read_splits
 
@@ -113,6 +114,7 @@ def examine(target: Target, *, quick: bool = False, advance: Advance | None = No
     training = next((name for name in _TRAINING_NAMES if name in splits), "")
     for name, table in splits.items():
         findings += table_findings(table, name, training=name == training)
+        findings += fewness_findings(statistics(table), name, training=name == training)
     findings += split_findings(splits)
     limit, skip = configuration.MAX_PIXELS, False
     if target.config is not None:
@@ -132,6 +134,7 @@ def examine(target: Target, *, quick: bool = False, advance: Advance | None = No
             findings += coverage_findings(anchors[name], target.config, name)
             findings += limit_findings(statistics(splits[name]).most_boxes, target.config, name)
         if "train" in samples:
+            findings += canvas_findings(splits["train"], target.config, "train")
             suggestion = _suggestion(samples, target.config, anchors)
             if not quick:
                 cost = estimate(target.config, splits["train"])
@@ -148,11 +151,6 @@ def examine(target: Target, *, quick: bool = False, advance: Advance | None = No
         quick=quick,
         positive_iou=0.0 if target.config is None else target.config.assignment.positive_iou,
     )
-
-
-def with_timing(examined: Examination, timing: dict[str, Any]) -> Examination:
-    """Return the examination with measured steps."""
-    return replace(examined, timing=timing)
 
 
 def _suggestion(

@@ -15,36 +15,41 @@ from typing import NamedTuple
 import numpy as np
 
 from retina import config
-from retina.data.dataset import DetectionDataset
+from retina.data.dataset import DetectionDataset, Orientation
+from retina.data.headers import QUARTER_TURNS, UPRIGHT, orientation
 from retina.data.image_files import read_header
 from retina.data.images import each_image, load_image
 from retina.data.limits import image_name, too_large
+from retina.data.orientation import CHOICE
 from retina.data.stored import FileSlice, TableImage, encoded
 from retina.doctor import duplicates
-from retina.doctor.findings import Finding, count, listed, some
-from retina.doctor.statistics import place_of
+from retina.doctor.findings import Finding, Grade, count, listed, some
+from retina.doctor.levels import Deep, Levels, deep, depth_findings, level_findings, levels
+from retina.doctor.statistics import figures_of, place_of
 from retina.errors import RetinaError
 
-_UPRIGHT, _QUARTER_TURNS = 1, range(5, 9)
 _LEFT_OUT = ("unreadable-images", "exif-rotated-size", "size-mismatch")
 
 
 class _Inspected(NamedTuple):
-    """An opened image: the fault that makes it unusable or None, (height, width) as stored, EXIF's orientation (1:
-    upright), digest of the bytes, hash and thumbnail (None where it was not decoded)."""
+    """An opened image: the fault that makes it unusable or None, (height, width) as read, EXIF's orientation (1:
+    upright), digest of the bytes, range of more than 8 bits; hash and thumbnail, and levels (None where it was not
+    decoded)."""
 
     fault: str | None
     size: tuple[int, int]
     orientation: int
     digest: bytes | None
-    fingerprint: tuple[np.ndarray, np.ndarray] | None
+    deep: Deep | None = None
+    fingerprint: tuple[np.ndarray, np.ndarray] | None = None
+    levels: Levels | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """The N opened images of a split: `faults`, `sizes`, `orientations` and `digests` by row, the latter None where
-    only headers were read; of those that were decoded (`decoded` [n] rows) the `bits` [n,128] and `thumbnails` [n,256]
-    of `retina.doctor.duplicates`."""
+    """The N opened images of a split: `faults`, `sizes` as read, EXIF's `orientations` and `digests` by row, the latter
+    None where only headers were read; `orientation` and `depth` of the table; `deep` and `levels` by row; of those that
+    were decoded (`decoded` [n] rows) the `bits` [n,128] and `thumbnails` [n,256] of `retina.doctor.duplicates`."""
 
     names: tuple[str, ...]
     images: tuple[TableImage, ...]
@@ -52,7 +57,12 @@ class Images:
     faults: tuple[str | None, ...]
     sizes: np.ndarray
     orientations: np.ndarray
+    orientation: Orientation
+    depth: tuple[float, float] | None
     digests: tuple[bytes | None, ...]
+    annotations: tuple[bytes, ...]
+    deep: tuple[Deep | None, ...]
+    levels: tuple[Levels | None, ...]
     decoded: np.ndarray
     bits: np.ndarray
     thumbnails: np.ndarray
@@ -72,7 +82,9 @@ def inspect(
         max_pixels: an image of more pixels has a fault.
         advance: called with the number of images opened since the last call, for a progress bar.
     """
-    inspected = list(each_image(dataset, functools.partial(_decoded if decode else _header, max_pixels), advance))
+    inspected = list(
+        each_image(dataset, functools.partial(_decoded if decode else _header, dataset, max_pixels), advance)
+    )
     decoded = [row for row, image in enumerate(inspected) if image.fingerprint is not None]
     prints = [image.fingerprint for image in inspected if image.fingerprint is not None]
     return Images(
@@ -82,7 +94,12 @@ def inspect(
         faults=tuple(image.fault for image in inspected),
         sizes=np.array([image.size for image in inspected], np.int64).reshape(-1, 2),
         orientations=np.array([image.orientation for image in inspected], np.int64),
+        orientation=dataset.orientation,
+        depth=dataset.depth,
         digests=tuple(image.digest for image in inspected),
+        annotations=tuple(_annotations(dataset, row) for row in range(len(dataset))),
+        deep=tuple(image.deep for image in inspected),
+        levels=tuple(image.levels for image in inspected),
         decoded=np.array(decoded, np.int64),
         bits=np.array([bits for bits, _ in prints], bool).reshape(-1, 128),
         thumbnails=np.array([small for _, small in prints], np.uint8).reshape(-1, duplicates.THUMBNAIL**2),
@@ -95,6 +112,8 @@ def image_findings(images: Images, split: str, *, skip: bool = False) -> Iterato
     for finding in _image_findings(images, split):
         skipped = skip and finding.code in _LEFT_OUT
         yield replace(finding, grade="warning", remedy=remedy) if skipped else finding
+    yield from depth_findings(images.deep, images.depth, split)
+    yield from level_findings(images.names, images.levels, split)
 
 
 def _image_findings(images: Images, split: str) -> Iterator[Finding]:
@@ -111,23 +130,38 @@ def _image_findings(images: Images, split: str) -> Iterator[Finding]:
     whole = np.array([fault is None for fault in images.faults], bool)
     other = whole & (images.sizes != images.declared).any(axis=1)
     turned = other & (images.sizes == images.declared[:, ::-1]).all(axis=1)
-    exif = np.isin(images.orientations, _QUARTER_TURNS)
+    exif = np.isin(images.orientations, QUARTER_TURNS)
     yield from _sizes(images, turned & exif, other & ~(turned & exif), split)
-    rotated = whole & ~other & (images.orientations != _UPRIGHT)
+    rotated = whole & ~other & (images.orientations != UPRIGHT)
     if rotated.any():
-        rows = np.flatnonzero(rotated)
-        kinds = Counter(images.orientations[rows].tolist())
-        orientations = ", ".join(f"{number} x orientation {kind}" for kind, number in sorted(kinds.items()))
-        yield Finding(
-            "warning",
-            "exif-rotated",
-            f"{count(len(rows), 'image')} with an EXIF rotation, which retina does not apply, like TensorFlow "
-            f"({orientations})",
-            "check whether the boxes fit the pixels as stored: if they were drawn on the upright picture they are "
-            "wrong. `retina convert --upright` writes upright copies",
-            split,
-            listed(images.names[row] for row in rows),
-        )
+        yield _rotated(images, np.flatnonzero(rotated), split)
+
+
+def _rotated(images: Images, rows: np.ndarray, split: str) -> Finding:
+    """The finding on images with an EXIF rotation: an error where nothing says which pixels their boxes belong to."""
+    kinds = Counter(images.orientations[rows].tolist())
+    orientations = ", ".join(f"{number} x orientation {kind}" for kind, number in sorted(kinds.items()))
+    unknown = "and nothing says whether their boxes belong to the upright pictures or to the pixels as stored"
+    cases: dict[Orientation, tuple[Grade, str, str]] = {
+        "": ("warning", unknown, CHOICE),  # a table that no configuration was read for
+        "unknown": ("error", unknown, CHOICE),
+        "both": (
+            "error",
+            "the boxes of some belong to the pixels as stored and of others to the upright pictures, by their sizes",
+            "write upright copies of all with `retina convert --upright`",
+        ),
+        "upright": ("note", "which are turned when they are read: boxes belong to the upright pictures", ""),
+        "stored": ("note", "which is not applied: boxes belong to the pixels as stored", ""),
+    }
+    grade, what, remedy = cases[images.orientation]
+    return Finding(
+        grade,
+        "exif-rotated",
+        f"{count(len(rows), 'image')} with an EXIF rotation ({orientations}), {what}",
+        remedy,
+        split,
+        listed(images.names[row] for row in rows),
+    )
 
 
 def duplicate_findings(splits: Mapping[str, Images]) -> Iterator[Finding]:
@@ -141,6 +175,7 @@ def duplicate_findings(splits: Mapping[str, Images]) -> Iterator[Finding]:
     files = [file for name in names for file in splits[name].names]
     same, near, digests = duplicate_groups(list(splits.values()))
     yield from _groups("duplicate-images", same, files, places, owner, names)
+    yield from _contradictions(same, files, [of_image for name in names for of_image in splits[name].annotations])
     yield from _groups("near-duplicate-images", near.rows, files, places, owner, names, digests)
     if near.capped:
         yield Finding(
@@ -149,6 +184,27 @@ def duplicate_findings(splits: Mapping[str, Images]) -> Iterator[Finding]:
             f"more than {duplicates.MOST_AT_ONCE} images are so similar in a part that not all pairs of them were "
             "compared; some near duplicates may be missing above",
         )
+
+
+def _contradictions(same: list[list[int]], files: list[str], annotations: list[bytes]) -> Iterator[Finding]:
+    """Yield a finding on images with the same bytes that have other boxes or classes."""
+    differing = [group for group in same if len({annotations[row] for row in group}) > 1]
+    if differing:
+        yield Finding(
+            "warning",
+            "copies-with-different-boxes",
+            f"{count(len(differing), 'group')} of images with the same bytes, but with other boxes or classes: "
+            f"{some([Path(files[row]).name for row in differing[0]], 3)}",
+            "correct their annotations, and keep one of each: what one copy calls an object is background in the other",
+            examples=listed(some([files[row] for row in group]) for group in differing),
+        )
+
+
+def _annotations(dataset: DetectionDataset, row: int) -> bytes:
+    """Bytes that are equal for two images if their boxes are, with the names of their classes, in any order."""
+    objects = dataset.objects(row)
+    names = [dataset.class_names[label] for label in objects.labels.tolist()]
+    return repr(sorted(zip(names, np.round(objects.boxes, 3).tolist(), strict=True))).encode("utf-8", "surrogatepass")
 
 
 def duplicate_groups(splits: list[Images]) -> tuple[list[list[int]], duplicates.Groups, list[bytes | None]]:
@@ -187,7 +243,8 @@ def _sizes(images: Images, turned: np.ndarray, other: np.ndarray, split: str) ->
             "error",
             "exif-rotated-size",
             f"{count(len(rows), 'image')} declared upright but stored with an EXIF rotation: {described(rows[0])}",
-            "the boxes belong to the upright picture: write upright copies with `retina convert --upright`",
+            "the boxes belong to the upright picture: set data.orientation: upright, or write upright copies with "
+            "`retina convert --upright`",
             split,
             listed(described(row) for row in rows),
         )
@@ -250,52 +307,55 @@ def _groups(
         ]
         images = count(sum(len(theirs) for _, theirs in pairs), "image")
         shown = " and ".join(Path(files[rows[0]]).name for rows in reversed(pairs[0]))
+        worth = figures_of(names[first], names[second])
         yield Finding(
             "error" if exact else "warning",
             f"{code}-across-splits",
             f"{images} of {names[second]} in {number} {alike} with images of {names[first]}: {shown}",
-            "keep each group in one split: figures on pictures that were trained on are too high",
+            f"keep each group in one split, as select.copies_together does for shares: {worth}",
             "",
             listed(listing),
         )
 
 
-def _decoded(max_pixels: int, image: TableImage, name: str) -> _Inspected:
+def _decoded(dataset: DetectionDataset, max_pixels: int, row: int) -> _Inspected:
+    name, measured = image_name(dataset, row), None
     try:
-        content = encoded(image)
-        pixels = load_image(content, name, max_pixels=max_pixels)
+        content = encoded(dataset.images[row])
+        measured = deep(content)
+        pixels = load_image(dataset.photograph(row)._replace(image=content), name, max_pixels=max_pixels)
     except RetinaError as error:
-        return _unusable(error)
+        return _unusable(error)._replace(deep=measured)
     height, width = pixels.shape[:2]
-    return _Inspected(None, (height, width), _orientation(content), _digest(content), duplicates.fingerprint(pixels))
+    return _Inspected(
+        None,
+        (height, width),
+        orientation(content),
+        _digest(content),
+        measured,
+        duplicates.fingerprint(pixels),
+        levels(pixels),
+    )
 
 
-def _header(max_pixels: int, image: TableImage, name: str) -> _Inspected:
+def _header(dataset: DetectionDataset, max_pixels: int, row: int) -> _Inspected:
+    name = image_name(dataset, row)
     try:
-        header = read_header(image, name)
+        header = read_header(dataset.images[row], name)
         if header.size[0] * header.size[1] > max_pixels:
             raise too_large(name, *header.size, max_pixels)
     except RetinaError as error:
         return _unusable(error)
-    return _Inspected(None, header.size, header.orientation, None, None)
+    size = header.upright if dataset.turns[row] != UPRIGHT else header.size
+    return _Inspected(None, size, header.orientation, None)
 
 
 def _unusable(error: RetinaError) -> _Inspected:
-    return _Inspected(str(error), (0, 0), _UPRIGHT, None, None)
+    return _Inspected(str(error), (0, 0), UPRIGHT, None)
 
 
 def _digest(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=16).digest()
-
-
-def _orientation(content: bytes) -> int:
-    """EXIF's orientation, 1 where it is missing or can't be read."""
-    if not any(mark in content for mark in (b"Exif", b"eXIf", b"EXIF")):  # JPEG, PNG, WebP
-        return _UPRIGHT
-    try:
-        return read_header(content, "").orientation
-    except RetinaError:  # TensorFlow could decode it, and ignores EXIF as well
-        return _UPRIGHT
 
 
 def _digests(splits: list[Images]) -> list[bytes | None]:

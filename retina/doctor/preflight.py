@@ -5,6 +5,7 @@ from __future__ import annotations
 from retina import config
 from retina.data.dataset import DetectionDataset
 from retina.doctor.advice import coverage_findings
+from retina.doctor.canvases import canvas_findings
 from retina.doctor.ceiling import report
 from retina.doctor.coverage import sampled
 from retina.doctor.findings import Finding, ordered
@@ -16,25 +17,28 @@ IMAGES = 2000
 
 
 def preflight(
-    settings: config.Config, train: DetectionDataset, validation: DetectionDataset, images: int = IMAGES
+    settings: config.Config, train: DetectionDataset, validation: DetectionDataset | None, images: int = IMAGES
 ) -> tuple[Finding, ...]:
     """Return findings on the tables, on images in both, and on the coverage of the training boxes, worst first.
+
+    Without validation data (None) there are those on the training data.
 
     Args:
         images: size of the random sample of a larger training split whose coverage is computed.
     """
-    findings = [
-        *table_findings(train, "train", training=True),
-        *table_findings(validation, "validation", training=False),
-        *split_findings({"train": train, "validation": validation}),
-    ]
+    findings = list(table_findings(train, "train", training=True))
+    if validation is not None:
+        findings += table_findings(validation, "validation", training=False)
+        findings += split_findings({"train": train, "validation": validation})
+    if len(train):
+        findings += canvas_findings(train, settings, "train")
     if not any(finding.code == "no-boxes" and finding.split == "train" for finding in findings):
         part = sampled(train, images)
         findings += coverage_findings(report(part, settings, len(train), training=True), settings, "train")
     return ordered(findings)
 
 
-def check(settings: config.Config, train: DetectionDataset, validation: DetectionDataset) -> tuple[str, ...]:
+def check(settings: config.Config, train: DetectionDataset, validation: DetectionDataset | None) -> tuple[str, ...]:
     """Run the preflight as `run.preflight` says.
 
     Returns:

@@ -15,12 +15,17 @@ if TYPE_CHECKING:
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 _CLASSES = 12
+# Findings whose groups are listed, and how many of them.
+_LISTED, _MOST_LISTED = ("duplicate-images", "copies-with-different-boxes"), 20
 
 
 def print_examination(terminal: Console, examined: Examination) -> None:
     """Print tables of the splits and the anchors, then the findings, worst last, next to the prompt."""
     if examined.splits:
         terminal.print(_splits(examined))
+        for split in examined.splits.values():
+            for note in split.notes:
+                terminal.print(note, style="dim", markup=False, soft_wrap=True)
     if examined.anchors:
         terminal.print(_coverage(examined))
         _levels(terminal, examined)
@@ -32,6 +37,12 @@ def print_examination(terminal: Console, examined: Examination) -> None:
                 where = f"{finding.split}: " if finding.split else ""
                 terminal.print(f"{grade} {finding.code}: ", style=_STYLES[grade], end="", markup=False)
                 terminal.print(f"{where}{finding.message}", markup=False, soft_wrap=True)
+                if finding.code.startswith(_LISTED) and len(finding.examples) > 1:
+                    for example in finding.examples[:_MOST_LISTED]:
+                        terminal.print(f"    {example}", style="dim", markup=False, soft_wrap=True)
+                    if len(finding.examples) > _MOST_LISTED:
+                        more = len(finding.examples) - _MOST_LISTED
+                        terminal.print(f"    and {more} more (--json)", style="dim", markup=False)
                 if finding.remedy:
                     terminal.print(f"    → {finding.remedy}", style="dim", markup=False, soft_wrap=True)
     terminal.print(examined.verdict, style="bold", markup=False, soft_wrap=True)
@@ -59,7 +70,7 @@ def _splits(examined: Examination) -> Table:
     for name, numbers in rows:
         table.add_row(Text(name), *(str(number) for number in numbers))
     if len(names) > _CLASSES:
-        table.caption = f"and {len(names) - _CLASSES} more classes (--html, --json)"
+        table.caption = f"and {count(len(names) - _CLASSES, 'more class')} (--html, --json)"
     return table
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from retina.data.dataset import DetectionDataset
+from retina.config.reading import override_line
+from retina.data.dataset import DetectionDataset, class_list_advice
 from retina.data.stored import FileSlice, TableImage
 from retina.doctor.findings import Finding, count, listed, some
 
@@ -16,11 +17,14 @@ from retina.doctor.findings import Finding, count, listed, some
 SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, np.inf)}
 # From fewer boxes of a class than this a detector learns little, and their coverage is chance.
 FEW_BOXES = 10
+FEW_IMAGES = 50
 SIDE_EDGES = tuple(2.0 ** (step / 2) for step in range(0, 25))
 ASPECT_EDGES = tuple(2.0 ** (step / 2) for step in range(-8, 9))
 _NOTED_IMBALANCE, _WARNED_IMBALANCE = 20, 100
 # A smaller share of a split's images in another split hardly changes its figures: by half a percent of AP at most.
 _LEAKAGE = 0.005
+# A larger share of label files that no image claims is not a few leftovers: images are trained as background.
+_UNUSED = 0.03
 _BACKGROUND = {"background", "__background__", "bg", "_background_"}
 
 
@@ -99,6 +103,18 @@ def statistics(dataset: DetectionDataset) -> Statistics:
     )
 
 
+def _trained(*splits: str) -> bool:
+    """Whether one of the splits is trained on, by its name: `train`, `train2017`, `2007/trainval`."""
+    return any("train" in split for split in splits)
+
+
+def figures_of(first: str, second: str) -> str:
+    """What figures are worth where two splits share images, by the splits' names."""
+    if _trained(first, second):
+        return "figures on images that were trained on are too high"
+    return f"figures of {second} are not independent of {first}, on which a checkpoint may have been chosen"
+
+
 def table_findings(dataset: DetectionDataset, split: str, training: bool) -> Iterator[Finding]:
     """Yield the findings of a split that need no image.
 
@@ -106,6 +122,7 @@ def table_findings(dataset: DetectionDataset, split: str, training: bool) -> Ite
         training: whether the split is trained on, so that classes without boxes matter.
     """
     stats = statistics(dataset)
+    yield from _unused_labels(dataset, split)
     if not stats.boxes:
         yield Finding(
             "error",
@@ -142,10 +159,38 @@ def split_findings(splits: Mapping[str, DetectionDataset]) -> Iterator[Finding]:
                     "class-never-trained",
                     f"{count(len(unknown), 'class')} with boxes here, but none in train: {some(unknown)}",
                     "a detector can't learn them and they count as 0 in AP: add training images, or leave the "
-                    "classes out",
+                    f"classes out: {override_line('data.relabel.drop', unknown)}",
                     name,
                     listed(unknown),
                 )
+
+
+def fewness_findings(stats: Statistics, split: str, training: bool) -> Iterator[Finding]:
+    """Yield a finding on a split of few images: what it can teach or tell."""
+    if stats.images >= FEW_IMAGES:
+        return
+    what, remedy = (
+        ("to train on: a detector learns so few by heart", "add images, and start from weights that know objects")
+        if training
+        else ("to measure on: AP on others like them may be far from AP on so few", "add images, and read its interval")
+    )
+    number = f"{count(stats.images, 'image')} with {count(stats.boxes, 'box')} that count"
+    yield Finding("warning", "few-images", f"{number} {what}", remedy, split)
+
+
+def _unused_labels(dataset: DetectionDataset, split: str) -> Iterator[Finding]:
+    unused = dataset.unused
+    if unused is not None:
+        yield Finding(
+            "error" if unused.share > _UNUSED else "warning",
+            "unused-labels",
+            f"{count(len(unused.files), 'label file')} ({unused.share:.1%}) belong to no image and are not used: "
+            f"{some(list(unused.files), 3)}; labels were sought in {some(list(unused.sought), 3)}",
+            "an image without labels is trained as background: put each label file where it is sought, called like its "
+            "image, with the ending .txt, or remove it; run.preflight: warn trains all the same",
+            split,
+            listed(unused.files),
+        )
 
 
 def _emptiness(dataset: DetectionDataset, stats: Statistics, split: str) -> Iterator[Finding]:
@@ -197,7 +242,8 @@ def _classes(dataset: DetectionDataset, stats: Statistics, split: str, training:
             "warning",
             "background-class",
             f"'{background[0]}' is a class of the data; RetinaNet needs no class for background",
-            "leave it out of the annotations: its boxes would be learned as objects",
+            "leave it out, for its boxes would be learned as objects: "
+            f"{override_line('data.relabel.drop', background)}",
             split,
         )
     missing = [name for name, boxes in stats.classes.items() if not boxes]
@@ -206,7 +252,9 @@ def _classes(dataset: DetectionDataset, stats: Statistics, split: str, training:
             "warning" if training else "note",
             "class-without-boxes",
             f"{len(missing)} of {count(len(stats.classes), 'class')} have no box: {some(missing)}",
-            "leave them out, or add images" if training else "their AP is undefined and left out of the mean",
+            f"add images, or leave them out: {override_line('data.relabel.drop', missing)}"
+            if training
+            else "their AP is undefined and left out of the mean",
             split,
             listed(missing),
         )
@@ -259,7 +307,7 @@ def _class_lists(first: DetectionDataset, second: DetectionDataset, names: tuple
         "error",
         "class-lists-differ",
         f"{names[0]} and {names[1]} have " + ("; ".join(parts) if parts else "the same classes in another order"),
-        "a label must mean the same everywhere: list the classes in data.classes, or correct the files",
+        f"a label must mean the same everywhere: correct the files, or {class_list_advice(first, second)}",
         examples=listed([*only[0], *only[1]]),
     )
 
@@ -280,13 +328,22 @@ def _shared_files(first: DetectionDataset, second: DetectionDataset, names: tupl
             examples=listed(listing),
         )
         return
+    if len(shared) == len(ours) == len(theirs) and not _trained(*names):
+        yield Finding(
+            "warning",
+            f"{names[1]}-is-{names[0]}",
+            f"{names[0]} and {names[1]} are the same {count(len(shared), 'image')}",
+            f"fine if there are no others; but {figures_of(*names)}",
+            examples=listed(listing),
+        )
+        return
     share = len(shared) / min(len(ours), len(theirs))
     yield Finding(
-        "error" if share >= _LEAKAGE else "warning",
+        "error" if share >= _LEAKAGE and _trained(*names) else "warning",
         "image-in-two-splits",
         f"{count(len(shared), 'image file')} of {names[1]} ({len(shared) / len(theirs):.1%}) also in {names[0]}: "
         f"{some(listing, 3)}",
-        "remove them from one: figures on images that were trained on mean nothing",
+        f"remove them from one: {figures_of(*names)}",
         examples=listed(listing),
     )
 

@@ -14,6 +14,7 @@ from retina.data.formats.layouts import Layout, look
 from retina.data.image_files import NO_SIZE_FRACTIONS, NO_SIZE_PIXELS, read_header
 from retina.data.limits import image_name
 from retina.data.load import load_split
+from retina.data.orientation import settled
 from retina.doctor.findings import Finding, count, listed, some
 from retina.errors import RetinaError
 
@@ -134,8 +135,14 @@ def _finding(error: RetinaError, split: str, target: Target) -> Finding:
 def _of_config(source: str | Path, config: configuration.Config) -> Target:
     splits = tuple(name for name in ("train", "validation", "test") if getattr(config.data, name) is not None)
 
+    data = config.data
+
     def read(split: Any, policy: str) -> DetectionDataset:
-        return load_split(config.data.model_copy(update={"invalid_boxes": policy}), split, keep_unusable=True)
+        nonlocal data
+        table = load_split(data.model_copy(update={"invalid_boxes": policy}), split, keep_unusable=True)
+        if split == "train" and table.orientation in ("stored", "upright"):
+            data = settled(data, [table])  # holds for the other splits, as in training
+        return table
 
     return Target(str(source), config, splits, read, config.data.invalid_boxes)
 

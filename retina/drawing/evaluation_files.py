@@ -14,8 +14,8 @@ from retina.data.dataset import DetectionDataset
 from retina.data.detections import DetectionTable
 from retina.data.formats.coco import as_coco, to_coco
 from retina.data.ground_truth import GroundTruth, Results
-from retina.data.images import load_image
-from retina.data.stored import TableImage
+from retina.data.images import load_image, table_image
+from retina.data.stored import Photograph, TableImage
 from retina.drawing.pictures import contact_sheet, draw
 from retina.drawing.plots import write_plots
 from retina.errors import RetinaError
@@ -69,7 +69,7 @@ def write_figures(folder: Path, metrics: dict[str, Any], detections: list[dict[s
         write_text(folder / "detections.json", json.dumps(detections))
 
 
-def write_score(folder: Path, result: Score, images: Sequence[TableImage] | None = None) -> None:
+def write_score(folder: Path, result: Score, images: Sequence[Photograph | TableImage] | None = None) -> None:
     """Write `metrics.json`, what `--json` prints, and `detections.json`, COCO results with the ground truth's ids;
     under "coco" also plots, and with `images` [N] (by default those of the score) pictures of mistakes.
 
@@ -87,7 +87,7 @@ def write_assessment(
     truth: GroundTruth,
     detections: Results,
     assessment: Assessment,
-    images: Sequence[TableImage] | None = None,
+    images: Sequence[Photograph | TableImage] | None = None,
 ) -> None:
     """Write the plots of `retina.drawing.plots`, and with `images` [N] also `worst_images.png` and `mistakes.png`.
 
@@ -145,7 +145,7 @@ def _picture(dataset: DetectionDataset, detections: DetectionTable, row: int, tr
     shown = (detections.image == row) & (detections.scores >= SHOWN_SCORE)
     there = slice(dataset.offsets[row], dataset.offsets[row + 1])
     return draw(
-        load_image(dataset.images[row]),
+        table_image(dataset, row),
         detections.boxes[shown],
         detections.labels[shown],
         dataset.class_names,
@@ -156,7 +156,7 @@ def _picture(dataset: DetectionDataset, detections: DetectionTable, row: int, tr
 
 
 def _worst(
-    truth: GroundTruth, detections: Results, assessment: Assessment, images: Sequence[TableImage]
+    truth: GroundTruth, detections: Results, assessment: Assessment, images: Sequence[Photograph | TableImage]
 ) -> list[np.ndarray]:
     """The images of the lowest F1 at the overall threshold, with their ground truth."""
     threshold = assessment.confusion.score_threshold
@@ -181,7 +181,7 @@ def _worst(
 
 
 def _mistakes(
-    truth: GroundTruth, detections: Results, assessment: Assessment, images: Sequence[TableImage]
+    truth: GroundTruth, detections: Results, assessment: Assessment, images: Sequence[Photograph | TableImage]
 ) -> list[np.ndarray]:
     """The wrong detections of the highest scores, cut out with their surroundings, and the box that each is about."""
     cells = []

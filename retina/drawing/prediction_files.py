@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from retina.data.images import load_image
+from retina import config
+from retina.data.images import as_configured, load_image
 from retina.drawing.pictures import draw
 from retina.errors import RetinaError
 from retina.files import write_text, written
@@ -29,9 +30,17 @@ class ImageDetections(Protocol):
 
 
 def write_predictions(
-    folder: Path, files: Sequence[Path], predictions: Sequence[ImageDetections], class_names: Sequence[str]
+    folder: Path,
+    files: Sequence[Path],
+    predictions: Sequence[ImageDetections],
+    class_names: Sequence[str],
+    settings: Mapping[str, Any] | None = None,
+    data: config.Data | None = None,
 ) -> list[Path]:
-    """Write `<stem>.png` for each image (numbered where stems repeat) and `detections.json`.
+    """Write `<stem>.png` for each image (numbered where stems repeat), `detections.json`, and `settings.json` if given.
+
+    Args:
+        data: the section by which the images were read; None: as stored.
 
     Returns:
         The pictures' paths, in the order of `files`.
@@ -49,12 +58,14 @@ def write_predictions(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for file, detections, picture in zip(files, predictions, pictures, strict=True):
-            image = load_image(str(file))
+            image = load_image(str(file) if data is None else as_configured(str(file), data))
             drawn = draw(image, detections.boxes, detections.labels, class_names, scores=detections.scores)
             with written(picture) as temporary:
                 Image.fromarray(drawn).save(temporary)
         tree = [{"image": str(f), "detections": d.to_list()} for f, d in zip(files, predictions, strict=True)]
         write_text(folder / "detections.json", json.dumps(tree, indent=2) + "\n")
+        if settings is not None:
+            write_text(folder / "settings.json", json.dumps(settings, indent=2) + "\n")
     except OSError as error:
         reason = error.strerror or error
         raise RetinaError(f"{folder}: cannot write the predictions: {reason}; choose another --out") from None

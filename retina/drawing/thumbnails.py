@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
+from retina.data.headers import is_tiff
 from retina.data.image_files import read_header
 from retina.data.images import load_image
-from retina.data.stored import TableImage, encoded
+from retina.data.stored import Photograph, TableImage, encoded
 from retina.errors import RetinaError
 
 if TYPE_CHECKING:
@@ -34,13 +35,13 @@ class Thumbnail(NamedTuple):
 
 
 def thumbnails(
-    images: Sequence[TableImage | None],
+    images: Sequence[Photograph | TableImage | None],
     names: Sequence[str],
     *,
     side: int | None = None,
     budget: int = 8_000_000,
 ) -> list[Thumbnail]:
-    """Return JPEG thumbnails of images as stored (an EXIF rotation is not applied), several at a time.
+    """Return JPEG thumbnails of images, several at a time.
 
     Args:
         images: [n]; None gives no picture.
@@ -93,18 +94,23 @@ def _cut(pictures: list[Thumbnail], budget: int) -> list[Thumbnail]:
     return out
 
 
-def _thumbnail(image: TableImage | None, name: str, side: int, quality: int) -> Thumbnail:
+def _thumbnail(image: Photograph | TableImage | None, name: str, side: int, quality: int) -> Thumbnail:
     if image is None:
         return Thumbnail(None, "no picture", 0, 0)
+    image = image if isinstance(image, Photograph) else Photograph(image)
     try:
-        content = encoded(image)
+        content = encoded(image.image)
     except RetinaError as error:
         return Thumbnail(None, str(error), 0, 0)
+    image = image._replace(image=content)
+    plain = image == Photograph(content) and not is_tiff(content)
     try:
-        picture, width, height = _small(content, side)
+        picture, width, height = _small(content, side) if plain else _decoded(image, name, side)
+    except RetinaError as error:
+        return Thumbnail(None, str(error), 0, 0)
     except Exception:  # PIL raises anything on a damaged file: retina's reader then says what is wrong
         try:
-            picture, width, height = _decoded(content, name, side)
+            picture, width, height = _decoded(image, name, side)
         except RetinaError as error:
             return Thumbnail(None, str(error), 0, 0)
     out = io.BytesIO()
@@ -125,12 +131,12 @@ def _small(content: bytes, side: int) -> tuple[Image.Image, int, int]:
         return _fitted(picture.convert("RGB"), side, width, height), width, height
 
 
-def _decoded(content: bytes, name: str, side: int) -> tuple[Image.Image, int, int]:
+def _decoded(image: Photograph, name: str, side: int) -> tuple[Image.Image, int, int]:
     from PIL import Image
 
     # A file that is no image at all is refused without TensorFlow.
-    read_header(content, name)
-    pixels = load_image(content, name)
+    read_header(image.image, name)
+    pixels = load_image(image, name)
     height, width = pixels.shape[:2]
     return _fitted(Image.fromarray(pixels), side, width, height), width, height
 

@@ -67,7 +67,9 @@ class Score:
         else:
             figures = {"metrics": flat_metrics(self.voc), "per_class": flat_classes(self.voc)}
         counts = {"images": len(self.truth), "boxes": self.boxes, "detections": len(self.detections)}
-        return {**figures, "protocol": self.protocol, "conventions": dict(self.conventions), **counts}
+        left_out = {kind: dict(names) for kind, names in self.detections.left_out._asdict().items()}
+        rules = {"protocol": self.protocol, "conventions": dict(self.conventions)}
+        return {**figures, **rules, **counts, "left_out": left_out}
 
 
 def judge(

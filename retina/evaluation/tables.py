@@ -225,6 +225,11 @@ def print_score(console: Console, result: Score) -> None:
         title = f"{len(result.truth):,} images, {result.boxes:,} boxes, {len(result.detections):,} detections"
         console.print(voc_metrics_table(result.voc, title))
         console.print(voc_class_table(result.voc, console.width, coloured=coloured))
+    left_out = result.detections.left_out
+    if left_out.detections:
+        total = left_out.detections + len(result.detections)
+        line = f"Left out, {left_out.detections} of {total} detections: {left_out.words()}; --strict refuses them"
+        console.print(line, markup=False, soft_wrap=True)
     console.print(f"Conventions ({result.protocol}):", markup=False)
     for key, words in result.conventions.items():
         console.print(f"  {key.replace('_', ' ')}: {words}", markup=False, soft_wrap=True)

@@ -110,7 +110,8 @@ class Limits:
 LIMITS = {
     "saved_model": Limits(0.0, 0.05, 0.001, 1e-4),
     "saved_model, folded": Limits(0.001, 0.05, 0.001),
-    "onnx": Limits(0.001, 0.05, 0.001),
+    "onnx, float32": Limits(0.001, 0.05, 0.001),
+    "onnx, float16": Limits(0.002, stage=0.02),
     "litert, float32": Limits(0.001, 0.05, 0.001),
     "litert, float16": Limits(0.002, stage=0.02),
     "litert, int8": Limits(0.02, stage=0.2),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import io
 import json
 import os
 import platform
@@ -9,34 +11,39 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 from keras import ops
 
 import retina
+from retina import config
 from retina.data.batches.evaluation import canvas_image
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import DetectionTable
 from retina.data.ground_truth import GroundTruth, ground_truth, results
-from retina.data.images import load_image
+from retina.data.headers import is_tiff
+from retina.data.images import as_configured, load_image
 from retina.data.stored import encoded as encoded_image
 from retina.errors import RetinaError
 from retina.evaluation.coco import evaluate_as
 from retina.export import runner, worker
-from retina.export.agreement import MATCH_IOU, Agreement, Limits, agreement, first_difference, problems
-from retina.export.description import float32_detector
-from retina.export.runner import format_of, open_artefact
+from retina.export.agreement import MATCH_IOU, Agreement, Difference, Limits, agreement, first_difference, problems
+from retina.export.description import float32_detector, without_place
+from retina.export.runner import format_of, installed_runtimes, open_artefact
 from retina.files import write_text
 from retina.inference import Detections, Predictor
 from retina.runs.loading import load
 
 NAME = "certificate"
 
+# Shares of detections without a partner. A wrong size leaves none with one, or shifts boxes; a few are chance where the
+# copies have many alike near the last slot, or where a runtime rounds some resized pixels the other way.
+_UNMATCHED_ON_COPIES, _UNMATCHED_ELSEWHERE = 0.05, 0.01
 # A machine that loads ResNet-101 from a slow disk and runs COCO's 5000 images on two cores is done in time.
 _PATIENCE = 24 * 3600
 
@@ -47,7 +54,9 @@ class Certificate:
 
     `ap` and `latency_ms` (median and 90th percentile of one image, from its encoded bytes to its detections) have the
     keys `checkpoint` and `export`; `ap["export"]` is None if the detections could not be scored, and an export that
-    does not run has no latency.
+    does not run has no latency. `copies` is the agreement on resized copies of an image, and how many there were. All
+    these are of the export in its format's first runtime; `runtimes` holds the figures of every runtime that was
+    tried, under its name and version. Certificates of before have neither.
     """
 
     passed: bool
@@ -67,6 +76,8 @@ class Certificate:
     size_bytes: int
     limits: dict[str, float | None]
     environment: dict[str, str]
+    copies: dict[str, float] = field(default_factory=dict)
+    runtimes: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return {"retina": retina.__version__, **asdict(self), "problems": list(self.problems)}
@@ -94,6 +105,16 @@ class Certificate:
             lines.append(
                 f"One image took {theirs['median']:.1f} ms (median; 90 % within {theirs['p90']:.1f} ms), the "
                 f"checkpoint {ours['median']:.1f} ms; {self.size_bytes / 1e6:.1f} MB on disk."
+            )
+        if self.copies:
+            lines.append(
+                f"On {self.copies['images']:.0f} copies of an image, enlarged, shrunk, padded and drawn out: "
+                f"{_agreed(self.copies)}."
+            )
+        for name, figures in list(self.runtimes.items())[1:]:
+            difference, agreed = _signed(figures["delta_ap"]), _agreed(figures["agreement"])
+            lines.append(
+                f"In {name}: AP differs by {difference}; {agreed}; on the copies {_agreed(figures['copies'])}."
             )
         lines += [f"Problem: {problem}." for problem in self.problems]
         if self.difference is not None:
@@ -127,34 +148,19 @@ def certify(
     kind = format_of(artefact)
     if kind is None:
         open_artefact(artefact)  # raises, and says what was expected
+    assert kind is not None
     if not len(dataset):
         raise RetinaError(f"{dataset.name}: expected at least one image to certify an export with, got none")
     predictor = checkpoint if isinstance(checkpoint, Predictor) else load(checkpoint)
     if kind != "saved_model":
         predictor = _in_float32(predictor)
-    encoded = [encoded_image(image) for image in dataset.images]
-    ours, our_seconds = _of_checkpoint(predictor, encoded)
+    reference = _reference(predictor, dataset, truth or ground_truth(dataset))
     with tempfile.TemporaryDirectory(prefix="retina_certificate_") as folder:
-        files = _write_images(Path(folder), encoded)
-        fault: str | None = None
-        try:
-            theirs, their_seconds = _of_export(artefact, files, predictor.class_names, Path(folder))
-        except _CannotRun as error:
-            theirs, their_seconds, fault = [_nothing()] * len(encoded), np.zeros(0), str(error)
-        agreed = agreement(ours, theirs)
-        truth = truth or ground_truth(dataset)
-        expected = _ap(ours, dataset, truth, predictor)
-        try:
-            got = None if fault else _ap(theirs, dataset, truth, predictor)
-        except RetinaError as error:
-            got, fault = None, f"its detections can't be scored: {error}"
-        delta = None if got is None else got - expected
-        faults = ((fault,) if fault else ()) + problems(limits, delta, agreed)
-        difference = None
-        if faults and their_seconds.size:
-            worst = max(agreed.worst, 0)
-            theirs_at = _stages_of_export(artefact, files[worst], Path(folder))
-            difference = first_difference(_stages_of_checkpoint(predictor, encoded[worst]), theirs_at, limits.stage)
+        files = _write_images(Path(folder), reference.encoded)
+        first, *others = (_trial(artefact, runtime, reference, limits, files) for runtime in installed_runtimes(kind))
+    trials = (first, *others)
+    faults = (*first.faults, *(f"in {trial.runtime}: {fault}" for trial in others for fault in trial.faults))
+    difference = next((trial.difference for trial in trials if trial.difference), None)
     return Certificate(
         passed=not faults,
         problems=faults,
@@ -162,17 +168,19 @@ def certify(
         difference=difference.words if difference else None,
         export=artefact.name,
         format=str(kind),
-        data=dataset.name,
+        data=without_place(dataset.name),
         images=len(dataset),
         precision=predictor.config.run.precision,
-        ap={"checkpoint": expected, "export": got},
-        delta_ap=delta,
-        detections={"checkpoint": sum(map(len, ours)), "export": sum(map(len, theirs))},
-        agreement=_plain(agreed),
-        latency_ms={"checkpoint": _latency(our_seconds), "export": _latency(their_seconds)},
+        ap={"checkpoint": reference.ap, "export": first.ap},
+        delta_ap=first.delta_ap,
+        detections={"checkpoint": sum(map(len, reference.detections[: len(dataset)])), "export": first.detections},
+        agreement=_plain(first.agreement),
+        latency_ms={"checkpoint": _latency(reference.seconds), "export": _latency(first.seconds)},
         size_bytes=size_of(artefact),
         limits=asdict(limits),
         environment=_environment(),
+        copies=first.on_copies(),
+        runtimes={trial.runtime: trial.figures() for trial in trials},
     )
 
 
@@ -196,23 +204,172 @@ def size_of(artefact: Path) -> int:
 # -------------------------------------------------------------------------------------------------------- both sides
 
 
+class _Reference(NamedTuple):
+    """The checkpoint's side: `encoded` are the dataset's images and, after them, resized copies of one; `detections`
+    are of all of them, `ap` and `seconds` of the dataset's."""
+
+    predictor: Predictor
+    dataset: DetectionDataset
+    truth: GroundTruth
+    encoded: list[bytes]
+    detections: list[Detections]
+    ap: float
+    seconds: np.ndarray
+
+
+class _Trial(NamedTuple):
+    """An export in one runtime against the checkpoint; what does not run has no `seconds`."""
+
+    runtime: str
+    ap: float | None
+    delta_ap: float | None
+    detections: int
+    agreement: Agreement
+    copies: Agreement
+    copies_count: int
+    seconds: np.ndarray
+    faults: tuple[str, ...]
+    difference: Difference | None
+
+    def on_copies(self) -> dict[str, float]:
+        return {"images": self.copies_count, **_plain(self.copies)}
+
+    def figures(self) -> dict[str, Any]:
+        return {
+            "delta_ap": self.delta_ap,
+            "agreement": _plain(self.agreement),
+            "copies": self.on_copies(),
+            "latency_ms": _latency(self.seconds),
+            "problems": list(self.faults),
+        }
+
+
+def _reference(predictor: Predictor, dataset: DetectionDataset, truth: GroundTruth) -> _Reference:
+    encoded = [_servable(predictor, encoded_image(image)) for image in dataset.images]
+    detections, seconds = _of_checkpoint(predictor, encoded)
+    ap = _ap(detections, dataset, truth, predictor)
+    fullest = int(np.argmax([len(image) for image in detections]))
+    copies = resized_copies(encoded[fullest], predictor.config.data)
+    return _Reference(
+        predictor,
+        dataset,
+        truth,
+        [*encoded, *copies],
+        [*detections, *_of_checkpoint(predictor, copies)[0]],
+        ap,
+        seconds,
+    )
+
+
+def _trial(artefact: Path, runtime: str, reference: _Reference, limits: Limits, files: Sequence[Path]) -> _Trial:
+    predictor, dataset, ours, count = (
+        reference.predictor,
+        reference.dataset,
+        reference.detections,
+        len(reference.dataset),
+    )
+    fault: str | None = None
+    try:
+        theirs, seconds = _of_export(artefact, runtime, files, predictor.class_names)
+    except _CannotRun as error:
+        theirs, seconds, fault = [_nothing()] * len(files), np.zeros(0), str(error)
+    agreed = agreement(ours[:count], theirs[:count])
+    copied = agreement(*(list(map(_with_area, detections[count:])) for detections in (ours, theirs)))
+    try:
+        ap = None if fault else _ap(theirs[:count], dataset, reference.truth, predictor)
+    except RetinaError as error:
+        ap, fault = None, f"its detections can't be scored: {error}"
+    delta = None if ap is None else ap - reference.ap
+    on_data = ((fault,) if fault else ()) + problems(limits, delta, agreed)
+    on_copies = () if fault else problems(_with_unmatched(limits, _UNMATCHED_ON_COPIES), None, copied)
+    difference = None
+    if seconds.size and (on_data or on_copies):
+        worst = max(agreed.worst, 0) if on_data else count + max(copied.worst, 0)
+        stages = _stages_of_export(artefact, runtime, files[worst])
+        difference = first_difference(_stages_of_checkpoint(predictor, reference.encoded[worst]), stages, limits.stage)
+    return _Trial(
+        _with_version(runtime),
+        ap,
+        delta,
+        sum(map(len, theirs[:count])),
+        agreed,
+        copied,
+        len(files) - count,
+        seconds[:count],
+        (*on_data, *(f"on resized copies of an image, {problem}" for problem in on_copies)),
+        difference,
+    )
+
+
+def _with_area(detections: Detections) -> Detections:
+    """Without boxes that the content's edge cut to nothing: in the padding, where all anchors score alike, it is chance
+    which of them are among the best."""
+    sides = detections.boxes[:, 2:] - detections.boxes[:, :2]
+    rows = np.flatnonzero((sides > 0).all(axis=1))
+    columns = (detections.boxes[rows], detections.scores[rows], detections.labels[rows])
+    return Detections(*columns, tuple(detections.names[row] for row in rows))
+
+
+def _with_unmatched(limits: Limits, share: float) -> Limits:
+    return limits if limits.unmatched is None else replace(limits, unmatched=share)
+
+
+def resized_copies(encoded: bytes, data: config.Data) -> list[bytes]:
+    """Copies (PNG) of an encoded image that each ask something else of the resizing: to enlarge, shrink and leave it,
+    padding on either side and on none, the limit of the long side, and an extreme aspect; none beyond `max_pixels`.
+    """
+    from PIL import Image
+
+    short, long, multiple = data.resize.short, data.resize.long, data.resize.multiple
+    sizes = [
+        (max(short // 3, 1), max(short // 2, 1)),
+        (2 * short + 1, 2 * short + 3),
+        (short, max(long // multiple * multiple, short)),
+        (long + 7, max(short // 3, 1)),
+        (max(short // 9, 1), 2 * long + 1),
+    ]
+    image = Image.fromarray(load_image(encoded))
+    copies = []
+    for height, width in sizes:
+        if height * width <= data.max_pixels:
+            file = io.BytesIO()
+            image.resize((width, height), Image.Resampling.BILINEAR).save(file, "PNG", compress_level=1)
+            copies.append(file.getvalue())
+    return copies
+
+
 class _CannotRun(Exception):
     """The export fails in its own process; the message says how."""
 
 
 def _of_checkpoint(predictor: Predictor, encoded: Sequence[bytes]) -> tuple[list[Detections], np.ndarray]:
-    predictor.predict(load_image(encoded[0]))  # the first call builds the graph
+    predictor.predict(_pixels(predictor, encoded[0]))  # the first call builds the graph
     detections, seconds = [], []
     for image in encoded:
         start = time.perf_counter()
-        detections += predictor.predict(load_image(image))
+        detections += predictor.predict(_pixels(predictor, image))
         seconds.append(time.perf_counter() - start)
     return detections, np.array(seconds)
 
 
+def _pixels(predictor: Predictor, image: bytes) -> np.ndarray:
+    return load_image(as_configured(image, predictor.config.data))
+
+
+def _servable(predictor: Predictor, image: bytes) -> bytes:
+    """An encoded image that a SavedModel reads: a TIFF, which TensorFlow does not, as a PNG of the same pixels."""
+    if not is_tiff(image):
+        return image
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.fromarray(_pixels(predictor, image)).save(out, "PNG")
+    return out.getvalue()
+
+
 def _stages_of_checkpoint(predictor: Predictor, image: bytes) -> dict[str, np.ndarray]:
     """`TENSORS` of one encoded image, computed from the checkpoint."""
-    pixels = load_image(image)
+    pixels = _pixels(predictor, image)
     canvas, _, size = canvas_image(pixels, predictor.config.data.resize)
     outputs = _network(predictor)(ops.convert_to_tensor(canvas[None]), ops.convert_to_tensor(size[None]))
     return {"pixels": pixels, "canvas": canvas, **{name: ops.convert_to_numpy(x) for name, x in outputs.items()}}
@@ -237,9 +394,9 @@ def _network(predictor: Predictor) -> Any:
 
 
 def _of_export(
-    artefact: Path, files: Sequence[Path], class_names: Sequence[str], folder: Path
+    artefact: Path, runtime: str, files: Sequence[Path], class_names: Sequence[str]
 ) -> tuple[list[Detections], np.ndarray]:
-    out = _run_worker(artefact, files, folder, stages=False)
+    out = _run_worker(artefact, runtime, files, stages=False)
     ends = np.cumsum(out["counts"])
     detections = []
     for start, end in zip(ends - out["counts"], ends, strict=True):
@@ -249,18 +406,19 @@ def _of_export(
     return detections, out["seconds"]
 
 
-def _stages_of_export(artefact: Path, file: Path, folder: Path) -> dict[str, np.ndarray]:
+def _stages_of_export(artefact: Path, runtime: str, file: Path) -> dict[str, np.ndarray]:
     try:
-        return _run_worker(artefact, [file], folder, stages=True)
+        return _run_worker(artefact, runtime, [file], stages=True)
     except _CannotRun:
         return {}
 
 
-def _run_worker(artefact: Path, files: Sequence[Path], folder: Path, *, stages: bool) -> dict[str, np.ndarray]:
+def _run_worker(artefact: Path, runtime: str, files: Sequence[Path], *, stages: bool) -> dict[str, np.ndarray]:
     """Run the export in a fresh process: for a SavedModel with nothing of retina's but the worker's file."""
-    plain = format_of(artefact) == "saved_model"
+    plain, folder = format_of(artefact) == "saved_model", files[0].parent
     job, out = folder / "job.json", folder / "out.npz"
-    tree = {"artefact": str(artefact.absolute()), "images": list(map(str, files)), "stages": stages}
+    images = list(map(str, files))
+    tree = {"artefact": str(artefact.absolute()), "runtime": runtime, "images": images, "stages": stages}
     write_text(job, json.dumps(tree))
     how = ["-I", str(Path(worker.__file__))] if plain else ["-m", runner.__name__]
     package = str(Path(retina.__file__).parents[1])
@@ -340,6 +498,20 @@ def _environment() -> dict[str, str]:
         "keras": keras.__version__,
         "numpy": np.__version__,
     }
+
+
+def _with_version(runtime: str) -> str:
+    try:
+        return f"{runtime} {importlib.metadata.version(runtime)}"
+    except importlib.metadata.PackageNotFoundError:  # some builds of a package have other names
+        return runtime
+
+
+def _agreed(figures: Mapping[str, float]) -> str:
+    return (
+        f"{figures['matched']:.0f} pairs, boxes shifted by at most {figures['box_shift']:.3g} px, scores by "
+        f"{figures['score_difference']:.3g}, {figures['unmatched_share']:.2%} without a partner"
+    )
 
 
 def _figure(value: float | None) -> str:

@@ -13,13 +13,22 @@ import keras
 import numpy as np
 
 import retina
+from retina import config as configuration
 from retina.data.images import load_image
+from retina.data.stored import Photograph
 from retina.errors import RetinaError, install_hint
 from retina.inference import Detections, Predictor, build_detector
 from retina.models.detector import Detector
 
 FORMAT = 1
-_PACKAGES = ("tensorflow", "keras", "tf2onnx", "onnx", "ai-edge-litert", "numpy")
+_STORED = "xyxy, pixels of the image as stored (EXIF rotation is not applied)"
+_BOXES = {
+    "auto": _STORED,
+    "stored": _STORED,
+    "upright": "xyxy, pixels of the upright picture: encoded images are turned as EXIF says, arrays of pixels must be "
+    "upright already",
+}
+_PACKAGES = ("tensorflow", "keras", "tf2onnx", "onnx", "ai-edge-litert", "openvino", "numpy")
 
 
 def describe(
@@ -38,11 +47,29 @@ def describe(
         "format": FORMAT,
         "class_names": names,
         "category_ids": ids,
-        "boxes": "xyxy, pixels of the image as stored (EXIF rotation is not applied)",
-        "config": predictor.config.model_dump(mode="json"),
+        "boxes": _BOXES[predictor.config.data.orientation],
+        "config": portable(predictor.config).model_dump(mode="json"),
         "versions": {"retina": retina.__version__, **_versions()},
         **(notes or {}),
     }
+
+
+def portable(config: configuration.Config) -> configuration.Config:
+    """The configuration without places on the machine that trained: of an absolute path only the last name stays."""
+
+    def inside(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: inside(inner) for name, inner in value.items()}
+        if isinstance(value, list):
+            return [inside(inner) for inner in value]
+        return without_place(value) if isinstance(value, str) else value
+
+    return configuration.parse(inside(config.model_dump(mode="json")))
+
+
+def without_place(text: str) -> str:
+    """The last name of an absolute path; any other text as it is."""
+    return Path(text).name if Path(text).is_absolute() else text
 
 
 def float32_detector(predictor: Predictor) -> Detector:
@@ -93,18 +120,28 @@ def detections_of(outputs: Mapping[str, Any], class_names: Sequence[str]) -> Det
     return Detections(boxes, scores, labels, tuple(class_names[label] for label in labels))
 
 
-def pixels_of(image: np.ndarray | bytes | str | Path) -> np.ndarray:
-    """The image as uint8 RGB [H, W, 3]; files are decoded as everywhere in retina.
+def pixels_of(image: np.ndarray | bytes | str | Path, document: Mapping[str, Any]) -> np.ndarray:
+    """The image as uint8 RGB [H, W, 3]; files are read as the run's own images were, arrays stay as they are.
+
+    Args:
+        document: of the export, see `describe`.
 
     Raises:
         RetinaError: it is missing, damaged, empty, or an array of another shape or type.
     """
     if isinstance(image, (str, Path, bytes)):
-        return load_image(image)
+        return load_image(as_described(image if isinstance(image, bytes) else str(image), document))
     pixels = np.asarray(image)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[-1] != 3 or 0 in pixels.shape:
         raise RetinaError(f"image: expected uint8 RGB [H, W, 3], got {pixels.dtype} {list(pixels.shape)}; convert it")
     return pixels
+
+
+def as_described(image: str | bytes, document: Mapping[str, Any]) -> Photograph:
+    """The image with how it is read, by the configuration in the document of an export."""
+    data = document["config"]["data"]  # exports of older versions lack the keys
+    depth = data.get("depth")
+    return Photograph(image, data.get("orientation") == "upright", depth and (depth["low"], depth["high"]))
 
 
 def _versions() -> dict[str, str]:

@@ -17,28 +17,39 @@ import numpy as np
 
 from retina import config as configuration
 from retina.data.dataset import DetectionDataset
-from retina.data.images import load_image
+from retina.data.images import table_image
 from retina.data.load import Split, load_split
+from retina.data.orientation import settled
 from retina.errors import RetinaError
 from retina.export import litert, onnx, saved_model
 from retina.export.agreement import LIMITS, Limits
 from retina.export.certificate import Certificate, certify, write_certificate
 from retina.export.runner import Format
 from retina.inference import Predictor
-from retina.runs.loading import load_checkpoint, split_for
+from retina.runs.loading import check_sections, inference_in_words, load_checkpoint, split_for
 
 Precision = Literal["float32", "float16", "int8"]
 
+# The first is the default.
+_PRECISIONS: dict[Format, tuple[Precision, ...]] = {
+    "saved_model": (),
+    "onnx": ("float32", "float16"),
+    "litert": ("float32", "float16", "int8"),
+}
 # Images of the training data that int8 takes its ranges of values from.
 _REPRESENTATIVE = 100
 
 
 @dataclass(frozen=True)
 class Exported:
-    """`path` is where the export lies; one that was refused lies beside the place it was meant for, as `….refused`."""
+    """`path` is where the export lies; one that was refused lies beside the place it was meant for, as `….refused`.
+
+    `notes` say what loading the run had to say, and the inference settings that the export holds.
+    """
 
     path: Path
     certificate: Certificate
+    notes: tuple[str, ...] = ()
 
 
 def export(
@@ -47,6 +58,7 @@ def export(
     *,
     out: str | Path | None = None,
     precision: Precision | None = None,
+    raw: bool = False,
     checkpoint: str = "best",
     split: Split = "validation",
     certify_images: int | None = None,
@@ -59,27 +71,31 @@ def export(
 
     Args:
         out: the new folder or file; by default in the run's `export/`.
-        precision: of a LiteRT file, float32 by default.
+        precision: of an ONNX or LiteRT file, float32 by default.
+        raw: of ONNX the network alone, for who resizes and decodes otherwise; other formats have it as a signature.
         split: what to certify on.
         certify_images: how many images of it, evenly spread; `export.certify` of the configuration by default.
-        overrides: `key.path=value` of the sections `data` and `export`.
+        overrides: `key.path=value` of the sections `data`, `export` and `inference`.
 
     Raises:
         RetinaError: no such run, checkpoint or data; the place is taken; or a setting without effect.
     """
     precision = _checked_precision(format, precision)
-    out = Path(out) if out is not None else _default_out(Path(run), format, precision)
+    if raw and format != "onnx":
+        raise RetinaError(f"--raw: it has no effect on {format}, which has a signature `raw`; leave it out")
+    out = Path(out) if out is not None else _default_out(Path(run), format, precision, raw)
     if out.exists():
         raise RetinaError(
             f"{out}: expected a place for the export, there is something; remove it or choose another --out"
         )
     if keras.backend.backend() != "tensorflow":
-        return _in_child(run, format, out, precision, checkpoint, split, certify_images, overrides)
-    predictor, saved = load_checkpoint(run, checkpoint)
-    config = _configured(predictor.config, certify_images, overrides)
+        return _in_child(run, format, out, precision, raw, checkpoint, split, certify_images, overrides)
+    check_sections(overrides, ("data", "export", "inference"), "an export")
+    counted = [] if certify_images is None else [f"export.certify={certify_images}"]
+    predictor, saved = load_checkpoint(run, checkpoint, [*overrides, *counted])
+    dataset, truth, _ = split_for(predictor, split)
+    config = predictor.config.model_copy(update={"data": settled(predictor.config.data, [dataset])})
     predictor = Predictor(predictor.detector, config)
-    data_overrides = [override for override in overrides if override.startswith("data.")]
-    dataset, truth, _ = split_for(predictor, split, data_overrides)
     chosen = _spread(dataset, config.export.certify)
     notes = {"run": {"checkpoint": checkpoint, "step": saved.step, "best": saved.best}}
     partial = out.with_name(f".partial.{out.name}")
@@ -87,7 +103,8 @@ def export(
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         _remove(partial)
-        _write(predictor, format, partial, precision, {"category_ids": saved.category_ids, "notes": notes})
+        about = {"category_ids": saved.category_ids, "notes": notes, **({"raw": True} if raw else {})}
+        _write(predictor, format, partial, precision, about)
         certificate = certify(
             partial,
             predictor,
@@ -104,14 +121,14 @@ def export(
         raise RetinaError(f"{out}: cannot write the export: {error.strerror or error}; choose another --out") from None
     finally:
         _remove(partial)
-    return Exported(place, certificate)
+    return Exported(place, certificate, (*predictor.notes, f"detects: {inference_in_words(config.inference)}"))
 
 
 def limits_of(format: Format, precision: Precision | None, folded: bool) -> Limits:
     """The limits that an export of this kind is held to."""
     if format == "saved_model":
         return LIMITS["saved_model, folded" if folded else "saved_model"]
-    return LIMITS["onnx" if format == "onnx" else f"litert, {precision}"]
+    return LIMITS[f"{format}, {precision}"]
 
 
 def _write(
@@ -120,7 +137,8 @@ def _write(
     if format == "saved_model":
         saved_model.write_saved_model(predictor, path, **about)
     elif format == "onnx":
-        onnx.write_onnx(predictor, path, **about)
+        assert precision in ("float32", "float16"), "checked before"
+        onnx.write_onnx(predictor, path, precision=precision, **about)
     else:
         assert precision is not None, "checked before"
         images = _representative(predictor.config) if precision == "int8" else None
@@ -129,32 +147,24 @@ def _write(
 
 def _representative(config: configuration.Config) -> list[np.ndarray]:
     dataset = _spread(load_split(config.data, "train"), _REPRESENTATIVE)
-    return [load_image(image) for image in dataset.images]
+    return [table_image(dataset, row) for row in range(len(dataset))]
 
 
 def _checked_precision(format: Format, precision: Precision | None) -> Precision | None:
-    if format == "litert":
-        return precision or "float32"
-    if precision is not None:
-        raise RetinaError(f"--precision {precision}: it has no effect on {format}, only on litert; leave it out")
-    return None
+    if precision is not None and precision not in _PRECISIONS[format]:
+        offered = ", ".join(_PRECISIONS[format]) or "none, it keeps the training's"
+        raise RetinaError(f"--precision {precision}: it has no effect on {format}; it takes {offered}")
+    return precision or next(iter(_PRECISIONS[format]), None)
 
 
-def _default_out(run: Path, format: Format, precision: Precision | None) -> Path:
-    names = {"saved_model": "saved_model", "onnx": "model.onnx", "litert": f"model_{precision}.tflite"}
+def _default_out(run: Path, format: Format, precision: Precision | None, raw: bool) -> Path:
+    onnx_name = ("_raw" if raw else "") + ("" if precision == "float32" else f"_{precision}")
+    names = {
+        "saved_model": "saved_model",
+        "onnx": f"model{onnx_name}.onnx",
+        "litert": f"model_{precision}.tflite",
+    }
     return run / "export" / names[format]
-
-
-def _configured(
-    config: configuration.Config, certify_images: int | None, overrides: Sequence[str]
-) -> configuration.Config:
-    for override in overrides:
-        if not override.startswith(("data.", "export.")):
-            raise RetinaError(
-                f"override '{override}': an export takes only data.* and export.*; the rest is the checkpoint's"
-            )
-    counted = [] if certify_images is None else [f"export.certify={certify_images}"]
-    return configuration.override(config, [*overrides, *counted])
 
 
 def _spread(dataset: DetectionDataset, count: int | None) -> DetectionDataset:
@@ -181,6 +191,7 @@ def _in_child(
     format: Format,
     out: Path,
     precision: Precision | None,
+    raw: bool,
     checkpoint: str,
     split: Split,
     certify_images: int | None,
@@ -191,6 +202,7 @@ def _in_child(
         "--certify": certify_images,
     }  # fmt: skip
     words = [str(word) for name, value in options.items() if value is not None for word in (name, value)]
+    words += ["--raw"] if raw else []
     done = subprocess.run(
         [sys.executable, "-m", "retina", "export", str(run), *overrides, *words, "--json"],
         env={**os.environ, "KERAS_BACKEND": "tensorflow"},
@@ -201,4 +213,5 @@ def _in_child(
         last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), f"exit {done.returncode}")
         raise RetinaError(last.removeprefix("retina: "))
     tree = json.loads(done.stdout)
-    return Exported(Path(tree.pop("path")), Certificate.from_json(tree))
+    notes = tuple(tree.pop("notes"))
+    return Exported(Path(tree.pop("path")), Certificate.from_json(tree), notes)

@@ -37,7 +37,9 @@ from retina.files import written
 from retina.inference import Detections, Predictor
 
 Precision = Literal["float32", "float16", "int8"]
+Runtime = Literal["ai-edge-litert", "tensorflow"]
 
+_DEPRECATED = r"(?s).*tf\.lite\.Interpreter is deprecated"
 _DOCUMENT, _LABELS = "retina.json", "labels.txt"
 
 
@@ -113,7 +115,7 @@ def _converted(predictor: Predictor, precision: Precision, images: Sequence[np.n
             resize, mean = predictor.config.data.resize, sections.model.pixel_mean
             # Laid out anew for each pass that the converter makes, one at a time: a hundred canvases fill a memory.
             converter.representative_dataset = lambda: (
-                {"canvas": lay_out(pixels_of(image), resize, mean).pixels[None]} for image in images
+                {"canvas": lay_out(image, resize, mean).pixels[None]} for image in images
             )
 
     network = _convert(raw, weights, quantise)
@@ -127,7 +129,7 @@ def _convert(function: Any, weights: Sequence[Any], prepare: Callable[[Any], Non
     module.weights = weights
     with tempfile.TemporaryDirectory() as folder, quiet("tensorflow"), warnings.catch_warnings():
         # The converter takes the ranges with an interpreter that it calls deprecated itself.
-        warnings.filterwarnings("ignore", message=r"(?s).*tf\.lite\.Interpreter is deprecated")
+        warnings.filterwarnings("ignore", message=_DEPRECATED)
         tf.saved_model.save(module, folder, signatures={"serving_default": function})
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         prepare(converter)
@@ -149,7 +151,7 @@ class LiteRtRunner:
         Raises:
             RetinaError: an image is missing, damaged or of another type.
         """
-        return [self._detected(pixels_of(image)) for image in images]
+        return [self._detected(pixels_of(image, self.document)) for image in images]
 
     def run(self, canvas: np.ndarray, size: np.ndarray, scale: np.ndarray) -> dict[str, np.ndarray]:
         """The model's own outputs for a batch of canvases, as `write_litert` describes them."""
@@ -165,7 +167,7 @@ class LiteRtRunner:
 
     def stages(self, image: np.ndarray | bytes | Path) -> dict[str, np.ndarray]:
         """The tensors between an image and its detections, named as in `retina.export.agreement.TENSORS`."""
-        pixels = pixels_of(image)
+        pixels = pixels_of(image, self.document)
         canvas = self.lay_out(pixels)
         outputs = {name: value[0] for name, value in self.run_network(canvas.pixels[None]).items()}
         return {"pixels": pixels, "canvas": canvas.black_padded(), **outputs}
@@ -176,20 +178,18 @@ class LiteRtRunner:
         return detections_of(outputs, self.class_names)
 
 
-def open_litert(path: str | Path, *, threads: int | None = None) -> LiteRtRunner:
+def open_litert(path: str | Path, *, runtime: Runtime = "ai-edge-litert", threads: int | None = None) -> LiteRtRunner:
     """Load an export.
 
     Args:
+        runtime: LiteRT's own package, or TensorFlow Lite as TensorFlow brings it.
         threads: of the interpreter; all processors if left out.
 
     Raises:
         RetinaError: the runtime is missing, the file is missing or damaged, or it is no export of retina.
     """
     path = Path(path)
-    try:
-        from ai_edge_litert.interpreter import Interpreter
-    except ImportError as error:
-        raise missing_extra("litert", error) from None
+    interpreter_of = _interpreter(runtime)
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -204,9 +204,24 @@ def open_litert(path: str | Path, *, threads: int | None = None) -> LiteRtRunner
             f"{path}: expected an export of retina, it carries no {_DOCUMENT}; it is cut short or comes from elsewhere"
         ) from None
     try:
-        # By content: the file may be replaced while the interpreter lives, and would be read through its mapping.
-        interpreter = Interpreter(model_content=content, num_threads=threads or os.cpu_count())
+        # TensorFlow's interpreter calls itself deprecated.
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=_DEPRECATED)
+            # By content: the file may be replaced while the interpreter lives, and would be read through its mapping.
+            interpreter = interpreter_of(model_content=content, num_threads=threads or os.cpu_count())
     except ValueError as error:
         reason = " ".join(str(error).split())[:200]
         raise RetinaError(f"{path}: damaged or not a LiteRT model ({reason}); export it again") from None
     return LiteRtRunner(path, interpreter, document)
+
+
+def _interpreter(runtime: Runtime) -> Callable[..., Any]:
+    if runtime == "ai-edge-litert":
+        try:
+            from ai_edge_litert.interpreter import Interpreter
+        except ImportError as error:
+            raise missing_extra("litert", error) from None
+        return Interpreter
+    import tensorflow as tf
+
+    return tf.lite.Interpreter

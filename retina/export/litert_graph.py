@@ -6,6 +6,7 @@ of candidates, ties and arithmetic are the same.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -63,7 +64,8 @@ def detections(
         start = stop
     boxes, strength, labels = (tf.concat(columns, axis=1) for columns in zip(*parts, strict=True))
     boxes = tf.minimum(tf.maximum(boxes, 0.0), tf.expand_dims(_xyxy(tf.cast(size, tf.float32)), 1))
-    survivors = suppress(boxes, strength, labels, inference.nms_iou, inference.max_detections)
+    groups = tf.zeros_like(labels) if inference.class_agnostic else labels
+    survivors = suppress(boxes, strength, groups, inference.nms_iou, inference.max_detections)
     valid = survivors >= 0
     rows = tf.maximum(survivors, 0)
     boxes = tf.gather(boxes, rows, batch_dims=1) * tf.expand_dims(_xyxy(1.0 / scale), 1)
@@ -209,6 +211,9 @@ def join(first: bytes, second: bytes, *, whole: str, alone: str) -> bytes:
     outputs = {name: place[index] for name, index in _by_name(end.outputs).items()}
     joined.inputs, joined.outputs = list(inputs.values()), list(outputs.values())
 
+    by_signature = {**inputs, **outputs, **_by_name(head.outputs)}
+    _name_tensors([joined, *b.subgraphs], {joined.tensors[index]: name for name, index in by_signature.items()})
+
     a.buffers += b.buffers
     a.operatorCodes += b.operatorCodes
     a.subgraphs += b.subgraphs
@@ -221,6 +226,22 @@ def join(first: bytes, second: bytes, *, whole: str, alone: str) -> bytes:
         _signature(schema, alone, _by_name(head.inputs), _by_name(head.outputs), a.subgraphs.index(network)),
     ]
     return bytes(flatbuffer_utils.convert_object_to_bytearray(a))
+
+
+def _name_tensors(graphs: Sequence[Any], by_signature: Mapping[Any, str]) -> None:
+    """Give inputs and outputs the names that they have in the signature, and every other tensor a name of its own.
+
+    Both models number their constants from zero, and OpenVINO and tf2onnx find tensors by name.
+    """
+    taken = set(by_signature.values())
+    for tensor in dict.fromkeys(tensor for graph in graphs for tensor in graph.tensors):
+        name = by_signature.get(tensor)
+        if name is None:
+            given = tensor.name.decode()
+            numbered = (f"{given}_{number}" for number in itertools.count(2))
+            name = next(name for name in itertools.chain([given], numbered) if name not in taken)
+            taken.add(name)
+        tensor.name = name.encode()
 
 
 def _renumber(model: Any, *, buffers: int, codes: int, subgraphs: int) -> None:

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from retina import config as configuration
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import DetectionTable
@@ -17,19 +15,22 @@ from retina.data.stored import path_or_bytes
 from retina.errors import RetinaError
 from retina.evaluation.coco import Metrics, evaluate_as
 from retina.export.certificate import table_of
+from retina.export.description import portable
 from retina.export.runner import Runner, format_of, open_artefact
-from retina.inference import Detections, Predictor
+from retina.inference import Detections, Predictor, each_image, pixels_of
 from retina.runs import loading
-from retina.runs.loading import Detected, split_for
+from retina.runs.loading import OF_EVALUATION, Detected, check_sections, of_section, split_for
 
 
 class ExportedPredictor:
-    """An export that predicts as a `Predictor` does; `config` is that of its training."""
+    """An export that predicts as a `Predictor` does; `config` is that of its training, with its inference settings."""
+
+    notes: tuple[str, ...] = ()
 
     def __init__(self, runner: Runner):
         self.runner = runner
         self.path, self.class_names = runner.path, runner.class_names
-        self.config = configuration.parse(runner.document["config"], str(runner.path))
+        self.config = _with_places(configuration.parse(runner.document["config"], str(runner.path)), runner.path)
 
     def predict(self, images: Any) -> list[Detections]:
         """Detects objects; see `retina.inference.Predictor.predict`."""
@@ -37,26 +38,47 @@ class ExportedPredictor:
 
     def stream(self, images: Any) -> Iterable[Detections]:
         """`predict`, an image at a time."""
-        single = isinstance(images, (str, Path, bytes)) or (isinstance(images, np.ndarray) and images.ndim == 3)
-        for image in [images] if single else images:
-            yield from self.runner.detect([Path(image) if isinstance(image, str) else image])
+        for image in each_image(images):
+            readable = isinstance(image, (str, Path, bytes))
+            given = Path(image) if isinstance(image, str) else image if readable else pixels_of(image)
+            yield from self.runner.detect([given])
 
 
-def load(run_or_export: str | Path, checkpoint: str = "best") -> Predictor | ExportedPredictor:
+def _with_places(config: configuration.Config, export: Path) -> configuration.Config:
+    """An export's configuration, which says no absolute paths, with those of the run in whose `export/` it lies."""
+    file = export.absolute().parents[1] / "config.yaml"
+    if export.absolute().parent.name != "export" or not file.is_file():
+        return config
+    try:
+        run = configuration.load(file)
+    except RetinaError:  # an export may outlive the version that reads its run
+        return config
+    return config.model_copy(update={"data": run.data}) if portable(run).data == config.data else config
+
+
+def load(
+    run_or_export: str | Path, checkpoint: str = "best", overrides: Sequence[str] = ()
+) -> Predictor | ExportedPredictor:
     """The detector of a run directory, or an export.
 
     Args:
         run_or_export: a run directory, a SavedModel's folder, or a file ending in .onnx or .tflite.
         checkpoint: of a run: `best` (on the validation data), `latest` or `step_N`.
+        overrides: of a run: `key.path=value` of the section `inference`, in place of the training's.
 
     Raises:
-        RetinaError: it is neither, or damaged; or a checkpoint of an export.
+        RetinaError: it is neither, or damaged; or a checkpoint or overrides of an export.
     """
     path = Path(run_or_export)
     if format_of(path) is None and path.suffix.lower() not in (".onnx", ".tflite"):
-        return loading.load(path, checkpoint)
+        return loading.load(path, checkpoint, overrides)
     if checkpoint != "best":
         raise RetinaError(f"--checkpoint {checkpoint}: it has no effect on an export, which holds one; leave it out")
+    if overrides:
+        raise RetinaError(
+            f"override '{overrides[0]}': it has no effect on an export, whose graph holds its inference settings; "
+            f"export the run again with it: retina export RUN {overrides[0]}"
+        )
     return ExportedPredictor(open_artefact(path))
 
 
@@ -66,8 +88,9 @@ def detect_split(
     """The detections of a run or an export in a split of its data; see `retina.runs.loading.detect_split`."""
     if format_of(run_or_export) is None:
         return loading.detect_split(run_or_export, split, checkpoint=checkpoint, overrides=overrides)
-    predictor = load(run_or_export, checkpoint)
-    dataset, truth, config = split_for(predictor, split, overrides)
+    check_sections(overrides, OF_EVALUATION, "an evaluation")
+    predictor = load(run_or_export, checkpoint, of_section(overrides, "inference"))
+    dataset, truth, config = split_for(predictor, split, of_section(overrides, "data", "evaluation"))
     table = table_of(list(predictor.stream(_files(dataset))))
     return Detected(table, dataset, results(table, dataset), truth, config)
 

@@ -25,39 +25,27 @@ _FLOAT, _INT32, _INT64, _DOUBLE = 1, 6, 7, 11  # TensorProto.DataType
 def before_network(resize: config.Resize, model: config.Model) -> str:
     """`images` uint8 [B, H, W, 3] to normalised `pixels` [B, h, w, 3] on their canvas.
 
-    Beside them what decoding needs: `canvas` int64 [2] (h, w), `size` int64 [2] (the content's), and `per_original`
-    float32 [4], the factors that bring xyxy boxes back to the image's pixels.
+    Beside them what decoding needs: `given` int64 [3] (B, H, W), `canvas` int64 [2] (h, w), `size` int64 [2] (the
+    content's), and `per_original` float32 [4], the factors that bring xyxy boxes back to the image's pixels. An empty
+    batch, and images without a row or a column, get black pixels, since no network takes nothing.
     """
-    std = np.asarray(model.pixel_std, np.float64)
-    factor = (1.0 / std).astype(np.float32)
-    shift = (-np.asarray(model.pixel_mean, np.float64) / std).astype(np.float32)
     lines = [
+        *_normalisation(model),
         *_constants(
-            short=("double", [], [resize.short]),
-            long=("double", [], [resize.long]),
-            half=("double", [], [0.5]),
-            one=("double", [], [1.0]),
             multiple=("int64", [1], [resize.multiple]),
             multiple_less=("int64", [1], [resize.multiple - 1]),
-            factor=("float", [3], factor),
-            shift=("float", [3], shift),
             one_float=("float", [1], [1.0]),
-            yes=("int64", [1], [1]),
             no=("int64", [1], [0]),
             xyxy=("int64", [4], [1, 0, 1, 0]),
+            least=("int64", [1], [1]),
         ),
-        "stored = Shape<start = 1, end = 3>(images)",
-        f"exact = Cast<to = {_DOUBLE}>(stored)",
-        "shorter = ReduceMin<keepdims = 0>(exact)",
-        "longer = ReduceMax<keepdims = 0>(exact)",
-        "by_short = Div(short, shorter)",
-        "by_long = Div(long, longer)",
-        "zoom = Min(by_short, by_long)",
-        "zoomed = Mul(exact, zoom)",
-        "raised = Add(zoomed, half)",
-        "floored = Floor(raised)",
-        "at_least_one = Max(floored, one)",
-        f"size = Cast<to = {_INT64}>(at_least_one)",
+        "given = Shape<start = 0, end = 3>(images)",
+        "up_to_one = Sub(least, given)",
+        "added = Max(up_to_one, no)",
+        "added_after = Concat<axis = 0>(no, no, no, no, added, no)",
+        'some = Pad<mode = "constant">(images, added_after)',
+        "stored = Shape<start = 1, end = 3>(some)",
+        *content_size(resize),
         "size_up = Add(size, multiple_less)",
         "blocks = Div(size_up, multiple)",
         "canvas = Mul(blocks, multiple)",
@@ -71,7 +59,7 @@ def before_network(resize: config.Resize, model: config.Model) -> str:
         "step = Div(stored_float, size_float)",
         *_interpolation("y", 0),
         *_interpolation("x", 1),
-        f"source = Cast<to = {_FLOAT}>(images)",
+        f"source = Cast<to = {_FLOAT}>(some)",
         "left = Gather<axis = 2>(source, low_x)",
         "right = Gather<axis = 2>(source, high_x)",
         *_blend("row", "left", "right", "share_x", [-1, 1]),
@@ -85,12 +73,65 @@ def before_network(resize: config.Resize, model: config.Model) -> str:
         "pads = Concat<axis = 0>(no, no, no, no, no, missing, no)",
         'pixels = Pad<mode = "constant">(normalised, pads)',
     ]
-    return _text(
+    return text(
         "before",
         "uint8[B, H, W, 3] images",
-        "float[B, h, w, 3] pixels, int64[2] canvas, int64[2] size, float[4] per_original",
+        "float[B, h, w, 3] pixels, int64[3] given, int64[2] canvas, int64[2] size, float[4] per_original",
         lines,
     )
+
+
+def normalised_canvas(model: config.Model) -> str:
+    """`canvas` float32 [B, h, w, 3], levels 0…255 of RGB, to normalised `pixels`: what comes before a network alone."""
+    lines = [*_normalisation(model), "scaled = Mul(canvas, factor)", "pixels = Add(scaled, shift)"]
+    return text("before", "float[B, h, w, 3] canvas", "float[B, h, w, 3] pixels", lines)
+
+
+def _normalisation(model: config.Model) -> list[str]:
+    std = np.asarray(model.pixel_std, np.float64)
+    factor = (1.0 / std).astype(np.float32)
+    shift = (-np.asarray(model.pixel_mean, np.float64) / std).astype(np.float32)
+    return _constants(factor=("float", [3], factor), shift=("float", [3], shift))
+
+
+def content_size(resize: config.Resize) -> list[str]:
+    """`size` [2], the height and width that an image of `stored` [2] gets: `retina.data.batches.plan.fit` in integers.
+
+    A runtime that computes float64 in less (OpenVINO) gets the same sizes. Exactly between two pixels it is the
+    rounding of float64 that decides there, so there it decides here.
+    """
+    return [
+        *_constants(
+            short=("int64", [1], [resize.short]),
+            long=("int64", [1], [resize.long]),
+            two=("int64", [1], [2]),
+            yes=("int64", [1], [1]),
+            # Not a scalar: OpenVINO inverts a quotient of one that leads to the amounts of a Pad.
+            half=("double", [1], [0.5]),
+        ),
+        "shorter = ReduceMin<keepdims = 1>(stored)",
+        "longer = ReduceMax<keepdims = 1>(stored)",
+        "short_longer = Mul(short, longer)",
+        "long_shorter = Mul(long, shorter)",
+        "by_short = LessOrEqual(short_longer, long_shorter)",
+        "goal = Where(by_short, short, long)",
+        "side = Where(by_short, shorter, longer)",
+        "product = Mul(stored, goal)",
+        "product_twice = Mul(product, two)",
+        "raised = Add(product_twice, side)",
+        "side_twice = Mul(side, two)",
+        "nearest = Div(raised, side_twice)",
+        "nearest_back = Mul(nearest, side_twice)",
+        "between = Equal(nearest_back, raised)",
+        *[f"{name}_exact = Cast<to = {_DOUBLE}>({name})" for name in ("stored", "goal", "side")],
+        "zoom = Div(goal_exact, side_exact)",
+        "zoomed = Mul(stored_exact, zoom)",
+        "zoomed_raised = Add(zoomed, half)",
+        "zoomed_floor = Floor(zoomed_raised)",
+        f"zoomed_nearest = Cast<to = {_INT64}>(zoomed_floor)",
+        "rounded = Where(between, zoomed_nearest, nearest)",
+        "size = Max(rounded, yes)",
+    ]
 
 
 def _interpolation(axis: str, index: int) -> list[str]:
@@ -145,6 +186,7 @@ def after_network(sections: Sections, levels: Sequence[int], classes: int) -> st
             classes=("int64", [1], [classes]),
             minus_one=("int64", [1], [-1]),
             axis_two=("int64", [1], [2]),
+            three=("int64", [1], [3]),
             axis_one=("int64", [1], [1]),
             flat=("int64", [2], [0, -1]),
             yx_xyxy=("int64", [4], [1, 0, 1, 0]),
@@ -167,13 +209,19 @@ def after_network(sections: Sections, levels: Sequence[int], classes: int) -> st
         "limit = Gather<axis = 0>(size_float, yx_xyxy)",
         "positive = Max(raw_boxes, zero)",
         "cut = Min(positive, limit)",
-        "above = Greater(best, floor)",
+        "count = Slice(given, zero_index, axis_one)",
+        "sides = Slice(given, axis_one, three)",
+        "shortest = ReduceMin<keepdims = 1>(sides)",
+        "readable = Greater(shortest, zero_index)",
+        "high = Greater(best, floor)",
+        "above = And(high, readable)",
         "strength = Where(above, best, nothing)",
         *_suppression(inference, classes),
     ]
-    return _text(
+    return text(
         "behind",
-        "float[B, A, K] logits, float[B, A, 4] deltas, int64[2] canvas, int64[2] size, float[4] per_original",
+        "float[B, A, K] logits, float[B, A, 4] deltas, "
+        "int64[3] given, int64[2] canvas, int64[2] size, float[4] per_original",
         "float[B, D, 4] boxes, float[B, D] scores, int32[B, D] labels, int32[B] num_detections",
         lines,
     )
@@ -290,11 +338,12 @@ def _candidates(level: int) -> list[str]:
 
 def _suppression(inference: config.Inference, classes: int) -> list[str]:
     slots = inference.max_detections
+    same = inference.class_agnostic  # then every label counts as the first
     return [
         *_constants(
             per_class=("int64", [1], [slots]),
             overlap=("float", [1], [inference.nms_iou]),
-            class_rows=("int64", [1, classes, 1], range(classes)),
+            class_rows=("int64", [1, 1 if same else classes, 1], range(1 if same else classes)),
             slots=("int64", [1], [slots]),
             two_and_none=("int64", [4], [0, 0, 0, slots]),
             batch_and_box=("int64", [2], [0, 2]),
@@ -302,7 +351,8 @@ def _suppression(inference: config.Inference, classes: int) -> list[str]:
         ),
         "label_row = Unsqueeze(label, axis_one)",
         "strength_row = Unsqueeze(strength, axis_one)",
-        "is_class = Equal(label_row, class_rows)",
+        *(["group_row = Sub(label_row, label_row)"] if same else []),
+        f"is_class = Equal({'group_row' if same else 'label_row'}, class_rows)",
         "by_class = Where(is_class, strength_row, nothing)",
         "selected = NonMaxSuppression<center_point_box = 0>(cut, by_class, per_class, overlap, floor)",
         "survivors = Gather<axis = 1>(selected, batch_and_box)",
@@ -319,14 +369,15 @@ def _suppression(inference: config.Inference, classes: int) -> list[str]:
         "chosen = GatherND<batch_dims = 1>(cut, final_places)",
         "unscaled = Mul(chosen, per_original)",
         "valid_column = Unsqueeze(valid, minus_one)",
-        "boxes = Where(valid_column, unscaled, zero)",
+        "all_boxes = Where(valid_column, unscaled, zero)",
         "probability = Sigmoid(final)",
-        "scores = Where(valid, probability, zero)",
+        "all_scores = Where(valid, probability, zero)",
         "chosen_label = GatherElements<axis = 1>(label, safe_places)",
         "whole_labels = Where(valid, chosen_label, no_label)",
-        f"labels = Cast<to = {_INT32}>(whole_labels)",
+        f"all_labels = Cast<to = {_INT32}>(whole_labels)",
         f"ones = Cast<to = {_INT32}>(valid)",
-        "num_detections = ReduceSum<keepdims = 0>(ones, axis_one)",
+        "all_num_detections = ReduceSum<keepdims = 0>(ones, axis_one)",
+        *[f"{name} = Slice(all_{name}, zero_index, count)" for name in ("boxes", "scores", "labels", "num_detections")],
     ]
 
 
@@ -358,6 +409,6 @@ def _with_suffix(line: str, suffix: str, shared: set[str]) -> str:
     return f"{', '.join(name.strip() + suffix for name in outputs.split(','))} = {head}({inputs})"
 
 
-def _text(name: str, inputs: str, outputs: str, lines: list[str]) -> str:
+def text(name: str, inputs: str, outputs: str, lines: list[str]) -> str:
     body = "\n".join(f"  {line}" for line in lines)
     return f'<ir_version: {IR_VERSION}, opset_import: ["" : {OPSET}]>\n{name} ({inputs}) => ({outputs})\n{{\n{body}\n}}'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -50,8 +51,17 @@ def format_of(path: str | Path) -> Format | None:
     return _SUFFIXES.get(path.suffix.lower()) if path.is_file() else None
 
 
-def open_artefact(path: str | Path) -> Runner:
+def installed_runtimes(format: Format) -> tuple[str, ...]:
+    """The packages that run exports of a format and are installed; first the format's first choice, there or not."""
+    first, *others = _RUNTIMES[format]
+    return (first, *(name for name in others if importlib.util.find_spec(_RUNTIMES[format][name])))
+
+
+def open_artefact(path: str | Path, runtime: str | None = None) -> Runner:
     """Load an export: a SavedModel's folder, or a file ending in .onnx or .tflite.
+
+    Args:
+        runtime: of `installed_runtimes`; its first if left out.
 
     Raises:
         RetinaError: there is none, or it is damaged or no export of retina.
@@ -66,12 +76,13 @@ def open_artefact(path: str | Path) -> Runner:
         )
     if format == "saved_model":
         return saved_model.open_saved_model(path)
-    return onnx.open_onnx(path) if format == "onnx" else litert.open_litert(path)
+    given: Any = {} if runtime is None else {"runtime": runtime}
+    return onnx.open_onnx(path, **given) if format == "onnx" else litert.open_litert(path, **given)
 
 
-def _for_worker(path: str) -> worker.Opened:
+def _for_worker(path: str, runtime: str) -> worker.Opened:
     """An export opened for the process that a certificate is made with."""
-    runner = open_artefact(path)
+    runner = open_artefact(path, runtime)
 
     def detect(image: bytes) -> worker.Detected:
         (detections,) = runner.detect([image])
@@ -83,6 +94,12 @@ def _for_worker(path: str) -> worker.Opened:
     return detect, stages
 
 
+# Packages, and the module of each that runs the format: TensorFlow is to lose its interpreter of .tflite files.
+_RUNTIMES: dict[Format, dict[str, str]] = {
+    "saved_model": {"tensorflow": "tensorflow"},
+    "onnx": {"onnxruntime": "onnxruntime", "openvino": "openvino"},
+    "litert": {"ai-edge-litert": "ai_edge_litert", "tensorflow": "tensorflow.lite.python.interpreter"},
+}
 _SUFFIXES: dict[str, Format] = {".onnx": "onnx", ".tflite": "litert"}
 
 if __name__ == "__main__":

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from retina import config as configuration
+from retina.data.headers import is_tiff
 from retina.data.images import load_image
 from retina.errors import RetinaError
-from retina.export.description import check_backend, describe, detections_of, pixels_of
+from retina.export.description import as_described, check_backend, describe, detections_of, pixels_of, portable
 from retina.export.serving import Serving
 from retina.files import write_text
 from retina.inference import Detections, Predictor
@@ -72,7 +73,7 @@ def write_saved_model(
     about = {"signatures": _ABOUT, "outputs": _OUTPUTS, **(notes or {})}
     document = describe(predictor, category_ids, about)
     with tempfile.TemporaryDirectory() as temporary:
-        texts = {DESCRIPTION: json.dumps(document, indent=2), CONFIG: configuration.to_yaml(predictor.config)}
+        texts = {DESCRIPTION: json.dumps(document, indent=2), CONFIG: configuration.to_yaml(portable(predictor.config))}
         for name, text in texts.items():
             write_text(Path(temporary) / name, text)
         graph = serving(predictor.detector, predictor.config, [Path(temporary) / name for name in texts])
@@ -138,14 +139,18 @@ class SavedModel:
         import tensorflow as tf
 
         if isinstance(image, np.ndarray):
-            return detections_of(self._images(images=tf.constant(pixels_of(image)[None])), self.class_names)
+            return detections_of(
+                self._images(images=tf.constant(pixels_of(image, self.document)[None])), self.class_names
+            )
         try:
             encoded = image if isinstance(image, bytes) else Path(image).read_bytes()
         except OSError:
             encoded = b""  # the reader below says why
         outputs = self._bytes(image_bytes=tf.constant([encoded]))
         if not bool(outputs["readable"][0]):
-            load_image(image)  # raises, and names the file and its fault
+            pixels = load_image(as_described(image if isinstance(image, bytes) else str(image), self.document))
+            if is_tiff(encoded):  # TensorFlow reads none
+                return self._detected(pixels)
             raise RetinaError(f"{self.path}: it could not decode an image that retina can; export again")
         return detections_of(outputs, self.class_names)
 

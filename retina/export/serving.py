@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from retina.config import Config
-from retina.data.batches import pixels
+from retina.data.batches import exif, pixels
+from retina.data.images import as_configured
 from retina.models.decode import Limits
 from retina.models.detector import Detector
 from retina.private_names import with_constant_weights
@@ -54,6 +55,7 @@ class Serving:
         self.files = [tf.saved_model.Asset(str(file)) for file in files]
         self.detector = detector
         self._resize, self._max_pixels = config.data.resize, config.data.max_pixels
+        _, self._upright, self._depth = as_configured(b"", config.data)
         inputs, defaults = _inputs(), self._defaults()
         network = tf.function(self.network, input_signature=[inputs["canvas"], inputs["size"]])
         self._network = _with_constants(network) if folded else network
@@ -105,7 +107,8 @@ class Serving:
 
     def decoded(self, encoded: tf.Tensor) -> tf.Tensor:
         """Pixels [h,w,3] uint8 of a scalar string; [0,0,3] if it is no image."""
-        return pixels.read(encoded, from_file=False, max_pixels=self._max_pixels)
+        image = pixels.read(encoded, from_file=False, max_pixels=self._max_pixels, depth=self._depth)
+        return exif.turned(image, exif.orientation(encoded)) if self._upright else image
 
     def canvas(self, image: tf.Tensor) -> Canvas:
         """An image [h,w,3] on its canvas; an empty one is taken as a black pixel that is not `readable`."""
@@ -166,20 +169,19 @@ class Serving:
         """Detections of RGB images [B,H,W,3] of one size."""
         import tensorflow as tf
 
-        count = tf.shape(images)[0]
-        images = _at_least_one(images, 0)
+        count, readable = tf.shape(images)[0], tf.reduce_all(tf.shape(images)[1:3] > 0)
+        # Without a loop over the images, which OpenVINO gets wrong: what is empty gets black pixels.
+        lacking = tf.maximum(1 - tf.shape(images)[:3], 0)
+        images = tf.pad(images, [[0, lacking[0]], [0, lacking[1]], [0, lacking[2]], [0, 0]])
+        stored, batch = tf.shape(images)[1:3], tf.shape(images)[:1]
         with tf.device("CPU:0"):
-            canvas, size, scale, readable = tf.map_fn(
-                self.canvas,
-                images,
-                fn_output_signature=Canvas(
-                    tf.TensorSpec([None, None, 3], tf.uint8),
-                    tf.TensorSpec([2], tf.int32),
-                    tf.TensorSpec([2], tf.float32),
-                    tf.TensorSpec([], tf.bool),
-                ),
-            )
-        return self._named(self._detected(canvas, size, scale, limits), readable, count)
+            content, size = pixels.fit(stored, self._resize)
+            missing = size - content
+            canvas = tf.pad(pixels.show(images, content), [[0, 0], [0, missing[0]], [0, missing[1]], [0, 0]])
+            sizes = tf.tile(content[None], [batch[0], 1])
+            scales = tf.tile(pixels.scale(stored, content)[None], [batch[0], 1])
+        detections = self._detected(canvas, sizes, scales, limits)
+        return self._named(detections, tf.fill(batch, readable), count)
 
     def raw(self, canvas: tf.Tensor, size: tf.Tensor) -> Tensors:
         """The network alone: `logits` and `deltas` of canvases [B,H,W,3] whose content ends at `size` [B,2] (h, w)."""
@@ -283,6 +285,7 @@ class Serving:
                 self.detector.sections.inference.candidates,
                 tf.identity(nms_iou),
                 tf.identity(max_detections),
+                self.detector.sections.inference.class_agnostic,
             )
 
 

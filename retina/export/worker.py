@@ -6,9 +6,9 @@ is run as a module, and hands in how it opens them.
 
     python -I worker.py JOB OUT
 
-JOB is a JSON file: `artefact`, a path; `images`, the paths of encoded images; `stages`, whether to write every stage of
-the first image instead of the detections of all. OUT is an .npz: `counts`, `boxes`, `scores`, `labels` and `seconds`
-(of each image, decoding included), or the stages.
+JOB is a JSON file: `artefact`, a path; `runtime`, what to run it in; `images`, the paths of encoded images; `stages`,
+whether to write every stage of the first image instead of the detections of all. OUT is an .npz: `counts`, `boxes`,
+`scores`, `labels` and `seconds` (of each image, decoding included), or the stages.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class _Without:
         return getattr(self.finder, name)
 
 
-def work(job_path: str, out_path: str, open_export: Callable[[str], Opened]) -> None:
-    """Do the job with an export that `open_export` opens."""
+def work(job_path: str, out_path: str, open_export: Callable[[str, str], Opened]) -> None:
+    """Do the job with an export that `open_export` opens in a runtime."""
     with open(job_path, encoding="utf-8") as file:
         job = json.load(file)
-    detect, stages = open_export(job["artefact"])
+    detect, stages = open_export(job["artefact"], job["runtime"])
     images = []
     for path in job["images"]:
         with open(path, "rb") as encoded:
@@ -67,7 +67,7 @@ def work(job_path: str, out_path: str, open_export: Callable[[str], Opened]) -> 
     np.savez(out_path, counts=counts, boxes=boxes, scores=scores, labels=labels, seconds=np.array(seconds))
 
 
-def _plain_tensorflow(path: str) -> Opened:
+def _plain_tensorflow(path: str, _: str) -> Opened:
     """A SavedModel in TensorFlow, without anything that it could lean on."""
     sys.meta_path[:] = [_Without(finder) for finder in sys.meta_path]
     import tensorflow as tf

@@ -1,9 +1,11 @@
 """The losses as `keras.losses.Loss`, for any `compile`.
 
-`y_true` comes first, as everywhere in Keras. The default reduction is the mean: over all elements of an elementwise
-loss, over the samples of a per-sample one. Detectors take `reduction="sum"` and divide by their positives. Labels may
-be [B] or [B, 1]. Keras turns targets into floats before a loss sees them, so labels are exact up to 2²⁴. A label that
-a loss refuses is a loss of NaN in `fit`, where nothing can be raised; targets of another shape are refused everywhere.
+`y_true` comes first, as everywhere in Keras. As Keras' own do, an elementwise loss averages over the last axis, [B, K]
+to [B], so that `sample_weight`, `class_weight` and masks weigh samples; then comes `reduction`, by default the mean
+over the samples. A detector's sum over anchors and classes is the function's, `retina.losses.sigmoid_focal(...)`, which
+reduces nothing. Labels may be [B] or [B, 1]. Keras turns targets into floats before a loss sees them, so labels are
+exact up to 2²⁴. A label that a loss refuses is a loss of NaN in `fit`, where nothing can be raised; targets of another
+shape are refused everywhere.
 """
 
 from __future__ import annotations
@@ -42,12 +44,12 @@ class _Loss(keras.losses.Loss):
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "dtype": self.dtype, **{name: getattr(self, name) for name in self.settings}}
 
-    def _require(self, name: str, low: float, high: float = math.inf) -> None:
-        """Raises a RetinaError unless the setting lies in [low, high] and is finite."""
-        value = getattr(self, name)
+    def _checked(self, name: str, value: float, low: float, high: float = math.inf) -> float:
+        """Return a setting's value; raise a RetinaError unless it lies in [low, high] and is finite."""
         if not (low <= value <= high and math.isfinite(value)):
             expected = f"at least {low:g}" if high == math.inf else f"{low:g} to {high:g}"
             raise RetinaError(f"{type(self).__name__}: {name}: expected {expected}, got {value}; change it")
+        return value
 
     def _like(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Elementwise targets in the shape of the predictions: [B] against [B, 1] would broadcast to [B, B]."""
@@ -73,6 +75,11 @@ class _Loss(keras.losses.Loss):
         return self._like(y_true, y_pred)
 
 
+def _over_last_axis(losses: Tensor) -> Tensor:
+    """Means [B, …] of elementwise losses [B, …, K]; those of plain samples [B] stay."""
+    return ops.mean(losses, axis=-1) if len(losses.shape) > 1 else losses
+
+
 def _labels(y_true: Tensor, y_pred: Tensor) -> Tensor:
     """Labels [B, 1] as [B]; a distribution over the classes stays."""
     rank = len(y_pred.shape)
@@ -89,9 +96,9 @@ def _column(y_true: Tensor) -> Tensor:
 
 @_registered
 class SigmoidFocal(_Loss):
-    """`retina.losses.sigmoid_focal` (arXiv:1708.02002): -y·α·(1-p)^γ·log p - (1-y)·(1-α)·p^γ·log(1-p), elementwise.
+    """`retina.losses.sigmoid_focal` (arXiv:1708.02002): -y·α·(1-p)^γ·log p - (1-y)·(1-α)·p^γ·log(1-p).
 
-    `y_true` [...] in [0, 1], `y_pred` [...] logits.
+    Mean over the last axis; `y_true` [...] in [0, 1], `y_pred` [...] logits.
 
     Example: logit 0, y = 1: 0.25 · (1/2)² · ln 2 = 0.04332.
     """
@@ -100,13 +107,13 @@ class SigmoidFocal(_Loss):
 
     def __init__(self, alpha: float | None = 0.25, gamma: float = 2.0, **kwargs: Any):
         super().__init__(**kwargs)
-        self.alpha, self.gamma = alpha, gamma
-        self._require("gamma", 0.0)
-        if alpha is not None:
-            self._require("alpha", 0.0, 1.0)
+        self.gamma = self._checked("gamma", gamma, 0.0)
+        self.alpha = None if alpha is None else self._checked("alpha", alpha, 0.0, 1.0)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        return focal.sigmoid_focal(y_pred, self._like(y_true, y_pred), alpha=self.alpha, gamma=self.gamma)
+        return _over_last_axis(
+            focal.sigmoid_focal(y_pred, self._like(y_true, y_pred), alpha=self.alpha, gamma=self.gamma)
+        )
 
 
 @_registered
@@ -123,9 +130,8 @@ class SoftmaxFocal(_Loss):
 
     def __init__(self, gamma: float = 2.0, alpha: float | Sequence[float] | np.ndarray | None = None, **kwargs: Any):
         super().__init__(**kwargs)
-        self.gamma = gamma
+        self.gamma = self._checked("gamma", gamma, 0.0)
         self.alpha = None if alpha is None else self._weights(alpha)
-        self._require("gamma", 0.0)
 
     @staticmethod
     def _weights(alpha: Any) -> float | list[float]:
@@ -159,7 +165,7 @@ class SoftmaxCrossEntropy(_Loss):
 
 @_registered
 class Logistic(_Loss):
-    """`retina.losses.logistic` (Cox 1958): -y·log p - (1-y)·log(1-p), elementwise.
+    """`retina.losses.logistic` (Cox 1958): -y·log p - (1-y)·log(1-p), mean over the last axis.
 
     `y_true` [...] in [0, 1], `y_pred` [...] logits.
 
@@ -167,14 +173,14 @@ class Logistic(_Loss):
     """
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        return cross_entropy.logistic(y_pred, self._like(y_true, y_pred))
+        return _over_last_axis(cross_entropy.logistic(y_pred, self._like(y_true, y_pred)))
 
 
 @_registered
 class QualityFocal(_Loss):
-    """`retina.losses.quality_focal` (arXiv:2006.04388, eq. 3): |y - p|^β times binary cross-entropy, elementwise.
+    """`retina.losses.quality_focal` (arXiv:2006.04388, eq. 3): |y - p|^β times binary cross-entropy.
 
-    `y_true` [...] qualities in [0, 1], `y_pred` [...] logits.
+    Mean over the last axis; `y_true` [...] qualities in [0, 1], `y_pred` [...] logits.
 
     Example: logit 0, y = 3/4: (1/4)² · ln 2 = 0.04332.
     """
@@ -183,18 +189,17 @@ class QualityFocal(_Loss):
 
     def __init__(self, beta: float = 2.0, **kwargs: Any):
         super().__init__(**kwargs)
-        self.beta = beta
-        self._require("beta", 0.0)
+        self.beta = self._checked("beta", beta, 0.0)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        return focal.quality_focal(y_pred, self._like(y_true, y_pred), beta=self.beta)
+        return _over_last_axis(focal.quality_focal(y_pred, self._like(y_true, y_pred), beta=self.beta))
 
 
 @_registered
 class Varifocal(_Loss):
     """`retina.losses.varifocal` (arXiv:2008.13367, eq. 2): q · cross-entropy where q > 0, else -α·p^γ·log(1-p).
 
-    Elementwise; `y_true` [...] qualities q in [0, 1], `y_pred` [...] logits.
+    Mean over the last axis; `y_true` [...] qualities q in [0, 1], `y_pred` [...] logits.
 
     Example: logit 0, q = 0: 0.75 · (1/2)² · ln 2 = 0.12997.
     """
@@ -203,12 +208,10 @@ class Varifocal(_Loss):
 
     def __init__(self, alpha: float = 0.75, gamma: float = 2.0, **kwargs: Any):
         super().__init__(**kwargs)
-        self.alpha, self.gamma = alpha, gamma
-        self._require("alpha", 0.0)
-        self._require("gamma", 0.0)
+        self.alpha, self.gamma = self._checked("alpha", alpha, 0.0), self._checked("gamma", gamma, 0.0)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        return focal.varifocal(y_pred, self._like(y_true, y_pred), alpha=self.alpha, gamma=self.gamma)
+        return _over_last_axis(focal.varifocal(y_pred, self._like(y_true, y_pred), alpha=self.alpha, gamma=self.gamma))
 
 
 # ----------------------------------------------------------------------------------------------------- regression
@@ -216,7 +219,7 @@ class Varifocal(_Loss):
 
 @_registered
 class Huber(_Loss):
-    """`retina.losses.huber` (Huber 1964): ½e² where |e| ≤ δ, else δ·(|e| - ½δ), elementwise.
+    """`retina.losses.huber` (Huber 1964): ½e² where |e| ≤ δ, else δ·(|e| - ½δ), mean over the last axis.
 
     Example: δ = 1, error 3: 2.5.
     """
@@ -225,16 +228,15 @@ class Huber(_Loss):
 
     def __init__(self, delta: float = 1.0, **kwargs: Any):
         super().__init__(**kwargs)
-        self.delta = delta
-        self._require("delta", _TINY)
+        self.delta = self._checked("delta", delta, _TINY)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        return box.huber(y_pred, self._like(y_true, y_pred), delta=self.delta)
+        return _over_last_axis(box.huber(y_pred, self._like(y_true, y_pred), delta=self.delta))
 
 
 @_registered
 class SmoothL1(_Loss):
-    """`retina.losses.smooth_l1` (arXiv:1504.08083): ½e²/β where |e| ≤ β, else |e| - ½β, elementwise.
+    """`retina.losses.smooth_l1` (arXiv:1504.08083): ½e²/β where |e| ≤ β, else |e| - ½β, mean over the last axis.
 
     Example: β = 1/9, error 1: 17/18 = 0.94444.
     """
@@ -243,11 +245,10 @@ class SmoothL1(_Loss):
 
     def __init__(self, beta: float = 1.0, **kwargs: Any):
         super().__init__(**kwargs)
-        self.beta = beta
-        self._require("beta", _TINY)
+        self.beta = self._checked("beta", beta, _TINY)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        return box.smooth_l1(y_pred, self._like(y_true, y_pred), beta=self.beta)
+        return _over_last_axis(box.smooth_l1(y_pred, self._like(y_true, y_pred), beta=self.beta))
 
 
 @_registered
@@ -329,8 +330,7 @@ class Triplet(_Loss):
 
     def __init__(self, margin: float = 1.0, **kwargs: Any):
         super().__init__(**kwargs)
-        self.margin = margin
-        self._require("margin", 0.0)
+        self.margin = self._checked("margin", margin, 0.0)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return metric.batch_hard_triplet(y_pred, _column(y_true), margin=self.margin)
@@ -338,7 +338,7 @@ class Triplet(_Loss):
 
 @_registered
 class Hinge(_Loss):
-    """`retina.losses.hinge` (Cortes and Vapnik 1995): max(0, margin - y·s), elementwise.
+    """`retina.losses.hinge` (Cortes and Vapnik 1995): max(0, margin - y·s), mean over the last axis.
 
     `y_true` [...], -1 or 1: any other label is an error, and in `fit` a loss of NaN. `y_pred` [...] scores.
 
@@ -349,11 +349,10 @@ class Hinge(_Loss):
 
     def __init__(self, margin: float = 1.0, **kwargs: Any):
         super().__init__(**kwargs)
-        self.margin = margin
-        self._require("margin", 0.0)
+        self.margin = self._checked("margin", margin, 0.0)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        return margin.hinge(y_pred, self._like(y_true, y_pred), margin=self.margin)
+        return _over_last_axis(margin.hinge(y_pred, self._like(y_true, y_pred), margin=self.margin))
 
 
 @_registered
@@ -369,8 +368,7 @@ class MulticlassHinge(_Loss):
 
     def __init__(self, margin: float = 1.0, **kwargs: Any):
         super().__init__(**kwargs)
-        self.margin = margin
-        self._require("margin", 0.0)
+        self.margin = self._checked("margin", margin, 0.0)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return margin.multiclass_hinge(y_pred, _labels(y_true, y_pred), margin=self.margin)

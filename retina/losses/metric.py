@@ -72,19 +72,21 @@ def _offsets(features: Tensor, labels: Tensor, centers: Tensor) -> tuple[Tensor,
 
 @keras.saving.register_keras_serializable("retina")
 class Centers(keras.layers.Layer):
-    """Holds a centre for each class, gives `center_loss` per sample [B] and, in training, moves the centres after it.
+    """Holds a centre for each class, computes `center_loss` per sample [B] and moves the centres in training.
 
     Called with `features` [B, F] and `labels` [B]; the loss is of the centres before the update, as in the paper. With
-    a `weight` the layer also adds weight · mean(loss) to its model's loss (0 for no samples), so that any `compile`
-    trains with it:
+    a `weight` the layer adds weight · mean(loss) to its model's loss (0 for no samples), so that any `compile` trains
+    with it, and returns the features, so that it stands on the way to the model's outputs: Keras leaves out without a
+    word what a functional model's outputs don't need.
 
         features = keras.layers.Dense(2)(images)
-        Centers(10, weight=0.003)(features, labels)     # `labels` is a second input of the model
+        features = Centers(10, weight=0.003)(features, labels)     # `labels` is a second input of the model
+        logits = keras.layers.Dense(10)(features)
 
     Args:
         classes: K.
         rate: the paper's α, how far a batch moves the centres, in [0, 1]; its experiments use 0.5.
-        weight: the paper's λ, or None to leave the loss to the caller.
+        weight: the paper's λ, or None to return the losses [B] and leave them to the caller.
 
     Raises:
         RetinaError: an argument is out of range.
@@ -107,20 +109,21 @@ class Centers(keras.layers.Layer):
         )
 
     def call(self, features: Tensor, labels: Tensor, training: bool | None = None) -> Tensor:
-        features = ops.cast(features, self.centers.dtype)
+        exact = ops.cast(features, self.centers.dtype)
         before = ops.convert_to_tensor(self.centers)
-        losses = center_loss(features, labels, before)
+        losses = center_loss(exact, labels, before)
         if training:
-            self.centers.assign(updated_centers(features, labels, before, self.rate))
-        if self.weight is not None:
-            count = ops.cast(ops.shape(losses)[0], losses.dtype)
-            self.add_loss(self.weight * ops.sum(losses) / ops.maximum(count, 1.0))
-        return losses
+            self.centers.assign(updated_centers(exact, labels, before, self.rate))
+        if self.weight is None:
+            return losses
+        count = ops.cast(ops.shape(losses)[0], losses.dtype)
+        self.add_loss(self.weight * ops.sum(losses) / ops.maximum(count, 1.0))
+        return features
 
     def compute_output_shape(
         self, features_shape: tuple[int | None, ...], labels_shape: tuple[int | None, ...]
     ) -> tuple[int | None, ...]:
-        return features_shape[:1]
+        return features_shape[:1] if self.weight is None else features_shape
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "classes": self.classes, "rate": self.rate, "weight": self.weight}

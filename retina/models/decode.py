@@ -1,4 +1,4 @@
-"""From network outputs to detections: candidates, boxes, exact per-class NMS (arXiv:1708.02002, section 4)."""
+"""From network outputs to detections: candidates, boxes, exact NMS, per class or not (arXiv:1708.02002, section 4)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ Tensor = Any
 
 
 class Limits(NamedTuple):
-    """Limits of `config.Inference` where the caller of a graph decides them: scalar tensors but for `candidates`."""
+    """Limits of `config.Inference` where the caller of a graph decides them: scalar tensors but for `candidates` and
+    `class_agnostic`."""
 
     score_threshold: Tensor
     candidates: int
     nms_iou: Tensor
     max_detections: Tensor
+    class_agnostic: bool = False
 
 
 def decode(
@@ -58,7 +60,8 @@ def decode(
     boxes, logits, labels = (ops.concatenate(parts, axis=1) for parts in zip(*candidates, strict=True))
     boxes = box_ops.clip(boxes, size[:, None, :])
 
-    survivors = nms(boxes, logits, labels, iou_threshold=inference.nms_iou, max_detections=inference.max_detections)
+    groups = ops.zeros_like(labels) if inference.class_agnostic else labels
+    survivors = nms(boxes, logits, groups, iou_threshold=inference.nms_iou, max_detections=inference.max_detections)
     valid = survivors >= 0
     rows = ops.maximum(survivors, 0)
     per_original = 1.0 / ops.cast(scale, boxes.dtype)

@@ -49,7 +49,10 @@ def nms(boxes: Tensor, scores: Tensor, labels: Tensor, *, iou_threshold: Tensor,
         return ops.logical_and(step < max_detections, ops.any(left > -math.inf))
 
     def keep_best(step: Tensor, left: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        best = ops.cast(ops.argmax(left, axis=-1), "int32")[:, None]
+        # Of integers: for floats Keras' argmax looks at the sign of zero, by a Bitcast that OpenVINO and TensorFlow.js
+        # can't convert.
+        largest = ops.cast(left == ops.max(left, axis=-1, keepdims=True), "int32")
+        best = ops.cast(ops.argmax(largest, axis=-1), "int32")[:, None]
         exists = ops.take_along_axis(left, best, axis=1) > -math.inf
         box = ops.take_along_axis(boxes, best[:, :, None], axis=1)
         same_class = labels == ops.take_along_axis(labels, best, axis=1)

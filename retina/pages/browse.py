@@ -25,7 +25,7 @@ _NAMES = {
     "unreadable-images": "image that can't be used",
     "size-mismatch": "another size than declared",
     "exif-rotated-size": "declared upright, stored rotated",
-    "exif-rotated": "EXIF rotation, not applied",
+    "exif-rotated": "EXIF rotation",
     "invalid-boxes": "invalid boxes, not drawn",
     "repeated-boxes": "boxes given twice",
     "duplicate-images": "same bytes as another image",
@@ -150,7 +150,7 @@ def _shown(table: DetectionDataset, rows: Sequence[int], names: Sequence[str], d
         texts = tuple(defect.text for defect in defects.get(row, []))
         # Without a size, fractions could not be converted to pixels.
         shown = truths if known[row] else ()
-        out.append(gallery.Shown(row, names[row], width, height, table.images[row], shown, (), texts))
+        out.append(gallery.Shown(row, names[row], width, height, table.photograph(row), shown, (), texts))
     return out
 
 

@@ -300,7 +300,7 @@ def _gallery(judged: Sequence[Judged]) -> dict[str, Any]:
         first.truth,
         [Run(run.evidence.detections, run.matches, run.evidence.assessment.errors) for run in judged],
         sizes=first.dataset.sizes,
-        pictures=first.dataset.images,
+        pictures=first.dataset.photographs,
         names=picture_names(first.dataset),
     )
     return gallery_data(

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from retina.data.ground_truth import GroundTruth, Results
-from retina.data.stored import TableImage
+from retina.data.stored import Photograph, TableImage
 from retina.drawing.thumbnails import thumbnails
 from retina.errors import RetinaError
 from retina.evaluation.curves import threshold_index
@@ -82,7 +82,7 @@ class Shown:
     name: str
     width: int
     height: int
-    picture: TableImage | None
+    picture: Photograph | TableImage | None
     truths: tuple[Truth, ...] = ()
     detections: tuple[Detection, ...] = ()
     defects: tuple[str, ...] = ()
@@ -166,7 +166,7 @@ def evaluated(
     runs: Sequence[Run],
     *,
     sizes: np.ndarray,
-    pictures: Sequence[TableImage] | None = None,
+    pictures: Sequence[Photograph | TableImage] | None = None,
     names: Sequence[str] | None = None,
     iou: float = 0.5,
 ) -> list[Shown]:

@@ -74,7 +74,8 @@ def judge_run(
     of = cast(Split, split)
     step = evaluation_step(record, checkpoint)
     file = detections_file(record, step) if of == "validation" else None
-    if file is None and of == "validation" and not _can_predict(record, step):
+    predictable = record.config.data.validation is not None and _can_predict(record, step)
+    if file is None and of == "validation" and not predictable:
         return _without_detections(record, of, checkpoint, step)
     if file is None:
         figures, evidence = _documented(_predicted(record, of, checkpoint, overrides), None)
@@ -122,7 +123,9 @@ def _without_detections(record: Record, split: Split, checkpoint: str, step: int
     if figures is None and logged is not None:
         figures = {"metrics": logged, "per_class": {}}
     missing = (
-        "The run has no evaluation yet; the first is due at step "
+        "The run has no validation data. Judge it on another split with --split train or test."
+        if record.config.data.validation is None
+        else "The run has no evaluation yet; the first is due at step "
         f"{record.config.run.evaluate_every or record.config.schedule.steps:,}."
         if not record.evaluations
         else f"The detections of step {step} (eval/step_{step}/detections.json) are missing."

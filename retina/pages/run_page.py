@@ -115,7 +115,7 @@ def gallery_values(evidence: Evidence) -> dict[str, Any]:
         evidence.truth,
         [Run(evidence.detections, assessment.matches, assessment.errors)],
         sizes=dataset.sizes,
-        pictures=dataset.images,
+        pictures=dataset.photographs,
         names=picture_names(dataset),
     )
     return gallery_data(shown, evidence.truth.class_names, threshold=threshold, budget=_PICTURES, total=len(dataset))

@@ -214,6 +214,11 @@ class RunDirectory:
         """Return the fingerprints of the run's tables in `data.json`; empty if it is missing or torn."""
         return self._read(_DATA)
 
+    def write_config(self, config_yaml: str) -> None:
+        """Write the configuration that the run goes on with, if it is a new one."""
+        if (self.path / _CONFIG).read_text(encoding="utf-8") != config_yaml:
+            write_text(self.path / _CONFIG, config_yaml)
+
     def write_fingerprints(self, fingerprints: dict[str, dict[str, Any]]) -> None:
         """Write the fingerprints of the tables that the run goes on with, by split, if they are new."""
         if fingerprints != self.fingerprints():

@@ -25,6 +25,7 @@ from retina import config
 from retina.config.differences import changed_keys
 from retina.data.detections import DetectionTable, concatenate
 from retina.errors import Interrupted, RetinaError, RunFailed
+from retina.output import guarded
 
 T = TypeVar("T")
 Launcher = Literal["slurm", "env"]
@@ -184,7 +185,7 @@ def check_same_config(hosts: Hosts, settings: config.Config) -> None:
 
 def _end(code: int) -> None:
     for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+        guarded(stream).flush()
     os._exit(code)
 
 

@@ -15,7 +15,9 @@ __all__ = ["Interrupted", "InterruptionGuard"]
 
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
-_REPEATED = 2.0  # seconds
+# Seconds.
+_REPEATED = 2.0
+_PATIENCE = 0.5
 
 
 class InterruptionGuard:
@@ -23,10 +25,12 @@ class InterruptionGuard:
 
     A second signal of the kind acts as it would without the guard: SIGINT at once, the others only if they come more
     than 2 seconds after the first, since launchers send a signal to the process and another to its group. Outside the
-    main thread, where Python delivers no signals, the guard does nothing.
+    main thread, where Python delivers no signals, the guard does nothing. A SIGHUP that is ignored, as under `nohup`,
+    stays so.
 
     Args:
-        say: called with a line when the first signal comes.
+        say: called with a line when the first signal comes, in a thread: a terminal that is gone or does not take the
+            line must not keep the checkpoint waiting.
         clock: returns seconds.
     """
 
@@ -38,7 +42,8 @@ class InterruptionGuard:
 
     def __enter__(self) -> InterruptionGuard:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+            ignored = {number for number in _SIGNALS if signal.getsignal(number) is signal.SIG_IGN} - {signal.SIGINT}
+            self._before = {number: signal.signal(number, self._note) for number in _SIGNALS if number not in ignored}
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -54,4 +59,7 @@ class InterruptionGuard:
             return
         self._came[number] = now
         self.signal = signal.Signals(number).name
-        self._say(f"{self.signal}: finishing this step, then writing a checkpoint (again to stop at once)")
+        line = f"{self.signal}: finishing this step, then writing a checkpoint (again to stop at once)"
+        announcement = threading.Thread(target=self._say, args=(line,), name="announcement", daemon=True)
+        announcement.start()
+        announcement.join(_PATIENCE)

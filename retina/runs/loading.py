@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from retina import config as configuration
+from retina.config.differences import changed_keys
 from retina.data.batches.evaluation import evaluation_batches
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import DetectionTable
@@ -19,6 +21,10 @@ from retina.runs.checkpoint import Checkpoint, read, restore
 from retina.runs.directory import RunDirectory
 from retina.runs.ema import averaged_weights
 
+OF_EVALUATION = ("data", "evaluation", "inference")
+# Settings in which a run's configuration may differ from that of one of its checkpoints.
+_OF_TRAINING = ("run.", "schedule.", "data.root")
+
 
 class Trained(Protocol):
     """A trained detector with its configuration: a `Predictor`, or an export of one."""
@@ -29,28 +35,84 @@ class Trained(Protocol):
     @property
     def config(self) -> configuration.Config: ...
 
+    @property
+    def notes(self) -> tuple[str, ...]: ...
 
-def load(run: str | Path, checkpoint: str = "best") -> Predictor:
+
+def load(run: str | Path, checkpoint: str = "best", overrides: Sequence[str] = ()) -> Predictor:
     """Load the detector of a run directory, with the averaged weights if the run has them (`run.ema`).
 
     Args:
         run: the run directory.
         checkpoint: `best` (on the validation data), `latest` or `step_N`.
+        overrides: `key.path=value` of the section `inference`, in place of the training's.
 
     Raises:
-        RetinaError: not a run directory, or a checkpoint that is missing or damaged.
+        RetinaError: not a run directory, a checkpoint that is missing or damaged, or an override of another section.
     """
-    return load_checkpoint(run, checkpoint)[0]
+    check_sections(overrides, ("inference",), "loading a detector")
+    return load_checkpoint(run, checkpoint, overrides)[0]
 
 
-def load_checkpoint(run: str | Path, checkpoint: str = "best") -> tuple[Predictor, Checkpoint]:
-    """Load the detector as `load` does, and return it with the checkpoint."""
-    path = RunDirectory.open(Path(run)).checkpoint_path(checkpoint)
+def load_checkpoint(
+    run: str | Path, checkpoint: str = "best", overrides: Sequence[str] = ()
+) -> tuple[Predictor, Checkpoint]:
+    """Load the detector as `load` does, with any overrides of its configuration, and return it with the checkpoint."""
+    directory = RunDirectory.open(Path(run))
+    path = directory.checkpoint_path(checkpoint)
     saved = read(path)
-    config = configuration.parse(saved.config, str(path))
+    trained = configuration.parse(saved.config, str(path))
+    config = configuration.override(trained, overrides)
     detector = build_detector(config, saved.class_names, load_weights=False)
     restore(averaged_weights(saved.arrays), detector)
-    return Predictor(detector, config), saved
+    return Predictor(detector, config, edited(directory, trained)), saved
+
+
+def edited(directory: RunDirectory, trained: configuration.Config) -> tuple[str, ...]:
+    """Return a note on the settings in a run's `config.yaml` that are not the checkpoint's: they have no effect.
+
+    Those that `--resume` may change are left out: a checkpoint may have been written before.
+    """
+    path = directory.path / "config.yaml"
+    try:
+        now = configuration.load(path).model_dump(mode="json")
+    except RetinaError as error:
+        return (f"warning: {path} can't be read, and has no effect: the checkpoint holds its own ({error})",)
+    changed = changed_keys(trained.model_dump(mode="json"), now)
+    texts = [text for key, text in changed.items() if not key.startswith(_OF_TRAINING)]
+    if not texts:
+        return ()
+    return (
+        f"warning: {path} was edited, which has no effect: the checkpoint's own settings count ({', '.join(texts)}); "
+        "give inference.*, data.* and evaluation.* to the command as KEY=VALUE, and train anew for others",
+    )
+
+
+def check_sections(overrides: Sequence[str], sections: Sequence[str], what: str) -> None:
+    """Check that overrides are of these sections of the configuration.
+
+    Raises:
+        RetinaError: one is not.
+    """
+    for text in overrides:
+        if not text.startswith(tuple(f"{section}." for section in sections)):
+            names = [f"{section}.*" for section in sections]
+            listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+            raise RetinaError(f"override '{text}': {what} takes only {listed}; the rest is the checkpoint's")
+
+
+def of_section(overrides: Sequence[str], *sections: str) -> list[str]:
+    """Return the overrides of these sections."""
+    return [text for text in overrides if text.startswith(tuple(f"{section}." for section in sections))]
+
+
+def inference_in_words(settings: configuration.Inference) -> str:
+    """Return the settings of `inference` that decide on the detections, in one line."""
+    across = "all classes together" if settings.class_agnostic else "each class"
+    return (
+        f"scores above {settings.score_threshold:g}, up to {settings.candidates} candidates a level, NMS of {across} "
+        f"at IoU {settings.nms_iou:g}, up to {settings.max_detections} detections an image"
+    )
 
 
 class Detected(NamedTuple):
@@ -71,7 +133,8 @@ def evaluate(
     The ground truth is that of the split's files: boxes that training cut or dropped count as annotated.
 
     Args:
-        overrides: `key.path=value` of the sections `data` and `evaluation`, for instance another `data.root`.
+        overrides: `key.path=value` of the sections `data`, `evaluation` and `inference`, for instance another
+            `data.root`.
 
     Raises:
         RetinaError: no such split, its classes are not the checkpoint's, or an override of another section.
@@ -87,8 +150,9 @@ def detect_split(run: str | Path, split: Split, *, checkpoint: str = "best", ove
     Raises:
         RetinaError: as `evaluate`.
     """
-    predictor = load(run, checkpoint)
-    dataset, truth, config = split_for(predictor, split, overrides)
+    check_sections(overrides, OF_EVALUATION, "an evaluation")
+    predictor = load(run, checkpoint, of_section(overrides, "inference"))
+    dataset, truth, config = split_for(predictor, split, of_section(overrides, "data", "evaluation"))
     batches = evaluation_batches(dataset, config.data, batch_size=config.inference.batch_size)
     table = detect(predictor.run, dataset, batches)
     return Detected(table, dataset, results(table, dataset), truth, config)
@@ -102,11 +166,6 @@ def split_for(
     Raises:
         RetinaError: as `evaluate`.
     """
-    for override in overrides:
-        if not override.startswith(("data.", "evaluation.")):
-            raise RetinaError(
-                f"override '{override}': an evaluation takes only data.* and evaluation.*; the rest is the checkpoint's"
-            )
     config = configuration.override(predictor.config, overrides)
     dataset, truth = read_split(config.data, split)
     if dataset.class_names != predictor.class_names:
@@ -114,4 +173,4 @@ def split_for(
             f"{dataset.name}: its classes {list(dataset.class_names)} are not the checkpoint's "
             f"{list(predictor.class_names)}"
         )
-    return dataset, truth, config
+    return dataclasses.replace(dataset, notes=(*predictor.notes, *dataset.notes)), truth, config

@@ -7,6 +7,7 @@ a channel hardly varies, and three sums; here it is the mean square about the me
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import keras
@@ -16,52 +17,51 @@ from retina.private_names import all_layers
 Tensor = Any
 
 
-class FusedBatchNormalization(keras.layers.BatchNormalization):
-    """`keras.layers.BatchNormalization` on [B, H, W, C] whose training pass is a single kernel; inference stays."""
+def fused(
+    layer: keras.layers.BatchNormalization, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None
+) -> Tensor:
+    """Return what a batch normalisation gives for [B, H, W, C], its training pass as a single kernel."""
+    if not (training and layer.trainable):
+        return type(layer).call(layer, inputs, training=training, mask=mask)
+    import tensorflow as tf
 
-    def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
-        if not (training and self.trainable):
-            return super().call(inputs, training=training, mask=mask)
-        import tensorflow as tf
-
-        normalized, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-            x=inputs,
-            scale=tf.convert_to_tensor(self.gamma),
-            offset=tf.convert_to_tensor(self.beta),
-            mean=tf.zeros([0]),
-            variance=tf.zeros([0]),
-            epsilon=self.epsilon,
-            is_training=True,
-        )
-        # The kernel gives the unbiased variance; Keras averages the biased one.
-        samples = tf.cast(tf.size(inputs) / inputs.shape[-1], tf.float32)
-        biased = variance * ((samples - 1.0) / samples)
-        _average(self, mean, biased)
-        return normalized
+    normalized, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=inputs,
+        scale=tf.convert_to_tensor(layer.gamma),
+        offset=tf.convert_to_tensor(layer.beta),
+        mean=tf.zeros([0]),
+        variance=tf.zeros([0]),
+        epsilon=layer.epsilon,
+        is_training=True,
+    )
+    # The kernel gives the unbiased variance; Keras averages the biased one.
+    samples = tf.cast(tf.size(inputs) / inputs.shape[-1], tf.float32)
+    _average(layer, mean, variance * ((samples - 1.0) / samples))
+    return normalized
 
 
-class SynchronizedBatchNormalization(keras.layers.BatchNormalization):
-    """`keras.layers.BatchNormalization` on [B, H, W, C] that trains on the images of all replicas of a
-    `tf.distribute.Strategy`, which have equally many; inference is unchanged."""
+def over_replicas(
+    layer: keras.layers.BatchNormalization, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None
+) -> Tensor:
+    """Return what a batch normalisation gives for [B, H, W, C], trained on the images of all replicas of a
+    `tf.distribute.Strategy`, which have equally many."""
+    if not (training and layer.trainable):
+        return type(layer).call(layer, inputs, training=training, mask=mask)
+    import tensorflow as tf
 
-    def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
-        if not (training and self.trainable):
-            return super().call(inputs, training=training, mask=mask)
-        import tensorflow as tf
+    replicas = tf.distribute.get_replica_context()
 
-        replicas = tf.distribute.get_replica_context()
+    def mean_over_all(x: Tensor) -> Tensor:
+        share = tf.reduce_mean(x, axis=(0, 1, 2)) / replicas.num_replicas_in_sync
+        return replicas.all_reduce(tf.distribute.ReduceOp.SUM, share)
 
-        def mean_over_all(x: Tensor) -> Tensor:
-            share = tf.reduce_mean(x, axis=(0, 1, 2)) / replicas.num_replicas_in_sync
-            return replicas.all_reduce(tf.distribute.ReduceOp.SUM, share)
-
-        x = tf.cast(inputs, tf.float32)
-        mean = mean_over_all(x)
-        variance = mean_over_all(tf.math.squared_difference(x, mean))
-        _average(self, mean, variance)
-        scale, offset = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
-        normalized = tf.nn.batch_normalization(x, mean, variance, offset, scale, self.epsilon)
-        return tf.cast(normalized, inputs.dtype)
+    x = tf.cast(inputs, tf.float32)
+    mean = mean_over_all(x)
+    variance = mean_over_all(tf.math.squared_difference(x, mean))
+    _average(layer, mean, variance)
+    scale, offset = tf.convert_to_tensor(layer.gamma), tf.convert_to_tensor(layer.beta)
+    normalized = tf.nn.batch_normalization(x, mean, variance, offset, scale, layer.epsilon)
+    return tf.cast(normalized, inputs.dtype)
 
 
 def _average(layer: keras.layers.BatchNormalization, mean: Tensor, variance: Tensor) -> None:
@@ -74,12 +74,12 @@ def _average(layer: keras.layers.BatchNormalization, mean: Tensor, variance: Ten
 def fuse_batch_norms(model: keras.Model, replicas: int = 1) -> None:
     """Give plain batch normalisations over channels-last maps the fused training pass; variables stay as they are.
 
-    With several replicas, layers that are `synchronized` get the pass over all of them instead.
+    With several replicas, layers that are `synchronized` get the pass over all of them instead. A layer's class stays
+    too, since a saved Keras model names its layers by their classes: a callback may save it while it trains.
     """
     for layer in all_layers(model):
         if type(layer) is keras.layers.BatchNormalization and _fits(layer):
-            over_all = layer.synchronized and replicas > 1
-            layer.__class__ = SynchronizedBatchNormalization if over_all else FusedBatchNormalization
+            layer.call = partial(over_replicas if layer.synchronized and replicas > 1 else fused, layer)
 
 
 def _fits(layer: keras.layers.BatchNormalization) -> bool:

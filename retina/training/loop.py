@@ -19,6 +19,7 @@ from retina.data.batches.training import described, training_batches
 from retina.data.dataset import DetectionDataset
 from retina.data.ground_truth import GroundTruth
 from retina.doctor import preflight
+from retina.doctor.findings import count
 from retina.errors import RetinaError, RunFailed
 from retina.inference import build_detector
 from retina.models.detector import Detector
@@ -44,11 +45,10 @@ _MOST_REPEATED = 200
 
 
 class Data(NamedTuple):
-    """The tables of a run; `truth` is the ground truth in the files of the validation split."""
+    """The tables of a run; `validation` has its table and the ground truth in its files, None if there is none."""
 
     train: DetectionDataset
-    validation: DetectionDataset
-    truth: GroundTruth
+    validation: tuple[DetectionDataset, GroundTruth] | None
 
 
 class Collaborators(NamedTuple):
@@ -136,9 +136,11 @@ class Loop:
         self.interruption = InterruptionGuard(self.report.say)
         self.tensorboard = collaborators.tensorboard(path and path / "tensorboard", self.first_step)
         self.writer = BackgroundWriter()
-        evaluator = collaborators.evaluator(config, data.validation, data.truth, self.detector, distribution)
-        modes = ModeCheck(config, data.train, self.detector)
-        self.validation = Validation(config, directory, data.validation, evaluator, modes, self.step, self.hosts)
+        self.validation: Validation | None = None
+        if data.validation is not None:
+            evaluator = collaborators.evaluator(config, *data.validation, self.detector, distribution)
+            modes, split = ModeCheck(config, data.train, self.detector), data.validation[0]
+            self.validation = Validation(config, directory, split, evaluator, modes, self.step, self.hosts)
         self.callbacks = Callbacks(
             callbacks if self.hosts.chief else (),
             self.detector,
@@ -187,10 +189,10 @@ class Loop:
 
             # The signal is read once: a later signal waits for the evaluation's batches or the next step.
             stopped_by, waited, ends = self._requests(step, self.interruption.signal)
-            evaluates = ends or is_due(step, self.settings.evaluate_every)
+            evaluates = self.validation is not None and (ends or is_due(step, self.settings.evaluate_every))
             # A fixed grid: a run that is stopped and resumed has the same lines as an uninterrupted run.
-            logs = evaluates or is_due(step, self.settings.log_every)
-            saves = is_due(step, self.settings.checkpoint_every) or waited
+            logs = evaluates or ends or is_due(step, self.settings.log_every)
+            saves = ends or is_due(step, self.settings.checkpoint_every) or waited
             if logs or saves or stopped_by:
                 self._fail_at_bad_numbers(step)
             if logs:
@@ -267,12 +269,14 @@ class Loop:
         names = ", ".join(self.distribution.names or devices())
         host = f", host {self.hosts.index} of {self.hosts.count}" if self.hosts.count > 1 else ""
         self.report.say(f"training on {names} ({keras.backend.backend()}{host})")
-        for data in (self.data.train, self.data.validation):
+        for data in (self.data.train, *(self.data.validation or ())[:1]):
             self.report.say(
-                f"{data.name}: {len(data)} images, {len(data.boxes)} boxes, {len(data.class_names)} classes"
+                f"{data.name}: {len(data)} images, {len(data.boxes)} boxes, {count(len(data.class_names), 'class')}"
             )
             for note in data.notes:
                 self.report.say(note)
+        if self.validation is None:
+            self.report.say("no validation data: nothing is evaluated, and the newest checkpoint counts as the best")
         self.report.say(described(self.config.data))
         for note in self.notes:
             self.report.say(note)
@@ -292,6 +296,7 @@ class Loop:
 
     def _evaluate(self, step: int) -> bool:
         """Evaluate the detector on the validation data; return False where a signal came before that was done."""
+        assert self.validation is not None, "evaluations are due with validation data only"
         self.callbacks.test_begin()
         with self.meter.away():
             figures = self.validation.figures(
@@ -334,6 +339,8 @@ class Loop:
                 self._fail(Fault(*fault))
             if not self.hosts.chief:
                 return
+            if self.validation is None:
+                self.progress = replace(self.progress, best_step=step)
             progress = replace(self.progress, pending=self.meter.pending())
             saved = checkpoints.Checkpoint(
                 step,

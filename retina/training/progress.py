@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
 import time
 import weakref
@@ -19,7 +20,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from retina.runs.directory import storing
+from retina.output import guarded
 
 # What must be a number for training to go on, as an error names it.
 _WATCHED = {"loss": "loss", "gradient_norm": "norm of the gradient"}
@@ -28,18 +29,20 @@ _WATCHED = {"loss": "loss", "gradient_norm": "norm of the gradient"}
 class Report:
     """Report of a run: a live line on a terminal, plain lines elsewhere, and every line in `log.txt`.
 
-    Context manager; `say` prints a line, `scalars` updates the live figures.
+    Context manager; `say` prints a line, `scalars` updates the live figures. What the terminal or the log does not take
+    is lost, and the other of them says so once: output is no reason to end a run.
 
     Args:
         log: the file that every line is appended to, with its time; None for a host that says nothing.
         steps: of the whole run.
         first_step: the step after which the run starts (resumed runs).
-        console: None prints to standard error, so that `--json` output stays clean.
     """
 
-    def __init__(self, log: Path | None, steps: int, first_step: int = 0, console: Console | None = None):
-        self.console = console or Console(stderr=True, highlight=False, quiet=log is None)
+    def __init__(self, log: Path | None, steps: int, first_step: int = 0):
+        self.output = guarded(sys.stderr)  # standard error, so that `--json` output stays clean
+        self.console = Console(file=self.output, highlight=False, quiet=log is None)  # type: ignore[arg-type]
         self.log = log
+        self.warned = False
         self.live = self.console.is_terminal and log is not None
         self.progress = Progress(
             TextColumn("step {task.completed}/{task.total}"),
@@ -60,7 +63,7 @@ class Report:
         self.progress.stop()
 
     def say(self, text: str) -> None:
-        self.console.print(text, soft_wrap=True, markup=False)
+        self._print(text)
         self._write(text)
 
     def advance(self, step: int) -> None:
@@ -76,15 +79,26 @@ class Report:
         self.progress.update(self.task, completed=line["step"], figures=figures)
         text = f"step {line['step']}/{self.steps}  {figures}  ETA {_duration(remaining_seconds)}"
         if not self.live:
-            self.console.print(text, soft_wrap=True, markup=False)
+            self._print(text)
         self._write(text)
+
+    def _print(self, text: str) -> None:
+        self.console.print(text, soft_wrap=True, markup=False)
 
     def _write(self, text: str) -> None:
         if self.log is None:
             return
-        with storing(self.log.parent), open(self.log, "a", encoding="utf-8", errors="backslashreplace") as file:
-            for line in text.splitlines():
-                file.write(f"{datetime.now().isoformat(timespec='seconds')}  {line}\n")
+        if self.output.lost is not None and not self.warned:
+            self.warned = True
+            text += f"\nwarning: the terminal takes no output ({self.output.lost}); the run and this log go on"
+        try:
+            with open(self.log, "a", encoding="utf-8", errors="backslashreplace") as file:
+                for line in text.splitlines():
+                    file.write(f"{datetime.now().isoformat(timespec='seconds')}  {line}\n")
+        except OSError as error:
+            if not self.warned:
+                self.warned = True
+                self._print(f"warning: {self.log}: it can't be written ({error.strerror}); the run goes on without it")
 
 
 def _duration(seconds: float) -> str:

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
+
+import numpy as np
 
 from retina import config as configuration
 from retina.config import Config
 from retina.config.differences import changed_keys
+from retina.data.batches import plan
+from retina.data.batches.augment import images_per_example
 from retina.data.dataset import DetectionDataset
-from retina.data.fingerprint import Fingerprints, differences
+from retina.data.fingerprint import Fingerprints, differences, fingerprint
+from retina.data.load import Split, load_split
 from retina.errors import RetinaError
 from retina.runs.checkpoint import Checkpoint, DamagedCheckpoint, read
 from retina.runs.directory import LATEST, RunDirectory, has_config, is_begun
 from retina.runs.state import Progress
 
-# Settings that may change when a run is resumed: they change no weight and no line of metrics.jsonl,
-_FREE = ("run.keep", "run.checkpoint_every", "run.checkpoint_minutes", "run.report", "export")
+# Settings that may change when a run is resumed: they change no weight of a step, only what is written when (the
+# evaluations also decide which checkpoint is the best, and when early stopping ends the run),
+_FREE = (
+    "run.keep", "run.checkpoint_every", "run.checkpoint_minutes", "run.report", "run.evaluate_every", "run.log_every",
+    "run.pictures", "export",
+)  # fmt: skip
+# the length of the run, which shapes its learning rate from here on (`longer`),
+_LENGTH = ("schedule.steps",)
 # nor the tables, which are compared themselves (`check_data`),
 _MOVED = ("data.root",)
 # or change them by rounding only.
@@ -62,8 +73,13 @@ def find_start(path: Path, config: Config) -> Start:
     else:
         # Parsed: keys that the package has gained since then get their defaults.
         before = configuration.parse(saved.config, str(path)).model_dump(mode="json")
-    changed = changed_keys(before, config.model_dump(mode="json"))
-    free = _FREE + _PLACE + (_MOVED if run.fingerprints() else ())
+    after = config.model_dump(mode="json")
+    if "auto" in (before["data"]["orientation"], after["data"]["orientation"]):
+        _same_orientation(before["data"], after["data"])
+    changed = changed_keys(before, after)
+    free = _FREE + _LENGTH + _PLACE + (_MOVED if run.fingerprints() else ())
+    if before["data"]["invalid_images"] == "error":
+        free += ("data.invalid_images",)  # the tables are compared (`check_data`)
     bound = [text for key, text in changed.items() if not key.startswith(free)]
     if bound:
         raise RetinaError(
@@ -72,9 +88,41 @@ def find_start(path: Path, config: Config) -> Start:
         )
     if changed:
         notes = (*notes, f"resumed with a changed config: {', '.join(changed.values())}")
+    if saved is not None and before["schedule"]["steps"] != config.schedule.steps:
+        notes = (*notes, _length_note(path, saved.step, before["schedule"]["steps"], config.schedule))
     if replicas(before["run"]) != replicas(config.run.model_dump()):
         notes = (*notes, _other_devices_note(config))
     return Start(saved, notes, damaged)
+
+
+def _same_orientation(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Make "auto" equal to what it stands for: a run keeps what was decided, and without decision images are read as
+    stored."""
+    if after["orientation"] == "auto" or (before["orientation"], after["orientation"]) == ("auto", "stored"):
+        after["orientation"] = before["orientation"]
+
+
+def _length_note(path: Path, step: int, before: int, schedule: configuration.Schedule) -> str:
+    """Return the note on a run that is to have another number of steps than before.
+
+    Raises:
+        RetinaError: it has made more steps than that.
+    """
+    if schedule.steps < step:
+        raise RetinaError(
+            f"{path}: schedule.steps: expected at least the {step} steps that the run has made, got {schedule.steps}; "
+            "give more, or start a new run"
+        )
+    course = {
+        "cosine": f"its cosine now ends at step {schedule.steps}, so that the learning rate goes on from the place of "
+        f"step {step + 1} on the new curve, with a jump",
+        "step": "its milestones stay, so that the learning rate stays at its last value after them",
+        "constant": "the learning rate stays at its peak",
+    }[schedule.kind]
+    return (
+        f"the run has {schedule.steps} steps now, {before} before: {course}. A run of {schedule.steps} steps from the "
+        "start would have been another"
+    )
 
 
 def replicas(run: Mapping[str, Any]) -> tuple[Any, int]:
@@ -147,11 +195,13 @@ def check_classes(saved: Checkpoint, data: DetectionDataset) -> None:
         )
 
 
-def check_data(path: Path, start: Start, now: Fingerprints, changed_data: bool) -> tuple[str, ...]:
+def check_data(
+    path: Path, start: Start, config: Config, tables: Mapping[str, DetectionDataset], changed_data: bool
+) -> tuple[str, ...]:
     """Check that a run is resumed on the tables that it began with; return notes for the log.
 
     Args:
-        now: the fingerprints of the present data; see `retina.data.fingerprint`.
+        tables: the present data, by split; their fingerprints are compared (`retina.data.fingerprint`).
         changed_data: they may differ.
 
     Raises:
@@ -161,13 +211,67 @@ def check_data(path: Path, start: Start, now: Fingerprints, changed_data: bool) 
     if not before:
         unchecked = ("the run does not say what data it began with: whether these are the same is not checked",)
         return () if start.checkpoint is None else unchecked
-    changes = "; ".join(differences(before, now))
+    changes = "; ".join(differences(before, {split: fingerprint(table) for split, table in tables.items()}))
+    if changes and not changed_data and (notes := _left_out(start, config, tables, before)):
+        return notes
     if changes and not changed_data:
         raise RetinaError(
             f"{path}: cannot resume on other data than the run's: {changes}; restore the data, start a new run, or "
             "accept the data with --changed-data (in Python: changed_data=True)"
         )
     return (f"resumed on other data, as --changed-data allows: {changes}",) if changes else ()
+
+
+def _left_out(
+    start: Start, config: Config, tables: Mapping[str, DetectionDataset], before: Fingerprints
+) -> tuple[str, ...]:
+    """Return notes on images that `data.invalid_images: skip`, new at this resume, leaves out of the run's own data.
+
+    Empty where the setting is not new, or where more than such images differs.
+
+    Raises:
+        RetinaError: the run has used such an image.
+    """
+    assert start.checkpoint is not None, "there are fingerprints to compare with"
+    if start.checkpoint.config["data"]["invalid_images"] != "error" or config.data.invalid_images != "skip":
+        return ()
+    notes = []
+    for split, table in tables.items():
+        whole = load_split(config.data, cast(Split, split), keep_unusable=True)
+        if differences({split: before.get(split, {})}, {split: fingerprint(whole)}):
+            return ()
+        remaining = set(table.image_ids)
+        rows = [row for row, identifier in enumerate(whole.image_ids) if identifier not in remaining]
+        if not rows:
+            continue
+        names = ", ".join(str(whole.image_ids[row]) for row in rows[:3]) + (", …" if len(rows) > 3 else "")
+        if split == "train":
+            used = bool(np.isin(rows, _used(whole, config, start.checkpoint.step)).any())
+        else:
+            used = Progress.from_dict(start.checkpoint.progress).best is not None
+        if used:
+            raise RetinaError(
+                f"{whole.name}: cannot resume without images that the run has used already ({names}): restore them, "
+                "start a new run, or accept the data with --changed-data (in Python: changed_data=True)"
+            )
+        notes.append(
+            f"{whole.name}: resumed without {len(rows)} images that no step has used ({names}): from here on the order "
+            "of the images is that of a run without them"
+        )
+    return tuple(notes)
+
+
+def _used(data: DetectionDataset, config: Config, steps: int) -> np.ndarray:
+    """Return the rows that the first steps of a run have read; all of them where an example is made of several."""
+    if images_per_example(config.data.augment) > 1 or config.data.cache != "none":
+        return np.arange(len(data) if steps else 0)
+    geometry = plan.fit_training(data.sizes, config.data.resize)[0]
+    per_epoch = plan.training_steps(geometry, batch_size=config.run.batch_size)
+    parts = [np.zeros(0, np.int64)]
+    for epoch in range(-(-steps // per_epoch)):
+        whole = plan.training_plan(geometry, batch_size=config.run.batch_size, seed=config.run.seed, epoch=epoch)
+        parts.append(whole.index[: steps - epoch * per_epoch].ravel())
+    return np.unique(np.concatenate(parts))
 
 
 def environment_notes(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, ...]:

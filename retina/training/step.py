@@ -178,6 +178,17 @@ def added(first: list[Tensor], second: list[Tensor]) -> list[Tensor]:
     return [x + y for x, y in zip(first, second, strict=True)]
 
 
+def _differentiated(update: Update, batch: Batch) -> tuple[Sums, list[Tensor]]:
+    """Return TensorFlow's sums of a batch and the gradients of its target."""
+    import tensorflow as tf
+
+    detector = update.detector
+    with tf.GradientTape() as tape:
+        sums = detector.loss_sums(detector(batch, training=True), batch)
+        target = update.target(sums)
+    return sums, tape.gradient(target, [v.value for v in detector.trainable_variables])
+
+
 class TensorFlowStep(Step):
     """The step on one device by TensorFlow; `xla`: compiled by XLA."""
 
@@ -188,17 +199,11 @@ class TensorFlowStep(Step):
         detector, parts = update.detector, update.parts
         fuse_batch_norms(detector.backbone)
 
-        def differentiate(batch: Batch) -> tuple[Sums, list[Tensor]]:
-            with tf.GradientTape() as tape:
-                sums = detector.loss_sums(detector(batch, training=True), batch)
-                target = update.target(sums)
-            return sums, tape.gradient(target, [v.value for v in detector.trainable_variables])
-
         def accumulate(batch: Batch) -> tuple[Sums, list[Tensor]]:
             batches = in_parts(batch, parts)
 
             def add_part(part: Tensor, sums: Sums, gradients: list[Tensor]) -> tuple:
-                new, new_gradients = differentiate({name: x[part] for name, x in batches.items()})
+                new, new_gradients = _differentiated(update, {name: x[part] for name, x in batches.items()})
                 return part + 1, sums + new, added(gradients, new_gradients)
 
             zeros = [tf.zeros(v.shape, v.dtype) for v in detector.trainable_variables]
@@ -208,7 +213,7 @@ class TensorFlowStep(Step):
 
         @tf.function(jit_compile=xla, autograph=False)
         def step(batch: Batch) -> dict[str, Tensor]:
-            return update.apply(*(differentiate(batch) if parts == 1 else accumulate(batch)))
+            return update.apply(*(_differentiated(update, batch) if parts == 1 else accumulate(batch)))
 
         self._step = step
 
@@ -235,20 +240,14 @@ class MirroredStep(Step):
         detector, parts, replicas = update.detector, update.parts, strategy.num_replicas_in_sync
         fuse_batch_norms(detector.backbone, replicas)
 
-        def differentiate(batch: Batch) -> tuple[Sums, list[Tensor]]:
-            with tf.GradientTape() as tape:
-                sums = detector.loss_sums(detector(batch, training=True), batch)
-                target = update.target(sums)
-            return sums, tape.gradient(target, [v.value for v in detector.trainable_variables])
-
         def accumulate(batch: Batch) -> tuple[Sums, list[Tensor]]:
             batches = in_parts(batch, parts)
-            sums, gradients = differentiate({name: x[0] for name, x in batches.items()})
+            sums, gradients = _differentiated(update, {name: x[0] for name, x in batches.items()})
             # Written out: replicas can't meet inside a loop, as they do where batch normalisation trains.
             for place in range(1, parts):
                 with tf.control_dependencies(gradients):  # one part at a time, for its memory
                     part = {name: tf.identity(x[place]) for name, x in batches.items()}
-                new, new_gradients = differentiate(part)
+                new, new_gradients = _differentiated(update, part)
                 sums, gradients = sums + new, added(gradients, new_gradients)
             return sums, gradients
 

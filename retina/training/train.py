@@ -14,12 +14,13 @@ from retina import config as configuration
 from retina.config import Config
 from retina.data.dataset import DetectionDataset
 from retina.data.fingerprint import Fingerprints, fingerprint
-from retina.data.ground_truth import ground_truth
+from retina.data.ground_truth import GroundTruth, ground_truth
 from retina.data.load import check_same_classes, load_split, read_split
+from retina.data.orientation import settled
 from retina.models import backbones
 from retina.models.efficientnet_lite import INSTALLED
 from retina.runs import checkpoint as checkpoints
-from retina.runs.directory import RunDirectory, refuse_if_used, storage_errors_explained, storing
+from retina.runs.directory import RunDirectory, refuse_if_used, resume_command, storage_errors_explained, storing
 from retina.runs.hosts import Hosts, check_same_config
 from retina.runs.state import Progress
 from retina.training.devices import check_determinism
@@ -78,16 +79,21 @@ def train(
     start = _start(hosts, path, config, resume)
     if start.checkpoint is not None and _is_finished(start.checkpoint, config):
         if hosts.chief:  # not in the log: a finished run stays as it is
-            print(f"{path}: this run is finished, after step {start.checkpoint.step}", file=sys.stderr)
+            longer = f"; to make it longer: {resume_command(path)} schedule.steps=N"
+            more = "" if _ended_early(start.checkpoint) else longer
+            print(f"{path}: this run is finished, after step {start.checkpoint.step}{more}", file=sys.stderr)
             finished = RunDirectory(path)
             with finished.locked():
                 remove_superseded(finished, config.run.keep)
         return path
-    data, checked = hosts.together(
+    config, data, checked = hosts.together(
         lambda: _prepare(config, start, train_data, validation_data, hosts.chief, collaborators)
     )
-    fingerprints = {"train": fingerprint(data.train), "validation": fingerprint(data.validation)}
-    same = hosts.by_chief(lambda: check_data(path, start, fingerprints, changed_data)) or ()
+    tables = {"train": data.train}
+    if data.validation is not None:
+        tables["validation"] = data.validation[0]
+    fingerprints = {split: fingerprint(table) for split, table in tables.items()}
+    same = hosts.by_chief(lambda: check_data(path, start, config, tables, changed_data)) or ()
     if config.run.deterministic:
         collaborators.make_deterministic()
     parts = collaborators.assemble(config, data.train, start.checkpoint, distribution)
@@ -126,6 +132,7 @@ def _directory(
                 progress = Progress.from_dict(start.checkpoint.progress) if start.checkpoint else Progress()
                 step = start.checkpoint.step if start.checkpoint else 0
                 run.go_back_to(step, progress.best_step, start.damaged, unevaluated=progress.unevaluated)
+                run.write_config(configuration.to_yaml(config))
             run.write_fingerprints(fingerprints)
         yield run, notes
 
@@ -149,23 +156,35 @@ def _prepare(
     validation_data: DetectionDataset | None,
     chief: bool,
     collaborators: Collaborators,
-) -> tuple[Data, tuple[str, ...]]:
-    """Load and check the data: return them, and the preflight's notes. Errors for the user to correct come here."""
-    data = _load_data(config, train_data, validation_data)
+) -> tuple[Config, Data, tuple[str, ...]]:
+    """Load and check the data: return the configuration with what they decide, the data, and the preflight's notes.
+
+    Errors for the user to correct come here.
+    """
+    config, data = _load_data(config, train_data, validation_data)
     if start.checkpoint is not None:
         check_classes(start.checkpoint, data.train)
-        return data, ()
-    return data, collaborators.check_data(config, data.train, data.validation) if chief else ()
+        return config, data, ()
+    validation = None if data.validation is None else data.validation[0]
+    return config, data, collaborators.check_data(config, data.train, validation) if chief else ()
 
 
-def _load_data(config: Config, train_data: DetectionDataset | None, validation_data: DetectionDataset | None) -> Data:
+def _load_data(
+    config: Config, train_data: DetectionDataset | None, validation_data: DetectionDataset | None
+) -> tuple[Config, Data]:
     train_data = load_split(config.data, "train") if train_data is None else train_data
+    # What the training images decide holds for the others.
+    section = settled(config.data, [train_data])
+    validation: tuple[DetectionDataset, GroundTruth] | None = None
     if validation_data is not None:
-        data = Data(train_data, validation_data, ground_truth(validation_data))
-    else:
-        data = Data(train_data, *read_split(config.data, "validation"))
-    check_same_classes(data.train, data.validation)
-    return data
+        validation = (validation_data, ground_truth(validation_data))
+    elif section.validation is not None:
+        table, truth = read_split(section, "validation")
+        validation = (table, truth)
+    if validation is not None:
+        check_same_classes(train_data, validation[0])
+        section = settled(section, [train_data, validation[0]])
+    return config.model_copy(update={"data": section}), Data(train_data, validation)
 
 
 def with_absolute_paths(config: Config) -> Config:
@@ -180,5 +199,9 @@ def with_absolute_paths(config: Config) -> Config:
 
 
 def _is_finished(saved: checkpoints.Checkpoint, config: Config) -> bool:
-    progress = Progress.from_dict(saved.progress)
-    return progress.finished or (saved.step >= config.schedule.steps and not progress.unevaluated)
+    unevaluated = Progress.from_dict(saved.progress).unevaluated
+    return _ended_early(saved) or (saved.step >= config.schedule.steps and not unevaluated)
+
+
+def _ended_early(saved: checkpoints.Checkpoint) -> bool:
+    return Progress.from_dict(saved.progress).finished

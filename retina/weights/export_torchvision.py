@@ -205,6 +205,7 @@ def _obstacles(config: Config) -> Iterator[str]:
             "canvas, or a data.resize.multiple of 128",
             anchors.spacing == "canvas" or resize.multiple % 128 == 0,
         ),
+        ("inference.class_agnostic", True, "false", not config.inference.class_agnostic),
         ("anchors.box_weights", anchors.box_weights, "(1, 1, 1, 1)", set(anchors.box_weights) == {1.0}),
         (
             "anchors.max_size_ratio",

@@ -7,9 +7,8 @@
 Each process is a `retina train` of its own, with every augmentation, two scales, moving averages, accumulation and
 clipping, on the CPU with deterministic operations; SIGKILL comes at a moment drawn evenly from the time that a whole
 run takes, start-up included. A run is killed `--per-run` times, then left to end. Under mixed_float16 the loss scale
-starts so high that updates are left out; with `--files` the images are JPEG files, with a COCO table; with
-`--augment flips` they are flipped and zoomed only, and so read by threads beside tf.data instead of in its graph;
-`--devices` are parts of the CPU.
+starts so high that updates are left out; with `--files` the images are JPEG files, with a COCO table; `--augment flips`
+leaves all but flips and zoom out; `--devices` are parts of the CPU.
 
 Prints a line for each; exits with 0 if every run's weights, optimizer, averages and lines of metrics.jsonl (but for
 wall-clock fields) equal those of the run that was left alone, bit for bit.

@@ -268,6 +268,7 @@ def test_defaults_are_the_papers():
     assert (default.assignment.positive_iou, default.assignment.negative_iou) == (0.5, 0.4)
     assert default.inference.model_dump() | {"batch_size": 8} == {
         "score_threshold": 0.05, "candidates": 1000, "nms_iou": 0.5, "max_detections": 100, "batch_size": 8,
+        "class_agnostic": False,
     }  # fmt: skip
     assert default.optimizer == Sgd(learning_rate=0.01, momentum=0.9, weight_decay=1e-4)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from defusedxml.ElementTree import parse
+from defusedxml.ElementTree import fromstring, parse
 from PIL import Image, ImageOps
 from typer.testing import CliRunner
 
@@ -20,12 +20,13 @@ from retina import config
 from retina.cli import app_of
 from retina.data.convert.converting import REPORT, convert
 from retina.data.convert.origin import find_source
-from retina.data.convert.part import HOLDS, Part, file_names, fitted
-from retina.data.convert.verify import differences, turned
+from retina.data.convert.part import HOLDS, Part, file_names, fitted, whole_corners
+from retina.data.convert.verify import differences
 from retina.data.dataset import DetectionDataset
 from retina.data.formats import voc, yolo
 from retina.data.image_files import read_header, upright_boxes, upright_bytes
 from retina.data.load import load_split
+from retina.data.orientation import turned
 from retina.errors import RetinaError
 from tests.data.formats.tables import read_coco, read_voc
 
@@ -124,12 +125,72 @@ def test_voc_keeps_fractions_and_escapes_names(tmp_path):
     assert back.boxes.tolist() == [[1.5, 2.25, 20, 30], [10, 10, 59.875, 40]] * 2
 
 
+@pytest.mark.parametrize("way", [("yolo", "voc"), ("tfds", "voc"), ("coco", "yolo", "voc"), ("voc", "tfds", "voc")])
+def test_whole_numbers_stay_whole_through_every_format(tmp_path, way):
+    """At sides of which most fractions are none of a float's."""
+    rng = np.random.default_rng(0)
+    corners = np.sort(rng.integers(0, 600, (200, 2, 2)), axis=1)
+    corners[:, 1] += 2
+    file = write_coco(tmp_path / "src")
+    tree = json.loads(file.read_text())
+    for entry in tree["images"]:
+        entry.update(width=653, height=607)
+        Image.new("RGB", (653, 607)).save(tmp_path / "src/photos" / entry["file_name"])
+    tree["annotations"] = [
+        {"id": n, "image_id": 10 + n % 3, "category_id": 3, "bbox": [int(x1), int(y1), int(x2 - x1), int(y2 - y1)]}
+        for n, ((x1, y1), (x2, y2)) in enumerate(corners)
+    ]
+    file.write_text(json.dumps(tree))
+    source, images = file, tmp_path / "src/photos"
+    for number, to in enumerate(way):
+        folder = tmp_path / str(number)
+        splits = ["all=train"] if number == 0 else ["train"]
+        done = convert(source, folder, to, images=images, splits=splits, spec="coco" if to == "tfds" else None)
+        assert done.problems == ()
+        source, images = folder / "data.yaml" if to == "yolo" else folder, None
+    texts = [
+        box.findtext(key)
+        for file in (source / "Annotations").iterdir()
+        for box in parse(file).getroot().iter("bndbox")
+        for key in ("xmin", "ymin", "xmax", "ymax")
+    ]
+    assert len(texts) == 4 * len(corners) and all(word.isdigit() for word in texts)
+    wanted = sorted((x1 + 1, y1 + 1, x2, y2) for x1, y1, x2, y2 in corners.reshape(-1, 4).tolist())
+    assert sorted(tuple(map(int, texts[place : place + 4])) for place in range(0, len(texts), 4)) == wanted
+
+
+def test_fractions_have_the_digits_of_a_float32(tmp_path):
+    given = table(1, boxes=[[0.1 + 0.2, 1 / 3, 33.123456789, 39.99999999999], [10, 10, 59.875, 40.0]])
+    text = voc.annotation(part_of(whole_corners(given)), 0)
+    corners = [element.text for box in fromstring(text).iter("bndbox") for element in box]
+    assert corners == ["1.3", "1.3333334", "33.123455", "40", "11", "11", "59.875", "40"]
+
+
+@pytest.mark.parametrize("to", ["voc", "yolo"])
+def test_the_check_compares_texts_as_well(tmp_path, to, monkeypatch):
+    file = write_coco(tmp_path / "src")
+    module = {"voc": voc, "yolo": yolo}[to]
+    write = module.write
+
+    def other(part, folder, **settings):
+        write(part, folder, **settings)
+        written, text = next(iter(module.written_texts(part, folder)))
+        assert written.read_text() == text
+        written.write_text(text + "\n")
+
+    monkeypatch.setattr(module, "write", other)
+    done = convert(file, tmp_path / "dst", to, images=tmp_path / "src/photos", splits=["train"])
+    assert len(done.problems) == 1 and "its text is not what was to be written" in done.problems[0]
+
+
 def test_yolo_layout(tmp_path):
     file = write_coco(tmp_path / "src")
     done = convert(file, tmp_path / "dst", "yolo", images=tmp_path / "src/photos", splits=["val"])
     assert done.problems == ()
-    assert "YOLO: Ultralytics also asks for the split train in data.yaml" in done.notes
+    said = "YOLO: Ultralytics also asks for the split train in data.yaml: written as null, without images"
+    assert said in done.notes
     assert yaml.safe_load((tmp_path / "dst/data.yaml").read_text()) == {
+        "train": None,
         "val": "images/val",
         "names": {0: "a", 1: "b & <c>"},
     }
@@ -579,6 +640,19 @@ def test_voc_lists_overlap_so_one_is_chosen(tmp_path):
     assert list(find_source(str(tmp_path), splits=["2007/train"]).splits) == ["2007_train"]
     with pytest.raises(RetinaError, match="splits that exist: 2007/train, 2007/trainval"):
         convert(tmp_path, tmp_path / "dst", "coco", splits=["2007/trin"])
+
+
+def test_an_image_that_is_cut_short_is_named_and_copied_as_it_is(tmp_path):
+    """The copy equals its source, which is not what an image should be."""
+    file = write_coco(tmp_path / "src", names=["p0.jpg", "p1.jpg", "p2.jpg"])
+    photo = tmp_path / "src/photos/p1.jpg"
+    photo.write_bytes(photo.read_bytes()[:-800])
+    options = [str(file), str(tmp_path / "dst"), "--to", "coco", "--images", str(photo.parent)]
+    answer = CliRunner().invoke(app_of("convert"), options)
+    assert answer.exit_code == 0
+    assert "note: all: 1 images can't be decoded, copied as they are: p1.jpg: " in answer.stdout
+    assert "holds what its source holds, damaged images too." in answer.stdout
+    assert "holds what it should" not in answer.stdout
 
 
 def test_the_command(tmp_path):

@@ -427,7 +427,7 @@ def test_the_doctor_finds_what_training_skips(tmp_path):
 def test_each_image_keeps_the_order_and_counts(tmp_path):
     coco(tmp_path)
     dataset, done = load_split(data(COCO, tmp_path), "train"), []
-    seen = list(images.each_image(dataset, lambda _, name: name[-5:], done.append))
+    seen = list(images.each_image(dataset, lambda row: str(dataset.images[row])[-5:], done.append))
     assert seen == ["0.png", "1.png"] and done == [1, 1]
 
 

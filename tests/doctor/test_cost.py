@@ -7,6 +7,7 @@ import pytest
 from retina import config
 from retina.data.batches import augment, plan
 from retina.doctor.cost import estimate, size
+from retina.ops import assignment
 from tests.doctor.made import table
 
 SECTIONS = {
@@ -24,11 +25,11 @@ SECTIONS = {
     "schedule": {"kind": "cosine", "steps": 12},
     "run": {"batch_size": 4},
 }
-# Two images of 64 x 96 and one of 64 x 64, with up to 9 boxes.
+# Eight images of 64 x 96 and four of 64 x 64, a full batch at least of each, with up to 9 boxes.
 DATASET = table(
-    [(64, 96), (64, 64), (64, 96)],
-    [[[4, 4, 36, 36]] * 9, [], [[4, 4, 36, 36]]],
-    labels=[0, 1] * 5,
+    [(64, 96), (64, 64), (64, 96)] * 4,
+    [[[4, 4, 36, 36]] * 9, [], [[4, 4, 36, 36]]] * 4,
+    labels=[0, 1] * 20,
     names=("a", "b"),
 )
 
@@ -46,7 +47,7 @@ def test_sizes(plain):
     # P3 and P4 of 64 x 96 have 8 x 12 and 4 x 6 places of 3 anchors.
     assert (plain.canvas, plain.batch, plain.anchors) == ((64, 96), 4, 3 * (96 + 24))
     assert plain.canvases == 2
-    # Two images of the wide canvas and one of the square one, in batches of 4.
+    # Eight images of the wide canvas and four of the square one, in batches of 4.
     assert (plain.steps, plain.images) == (12, 48)
 
 
@@ -87,10 +88,12 @@ def test_activations_of_half_precision_take_half(plain):
     assert 0.5 <= half.memory["activations"] / plain.memory["activations"] < 0.6
 
 
-def test_mosaic_and_mixup_bring_the_boxes_of_five_images():
+def test_mosaic_and_mixup_bring_the_boxes_of_five_images(monkeypatch):
     augmentations = {"mosaic": {"probability": 0.5}, "mixup": {"probability": 0.5}}
     data = {**SECTIONS["data"], "augment": augmentations}
-    # 5 times 9 boxes are padded to 48.
+    # 5 times 9 boxes are padded to 48, of which some are matched at once.
+    assert cost(data=data).memory["loss"] == 4 * 360 * (4 * 2 + 3 * 16) * 4
+    monkeypatch.setattr(assignment, "PIECE", 48)
     assert cost(data=data).memory["loss"] == 4 * 360 * (4 * 2 + 3 * 48) * 4
     settings = config.parse({**SECTIONS, "data": data}).data
     assert plan.box_slots(DATASET.offsets, augment.images_per_example(settings.augment)) == 48
@@ -100,9 +103,9 @@ def test_the_average_is_one_more_copy_of_the_weights_and_the_cache_is_counted(pl
     assert {"average", "cache"}.isdisjoint(plain.memory)
     found = cost(run={"batch_size": 4, "ema": {"decay": 0.99}}, data={**SECTIONS["data"], "cache": "memory"})
     assert found.memory["average"] == plain.memory["weights"]
-    # The three files can't be read, so they count as JPEGs; none is ever shown at half its size or less.
+    # The twelve files can't be read, so they count as JPEGs; none is ever shown at half its size or less.
     pixels = 64 * 96 * 3, 64 * 64 * 3
-    assert found.memory["cache"] >= 2 * pixels[0] + pixels[1]
+    assert found.memory["cache"] >= 4 * (2 * pixels[0] + pixels[1])
     assert found.total == sum(found.memory.values()) > plain.total
 
 

@@ -38,7 +38,7 @@ def test_every_defect_is_told_of_its_image():
     boxes = [[], [], [], [], [], [], [[0, 0, 9, 9], [0, 0, 9, 9], [0, 0, 9, 8], [0, 0, 9, 9]]]
     data = table([(64, 96)] * 7, boxes, images=images)
     found = image_defects(data, inspect(data), list("abcdefg"))
-    assert found.pop(2)[0].text.startswith("can't be used: expected a JPEG, PNG, GIF, BMP or WebP image")
+    assert found.pop(2)[0].text.startswith("can't be used: expected a JPEG, PNG, GIF, BMP, WebP or TIFF image")
     assert found == {
         0: [Defect("duplicate-images", "the same bytes as b")],
         1: [Defect("duplicate-images", "the same bytes as a")],

@@ -322,7 +322,11 @@ def test_a_run_without_checkpoint(refused, tmp_path):
     ("arguments", "message"),
     [
         (["--checkpoint", "step_77"], "step_77.npz: no such checkpoint"),
-        (["inference.nms_iou=0.3"], "override 'inference.nms_iou=0.3': an evaluation takes only data"),
+        (
+            ["anchors.size=3"],
+            r"override 'anchors.size=3': an evaluation takes only data.\*, evaluation.\* and inference.\*",
+        ),
+        (["inference.nms_iou=3"], "inference.nms_iou"),
         (["data.validation.imags=3"], "unknown key 'data.validation.imags'"),
         (
             ["data.test=null", "--split", "test"],
@@ -350,7 +354,9 @@ def test_predict(refused, trained, tmp_path):
     refused("empty: no image in this folder; expected files ending in .jpg", "predict", run, "empty")
     Image.new("RGB", (32, 32)).save(tmp_path / "good.png")
     (tmp_path / "bad.jpg").write_bytes(b"no image")
-    refused("bad.jpg: .*it is not an image", "predict", run, "good.png", "bad.jpg", "--out", "found")
+    refused("bad.jpg: .*it is not an image", "predict", run, "bad.jpg", "--out", "found")  # with others: exit code 1
+    refused("got the override 'inference.nms_iou=1' alone", "predict", run, "inference.nms_iou=1")
+    refused("the rest is the checkpoint's", "predict", run, "good.png", "data.root=x")
     refused("good.png: the picture would overwrite this input image", "predict", run, "good.png", "--out", ".")
 
 

@@ -1,7 +1,9 @@
 """The commands as a user runs them, each in its own process: output, exit codes, and nothing else on the screen."""
 
+import itertools
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -81,7 +83,7 @@ def test_evaluate_as_tables_with_files(monkeypatch, capsys, trained, tmp_path):
 
 def test_predict_as_json_with_pictures(retina, trained, pictures):
     done = retina(trained.folder, "predict", "run", "photographs", "--out", "found", "--score", "0.1", "--json")
-    assert done.code == 0 and done.err == ""
+    assert done.code == 0 and done.err.startswith("detects: scores above 0.05,") and done.err.count("\n") == 1
     tree = json.loads(done.out)
     assert [entry["image"] for entry in tree] == ["photographs/0.png", "photographs/1.png"]
     assert json.loads((trained.folder / "found" / "detections.json").read_text()) == tree
@@ -96,9 +98,57 @@ def test_predict_in_words(monkeypatch, capsys, trained, pictures, tmp_path):
     code, out, err = main(
         monkeypatch, capsys, "predict", trained.run, pictures[0], "--out", tmp_path / "p", "--score", "1"
     )
-    assert (code, err) == (0, "")
+    assert (code, err.count("\n")) == (0, 1) and err.startswith("detects: ")
     assert out == f"{pictures[0]}: nothing found  →  {tmp_path}/p/0.png\n"
     assert (tmp_path / "p" / "0.png").is_file()
+
+
+def test_predict_goes_on_past_a_bad_image_with_its_own_inference_settings(
+    monkeypatch, capsys, trained, pictures, tmp_path
+):
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
+    settings = ["inference.nms_iou=0.3", "inference.class_agnostic=true", "inference.score_threshold=0.01"]
+    code, out, err = main(
+        monkeypatch, capsys, "predict", trained.run, tmp_path / "bad.jpg", pictures[0], "--out", tmp_path / "p",
+        "--score", "0.02", *settings,
+    )  # fmt: skip
+    lines = err.splitlines()
+    assert code == 1 and len(lines) == 3 and out.startswith(f"{pictures[0]}: ")
+    assert "scores above 0.01" in lines[0] and "NMS of all classes together at IoU 0.3" in lines[0]
+    assert "bad.jpg: expected a JPEG" in lines[1] and "it is not an image" in lines[1]
+    assert lines[2] == f"retina: 1 of 2 images could not be read; the others are in {tmp_path / 'p'}"
+    written = json.loads((tmp_path / "p" / "settings.json").read_text())
+    assert written["inference"]["nms_iou"] == 0.3 and written["inference"]["class_agnostic"] is True
+    assert list(written["left_out"]) == [str(tmp_path / "bad.jpg")]
+    (entry,) = json.loads((tmp_path / "p" / "detections.json").read_text())
+    boxes = [d["box"] for d in entry["detections"]]
+    assert boxes and all(iou(a, b) <= 0.3 + 1e-6 for a, b in itertools.combinations(boxes, 2))
+
+
+def iou(a, b):
+    sides = [max(0.0, min(a[i + 2], b[i + 2]) - max(a[i], b[i])) for i in (0, 1)]
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
+    shared = sides[0] * sides[1]
+    return shared / max(sum(areas) - shared, 1e-9)  # a box may have no area
+
+
+def test_evaluate_by_other_inference_settings_and_an_edited_config(monkeypatch, capsys, trained, tmp_path):
+    """The settings are used, named and kept; an edit of config.yaml is not used, and that is said."""
+    run = tmp_path / "run"
+    shutil.copytree(trained.run, run)
+    text = (run / "config.yaml").read_text()
+    assert text.count("max_detections: 20\n") == 1
+    (run / "config.yaml").write_text(text.replace("max_detections: 20\n", "max_detections: 7\n"))
+    code, out, _ = main(
+        monkeypatch, capsys, "evaluate", run, "inference.max_detections=1", "--replicates", "0", "--json",
+        "--out", tmp_path / "scores",
+    )  # fmt: skip
+    tree = json.loads(out)
+    assert code == 0 and tree["detections"] <= tree["images"]
+    assert tree["conventions"]["inference"].endswith("up to 1 detections an image")
+    assert json.loads((tmp_path / "scores" / "metrics.json").read_text())["conventions"] == tree["conventions"]
+    assert "config.yaml was edited, which has no effect" in tree["notes"][0]
+    assert "(inference.max_detections (20 → 7))" in tree["notes"][0]
 
 
 def test_config_prints_what_it_reads_again(retina, tmp_path):
@@ -201,3 +251,53 @@ def test_a_reader_that_goes_is_no_defect(arguments, tmp_path):
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout.count("\n") == 1
     assert done.stderr in ("0\n", "1\n"), "0 where all of it was written before the reader went"
+
+
+@pytest.mark.parametrize(("redirection", "says"), [(">/dev/full", "could not be written"), (">&-", ""), ("2>&-", "")])
+def test_output_that_cannot_be_written_is_the_last_thing_that_fails(redirection, says, tmp_path):
+    """A figure that nobody got is a failure; the words on standard error are not."""
+    command = f"{sys.executable} -m retina version {redirection}"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == (0 if "2>" in redirection else 1)
+    assert says in done.stderr and "Traceback" not in done.stderr and done.stderr.count("\n") <= 1
+    assert bool(done.stdout) == ("2>" in redirection)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (PermissionError(13, "Permission denied", "/a/.partial.page.html"), 2, "/a/page.html: Permission denied; it "),
+        (OSError(30, "Read-only file system", "/a/.partial.x", None, "/a/x"), 2, "/a/x: Read-only file system; it "),
+        (OSError(28, "No space left on device"), 1, "No space left on device; make room, or choose another place"),
+        (IsADirectoryError(21, "Is a directory", "/a"), 2, "/a: Is a directory; expected a file, it is a folder"),
+        (NotADirectoryError(20, "Not a directory", "/a/b"), 2, "/a/b: Not a directory; a part of this path is a file"),
+        (FileNotFoundError(2, "No such file or directory", "/a"), 2, "/a: No such file or directory; check the path"),
+        (OSError(24, "Too many open files"), 1, "Too many open files; check the system"),
+        (ModuleNotFoundError("No module named 'cv2'", name="cv2"), 2, "No module named 'cv2': a package is missing"),
+        (ImportError("libGL.so.1: cannot open shared object file"), 2, "libGL.so.1: cannot open shared object file: "),
+        (MemoryError("Unable to allocate 8 GiB"), 1, "there is no room left: Unable to allocate 8 GiB; free memory"),
+        (KeyError("x"), 1, "unexpected KeyError: 'x' (a defect of retina"),
+        (ModuleNotFoundError("No module named 'retina.nowhere'", name="retina.nowhere"), 1, "unexpected Mod"),
+    ],
+)  # fmt: skip
+def test_what_the_system_refuses_is_no_defect(monkeypatch, capsys, error, code, line):
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("retina.config.load", fail)
+    got, out, err = main(monkeypatch, capsys, "config")
+    assert (got, out) == (code, "") and err.startswith(f"retina: {line}") and err.count("\n") == 1
+
+
+def test_an_unknown_backend_is_named(monkeypatch, capsys):
+    monkeypatch.setenv("KERAS_BACKEND", "numpy")
+    code, _, err = main(monkeypatch, capsys, "predict", "run", __file__)
+    assert code == 2 and err.startswith("retina: KERAS_BACKEND=numpy: expected tensorflow, jax or torch")
+
+
+@pytest.mark.parametrize("command", ["doctor DATA --html FOLDER", "browse DATA --out FOLDER"])
+def test_a_folder_in_the_place_of_a_page(monkeypatch, capsys, tmp_path, command):
+    """As a user types it: the work is done, the page has no place."""
+    words = [{"DATA": "configs/digits.yaml", "FOLDER": str(tmp_path)}.get(word, word) for word in command.split()]
+    code, _, err = main(monkeypatch, capsys, *words)
+    assert code in (1, 2) and "defect" not in err and str(tmp_path) in err and err.count("\n") == 1

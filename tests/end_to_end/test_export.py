@@ -20,10 +20,12 @@ if keras.backend.backend() != "tensorflow":
 import tensorflow as tf
 
 import retina as package
+from retina import config as configuration
 from retina.export import certificate as certificates
-from retina.export import exporting, saved_model
+from retina.export import exporting, loading, saved_model
 from retina.export.agreement import LIMITS
 from retina.export.certificate import Certificate, certify
+from retina.export.description import portable
 from retina.export.serving import Serving
 from retina.models.decode import Limits
 
@@ -50,7 +52,7 @@ def main(monkeypatch, capsys):
     return call
 
 
-def run_here(artefact: Path, files: list[Path], folder: Path, *, stages: bool) -> dict[str, np.ndarray]:
+def run_here(artefact: Path, runtime: str, files: list[Path], *, stages: bool) -> dict[str, np.ndarray]:
     """What the worker's process gives, without its start: TensorFlow takes seconds to import."""
     runner = saved_model.open_saved_model(artefact)
     if stages:
@@ -144,8 +146,8 @@ def test_an_export_that_does_not_run_is_refused(trained, tmp_path):
 
 
 def test_detections_that_cannot_be_scored_are_refused(monkeypatch, exported, trained):
-    def nonsense(artefact, files, folder, *, stages):
-        found = run_here(artefact, files, folder, stages=stages)
+    def nonsense(artefact, runtime, files, *, stages):
+        found = run_here(artefact, runtime, files, stages=stages)
         return found if stages else {**found, "labels": found["labels"] + 10}
 
     monkeypatch.setattr(certificates, "_run_worker", nonsense)
@@ -160,7 +162,10 @@ def test_detections_that_cannot_be_scored_are_refused(monkeypatch, exported, tra
     ("arguments", "message"),
     [
         (["--precision", "float16"], "--precision float16: it has no effect on saved_model"),
-        (["inference.nms_iou=0.3"], "an export takes only data.* and export.*"),
+        (["model.freeze=1"], "an export takes only data.*, export.* and inference.*; the rest is the checkpoint's"),
+        (["inference.nms_iuo=0.3"], "unknown key 'inference.nms_iuo'; did you mean 'nms_iou'?"),
+        (["--format", "onnx", "--precision", "int8"], "--precision int8: it has no effect on onnx; it takes float32"),
+        (["--raw"], "--raw: it has no effect on saved_model, which has a signature `raw`"),
         (["export.certfy=3"], "unknown key 'export.certfy'; did you mean 'certify'?"),
         (["--checkpoint", "step_99"], "no such checkpoint"),
         (["--split", "test", "data.test=null"], "this split is not configured"),
@@ -240,6 +245,18 @@ def test_python_loads_an_export(exported, trained):
         package.load(exported[0], "latest")
     with pytest.raises(RetinaError, match=r"none.onnx: expected an export"):
         package.load("none.onnx")
+
+
+def test_an_export_takes_the_places_of_its_run(tmp_path):
+    """Its own configuration says no absolute path; the run's does, if it is the same but for that."""
+    config = configuration.load(None, ["data.root=/data/birds"])
+    assert loading._with_places(portable(config), tmp_path / "export" / "model.onnx") == portable(config)
+    (tmp_path / "config.yaml").write_text(configuration.to_yaml(config))
+    found = loading._with_places(portable(config), tmp_path / "export" / "model.onnx")
+    assert found.data == config.data and str(found.data.root) == "/data/birds"
+    assert loading._with_places(portable(config), tmp_path / "elsewhere" / "model.onnx") == portable(config)
+    (tmp_path / "config.yaml").write_text(configuration.to_yaml(configuration.load(None, ["data.root=/data/fish"])))
+    assert loading._with_places(portable(config), tmp_path / "export" / "model.onnx") == portable(config)
 
 
 def test_a_broken_image_is_named(exported, main, tmp_path):

@@ -103,7 +103,7 @@ def test_out(call, files):
 @pytest.mark.parametrize("protocol", ["coco", "voc07"])
 def test_malformed_files_end_with_one_line(call, files, file, content, said, protocol):
     (files / file).write_text(content)
-    code, out, err = call("--protocol", protocol, "--json")
+    code, out, err = call("--protocol", protocol, "--json", "--strict")
     assert code == 2 and out == "" and err.startswith(f"retina: {said}") and err.count("\n") == 1
 
 
@@ -184,3 +184,17 @@ def test_scoring_needs_no_framework(python, files):
     )
     done = python(["-c", code], files)
     assert (done.code, done.out, done.err) == (0, "[]\n", "")
+
+
+def test_detections_of_other_classes_and_images(call, files):
+    others = [FOUND, FOUND | {"category_id": 77}, FOUND | {"image_id": 5}, FOUND | {"image_id": 5}]
+    (files / "dt.json").write_text(json.dumps(others))
+    code, out, err = call("--json")
+    tree = json.loads(out)
+    assert (code, err) == (0, "")
+    assert tree["metrics"]["AP"] == pytest.approx(1.0) and tree["detections"] == 1
+    assert tree["left_out"] == {"images": {"5": 2}, "classes": {"77": 1}}
+    code, out, err = call()
+    assert "Left out, 3 of 4 detections: 2 of 1 image that the ground truth does not have (5) and 1 of 1 class" in out
+    code, out, err = call("--strict")
+    assert code == 2 and "entry 1: category_id: expected one of the dataset's 2 categories" in err

@@ -165,10 +165,10 @@ def test_a_finished_run_stays_as_it_is(trained, capsys):
 
 
 def test_a_changed_config_is_not_resumed_and_the_keys_are_named(trained):
-    changed = config_of(trained.run, "run.seed=5", "optimizer.learning_rate=0.5", "schedule.steps=9")
+    changed = config_of(trained.run, "run.seed=5", "optimizer.learning_rate=0.5", "schedule.warmup_steps=1")
     with pytest.raises(RetinaError) as caught:
         package.train(changed, trained.run, resume=True)
-    for part in ("optimizer.learning_rate (0.002 → 0.5)", "run.seed (0 → 5)", "schedule.steps (6 → 9)"):
+    for part in ("optimizer.learning_rate (0.002 → 0.5)", "run.seed (0 → 5)", "schedule.warmup_steps (2 → 1)"):
         assert part in str(caught.value)
     assert "run.batch_size" not in str(caught.value)
 

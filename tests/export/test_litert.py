@@ -25,6 +25,7 @@ from retina.export.litert import LiteRtRunner, open_litert, write_litert
 from retina.models.decode import decode
 from retina.models.detector import Sections
 from retina.ops.anchors import level_anchors
+from retina.private_names import flatbuffers
 
 MEAN = (124.0, 116.5, 103.25)
 
@@ -136,6 +137,40 @@ def test_the_file_describes_itself(path, predictor, runner):
     }
 
 
+def test_every_tensor_has_a_name_of_its_own(path):
+    """OpenVINO and tf2onnx find tensors by name; inputs and outputs have those of the signature."""
+    _, utilities = flatbuffers()
+    graphs = utilities.convert_bytearray_to_object(bytearray(path.read_bytes())).subgraphs
+    for graph in graphs:
+        names = [tensor.name for tensor in graph.tensors]
+        assert len(set(names)) == len(names)
+    named = [
+        [{graph.tensors[i].name.decode() for i in ends} for ends in (graph.inputs, graph.outputs)] for graph in graphs
+    ]
+    assert named[0] == [{"canvas", "size", "scale"}, {"boxes", "scores", "labels", "num_detections"}]
+    assert [{"canvas"}, {"logits", "deltas"}] in named
+
+
+def test_openvino_reads_it(path, runner):
+    openvino = pytest.importorskip("openvino")
+    compiled = openvino.compile_model(openvino.Core().read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    laid = runner.lay_out(noise(100, 75))._asdict()
+    inputs = {"canvas": laid["pixels"][None], "size": laid["size"][None], "scale": laid["scale"][None]}
+    found = {output.any_name: value for output, value in compiled(inputs).items()}
+    expected = runner.run(**inputs)
+    assert expected["num_detections"][0] > 5
+    assert set(found) == set(expected)
+    for name in expected:
+        np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=1e-2)
+
+
+def test_tensorflow_lite_runs_it_too(path, runner):
+    image = noise(100, 75)
+    (found,), (expected,) = open_litert(path, runtime="tensorflow").detect([image]), runner.detect([image])
+    assert len(found) > 5
+    assert_same(found, expected)
+
+
 def test_small_precisions_are_small_and_near(predictor, path, runner, tmp_path):
     images = [noise(48, 64, seed) for seed in range(3)]
     sizes = {"float32": path.stat().st_size}
@@ -190,7 +225,9 @@ def test_candidates_boxes_and_suppression_are_decodes(seed, ties):
     anchors = config.Anchors(
         offset=0.5 * (seed % 2), rounding=seed == 3, spacing=spacing, box_weights=(1.0, 1.0, 2.0, 2.0)
     )
-    settings = config.Inference(candidates=50, max_detections=30, nms_iou=(0.5, 0.3, 0.0, 1.0)[seed])
+    settings = config.Inference(
+        candidates=50, max_detections=30, nms_iou=(0.5, 0.3, 0.0, 1.0)[seed], class_agnostic=seed < 2
+    )
     sections = Sections(config.Model(), anchors, config.Assignment(), config.load().loss, settings)
     height, width, levels = 96, 160, (3, 4, 5, 6, 7)
     constants = level_anchors(anchors, (height, width), levels)

@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from retina.data.batches.evaluation import canvas_image
 from retina.data.images import load_image
+from retina.export.description import portable
 from retina.export.runner import format_of, open_artefact
 from retina.export.saved_model import open_saved_model, read_description, write_saved_model
 from retina.export.serving import Serving
@@ -292,6 +293,40 @@ def test_no_python_and_no_training_in_the_graph(folder):
     kinds = {node.op for node in graph.node} | {node.op for f in graph.library.function for node in f.node_def}
     assert "Conv2D" in kinds
     assert [kind for kind in kinds if "PyFunc" in kind or "Gradient" in kind or "Backprop" in kind] == []
+
+
+@pytest.mark.parametrize("signature", ["images", "raw"])
+def test_openvino_converts_what_takes_no_files(runner, signature):
+    """Decoding is TensorFlow's own; what takes pixels has no operation that others can't convert."""
+    openvino = pytest.importorskip("openvino")
+    converted = openvino.convert_model(runner.module.signatures[signature])
+    for output in converted.outputs:
+        if "label_names" in output.names:  # the CPU has no kernels of strings
+            converted.remove_result(output.node)
+    # Of twice the size: other ratios round a few pixels the other way in OpenVINO.
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 96, 128, 3), np.uint8)
+    inputs = {"images": pixels} if signature == "images" else {"canvas": pixels, "size": np.array([[96, 90]], np.int32)}
+    expected = runner.module.signatures[signature](**{name: tf.constant(value) for name, value in inputs.items()})
+    compiled = openvino.compile_model(converted, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    outputs = compiled(inputs)
+    found = {name: value for output, value in outputs.items() for name in output.names}
+    names = ("boxes", "scores") if signature == "images" else ("logits", "deltas")
+    for name in names:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-3, atol=1e-2)
+
+
+def test_no_bitcast_in_the_graph(folder):
+    """TensorFlow.js has none, and OpenVINO stops at it."""
+    assert b"Bitcast" not in (folder / "saved_model.pb").read_bytes()
+
+
+def test_no_place_of_the_machine_that_trained():
+    settings = config.load(None, [*SETTINGS, "data.root=/home/me/data", "model.weights=null", "run.seed=3"])
+    moved = portable(settings)
+    assert moved.data.root == Path("data") and "/home" not in config.to_yaml(moved)
+    assert moved.model_copy(update={"data": settings.data}) == settings
+    relative = config.load(None, [*SETTINGS, "data.root=../data"])
+    assert portable(relative) == relative
 
 
 def test_the_description(folder, predictor, runner):

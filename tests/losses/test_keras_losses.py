@@ -82,7 +82,7 @@ def test_reduction_name_and_dtype_survive():
 def test_a_column_of_predictions_does_not_broadcast(kind):
     y_true, y_pred = arrays([1, 1, 1], [[0.5], [1], [2]])
     flat = kind()(y_true, y_pred[:, 0])
-    assert kind().call(y_true, y_pred).shape == (3, 1)
+    assert kind().call(y_true, y_pred).shape == (3,)
     for true, predicted in ((y_true, y_pred), (y_true[:, None], y_pred[:, 0])):
         np.testing.assert_allclose(kind()(true, predicted), flat, rtol=1e-6)
 
@@ -93,6 +93,68 @@ def test_targets_of_another_rank_are_refused():
 
 
 ELEMENTWISE = ["SigmoidFocal", "Logistic", "QualityFocal", "Varifocal", "Huber", "SmoothL1", "Hinge"]
+
+
+# The loss, its counterpart in Keras, targets of an element, and what the counterpart's values are multiplied by.
+COUNTERPARTS = {
+    "sigmoid_focal": (
+        losses.SigmoidFocal(),
+        keras.losses.BinaryFocalCrossentropy(apply_class_balancing=True, from_logits=True),
+        (0, 1),
+    ),
+    "logistic": (losses.Logistic(), keras.losses.BinaryCrossentropy(from_logits=True), (0, 1)),
+    "no_focus": (losses.QualityFocal(beta=0.0), keras.losses.BinaryCrossentropy(from_logits=True), (0, 1)),
+    "all_positive": (losses.Varifocal(), keras.losses.BinaryCrossentropy(from_logits=True), (1, 1)),
+    "huber": (losses.Huber(delta=0.5), keras.losses.Huber(delta=0.5), (0, 1)),
+    "smooth_l1": (losses.SmoothL1(), keras.losses.Huber(), (0, 1)),
+    "hinge": (losses.Hinge(), keras.losses.Hinge(), (-1, 1)),
+}
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 4), (4, 3), (2, 4, 3)])
+@pytest.mark.parametrize("name", COUNTERPARTS)
+def test_weights_and_masks_are_of_samples_as_in_keras(name, shape):
+    """Also where there are as many classes as samples, [B, B], which would broadcast."""
+    ours, keras_own, targets = COUNTERPARTS[name]
+    draw = np.random.default_rng(3)
+    y_true, y_pred = arrays(draw.choice(targets, shape), draw.normal(0, 2, shape))
+    # Keras takes the mean over the last axis of whatever it is given: of single numbers a sample, that of one.
+    theirs = (y_true[:, None], y_pred[:, None]) if len(shape) == 1 else (y_true, y_pred)
+    samples = shape[:-1] or shape
+    weight = np.zeros(samples, np.float32)
+    weight.flat[0] = 1.0
+    for options in ({}, {"sample_weight": weight}, {"sample_weight": draw.random(samples).astype(np.float32)}):
+        np.testing.assert_allclose(ours(y_true, y_pred, **options), keras_own(*theirs, **options), rtol=1e-5)
+
+
+def test_a_mask_leaves_samples_out_as_in_keras():
+    """Of two steps of a sequence, [B, T, 3], the masking layer leaves the second of the first sequence out."""
+    inputs = np.array([[[1.0, 2, 3], [0, 0, 0]], [[3, 2, 1], [1, 1, 1]]], np.float32)
+    y_true = np.ones_like(inputs)
+    values = []
+    for loss in (losses.Logistic(), keras.losses.BinaryCrossentropy(from_logits=True)):
+        model = keras.Sequential([keras.Input((2, 3)), keras.layers.Masking()])
+        model.compile(optimizer="sgd", loss=loss)
+        values.append(model.evaluate(inputs, y_true, verbose=0))
+    shown = np.log1p(np.exp(-inputs)).mean(axis=-1)
+    np.testing.assert_allclose(values, (shown.sum() - LN2) / 3, rtol=1e-5)
+
+
+def test_the_weights_of_four_samples_do_not_weigh_four_classes():
+    """Cross-entropy at logit 0 is ln 2 everywhere; with weights 1, 0, 0, 0 a quarter of that."""
+    for loss in (losses.Logistic(), losses.SigmoidFocal(alpha=None, gamma=0.0)):
+        y_true, y_pred = arrays(np.eye(4), [[0.0] * 4, [9.0] * 4, [9.0] * 4, [9.0] * 4])
+        found = loss(y_true, y_pred, sample_weight=np.array([1, 0, 0, 0], np.float32))
+        np.testing.assert_allclose(found, LN2 / 4, rtol=1e-6)
+
+
+def test_class_weight_in_fit_is_of_samples():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, kernel_initializer="zeros")])
+    model.compile(optimizer=keras.optimizers.SGD(0.0), loss=losses.Logistic())
+    history = model.fit(
+        np.ones((3, 2), np.float32), np.array([0, 1, 1]), class_weight={0: 4.0, 1: 1.0}, batch_size=3, verbose=0
+    )
+    np.testing.assert_allclose(history.history["loss"], [LN2 * 6 / 3], rtol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(2, 1), (1, 4), (3, 4), (4,), (2, 4, 4)])

@@ -99,8 +99,7 @@ def test_the_layer_in_a_model():
     """With features that stay, the centres go to their class's means, and the loss of the model is the layer's."""
     features, labels = keras.Input((2,)), keras.Input((), dtype="int32")
     still = keras.layers.Dense(2, use_bias=False, kernel_initializer="identity")(features)  # at a learning rate of 0
-    distances = Centers(2, rate=1.0, weight=2.0, name="centers")(still, labels)
-    model = keras.Model([features, labels], distances)
+    model = keras.Model([features, labels], Centers(2, rate=1.0, weight=2.0, name="centers")(still, labels))
     model.compile(optimizer=keras.optimizers.SGD(0.0), loss=None, jit_compile=False)
     x, y = np.array([[0, 2], [0, 4], [6, 0], [8, 0]], np.float32), np.array([0, 0, 1, 1], np.int32)
     first = model.evaluate([x, y], verbose=0)
@@ -109,6 +108,7 @@ def test_the_layer_in_a_model():
     model.fit([x, y], batch_size=4, epochs=20, verbose=0)
     np.testing.assert_allclose(model.get_layer("centers").centers, [[0, 3], [7, 0]], rtol=1e-4)
     assert model.evaluate([x, y], verbose=0) == pytest.approx(1.0, rel=1e-4)  # ½ · 1 each, twice
+    np.testing.assert_array_equal(model.predict([x, y], verbose=0), x)  # what comes after it has the features
 
 
 # ------------------------------------------------------------------------------------------------------------- triplet

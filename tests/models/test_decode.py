@@ -154,3 +154,27 @@ def test_batch_order_never_matters(order):
     for i, j in enumerate(order):
         for a, b in zip(turned[i], straight[j], strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-6)  # a vectorised sigmoid's last bit depends on the place
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_class_agnostic_suppression_is_torchvisions_on_all_boxes_together(seed):
+    """Every anchor has several classes above the threshold, so that only one of a place's classes survives."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("tests.parity.torchvision_models")  # brings NMS where torchvision lacks its extension
+    import torchvision
+
+    random = np.random.default_rng(seed)
+    corner = random.integers(0, 60, (40, 2))
+    anchors = np.concatenate([corner, corner + random.integers(5, 40, (40, 2))], axis=1).astype(np.float32)
+    logits = random.normal(0, 2, (1, 40, 3)).astype(np.float32)
+    options = {"nms_iou": 0.4, "candidates": 200, "max_detections": 200}
+    ((boxes, scores, labels),) = detections(logits, levels=(anchors,), class_agnostic=True, **options)
+
+    rows, classes = np.nonzero(reference.sigmoid(logits[0]) > 0.05)
+    values = logits[0, rows, classes]
+    every = torchvision.ops.nms(torch.tensor(anchors[rows]), torch.tensor(values), 0.4).numpy()
+    np.testing.assert_array_equal(boxes, anchors[rows[every]])
+    np.testing.assert_array_equal(labels, classes[every])
+    np.testing.assert_allclose(scores, reference.sigmoid(values[every]), rtol=1e-6)
+    ((per_class, _, _),) = detections(logits, levels=(anchors,), **options)
+    assert 0 < len(boxes) < len(per_class)

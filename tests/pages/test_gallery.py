@@ -51,7 +51,7 @@ def test_a_missing_or_damaged_file_gives_the_reason(tmp_path):
     assert text.reason.startswith("text: expected an image, it is none or damaged")
     assert (
         cut.reason
-        == "cut: expected a JPEG, PNG, GIF, BMP or WebP image, it is damaged or cut short; restore or remove it"
+        == "cut: expected a JPEG, PNG, GIF, BMP, WebP or TIFF image, it is damaged or cut short; restore or remove it"
     )
 
 

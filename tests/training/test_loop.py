@@ -1,7 +1,9 @@
 """The loop, around stand-ins: what it writes when, how it stops, goes on, and tells others."""
 
+import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -256,8 +258,8 @@ def test_a_finished_run_stays_as_it_is(go, tmp_path, capsys):
 def test_settings_that_change_no_result_may_change(go, tmp_path):
     with pytest.raises(Interrupted):
         go(tmp_path / "run", callbacks=[After(7, lambda _: os.kill(os.getpid(), signal.SIGHUP))])
-    with pytest.raises(RetinaError, match=r"changed config: run.log_every \(3 → 2\); resume"):
-        go(tmp_path / "run", "run.log_every=2", "run.keep=3", resume=True)
+    with pytest.raises(RetinaError, match=r"changed config: run.seed \(0 → 1\); resume"):
+        go(tmp_path / "run", "run.seed=1", "run.keep=3", resume=True)
     run = go(tmp_path / "run", "run.keep=3", resume=True)
     assert "resumed with a changed config: run.keep (2 → 3)" in (run.path / "log.txt").read_text()
     assert run.steps()[-3:] == [15, 16, 20]
@@ -334,6 +336,142 @@ def test_a_resumed_run_remembers_how_long_it_has_been_stale(go, tmp_path):
         )
     run = go(tmp_path / "run", early, using={"figures": STALE[2:]}, resume=True)
     assert run.pointed_step(LATEST) == 15 and run.pointed_step(BEST) == 5
+
+
+# ----------------------------------------------------------------------------------- no validation data, more steps
+
+
+@pytest.fixture
+def alone(monkeypatch, data):
+    """`alone(path, *overrides, **arguments)`: a training with stand-ins and without validation data."""
+
+    def call(path, *overrides, **arguments):
+        monkeypatch.setattr(os, "fsync", lambda _: None)
+        config = configuration.load(None, [*stand_ins.SETTINGS, "data.validation=null", *overrides])
+        arguments |= {"train_data": data[0], "collaborators": stand_ins.collaborators()}
+        return RunDirectory(train(config, path, **arguments))
+
+    return call
+
+
+def test_without_validation_data_the_newest_checkpoint_is_the_best(alone, go, tmp_path):
+    run = alone(tmp_path / "run")
+    assert not (run.path / "eval").exists() and [line for line in run.metrics() if "split" in line] == []
+    assert (run.steps(), run.pointed_step(BEST), run.pointed_step(LATEST)) == ([16, 20], 20, 20)
+    assert arrays(run) == arrays(go(tmp_path / "evaluated")), "evaluations change no weight"
+    assert "nothing is evaluated" in (run.path / "log.txt").read_text()
+    assert list(run.fingerprints()) == ["train"]
+
+
+@pytest.mark.parametrize("number", [3, 8, 20])
+def test_without_validation_data_a_stopped_run_goes_on_as_an_uninterrupted_one(alone, tmp_path, number):
+    stop = After(number, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        alone(tmp_path / "stopped", callbacks=[stop])
+    assert RunDirectory(tmp_path / "stopped").pointed_step(BEST) == number
+    assert_same(alone(tmp_path / "stopped", resume=True), alone(tmp_path / "whole"))
+
+
+def test_early_stopping_needs_validation_data(alone, tmp_path):
+    with pytest.raises(RetinaError, match="run.early_stopping has no effect with data.validation: null"):
+        alone(tmp_path / "run", "run.early_stopping={patience: 2}")
+
+
+LONGER = {
+    "{kind: cosine, steps: %d, warmup_steps: 3}": "its cosine now ends at step 30",
+    "{kind: constant, steps: %d}": "the learning rate stays at its peak",
+    "{kind: step, steps: %d, milestones: [10]}": "its milestones stay",
+}
+
+
+@pytest.mark.parametrize("schedule", LONGER)
+def test_a_finished_run_goes_on_for_more_steps_and_says_what_its_schedule_does(go, tmp_path, schedule):
+    before, after = f"schedule={schedule % 20}", f"schedule={schedule % 30}"
+    run = go(tmp_path / "run", before)
+    weights = arrays(run)
+    go(tmp_path / "run", after, resume=True)
+    assert run.pointed_step(LATEST) == 30 and arrays(run) != weights
+    log = (run.path / "log.txt").read_text()
+    assert f"the run has 30 steps now, 20 before: {LONGER[schedule]}" in log
+    assert configuration.load(run.path / "config.yaml").schedule.steps == 30, "the next resume knows the new length"
+    assert [line["step"] for line in run.metrics() if "split" in line] == [5, 10, 15, 20, 25, 30]
+    if "cosine" not in schedule:  # its rate does not depend on the length: weights are those of the longer run
+        assert arrays(run) == arrays(go(tmp_path / "long", after))
+    with pytest.raises(RetinaError, match="expected at least the 30 steps that the run has made, got 20"):
+        go(tmp_path / "run", before, resume=True)
+
+
+def test_a_finished_run_says_how_it_goes_on(go, tmp_path, capsys):
+    go(tmp_path / "run")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    go(tmp_path / "run", resume=True)
+    assert re.search(r"after step 20; to make it longer: .* --resume schedule.steps=N\n$", capsys.readouterr().err)
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("change", ["run.evaluate_every=4", "run.log_every=2", "run.keep=7", "run.pictures=0"])
+def test_what_changes_no_weight_may_change_on_resume(go, tmp_path, change):
+    with pytest.raises(Interrupted):
+        go(tmp_path / "run", callbacks=[After(7, lambda _: os.kill(os.getpid(), signal.SIGTERM))])
+    run = go(tmp_path / "run", change, resume=True)
+    assert arrays(run) == arrays(go(tmp_path / "whole"))
+    assert "resumed with a changed config: run." in (run.path / "log.txt").read_text()
+    evaluated = [line["step"] for line in run.metrics() if "split" in line]
+    assert evaluated == ([5, 8, 12, 16, 20] if "evaluate" in change else [5, 10, 15, 20])
+    assert (
+        configuration.to_yaml(configuration.load(run.path / "config.yaml", [change]))
+        == (run.path / "config.yaml").read_text()
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- lost output
+
+
+def losing_output(kind, monkeypatch):
+    """Replace standard error; return a function after which nothing can be written to it."""
+    if kind == "full disk":
+        monkeypatch.setattr(sys, "stderr", open("/dev/full", "w", buffering=1))  # noqa: SIM115
+        return lambda: None
+    ours, theirs = os.openpty() if kind == "terminal" else os.pipe()
+    stream = open(theirs, "w", buffering=1)  # noqa: SIM115
+    monkeypatch.setattr(sys, "stderr", stream)
+    if kind == "closed":
+        return stream.close
+    return lambda: os.close(ours)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # what is left in their buffers
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, None])
+@pytest.mark.parametrize("kind", ["terminal", "pipe", "full disk", "closed"])
+def test_lost_output_ends_no_run_and_a_signal_writes_the_checkpoint(go, tmp_path, monkeypatch, kind, number):
+    """As when a window is closed: the terminal goes, then SIGHUP comes."""
+    lose = losing_output(kind, monkeypatch)
+    go_on = contextlib.nullcontext()
+    stopped = pytest.raises(Interrupted, match="after step 7 of 20; the checkpoint is written")
+    stop = After(7, lambda _: (lose(), number and os.kill(os.getpid(), number)))
+    with stopped if number else go_on:
+        go(tmp_path / "run", callbacks=[stop])
+    run = RunDirectory(tmp_path / "run")
+    assert run.pointed_step(LATEST) == (7 if number else 20)
+    assert (run.path / "log.txt").read_text().count("warning: the terminal takes no output (") == 1
+
+
+def test_a_log_that_cannot_be_written_is_a_warning(go, tmp_path, capsys):
+    def put_a_folder_there(_):
+        (tmp_path / "run/log.txt").unlink()
+        (tmp_path / "run/log.txt").mkdir()
+
+    assert go(tmp_path / "run", callbacks=[After(7, put_a_folder_there)]).pointed_step(LATEST) == 20
+    assert capsys.readouterr().err.count("log.txt: it can't be written (Is a directory); the run goes on") == 1
+
+
+def test_a_sighup_that_nohup_ignores_stays_ignored(go, tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        stop = After(7, lambda _: os.kill(os.getpid(), signal.SIGHUP))
+        assert go(tmp_path / "run", callbacks=[stop]).pointed_step(LATEST) == 20
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 # -------------------------------------------------------------------------------------------------- failed writes

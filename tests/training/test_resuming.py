@@ -10,10 +10,13 @@ from dataclasses import replace
 
 import keras
 import pytest
+from PIL import Image
 
 from retina import cli
 from retina import config as configuration
 from retina.data.formats.digits import read_digits
+from retina.data.images import unusable
+from retina.data.load import load_split
 from retina.errors import Interrupted, RetinaError
 from retina.runs import checkpoint as checkpoints
 from retina.runs.checkpoint import DamagedCheckpoint, read
@@ -125,6 +128,59 @@ def test_a_run_without_a_checkpoint_begins_with_the_data_at_hand(go, stopped, da
         path.unlink()
     go(stopped.path, resume=True, tables=(data[0].subset(range(6)), data[1]))
     assert stopped.fingerprints()["train"]["images"] == 6
+
+
+@pytest.fixture
+def of_files(tmp_path, monkeypatch):
+    """`of_files(*overrides, **arguments)`: a training with stand-ins on eight PNGs, four steps an epoch."""
+    (tmp_path / "images").mkdir()
+    images, annotations = [], []
+    for number in range(8):
+        Image.new("RGB", (64, 64), (number, 0, 0)).save(tmp_path / "images" / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "width": 64, "height": 64})
+        annotations.append({"id": number + 1, "image_id": number, "category_id": 1, "bbox": [8, 8, 40, 40]})
+    tree = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "ring"}]}
+    (tmp_path / "boxes.json").write_text(json.dumps(tree))
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+    def call(*overrides, **arguments):
+        train = f"data.train={{format: coco, annotations: {tmp_path}/boxes.json, images: {tmp_path}/images}}"
+        given = [*stand_ins.SETTINGS, train, "data.validation=null", "run.preflight=off", *overrides]
+        config = configuration.load(None, given)
+        path = tmp_path / "run"
+        return RunDirectory(training.train(config, path, collaborators=stand_ins.collaborators(), **arguments)), config
+
+    return call
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_images_that_went_bad_may_be_left_out_on_resume_unless_a_step_has_used_them(of_files, tmp_path, used):
+    with pytest.raises(Interrupted):
+        of_files(callbacks=[At(3)])
+    config = configuration.load(tmp_path / "run" / "config.yaml")
+    rows = resuming._used(load_split(config.data, "train"), config, 3).tolist()
+    assert len(rows) == 6, "three steps of two images each"
+    number = rows[0] if used else next(row for row in range(8) if row not in rows)
+    whole = (tmp_path / "images" / f"{number}.png").read_bytes()
+    (tmp_path / "images" / f"{number}.png").write_bytes(whole[:60])
+    fault = unusable(load_split(config.data, "train"), range(8))
+    assert f"{number}.png" in str(fault) and "; data.invalid_images=skip leaves such images out, with --resume" in str(
+        fault
+    )
+    if used:
+        with pytest.raises(RetinaError, match=rf"images that the run has used already \({number}\).*--changed-data"):
+            of_files("data.invalid_images=skip", resume=True)
+        return
+    run, _ = of_files("data.invalid_images=skip", resume=True)
+    assert run.pointed_step(LATEST) == 20 and run.fingerprints()["train"]["images"] == 7
+    assert f"resumed without 1 images that no step has used ({number})" in log(run)
+    assert of_files("data.invalid_images=skip", resume=True)[0].steps() == run.steps()
+
+
+def test_an_example_of_several_images_counts_as_all_of_them(of_files):
+    config = configuration.load(None, [*stand_ins.SETTINGS, "data.augment.mosaic={probability: 0.5}"])
+    data = read_digits("train", 8, 64)
+    assert len(resuming._used(data, config, 1)) == 8 and len(resuming._used(data, config, 0)) == 0
 
 
 def test_the_folder_of_the_data_may_move(go, stopped, tmp_path):

@@ -12,7 +12,7 @@ import numpy as np
 
 from retina import config
 from retina.data.batches import augment
-from retina.data.batches.decoding import JPEG
+from retina.data.batches.decoding import JPEG, most_halvings
 from retina.data.dataset import DetectionDataset
 from retina.data.stored import StoredImage, TableImage
 from retina.errors import RetinaError
@@ -23,10 +23,10 @@ _LEVELS = augment.MOST_HALVINGS + 1
 
 
 class Layout(NamedTuple):
-    """Places of N images at L levels of halving: `starts` [N,L] int64 (-1: not stored), `jpeg` [N] bool."""
+    """Places of N images at L levels of halving: `starts` [N,L] int64 (-1: not stored), `most` [N] the last level."""
 
     starts: np.ndarray
-    jpeg: np.ndarray
+    most: np.ndarray
     length: int  # bytes in all
 
 
@@ -39,7 +39,7 @@ class Cache(NamedTuple):
 
     def image(self, row: int, halvings: int) -> tuple[np.ndarray, int]:
         """The image [h,w,3] of a row and the halvings taken, as `retina.data.batches.decoding.Decoder` gives them."""
-        taken = halvings if self.layout.jpeg[row] else 0
+        taken = min(halvings, int(self.layout.most[row]))
         height, width = (-(-side >> taken) for side in self.sizes[row].tolist())
         start = int(self.layout.starts[row, taken])
         return self.values[start : start + height * width * 3].reshape(height, width, 3), taken
@@ -62,20 +62,21 @@ def layout(dataset: DetectionDataset, resized: np.ndarray, data: config.Data) ->
 
 
 def planned(dataset: DetectionDataset, resized: np.ndarray, data: config.Data) -> Layout:
-    """Plans the cache: a JPEG at each reduced size that some draw may ask for, other images as stored.
+    """Plans the cache: a JPEG at each reduced size that some draw may ask for, other images in full.
 
     Args:
         resized: [S,N,2] the sizes at zoom 1, at each of S scales, the smallest first.
     """
     jpeg = np.array([_is_jpeg(image) for image in dataset.images], bool)
-    least, most = _range_of_halvings(dataset.sizes, resized, data)
+    last = np.where(jpeg, most_halvings(dataset), 0)
+    least, most = (np.minimum(level, last) for level in _range_of_halvings(dataset.sizes, resized, data))
     level = np.arange(_LEVELS)
-    stored = np.where(jpeg[:, None], (least[:, None] <= level) & (level <= most[:, None]), level == 0)
+    stored = (least[:, None] <= level) & (level <= most[:, None])
     sides = -(-dataset.sizes.astype(np.int64)[:, None] >> level[:, None])
     # Level by level, and image by image within each.
     lengths = np.where(stored, sides.prod(axis=2) * 3, 0).T.ravel()
     starts = np.where(stored, (np.cumsum(lengths) - lengths).reshape(_LEVELS, -1).T, -1)
-    return Layout(starts, jpeg, int(lengths.sum()))
+    return Layout(starts, last, int(lengths.sum()))
 
 
 def fill(layout: Layout, sizes: np.ndarray, read: Callable[[int, int], tuple[np.ndarray, int]], threads: int) -> Cache:

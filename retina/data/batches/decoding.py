@@ -15,6 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from retina.data.batches.augment import MOST_HALVINGS
+from retina.data.dataset import DetectionDataset
+from retina.data.headers import ORIENTATION, UPRIGHT, is_tiff, tags, tiff_size
 from retina.data.stored import StoredImage, TableImage
 from retina.errors import RetinaError
 from retina.files import refuse_special
@@ -24,6 +27,9 @@ _GIF = (b"GIF87a", b"GIF89a")
 _COLOURS = ("YCbCr", "RGB", "Gray")
 # simplejpeg takes a least size, not a ratio; from this side on each ratio has a size that only it gives.
 _LEAST_SIDE = 16
+# Tags of TIFF 6.0, section 8: bits a channel, photometric interpretation, channels, meaning of channels beyond colour.
+_BITS_A_CHANNEL, _PHOTOMETRIC, _SAMPLES, _EXTRA = 258, 262, 277, 338
+_READ_COLOURS = (0, 1, 2, 3, 6)  # grey from white or from black, RGB, palette, YCbCr
 # Bits a pixel of bitmaps that are read: those of fewer, or packed ones, are not.
 _BITS = (8, 24, 32)
 
@@ -33,8 +39,11 @@ Decoder = Callable[[bytes, tuple[int, int], int], tuple[np.ndarray, int]]
 No side may be shorter than 2 ** halvings; sides are rounded up. Only JPEGs are halved."""
 
 
-def decoder() -> Decoder:
+def decoder(depth: tuple[float, float] | None = None) -> Decoder:
     """The function that decodes training images.
+
+    Args:
+        depth: levels that become black and white in images of more than 8 bits (`data.depth`).
 
     It raises `ValueError`, before an image is decoded, if its size is not the declared one, and `ValueError`, `OSError`
     or an error of OpenCV if the image can't be decoded.
@@ -61,6 +70,10 @@ def decoder() -> Decoder:
         if content.startswith(_GIF):
             return _by_pillow(content, declared, 0), 0
         _check_size(header_size(content), declared)
+        if is_tiff(content):
+            return decode_tiff(content, depth), 0
+        if depth is not None and is_deep_png(content):
+            return scaled(_rgb(_by_opencv(content)), depth), 0
         image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
         if image is None:
             raise ValueError("OpenCV can't decode it")
@@ -70,8 +83,19 @@ def decoder() -> Decoder:
     return decode
 
 
+def most_halvings(dataset: DetectionDataset) -> np.ndarray:
+    """[N]: how often an image may be halved, `MOST_HALVINGS` but for those that are turned.
+
+    A side that is no multiple of two ends in a pixel that shows less than the others. In an image that is flipped that
+    pixel would come first, and move all the others by a part of one.
+    """
+    common = np.gcd(*dataset.sizes.astype(np.int64).T)
+    twos = np.log2(common & -common).astype(np.int64)
+    return np.where(dataset.turns == UPRIGHT, MOST_HALVINGS, np.minimum(twos, MOST_HALVINGS))
+
+
 def header_size(content: bytes) -> tuple[int, int]:
-    """(height, width) by the header of a PNG, BMP or WebP; see `retina.data.batches.pixels`.
+    """(height, width) by the header of a PNG, BMP, WebP or TIFF; see `retina.data.batches.pixels`.
 
     Raises:
         ValueError: it is something else, or a bitmap that is not read.
@@ -90,7 +114,101 @@ def header_size(content: bytes) -> tuple[int, int]:
         if content[12:16] == b"VP8L":
             return (number(21, 4) >> 14) % 2**14 + 1, number(21, 4) % 2**14 + 1
         return number(28, 2) % 2**14, number(26, 2) % 2**14
-    raise ValueError("it is no JPEG, PNG, GIF, BMP or WebP that can be read")
+    tiff = tiff_size(content)
+    if tiff is not None:
+        return tiff
+    raise ValueError("it is no JPEG, PNG, GIF, BMP, WebP or TIFF that can be read")
+
+
+def is_deep_png(content: bytes) -> bool:
+    """Return whether encoded bytes are a PNG of 16 bits a channel."""
+    return content.startswith(b"\x89PNG") and content[24:25] == b"\x10"
+
+
+def decode_tiff(content: bytes, depth: tuple[float, float] | None) -> np.ndarray:
+    """RGB uint8 [h,w,3] of a TIFF's first page, as stored; training and evaluation read TIFFs by this function alike.
+
+    Args:
+        depth: levels that become black and white; without them 16 bits give their upper 8.
+
+    Raises:
+        ValueError: it is damaged, of other channels than grey or colour with or without alpha, or it needs `depth`; the
+            message says what to do.
+    """
+    values = deep_values(content)
+    if values.dtype == np.uint8:
+        return values
+    if depth is not None:
+        return scaled(values, depth)
+    if values.dtype == np.uint16:
+        return (values >> 8).astype(np.uint8)
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    raise ValueError(
+        f"expected 8 or 16 bits, its pixels are {values.dtype} from {low:g} to {high:g}: say which levels are "
+        f"black and white, such as data.depth: {{low: {low:g}, high: {high:g}}}"
+    )
+
+
+def deep_values(content: bytes) -> np.ndarray:
+    """The values [h,w,3] of a TIFF or of a PNG of 16 bits, in the file's own type and levels.
+
+    Raises:
+        ValueError: as `decode_tiff`.
+    """
+    if not is_tiff(content):
+        return _rgb(_by_opencv(content))
+    entries = tags(content)
+    channels = entries[_SAMPLES].value if _SAMPLES in entries else 1
+    alpha = _EXTRA in entries and entries[_EXTRA].value in (1, 2)
+    photometric = entries[_PHOTOMETRIC].value if _PHOTOMETRIC in entries else 1
+    if channels - alpha not in (1, 3) or photometric not in _READ_COLOURS:
+        kind = " of print colours or Lab" if photometric not in _READ_COLOURS else ""
+        raise ValueError(
+            f"expected grey or RGB pixels, with or without alpha, it has {channels} channels{kind}: write RGB images "
+            "of the three channels that show the objects best"
+        )
+    if ORIENTATION in entries:  # OpenCV and Pillow would carry it out
+        _, place, width = entries[ORIENTATION]
+        order = "little" if content.startswith(b"II") else "big"
+        content = content[:place] + UPRIGHT.to_bytes(width, order) + content[place + width :]  # type: ignore[arg-type]
+    if _BITS_A_CHANNEL not in entries or entries[_BITS_A_CHANNEL].value <= 8:
+        return _shallow_tiff(content)
+    return _rgb(_by_opencv(content))
+
+
+def scaled(values: np.ndarray, depth: tuple[float, float]) -> np.ndarray:
+    """Values as uint8, `depth` (low, high) as 0 and 255; in float32, step by step as `pixels.scaled` in a graph."""
+    low, factor = np.float32(depth[0]), np.float32(255.0 / (depth[1] - depth[0]))
+    levels = np.nan_to_num(values.astype(np.float32), nan=depth[0], posinf=depth[1], neginf=depth[0])
+    return np.round(np.clip((levels - low) * factor, np.float32(0), np.float32(255))).astype(np.uint8)
+
+
+def _shallow_tiff(content: bytes) -> np.ndarray:
+    """A TIFF of 8 bits or fewer by Pillow, since OpenCV multiplies colours by alpha."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content), formats=["TIFF"]) as image:
+            plain = image.convert("RGBA") if image.mode == "RGBa" else image
+            return np.asarray(plain.convert("RGB"))
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"expected a TIFF image, it is damaged or cut short ({error}); restore or remove it") from None
+
+
+def _by_opencv(content: bytes) -> np.ndarray:
+    cv2 = imported("cv2")
+    flags = cv2.IMREAD_UNCHANGED  # which leaves EXIF alone as well
+    values = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    if values is None:
+        raise ValueError("expected a TIFF or PNG image, it is damaged or cut short; restore or remove it")
+    return values
+
+
+def _rgb(values: np.ndarray) -> np.ndarray:
+    """[h,w,3] RGB of what OpenCV decodes, grey or BGR, with or without alpha."""
+    if values.ndim == 2:
+        return np.repeat(values[..., None], 3, axis=2)
+    return np.ascontiguousarray(values[..., 2::-1]) if values.shape[2] >= 3 else np.repeat(values[..., :1], 3, axis=2)
 
 
 def content_of(image: TableImage) -> bytes:

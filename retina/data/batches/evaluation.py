@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from retina import config
-from retina.data.batches import Batch, pixels, plan
+from retina.data.batches import Batch, exif, pixels, plan
+from retina.data.batches.decoding import decode_tiff
 from retina.data.dataset import DetectionDataset
+from retina.data.headers import UPRIGHT
 from retina.data.images import unusable
 from retina.data.limits import image_kind
 from retina.data.stored import StoredImage, TableImage
@@ -125,6 +127,8 @@ class _Columns(NamedTuple):
     """The columns of the table and of its geometry, as tensors."""
 
     encoded: Callable[[tf.Tensor], tf.Tensor]  # the bytes of the image of a row, a scalar string
+    orientations: tf.Tensor | None  # None: no image is turned
+    depth: tuple[float, float] | None
     sizes: tf.Tensor
     resized: tf.Tensor
     canvases: tf.Tensor
@@ -152,6 +156,8 @@ def _columns(dataset: DetectionDataset, geometry: plan.Geometry, max_pixels: int
 
         return _Columns(
             encoded=encoded,
+            orientations=tf.constant(dataset.turns, tf.int64) if (dataset.turns != UPRIGHT).any() else None,
+            depth=dataset.depth,
             sizes=tf.constant(dataset.sizes, tf.int32),
             resized=tf.constant(geometry.resized, tf.int32),
             canvases=tf.constant(geometry.canvases, tf.int32),
@@ -174,6 +180,17 @@ def _fetch(images: Sequence[TableImage]) -> Callable[[tf.Tensor], tf.Tensor]:
 
     # Not stateful, so that determinism does not put the threads in a row.
     return lambda row: tf.ensure_shape(tf.numpy_function(read, [row], tf.string, stateful=False), [])
+
+
+def _decoded(encoded: tf.Tensor, depth: tuple[float, float] | None) -> tf.Tensor:
+    """The image [h,w,3] of encoded bytes; TIFFs by the function of the training reader, for TensorFlow reads none."""
+    import tensorflow as tf
+
+    def tiff() -> tf.Tensor:
+        return tf.numpy_function(lambda content: decode_tiff(content, depth), [encoded], tf.uint8, stateful=False)
+
+    image = tf.cond(pixels.is_tiff(encoded), tiff, lambda: pixels.decode(encoded, depth))
+    return tf.ensure_shape(image, [None, None, 3])
 
 
 def _batches(
@@ -222,7 +239,9 @@ def _shown(table: _Columns, index: tf.Tensor, canvas: tf.Tensor) -> dict[str, An
     import tensorflow as tf
 
     stored, content = table.sizes[index], table.resized[index]
-    image = pixels.decode(table.encoded(index))
+    image = _decoded(table.encoded(index), table.depth)
+    if table.orientations is not None:
+        image = exif.turned(image, table.orientations[index])
     fits = tf.debugging.Assert(
         tf.reduce_all(tf.shape(image)[:2] == stored), ["declared and stored size", stored, tf.shape(image)[:2]]
     )

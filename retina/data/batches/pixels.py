@@ -27,29 +27,38 @@ def leave_gpu_to_backend() -> None:
             tf.config.set_visible_devices([], "GPU")
 
 
-def read(image: tf.Tensor, from_file: bool, max_pixels: int = config.MAX_PIXELS) -> tf.Tensor:
+def read(
+    image: tf.Tensor,
+    from_file: bool,
+    max_pixels: int = config.MAX_PIXELS,
+    depth: tuple[float, float] | None = None,
+) -> tf.Tensor:
     """The decoded image, or [0,0,3] where that fails: the graph's `try`, which neither raises nor names a file.
 
     Args:
         image: a scalar string, the encoded bytes or with `from_file` the path of a file with them.
         max_pixels: an image whose header tells of more is not decoded.
+        depth: see `decode`.
     """
     import tensorflow as tf
 
     def attempt(image: tf.Tensor) -> tf.Tensor:
-        return decode(limited(tf.io.read_file(image) if from_file else image, max_pixels))
+        return decode(limited(tf.io.read_file(image) if from_file else image, max_pixels), depth)
 
     tried = tf.data.Dataset.from_tensors(image).map(attempt).ignore_errors()
     failed = tf.data.Dataset.from_tensors(tf.zeros([0, 0, 3], tf.uint8))
     return tried.concatenate(failed).take(1).get_single_element()
 
 
-def decode(encoded: tf.Tensor) -> tf.Tensor:
+def decode(encoded: tf.Tensor, depth: tuple[float, float] | None = None) -> tf.Tensor:
     """RGB uint8 [h,w,3] of a scalar string, JPEG, PNG, GIF, BMP or WebP, whatever the file is called.
 
-    Of an animation the first frame. EXIF is not applied. Grey becomes three equal channels, of 16 bits the upper 8 are
-    taken, alpha is dropped: what colour a transparent pixel has in the file, it has here. CMYK is converted without a
-    colour profile, as Pillow does.
+    Of an animation the first frame. EXIF is not applied. Grey becomes three equal channels, alpha is dropped: what
+    colour a transparent pixel has in the file, it has here. CMYK is converted without a colour profile, as Pillow does.
+
+    Args:
+        depth: levels of a PNG of 16 bits that become black and white (`data.depth`); without them the upper 8 bits are
+            taken.
     """
     import tensorflow as tf
 
@@ -57,19 +66,37 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
     image = tf.cond(
         tf.io.is_jpeg(encoded),
         lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"),
-        lambda: decode_other(encoded),
+        lambda: decode_other(encoded, depth),
     )
     return tf.ensure_shape(image, [None, None, 3])
 
 
-def decode_other(encoded: tf.Tensor) -> tf.Tensor:
+def decode_other(encoded: tf.Tensor, depth: tuple[float, float] | None = None) -> tf.Tensor:
     """`decode` of what is no JPEG."""
     import tensorflow as tf
 
     head = _head(encoded)
     palette_bmp = _is(head, 0, b"BM") & (_little(head, 28, 2) == 8)
     cases = [(palette_bmp, lambda: _palette_bmp(encoded, head)), (_is_webp(head), lambda: _webp(encoded, head))]
+    if depth is not None:
+        deep_png = _is(head, 0, b"\x89PNG") & (head[24] == 16)
+        cases.append((deep_png, lambda: scaled(tf.io.decode_png(encoded, channels=3, dtype=tf.uint16), depth)))
     return tf.case(cases, default=lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False))
+
+
+def scaled(values: tf.Tensor, depth: tuple[float, float]) -> tf.Tensor:
+    """`retina.data.batches.decoding.scaled` in a graph, equal to it."""
+    import tensorflow as tf
+
+    low, factor = tf.constant(depth[0], tf.float32), tf.constant(255.0 / (depth[1] - depth[0]), tf.float32)
+    levels = tf.clip_by_value((tf.cast(values, tf.float32) - low) * factor, 0.0, 255.0)
+    return tf.cast(tf.round(levels), tf.uint8)
+
+
+def is_tiff(encoded: tf.Tensor) -> tf.Tensor:
+    """Whether a scalar string is a TIFF, which TensorFlow does not decode."""
+    head = _head(encoded)
+    return _is(head, 0, b"II*\0") | _is(head, 0, b"MM\0*")
 
 
 def limited(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
@@ -190,7 +217,8 @@ def fit(stored: tf.Tensor, resize: config.Resize) -> tuple[tf.Tensor, tf.Tensor]
 
     # In float64 and in the order of the original: a size that lands on half a pixel must round the same way.
     exact = tf.cast(stored, tf.float64)
-    short, long = tf.constant(resize.short, tf.float64), tf.constant(resize.long, tf.float64)
+    # Not scalars: OpenVINO, to which exports are converted, inverts a scalar's quotient that leads to a padding.
+    short, long = tf.constant([resize.short], tf.float64), tf.constant([resize.long], tf.float64)
     scale = tf.minimum(short / tf.reduce_min(exact), long / tf.reduce_max(exact))
     resized = tf.cast(tf.maximum(tf.floor(exact * scale + 0.5), 1.0), tf.int32)
     return resized, (resized + resize.multiple - 1) // resize.multiple * resize.multiple

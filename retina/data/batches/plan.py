@@ -75,21 +75,24 @@ def fit(sizes: np.ndarray, resize: config.Resize) -> Geometry:
     return Geometry(resized[which], merged[canvas_of][which].astype(np.int32), canvases.astype(np.int32))
 
 
-def fit_training(sizes: np.ndarray, resize: config.Resize) -> tuple[Geometry, ...]:
+def fit_training(sizes: np.ndarray, resize: config.Resize, *, batch_size: int = 1) -> tuple[Geometry, ...]:
     """Lays images out for training: for each of `resize.train_short` in order, or else once, for `short`.
 
     All have the same groups, those of the largest, so that a batch may be shown at any of them; a canvas is as large as
-    its group needs it there.
+    its group needs it there. A canvas of fewer images than a batch, which copies of them would have to fill, is merged
+    into another: see `_with_full_batches`.
 
     Args:
         sizes: [N,2] (height, width) of the images as stored, pixels.
+        batch_size: images that a canvas must have, unless all images have fewer.
 
     Raises:
         RetinaError: a side is not positive.
     """
     if not resize.train_short:
-        return (fit(sizes, resize),)
-    largest = fit(sizes, resize.model_copy(update={"short": resize.train_short[-1]}))
+        return (_with_full_batches(fit(sizes, resize), batch_size),)
+    widest = fit(sizes, resize.model_copy(update={"short": resize.train_short[-1]}))
+    largest = _with_full_batches(widest, batch_size)
     alone = {"max_canvases": max(len(largest.canvas_of), 1)}
     geometries = []
     for short in resize.train_short:
@@ -144,6 +147,18 @@ def evaluation_order(sizes: np.ndarray, resize: config.Resize) -> np.ndarray:
     return evaluation_plan(fit(sizes, resize), batch_size=1).index.ravel()
 
 
+def padding(geometry: Geometry) -> float:
+    """Share of the canvases' pixels, over all images, that is padding; 0 without an image."""
+    canvas = geometry.canvases[geometry.canvas_of].astype(np.float64).prod(axis=1).sum()
+    return float(1.0 - geometry.resized.astype(np.float64).prod(axis=1).sum() / canvas) if canvas else 0.0
+
+
+def repeats(geometry: Geometry, *, batch_size: int) -> float:
+    """Share of the images of an epoch of `training_plan` that complete a batch; 0 without an image."""
+    slots = training_steps(geometry, batch_size=batch_size) * batch_size
+    return 1.0 - len(geometry.canvas_of) / slots if slots else 0.0
+
+
 def training_steps(geometry: Geometry, *, batch_size: int) -> int:
     """S: the number of batches of an epoch of `training_plan`."""
     return int((-(-np.bincount(geometry.canvas_of) // batch_size)).sum())
@@ -191,6 +206,37 @@ def _distinct(pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     first, second = pairs.astype(np.int64).T
     keys, which, counts = np.unique(first << 32 | second, return_inverse=True, return_counts=True)
     return np.stack([keys >> 32, keys & (2**32 - 1)], axis=1), which.reshape(-1), counts
+
+
+def _with_full_batches(geometry: Geometry, batch_size: int) -> Geometry:
+    """The layout with at least so many images on each canvas, as far as there are.
+
+    The images of a rarer canvas move to the one that contains it and has the least area. Where none contains it, it is
+    widened to hold what is next to it, and completed by images from there, so that only a batch pays for the padding.
+    """
+    canvases, canvas_of = geometry.canvases.astype(np.int64), geometry.canvas_of.astype(np.int64)
+    counts = np.bincount(canvas_of, minlength=len(canvases))
+    while len(canvases) > 1 and counts.min() < batch_size:
+        rare = int(counts.argmin())  # the first of equals, as the canvases are in order: the same on every machine
+        joint = np.maximum(canvases[rare], canvases)
+        growth = joint.prod(axis=1) - canvases.prod(axis=1)
+        growth[rare] = np.iinfo(np.int64).max
+        containing = (growth == 0).nonzero()[0]
+        if len(containing):
+            target = int(containing[canvases[containing].prod(axis=1).argmin()])
+            canvas_of[canvas_of == rare] = target
+        else:
+            target, missing = int(growth.argmin()), batch_size - counts[rare]
+            there = (canvas_of == target).nonzero()[0]
+            canvases[rare] = joint[target]
+            if len(there) - missing >= batch_size:
+                canvas_of[there[np.linspace(0, len(there) - 1, missing).round().astype(np.int64)]] = rare
+            else:
+                canvas_of[there] = rare
+        left = np.unique(canvas_of)
+        canvases, canvas_of = canvases[left], np.searchsorted(left, canvas_of)
+        counts = np.bincount(canvas_of, minlength=len(canvases))
+    return Geometry(geometry.resized, canvas_of.astype(np.int32), canvases.astype(np.int32))
 
 
 def _merge(canvases: np.ndarray, images: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from retina import config
+from retina.data import orientation
 from retina.data.batches import Batch, augment, cache, decoding, pixels, plan
 from retina.data.batches.augment import Layout
 from retina.data.dataset import DetectionDataset
+from retina.data.headers import QUARTER_TURNS, UPRIGHT
 from retina.data.images import unusable
 from retina.data.limits import image_kind, image_name
 from retina.errors import RetinaError
@@ -64,7 +66,7 @@ def training_batches(
     """
     if not 0 <= first_step <= steps:
         raise RetinaError(f"training: expected 0 <= first step <= steps, got {first_step} and {steps}; raise the steps")
-    geometries = plan.fit_training(dataset.sizes, data.resize)
+    geometries = plan.fit_training(dataset.sizes, data.resize, batch_size=batch_size)
     # Its errors, also those of a run without steps.
     plan.training_plan(geometries[0], batch_size=batch_size, seed=seed, epoch=0)
     image_kind(dataset, data.max_pixels)
@@ -116,9 +118,15 @@ class Batches:
         self._table = augment.Table.of(dataset)
         self._slots = plan.box_slots(dataset.offsets, augment.images_per_example(data.augment))
         self._threads = threads or 2 * _cores()
-        self._decode = decoding.decoder()
+        self._decode = decoding.decoder(dataset.depth)
         self._paint = decoding.fast_painter() if data.decode == "auto" else decoding.paint_exactly
-        self._sizes = list(map(tuple, self._table.sizes.tolist()))
+        self._turns = dataset.turns.tolist()
+        # As stored: a quarter turn swaps the sides.
+        self._sizes = [
+            (width, height) if turn in QUARTER_TURNS else (height, width)
+            for (height, width), turn in zip(dataset.sizes.tolist(), self._turns, strict=True)
+        ]
+        self._most = decoding.most_halvings(dataset).tolist()
         self._cache: cache.Cache | None = None
         if data.cache == "memory":
             resized = np.stack([geometry.resized for geometry in schedule.geometries])
@@ -253,9 +261,12 @@ class Batches:
         if self._cache is not None:
             return self._cache.image(row, halvings)
         try:
-            return self._decode(decoding.content_of(self._dataset.images[row]), self._sizes[row], halvings)
+            content = decoding.content_of(self._dataset.images[row])
+            image, halved = self._decode(content, self._sizes[row], min(halvings, self._most[row]))
         except Exception as error:
             raise _ImageError(row, error) from None
+        turn = self._turns[row]
+        return (image if turn == UPRIGHT else np.ascontiguousarray(orientation.turned(image, turn))), halved
 
     def _filled(self, layout: cache.Layout) -> cache.Cache:
         try:

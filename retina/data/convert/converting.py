@@ -9,6 +9,7 @@ source.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -21,12 +22,14 @@ import numpy as np
 
 from retina import config
 from retina.data.convert.origin import Origin, find_source
-from retina.data.convert.part import HOLDS, Choice, Part, Spec, Target, file_names, fitted, without
-from retina.data.convert.verify import differences
+from retina.data.convert.part import HOLDS, Choice, Part, Spec, Target, file_names, fitted, whole_corners, without
+from retina.data.convert.verify import differences, differing_texts, undecodable
 from retina.data.dataset import DetectionDataset, InvalidBoxes
 from retina.data.formats import coco, tfds, voc, yolo
+from retina.data.headers import UPRIGHT
 from retina.data.image_files import Header, read_header, upright_boxes
 from retina.data.load import read_source
+from retina.data.orientation import ROTATED, Policy
 from retina.errors import RetinaError
 from retina.files import write_text
 
@@ -40,7 +43,8 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Conversion:
-    """The outcome. `splits`: images and boxes written; `problems`: the faults that the check names."""
+    """The outcome. `splits`: images and boxes written; `problems`: the faults that the check names; `damaged`: True if
+    the source has images that can't be decoded, which `notes` name."""
 
     target: str
     folder: Path
@@ -49,6 +53,7 @@ class Conversion:
     renamed: tuple[tuple[str, str], ...]  # (old, new) names of image files
     problems: tuple[str, ...]
     data: dict[str, Any]  # how a configuration reads it
+    damaged: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of `--json`."""
@@ -75,6 +80,7 @@ def convert(
     images: Path | None = None,
     data_dir: Path | None = None,
     invalid_boxes: InvalidBoxes | None = None,
+    orientation: Policy | None = None,
     crowd: Choice | None = None,
     difficult: Choice | None = None,
     upright: bool = False,
@@ -88,7 +94,7 @@ def convert(
     """Write a dataset in another format into a new folder, an image at a time, and checks what it wrote.
 
     Args:
-        source, splits, images, data_dir, invalid_boxes: see `retina.data.convert.origin.find_source`.
+        source, splits, images, data_dir, invalid_boxes, orientation: see `retina.data.convert.origin.find_source`.
         crowd, difficult: what becomes of boxes that the format can't mark: "keep" as ordinary ones or "drop".
         upright: images with an EXIF rotation are turned, their boxes with them; JPEGs are encoded again, at quality 95.
         link: hard links in the place of copies.
@@ -104,7 +110,14 @@ def convert(
     home = Path(folder)
     _refuse_idle(to, link, spec, file_format, shard_bytes)
     _refuse_full(home, resume)  # before anything takes time
-    origin = find_source(str(source), splits=splits, images=images, data_dir=data_dir, invalid_boxes=invalid_boxes)
+    origin = find_source(
+        str(source),
+        splits=splits,
+        images=images,
+        data_dir=data_dir,
+        invalid_boxes=invalid_boxes,
+        orientation=orientation,
+    )
     tables = {name: _read(origin, section) for name, section in origin.splits.items()}
     _refuse_different_classes(tables)
     spec = spec or ("voc" if origin.format == "voc" or any(t.difficult.any() for t in tables.values()) else "coco")
@@ -116,6 +129,12 @@ def convert(
     _open(home, _fingerprint(parts, settings), resume)
     _write(to, parts, home, options, link, report)
     problems, data = _verify(to, parts, home, report)
+    if not upright and any(table.orientation for table in tables.values()):
+        data["orientation"] = "stored"
+    if origin.data.depth is not None:  # the images are copied as they are
+        data["depth"] = origin.data.depth.model_dump(mode="json")
+    damaged = _damaged(parts, report)
+    notes += damaged
     done = Conversion(
         target=to,
         folder=home,
@@ -124,6 +143,7 @@ def convert(
         renamed=renamed,
         problems=problems,
         data=data,
+        damaged=bool(damaged),
     )
     if not problems:
         _close(home, done)
@@ -143,7 +163,9 @@ def _read(origin: Origin, section: config.Source) -> DetectionDataset:
     try:
         return read_source(origin.data, section, "source")
     except RetinaError as error:  # there may be no configuration to set it in
-        raise RetinaError(str(error).replace("data.invalid_boxes: ", "--invalid-boxes ")) from None
+        options = {"data.invalid_boxes: ": "--invalid-boxes ", "set data.orientation: ": "give --orientation "}
+        text = functools.reduce(lambda text, old: text.replace(old, options[old]), options, str(error))
+        raise RetinaError(text) from None
 
 
 def _refuse_different_classes(tables: dict[str, DetectionDataset]) -> None:
@@ -174,15 +196,20 @@ def _plan(
     turned: dict[str, tuple[DetectionDataset, list[Header], np.ndarray]] = {}
     done = 0
     for split, table in tables.items():
-        notes += table.notes
+        # What becomes of rotated images is told below.
+        notes += tuple(note for note in table.notes if ROTATED not in note)
         headers = []
         for image, identifier in zip(table.images, table.image_ids, strict=True):
             name = image if isinstance(image, str) else f"{table.name}: image {identifier}"
             headers.append(read_header(image, name))
+            if holds.startswith("tfds") and headers[-1].suffix == ".tif":
+                raise RetinaError(
+                    f"{name}: expected images that TensorFlow decodes, it is a TIFF; write it as PNG first"
+                )
             done += 1
             report("headers", done, total)
         table, rotations, said = _upright(table, headers, upright)
-        table, lost = fitted(table, HOLDS[holds], crowd, difficult)
+        table, lost = fitted(whole_corners(table), HOLDS[holds], crowd, difficult)
         gone, why = _unheld(holds, table)
         if gone.any():
             lost += (f"{table.name}: {int(gone.sum())} of {len(gone)} boxes left out: {why}",)
@@ -217,9 +244,8 @@ def _upright(
     encoded_again = 0
     for row, (header, declared) in enumerate(zip(headers, table.sizes.tolist(), strict=True)):
         rotated = header.orientation != 1
-        # Where both sizes are the same, boxes are those of the stored pixels, as everywhere in retina.
-        of_stored = tuple(declared) == header.size
-        if not of_stored and not (rotated and tuple(declared) == header.upright):
+        of_stored = table.turns[row] == UPRIGHT
+        if tuple(declared) != (header.size if of_stored else header.upright):
             raise RetinaError(
                 f"{table.name}: image {table.image_ids[row]}: expected {declared[1]}x{declared[0]} pixels (width x "
                 f"height) as declared, the image has {header.size[1]}x{header.size[0]}; correct the declared size"
@@ -245,8 +271,8 @@ def _upright(
         what = "copied as they are, boxes in their stored pixels; --upright turns both"
     else:
         what = f"turned upright, boxes with them; {encoded_again} of them JPEGs, encoded again at quality 95"
-    note = f"{table.name}: {carried} of {len(table)} images carry an EXIF rotation: {what}"
-    return replace(table, boxes=boxes, sizes=sizes), rotations, (note,)
+    note = f"{table.name}: {carried} of {len(table)} images {ROTATED}: {what}"
+    return replace(table, boxes=boxes, sizes=sizes, orientations=None, orientation=""), rotations, (note,)
 
 
 # ---------------------------------------------------------------------------------------------------- by the format
@@ -301,10 +327,15 @@ def _verify(to: Target, parts: Sequence[Part], home: Path, report: Progress) -> 
     tick = _counter("checking", parts, report)
     for part in parts:
         section = module.source(home, part.split, part.table.class_names)
-        data = config.Data(train=section, validation=section)
+        # Upright copies have no rotation left, others their boxes in stored pixels.
+        data = config.Data(train=section, validation=section, orientation="stored")
         try:
             table = read_source(data, section, "written")
             faults = differences(part, table, module.tolerance(part.table), tick)
+            if to == "voc":
+                faults += differing_texts(voc.written_texts(part, home))
+            elif to == "yolo":
+                faults += differing_texts(yolo.written_texts(part, home))
         except RetinaError as error:
             faults = (str(error),)
         problems += [f"{part.split}: {fault}" for fault in faults]
@@ -312,6 +343,19 @@ def _verify(to: Target, parts: Sequence[Part], home: Path, report: Progress) -> 
         key = "validation" if part.split == "val" else part.split
         tree[key] = inside.model_dump(mode="json", exclude_none=True)
     return tuple(problems), tree
+
+
+def _damaged(parts: Sequence[Part], report: Progress) -> tuple[str, ...]:
+    """Notes on images that can't be decoded: their copies are equal, and as bad as their sources."""
+    notes: list[str] = []
+    tick = _counter("decoding", parts, report)
+    for part in parts:
+        faults = undecodable(part, tick)
+        if faults:
+            shown = "; ".join(faults[:3])
+            more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
+            notes.append(f"{part.split}: {len(faults)} images can't be decoded, copied as they are: {shown}{more}")
+    return tuple(notes)
 
 
 # --------------------------------------------------------------------------------------------------------- the folder

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from retina import config
 from retina.data.dataset import InvalidBoxes, suggest
-from retina.data.formats.layouts import look
+from retina.data.formats.layouts import look, with_asked_splits
+from retina.data.orientation import Policy
 from retina.errors import RetinaError
 
 
@@ -28,6 +29,7 @@ def find_source(
     images: Path | None = None,
     data_dir: Path | None = None,
     invalid_boxes: InvalidBoxes | None = None,
+    orientation: Policy | None = None,
 ) -> Origin:
     """Return what `retina.data.formats.layouts.look` finds, its splits chosen and renamed.
 
@@ -38,6 +40,7 @@ def find_source(
         images: the folder of images of a COCO JSON or CSV file.
         data_dir: where TFDS datasets lie.
         invalid_boxes: the policy; None takes that of a configuration, else "error".
+        orientation: what boxes belong to where images have an EXIF rotation; None takes a configuration's, else "auto".
 
     Raises:
         RetinaError: there is no such source, split, or a setting has no effect on it.
@@ -55,6 +58,8 @@ def find_source(
         if len(wanted) > 1:
             raise RetinaError(f"{source}: a {kind} file is one split; expected one --split, got {len(wanted)}")
         sections = {next(iter(wanted)): next(iter(sections.values()))}
+    if kind == "yolo":
+        sections = with_asked_splits(sections, list(wanted))
     for name in wanted:
         if name not in sections:
             raise RetinaError(f"{source}: it has no split '{name}'; {suggest(name, list(sections))}")
@@ -64,8 +69,8 @@ def find_source(
     if data is None:
         any_source = next(iter(sections.values()))
         data = config.Data(train=any_source, validation=any_source)
-    if invalid_boxes is not None:
-        data = data.model_copy(update={"invalid_boxes": invalid_boxes})
+    given = {"invalid_boxes": invalid_boxes, "orientation": orientation}
+    data = data.model_copy(update={key: value for key, value in given.items() if value is not None})
     return Origin(kind, data, {_plain(name): section for name, section in chosen.items()})
 
 

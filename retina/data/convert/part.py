@@ -13,12 +13,14 @@ import numpy as np
 from retina.data.dataset import DetectionDataset
 from retina.data.stored import TableImage
 from retina.errors import RetinaError
+from retina.files import IMAGE_SUFFIXES
 
 Target = Literal["coco", "voc", "yolo", "tfds"]
 Spec = Literal["coco", "voc"]
 Choice = Literal["keep", "drop"]
 
 _LONGEST = 200  # bytes of a name; file systems allow 255, and a suffix has to fit too
+_FLOAT32 = 2.0**-23  # the relative step of its numbers
 _RESERVED = ("classes",)  # classes.txt, beside YOLO labels, is not the labels of an image
 
 
@@ -71,6 +73,22 @@ def without(table: DetectionDataset, gone: np.ndarray) -> DetectionDataset:
     return replace(table, offsets=np.concatenate([[0], np.cumsum(counts)]), **columns)
 
 
+def whole_corners(table: DetectionDataset) -> DetectionDataset:
+    """Return the table with corners whole that float32 can't tell from whole numbers: sources hold sums and fractions
+    of them, which come out as 80.99999999. Areas that are the box's stay so."""
+    sides = np.repeat(table.sizes.max(axis=1, initial=1), np.diff(table.offsets))[:, None]
+    nearest = np.round(table.boxes)
+    boxes = np.where(np.abs(table.boxes - nearest) <= sides * _FLOAT32, nearest, table.boxes)
+    sound = np.all(boxes[:, 2:] > boxes[:, :2], axis=1, keepdims=True)
+    boxes = np.where(sound, boxes, table.boxes)
+    plain = np.abs(table.areas - _areas(table.boxes)) <= 1e-6 * np.maximum(table.areas, 1)
+    return replace(table, boxes=boxes, areas=np.where(plain, _areas(boxes), table.areas))
+
+
+def _areas(boxes: np.ndarray) -> np.ndarray:
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+
+
 def fitted(
     table: DetectionDataset, holds: Holds, crowd: Choice | None, difficult: Choice | None
 ) -> tuple[DetectionDataset, tuple[str, ...]]:
@@ -102,7 +120,7 @@ def fitted(
         else:
             table = replace(table, **{kind: np.zeros_like(flags)})
             notes.append(f"{table.name}: {count} {kind} boxes become ordinary ones (--{kind} keep)")
-    of_boxes = (table.boxes[:, 2] - table.boxes[:, 0]) * (table.boxes[:, 3] - table.boxes[:, 1])
+    of_boxes = _areas(table.boxes)
     if holds.areas == "whole":
         cut = int((np.floor(table.areas) != table.areas).sum())
         if cut:
@@ -154,7 +172,8 @@ def file_names(
 
 def _plain(name: str, suffix: str) -> str:
     path = Path(unicodedata.normalize("NFC", name).replace("/", "_").replace("\\", "_"))
-    stem, ending = (path.stem, path.suffix) if path.suffix[1:].isalnum() else (path.name, suffix)
+    # An image without an extension may have a dot in its name all the same: frame.0001.
+    stem, ending = (path.stem, path.suffix) if path.suffix.lower() in IMAGE_SUFFIXES else (path.name, suffix)
     clean = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in stem)
     if clean[:1] in (".", "-"):
         clean = "_" + clean[1:]

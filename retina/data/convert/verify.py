@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,8 @@ from PIL import Image
 
 from retina.data.convert.part import Part
 from retina.data.dataset import DetectionDataset
+from retina.data.images import each_image
+from retina.data.orientation import turned
 from retina.data.stored import StoredImage, TableImage, encoded
 from retina.errors import RetinaError
 
@@ -71,6 +73,19 @@ def differences(
     return tuple(faults)
 
 
+def differing_texts(texts: Iterable[tuple[Path, str]]) -> tuple[str, ...]:
+    """Return the first few files, in words, whose text is not the one that was to be written: read as numbers, 81 and
+    81.00000001 are the same."""
+    wrong = []
+    for file, text in texts:
+        try:
+            if file.read_text(encoding="utf-8") != text:
+                wrong.append(f"{file.name}: its text is not what was to be written")
+        except (OSError, UnicodeDecodeError) as error:
+            wrong.append(f"{file.name}: cannot read it again: {error}")
+    return tuple(wrong[:_SHOWN])
+
+
 def _rows(part: Part, written: DetectionDataset) -> np.ndarray | str:
     """[N] the row of each image of the part in the table, or the fault."""
     if len(written) != len(part.table):
@@ -126,14 +141,19 @@ def _turned_fault(source: TableImage, copy: TableImage, orientation: int) -> str
     return None if not apart.any() else f"{int((apart > 0).any(axis=2).sum())} pixels differ from its turned source"
 
 
-def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Pixels [H,W,C] after an EXIF orientation, by EXIF 2.3's own words: where its row 0 and its column 0 lie."""
-    if orientation >= 5:
-        pixels = pixels.transpose(1, 0, 2)
-    # Of 5 to 8 the transpose comes first, so the flips are those of the upright picture.
-    rows = orientation in (3, 4, 7, 8)
-    columns = orientation in (2, 3, 6, 7)
-    return pixels[:: -1 if rows else 1, :: -1 if columns else 1]
+def undecodable(part: Part, tick: Callable[[int], None]) -> list[str]:
+    """Return the faults of the images that can't be decoded, by name; each is decoded once, in threads."""
+    faults = each_image(part.table, lambda row: _decoding_fault(part.table.images[row]), tick)
+    return [f"{name}: {fault}" for name, fault in zip(part.names, faults, strict=True) if fault is not None]
+
+
+def _decoding_fault(image: TableImage) -> str | None:
+    try:
+        with Image.open(io.BytesIO(encoded(image))) as opened:
+            opened.load()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        return str(error)
+    return None
 
 
 def _pixels(content: bytes) -> tuple[np.ndarray, bool]:

@@ -18,9 +18,19 @@ import numpy as np
 
 from retina import config
 from retina.data.convert.part import Part
-from retina.data.dataset import DetectionDataset, RawObjects, Records, first_repeated
+from retina.data.dataset import DetectionDataset, RawObjects, Records, distinct_names, first_repeated, merging_advice
 from retina.data.detections import LARGEST, DetectionTable, Pixels, beyond, is_name, is_number, short, to_continuous
-from retina.data.ground_truth import FileTruth, GroundTruth, Id, Results, labels_of_names, results, rows_of_stems
+from retina.data.ground_truth import (
+    FileTruth,
+    GroundTruth,
+    Id,
+    LeftOut,
+    Results,
+    labels_of_names,
+    refuse_all_left_out,
+    results,
+    rows_of_stems,
+)
 from retina.data.image_files import locate_images, place_image, stem
 from retina.errors import RetinaError
 from retina.files import written
@@ -29,10 +39,12 @@ from retina.files import written
 # numbers take as Python objects. The pattern can't match inside a JSON string: there the quotes would be escaped.
 _POLYGONS = re.compile(rb'"segmentation"\s*:\s*\[[\[\]0-9eE+\-.,\s]*\]')
 
+# A whole number in a text, as Python reads it; not so long that it takes time.
+_WHOLE = re.compile(r"-?[0-9]{1,30}")
 _TYPES = {int: "a whole number", str: "a text", list: "a list", float: "a number"}
 
 
-def coco_records(annotations: Path, images: Path, *, keep_missing: bool = False) -> Records:
+def coco_records(annotations: Path, images: Path, *, keep_missing: bool = False, relabelled: bool = False) -> Records:
     """Read one COCO annotation file; the images themselves are not opened.
 
     Labels follow the categories by id (gaps are fine). Images without annotations stay, and so do crowds. A box is
@@ -40,6 +52,7 @@ def coco_records(annotations: Path, images: Path, *, keep_missing: bool = False)
 
     Args:
         keep_missing: an image whose file is missing stays, to be left out by who decodes it.
+        relabelled: whether `data.relabel` follows, which may tell classes apart that share a name: they get their ids.
 
     Raises:
         RetinaError: a file or folder is missing, the JSON is malformed, an entry lacks a key, holds a wrong type or
@@ -47,14 +60,16 @@ def coco_records(annotations: Path, images: Path, *, keep_missing: bool = False)
     """
     file = _read_file(annotations, "check data.root and annotations")
     name = file.name
-    classes = _classes(file)
+    classes = _classes(file, relabelled)
     image_ids = _column(name, "images", file.images, "id", (int, str))
     _refuse_repeated(name, "images", "id", image_ids)
     files = _column(name, "images", file.images, "file_name", (str,))
     sizes = [_column(name, "images", file.images, key, (int,)) for key in ("height", "width")]
     for key, side in zip(("height", "width"), sizes, strict=True):
         _refuse(name, "images", key, side, [not 0 < s < 2**31 for s in side], "a positive whole number")
-    paths = locate_images(name, images, files, lambda index: f"images[{index}]", "file_name", keep_missing=keep_missing)
+    located = locate_images(
+        name, images, files, lambda index: f"images[{index}]", "file_name", keep_missing=keep_missing
+    )
     rows = {image_id: row for row, image_id in enumerate(image_ids)}
     labels = {category: label for label, category in enumerate(classes.values())}
     raw = _objects(file, rows, labels, strict=True)
@@ -63,7 +78,8 @@ def coco_records(annotations: Path, images: Path, *, keep_missing: bool = False)
     def describe(row: int) -> str:
         return f"annotation {objects[row].get('id', f'number {row}')} (image {image_ids[owners[row]]})"
 
-    return Records(name, classes, image_ids, paths, np.array(sizes, np.int32).T, raw, describe)
+    size = np.array(sizes, np.int32).T
+    return Records(name, classes, image_ids, located.paths, size, raw, describe, located.notes)
 
 
 def coco_truth(path: Path, pixels: Pixels) -> FileTruth:
@@ -171,18 +187,13 @@ def _entries(name: str, tree: dict[str, Any], key: str) -> list[dict[str, Any]]:
     return entries
 
 
-def _column(
-    name: str, table: str, entries: list[dict[str, Any]], key: str, types: tuple[type, ...], default: Any = None
-) -> list[Any]:
-    """`entries[:][key]`, checked for presence (unless there is a default) and exact type."""
-    if default is not None:
-        values = [entry.get(key, default) for entry in entries]
-    else:
-        try:
-            values = [entry[key] for entry in entries]
-        except KeyError:
-            index = next(i for i, entry in enumerate(entries) if key not in entry)
-            raise RetinaError(f"{name}: {table}[{index}] has no '{key}'; add it") from None
+def _column(name: str, table: str, entries: list[dict[str, Any]], key: str, types: tuple[type, ...]) -> list[Any]:
+    """`entries[:][key]`, checked for presence and exact type."""
+    try:
+        values = [entry[key] for entry in entries]
+    except KeyError:
+        index = next(i for i, entry in enumerate(entries) if key not in entry)
+        raise RetinaError(f"{name}: {table}[{index}] has no '{key}'; add it") from None
     if not set(map(type, values)) <= set(types):
         expected = " or ".join(_TYPES[kind] for kind in types if kind in _TYPES)
         _refuse(name, table, key, values, [type(value) not in types for value in values], expected)
@@ -198,24 +209,25 @@ def _refuse(name: str, table: str, key: str, values: Sequence[Any], wrong: Seque
         raise RetinaError(f"{name}: {table}[{index}]: '{key}' must be {expected}, got {short(value)}{large}")
 
 
-def _refuse_repeated(name: str, table: str, key: str, values: list[Any]) -> None:
+def _refuse_repeated(name: str, table: str, key: str, values: list[Any], advice: str = "each must be distinct") -> None:
     again = first_repeated(values)
     if again is not None:
         index, value = again
         raise RetinaError(
-            f"{name}: {table}[{index}]: {key} {value!r} is already that of {table}[{values.index(value)}]; "
-            "each must be distinct"
+            f"{name}: {table}[{index}]: {key} {value!r} is already that of {table}[{values.index(value)}]; {advice}"
         )
 
 
-def _classes(file: _File) -> dict[str, int]:
-    """`{name: id}` in the order of the ids."""
+def _classes(file: _File, relabelled: bool) -> dict[str, int]:
+    """`{name: id}` in the order of the ids; with `relabelled` names that ids share get the id."""
     ids = _column(file.name, "categories", file.categories, "id", (int,))
     names = _column(file.name, "categories", file.categories, "name", (str,))
     wrong = [not is_name(name) for name in names]
     _refuse(file.name, "categories", "name", names, wrong, "a text of whole characters")
     _refuse_repeated(file.name, "categories", "id", ids)
-    _refuse_repeated(file.name, "categories", "name", names)
+    if not relabelled:
+        _refuse_repeated(file.name, "categories", "name", names, merging_advice(names, ids))
+    names = distinct_names(names, ids)
     return {names[i]: ids[i] for i in sorted(range(len(ids)), key=ids.__getitem__)}
 
 
@@ -238,18 +250,7 @@ def _distinct_names(file: _File) -> dict[Id, str]:
         ids = sorted(by_id, key=lambda identifier: identifier)
     except TypeError:  # Numbers and texts mixed: the file's order.
         ids = list(by_id)
-    counts = Counter(by_id.values())
-    taken = {name for name, count in counts.items() if count == 1}
-    names: dict[Id, str] = {}
-    for identifier in ids:
-        name = by_id[identifier]
-        if counts[name] > 1:
-            name = f"{name} ({identifier})"
-            while name in taken:
-                name = f"{name} ({identifier})"
-        taken.add(name)
-        names[identifier] = name
-    return names
+    return dict(zip(ids, distinct_names([by_id[identifier] for identifier in ids], ids), strict=True))
 
 
 def _id(name: str, table: str, index: int, entry: dict[str, Any]) -> Id:
@@ -272,11 +273,11 @@ def _objects(file: _File, rows: Mapping[Any, int], labels: Mapping[Any, int], *,
     """
     name, objects = file.name, file.annotations
     given = _boxes(name, objects, strict)
-    image = _references(file, "image_id", (int, str) if strict else (int, str, float), rows, "images")
-    label = _references(file, "category_id", (int,) if strict else (int, str, float), labels, "categories")
-    flags = (int, bool) if strict else (int, bool, float)
-    crowd = [entry.get("iscrowd", 0) for entry in objects]
-    wrong = [type(value) not in flags or value not in (0, 1) for value in crowd]
+    image = _references(file, "image_id", rows, "images")
+    label = _references(file, "category_id", labels, "categories")
+    # null is no crowd, as for pycocotools.
+    crowd = [0 if entry.get("iscrowd") is None else entry["iscrowd"] for entry in objects]
+    wrong = [type(value) not in (int, bool, float) or value not in (0, 1) for value in crowd]
     _refuse(name, "annotations", "iscrowd", crowd, wrong, "0 or 1")
     with np.errstate(over="ignore", invalid="ignore"):
         boxes = np.concatenate([given[:, :2], given[:, :2] + given[:, 2:]], axis=1)
@@ -293,9 +294,9 @@ def _objects(file: _File, rows: Mapping[Any, int], labels: Mapping[Any, int], *,
     )
 
 
-def _references(file: _File, key: str, types: tuple[type, ...], rows: Mapping[Any, int], table: str) -> np.ndarray:
-    """[M] int64 the rows of the entries of `table` that the annotations point to."""
-    ids = _column(file.name, "annotations", file.annotations, key, types)
+def _references(file: _File, key: str, rows: Mapping[Any, int], table: str) -> np.ndarray:
+    """[M] int64 the rows of the entries of `table` that the annotations point to; 3.0 points to 3, as in Python."""
+    ids = _column(file.name, "annotations", file.annotations, key, (int, str, float))
     places = np.array([rows.get(identifier, -1) for identifier in ids], np.int64)
     _refuse(file.name, "annotations", key, ids, (places < 0).tolist(), f"the id of one of '{table}'")
     return places
@@ -324,13 +325,10 @@ def _fits(number: Any) -> bool:
 
 
 def _areas(name: str, objects: list[dict[str, Any]], strict: bool) -> np.ndarray:
-    """[M] float64, NaN where the file gives none; a file's own NaN is refused."""
-    if strict:
-        given = _column(name, "annotations", objects, "area", (int, float), default=math.nan)
-        wrong = ["area" in entry and not 0 <= area <= LARGEST for entry, area in zip(objects, given, strict=True)]
-    else:
-        given = [entry.get("area", math.nan) for entry in objects]
-        wrong = ["area" in entry and not is_number(area) for entry, area in zip(objects, given, strict=True)]
+    """[M] float64, NaN where the file gives none; a file's own NaN, or null, is refused."""
+    given = [entry.get("area", math.nan) for entry in objects]
+    sound = (is_number(area) and (area >= 0 or not strict) for area in given)
+    wrong = ["area" in entry and not fits for entry, fits in zip(objects, sound, strict=True)]
     _refuse(name, "annotations", "area", given, wrong, f"a finite number{', not negative' if strict else ''}")
     return np.array(given, np.float64)
 
@@ -347,10 +345,13 @@ def _size(entry: dict[str, Any]) -> list[Any]:
 # ---------------------------------------------------------------------------------------------------------- results
 
 
-def coco_results(path: Path, truth: GroundTruth, pixels: Pixels) -> Results:
+def coco_results(path: Path, truth: GroundTruth, pixels: Pixels, *, strict: bool = True) -> Results:
     """Read a COCO results file: a list, or an object with the list as `annotations`.
 
     Where that object has its own `categories` and `images`, they are matched by name, else ids are the ground truth's.
+
+    Args:
+        strict: whether a detection of an image or class that the ground truth does not have is refused, or left out.
 
     Raises:
         RetinaError: names the entry that is malformed or does not fit the ground truth.
@@ -366,8 +367,66 @@ def coco_results(path: Path, truth: GroundTruth, pixels: Pixels) -> Results:
         if _named(content, "images", "file_name"):
             rows = _by_name(where, content, "images", "file_name", rows_of_stems(truth)) or rows
         content, where = content["annotations"], f"{where}: annotations"
+    left_out = LeftOut()
+    if not strict and isinstance(content, list) and _fast_columns(content, rows, labels) is None:
+        content, left_out = _judged(content, rows, labels, where)
     columns = coco_columns(content, rows, labels, where)
-    return Results(str(path), columns.image, to_continuous(columns.boxes, pixels), columns.scores, columns.labels)
+    refuse_all_left_out(str(path), left_out, len(columns.image))
+    boxes = to_continuous(columns.boxes, pixels)
+    return Results(str(path), columns.image, boxes, columns.scores, columns.labels, left_out)
+
+
+def _judged(
+    entries: list[Any], rows: Mapping[Any, int], labels: Mapping[Any, int], where: str
+) -> tuple[list[Any], LeftOut]:
+    """The entries that the ground truth can judge, and the others; what is malformed is refused in either.
+
+    Ids that are neither numbers nor texts, or the ground truth's in the other type, are malformed.
+    """
+    images: Counter[str] = Counter()
+    classes: Counter[str] = Counter()
+    left = []
+    for index, entry in enumerate(entries):
+        at = f"{where}: entry {index}"
+        if isinstance(entry, dict) and "image_id" in entry and "category_id" in entry:
+            image, category = entry["image_id"], entry["category_id"]
+            known = [_is_known(image, rows, at, "image_id"), _is_known(category, labels, at, "category_id")]
+            of_image = {image: 0} if not known[0] else rows
+            _check_entry(entry, of_image, {category: 0} if not known[1] else labels, at)
+            if not known[0]:
+                images[str(image)] += 1
+            elif not known[1]:
+                classes[str(category)] += 1
+            else:
+                left.append(entry)
+        else:
+            _check_entry(entry, rows, labels, at)
+    return left, LeftOut(images, classes)
+
+
+def _is_known(identifier: Any, table: Mapping[Any, int], at: str, key: str) -> bool:
+    """Whether an id is one of the ground truth's; what can't be an id counts as known, for the check of the entry.
+
+    Raises:
+        RetinaError: the ground truth has it as a text where the file has a number, or the other way round.
+    """
+    if type(identifier) not in (int, str, float) or identifier in table or identifier != identifier:
+        return True
+    _refuse_other_type(identifier, table, f"{at}: {key}")
+    return False
+
+
+def _refuse_other_type(identifier: int | str | float, table: Mapping[Any, int], at: str) -> None:
+    if isinstance(identifier, str):
+        twin: int | str | None = int(identifier) if _WHOLE.fullmatch(identifier) else None
+    else:
+        twin = short(identifier)
+    if twin is not None and twin in table:
+        kinds = ("a text", "a number") if isinstance(identifier, str) else ("a number", "a text")
+        raise RetinaError(
+            f"{at}: expected {twin!r}, {kinds[1]}, as the ground truth has it, got {short(identifier)}, {kinds[0]}; "
+            "write ids alike in both files"
+        )
 
 
 def to_coco(table: DetectionTable, dataset: DetectionDataset) -> list[dict[str, Any]]:
@@ -432,7 +491,7 @@ def _by_name(where: str, tree: dict[str, Any], table: str, key: str, known: Mapp
                 f"{where}: {table}[{index}]: id {short(identifier)} is already that of {short(names[identifier])}, "
                 f"got {short(name)}; give each an id of its own"
             )
-        name = stem(name) if table == "images" and name not in known else name
+        name = stem(name) if table == "images" else name
         if name in known:
             places[identifier] = known[name]
     if not places:
@@ -525,6 +584,8 @@ def _check_entry(entry: Any, rows: Mapping[Any, int], labels: Mapping[Any, int],
 def _check_id(table: Mapping[Any, int], identifier: Any, at: str, things: str) -> None:
     # A list has no hash, and True would pass for 1.
     if isinstance(identifier, bool) or not isinstance(identifier, (int, str, float)) or identifier not in table:
+        if type(identifier) in (int, str, float):
+            _refuse_other_type(identifier, table, at)
         example = f" (such as {next(iter(table))!r})" if table else ""
         raise RetinaError(
             f"{at}: expected one of the dataset's {len(table)} {things}{example}, got {short(identifier)}; "

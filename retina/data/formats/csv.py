@@ -2,14 +2,18 @@
 
 With a header, in any order of the columns: `image,x1,y1,x2,y2,label`, and optionally `width,height` (of the image),
 `crowd,difficult` (0 or 1) and `area` (pixels²). Without one: the six columns of keras-retinanet,
-`path,x1,y1,x2,y2,class_name`. Boxes are absolute pixels, continuous, x2 and y2 excluded. A row whose box and label are
-empty stands for an image without objects; the rows of an image need not be neighbours. Sizes that the file does not
-give are read from the images' headers.
+`path,x1,y1,x2,y2,class_name`. TensorFlow's object detection has `filename,width,height,class,xmin,ymin,xmax,ymax` with
+the same meaning: it divides the corners by the sides as they are.
+
+Boxes are absolute pixels, continuous, x2 and y2 excluded. A row whose box and label are empty stands for an image
+without objects; the rows of an image need not be neighbours. Sizes that the file does not give are read from the
+images' headers.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -25,12 +29,20 @@ from retina.data.dataset import (
 )
 from retina.data.detections import short, to_xywh
 from retina.data.formats import text
-from retina.data.image_files import NO_SIZE_PIXELS, image_size, locate_images, within
+from retina.data.image_files import NO_SIZE_PIXELS, guess_folder, image_size, locate_images, within
 from retina.errors import RetinaError
 
 _BOX = ("x1", "y1", "x2", "y2")
 _NEEDED = ("image", *_BOX, "label")
 _OPTIONAL = ("width", "height", "crowd", "difficult", "area")
+_TENSORFLOW = {
+    "filename": "image",
+    "class": "label",
+    "xmin": "x1",
+    "ymin": "y1",
+    "xmax": "x2",
+    "ymax": "y2",
+}
 _LARGEST_SIDE = 2**31
 
 
@@ -42,26 +54,29 @@ def csv_records(
     classes: tuple[str, ...] | None = None,
     difficult: Difficult = "ignore",
     keep_unreadable: bool = False,
+    upright: bool = False,
 ) -> Records:
     """Read one CSV file, every box as it stands there; image headers are read only where the file gives no sizes.
 
     Images are in the order in which the file first names them; their ids are their paths relative to the folder.
 
     Args:
-        images: the folder that the image column is relative to; None is the file's own.
+        images: the folder that the image column is relative to; None guesses it, see
+            `retina.data.image_files.guess_folder`.
         class_file: lines `class name,id`, keras-retinanet's mapping: labels follow the ids, which are the category ids.
         classes: the class names in label order. Without either, labels follow the sorted names of the file; without a
             mapping category ids are 1..K in the order of the sorted names.
         difficult: see `retina.data.dataset.handle_difficult`.
         keep_unreadable: an image that is missing stays, and one without readable header and given size has room for any
             box, to be left out by who decodes it.
+        upright: sizes that the file does not give are those of the upright picture, where EXIF tells of a rotation.
 
     Raises:
         RetinaError: names the file and line of a row with missing or malformed fields, of an image that leaves the
             folder or a class that is not known; or a file is missing.
     """
     table = _read(annotations)
-    folder = annotations.parent if images is None else images
+    folder, looked = guess_folder(annotations, table.columns["image"]) if images is None else (images, ())
     named = within(folder, table.columns["image"])
     ids = tuple(dict.fromkeys(named))
     row_of = {name: row for row, name in enumerate(ids)}
@@ -69,12 +84,13 @@ def csv_records(
     filled = _filled(table)
     first = np.zeros(len(ids), np.int64)
     first[image[::-1]] = np.arange(len(image))[::-1]
-    paths = locate_images(
+    located = locate_images(
         str(annotations),
         folder,
         ids,
         lambda row: f"line {table.lines[first[row]]}",
         "image",
+        looked=looked,
         keep_missing=keep_unreadable,
     )
     boxed = table.only(filled)
@@ -91,7 +107,7 @@ def csv_records(
     areas = _optional(boxed, "area")
     _refuse_first(boxed, ~(np.isnan(areas) | (areas >= 0)), "area must not be negative")
     boxes = _numbers(boxed, _BOX)
-    sizes = _sizes(table, image, paths, NO_SIZE_PIXELS if keep_unreadable else None)
+    sizes, measured = _sizes(table, image, located.paths, NO_SIZE_PIXELS if keep_unreadable else None, upright)
     xywh = to_xywh(boxes)
     objects = RawObjects(owners, boxes, xywh, boxes, xywh[:, 2:], labels, crowd, flagged, areas)
     raw, rows, notes = handle_difficult(str(annotations), objects, difficult)
@@ -99,7 +115,19 @@ def csv_records(
     def describe(row: int) -> str:
         return f"line {boxed.lines[rows[row]]} (image {ids[raw.image[row]]})"
 
-    return Records(str(annotations), by_name, ids, tuple(paths), sizes, raw, describe, notes)
+    notes = located.notes + notes
+    return Records(
+        str(annotations),
+        by_name,
+        ids,
+        tuple(located.paths),
+        sizes,
+        raw,
+        describe,
+        notes,
+        open_classes=class_file is None,
+        measured=measured,
+    )
 
 
 class _Table(NamedTuple):
@@ -124,7 +152,10 @@ def _read(file: Path) -> _Table:
     if not rows:
         raise RetinaError(f"{file}: it is empty; expected rows {','.join(_NEEDED)}")
     header = [word.lower() for word in rows[0]]
-    if "image" in header:
+    if "filename" in header and "class" in header:
+        header = [_TENSORFLOW.get(word, word) for word in header]
+    # A single word may be a file or a class of this name.
+    if len({*header} & {*_NEEDED, *_OPTIONAL}) > 1 and "image" in header:
         _check_header(file, header)
         rows, lines = rows[1:], lines[1:]
         if not rows:
@@ -147,7 +178,7 @@ def _read(file: Path) -> _Table:
 def _rows(file: Path) -> tuple[list[list[str]], list[int]]:
     rows: list[list[str]] = []
     lines: list[int] = []
-    reader = csv.reader(text.read_text(file).splitlines(keepends=True), strict=True)
+    reader = csv.reader(io.StringIO(text.read_text(file), newline=""), strict=True)
     try:
         for row in reader:
             stripped = [word.strip() for word in row]
@@ -237,8 +268,10 @@ def _refuse_first(table: _Table, wrong: np.ndarray, what: str) -> None:
         table.refuse(int(np.argmax(wrong)), what)
 
 
-def _sizes(table: _Table, image: np.ndarray, paths: Sequence[str], unreadable: tuple[int, int] | None) -> np.ndarray:
-    """[N,2] int32 (height, width): of the file where it says, else of the images' headers."""
+def _sizes(
+    table: _Table, image: np.ndarray, paths: Sequence[str], unreadable: tuple[int, int] | None, upright: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """[N,2] int32 (height, width): of the file where it says, else of the images' headers; and where not, [N] bool."""
     given = np.stack([_optional(table, "height"), _optional(table, "width")], axis=1)
     half = np.isnan(given).any(1) & ~np.isnan(given).all(1)
     _refuse_first(table, half, "width and height belong together; give both or neither")
@@ -252,6 +285,7 @@ def _sizes(table: _Table, image: np.ndarray, paths: Sequence[str], unreadable: t
         ~np.isnan(given[:, 0]) & (given != sizes[image]).any(1),
         "width and height are not those of an earlier row of the same image",
     )
-    for row in np.flatnonzero(np.isnan(sizes[:, 0])).tolist():
-        sizes[row] = image_size(Path(paths[row]), unreadable)
-    return sizes.astype(np.int32)
+    measured = np.isnan(sizes[:, 0])
+    for row in np.flatnonzero(measured).tolist():
+        sizes[row] = image_size(Path(paths[row]), unreadable, upright)
+    return sizes.astype(np.int32), measured

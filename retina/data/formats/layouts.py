@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import mmap
+import os
 import re
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from retina import config
 from retina.config.reading import read_yaml
-from retina.data.formats.coco import read_tree
+from retina.data.detections import short
 from retina.data.formats.tfds import split_names
 from retina.data.formats.voc import split_names as voc_lists
-from retina.data.formats.yolo import splits_of_yaml
+from retina.data.formats.yolo import SPLITS, leads_to_images, splits_of_yaml
+from retina.data.image_files import guess_folder, readings
 from retina.errors import RetinaError
 from retina.files import exists
 
@@ -29,6 +34,7 @@ _YAML = (".yaml", ".yml")
 # Beside COCO's boxes lie files without any.
 _NO_BOXES = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")
 _LOOKED_AT = 100
+_FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 
 class Layout(NamedTuple):
@@ -79,21 +85,27 @@ def _by_name(source: str, data_dir: Path | None) -> Layout:
 def _at(path: Path, images: Path | None) -> Layout:
     if path.is_dir():
         return _in_folder(path)
-    if path.suffix in _YAML:
+    ending = path.suffix.lower()
+    if ending in _YAML:
         tree = read_yaml(path, str(path))
-        if isinstance(tree, dict) and "data" not in tree and ("names" in tree or "nc" in tree):
+        if config.is_ours(tree) or not isinstance(tree, dict):
+            return Layout("config", {}, path)
+        if {"names", "nc", "train", "val", "test"} & set(tree):
             return Layout("yolo", _of_yolo_yaml(path, tree))
+        config.load(path)  # says whose file it is
         return Layout("config", {}, path)
-    if path.suffix == ".json":
+    if ending == ".json":
         return Layout("coco", {_coco_split(path): _of_coco(path, images)})
-    if path.suffix == ".csv":
+    if ending == ".csv":
         return Layout("csv", {path.stem: config.CsvSource(annotations=path, images=images)})
     raise RetinaError(f"{path}: expected a file ending in .yaml, .json or .csv, or a folder; taken are {TAKEN}")
 
 
 def _in_folder(path: Path) -> Layout:
-    if exists(path / "config.yaml"):
-        return Layout("config", {}, path / "config.yaml")
+    settings = path / "config.yaml"
+    there = exists(settings)
+    if there and config.is_ours(read_yaml(settings, str(settings))):
+        return Layout("config", {}, settings)
     if exists(path / "dataset_info.json") or exists(path / "features.json"):
         return Layout("tfds", _of_tfds(None, path))
     if exists(path / "data.yaml"):
@@ -106,7 +118,8 @@ def _in_folder(path: Path) -> Layout:
         return Layout("voc", {name: config.VocSource(folder=path, splits=(name,)) for name in lists})
     if (path / "images").is_dir() and ((path / "labels").is_dir() or any((path / "images").rglob("*.txt"))):
         return Layout("yolo", {path.absolute().name: config.YoloSource(images=path / "images")})
-    raise RetinaError(f"{path}: expected {TAKEN}; got none of them")
+    also = "; its config.yaml is not a configuration of retina" if there else ""
+    raise RetinaError(f"{path}: expected {TAKEN}; got none of them{also}")
 
 
 def _of_tfds(name: str | None, data_dir: Path) -> dict[str, config.Source]:
@@ -117,9 +130,21 @@ def _of_tfds(name: str | None, data_dir: Path) -> dict[str, config.Source]:
 
 def _of_yolo_yaml(file: Path, tree: object) -> dict[str, config.Source]:
     there = splits_of_yaml(tree) if isinstance(tree, dict) else []
+    # Tools write a test split that was never made. Who asks for it learns that its folder is not there.
+    if isinstance(tree, dict) and len(there) > 1 and not leads_to_images(file, tree, "test"):
+        there = [split for split in there if split != "test"]
     if not there:
         raise RetinaError(f"{file}: expected at least one of train, val and test in this data.yaml, got none")
     return {split: config.YoloSource(data=file, split=split) for split in there}
+
+
+def with_asked_splits(sections: dict[str, config.Source], names: Sequence[str]) -> dict[str, config.Source]:
+    """Return the splits of a data.yaml, and those that are asked for though nothing is there: their reader says so."""
+    first = next(iter(sections.values()))
+    if not isinstance(first, config.YoloSource) or first.data is None:
+        return sections
+    asked = {name: config.YoloSource(data=first.data, split=name) for name in names if name in SPLITS}
+    return {**asked, **sections}
 
 
 def _coco_split(file: Path) -> str:
@@ -127,22 +152,26 @@ def _coco_split(file: Path) -> str:
 
 
 def _of_coco(file: Path, images: Path | None) -> config.CocoSource:
-    """A COCO file with its folder of images: the one given; `../val2017` of `annotations/instances_val2017.json`, as in
-    COCO's own layout; `images`; or where the files that it names lie beside it."""
-    home = file.parent.parent if file.parent.name == "annotations" else file.parent
-    name = _coco_split(file)
-    places = (home / name, home / "images" / name, home / "images", file.parent / "images")
-    folder = images or next((place for place in places if place.is_dir()), None) or _folder_of_images(file, home)
+    """A COCO file with its folder of images, the one given or the one that is guessed from the names in the file."""
+    names = [] if images is not None else _file_names(file)
+    folder, looked = (images, ()) if images is not None else guess_folder(file, names)
+    if names and not any(
+        os.path.isfile(folder / path) for name in names for path in readings(name, folder, file.parent)
+    ):
+        places = ", ".join(map(str, looked))
+        raise RetinaError(
+            f"{file}: its images are not in {places} (sought: {short(names[0])}); say where they are with --images"
+        )
     return config.CocoSource(annotations=file, images=folder)
 
 
-def _folder_of_images(file: Path, home: Path) -> Path:
+def _file_names(file: Path) -> list[str]:
+    """The first names of images in a COCO file, without parsing all of it; what is wrong with it, its reader tells."""
+    names = []
     try:
-        named = [entry["file_name"] for entry in islice(read_tree(file)["images"], _LOOKED_AT)]
-        for folder in (file.parent, home):
-            if any((folder / name).is_file() for name in named):
-                return folder
-    except (RetinaError, KeyError, TypeError, ValueError):
-        return file.parent  # no COCO file, which its reader tells better
-    looked = home / _coco_split(file)
-    raise RetinaError(f"{file}: its images are not in {looked}; say where they are with --images")
+        with open(file, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            for match in islice(_FILE_NAME.finditer(content), _LOOKED_AT):
+                names.append(json.loads(match[1]))
+    except (OSError, ValueError):  # ValueError: an empty file, or no JSON
+        return []
+    return names

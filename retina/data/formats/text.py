@@ -7,6 +7,7 @@ data set of YOLO by `retina.data.formats.yolo`.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -15,7 +16,16 @@ import numpy as np
 
 from retina.data.dataset import suggest
 from retina.data.detections import LARGEST, Pixels, beyond, short, to_continuous
-from retina.data.ground_truth import FileTruth, GroundTruth, Id, Results, labels_of_names, rows_of_stems
+from retina.data.ground_truth import (
+    FileTruth,
+    GroundTruth,
+    Id,
+    LeftOut,
+    Results,
+    labels_of_names,
+    refuse_all_left_out,
+    rows_of_stems,
+)
 from retina.data.image_files import image_files, image_size
 from retina.errors import RetinaError
 
@@ -30,6 +40,7 @@ _BOX = {"xywh": "x y w h", "xyxy": "x1 y1 x2 y2", "yolo": "cx cy w h", "ultralyt
 CLASSES_FILE = "classes.txt"
 # Fractions of an image may leave it a little; those that don't even come near are pixels.
 _LARGEST_FRACTION = 2.0
+_LEAST_WORDS = 4  # a box's numbers
 # Python's float would also take 1_0 and digits of other scripts.
 _PLAIN_NUMBERS = re.compile(r"[0-9eE+\-. ]*")
 _INDEX = re.compile(r"[0-9]{1,9}")
@@ -63,7 +74,7 @@ def text_truth(folder: Path, layout: str, pixels: Pixels, names: Path | None, im
     for file in files:
         if file.stem not in rows:
             raise RetinaError(f"{file}: no image of this name in {images}; each text file belongs to an image")
-    if names is None and (folder / CLASSES_FILE).is_file():
+    if names is None and names_classes(folder / CLASSES_FILE):
         names = folder / CLASSES_FILE
     listed = read_names(names) if names is not None else None
     expected = columns(layout, scored=False)
@@ -109,20 +120,27 @@ def _ids(classes: Sequence[str]) -> tuple[Id, ...]:
 
 
 def text_results(
-    folder: Path, truth: GroundTruth, layout: str, pixels: Pixels, names: Path | None, images: Path | None
+    folder: Path,
+    truth: GroundTruth,
+    layout: str,
+    pixels: Pixels,
+    names: Path | None,
+    images: Path | None,
+    *,
+    strict: bool = True,
 ) -> Results:
     """Read detections from a folder of text files named like the images.
 
     Args:
         layout: one of `RESULT_LAYOUTS` but "voc".
-        names, images: see `retina.data.load.read_results`.
+        names, images, strict: see `retina.data.load.read_results`.
 
     Raises:
         RetinaError: names the file and line that is malformed or does not fit the ground truth.
     """
     files = text_files(folder)
     rows = rows_of_stems(truth)
-    for file in files:
+    for file in files if strict else ():
         if file.stem not in rows:
             example = f" (such as '{next(iter(rows))}')" if rows else ""
             raise RetinaError(
@@ -132,13 +150,35 @@ def text_results(
     listed = read_names(names) if names is not None else None
     expected = columns(layout, scored=True)
     lines = read_lines(files, expected, spaces=True)
-    image = np.array([rows[file.stem] for file in files], np.int64)[lines.file]
-    labels = labels_of(lines, files, labels_of_names(truth), listed, expected)
+    image = np.array([rows.get(file.stem, -1) for file in files], np.int64)[lines.file]
+    labels = labels_of(lines, files, labels_of_names(truth), listed, expected, strict=strict)
+    unknown = {file.stem: 0 for file in files if file.stem not in rows}
+    lines, (image, labels), left_out = judged(lines, image, labels, [files[i].stem for i in lines.file], lines.words)
+    left_out = left_out._replace(images=unknown | dict(left_out.images))
+    refuse_all_left_out(str(folder), left_out, len(image))
     place = 4 if layout == "ultralytics" else 0
     scores, boxes = lines.numbers[:, place], np.delete(lines.numbers, place, axis=1)
     sizes = _sizes(truth, image, images)[image] if layout in FRACTIONS else None
     given = to_xywh(lines, boxes, layout, files, sizes)
-    return Results(str(folder), image, to_continuous(given, pixels), scores, labels)
+    return Results(str(folder), image, to_continuous(given, pixels), scores, labels, left_out)
+
+
+def judged(
+    lines: Lines, image: np.ndarray, labels: np.ndarray, images: Sequence[str], classes: Sequence[str]
+) -> tuple[Lines, tuple[np.ndarray, np.ndarray], LeftOut]:
+    """Return the lines that the ground truth can judge, their images and labels, and what the others are of.
+
+    Args:
+        image, labels: [n], -1 where the ground truth has none.
+        images, classes: [n] what the lines call them.
+    """
+    known = (image >= 0) & (labels >= 0)
+    of_images = Counter(name for name, row in zip(images, image.tolist(), strict=True) if row < 0)
+    rows = zip(classes, image.tolist(), labels.tolist(), strict=True)
+    of_classes = Counter(name for name, row, label in rows if row >= 0 and label < 0)
+    words = [word for word, stays in zip(lines.words, known.tolist(), strict=True) if stays]
+    chosen = Lines(words, lines.numbers[known], lines.file[known], lines.line[known])
+    return chosen, (image[known], labels[known]), LeftOut(of_images, of_classes)
 
 
 def _sizes(truth: GroundTruth, image: np.ndarray, folder: Path | None) -> np.ndarray:
@@ -173,11 +213,25 @@ def text_files(folder: Path) -> list[Path]:
         RetinaError: the folder can't be read.
     """
     try:
-        return sorted(file for file in folder.iterdir() if file.suffix == ".txt" and file.name != CLASSES_FILE)
+        files = sorted(file for file in folder.iterdir() if file.suffix.lower() == ".txt")
     except OSError as error:
         raise RetinaError(
             f"{folder}: cannot read this folder of text files: {error.strerror}; check the path"
         ) from None
+    # macOS writes companions that begin with "._".
+    return [file for file in files if not file.name.startswith("._") and not names_classes(file)]
+
+
+def names_classes(file: Path) -> bool:
+    """Return whether this is `classes.txt` with names, and not the boxes of an image called "classes".
+
+    Raises:
+        RetinaError: it can't be read.
+    """
+    if file.name != CLASSES_FILE or not file.is_file():
+        return False
+    words = next((line.split() for line in lines_of(read_text(file)) if line.strip()), [])
+    return not (len(words) > _LEAST_WORDS and all(map(_is_finite, words[-_LEAST_WORDS:])))
 
 
 def read_names(file: Path) -> list[str]:
@@ -186,7 +240,7 @@ def read_names(file: Path) -> list[str]:
     Raises:
         RetinaError: it can't be read, is empty, or a name stands in it twice.
     """
-    names = [line.strip() for line in read_text(file).splitlines()]
+    names = [line.strip() for line in lines_of(read_text(file))]
     while names and not names[-1]:
         names.pop()
     if not names:
@@ -216,7 +270,7 @@ def read_lines(files: Sequence[Path], expected: str, *, spaces: bool) -> Lines:
     line: list[int] = []
     for index, path in enumerate(files):
         numbers: list[str] = []
-        for position, text in enumerate(read_text(path).splitlines(), start=1):
+        for position, text in enumerate(lines_of(read_text(path)), start=1):
             row = text.strip().rsplit(None, count)
             if not row:
                 continue
@@ -240,8 +294,10 @@ def labels_of(
     classes: Mapping[str, int],
     names: Sequence[str] | None,
     expected: str,
+    *,
+    strict: bool = True,
 ) -> np.ndarray:
-    """[n] labels of the lines' words: names of classes, or indices.
+    """[n] labels of the lines' words: names of classes, or indices; -1 for other classes, if not `strict`.
 
     Args:
         classes: the label of each class name.
@@ -249,20 +305,22 @@ def labels_of(
             them are called by numbers: then a number is a name and nothing else. A word that is both a name and an
             index is a name.
         expected: the columns in words.
+        strict: whether a word that is no class of `classes` is refused. A line with too many columns always is.
 
     Raises:
-        RetinaError: names the file and line of the first word that is no class of `classes`.
+        RetinaError: names the file and line of the first word that is refused.
     """
     numbered = names is None and all(map(is_index, classes))
     counted = [] if numbered else list(classes) if names is None else list(names)
     known = {str(index): classes.get(name, -1) for index, name in enumerate(counted)} | dict(classes)
     labels = np.array([known.get(word, -1) for word in lines.words], np.int64)
-    if (labels < 0).any():
-        row = int(np.argmax(labels < 0))
+    for row in np.flatnonzero(labels < 0).tolist():
         word = lines.words[row]
         if len(word.split()) > 1 and all(map(_is_finite, word.split()[1:])):
             count = len(word.split()) + lines.numbers.shape[1]
             refuse(lines, files, row, f"expected {len(expected.split())} columns ({expected}), got {count}")
+        if not strict:
+            continue
         if is_index(word) and int(word) < len(counted):
             refuse(lines, files, row, f"class {word} is '{counted[int(word)]}', which the ground truth does not have")
         refuse(
@@ -272,6 +330,12 @@ def labels_of(
             f"expected a class of the ground truth, got {short(word)}; {_hint(word, classes, counted)}",
         )
     return labels
+
+
+def lines_of(content: str) -> list[str]:
+    """Return the lines of a text without their ends. `str.splitlines` would also split at what a name may hold, such as
+    U+2028 or U+0085."""
+    return re.split(r"\r\n|\r|\n", content)
 
 
 def is_index(word: str) -> bool:

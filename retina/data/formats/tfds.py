@@ -41,6 +41,7 @@ from retina.data.dataset import (
     handle_difficult,
 )
 from retina.data.detections import to_xywh
+from retina.data.headers import QUARTER_TURNS, orientation
 from retina.data.image_files import NO_SIZE_FRACTIONS, placed, stem, upright_bytes
 from retina.data.stored import FileSlice, SourceImage, StoredImage, encoded
 from retina.errors import RetinaError
@@ -82,6 +83,7 @@ def tfds_records(
     *,
     difficult: Difficult = "ignore",
     keep_unreadable: bool = False,
+    upright: bool = False,
 ) -> Records:
     """Read a split of a prepared TFDS dataset with features `image`, `objects/bbox` and `objects/label`.
 
@@ -94,6 +96,7 @@ def tfds_records(
         data_dir: where prepared datasets lie, with `~` for the home folder.
         difficult: see `retina.data.dataset.handle_difficult`.
         keep_unreadable: an image without readable header counts as one of 1 pixel, to be left out by who decodes it.
+        upright: boxes are fractions of the sides of the upright picture.
 
     Raises:
         RetinaError: there is no such prepared dataset or split, it lacks the features, a shard is missing or damaged,
@@ -107,7 +110,9 @@ def tfds_records(
     unreadable = NO_SIZE_FRACTIONS if keep_unreadable else None
     for row, record in enumerate(_records(builder, split, title)):
         images.append(record.image)
-        sizes.append(_size(title, row, record.example, unreadable))
+        height, width = _size(title, row, record.example, unreadable)
+        turned = upright and orientation(record.example["image"]) in QUARTER_TURNS
+        sizes.append((width, height) if turned else (height, width))
         ids.append(_image_id(record.example, row, builder.info.metadata))
         columns.append({key: np.array(values) for key, values in record.example["objects"].items()})
     if not images:
@@ -122,7 +127,15 @@ def tfds_records(
     raw, _, notes = handle_difficult(title, objects, difficult)
     classes = dict(zip(label.names, _category_ids(builder, label.num_classes), strict=True))
     return Records(
-        title, classes, ids, images, size, raw, lambda row: f"an object of image {ids[raw.image[row]]}", notes
+        title,
+        classes,
+        ids,
+        images,
+        size,
+        raw,
+        lambda row: f"an object of image {ids[raw.image[row]]}",
+        notes,
+        measured=True,
     )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree.ElementTree import Element, ParseError, SubElement, indent, tostring
@@ -34,20 +34,30 @@ from retina.data.dataset import (
 )
 from retina.data.detections import Pixels, short, to_continuous, to_xywh
 from retina.data.formats import text
-from retina.data.ground_truth import FileTruth, GroundTruth, Results, labels_of_names, rows_of_stems
-from retina.data.image_files import missing_images, place_image, placed
+from retina.data.ground_truth import (
+    FileTruth,
+    GroundTruth,
+    Results,
+    labels_of_names,
+    refuse_all_left_out,
+    rows_of_stems,
+)
+from retina.data.image_files import missing_images, place_image, placed, without_ending
 from retina.errors import RetinaError
-from retina.files import write_text
+from retina.files import IMAGE_SUFFIXES, write_text
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
-_EXTENSIONS = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
 _WRITTEN = (".jpg", ".jpeg", ".png")
-_SPLIT = re.compile(r"(?:(?P<year>\w+)/)?(?P<name>[\w\-.]+)")
+_SPLIT = re.compile(r"(?:(?P<year>\w+)/)?(?P<name>[^/\\\0]+)")
+# The devkit's lists of single classes: whether the class is there, or difficult.
+_FLAGGED = re.compile(r"(?P<name>.*\S)\s+(?:-1|0|1)")
+_DEVKIT_RESULT = re.compile(r"comp\d+_det_[^_]+_(?P<name>.+)")
 _LISTED = 20
 
 
 class _Annotation(NamedTuple):
     file: Path
+    image: str  # what <filename> says
     size: tuple[int, int]  # height, width
     names: list[str]
     corners: list[list[float]]
@@ -78,8 +88,14 @@ def voc_records(
     """
     name = f"{folder} ({', '.join(splits)})"
     listed = _list_images(name, folder, splits)
-    paths = _locate_images(name, listed, keep_missing)
+    pictures = {home: _pictures(home / "JPEGImages") for home in dict.fromkeys(entry.home for entry in listed)}
+    if not keep_missing:
+        _refuse_missing(name, listed, pictures)
     annotations = _parse_all(listed)
+    paths = [
+        str(entry.home / "JPEGImages" / _picture(entry, annotation, pictures[entry.home].get(entry.stem, ())))
+        for entry, annotation in zip(listed, annotations, strict=True)
+    ]
     if classes is None:
         names = _class_names(name, listed, annotations)
     else:
@@ -92,12 +108,13 @@ def voc_records(
         name,
         # By name, whatever the order of the labels: then two readers of one folder give a class the same id.
         {class_name: sorted(names).index(class_name) + 1 for class_name in names},
-        [stem for _, stem in listed],
+        [entry.stem for entry in listed],
         paths,
         np.array([annotation.size for annotation in annotations], np.int32),
         raw,
         lambda row: f"{annotations[raw.image[row]].file.name} object {number[row]}",
         notes,
+        open_classes=True,
     )
 
 
@@ -127,7 +144,7 @@ def voc_truth(folder: Path, splits: tuple[str, ...], pixels: Pixels) -> FileTrut
         file, number = annotations[raw.image[row]].file, row - int(np.searchsorted(raw.image, raw.image[row]))
         raise RetinaError(f"{file}: object {number}: <bndbox> must hold finite numbers, got {raw.given[row].tolist()}")
     boxes = to_continuous(to_xywh(raw.given), pixels)
-    stems = tuple(stem for _, stem in listed)
+    stems = tuple(entry.stem for entry in listed)
     return FileTruth(
         name,
         tuple(names),
@@ -150,26 +167,43 @@ def split_names(folder: Path) -> list[str]:
     for pattern in ("VOC*/ImageSets/Main/*.txt", "VOCdevkit/VOC*/ImageSets/Main/*.txt"):
         names += [f"{file.parents[2].name.removeprefix('VOC')}/{file.stem}" for file in sorted(folder.glob(pattern))]
     # Of the devkit's 80 files, those of single classes (aeroplane_train) would bury the few that are meant.
-    return [name for name in names if "_" not in name] or names
+    return [name for name in names if not _of_class(name, names)]
+
+
+def _of_class(name: str, names: Sequence[str]) -> bool:
+    """Whether a list is another one's part for a single class."""
+    year, slash, short_name = name.rpartition("/")
+    return "_" in short_name and f"{year}{slash}{short_name.rpartition('_')[2]}" in names
 
 
 # ---------------------------------------------------------------------------------------------------------- reading
 
 
-def _list_images(name: str, folder: Path, splits: tuple[str, ...]) -> list[tuple[Path, str]]:
-    """(home, stem) of each image in the splits, home being the folder that holds `Annotations`."""
-    listed: list[tuple[Path, str]] = []
+class _Listed(NamedTuple):
+    """An image of a split: its name, the folder that holds `Annotations`, and its annotation there."""
+
+    stem: str
+    home: Path
+    file: Path
+
+
+def _list_images(name: str, folder: Path, splits: tuple[str, ...]) -> list[_Listed]:
+    listed: list[_Listed] = []
+    annotations: dict[Path, dict[str, Path]] = {}
     for split in splits:
         home, file = _locate(folder, split)
-        listed += [(home, stem) for stem in _stems(file)]
-    again = first_repeated([stem for _, stem in listed])
+        known = annotations.setdefault(home, _annotations(home))
+        listed += [
+            _Listed(stem, home, known.get(stem, home / "Annotations" / f"{stem}.xml")) for stem in _stems(file, known)
+        ]
+    again = first_repeated([entry.stem for entry in listed])
     if again is not None:
         raise RetinaError(f"{name}: image {again[1]} is listed twice; each image may stand in one of the splits once")
     return listed
 
 
-def _all_annotations(folder: Path) -> list[tuple[Path, str]]:
-    listed = [(folder, file.stem) for file in sorted((folder / "Annotations").glob("*.xml"))]
+def _all_annotations(folder: Path) -> list[_Listed]:
+    listed = [_Listed(stem, folder, file) for stem, file in _annotations(folder).items()]
     if not listed:
         raise RetinaError(
             f"{folder}: expected a Pascal VOC folder, got neither ImageSets/Main/*.txt nor Annotations/*.xml"
@@ -177,20 +211,64 @@ def _all_annotations(folder: Path) -> list[tuple[Path, str]]:
     return listed
 
 
-def _locate_images(name: str, listed: Sequence[tuple[Path, str]], keep_missing: bool) -> list[str]:
-    """The path of each image; of one that is missing, if such are kept, where it is expected."""
-    files = {home: _files(home / "JPEGImages") for home in dict.fromkeys(home for home, _ in listed)}
-    paths = [_image(home, stem, files[home]) for home, stem in listed]
-    expected = [str(home / "JPEGImages" / f"{stem}{_EXTENSIONS[0]}") for home, stem in listed]
-    lacking = [index for index, path in enumerate(paths) if path is None]
-    if lacking and not keep_missing:
-        first = expected[lacking[0]].removesuffix(_EXTENSIONS[0])
-        raise missing_images(first, f".jpg, .jpeg or .png; listed in {name}", len(lacking), len(paths))
-    return [path or guessed for path, guessed in zip(paths, expected, strict=True)]
+def _annotations(home: Path) -> dict[str, Path]:
+    """The annotations of a folder by their names, sorted; those in subfolders with these, as CVAT writes them."""
+    by_ending = _named_files(home / "Annotations")
+    return {stem: home / "Annotations" / file for stem, file in sorted(by_ending) if file.lower().endswith(".xml")}
 
 
-def _class_names(name: str, listed: Sequence[tuple[Path, str]], annotations: Sequence[_Annotation]) -> list[str]:
-    names = _all_names([home for home, _ in listed], annotations)
+def _named_files(folder: Path) -> Iterator[tuple[str, str]]:
+    """Yield each file of a folder and its subfolders, by its path in it without ending and with it; but for the
+    companions that macOS writes."""
+    for parent, _, files in os.walk(folder):
+        inside = os.path.relpath(parent, folder)
+        for file in files:
+            if not file.startswith("._"):
+                path = file if inside == os.curdir else f"{inside}/{file}"
+                yield os.path.splitext(path)[0], path
+
+
+def _refuse_missing(name: str, listed: Sequence[_Listed], pictures: Mapping[Path, Mapping[str, list[str]]]) -> None:
+    lacking = [entry for entry in listed if entry.stem not in pictures[entry.home]]
+    if lacking:
+        first = lacking[0].home / "JPEGImages" / lacking[0].stem
+        endings = f"{', '.join(IMAGE_SUFFIXES[:-1])} or {IMAGE_SUFFIXES[-1]}"
+        raise missing_images(first, f"{endings}; listed in {name}", len(lacking), len(listed))
+
+
+def _picture(entry: _Listed, annotation: _Annotation, files: Sequence[str]) -> str:
+    """The file of an image; of one that is missing, where it is expected.
+
+    By the split's name: the <filename> of an annotation is often that of a file before it was renamed or converted. It
+    decides where several files have this name.
+
+    Raises:
+        RetinaError: several files have the name, and the annotation says none of them.
+    """
+    chosen = [file for file in files if os.path.basename(file) == annotation.image]
+    if len(files) > 1 and not chosen:
+        raise RetinaError(
+            f"{entry.file}: image {entry.stem} may be any of {', '.join(files)} in {entry.home / 'JPEGImages'}; say "
+            "which in its <filename>, or remove the others"
+        )
+    if len(files) > 1:
+        return chosen[0]
+    return files[0] if files else f"{entry.stem}.jpg"
+
+
+def _pictures(folder: Path) -> dict[str, list[str]]:
+    """The image files of a folder and its subfolders by their names without ending."""
+    if not folder.is_dir():
+        raise RetinaError(f"{folder}: no such folder; a Pascal VOC folder holds Annotations, ImageSets and JPEGImages")
+    by_stem: dict[str, list[str]] = {}
+    for stem, file in sorted(_named_files(folder)):
+        if file.lower().endswith(IMAGE_SUFFIXES) and os.path.isfile(folder / file):
+            by_stem.setdefault(stem, []).append(file)
+    return by_stem
+
+
+def _class_names(name: str, listed: Sequence[_Listed], annotations: Sequence[_Annotation]) -> list[str]:
+    names = _all_names([entry.home for entry in listed], annotations)
     if not names:
         raise RetinaError(f"{name}: no annotation has an object, so there are no class names; set data.classes")
     return names
@@ -241,44 +319,58 @@ def _existing(folder: Path) -> str:
     return "splits that exist: " + ", ".join(plain[:_LISTED]) + (", ..." if len(plain) > _LISTED else "")
 
 
-def _stems(file: Path) -> list[str]:
-    """The first column: a second one, in the devkit's files of single classes, says whether the class is present."""
+def _stems(file: Path, annotations: Mapping[str, Path]) -> list[str]:
+    """The images that a split file lists, by the names of their annotations."""
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        lines = text.lines_of(file.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise RetinaError(f"{file}: cannot read this split file: {reason}") from None
-    stems = []
-    for number, line in enumerate(lines, start=1):
-        columns = line.split()
-        if not columns:
-            continue
-        if "/" in columns[0] or "\\" in columns[0] or "\0" in columns[0]:
-            raise RetinaError(
-                f"{file}: line {number}: expected the name of an image without folder, got {columns[0]!r}"
-            )
-        stems.append(columns[0])
-    if not stems:
+    numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not numbered:
         raise RetinaError(f"{file}: this split file lists no image")
+    flagged = all(_FLAGGED.fullmatch(line.strip()) for _, line in numbered)
+    stems = []
+    for number, line in numbered:
+        path = line.replace("\\", "/").removeprefix("./").removeprefix("JPEGImages/")
+        stem = _stem(f"{file}: line {number}", path, annotations, flagged)
+        if stem not in annotations and ("/" in stem or "\0" in stem):
+            raise RetinaError(
+                f"{file}: line {number}: expected the name of an image without folder, or with that which it has in "
+                f"Annotations, got {short(line.strip())}"
+            )
+        stems.append(stem)
     return stems
 
 
-def _files(folder: Path) -> frozenset[str]:
-    if not folder.is_dir():
-        raise RetinaError(f"{folder}: no such folder; a Pascal VOC folder holds Annotations, ImageSets and JPEGImages")
-    return frozenset(entry.name for entry in os.scandir(folder) if entry.is_file())
+def _stem(where: str, line: str, annotations: Mapping[str, Path], flagged: bool) -> str:
+    """The image that a line names: what has an annotation decides whether a last -1, 0 or 1 is a flag, as in the
+    devkit's files of single classes, or belongs to the name, and whether an ending does.
+
+    Args:
+        flagged: whether every line of the file ends so.
+
+    Raises:
+        RetinaError: both an image with the number in its name and one without have an annotation.
+    """
+    whole, flag = line.strip(), _FLAGGED.fullmatch(line.strip())
+    literal = next((name for name in (line, whole, without_ending(whole)) if name in annotations), None)
+    if flag is None:
+        return literal or whole
+    short_name = flag["name"]
+    plain = next((name for name in (short_name, without_ending(short_name)) if name in annotations), None)
+    if plain is None or (literal is not None and not flagged):
+        return literal or short_name
+    if literal is not None:
+        raise RetinaError(
+            f"{where}: '{whole}' may be the image '{literal}' or the image '{plain}' with a flag, and both have an "
+            "annotation; rename one of them, or list the names without flags"
+        )
+    return plain
 
 
-def _image(home: Path, stem: str, files: frozenset[str]) -> str | None:
-    # By the split's name: the <filename> of an annotation is often that of a file before it was renamed or converted.
-    for extension in _EXTENSIONS:
-        if stem + extension in files:
-            return str(home / "JPEGImages" / (stem + extension))
-    return None
-
-
-def _parse_all(listed: Sequence[tuple[Path, str]]) -> list[_Annotation]:
-    return [_parse(home / "Annotations" / f"{stem}.xml") for home, stem in listed]
+def _parse_all(listed: Sequence[_Listed]) -> list[_Annotation]:
+    return [_parse(entry.file) for entry in listed]
 
 
 def _parse(file: Path) -> _Annotation:
@@ -296,7 +388,8 @@ def _parse(file: Path) -> _Annotation:
             raise RetinaError(f"{file}: {where} has no <bndbox>; add it, or remove the object")
         corners.append([_number(file, where, element, f"bndbox/{corner}") for corner in _CORNERS])
         difficult.append(_flag(file, where, element))
-    return _Annotation(file, (int(size[0]), int(size[1])), names, corners, difficult)
+    image = (root.findtext("filename") or "").strip()
+    return _Annotation(file, image, (int(size[0]), int(size[1])), names, corners, difficult)
 
 
 def _root(file: Path) -> Element:
@@ -327,13 +420,13 @@ def _number(file: Path, where: str, element: Element, path: str) -> float:
     try:
         return float(content)
     except ValueError:
-        raise RetinaError(f"{file}: {where}: <{path}> must be a number, got '{content}'") from None
+        raise RetinaError(f"{file}: {where}: <{path}> must be a number, got {short(content)}") from None
 
 
 def _flag(file: Path, where: str, element: Element) -> bool:
     content = (element.findtext("difficult") or "0").strip()
     if content not in ("0", "1"):
-        raise RetinaError(f"{file}: {where}: <difficult> must be 0 or 1, got '{content}'")
+        raise RetinaError(f"{file}: {where}: <difficult> must be 0 or 1, got {short(content)}")
     return content == "1"
 
 
@@ -342,7 +435,7 @@ def _all_names(homes: Sequence[Path], annotations: Sequence[_Annotation]) -> lis
     names = {name for annotation in annotations for name in annotation.names}
     known = {annotation.file for annotation in annotations}
     for home in dict.fromkeys(homes):
-        for file in sorted((home / "Annotations").glob("*.xml")):
+        for file in _annotations(home).values():
             if file not in known:
                 objects = enumerate(_root(file).findall("object"))
                 names.update(_text(file, f"object {index}", element, "name") for index, element in objects)
@@ -355,22 +448,27 @@ def _check_names(annotations: Sequence[_Annotation], classes: list[str]) -> None
         for index, name in enumerate(annotation.names):
             if name not in valid:
                 hint = suggest(name, classes)
-                raise RetinaError(f"{annotation.file}: object {index}: class '{name}' is not in data.classes; {hint}")
+                raise RetinaError(
+                    f"{annotation.file}: object {index}: class {short(name)} is not in data.classes; {hint}"
+                )
 
 
 # ------------------------------------------------------------------------------------------------------------- results
 
 
-def devkit_results(folder: Path, truth: GroundTruth, pixels: Pixels) -> Results:
+def devkit_results(folder: Path, truth: GroundTruth, pixels: Pixels, *, strict: bool = True) -> Results:
     """Read the devkit's files of detections, one a class (`comp4_det_test_car.txt`): `image score x1 y1 x2 y2`.
+
+    Args:
+        strict: see `retina.data.load.read_results`.
 
     Raises:
         RetinaError: names the file and line that is malformed or does not fit the ground truth.
     """
     files = text.text_files(folder)
     classes, rows = labels_of_names(truth), rows_of_stems(truth)
-    labels = [_class_of(file, classes) for file in files]
-    again = first_repeated(labels)
+    labels = [_class_of(file, classes, strict) for file in files]
+    again = first_repeated([label if label >= 0 else f"{file}" for label, file in zip(labels, files, strict=True)])
     if again is not None:
         label = labels[again[0]]
         other = files[labels.index(label)]
@@ -380,19 +478,28 @@ def devkit_results(folder: Path, truth: GroundTruth, pixels: Pixels) -> Results:
         )
     of_file = np.array(labels, np.int64)
     expected = text.columns("voc", scored=True)
-    lines = text.read_lines(files, expected, spaces=False)
+    lines = text.read_lines(files, expected, spaces=True)
     image = np.array([rows.get(word, -1) for word in lines.words], np.int64)
-    if (image < 0).any():
+    if strict and (image < 0).any():
         row = int(np.argmax(image < 0))
         what = f"expected one of the ground truth's {len(truth)} images, got {short(lines.words[row])}"
         text.refuse(lines, files, row, f"{what}; give the ground truth that the detections were made on")
+    called = [files[place].stem for place in lines.file]
+    lines, (image, of_line), left_out = text.judged(lines, image, of_file[lines.file], lines.words, called)
+    refuse_all_left_out(str(folder), left_out, len(image))
     boxes = text.to_xywh(lines, lines.numbers[:, 1:], "voc", files)
-    return Results(str(folder), image, to_continuous(boxes, pixels), lines.numbers[:, 0], of_file[lines.file])
+    return Results(str(folder), image, to_continuous(boxes, pixels), lines.numbers[:, 0], of_line, left_out)
 
 
-def _class_of(file: Path, classes: Mapping[str, int]) -> int:
-    """`comp4_det_test_car.txt` or `car.txt`; of a "car" and a "race_car", the longer one that fits."""
-    fitting = [name for name in classes if file.stem == name or file.stem.endswith(f"_{name}")]
+def _class_of(file: Path, classes: Mapping[str, int], strict: bool) -> int:
+    """`comp4_det_test_car.txt` or `car.txt`; of a "car" and a "race_car", the longer one that fits; -1 for none."""
+    devkit = _DEVKIT_RESULT.fullmatch(file.stem)
+    if devkit is not None and file.stem not in classes:
+        fitting = [devkit["name"]] if devkit["name"] in classes else []
+    else:
+        fitting = [name for name in classes if file.stem == name or file.stem.endswith(f"_{name}")]
+    if not fitting and not strict:
+        return -1
     if not fitting:
         raise RetinaError(
             f"{file}: expected a name that ends in one of the ground truth's {len(classes)} classes, such as "
@@ -459,8 +566,14 @@ def source(folder: Path, split: str, names: Sequence[str]) -> config.VocSource:
 
 
 def tolerance(table: DetectionDataset) -> np.ndarray:
-    """[M] by how many pixels a corner may differ when it is read again: 10 digits are written."""
-    return 1e-6 + 1e-9 * np.abs(table.boxes).max(axis=1, initial=0)
+    """[M] by how many pixels a corner may differ when it is read again: the digits of a float32 are written."""
+    return 1e-6 + 2.0**-23 * np.abs(table.boxes).max(axis=1, initial=0)
+
+
+def written_texts(part: Part, folder: Path) -> Iterator[tuple[Path, str]]:
+    """Yield each annotation that was written, and its text."""
+    for row, stem in enumerate(part.stems):
+        yield folder / "Annotations" / f"{stem}.xml", annotation(part, row)
 
 
 def annotation(part: Part, row: int) -> str:
@@ -482,7 +595,8 @@ def annotation(part: Part, row: int) -> str:
         _add(element, "difficult", str(int(difficult)))
         corners = SubElement(element, "bndbox")
         for key, value in zip(("xmin", "ymin", "xmax", "ymax"), box + np.array([1, 1, 0, 0]), strict=True):
-            _add(corners, key, f"{value:.10g}")
+            # The digits that tell a float32 from its neighbours, and none beyond.
+            _add(corners, key, np.format_float_positional(np.float32(value), trim="-"))
     indent(root)
     return tostring(root, encoding="unicode") + "\n"
 

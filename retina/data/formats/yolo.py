@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,10 +24,19 @@ import yaml
 from retina import config
 from retina.config.reading import read_yaml
 from retina.data.convert.part import Part
-from retina.data.dataset import DetectionDataset, RawObjects, Records, first_repeated, suggest
+from retina.data.dataset import (
+    DetectionDataset,
+    RawObjects,
+    Records,
+    UnusedLabels,
+    distinct_names,
+    first_repeated,
+    merging_advice,
+    suggest,
+)
 from retina.data.detections import short
 from retina.data.formats import text
-from retina.data.image_files import NO_SIZE_FRACTIONS, image_sizes, place_image, placed
+from retina.data.image_files import NO_SIZE_FRACTIONS, guess_folder, image_sizes, place_image, placed, readings
 from retina.errors import RetinaError
 from retina.files import IMAGE_SUFFIXES, write_text
 
@@ -39,6 +49,9 @@ _BOX = "class cx cy w h"
 _LEAST_POLYGON = 6  # numbers of three points
 # Fractions may leave [0, 1] by a little, which `invalid_boxes` judges; most boxes beyond this are in pixels.
 _LARGEST_FRACTION = 2.0
+_SHOWN = 3
+# Where labels that no image claims are looked for: beside images may lie a whole home folder.
+_MOST_FOLDERS = 2000
 
 
 def yolo_records(
@@ -50,6 +63,8 @@ def yolo_records(
     names: Path | None = None,
     classes: tuple[str, ...] | None = None,
     keep_unreadable: bool = False,
+    upright: bool = False,
+    relabelled: bool = False,
 ) -> Records:
     """Read one split of a data.yaml, or a folder of images and its labels, every box as it stands in the files.
 
@@ -64,18 +79,21 @@ def yolo_records(
             count.
         keep_unreadable: an image that is missing or has no readable header counts as one of 1 pixel, to be left out by
             who decodes it.
+        upright: boxes are fractions of the sides of the upright picture, where EXIF tells of a rotation.
+        relabelled: whether `data.relabel` follows, which may tell classes apart that share a name: they get their
+            indices.
 
     Raises:
         RetinaError: a file or folder is missing or malformed (with file and line), a listed path leaves the data set's
             root, a class index has no name, or an image can't be read.
     """
     if data is not None:
-        listing = listing_of_yaml(data, split or "train")
+        listing = listing_of_yaml(data, split or "train", relabelled=relabelled)
     else:
         assert images is not None, "the configuration asks for one of the two"
         listing = listing_of_folder(images, labels, names, classes)
     unreadable = NO_SIZE_FRACTIONS if keep_unreadable else None
-    sizes = np.array(image_sizes(listing.name, listing.images, unreadable), np.int32).reshape(-1, 2)
+    sizes = np.array(image_sizes(listing.name, listing.images, unreadable, upright), np.int32).reshape(-1, 2)
     lines = _read_labels(listing)
     labels_of = _labels(lines, listing)
     _refuse_pixels(lines, listing)
@@ -104,6 +122,8 @@ def yolo_records(
         raw,
         lambda row: f"{listing.labels[lines.image[row]]} line {lines.line[row]}",
         listing.notes + _notes(listing, lines),
+        listing.unused,
+        measured=True,
     )
 
 
@@ -145,7 +165,7 @@ def _read_labels(listing: Listing) -> _Lines:
 
 def _rows(file: str) -> tuple[list[list[str]], list[int], int]:
     """The distinct lines of a file in words, their numbers, and how many were left out as repetitions."""
-    rows = [line.split() for line in text.read_text(Path(file)).splitlines()]
+    rows = [line.split() for line in text.lines_of(text.read_text(Path(file)))]
     places = [place for place, row in enumerate(rows, start=1) if row]
     rows = [row for row in rows if row]
     first: dict[tuple[str, ...], int] = {}
@@ -243,9 +263,10 @@ class Listing(NamedTuple):
     labels: tuple[str | None, ...]
     keypoint_numbers: int
     notes: tuple[str, ...]
+    unused: UnusedLabels | None
 
 
-def listing_of_yaml(file: Path, split: str) -> Listing:
+def listing_of_yaml(file: Path, split: str, *, relabelled: bool = False) -> Listing:
     """The images of a split of an Ultralytics data.yaml.
 
     The root is its `path` (relative: to the file's own folder), or the file's folder where `path` is missing or leads
@@ -263,7 +284,7 @@ def listing_of_yaml(file: Path, split: str) -> Listing:
         raise RetinaError(
             f"{file}: expected an Ultralytics data.yaml with names and splits, got a {type(tree).__name__}"
         )
-    names = _class_names(file, tree)
+    names = _class_names(file, tree, relabelled)
     root, notes = _root(file, tree.get("path"))
     given = _split(file, tree, split)
     entries = given if isinstance(given, list) else [given]
@@ -272,13 +293,16 @@ def listing_of_yaml(file: Path, split: str) -> Listing:
     images: list[str] = []
     others: Counter[str] = Counter()
     for place in places:
-        images += _of_folder(place, others) if place.is_dir() else _of_text(place, root)
+        if place.is_dir():
+            images += _of_folder(place, others)
+        else:
+            of_list, said = _of_text(place, root)
+            images, notes = images + of_list, notes + said
     base = places[0] if len(places) == 1 and places[0].is_dir() else root
     folders = {folder: _labels_folder(root, folder) for folder in {os.path.dirname(image) for image in images}}
     listed = any(not place.is_dir() for place in places)
-    return _listing(
-        name, names, str(file), base, images, folders, _keypoints(file, tree), notes + _left_out(name, others), listed
-    )
+    notes += _left_out(name, others)
+    return _listing(name, names, str(file), base, root, images, folders, _keypoints(file, tree), notes, listed)
 
 
 def listing_of_folder(images: Path, labels: Path | None, names: Path | None, classes: Sequence[str] | None) -> Listing:
@@ -300,7 +324,7 @@ def listing_of_folder(images: Path, labels: Path | None, names: Path | None, cla
     paths = _of_folder(images, others)
     if names is None:
         beside = [folder / text.CLASSES_FILE for folder in (home, home.parent)]
-        names = next((file for file in beside if file.is_file()), None)
+        names = next((file for file in beside if text.names_classes(file)), None)
     if names is not None:
         listed, named_by = tuple(text.read_names(names)), str(names)
     elif classes is not None:
@@ -314,7 +338,8 @@ def listing_of_folder(images: Path, labels: Path | None, names: Path | None, cla
         folder: os.path.normpath(home / os.path.relpath(folder, images))
         for folder in {os.path.dirname(image) for image in paths}
     }
-    return _listing(str(images), listed, named_by, images, paths, folders, 0, _left_out(str(images), others), False)
+    notes = _left_out(str(images), others)
+    return _listing(str(images), listed, named_by, images, images.parent, paths, folders, 0, notes, False)
 
 
 def _listing(
@@ -322,13 +347,21 @@ def _listing(
     names: tuple[str, ...],
     named_by: str,
     base: Path,
+    root: Path,
     images: list[str],
     folders: dict[str, str],
     keypoints: int,
     notes: tuple[str, ...],
     listed: bool,
 ) -> Listing:
-    """Pair images with labels, by one listing of each folder instead of a look-up an image."""
+    """Pair images with labels, by one listing of each folder instead of a look-up an image.
+
+    Args:
+        base: the folder that image ids are relative to.
+        root: the folder in which label files are looked for that no image claims.
+        folders: the folder of labels of each folder of images.
+        listed: a text file lists the images.
+    """
     if not images:
         raise RetinaError(f"{name}: no image found; expected files ending in {', '.join(IMAGE_SUFFIXES)}")
     existing = {home: _text_names(home) for home in set(folders.values())}
@@ -353,12 +386,61 @@ def _listing(
     )
     if strays:
         notes += (f"{name}: {len(strays)} label files have no image and are left out, such as {strays[0]}",)
+    claimed = {os.path.abspath(label) for label in (*labels, *strays) if label is not None}
+    without = [stem for stem, label in zip(stems, labels, strict=True) if label is None]
+    elsewhere = _labels_elsewhere(root, without, claimed) if without else []
+    sought = tuple(sorted(set(folders.values())))
+    if elsewhere:
+        notes += (
+            f"{name}: {len(elsewhere)} label files are called like images without labels and are not used, such as "
+            f"{elsewhere[0]}; labels were sought in {', '.join(sought[:_SHOWN])}{' and more' * (len(sought) > _SHOWN)}",
+        )
+    files = (*elsewhere, *strays)
+    share = len(files) / (len(files) + len(labels) - len(without)) if files else 0.0
+    unused = UnusedLabels(files, share, sought) if files else None
     prefix = f"{base}{os.sep}"
     ids = [stem.removeprefix(prefix) if stem.startswith(prefix) else os.path.relpath(stem, base) for stem in stems]
-    return Listing(name, names, named_by, tuple(ids), tuple(images), tuple(labels), keypoints, notes)
+    return Listing(name, names, named_by, tuple(ids), tuple(images), tuple(labels), keypoints, notes, unused)
 
 
-def _class_names(file: Path, tree: dict[Any, Any]) -> tuple[str, ...]:
+def _labels_elsewhere(root: Path, stems: Sequence[str], claimed: set[str]) -> list[str]:
+    """The text files in the root called like one of these images, in any case, which are no label of any image: with
+    another case of the ending or of `labels`, or in another folder."""
+    names = {os.path.basename(stem).casefold() for stem in stems}
+    listing: dict[str, set[str]] = {}
+
+    def images_in(folder: str) -> set[str]:
+        if folder not in listing:
+            entries = map(os.path.splitext, os.listdir(folder) if os.path.isdir(folder) else ())
+            listing[folder] = {stem for stem, ending in entries if ending.lower() in IMAGE_SUFFIXES}
+        return listing[folder]
+
+    def has_image(folder: str, stem: str) -> bool:
+        parts = Path(os.path.relpath(folder, root)).parts
+        homes = [folder]
+        if "labels" in parts:
+            last = len(parts) - 1 - parts[::-1].index("labels")
+            homes.append(str(root.joinpath(*parts[:last], "images", *parts[last + 1 :])))
+        return any(
+            stem in images_in(home) and os.path.abspath(_labels_folder(root, home)) == os.path.abspath(folder)
+            for home in homes
+        )
+
+    unused = []
+    for folder, _, files in islice(os.walk(root), _MOST_FOLDERS):
+        for file in files:
+            stem, ending = os.path.splitext(file)
+            if ending.lower() != ".txt" or stem.casefold() not in names or file.startswith("._"):
+                continue
+            path = os.path.join(folder, file)
+            if os.path.abspath(path) in claimed or text.names_classes(Path(path)):
+                continue
+            if ending != ".txt" or not has_image(folder, stem):
+                unused.append(path)
+    return sorted(unused)
+
+
+def _class_names(file: Path, tree: dict[Any, Any], relabelled: bool) -> tuple[str, ...]:
     names, count = tree.get("names"), tree.get("nc")
     if count is not None and (type(count) is not int or count < 1):
         raise RetinaError(f"{file}: nc: expected the number of classes, got {short(count)}")
@@ -377,11 +459,22 @@ def _class_names(file: Path, tree: dict[Any, Any]) -> tuple[str, ...]:
             )
     if count is not None and count != len(names):
         raise RetinaError(f"{file}: nc is {count}, but there are {len(names)} names; correct one of them")
-    listed = tuple(map(str, names))
+    written = _as_written(file, tree["names"]) if int in map(type, names) else names
+    listed = tuple(name if type(name) is str else text for name, text in zip(names, written, strict=True))
     again = first_repeated(listed)
-    if again is not None:
-        raise RetinaError(f"{file}: names: '{again[1]}' is given twice; each must be distinct")
-    return listed
+    if again is not None and not relabelled:
+        advice = merging_advice(listed, range(len(listed)))
+        raise RetinaError(f"{file}: names: '{again[1]}' is given twice; {advice}")
+    return tuple(distinct_names(listed, range(len(listed))))
+
+
+def _as_written(file: Path, given: dict[int, Any] | list[Any]) -> list[str]:
+    """The names of a data.yaml as they stand there: YAML reads 007 as 7, and 1_000 as 1000."""
+    names = yaml.load(file.read_text(encoding="utf-8"), yaml.BaseLoader)["names"]  # noqa: S506 - it makes texts alone
+    if not isinstance(given, dict):
+        return names
+    by_index = dict(zip(given, names.values(), strict=True))
+    return [by_index[index] for index in range(len(given))]
 
 
 def _root(file: Path, path: Any) -> tuple[Path, tuple[str, ...]]:
@@ -390,7 +483,7 @@ def _root(file: Path, path: Any) -> tuple[Path, tuple[str, ...]]:
     if not isinstance(path, str):
         raise RetinaError(f"{file}: path: expected the data set's folder, got {short(path)}")
     root = file.parent / path
-    if root.is_dir():
+    if os.path.isdir(root):
         return Path(os.path.normpath(root)), ()
     return file.parent, (f"{file}: path: no such folder as {path}: the file's own folder is taken",)
 
@@ -410,10 +503,24 @@ def splits_of_yaml(tree: dict[Any, Any]) -> list[str]:
     return [key for key in SPLITS if any(tree.get(spelled) for spelled in _SPELLINGS.get(key, (key,)))]
 
 
+def leads_to_images(file: Path, tree: dict[Any, Any], split: str) -> bool:
+    """Return whether a split of a data.yaml is there, in its key and on the disk."""
+    try:
+        root, _ = _root(file, tree.get("path"))
+        given = _split(file, tree, split)
+        for entry in given if isinstance(given, list) else [given]:
+            _inside(file, root, split, entry)
+    except RetinaError:
+        return False
+    return True
+
+
 def _inside(file: Path, root: Path, split: str, entry: Any) -> Path:
     """The folder or file that a split names, which must exist inside the root."""
     if not isinstance(entry, str):
         raise RetinaError(f"{file}: {split}: expected a folder, a text file or a list of these, got {short(entry)}")
+    if "\\" in entry and not os.path.exists(root / entry):
+        entry = entry.replace("\\", "/")
     place = _joined(root, entry)
     if place is None and entry.startswith("../"):
         place = _joined(root, entry[3:])
@@ -421,7 +528,7 @@ def _inside(file: Path, root: Path, split: str, entry: Any) -> Path:
         raise RetinaError(
             f"{file}: {split}: {short(entry)} leaves the data set's root {root}; move it inside, or set path"
         )
-    if not place.is_dir() and not (place.is_file() and place.suffix == ".txt"):
+    if not os.path.isdir(place) and not (os.path.isfile(place) and place.suffix == ".txt"):
         raise RetinaError(
             f"{file}: {split}: expected a folder of images or a .txt file of their paths, and {place} is neither; "
             "check path and the split"
@@ -475,16 +582,24 @@ def _left_out(name: str, others: Counter[str]) -> tuple[str, ...]:
     return (f"{name}: {sum(others.values())} files are no images of a known kind and are left out: {what}",)
 
 
-def _of_text(file: Path, root: Path) -> list[str]:
-    """The images that a text file lists, in its order."""
+def _of_text(file: Path, root: Path) -> tuple[list[str], tuple[str, ...]]:
+    """The images that a text file lists, in its order, and a note on those whose path was read otherwise than it stands
+    there, from the file's own folder."""
     images: list[str] = []
+    others: list[str] = []
     top = os.path.abspath(root)
-    home = os.path.abspath(file.parent)
-    for number, line in enumerate(text.read_text(file).splitlines(), start=1):
-        entry = line.strip()
-        if not entry:
-            continue
-        whole = os.path.normpath(os.path.join(home, entry))
+    lines = [(number, line.strip()) for number, line in enumerate(text.lines_of(text.read_text(file)), start=1)]
+    entries = [(number, entry) for number, entry in lines if entry]
+    guessed: Path | None = None
+    for number, entry in entries:
+        whole = os.path.normpath(os.path.join(os.path.abspath(file.parent), entry))
+        if not os.path.isfile(whole):
+            guessed = guessed or guess_folder(file, [entry for _, entry in entries])[0]
+            paths = (folder / path for folder in (root, guessed) for path in readings(entry, folder, file.parent))
+            other = next(filter(os.path.isfile, paths), None)
+            if other is not None:
+                whole = os.path.abspath(other)
+                others.append(f"{entry} as {whole}")
         if not whole.startswith(top.rstrip(os.sep) + os.sep):
             raise RetinaError(
                 f"{file}: line {number}: {short(entry)} leaves the data set's root {root}; move it inside"
@@ -494,7 +609,9 @@ def _of_text(file: Path, root: Path) -> list[str]:
                 f"{file}: line {number}: expected an image ending in {', '.join(IMAGE_SUFFIXES)}, got {short(entry)}"
             )
         images.append(os.path.join(str(root), whole[len(top.rstrip(os.sep)) + 1 :]))
-    return images
+    if not others:
+        return images, ()
+    return images, (f"{file}: {len(others)} image names are read otherwise, such as {others[0]}",)
 
 
 def _labels_folder(root: Path, folder: str) -> str:
@@ -510,12 +627,12 @@ def _labels_folder(root: Path, folder: str) -> str:
 
 def _text_names(folder: str) -> set[str]:
     try:
-        names = {entry.name for entry in os.scandir(folder) if entry.name.endswith(".txt")}
+        names = {entry.name for entry in os.scandir(folder) if entry.name.endswith(".txt") and entry.name[:2] != "._"}
     except FileNotFoundError:
         return set()  # a subfolder of images none of which has objects
     except OSError as error:
         raise RetinaError(f"{folder}: cannot read this folder of labels: {error.strerror}; check the path") from None
-    return names - {text.CLASSES_FILE}
+    return {name for name in names if not text.names_classes(Path(folder) / name)}
 
 
 def _keypoints(file: Path, tree: dict[Any, Any]) -> int:
@@ -548,7 +665,8 @@ def check(parts: Sequence[Part]) -> tuple[str, ...]:
     notes = []
     lacking = {"train", "val"} - {part.split for part in parts}
     if lacking:
-        notes.append(f"YOLO: Ultralytics also asks for the split {' and '.join(sorted(lacking))} in data.yaml")
+        which = " and ".join(sorted(lacking))
+        notes.append(f"YOLO: Ultralytics also asks for the split {which} in data.yaml: written as null, without images")
     first = parts[0].table
     if first.category_ids != tuple(range(len(first.class_names))) or any(
         isinstance(identifier, int) for part in parts for identifier in part.table.image_ids
@@ -580,15 +698,29 @@ def write(part: Part, folder: Path, *, link: bool, tick: Callable[[], None]) -> 
         label_file = labels / f"{stem}.txt"
         if not label_file.exists():
             with placed(label_file) as temporary:
-                temporary.write_text("".join(f"{line}\n" for line in _written_lines(part.table, row)), encoding="utf-8")
+                temporary.write_text(_written_text(part.table, row), encoding="utf-8")
         tick()
+
+
+def written_texts(part: Part, folder: Path) -> Iterator[tuple[Path, str]]:
+    """Yield each label file that was written, and its text."""
+    for row, stem in enumerate(part.stems):
+        yield folder / "labels" / part.split / f"{stem}.txt", _written_text(part.table, row)
 
 
 def finish(parts: Sequence[Part], folder: Path) -> None:
     """Write `data.yaml`."""
-    tree = {part.split: f"images/{part.split}" for part in parts}
-    names = dict(enumerate(parts[0].table.class_names))
-    write_text(folder / "data.yaml", yaml.safe_dump({**tree, "names": names}, sort_keys=False, allow_unicode=True))
+    written = {part.split for part in parts}
+    # Ultralytics refuses a file without the keys train and val, and takes them without a value.
+    lines = [f"{split}: {f'images/{split}' if split in written else 'null'}" for split in SPLITS[:2]]
+    lines += [f"{split}: images/{split}" for split in SPLITS[2:] if split in written]
+    # Quoted all of them: readers differ in what they take for a number, a date or a boolean.
+    names = (
+        yaml.dump(name, default_style='"', allow_unicode=True, width=float("inf")).strip()
+        for name in parts[0].table.class_names
+    )
+    lines += ["names:", *(f"  {index}: {name}" for index, name in enumerate(names))]
+    write_text(folder / "data.yaml", "".join(f"{line}\n" for line in lines))
 
 
 def source(folder: Path, split: str, names: Sequence[str]) -> config.YoloSource:
@@ -600,6 +732,10 @@ def tolerance(table: DetectionDataset) -> np.ndarray:
     """[M] by how many pixels a corner may differ when it is read again: 10 digits of a fraction are written."""
     sides = np.repeat(table.sizes.max(axis=1, initial=0), np.diff(table.offsets))
     return 1e-6 + 1e-9 * sides
+
+
+def _written_text(table: DetectionDataset, row: int) -> str:
+    return "".join(f"{line}\n" for line in _written_lines(table, row))
 
 
 def _written_lines(table: DetectionDataset, row: int) -> list[str]:

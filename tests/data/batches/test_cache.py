@@ -214,7 +214,7 @@ def test_the_layout_by_hand():
     data = table([b"\xff\xd8\xff", b"\x89PNG"], [(128, 192), (10, 10)], [[], []])
     found = cache.layout(data, np.array([[[32, 48], [32, 32]]], np.int32), settings())
     # 32 * 48 * 3 = 4608 bytes, 16 * 24 * 3 = 1152, and the PNG's 300.
-    assert found.jpeg.tolist() == [True, False]
+    assert found.most.tolist() == [3, 0]
     assert found.starts.tolist() == [[-1, -1, 300, 300 + 4608], [0, -1, -1, -1]]
     assert found.length == 300 + 4608 + 1152
 

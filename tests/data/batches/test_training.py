@@ -334,7 +334,7 @@ def test_bitmaps_that_evaluation_refuses_are_refused(options):
         content[28] = options["bits"]
     if "packed" in options:
         content[30] = options["packed"]
-    with pytest.raises(ValueError, match="no JPEG, PNG, GIF, BMP or WebP that can be read"):
+    with pytest.raises(ValueError, match="no JPEG, PNG, GIF, BMP, WebP or TIFF that can be read"):
         READ(bytes(content), (20, 20), 0)
     with pytest.raises(tf.errors.OpError):
         pixels.decode(tf.constant(bytes(content)))

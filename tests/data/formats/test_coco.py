@@ -101,7 +101,10 @@ def changed(path: str, value=None):
         (changed("annotations.2.iscrowd", 2), r"annotations\[2\]: 'iscrowd' must be 0 or 1, got 2"),
         (changed("annotations.2.area", -4), r"annotations\[2\]: 'area' must be a finite number, not negative, got -4"),
         (changed("annotations.2.area", 10**400), r"annotations\[2\]: 'area' must be a finite number"),
-        (changed("annotations.2.area", "4"), r"annotations\[2\]: 'area' must be a whole number or a number, got '4'"),
+        (
+            changed("annotations.2.area", "4"),
+            r"annotations\[2\]: 'area' must be a finite number, not negative, got '4'",
+        ),
         (changed("categories.1.name"), r"categories\[1\] has no 'name'"),
         (changed("categories.1.name", "toothbrush"), r"categories\[1\]: name 'toothbrush' is already that of"),
         (changed("categories.1.id", 90), r"categories\[1\]: id 90 is already that of categories\[0\]"),

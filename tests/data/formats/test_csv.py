@@ -5,8 +5,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from retina import config
+from retina.data.convert.converting import convert
+from retina.data.formats.layouts import look
+from retina.data.load import load_split
+from retina.doctor.targets import open_target, read_splits
 from retina.errors import RetinaError
-from tests.data.formats.tables import read_csv
+from tests.data.formats.tables import read_coco, read_csv
 
 HEADER = "image,x1,y1,x2,y2,label\n"
 GOOD = "a.png,1,2,11,22,cat\n"
@@ -89,6 +94,26 @@ def test_values(folder, head):
     assert table.sizes.tolist() == [[100, 200], [100, 200]] and table.offsets.tolist() == [0, 2, 2]
     assert table.boxes.tolist() == [[1, 2, 11.5, 22], [0, 0, 200, 100]] and table.labels.tolist() == [1, 0]
     assert table.areas.tolist() == [210, 20000] and table.notes == ()
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3, 4, 5, 6, 7), (7, 3, 0, 1, 2, 6, 5, 4)])
+def test_the_columns_of_tensorflows_object_detection(folder, order):
+    """As `xml_to_csv.py` and Roboflow write them; by every command that reads data."""
+    columns = ("filename", "width", "height", "class", "xmin", "ymin", "xmax", "ymax")
+    rows = [("b.png", 200, 100, "dog", 1, 2, 11, 22), ("a.png", 200, 100, "cat", 0, 0, 200, 100)]
+    file = write(folder, "".join(",".join(str(row[i]) for i in order) + "\n" for row in (columns, *rows)))
+    (section,) = look(str(file)).splits.values()
+    data = config.Data(train=section, validation=section)
+    splits, findings = read_splits(open_target(file, []))
+    assert not findings
+    done = convert(file, folder / "out", "coco", splits=["boxes=train"])
+    assert done.problems == () and done.splits == {"train": {"images": 2, "boxes": 2}}
+    written = read_coco(folder / "out/annotations/instances_train.json", folder / "out/images/train")
+    for table in (read_csv(file), load_split(data, "train"), splits["data"], written):
+        assert [Path(image).name for image in table.images] == ["b.png", "a.png"]
+        assert table.class_names == ("cat", "dog") and table.labels.tolist() == [1, 0]
+        assert table.boxes.tolist() == [[1, 2, 11, 22], [0, 0, 200, 100]]
+        assert table.sizes.tolist() == [[100, 200]] * 2
 
 
 def test_every_column(folder):

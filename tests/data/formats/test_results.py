@@ -608,3 +608,74 @@ def test_paths_that_the_system_will_not_look_for(tmp_path):
                 read(tmp_path / name, **settings)
         with pytest.raises(RetinaError, match="no such"):
             read(tmp_path / "a\0b")
+
+
+# ------------------------------------------------------------------------- classes and images that only detections have
+
+LOOSE = {
+    "coco": [
+        entry(),
+        entry(image_id=8),
+        entry(category_id=2),
+        entry(category_id=2, image_id=99),
+        entry(image_id="far"),
+    ],
+    "xywh": {"x": "dog .5 1 2 3 4\ncat .5 1 2 3 4", "z": "dog .5 1 2 3 4\ncat .5 1 2 3 4", "w": "dog .5 1 2 3 4"},
+    "voc": {"dog": "x .5 1 2 3 4\nz .5 1 2 3 4\nz .5 1 2 3 4\nw .5 1 2 3 4", "cat": "x .5 1 2 3 4"},
+}
+
+
+def loose(tmp_path, format):
+    if format == "coco":
+        return write(tmp_path / "dt.json", LOOSE["coco"])
+    for name, content in LOOSE[format].items():
+        write(tmp_path / format / f"{name}.txt", content)
+    return tmp_path / format
+
+
+@pytest.mark.parametrize("format", LOOSE)
+def test_what_no_ground_truth_can_judge_is_left_out_and_counted(tmp_path, format):
+    given, path = truth(tmp_path), loose(tmp_path, format)
+    results = read_results(path, given, format=format, pixels="continuous", strict=False)
+    assert results.image.tolist() == [0] and results.labels.tolist() == [given.class_names.index("dog")]
+    assert results.boxes.tolist() == [[1, 2, 2, 2] if format == "voc" else [1, 2, 3, 4]]
+    left_out = results.left_out
+    assert left_out.images == ({"8": 1, "99": 1, "far": 1} if format == "coco" else {"z": 2, "w": 1})
+    assert left_out.classes == ({"2": 1} if format == "coco" else {"cat": 1})
+    assert left_out.detections == 4
+    images, name = ("3 of 3 images", "2") if format == "coco" else ("3 of 2 images", "cat")
+    assert left_out.words().startswith(f"{images} that the ground truth does not have (")
+    assert left_out.words().endswith(f"1 of 1 class that the ground truth does not have ({name})")
+    with pytest.raises(RetinaError, match="expected"):
+        read_results(path, given, format=format, pixels="continuous")
+
+
+@pytest.mark.parametrize("format", LOOSE)
+def test_results_of_other_data_altogether_are_refused(tmp_path, format):
+    path = loose(tmp_path, format)
+    given = truth(tmp_path, images=[{"id": 5, "file_name": "q.jpg"}], annotations=[])
+    with pytest.raises(RetinaError, match="and no other; give the ground truth that the detections were made on"):
+        read_results(path, given, format=format, strict=False)
+
+
+@pytest.mark.parametrize("case", [case for case in BAD_RESULTS if not case.startswith("unknown")])
+def test_malformed_entries_are_refused_beside_unknown_ones(tmp_path, case):
+    """Their place is that in the file."""
+    content, said = BAD_RESULTS[case]
+    given = truth(tmp_path)
+    with pytest.raises(RetinaError, match=rf"^\S*dt\.json: .*{said}"):
+        detections(tmp_path, given, content, strict=False)
+    if isinstance(content, list) and "entry 0" in said:
+        with pytest.raises(RetinaError, match=rf"^\S*dt\.json: {said.replace('entry 0', 'entry 2')}"):
+            detections(tmp_path, given, [entry(), entry(image_id=8), *content], strict=False)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize(("ids", "given_id"), [(7, "7"), ("7", 7)])
+def test_ids_as_texts_and_as_numbers(tmp_path, ids, given_id, strict):
+    images = [{"id": ids, "file_name": "x.jpg"}, {"id": 9 if ids == 7 else "9", "file_name": "y.jpg"}]
+    given = truth(tmp_path, images=images, annotations=[])
+    kinds = ("a number", "a text") if ids == 7 else ("a text", "a number")
+    said = f"entry 1: image_id: expected {ids!r}, {kinds[0]}, as the ground truth has it, got {given_id!r}, {kinds[1]};"
+    with pytest.raises(RetinaError, match=said):
+        detections(tmp_path, given, [entry(image_id=ids), entry(image_id=given_id)], strict=strict)

@@ -67,7 +67,7 @@ def test_each_malformed_annotation_is_one_clear_line(tmp_path, text, message):
     [
         ("", "train.txt: this split file lists no image"),
         ("\n  \n", "train.txt: this split file lists no image"),
-        ("a\n../a\n", "train.txt: line 2: expected the name of an image without folder, got '../a'"),
+        ("a\n../a\n", "train.txt: line 2: expected the name of an image without folder, .*, got '../a'"),
         ("a\na\n", "image a is listed twice"),
         ("a\nghost\n", "JPEGImages/ghost: no such image"),
         ("a\nbare\n", "Annotations/bare.xml: cannot read this annotation: No such file"),

@@ -5,6 +5,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from retina import config
+from retina.config.reading import write_yaml
+from retina.data.load import load_split
+from retina.doctor.preflight import check
+from retina.doctor.statistics import table_findings
 from retina.errors import RetinaError
 from tests.data.formats.tables import read_yolo
 
@@ -259,3 +264,81 @@ def test_links_in_a_circle_end(tmp_path):
     images = folders(tmp_path, {"a": "0 .5 .5 .2 .2\n"})
     (images / "again").symlink_to(images, target_is_directory=True)
     assert read_yolo(images=images).image_ids == ("a",)
+
+
+def label(path: Path) -> None:
+    write(path, "0 0.5 0.5 0.2 0.2\n")
+
+
+@pytest.mark.parametrize(
+    ("stray", "share"),
+    [
+        ("labels/b.TXT", 1 / 2),
+        ("labels/B.txt", 1 / 2),
+        ("Labels/b.txt", 1 / 2),
+        ("annotations/yolo/b.txt", 1 / 2),
+        ("labels_new/sub/b.txt", 1 / 2),
+        ("labels/c.txt", 1 / 2),
+    ],
+)
+def test_labels_that_no_image_claims_are_told_apart_from_images_without_labels(tmp_path, stray, share):
+    for name in "ab":
+        picture(tmp_path / "images" / f"{name}.png")
+    label(tmp_path / "labels/a.txt")
+    label(tmp_path / stray)
+    write(tmp_path / "data.yaml", "train: images\nnames: [cat]\n")
+    for table in (read_yolo(tmp_path / "data.yaml", "train"), read_yolo(images=tmp_path / "images", classes=("cat",))):
+        assert table.unused == ((str(tmp_path / stray),), share, (str(tmp_path / "labels"),))
+        assert any(str(tmp_path / stray) in note for note in table.notes)
+        (finding,) = (found for found in table_findings(table, "train", training=True) if found.code == "unused-labels")
+        assert finding.grade == "error" and str(tmp_path / stray) in finding.message
+        assert f"sought in {tmp_path / 'labels'}" in finding.message and "run.preflight: warn" in finding.remedy
+
+
+def test_labels_of_other_splits_and_a_few_leftovers(tmp_path):
+    """Images of two splits may have one name, and one label of a hundred may be left over."""
+    for split in ("train", "val"):
+        picture(tmp_path / f"images/{split}/a.png")
+    label(tmp_path / "labels/val/a.txt")
+    label(tmp_path / "labels/train/b.txt")
+    picture(tmp_path / "images/train/b.png")
+    write(tmp_path / "data.yaml", "train: images/train\nval: images/val\nnames: [cat]\n")
+    table = read_yolo(tmp_path / "data.yaml", "train")
+    assert table.unused is None and len(table.notes) == 1
+    for number in range(99):
+        picture(tmp_path / f"images/train/{number}.png")
+        label(tmp_path / f"labels/train/{number}.txt")
+    label(tmp_path / "labels/train/left.txt")
+    table = read_yolo(tmp_path / "data.yaml", "train")
+    assert table.unused.share == 1 / 101
+    grades = {finding.code: finding.grade for finding in table_findings(table, "train", training=True)}
+    assert grades["unused-labels"] == "warning"
+
+
+def test_an_image_called_classes(tmp_path):
+    """Its label file has the name of the file of names; what stands in it decides."""
+    for name in ("a", "classes"):
+        picture(tmp_path / f"images/{name}.png")
+        label(tmp_path / f"labels/{name}.txt")
+    table = read_yolo(images=tmp_path / "images", classes=("cat",))
+    assert table.offsets.tolist() == [0, 1, 2] and not table.notes
+    write(tmp_path / "labels/classes.txt", "traffic light 3\nstop sign\n")
+    table = read_yolo(images=tmp_path / "images")
+    assert table.class_names == ("traffic light 3", "stop sign") and table.offsets.tolist() == [0, 1, 1]
+
+
+def test_the_preflight_refuses_unused_labels_until_told_otherwise(tmp_path):
+    for name in "abcd":
+        picture(tmp_path / f"images/{name}.png")
+        label(tmp_path / f"labels/{name}.{'txt' if name < 'c' else 'TXT'}")
+    write(tmp_path / "data.yaml", "train: images\nval: images\nnames: [cat]\n")
+    source = {"format": "yolo", "data": "data.yaml", "split": "train"}
+    write(tmp_path / "c.yaml", write_yaml({"data": {"root": str(tmp_path), "train": source, "validation": source}}))
+    settings = config.load(tmp_path / "c.yaml", ["schedule={kind: constant, steps: 10}"])
+    table = load_split(settings.data, "train")
+    with pytest.raises(RetinaError, match=r"preflight: train: 2 label files \(50.0%\) belong to no image"):
+        check(settings, table, table)
+    lines = check(
+        config.load(tmp_path / "c.yaml", ["schedule={kind: constant, steps: 10}", "run.preflight=warn"]), table, table
+    )
+    assert any("belong to no image" in line for line in lines)

@@ -1,0 +1,58 @@
+"""Findings on canvases: the padding that training computes on, and the images that it shows again to fill batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from retina import config
+from retina.data.batches import plan
+from retina.data.dataset import DetectionDataset
+from retina.doctor.findings import Finding
+
+# A layout is worth another setting from this share of padding on, if that saves this much of the pixels.
+_MUCH, _WORTH = 0.15, 0.05
+_MANY_REPEATS = 0.05
+_MULTIPLES = (32, 64, 128)
+
+
+def canvas_findings(dataset: DetectionDataset, settings: config.Config, split: str) -> Iterator[Finding]:
+    """Yield findings on the canvases of a training split; only its sizes are looked at.
+
+    The multiple that is proposed is the largest of those whose padding is within a point of the least.
+    """
+    resize, batch_size = settings.data.resize, settings.run.batch_size
+    padding, repeats, canvases = _shares(dataset, resize, batch_size)
+    others = {multiple: _shares(dataset, _at(resize, multiple), batch_size)[0] for multiple in _MULTIPLES}
+    least = min(others.values())
+    best = max(multiple for multiple, share in others.items() if share <= least + 0.01)
+    saves = padding >= _MUCH and padding - others[best] >= _WORTH
+    yield Finding(
+        "warning" if saves else "note",
+        "canvas-padding",
+        f"{padding:.1%} of the pixels of its {canvases} canvases are padding",
+        f"data.resize.multiple={best} pads {others[best]:.1%}" if saves else "",
+        split,
+    )
+    if repeats > 0:
+        many = repeats >= _MANY_REPEATS
+        yield Finding(
+            "warning" if many else "note",
+            "repeated-images",
+            f"{repeats:.1%} of the images of an epoch are shown again to fill batches of {batch_size}",
+            "fewer canvases (data.resize.max_canvases) or a smaller run.batch_size repeat fewer" if many else "",
+            split,
+        )
+
+
+def _at(resize: config.Resize, multiple: int) -> config.Resize:
+    return resize.model_copy(update={"multiple": multiple})
+
+
+def _shares(dataset: DetectionDataset, resize: config.Resize, batch_size: int) -> tuple[float, float, int]:
+    """The shares of padding and of repeats, and the number of canvases, in the mean of the sizes of training."""
+    geometries = plan.fit_training(dataset.sizes, resize, batch_size=batch_size)
+    padding = float(np.mean([plan.padding(geometry) for geometry in geometries]))
+    canvases = sum(len(geometry.canvases) for geometry in geometries)
+    return padding, plan.repeats(geometries[0], batch_size=batch_size), canvases

@@ -1,0 +1,64 @@
+"""Printed output that can get lost without harm: the work that it is about goes on."""
+
+from __future__ import annotations
+
+import sys
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+class Output:
+    """Stream of text that never raises when it can't be written: a closed terminal, a reader that went, a full disk.
+
+    Everything else of the stream is passed on.
+
+    Attributes:
+        lost: the error of the first write that failed; None before.
+    """
+
+    def __init__(self, stream: IO[str]):
+        self.stream = stream
+        self.lost: Exception | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        self._attempt(self.stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._attempt(self.stream.flush)
+
+    def _attempt(self, act: Any, *arguments: str) -> None:
+        # Tried again each time: a disk may get room again.
+        try:
+            act(*arguments)
+        except OSError as error:
+            self.lost = self.lost or error
+        except ValueError as error:  # of a closed stream; any other is about the text
+            if not self.stream.closed:
+                raise
+            self.lost = self.lost or error
+
+
+def guarded(stream: IO[str] | Output | None) -> Output:
+    """Return a stream as `Output`; one that is missing, since it was closed before the start, is lost already."""
+    if isinstance(stream, Output):
+        return stream
+    if stream is not None:
+        return Output(stream)
+    import os
+
+    output = Output(open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (it lives as long as the process)
+    output.lost = OSError("it was closed from the start")
+    return output
+
+
+def console(stderr: bool = False) -> Console:
+    """Return a console that prints texts as they are, without colours for numbers and paths, and never fails to."""
+    from rich.console import Console
+
+    return Console(file=guarded(sys.stderr if stderr else sys.stdout), highlight=False)  # type: ignore[arg-type]

@@ -1,0 +1,18 @@
+"""TensorFlow's chatter at its import, by the level that the user has set."""
+
+import pytest
+
+from retina.startup import _is_chatter
+
+LINES = {
+    b"WARNING: All log messages before absl::InitializeLog() is called are written to STDERR": "123",
+    b"I0000 00:00:1795984849.980567   11552 cudart_stub.cc:31] Could not find cuda drivers": "123",
+    b"W0000 00:00:1795984849.980567   11552 a.cc:31] Slow": "23",
+    b"E0000 00:00:1795984849.980567   11552 cuda_platform.cc:52] failed call to cuInit": "",
+    b"Traceback (most recent call last):": "",
+}
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_lines_below_the_level_are_chatter(line):
+    assert "".join(level for level in "123" if _is_chatter(line, level)) == LINES[line]
