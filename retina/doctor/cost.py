@@ -15,13 +15,14 @@ from retina.data.batches import augment, cache, plan
 from retina.data.dataset import DetectionDataset
 from retina.doctor.findings import Finding
 from retina.models.detector import Detector
+from retina.ops.assignment import boxes_at_once
 from retina.private_names import innermost_layers
 
 _BYTES = 4  # of float32, in which weights, gradients and losses are kept whatever the compute dtype
 _SLOTS = {"sgd": 1, "adamw": 2}  # momentum; both moments
 # Tensors of the size of all logits that the loss keeps or makes: the logits, their gradient, the loss and its weights.
 _LOGIT_TENSORS = 4
-# Tensors of anchors x boxes that the assignment makes: shared areas, overlaps, and the masked overlaps.
+# Tensors of anchors x boxes matched at once that the assignment makes: shared areas, overlaps, and the masked overlaps.
 _MATCH_TENSORS = 3
 # Forward, and backward to the inputs and to the weights: three convolutions of the same size.
 _PASSES = 3
@@ -70,10 +71,10 @@ def estimate(settings: config.Config, dataset: DetectionDataset) -> Cost:
     Memory is the sum of: weights, gradients and optimizer slots in float32, once more the weights for `run.ema`;
     activations, the output of every layer in its own dtype, all of which the backward pass may need; four tensors of
     the size of the logits for the loss; three of anchors x boxes for the assignment, with room for the boxes of every
-    image that mosaic and mixup put into one; the batch of uint8 images; and the images in `data.cache`. It is an
-    estimate: compilers fuse layers and free what the backward pass doesn't need, allocators round up, convolutions ask
-    for workspace. Expect the true peak between half of it and twice as much. On an accelerator the cache is in the
-    host's memory, all else in the device's.
+    image that mosaic and mixup put into one, but no more than are matched at once; the batch of uint8 images; and the
+    images in `data.cache`. It is an estimate: compilers fuse layers and free what the backward pass doesn't need,
+    allocators round up, convolutions ask for workspace. Expect the true peak between half of it and twice as much. On
+    an accelerator the cache is in the host's memory, all else in the device's.
 
     Operations are those of the convolutions and matrix products, two for each product that is summed, three times
     those of the forward pass: a little more than is needed where layers are frozen. Those of the run are in proportion
@@ -101,6 +102,7 @@ def estimate(settings: config.Config, dataset: DetectionDataset) -> Cost:
         predicted = detector(keras.Input(batch_shape=(batch, height, width, 3), dtype="float32"), training=True)
     anchors, classes = predicted["logits"].shape[1:]
     boxes = plan.box_slots(dataset.offsets, augment.images_per_example(settings.data.augment))
+    matched = boxes_at_once(anchors, boxes)
     parameters = sum(prod(weight.shape) for weight in detector.variables)
     trainable = sum(prod(weight.shape) for weight in detector.trainable_variables)
     per_epoch = plan.training_steps(largest, batch_size=settings.run.batch_size)
@@ -109,7 +111,7 @@ def estimate(settings: config.Config, dataset: DetectionDataset) -> Cost:
         "gradients": trainable * _BYTES,
         "optimizer": trainable * _SLOTS[settings.optimizer.kind] * _BYTES,
         "activations": counted["bytes"],
-        "loss": batch * anchors * (_LOGIT_TENSORS * classes + _MATCH_TENSORS * boxes) * _BYTES,
+        "loss": batch * anchors * (_LOGIT_TENSORS * classes + _MATCH_TENSORS * matched) * _BYTES,
         "images": batch * height * width * 3,
     }
     if settings.run.ema is not None:

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import keras
 from keras import ops
 
 from retina.config import Assignment
 from retina.ops import boxes as box_ops
 
 Tensor = Any
+State = dict[str, Tensor]
+
+# Boxes of an image that are matched at once, where not all are.
+PIECE = 16
+# Most pairs of an anchor and a box of an image whose overlaps JAX has at once: 134 MB in float32, a little more than
+# COCO needs (201,600 anchors on 800 x 1344 pixels, 96 boxes).
+MOST_PAIRS = 2**25
 
 
 class Match(NamedTuple):
@@ -23,12 +31,26 @@ class Match(NamedTuple):
     ignored: Tensor
 
 
+def boxes_at_once(anchors: int, boxes: int) -> int:
+    """Return the number of padded boxes of an image that are matched at once.
+
+    JAX's compiler joins overlaps and their maxima into a pass that keeps no overlap, and a loop of unknown length would
+    make an accelerator wait: there it is all boxes up to `MOST_PAIRS`. Elsewhere every overlap is written to memory.
+    """
+    if keras.backend.backend() == "jax" and anchors * boxes <= MOST_PAIRS:
+        return boxes
+    return min(boxes, PIECE)
+
+
 def match(anchors: Tensor, boxes: Tensor, valid: Tensor, crowd: Tensor, config: Assignment) -> Match:
     """Match every anchor to at most one box.
 
     IoU at least `positive_iou` is positive, below `negative_iou` negative, between them ignored; of several boxes the
     box with the highest IoU counts, the first of equals. A crowd box is never matched; a negative anchor of which at
     least `crowd_overlap` lies inside a crowd box is ignored.
+
+    Many boxes are matched in pieces (`boxes_at_once`), one after another, up to the last piece that holds a valid box
+    in any image of the batch; the result is the same bit for bit.
 
     Args:
         anchors: [A, 4] xyxy pixels.
@@ -38,41 +60,95 @@ def match(anchors: Tensor, boxes: Tensor, valid: Tensor, crowd: Tensor, config: 
         config: the thresholds, and whether each box's best anchor is positive at any IoU above 0; with
             `force_match: ties` all of its best anchors are, and keep the box that they overlap most.
     """
-    overlap = box_ops.iou(anchors[None, :, None, :], boxes[:, None, :, :])
-    usable = ops.logical_and(valid, ops.logical_not(crowd))
-    overlap = ops.where(usable[:, None, :], overlap, -1.0)
-    index = ops.cast(ops.argmax(overlap, axis=-1), "int32")
-    best = ops.max(overlap, axis=-1)
-    positive = best >= config.positive_iou
-
-    if config.force_match == "ties":
-        positive = ops.logical_or(positive, _best_of_some_box(overlap))
-    elif config.force_match:
-        forced = _best_anchor_of_each_box(overlap)
-        forced_overlap = ops.where(forced, overlap, -1.0)
-        is_forced = ops.any(forced, axis=-1)
-        index = ops.where(is_forced, ops.cast(ops.argmax(forced_overlap, axis=-1), "int32"), index)
-        positive = ops.logical_or(positive, is_forced)
-
-    between = best >= config.negative_iou
-    ignored = ops.logical_or(
-        between, _inside_crowd(anchors, boxes, ops.logical_and(valid, crowd), config.crowd_overlap)
-    )
+    size = boxes_at_once(anchors.shape[0], boxes.shape[1])
+    if size >= boxes.shape[1]:
+        best = _best(anchors, boxes, valid, crowd, config)
+    else:
+        best = _best_of_pieces(anchors, boxes, valid, crowd, config, size)
+    index, positive = best["index"], best["overlap"] >= config.positive_iou
+    if config.force_match:
+        forced = best["forced"] > 0
+        positive = ops.logical_or(positive, forced)
+        if config.force_match is True:
+            index = ops.where(forced, best["forced_index"], index)
+    ignored = ops.logical_or(best["overlap"] >= config.negative_iou, best["crowded"])
     return Match(index, positive, ops.logical_and(ignored, ops.logical_not(positive)))
 
 
-def _best_anchor_of_each_box(overlap: Tensor) -> Tensor:
-    """The anchor with the highest overlap (above 0) of each box, as a mask [B, A, G]."""
-    best_anchor = ops.cast(ops.argmax(overlap, axis=1), "int32")
-    rows = ops.arange(overlap.shape[1], dtype="int32")
-    is_best = rows[None, :, None] == best_anchor[:, None, :]
-    return ops.logical_and(is_best, overlap > 0)
+def _best(anchors: Tensor, boxes: Tensor, valid: Tensor, crowd: Tensor, config: Assignment) -> State:
+    """Return the best match of each anchor, by name, [B, A] each.
+
+    - `overlap`: the highest with any box, -1 where there is none; `index`: the first box that has it.
+    - `crowded`: whether the anchor lies in a crowd.
+    - `forced`, with `force_match`: the highest overlap with a box whose best anchor it is, at most 0 where there is
+      none; `forced_index`: that box, unless ties keep the box that they overlap most.
+    """
+    overlap = box_ops.iou(anchors[None, :, None, :], boxes[:, None, :, :])
+    usable = ops.logical_and(valid, ops.logical_not(crowd))
+    overlap = ops.where(usable[:, None, :], overlap, -1.0)
+    best = {
+        "overlap": ops.max(overlap, axis=-1),
+        "index": ops.cast(ops.argmax(overlap, axis=-1), "int32"),
+        "crowded": _inside_crowd(anchors, boxes, ops.logical_and(valid, crowd), config.crowd_overlap),
+    }
+    if config.force_match == "ties":
+        is_best = overlap == ops.max(overlap, axis=1, keepdims=True)
+        best["forced"] = ops.max(ops.where(is_best, overlap, -1.0), axis=-1)
+    elif config.force_match:
+        best_anchor = ops.cast(ops.argmax(overlap, axis=1), "int32")
+        rows = ops.arange(overlap.shape[1], dtype="int32")
+        forced = ops.where(rows[None, :, None] == best_anchor[:, None, :], overlap, -1.0)
+        best["forced"] = ops.max(forced, axis=-1)
+        best["forced_index"] = ops.cast(ops.argmax(forced, axis=-1), "int32")
+    return best
 
 
-def _best_of_some_box(overlap: Tensor) -> Tensor:
-    """Mask [B, A] of the anchors that overlap a box (above 0) as much as any anchor does, ties included."""
-    highest = ops.max(overlap, axis=1, keepdims=True)
-    return ops.any(ops.logical_and(overlap == highest, overlap > 0), axis=-1)
+def _best_of_pieces(
+    anchors: Tensor, boxes: Tensor, valid: Tensor, crowd: Tensor, config: Assignment, size: int
+) -> State:
+    """`_best`, of `size` boxes of each image at a time."""
+    pieces = -(-boxes.shape[1] // size)
+    missing = pieces * size - boxes.shape[1]
+
+    def divided(field: Tensor) -> Tensor:
+        """Reshape [B, G, …] to [pieces, B, size, …], padded."""
+        tail = [(0, 0)] * (len(field.shape) - 2)
+        field = ops.pad(field, [(0, 0), (0, missing), *tail])
+        return ops.swapaxes(ops.reshape(field, (-1, pieces, size, *field.shape[2:])), 0, 1)
+
+    fields = [divided(field) for field in (boxes, valid, crowd)]
+    holds_box = ops.any(fields[1], axis=(1, 2))
+    last = ops.max(ops.where(holds_box, ops.arange(1, pieces + 1, dtype="int32"), 0))
+
+    def add(piece: Tensor, best: State) -> tuple[Tensor, State]:
+        best = _better(
+            best, _best(anchors, *(ops.take(field, piece, axis=0) for field in fields), config), piece * size
+        )
+        # Always 1, but known only when the piece is done: TensorFlow would begin several pieces at once.
+        return piece + ops.minimum(ops.max(best["index"]) + 1, 1), best
+
+    blank = ops.zeros_like(boxes[:, :1, 0]) + ops.zeros_like(anchors[None, :, 0])
+    none = {
+        "overlap": blank - 1.0,
+        "index": ops.cast(blank, "int32"),
+        "crowded": ops.cast(blank, "bool"),
+    }
+    if config.force_match:
+        none["forced"] = blank - 1.0
+    if config.force_match is True:
+        none["forced_index"] = none["index"]
+    return ops.while_loop(lambda piece, _: piece < last, add, (ops.zeros((), "int32"), none))[1]
+
+
+def _better(best: State, other: State, first: Tensor) -> State:
+    """The better of two states; the indices of the `other` count from the box `first`, and it wins no tie."""
+    joined = {"crowded": ops.logical_or(best["crowded"], other["crowded"])}
+    for overlap, index in (("overlap", "index"), ("forced", "forced_index")):
+        if overlap in best:
+            joined[overlap] = ops.maximum(best[overlap], other[overlap])
+        if index in best:
+            joined[index] = ops.where(other[overlap] > best[overlap], other[index] + first, best[index])
+    return joined
 
 
 def _inside_crowd(anchors: Tensor, boxes: Tensor, crowd: Tensor, share: float) -> Tensor:

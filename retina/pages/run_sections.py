@@ -381,6 +381,9 @@ def answers(
     learned = _learned(record)
     if learned:
         yield Answer("Is it learning?", learned, "training")
+    modes = dict(record.modes).get(judged.step or -1)
+    if modes is not None:
+        yield Answer("Is it the network that was trained?", modes.verdict, "")
     if judged.figures is not None:
         yield Answer("How good is it?", _quality(judged.figures, judged.split), "quality" if has_curves else "")
         wrong = _wrong(judged.figures)

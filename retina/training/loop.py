@@ -38,7 +38,7 @@ from retina.training.replay import keep_batch, record, why
 from retina.training.resuming import newest_checkpoint
 from retina.training.step import TrainStep, build_step
 from retina.training.tensorboard import TensorBoard
-from retina.training.validation import Evaluator, Validation
+from retina.training.validation import Evaluator, ModeCheck, Validation
 
 # Most steps that are repeated to restore the weights with which a failed step began.
 _MOST_REPEATED = 200
@@ -139,7 +139,8 @@ class Loop:
         self.validation: Validation | None = None
         if data.validation is not None:
             evaluator = collaborators.evaluator(config, *data.validation, self.detector, distribution)
-            self.validation = Validation(config, directory, data.validation[0], evaluator, self.step, self.hosts)
+            modes, split = ModeCheck(config, data.train, self.detector), data.validation[0]
+            self.validation = Validation(config, directory, split, evaluator, modes, self.step, self.hosts)
         self.callbacks = Callbacks(
             callbacks if self.hosts.chief else (),
             self.detector,

@@ -8,6 +8,7 @@ The detector's weights are written where the file does not exist, otherwise read
 
 import sys
 from pathlib import Path
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script: `tests` and `retina` lie there
 
@@ -18,6 +19,7 @@ from keras import ops
 from retina import config, losses
 from retina.models.decode import decode
 from retina.models.objective import Objective
+from retina.ops import assignment
 from retina.ops import boxes as box_ops
 from retina.ops.anchors import level_anchors
 from retina.ops.assignment import match
@@ -109,6 +111,11 @@ def functions():
         found = matched(fields["boxes"], fields["valid"], fields["crowd"])
         index, positive, ignored = (ops.convert_to_numpy(x) for x in found)
         out[f"index/match/{force}"] = np.stack([np.where(positive, index, -1), ignored])
+        with mock.patch.multiple(assignment, PIECE=5, MOST_PAIRS=0):
+            pieces = compiled(lambda *arrays, s=settings: match(tensor(anchors), *arrays, s))
+            pieces = pieces(fields["boxes"], fields["valid"], fields["crowd"])
+        for whole, part in zip(found, pieces, strict=True):
+            np.testing.assert_array_equal(ops.convert_to_numpy(whole), ops.convert_to_numpy(part))
 
     logits = np.round(random.normal(-2, 2, (2, len(anchors), 3)) * 4).astype(np.float32) / 4
     deltas = random.normal(0, 0.3, (2, len(anchors), 4)).astype(np.float32)

@@ -3,8 +3,9 @@ import pytest
 from keras import ops
 
 from retina.config import Anchors, Assignment
+from retina.ops import assignment
 from retina.ops.anchors import pyramid_anchors
-from retina.ops.assignment import match
+from retina.ops.assignment import boxes_at_once, match
 from tests import reference
 
 ANCHOR = [0, 0, 10, 10]
@@ -135,8 +136,10 @@ def test_force_match_is_one_of_three(value):
         Assignment(force_match=value)
 
 
+@pytest.mark.parametrize("piece", [1, 2, 16])
 @pytest.mark.parametrize("force", [False, True, "ties"])
-def test_random_images_equal_reference(force):
+def test_random_images_equal_reference(monkeypatch, force, piece):
+    monkeypatch.setattr(assignment, "PIECE", piece)
     # Square roots of these ratios are exact, so that equal overlaps are equal in any precision.
     anchors = pyramid_anchors(Anchors(scales=(1.0,), ratios=(0.25, 1.0, 4.0), size=3.0), (64, 64), (3, 4, 5))
     random = np.random.default_rng(11)
@@ -153,3 +156,28 @@ def test_random_images_equal_reference(force):
         rows, skipped = reference.match(anchors, *image, force=force)
         np.testing.assert_array_equal(np.where(positive[i], index[i], -1), rows)
         np.testing.assert_array_equal(ignored[i], skipped)
+
+
+@pytest.mark.parametrize("force", [False, True, "ties"])
+@pytest.mark.parametrize("valid", [0, 1, 7, 23])
+def test_pieces_give_the_whole_bit_for_bit(monkeypatch, force, valid):
+    """Up to the last valid box; boxes on a coarse grid tie often, within a piece and across."""
+    anchors = ops.convert_to_tensor(pyramid_anchors(Anchors(size=3.0), (64, 64), (3, 4, 5)))
+    random = np.random.default_rng(valid)
+    corner = 4 * random.integers(0, 10, (3, 23, 2))
+    boxes = np.concatenate([corner, corner + 4 * random.integers(0, 8, (3, 23, 2))], axis=-1).astype(np.float32)
+    present = np.arange(23)[None] < np.array([[valid], [valid // 2], [0]])
+    fields = [ops.convert_to_tensor(field) for field in (boxes, present, random.random((3, 23)) < 0.2)]
+    matches = []
+    for piece in (23, 5):
+        monkeypatch.setattr(assignment, "PIECE", piece)
+        assert boxes_at_once(len(anchors), 23) == piece
+        matches.append(match(anchors, *fields, Assignment(force_match=force)))
+    for whole, pieces in zip(*matches, strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(whole), ops.convert_to_numpy(pieces))
+
+
+def test_no_more_boxes_at_once_than_are_stated(monkeypatch):
+    assert boxes_at_once(201_600, 1504) == 16 and boxes_at_once(201_600, 8) == 8
+    monkeypatch.setattr("keras.backend.backend", lambda: "jax")
+    assert boxes_at_once(201_600, 96) == 96 and boxes_at_once(201_600, 1504) == 16

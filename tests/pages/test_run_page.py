@@ -19,7 +19,7 @@ from retina.pages.config_changes import changes
 from retina.pages.run_charts import curves
 from retina.pages.run_judgement import judge_run
 from retina.pages.run_page import gallery_values, write_report
-from retina.pages.run_sections import commands, confusion_table, coverage, duration, error_rows, export_rows
+from retina.pages.run_sections import answers, commands, confusion_table, coverage, duration, error_rows, export_rows
 from retina.palette import class_hex
 from retina.runs.record import certificates, evaluation_step, read_record
 from tests.pages.runs import CATEGORIES, EVIL, IMAGES, NAMES, STEPS, make_run
@@ -342,6 +342,23 @@ def test_the_questions_are_answered_with_the_run_s_figures(made, page):
     lowest = sorted(judged.figures["per_class"], key=lambda name: judged.figures["per_class"][name]["AP"])[:2]
     assert f"The lowest AP: {lowest[0]} (" in told["What does it get wrong?"]
     assert told["Can it be shipped?"].startswith("Not yet")
+
+
+@pytest.mark.parametrize(
+    ("losses", "verdict"),
+    [
+        ({"batch": 0.5, "moving": 0.52}, "Training and inference are the same network: "),
+        ({"batch": 0.5, "moving": 1.5}, "Training and inference are not the same network: "),
+        ({"batch": 0.5, "moving": None}, "Training and inference are not the same network: "),
+    ],
+)
+def test_the_two_modes_of_batch_norm_have_a_verdict(run, losses, verdict):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines[-1]["mode_losses"] = losses
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    record = read_record(run)
+    answer = dict(answer[:2] for answer in answers(record, judge_run(record), None, [], False))
+    assert answer["Is it the network that was trained?"].startswith(verdict)
 
 
 def test_the_summary_holds_what_differs_from_the_default(page):

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from retina.runs.record import ModeLosses
+
 BACKENDS = [name for name in ("tensorflow", "jax", "torch") if importlib.util.find_spec(name)]
 OTHERS = [name for name in BACKENDS if name != "tensorflow"]
 
@@ -24,6 +26,7 @@ from retina import config
 from retina.runs.checkpoint import gather
 from retina.training.optimizer import build_optimizer
 from retina.training.step import build_step
+from retina.training.validation import ModeCheck
 from tests.training.small_step import MODEL, SCHEDULE, SGD, four_images, numbers, small_detector
 
 def small(precision, run, loss):
@@ -78,7 +81,24 @@ def outside():
     step.sync()
     return {"told": told, "bias": float(np.mean(gather(detector)[f"weights/{bias.path}"]))}
 
-print(json.dumps({"everything": everything(sys.argv[1]), "half": half(), "outside": outside()}))
+def modes():
+    # The losses in both modes of batch normalisation: after a step, with another variance, and the arrays that changed.
+    detector, _, step = small("float32", config.Run(), config.Loss())
+    step(four_images())
+    step.sync()
+    check = ModeCheck(None, None, detector)
+    check.__dict__["_batch"] = four_images()
+    before = gather(detector)
+    losses = [check()]
+    changed = [name for name, array in gather(detector).items() if not np.array_equal(array, before[name])]
+    changed += ["taken over"] * step.reload()
+    for variable in detector.variables:
+        if variable.path.endswith("moving_variance"):
+            variable.assign(1e-3 * np.asarray(before[f"weights/{variable.path}"]))
+    losses.append(check())
+    return {"losses": losses, "changed": changed}
+
+print(json.dumps({"everything": everything(sys.argv[1]), "half": half(), "outside": outside(), "modes": modes()}))
 """
 
 pytestmark = pytest.mark.slow
@@ -149,3 +169,13 @@ def test_weights_assigned_from_outside_are_trained_on(results, backend):
     outside = results[backend][0]["outside"]
     assert outside["told"] == [False, backend == "jax", False]
     assert outside["bias"] == pytest.approx(3.0, abs=0.2)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_both_modes_of_batch_norm_are_alike_and_leave_no_trace(results, backend):
+    modes, on_tensorflow = results[backend][0]["modes"], results["tensorflow"][0]["modes"]
+    assert modes["changed"] == []
+    for losses, expected in zip(modes["losses"], on_tensorflow["losses"], strict=True):
+        assert losses == pytest.approx(expected, rel=1e-3)
+    (batch, moving), (same, spoilt) = modes["losses"]
+    assert same == batch and not ModeLosses(batch, moving).part and ModeLosses(batch, spoilt).part
