@@ -382,7 +382,7 @@ def test_a_bad_file_is_named(tmp_path):
             batches = training_batches(data, LIVELY, batch_size=2, seed=0, steps=9)
         with pytest.raises(RetinaError) as raised, translated(data):
             numpy(batches)
-        advice = "" if number else "; data.invalid_images=skip leaves such images out, with --resume too"
+        advice = "; data.invalid_images=skip leaves such images out, with --resume too"
         assert str(raised.value) == f"{caught.value}{advice}" and "\n" not in str(raised.value)
 
 
