@@ -34,7 +34,7 @@ from retina.training.step import INPUTS, TrainStep
 from retina.training.tensorboard import TensorBoard
 
 Tensor = Any
-# Images whose loss is taken in both modes of batch normalisation: two forward passes, less than a training step.
+# Images whose loss is taken in both modes of batch normalisation, which takes two forward passes.
 _MODE_IMAGES = 8
 
 
