@@ -34,7 +34,7 @@ from retina.training.step import INPUTS, TrainStep
 from retina.training.tensorboard import TensorBoard
 
 Tensor = Any
-# Images whose loss is taken in both modes of batch normalisation: two forward passes, less than a training step.
+# Images whose loss is taken in both modes of batch normalisation, which takes two forward passes.
 _MODE_IMAGES = 8
 
 
@@ -186,13 +186,17 @@ class ModeCheck:
             call = layer.call
             return lambda inputs, training=None, mask=None: call(inputs, training=True, mask=mask)
 
+        # A layer of TensorFlow's training step has a call of its own there already.
+        before = [layer.__dict__.get("call") for layer in self._layers]
         for layer in self._layers:
             layer.__dict__["call"] = by_batch(layer)
         try:
             yield
         finally:
-            for layer in self._layers:
+            for layer, call in zip(self._layers, before, strict=True):
                 del layer.__dict__["call"]
+                if call is not None:
+                    layer.__dict__["call"] = call
 
 
 class _Stopped(Exception):
