@@ -121,9 +121,8 @@ def _best_of_pieces(
     last = ops.max(ops.where(holds_box, ops.arange(1, pieces + 1, dtype="int32"), 0))
 
     def add(piece: Tensor, best: State) -> tuple[Tensor, State]:
-        best = _better(
-            best, _best(anchors, *(ops.take(field, piece, axis=0) for field in fields), config), piece * size
-        )
+        some_boxes, some_valid, some_crowd = (ops.take(field, piece, axis=0) for field in fields)
+        best = _better(best, _best(anchors, some_boxes, some_valid, some_crowd, config), piece * size)
         # Always 1, but known only when the piece is done: TensorFlow would begin several pieces at once.
         return piece + ops.minimum(ops.max(best["index"]) + 1, 1), best
 

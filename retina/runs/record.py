@@ -40,7 +40,7 @@ class ModeLosses(NamedTuple):
         numbers = [values.get(name, "") for name in cls._fields] if isinstance(values, dict) else [""]
         if not all(value is None or _is_number(value) for value in numbers):
             return None
-        return cls(*(math.nan if value is None else value for value in numbers))
+        return cls(*(math.nan if value is None else float(value) for value in numbers))
 
     def to_dict(self) -> dict[str, float | None]:
         """Return plain values for JSON, which has no NaN and no infinity: None stands for them."""

@@ -174,7 +174,7 @@ class ModeCheck:
 
         def loss() -> Tensor:
             with keras.StatelessScope(state):  # what is assigned to the averages is forgotten with it
-                return self._detector.loss_sums(self._detector(batch, training=False), batch).losses()["loss"]
+                return self._detector.loss_sums(self._detector(batch, training=False), dict(batch)).losses()["loss"]
 
         with self._normalised_by_batch():
             of_batch = loss()

@@ -126,7 +126,9 @@ def test_a_broken_export_is_refused(main, monkeypatch, trained, tmp_path, broken
     code, out, err = main("export", trained.run, "--out", tmp_path / "model", "--certify", 2)
     assert code == 1
     assert f"the first difference arises in {stage}: " in err and "Traceback" not in err
-    assert out.startswith("Refused: model (saved_model) on 2 images of digits/validation")
+    settings, verdict = out.split("\n", 1)
+    assert settings.startswith("detects: scores above 0.05")
+    assert verdict.startswith("Refused: model (saved_model) on 2 images of digits/validation")
     # Nothing stands at the place that was asked for; what was refused can be looked at.
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.refused"]
     written = json.loads((tmp_path / "model.refused" / "assets.extra" / "certificate.json").read_text())
@@ -198,6 +200,7 @@ def test_the_certificate(exported, trained):
     assert done.err == ""
     printed = json.loads(done.out)
     assert printed.pop("path") == str(Path("run") / "export" / "saved_model")
+    assert [note.split(":")[0] for note in printed.pop("notes")] == ["detects"]
     assert json.loads((folder / "assets.extra" / "certificate.json").read_text()) == printed
     found = Certificate.from_json(printed)
     assert found.passed and found.problems == () and found.stage is None and found.delta_ap == 0.0
