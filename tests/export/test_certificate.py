@@ -60,7 +60,7 @@ def certified(small_predictor, tmp_path, monkeypatch):
     labels = np.zeros(len(dataset.labels), dataset.labels.dtype)
     from dataclasses import replace
 
-    dataset = replace(dataset, labels=labels, class_names=CLASSES, category_ids=(7, 3, 90), name="/home/me/birds (val)")
+    dataset = replace(dataset, labels=labels, class_names=CLASSES, category_ids=(7, 3, 90), name="/srv/me/birds (val)")
     monkeypatch.setattr(certificates, "installed_runtimes", lambda _: ("onnxruntime", "openvino"))
 
     def call(run) -> Certificate:
