@@ -131,7 +131,8 @@ def test_what_was_tried_is_listed(tmp_path):
 def test_no_form_leads_out_of_the_folder_or_to_the_image_of_another_name(tmp_path):
     folder, home = tmp_path / "set/images", tmp_path / "set"
     pictures(folder)
-    for name in ("../secret", "..\\secret", "/etc/../secret", "a/../../secret", "%2e%2e/secret", "file:" + "///../secret"):
+    address = "file:" + "///../secret"
+    for name in ("../secret", "..\\secret", "/etc/../secret", "a/../../secret", "%2e%2e/secret", address):
         for path in readings(name, folder, home):
             assert (folder / path).resolve().is_relative_to(folder.resolve()), (name, path)
     # A relative folder says which image is meant: c.png of val is none of those of train.
