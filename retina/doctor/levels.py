@@ -85,14 +85,18 @@ def level_findings(names: Sequence[str], shown: Sequence[Levels | None], split: 
             split,
             listed(dark),
         )
-    if grey and len(grey) < len(known):
+    coloured = [name for name, of_image in known if not of_image.grey]
+    if grey and coloured:
+        fewer, words = grey, "grey among others in colour"
+        if len(coloured) < len(grey):
+            fewer, words = coloured, "in colour among others that are grey"
         yield Finding(
             "note",
             "grey-images",
-            f"{_share(grey, known)} grey among others in colour: {some(grey, _LISTED)}",
+            f"{_share(fewer, known)} {words}: {some(fewer, _LISTED)}",
             "fine if both kinds come in use; otherwise keep to the kind that does",
             split,
-            listed(grey),
+            listed(fewer),
         )
 
 

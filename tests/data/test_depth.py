@@ -183,6 +183,10 @@ def test_the_doctor_tells_dark_constant_and_grey_images(tmp_path):
         assert [name.rpartition("/")[2] for name in codes[code].examples] == [f"{row}.png"]
         assert codes[code].message.startswith("1 of 5 images (20%)")
     assert not findings(tmp_path / "grey", [by_opencv(grey, "png")], "png")
+    mostly_grey = [by_opencv(image, "png") for image in (grey, grey[::-1], EIGHT)]
+    (note,) = findings(tmp_path / "mostly", mostly_grey, "png").values()
+    assert note.message.startswith("1 of 3 images (33%) in colour among others that are grey: ")
+    assert [name.rpartition("/")[2] for name in note.examples] == ["2.png"]
 
 
 def test_the_doctor_names_the_setting_that_scales_deep_images(tmp_path):
