@@ -88,6 +88,7 @@ def test_loss_distribution_counts_the_anchors_of_training(retina, trained):
     ]
 
 
+@pytest.mark.slow
 def test_loss_distribution_in_words_of_fewer_images(retina, trained, tmp_path):
     # In a copy: it writes into the run's report/, and other tests list the files of the run they share.
     run = shutil.copytree(trained.run, tmp_path / "run")

@@ -298,6 +298,11 @@ def test_an_unknown_backend_is_named(monkeypatch, capsys):
 @pytest.mark.parametrize("command", ["doctor DATA --html FOLDER", "browse DATA --out FOLDER"])
 def test_a_folder_in_the_place_of_a_page(monkeypatch, capsys, tmp_path, command):
     """As a user types it: the work is done, the page has no place."""
-    words = [{"DATA": "configs/digits.yaml", "FOLDER": str(tmp_path)}.get(word, word) for word in command.split()]
+    few = "{format: digits, images: 8, size: 64, split: "
+    data = tmp_path / "few.yaml"
+    data.write_text(
+        f"data: {{train: {few}train}}, validation: {few}validation}}}}\nschedule: {{kind: constant, steps: 1}}\n"
+    )
+    words = [{"DATA": str(data), "FOLDER": str(tmp_path)}.get(word, word) for word in command.split()]
     code, _, err = main(monkeypatch, capsys, *words)
     assert code in (1, 2) and "defect" not in err and str(tmp_path) in err and err.count("\n") == 1
