@@ -106,8 +106,9 @@ def test_metrics_have_the_promised_keys(trained):
 
 def test_the_log_has_a_time_on_every_line(trained):
     lines = (trained.run / "log.txt").read_text().splitlines()
-    # The device, how images are read, two datasets, six steps, two evaluations; and what the preflight has to say.
-    assert len([line for line in lines if "preflight: " not in line]) == 1 + 1 + 2 + 6 + 2
+    # The device, how images are read, two datasets, six steps, two evaluations with the losses of both modes; and what
+    # the preflight and six steps' statistics warn of.
+    assert len([line for line in lines if "warning: " not in line]) == 1 + 1 + 2 + 6 + 2 + 2
     assert all(line[4] == line[7] == "-" and line[10] == "T" and line[19:21] == "  " for line in lines)
 
 
