@@ -19,6 +19,7 @@ from retina.data.formats import text
 from retina.data.formats.coco import coco_records, coco_results, coco_truth
 from retina.data.formats.csv import csv_records
 from retina.data.formats.digits import digits_records
+from retina.data.formats.labelme import labelme_records
 from retina.data.formats.tfds import tfds_records
 from retina.data.formats.voc import devkit_results, voc_records, voc_truth
 from retina.data.formats.yolo import yolo_records
@@ -177,7 +178,11 @@ def _records(data: config.Data, source: config.Source) -> Records:
     skip, upright = data.invalid_images == "skip", data.orientation == "upright"
     if source.format == "coco":
         return coco_records(
-            root / source.annotations, root / source.images, keep_missing=skip, relabelled=data.relabel is not None
+            root / source.annotations,
+            root / source.images,
+            keep_missing=skip,
+            relabelled=data.relabel is not None,
+            supercategory=source.supercategory,
         )
     if source.format == "voc":
         return voc_records(
@@ -197,6 +202,16 @@ def _records(data: config.Data, source: config.Source) -> Records:
             root / source.annotations,
             _from_root(data, source.images),
             class_file=_from_root(data, source.classes),
+            classes=classes,
+            difficult=data.difficult,
+            keep_unreadable=skip,
+            upright=upright,
+        )
+    if source.format == "labelme":
+        return labelme_records(
+            root / source.folder,
+            source.splits,
+            _from_root(data, source.images),
             classes=classes,
             difficult=data.difficult,
             keep_unreadable=skip,

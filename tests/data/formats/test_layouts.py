@@ -1,12 +1,19 @@
 """What a path or a name is: one detector for `retina doctor` and `retina convert`, so they can't disagree."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 from PIL import Image
 
+from retina import config
 from retina.data.convert.origin import find_source
 from retina.data.formats.layouts import look
 from retina.doctor.targets import open_target, read_splits
+from retina.data.load import load_split
 from retina.errors import RetinaError
+from tests.data.formats import folders
+from tests.data.formats.folders import CLASSES, PARTED, PICTURES, SPLITS, WRITERS
 from tests.malformed import coco
 
 
@@ -117,3 +124,56 @@ def test_the_real_folders(shared_data):
     assert both(shared_data / "coco_mini") == (["train2017", "val2017"], ["train2017", "val2017"])
     assert open_target(shared_data / "bccd", []).splits == ("test", "train", "val")
     assert list(look(str(shared_data / "voc100")).splits) == ["all"]
+
+
+# ------------------------------------------------------------------------- any folder (`tests/data/formats/folders.py`)
+
+
+@pytest.fixture(scope="module")
+def homes(tmp_path_factory) -> dict[str, Path]:
+    written = {}
+    for name, (_, write_layout) in WRITERS.items():
+        written[name] = tmp_path_factory.mktemp("any") / "pets"
+        write_layout(written[name])
+    return written
+
+
+def content(table) -> dict[int, tuple]:
+    """The size and the boxes of each picture, by its number."""
+    pictures = {}
+    for row, image in enumerate(table.images):
+        objects = table.objects(row)
+        named = [table.class_names[label] for label in objects.labels]
+        boxes = sorted(zip(named, objects.boxes.round(5).tolist(), strict=True))
+        pictures[folders.number(image)] = (table.sizes[row].tolist(), boxes)
+    assert len(pictures) == len(table)
+    return pictures
+
+
+def expected(numbers) -> dict[int, tuple]:
+    return {
+        which: ([*PICTURES[which].size[::-1]], sorted((name, [float(n) for n in box]) for name, *box in boxes))
+        for which, boxes in ((which, PICTURES[which].boxes) for which in numbers)
+    }
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_layout_is_read_to_the_same_table(homes, name):
+    layout = look(str(homes[name]))
+    assert layout.format == WRITERS[name][0] and layout.config is None and not (layout.lists and name != "CVAT's VOC")
+    # A picture without boxes has no line in a CSV file of TensorFlow.
+    missing = {2} if name == "Roboflow's CSV" else set()
+    whole = {}
+    for split, source in layout.splits.items():
+        # Through YAML and back, as a configuration holds it.
+        data = config.Data.model_validate(
+            {"train": source.model_dump(mode="json"), "validation": {"format": "digits"}, "orientation": "stored"}
+        )
+        table = load_split(data, "train")
+        assert table.class_names == CLASSES
+        pictures = content(table)
+        if name in PARTED:
+            assert pictures == expected(set(SPLITS[split]) - missing)
+        whole |= pictures
+    assert whole == expected(set(folders.EVERY) - missing)
+    assert list(layout.splits) == list(SPLITS) or name not in PARTED
