@@ -26,6 +26,7 @@ from retina.data.convert.part import HOLDS, Choice, Part, Spec, Target, file_nam
 from retina.data.convert.verify import differences, differing_texts, undecodable
 from retina.data.dataset import DetectionDataset, InvalidBoxes
 from retina.data.formats import coco, tfds, voc, yolo
+from retina.data.formats.layouts import Format
 from retina.data.headers import UPRIGHT
 from retina.data.image_files import Header, read_header, upright_boxes
 from retina.data.load import read_source
@@ -79,6 +80,7 @@ def convert(
     splits: Sequence[str] = (),
     images: Path | None = None,
     data_dir: Path | None = None,
+    format: Format | None = None,
     invalid_boxes: InvalidBoxes | None = None,
     orientation: Policy | None = None,
     crowd: Choice | None = None,
@@ -94,7 +96,8 @@ def convert(
     """Write a dataset in another format into a new folder, an image at a time, and checks what it wrote.
 
     Args:
-        source, splits, images, data_dir, invalid_boxes, orientation: see `retina.data.convert.origin.find_source`.
+        source, splits, images, data_dir, format, invalid_boxes, orientation: see
+            `retina.data.convert.origin.find_source`.
         crowd, difficult: what becomes of boxes that the format can't mark: "keep" as ordinary ones or "drop".
         upright: images with an EXIF rotation are turned, their boxes with them; JPEGs are encoded again, at quality 95.
         link: hard links in the place of copies.
@@ -117,6 +120,7 @@ def convert(
         data_dir=data_dir,
         invalid_boxes=invalid_boxes,
         orientation=orientation,
+        format=format,
     )
     tables = {name: _read(origin, section) for name, section in origin.splits.items()}
     _refuse_different_classes(tables)

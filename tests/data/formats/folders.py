@@ -127,7 +127,7 @@ def labelme(folder: Path, numbers: range = EVERY, images: str = "") -> None:
         write(folder / f"{Path(name).stem}.json", json.dumps(tree | sides, indent=2))
 
 
-# --------------------------------------------------------------------------------------------------------------- layouts
+# ------------------------------------------------------------------------------------------------------------- layouts
 
 
 def labelimg(root: Path) -> None:
