@@ -21,8 +21,7 @@ from retina.ablation.results import StudyResult, collect
 from retina.data.convert.converting import convert
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import Pixels
-from retina.data.formats import text
-from retina.data.formats.layouts import Format
+from retina.data.formats import Format, text
 from retina.data.ground_truth import FileTruth, GroundTruth, Results, file_truth
 from retina.data.image_files import image_files
 from retina.data.load import (

@@ -128,6 +128,13 @@ def _print(conversion: Conversion) -> None:
         terminal.print(f"{folder}: it is not what was to be written; {remedy}.", markup=False, soft_wrap=True)
         return
     held = "its source holds, damaged images too" if conversion.damaged else "it should"
-    terminal.print(f"Read again and compared: {folder} holds what {held}. In a configuration:", soft_wrap=True)
-    section = {"data": {"root": str(folder), **conversion.data}}
-    terminal.print(write_yaml(section), end="", markup=False, soft_wrap=True)
+    terminal.print(f"Read again and compared: {folder} holds what {held}.", markup=False, soft_wrap=True)
+    tree, left = conversion.configuration()
+    if "train" in tree["data"]:
+        says = "A configuration begins like this; how many steps to train is yours to say:"
+    else:
+        says = "Part of a configuration, which also needs data.train, a split to train on:"
+    terminal.print(says, soft_wrap=True)
+    terminal.print(write_yaml(tree), end="", markup=False, soft_wrap=True)
+    if left:
+        terminal.print(f"# without a place in it: {', '.join(left)}", markup=False, soft_wrap=True)

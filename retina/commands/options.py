@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from retina.data.formats.layouts import Format
+from retina.data.formats import Format
 from retina.files import is_file_name
 
 Overrides = Annotated[

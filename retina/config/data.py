@@ -34,10 +34,10 @@ class CocoSource(Section):
     images: Path
     """The folder that the file's `file_name` entries are relative to, from `data.root`."""
 
-    supercategory: Literal["keep", "drop"] = "keep"
-    """What becomes of the category 0 that Roboflow adds, which has no box and is the supercategory of all others.
-    `keep`, the default, makes it a class like any other, as COCO does; `retina doctor`, `convert` and `browse` of a
-    folder or file take `drop` where there is such a category."""
+    supercategory: Literal["drop"] | None = None
+    """Treatment of the category 0 that Roboflow adds, which has no box and is the supercategory of all others: `drop`
+    leaves it out. Null, the default, makes it a class like any other, as COCO does. Commands that are given a folder or
+    file in place of a configuration take `drop` where there is such a category."""
 
     select: Select | None = None
     """Part of the images to take; null takes all."""
@@ -127,10 +127,10 @@ class CsvSource(Section):
 
 
 class LabelmeSource(Section):
-    """labelme's JSON files: rectangles, and the bounding boxes of other shapes."""
+    """JSON files of labelme: rectangles, and the bounding boxes of other shapes."""
 
     format: Literal["labelme"] = "labelme"
-    """labelme's JSON, a file for each image."""
+    """JSON files of labelme, one for each image."""
 
     folder: Path = Path(".")
     """Folder of the JSON files, or of `annotations` or `labels` that hold them; from `data.root`, which it is by
@@ -297,9 +297,9 @@ class Data(Section):
     """Split for a last measurement (`retina evaluate --split test`); training never reads it."""
 
     classes: tuple[str, ...] | None = None
-    """Class names in the order of their labels, all different. They must be those of the files, after `relabel`; of voc
-    and csv, whose files tell only the classes that occur, there may be more. Null takes the files' order: COCO's by
-    category id, YOLO's by index, VOC's and CSV's by name."""
+    """Class names in the order of their labels, all different. They must be those of the files, after `relabel`; of
+    voc, csv and labelme, whose files tell only the classes that occur, there may be more. Null takes the files' order:
+    COCO's by category id, YOLO's by index, VOC's, CSV's and labelme's by name."""
 
     relabel: Relabel | None = None
     """Classes to rename, merge or leave out, alike in every split; null takes the files' classes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -58,6 +59,12 @@ def files_of_splits(folder: Path, of_split: Callable[[Path], list[Path]]) -> dic
                 f"{' and '.join(map(str, several))}; remove the others, or give one of them"
             )
     return {split: several[0] for split, several in candidates.items() if several}
+
+
+def split_of(name: str) -> str | None:
+    """Return the split that the name of a folder, file or list says, as in `train2017` or `2007_valid`."""
+    words = re.findall("[a-z]+", name.lower())
+    return next((split for split, names in SPELLINGS.items() if set(words) & set(names)), None)
 
 
 def first_folder(folder: Path, names: Sequence[str]) -> Path | None:

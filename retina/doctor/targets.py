@@ -10,7 +10,8 @@ import numpy as np
 
 from retina import config as configuration
 from retina.data.dataset import DetectionDataset
-from retina.data.formats.layouts import Format, Layout, look
+from retina.data.formats import Format
+from retina.data.formats.layouts import Layout, look
 from retina.data.image_files import NO_SIZE_FRACTIONS, NO_SIZE_PIXELS, read_header
 from retina.data.limits import image_name
 from retina.data.load import load_split

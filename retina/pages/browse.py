@@ -9,7 +9,7 @@ from pathlib import Path
 
 from retina import config as configuration
 from retina.data.dataset import DetectionDataset
-from retina.data.formats.layouts import Format
+from retina.data.formats import Format
 from retina.doctor.defects import Defects, anchor_defects, image_defects, kinds, merged, read_split, sized
 from retina.doctor.inspection import inspect
 from retina.doctor.statistics import statistics

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from retina import config
 from retina.data.dataset import InvalidBoxes, suggest
-from retina.data.formats.layouts import Format, look, with_asked_splits
+from retina.data.formats import Format
+from retina.data.formats.layouts import look, with_asked_splits
 from retina.data.orientation import Policy
 from retina.errors import RetinaError
 

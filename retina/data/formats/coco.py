@@ -67,7 +67,7 @@ def coco_records(
     *,
     keep_missing: bool = False,
     relabelled: bool = False,
-    supercategory: Literal["keep", "drop"] = "keep",
+    supercategory: Literal["drop"] | None = None,
 ) -> Records:
     """Read one COCO annotation file; the images themselves are not opened.
 
@@ -159,8 +159,8 @@ def sections(folder: Path, images: Path | None = None) -> dict[str, config.Sourc
     of_split = {split_name(file): file for file in here} or files_of_splits(folder, _files_of_boxes)
     given = {split: section_of_file(file, images) for split, file in of_split.items()}
     # A category that occurs in one split is none to leave out of the others: all need the same classes.
-    keep = {} if {section.supercategory for section in given.values()} == {"drop"} else {"supercategory": "keep"}
-    return {split: section.model_copy(update=keep) for split, section in given.items()}
+    drop = "drop" if all(section.supercategory == "drop" for section in given.values()) else None
+    return {split: section.model_copy(update={"supercategory": drop}) for split, section in given.items()}
 
 
 def _files_of_boxes(folder: Path) -> list[Path]:
@@ -202,18 +202,18 @@ def _file_names(file: Path) -> list[str]:
         return []
 
 
-def _supercategory(file: Path) -> Literal["keep", "drop"]:
-    """Whether a file has a category that is superfluous, without parsing all of it."""
+def _supercategory(file: Path) -> Literal["drop"] | None:
+    """The setting that leaves out a category that is superfluous, found without parsing the whole file."""
     content = _content(file)
     start = _CATEGORIES.search(content)
     if start is None or _OF_FIRST.search(content):
-        return "keep"
+        return None
     listed = content[start.end() - 1 : start.end() + _MOST_CATEGORIES].decode(errors="replace")
     try:
         categories, _ = json.JSONDecoder().raw_decode(listed)
     except ValueError:  # its reader says why
-        return "keep"
-    return "drop" if _is_superfluous(categories) else "keep"
+        return None
+    return "drop" if _is_superfluous(categories) else None
 
 
 def _is_superfluous(categories: Sequence[Any]) -> bool:

@@ -14,11 +14,9 @@ from typing import Literal, NamedTuple
 from retina import config
 from retina.config.reading import read_yaml
 from retina.data.folders import files, subfolders
-from retina.data.formats import coco, csv, labelme, tfds, voc, yolo
+from retina.data.formats import Format, coco, csv, labelme, tfds, voc, yolo
 from retina.errors import RetinaError
 from retina.files import exists
-
-Format = Literal["coco", "voc", "yolo", "csv", "labelme", "tfds"]
 
 TAKEN = (
     "a configuration or run, a folder of COCO JSON, Pascal VOC XML, YOLO, labelme or CSV annotations and their images, "
@@ -52,7 +50,7 @@ class Layout(NamedTuple):
     whose splits are not read here, for they depend on overrides; `lists`: whether the splits are VOC's lists, of which
     several may hold one image."""
 
-    format: Literal["config", "coco", "voc", "yolo", "csv", "labelme", "tfds"]
+    format: Format | Literal["config"]
     splits: dict[str, config.Source]
     config: Path | None = None
     lists: bool = False

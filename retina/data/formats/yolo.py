@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,7 +36,7 @@ from retina.data.dataset import (
     suggest,
 )
 from retina.data.detections import short
-from retina.data.folders import LOOKED_AT, SPELLINGS, files, split_folders
+from retina.data.folders import LOOKED_AT, SPELLINGS, files, split_folders, split_of
 from retina.data.formats import text
 from retina.data.image_files import (
     NO_SIZE_FRACTIONS,
@@ -821,11 +821,16 @@ def check(parts: Sequence[Part]) -> tuple[str, ...]:
     Raises:
         RetinaError: a split is called otherwise than YOLO's three, or a name has no extension that it knows.
     """
+    splits = [part.split for part in parts]
     for part in parts:
         if part.split not in SPLITS:
+            meant = split_of(part.split) or next((split for split in SPLITS if split not in splits), None)
+            # Two splits of one name would put images to evaluate on among those to train on.
+            hint = f"say which it is with --split {part.split}={meant}"
+            if meant is None or meant in splits:
+                hint = f"{meant or 'each of them'} is there already: leave one out by naming the others with --split"
             raise RetinaError(
-                f"{part.table.name}: YOLO knows the splits train, val and test, got '{part.split}'; say which it is "
-                f"with --split {part.split}=train"
+                f"{part.table.name}: YOLO knows the splits train, val and test, got '{part.split}'; {hint}"
             )
         for name in part.names:
             if Path(name).suffix.lower() not in IMAGE_SUFFIXES:
@@ -841,6 +846,14 @@ def check(parts: Sequence[Part]) -> tuple[str, ...]:
     ):
         notes.append("YOLO: the names of the files take the place of image ids, 0 to K-1 that of category ids")
     return tuple(notes)
+
+
+def called(splits: Iterable[str]) -> dict[str, str]:
+    """Return the names that YOLO gives to splits, such as val for validation; where it has none, or has it already,
+    they keep theirs."""
+    names = list(splits)
+    usual = {name: split for split, spellings in SPELLINGS.items() for name in spellings if split not in names}
+    return {name: usual.get(name, name) for name in names}
 
 
 def unheld(table: DetectionDataset) -> tuple[np.ndarray, str]:

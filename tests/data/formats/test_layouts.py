@@ -272,10 +272,10 @@ def test_the_superfluous_category(tmp_path):
     folders.roboflow_coco(tmp_path)
     sections = look(str(tmp_path)).splits
     assert {source.supercategory for source in sections.values()} == {"drop"}
-    assert table_of(sections["train"].model_copy(update={"supercategory": "keep"})).class_names == ("pets", *CLASSES)
+    assert table_of(sections["train"].model_copy(update={"supercategory": None})).class_names == ("pets", *CLASSES)
     file = tmp_path / "test" / "_annotations.coco.json"
     file.write_text(file.read_text().replace('"category_id": 2', '"category_id": 0'))
-    assert {source.supercategory for source in look(str(tmp_path)).splits.values()} == {"keep"}
+    assert {source.supercategory for source in look(str(tmp_path)).splits.values()} == {None}
     with pytest.raises(RetinaError, match=r"test.*supercategory: drop: expected a category 0 that has no box"):
         table_of(sections["test"])
     # Called like the only class, as for a project of that name.
