@@ -8,6 +8,7 @@ from PIL import Image
 
 from retina import config
 from retina.data.convert.origin import find_source
+from retina.data.formats import layouts
 from retina.data.formats.layouts import look
 from retina.data.load import load_split, read_ground_truth
 from retina.doctor.targets import open_target, read_splits
@@ -284,3 +285,9 @@ def test_the_superfluous_category(tmp_path):
     folders.coco(tmp_path / "a/_annotations.coco.json", range(1, 3), categories=tree)
     (source,) = look(str(tmp_path / "a")).splits.values()
     assert table_of(source).class_names == ("cat",)
+
+
+def test_the_guide_lists_every_layout():
+    text = (Path(layouts.__file__).parents[2] / "guide" / "data.md").read_text(encoding="utf-8")
+    for words in layouts.LAYOUTS:
+        assert "| {} | {} |".format(*words.split(": ", 1)) in text
