@@ -37,6 +37,7 @@ from retina.files import write_text
 REPORT = "conversion.json"
 _STATE = ".retina_convert.json"
 _SHARD = 256 * 2**20
+_PLACES = ("train", "validation", "test")
 _STEPS = 1000  # of the configuration that is printed, which needs a number
 
 Progress = Callable[[str, int, int], None]
@@ -68,7 +69,8 @@ class Conversion:
             places.setdefault(split_of(split) or "train", split)
         sections = {_key(place): self.data[_key(split)] for place, split in places.items()}
         others = {key: value for key, value in self.data.items() if key not in map(_key, self.splits)}
-        data = {"root": str(self.folder), "validation": None} | sections | others
+        ordered = {key: sections.get(key) for key in _PLACES if key in sections or key == "validation"}
+        data = {"root": str(self.folder), **ordered, **others}
         left = tuple(split for split in self.splits if split not in places.values())
         return {"data": data, "schedule": {"kind": "cosine", "steps": _STEPS}}, left
 

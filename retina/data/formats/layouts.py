@@ -40,8 +40,9 @@ _IN_FOLDER: dict[Format, Callable[[Path, Path | None], dict[str, config.Source]]
     "labelme": labelme.sections,
     "csv": csv.sections,
 }
-# By how common they are with who starts.
-LAYOUTS = {**voc.LAYOUTS, **coco.LAYOUTS, **yolo.LAYOUTS, **labelme.LAYOUTS, **csv.LAYOUTS, **tfds.LAYOUTS}
+# The more common with who starts first, of the formats and of the layouts of each.
+_IN_WORDS = (voc.LAYOUTS, coco.LAYOUTS, yolo.LAYOUTS, labelme.LAYOUTS, csv.LAYOUTS, tfds.LAYOUTS)
+LAYOUTS = {words: patterns for layouts in _IN_WORDS for words, patterns in layouts.items()}
 """The layouts of folders that are known, in words, each with patterns of what hints at it."""
 
 
@@ -112,7 +113,10 @@ def _at(path: Path, images: Path | None, format: Format | None) -> Layout:
         return Layout("coco", {coco.split_name(path): coco.section_of_file(path, images)})
     if ending == ".csv":
         return Layout("csv", {path.stem: csv.section_of_file(path, images)})
-    raise RetinaError(f"{path}: expected a file ending in .yaml, .json, .csv or .data, or a folder; taken are {TAKEN}")
+    raise RetinaError(
+        f"{path}: expected a file ending in .yaml, .json, .csv or .data, or a folder; give the folder of those "
+        f"that are a file for each image. Taken are {TAKEN}"
+    )
 
 
 def _in_folder(path: Path, images: Path | None, format: Format | None) -> Layout:
@@ -174,9 +178,10 @@ def _content(path: Path) -> str:
 
 
 def _nearest(path: Path) -> list[str]:
-    """The layouts at which most of a folder hints, in words; those that are more common first."""
+    """The layouts at which most of a folder hints, in words; of equals the more common, and not all of one format."""
     hints = {words: sum(any(path.glob(pattern)) for pattern in patterns) for words, patterns in LAYOUTS.items()}
-    return sorted(LAYOUTS, key=lambda words: -hints[words])[:_NEAREST]
+    places = {words: place for layouts in _IN_WORDS for place, words in enumerate(layouts)}
+    return sorted(LAYOUTS, key=lambda words: (-hints[words], places[words]))[:_NEAREST]
 
 
 def with_asked_splits(sections: dict[str, config.Source], names: Sequence[str]) -> dict[str, config.Source]:

@@ -240,7 +240,7 @@ def test_a_format_that_fits_and_is_not_whole_is_a_reading_too(tmp_path):
         (["a.jpg", "b.txt"], r"1 \.jpg, 1 \.txt", "LabelImg's YOLO"),
         (["images/a.jpg", "labels.xml"], r"1 \.xml, images/", "LabelImg: x.jpg with x.xml beside it"),
         (["annotations/x.json", "images/a.jpg"], "annotations/, images/", "COCO and CVAT"),
-        ([], "nothing", "LabelImg"),
+        ([], "nothing", "LabelImg: .*; Roboflow's COCO: .*; Ultralytics and Roboflow: "),
     ],
 )
 def test_what_is_there_and_the_nearest_layouts(tmp_path, files, holds, nearest):
