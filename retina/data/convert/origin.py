@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 from retina import config
 from retina.data.dataset import InvalidBoxes, suggest
+from retina.data.folders import split_of
 from retina.data.formats import Format
-from retina.data.formats.layouts import look, with_asked_splits
+from retina.data.formats.layouts import Layout, look, with_asked_splits
 from retina.data.orientation import Policy
 from retina.errors import RetinaError
 
@@ -55,9 +56,9 @@ def find_source(
         sections = {name: section for name, section in configured.items() if section is not None}
     if layout.lists:
         sections = _of_lists(source, sections, tuple(wanted))
-    if kind in ("coco", "csv") and Path(source).is_file() and wanted:
+    if wanted and _is_nameless(source, layout):
         if len(wanted) > 1:
-            raise RetinaError(f"{source}: a {kind} file is one split; expected one --split, got {len(wanted)}")
+            raise RetinaError(f"{source}: it is one split; expected one --split, got {len(wanted)}")
         sections = {next(iter(wanted)): next(iter(sections.values()))}
     if kind == "yolo":
         sections = with_asked_splits(sections, list(wanted))
@@ -81,6 +82,13 @@ def _renaming(entry: str) -> tuple[str, str]:
     if not name or (_ and not new):
         raise RetinaError(f"--split {entry}: expected NAME or NAME=NEW, such as val=validation")
     return name, new or name
+
+
+def _is_nameless(source: str, layout: Layout) -> bool:
+    """Whether a source is one split, whose name says nothing: then it may be called anything."""
+    if len(layout.splits) != 1 or layout.lists or layout.format == "tfds":
+        return False
+    return (layout.format in ("coco", "csv") and Path(source).is_file()) or split_of(next(iter(layout.splits))) is None
 
 
 def _plain(split: str) -> str:

@@ -43,6 +43,7 @@ _POLYGONS = re.compile(rb'"segmentation"\s*:\s*\[[\[\]0-9eE+\-.,\s]*\]')
 
 # Beside COCO's boxes lie files without any.
 _NO_BOXES = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")
+_BOXES = "instances_"
 _FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 _CATEGORIES = re.compile(rb'"categories"\s*:\s*\[')
 _OF_FIRST = re.compile(rb'"category_id"\s*:\s*0\s*[,}]')
@@ -165,7 +166,8 @@ def sections(folder: Path, images: Path | None = None) -> dict[str, config.Sourc
 
 def _files_of_boxes(folder: Path) -> list[Path]:
     there = [file for file in files(folder, (".json",)) if not file.stem.startswith(_NO_BOXES)]
-    return [file for file in there[:LOOKED_AT] if _lists_boxes(file)]
+    # COCO's own name tells by itself: what is wrong with such a file, its reader says.
+    return [file for file in there[:LOOKED_AT] if file.stem.startswith(_BOXES) or _lists_boxes(file)]
 
 
 def _lists_boxes(file: Path) -> bool:
@@ -175,7 +177,7 @@ def _lists_boxes(file: Path) -> bool:
 
 def split_name(file: Path) -> str:
     """Return the name of the split that a file is, by its own name."""
-    return file.stem.removeprefix("instances_")
+    return file.stem.removeprefix(_BOXES)
 
 
 def section_of_file(file: Path, images: Path | None = None) -> config.CocoSource:

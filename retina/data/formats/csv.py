@@ -171,7 +171,8 @@ def _kind(file: Path) -> Literal["boxes", "classes", ""]:
         rows = [row for row in csv.reader(lines[:-1] if len(lines) > 1 else lines) if row]
     except (OSError, UnicodeDecodeError, csv.Error):
         return ""
-    if rows and all(len(row) == 2 and text.is_index(row[1].strip()) for row in rows):
+    pairs = [row for row in rows if len(row) == 2 and text.is_index(row[1].strip())]
+    if rows and pairs == rows and len({int(row[1]) for row in pairs}) == len(pairs):
         return "classes"
     header = [_TENSORFLOW.get(word, word) for word in (word.strip().lower() for word in rows[0])] if rows else []
     if set(_NEEDED) <= set(header):

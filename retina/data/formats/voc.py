@@ -106,12 +106,13 @@ def voc_records(
     name = _name(folder, splits)
     listed = _list_images(name, folder, splits)
     homes = dict.fromkeys(entry.home for entry in listed)
-    pictures = {home: _pictures(_image_folder(home)) for home in homes}
+    folders = {home: _image_folder(home) for home in homes}
+    pictures = {home: _pictures(images) for home, images in folders.items()}
     if not keep_missing:
         _refuse_missing(name, listed, pictures)
     annotations = _parse_all(listed)
     paths = [
-        str(_image_folder(entry.home) / _picture(entry, annotation, pictures[entry.home].get(entry.stem, ())))
+        str(folders[entry.home] / _picture(entry, annotation, pictures[entry.home].get(entry.stem, ())))
         for entry, annotation in zip(listed, annotations, strict=True)
     ]
     if classes is None:

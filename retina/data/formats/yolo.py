@@ -60,7 +60,7 @@ LAYOUTS = {
         "classes.txt",
         "*/labels/*.txt",
     ),
-    "LabelImg's YOLO: x.jpg with x.txt beside it, classes.txt": ("*.txt", "classes.txt"),
+    "LabelImg's YOLO: x.jpg with x.txt beside it, classes.txt (or in train, val and test)": ("*.txt", "train/*.txt"),
     "darknet and CVAT's YOLO: obj.data, obj.names, train.txt": ("*.data", "*.names", "train.txt"),
 }
 """The layouts of folders in words, each with patterns of what hints at it."""
@@ -562,21 +562,27 @@ def sections(folder: Path, images: Path | None = None) -> dict[str, config.Sourc
     if (folder / "images").is_dir() and _holds_labels(folder):
         return {folder.absolute().name: config.YoloSource(images=folder / "images")}
     if _labels_beside(folder):
-        return {folder.absolute().name: config.YoloSource(images=folder)}
-    names = folder / text.CLASSES_FILE
-    homes = {split: home / "images" if _holds_labels(home) else home for split, home in split_folders(folder).items()}
-    return {
-        split: config.YoloSource(images=home, names=names if names.is_file() else None)
-        for split, home in homes.items()
-        if home.name == "images" or _labels_beside(home)
-    }
+        return {folder.absolute().name: config.YoloSource(images=folder, names=_names_file(folder))}
+    splits: dict[str, config.Source] = {}
+    for split, home in split_folders(folder).items():
+        if _holds_labels(home):
+            splits[split] = config.YoloSource(images=home / "images", names=_names_file(folder, home))
+        elif _labels_beside(home):
+            splits[split] = config.YoloSource(images=home, names=_names_file(folder, home))
+    return splits
+
+
+def _names_file(*folders: Path) -> Path | None:
+    """The first file of class names in some folders: classes.txt, or darknet's, which Roboflow calls `.labels`."""
+    named = ([folder / text.CLASSES_FILE, *files(folder, (".names", ".labels"))] for folder in folders)
+    return next((file for listed in named for file in listed if file.is_file()), None)
 
 
 def _listing_files(folder: Path) -> list[Path]:
     """The files that say what the splits of a folder are: data.yaml, whatever it is called, or darknet's twins."""
     if (folder / "data.yaml").is_file():
         return [folder / "data.yaml"]
-    by_yaml = [file for file in files(folder, _YAML) if is_data_yaml(read_yaml(file, str(file)))]
+    by_yaml = [file for file in files(folder, _YAML) if _holds_splits(file)]
     names = files(folder, (".names",)) if _lists(folder) else []
     return by_yaml or files(folder, (".data",)) or names
 
@@ -595,6 +601,13 @@ def is_data_yaml(tree: object) -> bool:
     return isinstance(tree, dict) and not config.is_ours(tree) and bool({"names", "nc", *SPLITS} & set(tree))
 
 
+def _holds_splits(file: Path) -> bool:
+    try:
+        return is_data_yaml(read_yaml(file, str(file)))
+    except RetinaError:  # no YAML: whatever it is, it is no data.yaml
+        return False
+
+
 def _holds_labels(home: Path) -> bool:
     """Whether there are labels of `images` in `labels`, or beside the images."""
     inside = (entry for entry in (home / "labels").rglob("[!.]*") if entry.is_file())
@@ -610,10 +623,10 @@ def _labels_beside(folder: Path) -> bool:
 
 
 def _holds_boxes(file: Path) -> bool:
-    words = next((line.split() for line in text.lines_of(text.read_text(file)) if line.strip()), [])
     try:
+        words = next((line.split() for line in text.lines_of(text.read_text(file)) if line.strip()), [])
         numbers = [float(word) for word in words]
-    except ValueError:
+    except (RetinaError, ValueError):  # other text
         return False
     return len(numbers) > len(_BOX.split()) - 1 and numbers[0].is_integer() and max(numbers[1:]) <= _LARGEST_FRACTION
 

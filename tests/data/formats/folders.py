@@ -222,6 +222,14 @@ def labelimg_yolo(root: Path) -> None:
     write(root / "classes.txt", "cat\ndog\n")
 
 
+def roboflow_darknet(root: Path) -> None:
+    for split, numbers in SPLITS.items():
+        home = root / split.replace("val", "valid")
+        draw(home, numbers, roboflow)
+        yolo(home, numbers, roboflow)
+        write(home / "_darknet.labels", "cat\ndog\n")
+
+
 def coco_beside(root: Path) -> None:
     draw(root)
     coco(root / "labels_pets_2024.json")
@@ -331,6 +339,7 @@ WRITERS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "Roboflow's CSV": ("csv", roboflow_csv),
     "Ultralytics": ("yolo", ultralytics),
     "YOLO in split folders": ("yolo", yolo_in_split_folders),
+    "Roboflow's darknet": ("yolo", roboflow_darknet),
     "LabelImg's YOLO": ("yolo", labelimg_yolo),
     "COCO beside its images": ("coco", coco_beside),
     "COCO above its images": ("coco", coco_above),
@@ -350,6 +359,6 @@ WRITERS: dict[str, tuple[str, Callable[[Path], None]]] = {
 
 PARTED = {
     *("Roboflow's VOC", "Roboflow's COCO", "Roboflow's YOLO", "Roboflow's CSV", "Ultralytics"),
-    *("YOLO in split folders", "labelme in split folders", "darknet's lists"),
+    *("Roboflow's darknet", "YOLO in split folders", "labelme in split folders", "darknet's lists"),
 }
 """The layouts whose splits are those of `SPLITS`."""

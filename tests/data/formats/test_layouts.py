@@ -205,6 +205,34 @@ def test_the_folders_of_an_archive(tmp_path):
     assert list(look(str(tmp_path)).splits) == list(SPLITS)
 
 
+def test_a_folder_without_splits_is_called_as_is_said(homes):
+    for name, said in (("LabelImg", ["train"]), ("CVAT's COCO", ["default=val"]), ("labelme", ["x=test"])):
+        assert list(find_source(str(homes[name]), splits=said).splits) == [said[0].rpartition("=")[2]]
+    with pytest.raises(RetinaError, match="it is one split; expected one --split, got 2"):
+        find_source(str(homes["LabelImg"]), splits=["train", "val"])
+    with pytest.raises(RetinaError, match="it has no split 'valid'; did you mean 'val'"):
+        find_source(str(homes["Roboflow's VOC"]), splits=["valid"])
+
+
+def test_what_lies_beside_is_no_reading(tmp_path):
+    """Texts and YAML files of other kinds."""
+    folders.labelimg(tmp_path)
+    write(tmp_path / "b.txt", "a red cat on a mat\n")
+    (tmp_path / "d.txt").write_bytes(b"\xff\xfe0")
+    write(tmp_path / "notes.yaml", "a: [1\n")
+    write(tmp_path / "my.yaml", "data: {}\n")
+    write(tmp_path / "counts.csv", "cat,3\ndog,3\n")
+    write(tmp_path / "notes.json", '{"images": 6, "annotations": "xml"}')
+    assert look(str(tmp_path)).format == "voc"
+
+
+def test_a_file_that_coco_calls_so_and_is_broken(tmp_path):
+    write(tmp_path / "annotations/instances_train.json", '{"images": [')
+    source = look(str(tmp_path)).splits["train"]
+    with pytest.raises(RetinaError, match=r"instances_train\.json: not valid JSON"):
+        table_of(source)
+
+
 def test_several_readings_are_listed_with_what_picks_one(tmp_path):
     home = tmp_path / "pets"
     folders.labelimg(home)
