@@ -19,7 +19,7 @@ from retina.data.formats.coco import coco_records, coco_results, coco_truth
 from retina.data.formats.csv import csv_records
 from retina.data.formats.digits import digits_records
 from retina.data.formats.labelme import labelme_records
-from retina.data.formats.layouts import look
+from retina.data.formats.layouts import PICK, look
 from retina.data.formats.tfds import tfds_records
 from retina.data.formats.voc import devkit_results, voc_records, voc_truth
 from retina.data.formats.yolo import yolo_records
@@ -384,13 +384,14 @@ def truth_format(path: Path, format: TruthFormat) -> str:
         return "voc"
     try:
         return "config" if look(str(path)).config is not None else "data"
-    except RetinaError:
+    except RetinaError as error:
         if path.is_dir() and text.text_files(path):
             raise RetinaError(
                 f"{path}: a folder of text files does not tell what its numbers mean; say it with --gt-format: "
                 f"{', '.join(text.TRUTH_LAYOUTS)}"
             ) from None
-        raise
+        instead = "give the file of one, or a configuration that names one, as ground truth"
+        raise RetinaError(str(error).replace(PICK, instead).replace("--format ", "")) from None
 
 
 def _truth_of_data(path: Path, splits: tuple[str, ...]) -> FileTruth:

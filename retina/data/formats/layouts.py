@@ -25,6 +25,9 @@ TAKEN = (
 )
 """The sources that are known, for messages."""
 
+PICK = "choose one"
+"""What a message on several readings advises; a command without `--format` has other advice."""
+
 TFDS_HOME = Path("~/tensorflow_datasets")
 _TFDS_NAME = re.compile(r"\w+(/[\w.\-]+)?(:[\w.*]+)?")
 _YAML = (".yaml", ".yml")
@@ -161,7 +164,7 @@ def _as_data(path: Path, images: Path | None, format: Format | None) -> Layout |
     if len(readings) + len(faults) > 1:
         ways = [f"--format {name} ({', '.join(splits)})" for name, splits in readings.items()]
         ways += [f"--format {name} ({error})" for name, error in faults.items()]
-        raise RetinaError(f"{path}: it may be read in {len(ways)} ways; choose one: {'; '.join(ways)}")
+        raise RetinaError(f"{path}: it may be read in {len(ways)} ways; {PICK}: {'; '.join(ways)}")
     for fault in faults.values():
         raise fault
     for name, splits in readings.items():

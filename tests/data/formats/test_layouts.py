@@ -243,6 +243,8 @@ def test_several_readings_are_listed_with_what_picks_one(tmp_path):
     assert str(error.value) == f"{home}: it may be read in 2 ways; choose one: {ways}"
     assert look(str(home), format="voc").splits == {"pets": config.VocSource(folder=home, splits=(".",))}
     assert list(find_source(str(home), format="coco").splits) == ["boxes"]
+    with pytest.raises(RetinaError, match="2 ways; give the file of one, or a configuration .*: coco .boxes.; voc"):
+        read_ground_truth(home)
     with pytest.raises(RetinaError, match="expected a folder of format 'yolo'; got none of them. It holds 6 .png, 6 "):
         open_target(home, [], format="yolo")
     with pytest.raises(RetinaError, match="--format has no effect on a source of format 'coco'; leave it out"):
