@@ -29,7 +29,7 @@ from retina.data.dataset import (
     suggest,
 )
 from retina.data.detections import short, to_xywh
-from retina.data.folders import LOOKED_AT, files, files_of_splits
+from retina.data.folders import LOOKED_AT, files, files_of_splits, split_of
 from retina.data.formats import text
 from retina.data.image_files import NO_SIZE_PIXELS, guess_folder, image_size, locate_images, within
 from retina.errors import RetinaError
@@ -151,8 +151,8 @@ def sections(folder: Path, images: Path | None = None) -> dict[str, config.Sourc
 
 
 def section_of_file(file: Path, images: Path | None = None) -> config.CsvSource:
-    """Return a CSV file of boxes, with the only file of classes beside it or else above it."""
-    places = (file.parent, file.parent.parent)
+    """Return a CSV file of boxes, with the only file of classes beside it or else beside the folder of its split."""
+    places = [file.parent, *([file.parent.parent] if split_of(file.parent.name) else [])]
     mappings = ([beside for beside in files(place, (".csv",)) if _kind(beside) == "classes"] for place in places)
     classes = next(filter(None, mappings), [])
     return config.CsvSource(annotations=file, images=images, classes=classes[0] if len(classes) == 1 else None)
