@@ -602,10 +602,12 @@ def is_data_yaml(tree: object) -> bool:
 
 
 def _holds_splits(file: Path) -> bool:
+    """Whether a YAML file names splits; `config.yaml` is the name of a run's configuration."""
     try:
-        return is_data_yaml(read_yaml(file, str(file)))
+        tree = read_yaml(file, str(file))
     except RetinaError:  # no YAML: whatever it is, it is no data.yaml
         return False
+    return file.name != "config.yaml" and is_data_yaml(tree) and bool(splits_of_yaml(tree))
 
 
 def _holds_labels(home: Path) -> bool:
