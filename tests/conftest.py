@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-
 LONGEST = (
     "end_to_end/test_coco_mini.py",
     "end_to_end/test_ablate.py",
