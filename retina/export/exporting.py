@@ -26,6 +26,7 @@ from retina.export.agreement import LIMITS, Limits
 from retina.export.certificate import Certificate, certify, write_certificate
 from retina.export.runner import Format
 from retina.inference import Predictor
+from retina.models.detector import Detector
 from retina.runs.loading import check_sections, inference_in_words, load_checkpoint, split_for
 
 Precision = Literal["float32", "float16", "int8"]
@@ -104,7 +105,8 @@ def export(
         out.parent.mkdir(parents=True, exist_ok=True)
         _remove(partial)
         about = {"category_ids": saved.category_ids, "notes": notes, **({"raw": True} if raw else {})}
-        _write(predictor, format, partial, precision, about)
+        images = _representative(predictor.config) if precision == "int8" else None
+        _write(predictor, format, partial, precision, about, images)
         certificate = certify(
             partial,
             predictor,
@@ -124,6 +126,80 @@ def export(
     return Exported(place, certificate, (*predictor.notes, f"detects: {inference_in_words(config.inference)}"))
 
 
+def export_detector(
+    detector: Detector,
+    path: str | Path,
+    format: str,
+    *,
+    resize: configuration.Resize | None = None,
+    orientation: Literal["stored", "upright"] = "stored",
+    precision: Precision | None = None,
+    raw: bool = False,
+    representative: Sequence[np.ndarray] | None = None,
+    category_ids: Sequence[int] | None = None,
+) -> None:
+    """Write the export of a detector that Keras' `fit` trained, without a certificate: nothing is known of its data.
+
+    The configuration in it holds the detector's sections; its sources are named `not_recorded`.
+
+    Args:
+        path: the new folder (SavedModel) or file.
+        format: `tf_saved_model` or `saved_model`, `onnx`, `litert`.
+        resize, orientation: how images are laid on canvases, and whether encoded ones are turned as EXIF says.
+            `resize` None: at the size of the images that `fit` was given.
+        precision: of an ONNX or LiteRT file, float32 by default.
+        raw: of ONNX the network alone.
+        representative: images uint8 [h, w, 3] of the training data, for `precision="int8"`.
+        category_ids: [K] the data's own ids; 0…K-1 if left out.
+
+    Raises:
+        RetinaError: an unknown format, a setting without effect, no `resize` where `fit` saw no images of one size, the
+            place is taken, or the backend is not TensorFlow.
+    """
+    kinds: dict[str, Format] = {
+        "tf_saved_model": "saved_model", "saved_model": "saved_model", "onnx": "onnx", "litert": "litert"
+    }  # fmt: skip
+    if format not in kinds:
+        raise RetinaError(f"Detector.export: expected a format of {', '.join(kinds)}, got {format!r}; choose one")
+    kind, path = kinds[format], Path(path)
+    precision = _checked_precision(kind, precision)
+    if raw and kind != "onnx":
+        raise RetinaError(f"Detector.export: raw=True has no effect on {format}, which has a signature `raw`")
+    if path.exists():
+        raise RetinaError(f"{path}: expected a place for the export, there is something; remove it or choose another")
+    if resize is None:
+        size = detector.image_size
+        if size is None:
+            raise RetinaError(
+                "Detector.export: expected resize=, since fit was given no images whose size it could keep; give the "
+                "section data.resize of the training, retina.config.Resize(short=…, long=…)"
+            )
+        resize = configuration.Resize(short=min(size), long=max(size), multiple=32)
+    predictor = Predictor(detector, _config_of(detector, resize, orientation))
+    about: dict[str, Any] = {"category_ids": category_ids, **({"raw": True} if raw else {})}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write(predictor, kind, path, precision, about, representative)
+
+
+def _config_of(detector: Detector, resize: configuration.Resize, orientation: str) -> configuration.Config:
+    """The configuration of a detector that no run trained."""
+    nowhere = {"format": "coco", "annotations": "not_recorded.json", "images": "not_recorded"}
+    return configuration.parse(
+        {
+            "data": {
+                "train": nowhere,
+                "validation": None,
+                "orientation": orientation,
+                "resize": resize.model_dump(mode="json"),
+            },
+            **{name: section.model_dump(mode="json") for name, section in detector.sections._asdict().items()},
+            "schedule": {"kind": "constant", "steps": 1},
+            "run": {"precision": detector.dtype_policy.name},
+        },
+        "Detector.export",
+    )
+
+
 def limits_of(format: Format, precision: Precision | None, folded: bool) -> Limits:
     """The limits that an export of this kind is held to."""
     if format == "saved_model":
@@ -132,7 +208,12 @@ def limits_of(format: Format, precision: Precision | None, folded: bool) -> Limi
 
 
 def _write(
-    predictor: Predictor, format: Format, path: Path, precision: Precision | None, about: dict[str, Any]
+    predictor: Predictor,
+    format: Format,
+    path: Path,
+    precision: Precision | None,
+    about: dict[str, Any],
+    images: Sequence[np.ndarray] | None,
 ) -> None:
     if format == "saved_model":
         saved_model.write_saved_model(predictor, path, **about)
@@ -141,7 +222,6 @@ def _write(
         onnx.write_onnx(predictor, path, precision=precision, **about)
     else:
         assert precision is not None, "checked before"
-        images = _representative(predictor.config) if precision == "int8" else None
         litert.write_litert(predictor, path, precision=precision, representative=images, **about)
 
 

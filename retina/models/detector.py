@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
@@ -98,6 +99,7 @@ class Detector(keras.Model):
         super().__init__(dtype=precision, autocast=False, **{"name": "detector", **kwargs})
         self.class_names = tuple(class_names)
         self.sections = Sections(model, anchors, assignment, loss, inference)
+        self.image_size: tuple[int, int] | None = None  # (height, width) of the images that fit was given
         weights = model.weights if load_weights else None
         per_cell = count_per_cell(anchors)
         self.normalization = PixelNormalization(
@@ -197,19 +199,44 @@ class Detector(keras.Model):
             tracker.update_state(sums.positives if name == "positives" else losses[name])
         return losses["loss"]
 
+    def export(self, filepath: str | Path, format: str = "tf_saved_model", **settings: Any) -> None:
+        """Write a SavedModel, an ONNX or a LiteRT file that takes photographs and gives detections.
+
+        It is what `retina export` writes, certificate aside.
+
+        Args:
+            filepath: a new folder or file.
+            format: `tf_saved_model`, `onnx` or `litert`.
+            settings: `resize=` (a `retina.config.Resize`; by default images keep the size that `fit` was given, and
+                others are scaled to it), `orientation=`, `precision=`, `raw=`, `representative=`, `category_ids=`: see
+                `retina.export.exporting.export_detector`.
+
+        Raises:
+            RetinaError: an unknown format, a setting without effect, the place is taken, the backend is not TensorFlow,
+                or nothing tells the size of images.
+        """
+        from retina.export.exporting import export_detector
+
+        export_detector(self, filepath, format, **settings)
+
     def get_config(self) -> dict[str, Any]:
         sections = {name: section.model_dump(mode="json") for name, section in self.sections._asdict().items()}
         return {
             "class_names": list(self.class_names),
             "precision": self.dtype_policy.name,
             "name": self.name,
+            "image_size": self.image_size,
             **sections,
         }
 
     @classmethod
     def from_config(cls, values: dict[str, Any], custom_objects: Any = None) -> Detector:
         sections = {name: kind.model_validate(values[name]) for name, kind in _SECTION_KINDS.items()}
-        return cls(**{**values, **sections}, load_weights=False)
+        arguments = {name: value for name, value in values.items() if name != "image_size"}
+        detector = cls(**{**arguments, **sections}, load_weights=False)
+        size = values.get("image_size")  # absent from files of older versions
+        detector.image_size = tuple(size) if size else None
+        return detector
 
 
 @lru_cache(maxsize=64)

@@ -1,0 +1,79 @@
+"""`Detector.export` writes what `retina export` writes, certificate aside."""
+
+import keras
+import pytest
+
+from retina import config as configuration
+from retina.errors import RetinaError
+from retina.export import exporting
+from retina.export.runner import open_artefact
+from retina.inference import Predictor
+from tests.export.small import assert_same, make_predictor, noise
+
+if keras.backend.backend() != "tensorflow":
+    pytest.skip("exports are written on TensorFlow", allow_module_level=True)
+
+RESIZE = configuration.Resize(short=48, long=96, multiple=32)
+FORMATS = ("tf_saved_model", "onnx", "litert")
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    return make_predictor()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_format_detects_as_the_predictor(predictor, format, tmp_path):
+    path = tmp_path / {"tf_saved_model": "model", "onnx": "model.onnx", "litert": "model.tflite"}[format]
+    if format == "onnx":
+        pytest.importorskip("tf2onnx")
+    predictor.detector.export(path, format=format, resize=RESIZE)
+    runner = open_artefact(path)
+    images = [noise(64, 64), noise(100, 75, seed=1)]
+    for image, found in zip(images, runner.detect(images), strict=True):
+        (expected,) = predictor.predict([image])
+        assert len(expected) and runner.class_names == predictor.class_names
+        assert_same(found, expected)
+
+
+def test_the_writers_are_handed_the_detector_and_its_settings(predictor, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(exporting, "_write", lambda *arguments: calls.append(arguments))
+    detector = predictor.detector
+    detector.export(tmp_path / "new" / "model", resize=RESIZE, category_ids=[7, 3, 90])
+    detector.export(tmp_path / "model.onnx", format="onnx", resize=RESIZE, raw=True, orientation="upright")
+    (first, *saved_model), (second, *onnx) = calls
+    assert saved_model == ["saved_model", tmp_path / "new" / "model", None, {"category_ids": [7, 3, 90]}, None]
+    assert onnx == ["onnx", tmp_path / "model.onnx", "float32", {"category_ids": None, "raw": True}, None]
+    for handed, orientation in ((first, "stored"), (second, "upright")):
+        assert handed.detector is detector
+        assert (handed.config.data.resize, handed.config.data.orientation) == (RESIZE, orientation)
+        for name, section in detector.sections._asdict().items():
+            assert getattr(handed.config, name) == section
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"format": "openvino"}, "expected a format of tf_saved_model"),
+        ({}, "expected resize="),
+        ({"resize": RESIZE, "precision": "float16"}, "has no effect on saved_model"),
+        ({"resize": RESIZE, "raw": True}, "has no effect on tf_saved_model"),
+        ({"resize": RESIZE.model_copy(update={"multiple": 48})}, "multiple of 32"),
+        ({"resize": RESIZE, "format": "litert", "precision": "int8"}, "expected images of the training data"),
+    ],
+)
+def test_what_cannot_be_exported(predictor, settings, message, tmp_path):
+    with pytest.raises(RetinaError, match=message):
+        predictor.detector.export(tmp_path / "model", **settings)
+    assert not (tmp_path / "model").exists()
+
+
+def test_the_size_of_fit_and_a_place_that_is_taken(predictor, tmp_path):
+    detector = type(predictor.detector).from_config({**predictor.detector.get_config(), "image_size": [64, 96]})
+    assert detector.image_size == (64, 96)
+    assert detector.get_config()["image_size"] == (64, 96)
+    with pytest.raises(RetinaError, match="there is something"):
+        detector.export(tmp_path)
+    assert not list(tmp_path.iterdir())
