@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from keras import ops
 
 from retina import config
 from retina.errors import RetinaError
-from retina.models import backbones
+from retina.models import backbones, keras_inputs
 from retina.models.decode import Limits, decode
 from retina.models.fpn import FeaturePyramid
 from retina.models.freezing import freeze_stages
@@ -72,14 +73,26 @@ class Detector(keras.Model):
     """A one-stage detector: images in, `{"logits": [B, A, K], "deltas": [B, A, 4]}` out, float32.
 
     Called with `images` [B, H, W, 3] (0…255, RGB) or with a batch (a dict with `images` and `size`; the padding beyond
-    `size` is then zero after normalising). `compile(optimizer=…)` and `fit(batches)` train it on batches as
-    `retina.data.batches.training.training_batches` gives them (`as_dataset()`); the loss is built in.
+    `size` is then zero after normalising). `compile(optimizer=…)` and `fit` train it; the loss is built in.
+
+    `fit`, `evaluate`, `predict` and their `…_on_batch` take what Keras' detectors take: images [B, H, W, 3] in any
+    dtype, sides multiples of 32, and `{"boxes" [B, G, 4], "classes" or "labels" [B, G]}` with -1 in empty slots, ragged
+    or as lists; or `{"images", "bounding_boxes"}`; as arrays, a `tf.data.Dataset`, a `keras.utils.PyDataset`, a
+    generator or a DataLoader. Arrays, each element of a PyDataset or a generator, and the first of a `tf.data.Dataset`
+    are checked; elsewhere a batch that can't be trained on has a loss of NaN. Batches of
+    `retina.data.batches.training.training_batches` (`as_dataset()`) go on as they are.
 
     Args:
         class_names: K names; label k is `class_names[k]`.
         model, anchors, assignment, loss, inference: sections of `retina.Config`; the defaults are the paper's.
         precision: `float32`, `mixed_bfloat16` or `mixed_float16`; boxes and losses are float32 under all.
+        bounding_box_format: of boxes that are given and of those that `predict` returns: `xyxy`, `xywh`, `yxyx`,
+            `center_xywh` in pixels, `rel_xyxy`, `rel_yxyx` as shares of the sides. Not of our own batches: xyxy.
+        pixel_range: of the images that `fit`, `evaluate` and `predict` are given: (0, 255) or (0, 1).
         load_weights: False leaves `model.weights` out, where a checkpoint will overwrite them.
+
+    Raises:
+        RetinaError: a format or range is unknown.
     """
 
     def __init__(
@@ -92,12 +105,15 @@ class Detector(keras.Model):
         loss: config.Loss = config.Loss(),  # noqa: B008
         inference: config.Inference = config.Inference(),  # noqa: B008
         precision: str = "float32",
+        bounding_box_format: str = "xyxy",
+        pixel_range: tuple[int, int] = (0, 255),
         load_weights: bool = True,
         **kwargs: Any,
     ):
         # Keras would round float images to bfloat16 before they are normalised.
         super().__init__(dtype=precision, autocast=False, **{"name": "detector", **kwargs})
         self.class_names = tuple(class_names)
+        self.convention = keras_inputs.convention(len(self.class_names), bounding_box_format, pixel_range)
         self.sections = Sections(model, anchors, assignment, loss, inference)
         self.image_size: tuple[int, int] | None = None  # (height, width) of the images that fit was given
         weights = model.weights if load_weights else None
@@ -197,7 +213,158 @@ class Detector(keras.Model):
         losses = sums.losses()
         for name, tracker in self.trackers.items():
             tracker.update_state(sums.positives if name == "positives" else losses[name])
-        return losses["loss"]
+        loss = losses["loss"]
+        if "usable" in x:
+            loss = ops.where(ops.all(x["usable"]), loss, float("nan"))
+        return sum(self.losses, start=loss)  # of regularisers
+
+    @property
+    def inference(self) -> config.Inference:
+        """The way from outputs to detections; may be set after training."""
+        return self.sections.inference
+
+    @inference.setter
+    def inference(self, section: config.Inference) -> None:
+        if not isinstance(section, config.Inference):
+            raise RetinaError(
+                f"Detector.inference: expected a retina.config.Inference, got {type(section).__name__}; give "
+                "detector.inference.model_copy(update={…}) or retina.config.Inference(…)"
+            )
+        self.sections = self.sections._replace(inference=section)
+        self.predict_function = None  # the compiled one has the former settings
+
+    # ------------------------------------------------------------------------------------- as Keras' users call it
+
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        loss_weights: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        **settings: Any,
+    ) -> None:
+        """`keras.Model.compile`; the loss is built in (`loss=` of the constructor), and no metric can be given.
+
+        Raises:
+            RetinaError: a loss, weights of losses or metrics are given.
+        """
+        given = {"loss": loss, "loss_weights": loss_weights, "metrics": metrics, "weighted_metrics": weighted_metrics}
+        given |= {name: settings.pop(name, None) for name in ("classification_loss", "box_loss")}
+        for name, value in given.items():
+            if value is not None:
+                raise RetinaError(
+                    f"Detector.compile: {name}= has no effect, the loss and its figures are built in; leave it out, "
+                    "and give Detector(…, loss=retina.config.Loss(…)) for another loss"
+                )
+        super().compile(optimizer=optimizer, **settings)
+
+    def compile_from_config(self, values: dict[str, Any]) -> None:
+        self.compile(**keras.saving.deserialize_keras_object(values))
+        self.optimizer.build(self.trainable_variables)
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: Any = "auto",
+        callbacks: Any = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        **settings: Any,
+    ) -> Any:
+        """`keras.Model.fit` of images and boxes, see the class.
+
+        Raises:
+            RetinaError: images, boxes or classes are unusable; or weights of samples or classes are given.
+        """
+        _refuse_weights(settings)
+        data = keras_inputs.source(x, y, self.convention)
+        if validation_data is not None:
+            in_pair = isinstance(validation_data, tuple)
+            images, targets = keras_inputs.unpacked(validation_data) if in_pair else (validation_data, None)
+            validation_data = keras_inputs.source(images, targets, self.convention)
+        self._keep_size(data)
+        names = ("batch_size", "epochs", "verbose", "callbacks", "validation_split", "validation_data")
+        values = (batch_size, epochs, verbose, callbacks, validation_split, validation_data)
+        with _plain_errors(data, validation_data):
+            return super().fit(data, **dict(zip(names, values, strict=True)), **settings)
+
+    def evaluate(self, x: Any = None, y: Any = None, batch_size: int | None = None, **settings: Any) -> Any:
+        """`keras.Model.evaluate` of images and boxes, see the class; raises as `fit`."""
+        _refuse_weights(settings)
+        # `fit` has turned its validation data into batches before.
+        inside_fit = settings.get("_use_cached_eval_dataset", False)
+        data = x if inside_fit else keras_inputs.source(x, y, self.convention)
+        with _plain_errors(data):
+            return super().evaluate(data, batch_size=batch_size, **settings)
+
+    def predict(self, x: Any, batch_size: int | None = None, **settings: Any) -> dict[str, np.ndarray]:
+        """Detect objects in images, see the class; `detector(images)` gives the raw outputs.
+
+        Returns:
+            `boxes` [B, D, 4] float32 in `bounding_box_format`, `scores` [B, D] float32, `labels` [B, D] int32 and
+            `num_detections` [B] int32, by falling score; slots from `num_detections` on are 0. D is
+            `inference.max_detections`. Of our own batches boxes are those of the original images.
+
+        Raises:
+            RetinaError: images are unusable.
+        """
+        data = keras_inputs.source(x, None, self.convention)
+        with _plain_errors(data):
+            return super().predict(data, batch_size=batch_size, **settings)
+
+    def train_on_batch(self, x: Any, y: Any = None, **settings: Any) -> Any:
+        _refuse_weights(settings)
+        batch = keras_inputs.checked_batch(x, y, self.convention)
+        self._keep_size(batch)
+        return super().train_on_batch(batch, **settings)
+
+    def test_on_batch(self, x: Any, y: Any = None, **settings: Any) -> Any:
+        _refuse_weights(settings)
+        return super().test_on_batch(keras_inputs.checked_batch(x, y, self.convention), **settings)
+
+    def predict_on_batch(self, x: Any) -> dict[str, np.ndarray]:
+        return super().predict_on_batch(keras_inputs.checked_batch(x, None, self.convention))
+
+    # Keras' steps take the backend's state before the data on JAX, and return it after the outputs.
+
+    def train_step(self, *arguments: Any) -> Any:
+        batch = self._batch(arguments[-1])
+        self._keep_size(batch)
+        return super().train_step(*arguments[:-1], batch)
+
+    def test_step(self, *arguments: Any) -> Any:
+        return super().test_step(*arguments[:-1], self._batch(arguments[-1]))
+
+    def predict_step(self, *arguments: Any) -> Any:
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(arguments[-1])
+        if isinstance(x, dict) and "bounding_boxes" in x:
+            x = x["images"]
+        batch = keras_inputs.to_batch(x, None, self.convention)
+        outputs = super().predict_step(*arguments[:-1], batch)
+        if len(arguments) == 1:
+            return self._detections(outputs, batch)
+        return self._detections(outputs[0], batch), *outputs[1:]
+
+    def _batch(self, element: Any) -> Batch:
+        return keras_inputs.to_batch(*keras_inputs.unpacked(element), self.convention)
+
+    def _detections(self, outputs: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        detections = self.decode(outputs, batch)
+        valid = detections.pop("valid")
+        size = ops.cast(batch["size"], "float32") / ops.cast(batch["scale"], "float32")
+        boxes = keras_inputs.from_xyxy(detections["boxes"], self.convention.box_format, size)
+        return {**detections, "boxes": boxes, "num_detections": ops.sum(ops.cast(valid, "int32"), axis=1)}
+
+    def _keep_size(self, batch: Any) -> None:
+        """Keep the size of images that came as they are, for `export`."""
+        if isinstance(batch, dict) and "usable" in batch:
+            height, width = batch["images"].shape[1:3]
+            if height and width:
+                self.image_size = (int(height), int(width))
 
     def export(self, filepath: str | Path, format: str = "tf_saved_model", **settings: Any) -> None:
         """Write a SavedModel, an ONNX or a LiteRT file that takes photographs and gives detections.
@@ -225,6 +392,8 @@ class Detector(keras.Model):
             "class_names": list(self.class_names),
             "precision": self.dtype_policy.name,
             "name": self.name,
+            "bounding_box_format": self.convention.box_format,
+            "pixel_range": list(self.convention.pixel_range),
             "image_size": self.image_size,
             **sections,
         }
@@ -237,6 +406,26 @@ class Detector(keras.Model):
         size = values.get("image_size")  # absent from files of older versions
         detector.image_size = tuple(size) if size else None
         return detector
+
+
+def _refuse_weights(settings: dict[str, Any]) -> None:
+    for name in ("sample_weight", "class_weight"):
+        if settings.get(name) is not None:
+            raise RetinaError(
+                f"Detector: {name}= has no effect, the loss is divided by the batch's objects; leave it out"
+            )
+
+
+@contextmanager
+def _plain_errors(*sources: Any) -> Iterator[None]:
+    """Raise the error of an element itself, not the backend's error around it."""
+    try:
+        yield
+    except Exception:
+        for source in sources:
+            if isinstance(source, keras_inputs.Checked) and source.error is not None:
+                raise source.error from None
+        raise
 
 
 @lru_cache(maxsize=64)

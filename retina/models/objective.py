@@ -93,7 +93,7 @@ class Objective:
             outputs: `logits` [B, A, K] and `deltas` [B, A, 4], float32.
             batch: `boxes` [B, G, 4] canvas pixels, `labels` [B, G], `valid` [B, G], `crowd` [B, G].
         """
-        if batch["boxes"].shape[1] == 0:
+        if not batch["boxes"].shape[1]:  # 0, or known only when the graph runs
             batch = {**batch, **{name: _with_one_slot(batch[name]) for name in ("boxes", "labels", "valid", "crowd")}}
         anchors = ops.convert_to_tensor(np.concatenate(self.level_anchors))
         matches = match(anchors, batch["boxes"], batch["valid"], batch["crowd"], self.assignment)
@@ -109,9 +109,9 @@ class Objective:
 
 
 def _with_one_slot(padded: Tensor) -> Tensor:
-    """Zeros [B, 1, …] in place of [B, 0, …]: no anchor has a best box among none."""
+    """[B, G + 1, …] of [B, G, …], the last slot zero: no anchor has a best box among none."""
     shape = (*ops.shape(padded)[:1], 1, *padded.shape[2:])
-    return ops.zeros(shape, dtype=keras.backend.standardize_dtype(padded.dtype))
+    return ops.concatenate([padded, ops.zeros(shape, keras.backend.standardize_dtype(padded.dtype))], axis=1)
 
 
 class _Pairs:

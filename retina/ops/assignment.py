@@ -54,14 +54,15 @@ def match(anchors: Tensor, boxes: Tensor, valid: Tensor, crowd: Tensor, config: 
 
     Args:
         anchors: [A, 4] xyxy pixels.
-        boxes: [B, G, 4] xyxy pixels, padded to at least one.
+        boxes: [B, G, 4] xyxy pixels, padded to at least one; G may be known only when the graph runs.
         valid: [B, G] bool, False for padding.
         crowd: [B, G] bool.
         config: the thresholds, and whether each box's best anchor is positive at any IoU above 0; with
             `force_match: ties` all of its best anchors are, and keep the box that they overlap most.
     """
-    size = boxes_at_once(anchors.shape[0], boxes.shape[1])
-    if size >= boxes.shape[1]:
+    count = boxes.shape[1]
+    size = PIECE if count is None else boxes_at_once(anchors.shape[0], count)
+    if count is not None and size >= count:
         best = _best(anchors, boxes, valid, crowd, config)
     else:
         best = _best_of_pieces(anchors, boxes, valid, crowd, config, size)
@@ -107,8 +108,9 @@ def _best_of_pieces(
     anchors: Tensor, boxes: Tensor, valid: Tensor, crowd: Tensor, config: Assignment, size: int
 ) -> State:
     """`_best`, of `size` boxes of each image at a time."""
-    pieces = -(-boxes.shape[1] // size)
-    missing = pieces * size - boxes.shape[1]
+    count = ops.shape(boxes)[1]
+    pieces = -(-count // size)
+    missing = pieces * size - count
 
     def divided(field: Tensor) -> Tensor:
         """Reshape [B, G, …] to [pieces, B, size, …], padded."""

@@ -1,6 +1,7 @@
 """`Detector.export` writes what `retina export` writes, certificate aside."""
 
 import keras
+import numpy as np
 import pytest
 
 from retina import config as configuration
@@ -20,6 +21,24 @@ FORMATS = ("tf_saved_model", "onnx", "litert")
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
     return make_predictor()
+
+
+@pytest.mark.slow
+def test_an_export_gives_the_detections_of_predict(predictor, tmp_path):
+    detector, images = predictor.detector, np.stack([noise(64, 96, seed) for seed in range(3)])
+    detector.compile(optimizer="sgd")
+    before = detector.get_weights()
+    detector.train_on_batch(images, {"boxes": [[[8, 8, 40, 44]]] * 3, "classes": [[0], [1], [2]]})
+    detector.set_weights(before)  # an untrained step leaves a network that finds nothing
+    detections = detector.predict(images, verbose=0)
+    detector.export(tmp_path / "model")
+    for row, found in enumerate(open_artefact(tmp_path / "model").detect(list(images))):
+        count = detections["num_detections"][row]
+        assert count == len(found) > 0
+        np.testing.assert_array_equal(found.labels, detections["labels"][row, :count])
+        np.testing.assert_allclose(found.scores, detections["scores"][row, :count], rtol=0, atol=1e-5)
+        np.testing.assert_allclose(found.boxes, detections["boxes"][row, :count], rtol=0, atol=1e-3)
+    detector.image_size = None
 
 
 @pytest.mark.slow

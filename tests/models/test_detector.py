@@ -7,7 +7,9 @@ import pytest
 from keras import ops
 
 from retina import config
+from retina.errors import RetinaError
 from retina.models.detector import Detector, PixelNormalization
+from retina.models.keras_inputs import checked_batch, from_xyxy, to_batch
 from tests import reference
 
 CLASSES = ("a", "b", "c")
@@ -232,18 +234,23 @@ def test_get_config_round_trip(detector):
         assignment=config.Assignment(force_match=True),
         inference=config.Inference(nms_iou=0.6),
         precision="mixed_bfloat16",
+        bounding_box_format="rel_yxyx",
+        pixel_range=(0, 1),
         name="other",
     )
     for first in (detector, changed):
         second = Detector.from_config(first.get_config())
         assert second.get_config() == first.get_config()
         assert second.sections == first.sections and second.class_names == first.class_names
+        assert second.convention == first.convention
     assert changed.get_config()["precision"] == "mixed_bfloat16" and changed.get_config()["name"] == "other"
 
 
 def test_saving_and_loading_by_keras(detector, tmp_path):
+    detector.compile(optimizer=keras.optimizers.SGD(0.25))
     detector.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert float(loaded.optimizer.learning_rate) == 0.25
     images = batch_of()["images"]
     np.testing.assert_array_equal(loaded(images)["logits"], detector(images)["logits"])
     assert loaded.get_config() == detector.get_config()
@@ -268,3 +275,176 @@ def test_fit_lowers_the_loss_and_reports_the_objective():
 
     history = detector.fit(data.repeat(2), epochs=3, verbose=0).history["loss"]
     assert history[-1] < 0.8 * history[0]
+
+
+# ------------------------------------------------------------------------------------------------- Keras' usual inputs
+
+BOXES = [[[8, 8, 40, 44], [60, 20, 90, 60]], [[8, 8, 40, 44]]]  # xyxy on 64 x 96
+LABELS = [[2, 0], [1]]
+
+
+def usual(box_format="xyxy"):
+    """Images and targets, and the batch of ours that they are."""
+    images = batch_of()["images"]
+    boxes = np.array([BOXES[0], [*BOXES[1], [0] * 4]], np.float32)
+    labels = np.array([[2, 0], [1, -1]], np.int32)
+    batch = {
+        "images": images,
+        "boxes": boxes,
+        "labels": np.maximum(labels, 0),
+        "valid": labels >= 0,
+        "crowd": np.zeros((2, 2), bool),
+        "size": np.array([[64, 96]] * 2, np.int32),
+        "scale": np.ones((2, 2), np.float32),
+    }
+    targets = from_xyxy(ops.convert_to_tensor(boxes), box_format, ops.convert_to_tensor(batch["size"]))
+    return images, {"boxes": ops.convert_to_numpy(targets), "classes": labels}, batch
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    keras.utils.set_random_seed(5)
+    detector = tiny(bounding_box_format="xywh", inference=config.Inference(max_detections=7, score_threshold=0.001))
+    head = detector.classification.prediction.kernel
+    head.assign(np.random.default_rng(0).normal(0, 0.3, head.shape))
+    detector.compile(optimizer=keras.optimizers.SGD(1e-3))
+    return detector
+
+
+class Elements(keras.utils.PyDataset):
+    def __init__(self, *elements):
+        super().__init__()
+        self.elements = elements
+
+    def __len__(self):
+        return len(self.elements)
+
+    def __getitem__(self, index):
+        return self.elements[index]
+
+
+def lists(images, targets):
+    return images, {
+        "boxes": [boxes[classes >= 0] for boxes, classes in zip(targets["boxes"], targets["classes"], strict=True)],
+        "labels": [classes[classes >= 0] for classes in targets["classes"]],
+    }
+
+
+def of_tensorflow(images, targets):
+    import tensorflow as tf
+
+    def rows():
+        for image, boxes, labels in zip(images, *lists(images, targets)[1].values(), strict=True):
+            yield image, {"boxes": boxes, "classes": labels}
+
+    spec = {"boxes": tf.TensorSpec([None, 4]), "classes": tf.TensorSpec([None], tf.int32)}
+    data = tf.data.Dataset.from_generator(rows, output_signature=(tf.TensorSpec([64, 96, 3], tf.uint8), spec))
+    data = data.apply(tf.data.experimental.assert_cardinality(len(images)))
+    return data.ragged_batch(2)
+
+
+@pytest.mark.parametrize("form", ["arrays", "KerasCV", "PyDataset", "ragged tf.data"])
+def test_evaluate_gives_the_loss_of_our_own_batch(compiled, form):
+    images, targets, batch = usual("xywh")
+    forms = {
+        "arrays": lambda: (images, targets),
+        "KerasCV": lambda: ({"images": images, "bounding_boxes": targets}, None),
+        "PyDataset": lambda: (Elements(lists(images, targets)), None),
+        "ragged tf.data": lambda: (of_tensorflow(images, targets), None),
+    }
+    x, y = forms[form]()
+    expected = compiled.loss_sums(compiled(batch), tensors(batch)).losses()["loss"]
+    reported = compiled.evaluate(x, y, verbose=0, return_dict=True)
+    np.testing.assert_allclose(reported["loss"], float(expected), rtol=1e-6)
+    np.testing.assert_allclose(reported["loss"], compiled.test_on_batch(images, targets)[0], rtol=1e-6)
+
+
+def test_fit_takes_batches_of_several_lengths_and_gives_the_loss_of_the_step(compiled):
+    """One image, none with a box, and more boxes than before; the learning rate is too small to move the loss."""
+    images, targets, _ = usual("xywh")
+    image, one = lists(images[:1], {name: field[:1] for name, field in targets.items()})
+    elements = (image, one), (image, {"boxes": [[]], "labels": [[]]}), lists(images, targets)
+    detector = Detector.from_config(compiled.get_config())
+    detector.set_weights(compiled.get_weights())
+    detector.compile(optimizer=keras.optimizers.SGD(1e-12))
+    expected = []
+    for element in elements:
+        batch = tensors(checked_batch(*element, detector.convention))
+        expected.append(float(detector.loss_sums(detector(batch, training=True), batch).losses()["loss"]))
+    detector.set_weights(compiled.get_weights())  # the statistics of batch normalisation, too
+    history = detector.fit(Elements(*elements), shuffle=False, verbose=0, validation_data=(images, targets))
+    counts = [len(element[0]) for element in elements]
+    np.testing.assert_allclose(history.history["loss"], [np.average(expected, weights=counts)], rtol=1e-6)
+    assert history.history["val_loss"][0] > 0
+    assert detector.image_size == (64, 96) and compiled.image_size is None
+
+
+def test_predict_decodes_and_takes_new_thresholds(compiled):
+    images, _, batch = usual()
+    expected = compiled.decode(compiled(batch), tensors(batch))
+    found = compiled.predict(images, verbose=0)
+    assert set(found) == {"boxes", "scores", "labels", "num_detections"}
+    boxes = from_xyxy(expected["boxes"], "xywh", ops.convert_to_tensor(batch["size"]))
+    np.testing.assert_allclose(found["boxes"], boxes, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(found["scores"], expected["scores"], rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(found["labels"], expected["labels"])
+    assert found["num_detections"].tolist() == [7, 7]
+    before = compiled.inference
+    try:
+        compiled.inference = before.model_copy(update={"max_detections": 3})
+        assert compiled.predict_function is None  # so that Keras compiles another
+        assert compiled.decode(compiled(batch), tensors(batch))["boxes"].shape == (2, 3, 4)
+    finally:
+        compiled.inference = before
+    with pytest.raises(RetinaError, match="retina.config.Inference"):
+        compiled.inference = {"max_detections": 3}
+
+
+def test_a_batch_that_a_graph_cannot_refuse_has_a_loss_of_nan(compiled):
+    images, targets, _ = usual("xywh")
+    batch = to_batch(images, {**targets, "classes": np.array([[3, 0], [1, -1]])}, compiled.convention)
+    assert [bool(usable) for usable in batch["usable"]] == [False, True]
+    assert math.isnan(float(compiled.compute_loss(batch, y_pred=compiled(batch))))
+
+
+def test_one_class():
+    detector = Detector(["cell"], model=TINY, anchors=ANCHORS)
+    targets = {"boxes": BOXES, "classes": [[0, 0], [0]]}
+    batch = tensors(checked_batch(batch_of()["images"], targets, detector.convention))
+    assert 0 < float(detector.compute_loss(batch, y_pred=detector(batch))) < 100
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda d, x, y: d.compile(loss="mse"), "loss= has no effect"),
+        (lambda d, x, y: d.compile(metrics=["accuracy"]), "metrics= has no effect"),
+        (lambda d, x, y: d.compile(classification_loss="focal"), "classification_loss= has no effect"),
+        (lambda d, x, y: d.fit(x, y, sample_weight=np.ones(2)), "sample_weight= has no effect"),
+        (lambda d, x, y: d.fit(x, y, class_weight={0: 1}), "class_weight= has no effect"),
+        (lambda d, x, y: d.fit(x, y, validation_data=(x, y, np.ones(2))), "sample_weight: expected none"),
+        (lambda d, x, y: d.fit(x, {**y, "classes": y["classes"] + 3}, verbose=0), "classes from 0 to 2"),
+        (lambda d, x, y: d.fit(Elements((x, y)), y), "leave y out"),
+        (lambda d, x, y: d.evaluate(Elements(*[(x, y)] * 3, (x, {**y, "boxes": 3 * y["boxes"]})), verbose=0), "inside"),
+        (lambda d, x, y: d.evaluate(of_tensorflow(x, {**y, "boxes": 3 * y["boxes"]})), "inside the image"),
+        (lambda d, x, y: d.predict(x[:, :50]), "multiples of 32"),
+    ],
+)
+def test_what_the_methods_of_keras_refuse(compiled, call, message):
+    images, targets, _ = usual("xywh")
+    with pytest.raises(RetinaError, match=message):
+        call(compiled, images, targets)
+
+
+def test_regularisers_are_part_of_the_loss(compiled):
+    images, targets, _ = usual("xywh")
+    batch = tensors(checked_batch(images, targets, compiled.convention))
+    outputs, kernel = compiled(batch), compiled.box.prediction.kernel
+    before = float(compiled.compute_loss(batch, y_pred=outputs))
+    kernel.regularizer = keras.regularizers.L2(10.0)
+    penalty = 10 * float(ops.sum(kernel**2))
+    try:
+        assert penalty > 0.01
+        np.testing.assert_allclose(float(compiled.compute_loss(batch, y_pred=outputs)), before + penalty, rtol=1e-6)
+    finally:
+        kernel.regularizer = None

@@ -1,0 +1,361 @@
+"""Inputs of detectors as Keras' users have them, turned into batches; and the box formats that Keras names.
+
+Legend: B images, H W their sides, G boxes of an image at most, K classes.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+from retina.errors import RetinaError
+
+Tensor = Any
+Batch = dict[str, Tensor]
+
+FORMATS = ("xyxy", "xywh", "yxyx", "center_xywh", "rel_xyxy", "rel_yxyx")
+PIXEL_RANGES = ((0, 255), (0, 1))
+STRIDE = 32  # of the backbone's last map, which the pyramid doubles: sides are multiples of it
+# Beyond its image, as `data.invalid_boxes` allows.
+_BEYOND = 1.0
+
+
+class Convention(NamedTuple):
+    """What numbers mean: K `classes`, one of `FORMATS` for boxes, one of `PIXEL_RANGES` for images."""
+
+    classes: int
+    box_format: str = "xyxy"
+    pixel_range: tuple[int, int] = (0, 255)
+
+
+def convention(classes: int, box_format: str, pixel_range: Any) -> Convention:
+    """Return the convention of a detector.
+
+    Raises:
+        RetinaError: an unknown format or range.
+    """
+    if box_format not in FORMATS:
+        raise RetinaError(f"bounding_box_format: expected one of {', '.join(FORMATS)}, got {box_format!r}; choose one")
+    if tuple(pixel_range) not in PIXEL_RANGES:
+        raise RetinaError(f"pixel_range: expected (0, 255) or (0, 1), got {pixel_range}; scale the images")
+    return Convention(classes, box_format, tuple(pixel_range))
+
+
+# ------------------------------------------------------------------------------------------------------------- boxes
+
+
+def to_xyxy(boxes: Tensor, box_format: str, size: tuple[Any, Any]) -> Tensor:
+    """Boxes [..., 4] of a format as xyxy pixels [..., 4] float32; `size` is the images' (height, width)."""
+    a, b, c, d = _columns(boxes)
+    if box_format.startswith("rel_"):
+        height, width = (ops.cast(side, "float32") for side in size)
+        sides = (height, width) if box_format == "rel_yxyx" else (width, height)
+        a, b, c, d = a * sides[0], b * sides[1], c * sides[0], d * sides[1]
+        box_format = box_format.removeprefix("rel_")
+    if box_format == "yxyx":
+        a, b, c, d = b, a, d, c
+    elif box_format == "xywh":
+        c, d = a + c, b + d
+    elif box_format == "center_xywh":
+        a, b, c, d = a - c / 2, b - d / 2, a + c / 2, b + d / 2
+    return ops.stack([a, b, c, d], axis=-1)
+
+
+def from_xyxy(boxes: Tensor, box_format: str, size: Tensor) -> Tensor:
+    """The inverse of `to_xyxy` for boxes [B, D, 4] and `size` [B, 2] (height, width) of their images."""
+    a, b, c, d = _columns(boxes)
+    if box_format.startswith("rel_"):
+        height, width = (ops.cast(size[:, side], "float32")[:, None] for side in (0, 1))
+        a, b, c, d = a / width, b / height, c / width, d / height
+        box_format = box_format.removeprefix("rel_")
+    if box_format == "yxyx":
+        a, b, c, d = b, a, d, c
+    elif box_format == "xywh":
+        c, d = c - a, d - b
+    elif box_format == "center_xywh":
+        a, b, c, d = (a + c) / 2, (b + d) / 2, c - a, d - b
+    return ops.stack([a, b, c, d], axis=-1)
+
+
+def _columns(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    boxes = ops.cast(boxes, "float32")
+    return boxes[..., 0], boxes[..., 1], boxes[..., 2], boxes[..., 3]
+
+
+# ------------------------------------------------------------------------------------------------------------ batches
+
+
+def is_batch(x: Any) -> bool:
+    """Return whether this is a batch of retina's own pipeline."""
+    return isinstance(x, dict) and {"images", "size"} <= set(x)
+
+
+def to_batch(x: Any, y: Any, convention: Convention) -> Batch:
+    """A batch of arrays or tensors, in a graph as well: shapes are checked here, values by `checked_batch`.
+
+    Args:
+        x: images [B, H, W, 3], sides multiples of 32, in any dtype; or `{"images", "bounding_boxes"}`; or a batch,
+            which is returned as it is.
+        y: `{"boxes" [B, G, 4], "classes" or "labels" [B, G]}`, empty slots of class -1; ragged, or lists of B arrays;
+            None, where detections are asked for.
+
+    Returns:
+        What `retina.data.batches` describes, without `index` and `sample`; and `usable` [B]: whether all boxes and
+        classes of an image can be trained on.
+
+    Raises:
+        RetinaError: keys, shapes or the sides of the images are others.
+    """
+    if is_batch(x):
+        if y is not None:
+            raise RetinaError("batch: it holds its boxes, and y has no effect; leave y out")
+        return x
+    if isinstance(x, dict):
+        if "images" not in x or set(x) - {"images", "bounding_boxes"} or (y is not None and "bounding_boxes" in x):
+            raise RetinaError(
+                f"inputs: expected images and y, or {{'images', 'bounding_boxes'}}, got the keys {sorted(x)}; leave "
+                "out or rename the others"
+            )
+        x, y = x["images"], x.get("bounding_boxes", y)
+    images = _images(x, convention)
+    height, width = images.shape[1:3]
+    count = ops.shape(images)[0]
+    sides = np.array([height or 0, width or 0], np.int32)
+    batch = {
+        "images": images,
+        "size": ops.broadcast_to(ops.convert_to_tensor(sides), (count, 2)),
+        "scale": ops.ones((count, 2), "float32"),
+    }
+    return batch if y is None else {**batch, **_targets(y, convention, (height, width), images.shape[0])}
+
+
+def _images(images: Any, convention: Convention) -> Tensor:
+    images = np.stack([np.asarray(image) for image in images]) if _same_shapes(images) else images
+    shape = getattr(images, "shape", None)
+    if hasattr(images, "to_tensor") or shape is None or len(shape) != 4 or shape[-1] != 3:
+        got = "images of several sizes" if shape is None or hasattr(images, "to_tensor") else list(shape)
+        raise RetinaError(f"images: expected [B, H, W, 3] of one size, got {got}; resize or pad them to one size")
+    height, width = shape[1:3]
+    if height is None or width is None:
+        raise RetinaError(
+            "images: expected a size that is known in advance, got [B, None, None, 3]; batch images of one size "
+            "(tf.data: .map with tf.ensure_shape)"
+        )
+    if height % STRIDE or width % STRIDE or 0 in (height, width):
+        upper = [-(-max(side, 1) // STRIDE) * STRIDE for side in (height, width)]
+        raise RetinaError(
+            f"images: expected sides that are multiples of {STRIDE}, got {height} x {width}; pad them "
+            f"at the bottom and on the right to {upper[0]} x {upper[1]}"
+        )
+    if convention.pixel_range == (0, 255):
+        return images
+    scaled = ops.cast(images, "float32") * 255.0
+    return ops.convert_to_numpy(scaled) if isinstance(images, np.ndarray) else scaled
+
+
+def _same_shapes(images: Any) -> bool:
+    return isinstance(images, list | tuple) and len({np.shape(image) for image in images}) == 1
+
+
+def _targets(y: Any, convention: Convention, size: tuple[int, int], count: int | None) -> Batch:
+    """`boxes`, `labels`, `valid`, `crowd` [B, G, …] and `usable` [B]."""
+    names = set(y) if isinstance(y, dict) else set()
+    if names not in ({"boxes", "classes"}, {"boxes", "labels"}):
+        got = f"the keys {sorted(names)}" if isinstance(y, dict) else type(y).__name__
+        raise RetinaError(f"y: expected a dictionary of 'boxes' and 'classes' (or 'labels'), got {got}; rename them")
+    boxes, labels = _padded(y["boxes"], 4), _padded(y["classes" if "classes" in y else "labels"], 0)
+    both = (tuple(boxes.shape), tuple(labels.shape))
+    known = [(a, b) for a, b in zip(both[0][:2], both[1][:2], strict=True) if a is not None and b is not None]
+    if len(both[0]) != 3 or both[0][2] not in (4, None) or len(both[1]) != 2 or any(a != b for a, b in known):
+        raise RetinaError(f"y: expected boxes [B, G, 4] and classes [B, G], got {list(both[0])} and {list(both[1])}")
+    if count is not None and both[0][0] not in (count, None):
+        raise RetinaError(f"y: expected boxes of {count} images, got {both[0][0]}")
+    labels = ops.cast(labels, "float32")
+    valid = labels >= 0
+    boxes = to_xyxy(boxes, convention.box_format, size)
+    finite = ops.all(ops.isfinite(boxes), axis=-1)
+    positive = ops.logical_and(boxes[..., 2] > boxes[..., 0], boxes[..., 3] > boxes[..., 1])
+    limit = np.array([size[1], size[0]], np.float32)
+    inside = ops.logical_and(
+        ops.all(boxes[..., :2] >= -_BEYOND, axis=-1), ops.all(boxes[..., 2:] <= limit + _BEYOND, axis=-1)
+    )
+    known_class = ops.logical_and(labels < convention.classes, labels == ops.floor(labels))
+    usable = ops.logical_and(ops.logical_and(finite, positive), ops.logical_and(inside, known_class))
+    usable = ops.where(valid, usable, labels == -1)
+    return {
+        "boxes": ops.where(valid[..., None], boxes, 0.0),
+        "labels": ops.cast(ops.where(valid, labels, 0.0), "int32"),
+        "valid": valid,
+        "crowd": ops.zeros_like(valid),
+        "usable": ops.all(usable, axis=-1),
+    }
+
+
+def _padded(field: Any, width: int) -> Tensor:
+    """A field of all images in one array, slots that an image doesn't use -1; `width` 4 for boxes, 0 for classes."""
+    if hasattr(field, "to_tensor"):  # ragged, of TensorFlow
+        field = field.to_tensor(-1)
+        return ops.reshape(field, (-1, ops.shape(field)[1], 4)) if width and field.shape[-1] is None else field
+    if isinstance(field, np.ndarray) and field.dtype == object:
+        field = list(field)
+    if not isinstance(field, list | tuple):
+        return field
+    rows = [np.asarray(row, np.float32) for row in field]
+    tail = (width,) if width else ()
+    rows = [row.reshape(0, *tail) if row.size == 0 else row for row in rows]
+    for row in rows:
+        if row.ndim != 1 + len(tail) or row.shape[1:] != tail:
+            expected = "[G, 4]" if width else "[G]"
+            raise RetinaError(f"y: expected of each image an array {expected}, got {list(row.shape)}")
+    padded = np.full((len(rows), max(map(len, rows), default=0), *tail), -1, np.float32)
+    for image, row in zip(padded, rows, strict=True):
+        image[: len(row)] = row
+    return padded
+
+
+def checked_batch(x: Any, y: Any, convention: Convention) -> Batch:
+    """`to_batch` of arrays, as NumPy arrays; values are checked as well.
+
+    Raises:
+        RetinaError: as there; or a box is not finite, without area or outside its image, a class is none of 0…K-1, or
+            pixels are not those of the convention's range.
+    """
+    batch = to_batch(x, y, convention)
+    if batch is x:
+        return batch
+    # Images that are arrays already are not copied.
+    batch = {
+        name: value if isinstance(value, np.ndarray) else ops.convert_to_numpy(value) for name, value in batch.items()
+    }
+    images = batch["images"]
+    if images.dtype.kind == "f" and images.size:
+        factor = 255 / convention.pixel_range[1]
+        least, most = float(images.min()), float(images.max())
+        if not (least >= 0 and most <= 255):
+            raise RetinaError(
+                f"images: expected pixels of {convention.pixel_range}, as pixel_range says, got {least / factor:g} to "
+                f"{most / factor:g}; give images that are not normalised, the detector does it"
+            )
+        if convention.pixel_range == (0, 255) and 0 < most <= 1:
+            raise RetinaError(
+                f"images: expected pixels from 0 to 255, the largest is {most:g}; multiply them by 255, or make the "
+                "Detector with pixel_range=(0, 1)"
+            )
+    if "usable" in batch and not batch["usable"].all():
+        raise RetinaError(_unusable(x, y, int(np.argmin(batch["usable"])), convention))
+    return batch
+
+
+def _unusable(x: Any, y: Any, row: int, convention: Convention) -> str:
+    """The message on an image whose boxes or classes can't be trained on."""
+    y = x["bounding_boxes"] if isinstance(x, dict) else y
+    boxes = ops.convert_to_numpy(_padded(y["boxes"], 4))[row].tolist()
+    labels = ops.convert_to_numpy(_padded(y["classes" if "classes" in y else "labels"], 0))[row].tolist()
+    return (
+        f"y: image {row}: expected finite boxes in {convention.box_format} (bounding_box_format=), of positive width "
+        f"and height, inside the image, and classes from 0 to {convention.classes - 1} (empty slots: -1), got boxes "
+        f"{boxes} and classes {labels}; correct or clip them, or set the class to -1"
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------ sources
+
+
+class Checked(keras.utils.PyDataset):
+    """A `keras.utils.PyDataset` whose elements are turned into batches. `error` is what was wrong with an element:
+    TensorFlow hides errors of Python code inside its own."""
+
+    def __init__(self, dataset: keras.utils.PyDataset, convert: Callable[[Any, int], Batch]):
+        super().__init__(dataset.workers, dataset.use_multiprocessing, dataset.max_queue_size)
+        self.dataset, self.convert = dataset, convert
+        self.error: RetinaError | None = None
+
+    @property
+    def num_batches(self) -> int | None:
+        return self.dataset.num_batches
+
+    def __getitem__(self, index: int) -> Batch:
+        try:
+            return self.convert(self.dataset[index], index)
+        except RetinaError as error:
+            self.error = error
+            raise
+
+    def on_epoch_begin(self) -> None:
+        self.dataset.on_epoch_begin()
+
+    def on_epoch_end(self) -> None:
+        self.dataset.on_epoch_end()
+
+
+def source(x: Any, y: Any, convention: Convention) -> Any:
+    """What Keras' `fit`, `evaluate` and `predict` are given as `x` in place of `x` and `y`.
+
+    Arrays become one large batch, elements of a PyDataset or a generator a batch each. Datasets of TensorFlow keep
+    their pipeline: ragged fields are padded there, the first element is checked here, and the others are turned into
+    batches inside the step; so is what comes from a DataLoader.
+
+    Raises:
+        RetinaError: see `checked_batch`.
+    """
+    arrays = isinstance(x, dict | list | tuple) or hasattr(x, "__array__") or hasattr(x, "to_tensor")
+    if y is not None and not arrays:
+        raise RetinaError(f"y: it has no effect beside {type(x).__name__}, whose elements hold it; leave y out")
+    if arrays:
+        return checked_batch(x, y, convention)
+    if hasattr(x, "element_spec"):
+        if is_batch(x.element_spec):
+            return x
+        dense = x.map(lambda *element: _dense(element if len(element) > 1 else element[0]))
+        for element in dense.take(1):
+            checked_batch(*unpacked(keras.tree.map_structure(ops.convert_to_numpy, element)), convention)
+        return dense
+    if isinstance(x, keras.utils.PyDataset):
+        return Checked(x, lambda element, index: _with_slots(checked_batch(*unpacked(element), convention), index == 0))
+    if isinstance(x, types.GeneratorType):
+        return _each(x, convention)
+    return x
+
+
+def _each(elements: Iterator[Any], convention: Convention) -> Iterator[Batch]:
+    for index, element in enumerate(elements):
+        yield _with_slots(checked_batch(*unpacked(element), convention), index == 0)
+
+
+def _with_slots(batch: Batch, first: bool) -> Batch:
+    """The batch with an even number of slots for boxes, the first one with an odd number: Keras learns from the first
+    two batches which sides vary."""
+    if "usable" not in batch:
+        return batch
+    missing = batch["labels"].shape[1] % 2 ^ first
+    widths = {name: [(0, 0), (0, missing), (0, 0)] for name in ("boxes", "labels", "valid", "crowd")}
+    return {
+        name: np.pad(value, widths[name][: value.ndim]) if name in widths else value for name, value in batch.items()
+    }
+
+
+def _dense(element: Any) -> Any:
+    if isinstance(element, dict):
+        return {name: _dense(field) for name, field in element.items()}
+    if isinstance(element, tuple):
+        return tuple(_dense(field) for field in element)
+    return element.to_tensor(-1) if hasattr(element, "to_tensor") else element
+
+
+def unpacked(element: Any) -> tuple[Any, Any]:
+    """Images and targets of an element that Keras hands to a step.
+
+    Raises:
+        RetinaError: there are sample weights.
+    """
+    x, y, weights = keras.utils.unpack_x_y_sample_weight(element)
+    if weights is not None:
+        raise RetinaError(
+            "sample_weight: expected none, the loss is divided by the batch's objects; leave it out, or repeat images"
+        )
+    return x, y

@@ -1,0 +1,145 @@
+"""Keras' usual inputs as batches; no network."""
+
+import numpy as np
+import pytest
+
+from retina.errors import RetinaError
+from retina.models import keras_inputs
+from retina.models.keras_inputs import Convention, checked_batch, from_xyxy, source, to_xyxy
+
+BOX = [10.0, 20.0, 40.0, 52.0]  # xyxy on 64 x 128 (height, width)
+SAME = {
+    "xyxy": BOX,
+    "xywh": [10, 20, 30, 32],
+    "yxyx": [20, 10, 52, 40],
+    "center_xywh": [25, 36, 30, 32],
+    "rel_xyxy": [10 / 128, 20 / 64, 40 / 128, 52 / 64],
+    "rel_yxyx": [20 / 64, 10 / 128, 52 / 64, 40 / 128],
+}
+IMAGES = np.full((2, 64, 128, 3), 200, np.uint8)
+Y = {"boxes": np.array([[BOX, [-1] * 4], [BOX, BOX]], np.float32), "classes": np.array([[2, -1], [0, 1]])}
+THREE = Convention(3)
+
+
+def test_every_format_is_tested():
+    assert set(SAME) == set(keras_inputs.FORMATS)
+
+
+@pytest.mark.parametrize("box_format", SAME)
+def test_formats_and_back(box_format):
+    boxes = np.array([[SAME[box_format]]], np.float32)
+    np.testing.assert_allclose(to_xyxy(boxes, box_format, (64, 128)), [[BOX]], rtol=1e-6)
+    size = np.array([[64, 128]], np.int32)
+    np.testing.assert_allclose(from_xyxy(np.array([[BOX]], np.float32), box_format, size), boxes, rtol=1e-6)
+
+
+def test_values_of_a_batch():
+    batch = checked_batch(IMAGES, Y, THREE)
+    assert batch["images"] is IMAGES
+    np.testing.assert_array_equal(batch["boxes"], [[BOX, [0] * 4], [BOX, BOX]])
+    np.testing.assert_array_equal(batch["labels"], [[2, 0], [0, 1]])
+    np.testing.assert_array_equal(batch["valid"], [[True, False], [True, True]])
+    assert not batch["crowd"].any() and batch["usable"].all() and (batch["scale"] == 1).all()
+    np.testing.assert_array_equal(batch["size"], [[64, 128]] * 2)
+    assert checked_batch(batch, None, THREE) is batch
+
+
+def ragged():
+    tf = pytest.importorskip("tensorflow")
+    boxes = tf.RaggedTensor.from_row_lengths(np.array([BOX] * 3, np.float32), [1, 2])
+    return {"boxes": boxes, "labels": tf.ragged.constant([[2], [0, 1]])}
+
+
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [
+        (IMAGES, {"boxes": [[BOX], [BOX, BOX]], "labels": [[2], [0, 1]]}),
+        (
+            list(IMAGES),
+            {"boxes": [np.array([BOX]), np.array([BOX, BOX])], "classes": [np.array([2]), np.array([0, 1])]},
+        ),
+        (IMAGES.astype(np.float64), {"boxes": np.array([[BOX] * 2] * 2), "classes": np.array([[2.0, -1.0], [0, 1]])}),
+        ({"images": IMAGES, "bounding_boxes": Y}, None),
+        (IMAGES, ragged),
+    ],
+)
+def test_the_same_batch_in_other_forms(x, y):
+    batch, expected = checked_batch(x, y() if callable(y) else y, THREE), checked_batch(IMAGES, Y, THREE)
+    assert set(batch) == set(expected)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(batch[name], value)
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        {"boxes": [[], []], "classes": [[], []]},
+        {"boxes": np.zeros((2, 0, 4)), "classes": np.zeros((2, 0))},
+        {"boxes": np.full((2, 3, 4), np.nan), "classes": np.full((2, 3), -1)},
+    ],
+)
+def test_without_boxes(y):
+    batch = checked_batch(IMAGES, y, THREE)
+    assert batch["boxes"].shape[2:] == (4,) and not batch["boxes"].any() and not batch["valid"].any()
+
+
+def test_pixels_from_0_to_1():
+    unit = np.full((1, 32, 32, 3), 0.2, np.float32)
+    batch = checked_batch(unit, None, Convention(3, pixel_range=(0, 1)))
+    np.testing.assert_allclose(batch["images"], 51, rtol=1e-6)
+    assert not checked_batch(0 * unit, None, THREE)["images"].any()  # black is black
+
+
+def with_box(box, label=0, images=IMAGES):
+    return images, {"boxes": np.array([[BOX], [box]], np.float32), "classes": np.array([[1], [label]])}
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (*with_box([np.nan, 0, 9, 9]), "image 1: expected finite boxes in xyxy"),
+        (*with_box([50, 50, 20, 10]), "of positive width"),
+        (*with_box([50, 50, 50, 60]), "of positive width"),
+        (*with_box([100, 10, 140, 20]), "inside the image"),
+        (*with_box([100, -5, 120, 20]), "inside the image"),
+        (*with_box(BOX, 3), "classes from 0 to 2"),
+        (*with_box(BOX, -2), "classes from 0 to 2"),
+        (*with_box(BOX, 0.5), "classes from 0 to 2"),
+        (*with_box(BOX, images=IMAGES / 255), r"pixel_range=\(0, 1\)"),
+        (*with_box(BOX, images=IMAGES - 210.0), "got -10 to -10"),
+        (*with_box(BOX, images=IMAGES[:, :40]), "pad them at the bottom and on the right to 64 x 128"),
+        (*with_box(BOX, images=IMAGES[..., 0]), r"got \[2, 64, 128\]"),
+        (*with_box(BOX, images=[IMAGES[0], IMAGES[0, :32]]), "of several sizes"),
+        (*with_box(BOX, images=IMAGES[:1]), "expected boxes of 1 images, got 2"),
+        (IMAGES, {"boxes": np.zeros((2, 1, 5)), "classes": np.zeros((2, 1))}, r"got \[2, 1, 5\]"),
+        (IMAGES, {"boxes": np.zeros((2, 1, 4)), "classes": np.zeros((2, 3))}, r"and \[2, 3\]"),
+        (IMAGES, {"boxes": [[BOX[:3]], [BOX]], "classes": [[0], [0]]}, r"an array \[G, 4\]"),
+        (IMAGES, {"boxes": Y["boxes"]}, r"the keys \['boxes'\]"),
+        (IMAGES, Y["boxes"], "got ndarray"),
+        ({"images": IMAGES, "boxes": Y["boxes"]}, None, "got the keys"),
+        ({"images": IMAGES, "size": 1}, Y, "leave y out"),
+    ],
+)
+def test_refused(x, y, message):
+    with pytest.raises(RetinaError, match=message):
+        checked_batch(x, y, THREE)
+
+
+@pytest.mark.parametrize(("box_format", "pixels"), [("XYXY", (0, 255)), ("coco", (0, 255)), ("xyxy", (-1, 1))])
+def test_refused_conventions(box_format, pixels):
+    with pytest.raises(RetinaError, match="bounding_box_format" if pixels[0] == 0 else "pixel_range"):
+        keras_inputs.convention(3, box_format, pixels)
+
+
+def test_slots_of_elements_vary_between_the_first_two():
+    """Else Keras' pipelines of TensorFlow would take the first batch's number of slots for all."""
+    lists = [{"boxes": [[BOX] * n], "labels": [[0] * n]} for n in (1, 2, 0, 3)]
+    batches = list(source(((IMAGES[:1], y) for y in lists), None, THREE))
+    assert [batch["boxes"].shape for batch in batches] == [(1, n, 4) for n in (1, 2, 0, 4)]
+    assert [int(batch["valid"].sum()) for batch in batches] == [1, 2, 0, 3]
+    with pytest.raises(RetinaError, match="expected none"):
+        next(source(iter_of((IMAGES, Y, np.ones(2))), None, THREE))
+
+
+def iter_of(*elements):
+    yield from elements
