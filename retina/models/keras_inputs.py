@@ -180,7 +180,7 @@ def _targets(y: Any, convention: Convention, size: tuple[int, int], count: int |
     boxes = to_xyxy(boxes, convention.box_format, size)
     finite = ops.all(ops.isfinite(boxes), axis=-1)
     positive = ops.logical_and(boxes[..., 2] > boxes[..., 0], boxes[..., 3] > boxes[..., 1])
-    limit = np.array([size[1], size[0]], np.float32)
+    limit = ops.convert_to_tensor([size[1], size[0]], "float32")
     inside = ops.logical_and(
         ops.all(boxes[..., :2] >= -_BEYOND, axis=-1), ops.all(boxes[..., 2:] <= limit + _BEYOND, axis=-1)
     )
