@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from retina.inference import Detections
     from retina.pages.browse import browse
     from retina.runs.importing import import_run as import_weights
+    from retina.setup.starting import init
     from retina.training.train import train
 
 # Verbs and helpers that bring in Keras, and where they stand.
@@ -75,6 +76,7 @@ _HEAVY = {
     "export": "retina.export.exporting",
     "export_weights": "retina.export.weights",
     "import_weights": "retina.runs.importing:import_run",
+    "init": "retina.setup.starting",
     "inference_in_words": "retina.runs.loading",
     "load": "retina.export.loading",
     "loss_distribution": "retina.ablation.sampling",
@@ -86,7 +88,7 @@ _HEAVY = {
 
 __all__ = [
     "ablate", "benchmark", "browse", "compare", "convert", "evaluate", "examine", "export", "export_weights",
-    "import_weights", "judge", "load", "load_split", "loss_distribution", "predict", "score", "summarise_study",
+    "import_weights", "init", "judge", "load", "load_split", "loss_distribution", "predict", "score", "summarise_study",
     "train", "write_report",
 ]  # fmt: skip
 

@@ -12,16 +12,26 @@ import typer
 from retina import api
 from retina import config as configuration
 from retina.commands.options import Overrides, config_arguments
+from retina.data.formats.layouts import look
 from retina.errors import RetinaError
+from retina.files import bare_name, exists
 from retina.output import console
-from retina.runs.directory import RunDirectory, shown
+from retina.runs.directory import SETUP, RunDirectory, numbered, refuse_if_used, shown
 from retina.runs.hosts import hosts_of
 
 
 def train(
-    config: Annotated[str | None, typer.Argument(help="A YAML file; without one, the digits demo.")] = None,
+    config: Annotated[
+        str | None,
+        typer.Argument(metavar="[FOLDER_OR_CONFIG]", help="Images and boxes, or a YAML file; or else the digits demo."),
+    ] = None,
     overrides: Overrides = None,
-    run_dir: Annotated[Path, typer.Option(help="A new folder for everything the run writes.")] = Path("runs/latest"),
+    run_dir: Annotated[
+        Path | None, typer.Option(help="A new folder for all that the run writes: runs/latest, or runs/FOLDER.")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Of a FOLDER: time from start to report; an hour at most by default.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's latest checkpoint.")] = False,
     changed_data: Annotated[
         bool, typer.Option("--changed-data", help="Go on although the data are not the run's any more.")
@@ -30,8 +40,20 @@ def train(
         Literal["slurm", "env"] | None, typer.Option(help="Whose variables give run.hosts: SLURM's, or torchrun's.")
     ] = None,
 ) -> None:
-    """Train a detector and evaluate it on the validation data."""
+    """Train a detector on a folder of images or by a configuration, evaluate it, and write its page."""
     file, settings = config_arguments(config, overrides)
+    of_data = file is not None and _is_data(file)
+    if of_data and resume:
+        raise RetinaError(f"--resume: expected a run to go on with, got data ({file}); give --run-dir RUN alone")
+    if minutes is not None and not of_data:
+        raise RetinaError("--minutes: it has an effect on a folder of images only; set schedule.steps, or leave it out")
+    if run_dir is None:
+        run_dir = numbered(Path("runs") / bare_name(str(file))) if of_data else Path("runs/latest")
+    if of_data:
+        refuse_if_used(run_dir)
+        written = run_dir / SETUP / f"{bare_name(str(file))}.yaml"
+        api.init(str(file), written, minutes=minutes, overrides=settings, say=_say)
+        file, settings = str(written), []
     if changed_data and not resume:
         raise RetinaError("--changed-data: it has an effect on a run that goes on only; add --resume, or leave it out")
     by_its_own_config = resume and file is None
@@ -45,14 +67,29 @@ def train(
     if resolved.run.hosts is not None and resolved.run.hosts.index:
         return  # host 0 says where the run is
     page = _report(run_dir) if resolved.run.report else None
-    terminal = console()
-    terminal.print(f"The run is in {run_dir}. Look at it:", markup=False, soft_wrap=True)
+    _say(f"The run is in {run_dir}. Look at it:")
     run = shown(run_dir)
     if resolved.data.validation is not None:
-        terminal.print(f"  retina evaluate {run}", markup=False, soft_wrap=True)
-    terminal.print(f"  retina predict {run} IMAGE…", markup=False, soft_wrap=True)
+        _say(f"  retina evaluate {run}{'' if resolved.data.test is None else ' --split test'}")
+    _say(f"  retina predict {run} IMAGE…")
     if page is not None:
-        terminal.print(f"Its report, a page for the browser, is {page}.", markup=False, soft_wrap=True)
+        _say(f"Its report, a page for the browser, is {page}.")
+
+
+def _say(line: str) -> None:
+    console().print(line, markup=False, soft_wrap=True)
+
+
+def _is_data(word: str) -> bool:
+    """Tell whether the first argument is data of any format rather than a configuration.
+
+    Raises:
+        RetinaError: it is a folder or file that is neither.
+    """
+    path = Path(word)
+    if not exists(path) or (path.is_file() and path.suffix not in (".yaml", ".yml", ".json", ".csv")):
+        return False  # reading it as a configuration says what is wrong
+    return look(word).config is None
 
 
 def _report(run: Path) -> Path | None:

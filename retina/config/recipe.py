@@ -119,8 +119,8 @@ class _Warmup(Section):
         """
         if self.steps is None:
             raise RetinaError(
-                f"schedule.epochs: expected a number of steps here, got {self.epochs:g} epochs, whose steps follow from "
-                "the training images; set schedule.steps"
+                f"schedule.epochs: expected a number of steps here, got {self.epochs:g} epochs, whose steps follow "
+                "from the training images; set schedule.steps"
             )
         return self.steps
 

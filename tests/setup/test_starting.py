@@ -1,0 +1,155 @@
+"""`retina init` on folders: a configuration that loads, the same each time, without a leak, with its reasons."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from retina import config
+from retina.data.load import load_split
+from retina.errors import RetinaError
+from retina.setup import starting
+from retina.setup.draft import Draft, to_yaml
+from tests.setup.made import CPU, SPEED, photograph, voc_folder
+
+
+def set_up(folder: Path, lists: Path, *overrides: str, **options) -> starting.Setup:
+    """With a batch of 4, so that no network is built to estimate its memory."""
+    overrides = ("run.batch_size=4", *overrides)
+    return starting.set_up(folder, lists, overrides=overrides, on=CPU, measure=lambda *_: SPEED, **options)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """24 photographs, of which 5 are copies: three times the picture 0, recompressed, and two of picture 3."""
+    seeds = [0, 1, 2, 3, *range(10, 25), 0, 0, 0, 3, 3]
+    return voc_folder(tmp_path_factory.mktemp("data") / "desk", seeds)
+
+
+@pytest.fixture(scope="module")
+def made(folder, tmp_path_factory):
+    """The folder's configuration, written as `retina init` writes it."""
+    out = tmp_path_factory.mktemp("out") / "desk.yaml"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(starting, "device", lambda: CPU)
+        patch.setattr(starting, "_measured", lambda *_: SPEED)
+        lines: list[str] = []
+        settings = starting.init(folder, out, minutes=10, overrides=["run.seed=3"], say=lines.append)
+    return out, settings, lines
+
+
+def test_the_file_loads_as_what_was_returned(made):
+    out, settings, _ = made
+    assert config.load(out) == settings
+    assert settings.run.seed == 3 and settings.data.classes == ("cup", "pen")
+
+
+def test_only_what_was_chosen_is_written_with_its_reason_in_the_order_of_the_configuration(made):
+    out, _, _ = made
+    tree = yaml.safe_load(out.read_text())
+    assert list(tree) == [name for name in config.Config.model_fields if name in tree]
+    assert list(tree["data"]) == [name for name in config.Data.model_fields if name in tree["data"]]
+    assert "difficult" not in tree["data"] and "precision" not in tree["run"]
+    lines = out.read_text().splitlines()
+    assert "  # as given" in lines and max(map(len, lines)) < 160
+    for section in (line for line in lines if line.endswith(":")):
+        assert lines[lines.index(section) + 1].startswith("  # "), section
+
+
+def test_the_table_says_the_same(made):
+    out, _, lines = made
+    text = " ".join(" ".join(lines).split())
+    assert "data.classes: [cup, pen]" in text and "boxes of each class: cup 40, pen 8" in text
+    assert "batch_size: 8" in text and "within --minutes 10" in text
+    assert lines[-1].startswith(f"{out}: written; training it takes about ")
+
+
+def test_the_splits_leak_no_copy_and_leave_no_image_out(made):
+    _, settings, _ = made
+    train, validation = (set(load_split(settings.data, role).image_ids) for role in ("train", "validation"))
+    assert len(train) + len(validation) == 24 and not train & validation
+    for copies in ({"000", "019", "020", "021"}, {"003", "022", "023"}):
+        assert copies <= train or copies <= validation
+    assert 2 <= len(validation) <= 6
+
+
+def test_the_same_folder_gives_the_same_file(folder, made, tmp_path):
+    first, second = (set_up(folder, tmp_path, minutes=10) for _ in range(2))
+    assert first == second
+
+
+def test_splits_that_are_there_stay(folder, tmp_path):
+    copy = voc_folder(tmp_path / "there", list(range(30, 36)))
+    lists = copy / "ImageSets" / "Main"
+    (lists / "all.txt").unlink()
+    (lists / "train.txt").write_text("000\n001\n002\n003\n")
+    (lists / "val.txt").write_text("004\n005\n")
+    setup = set_up(copy, tmp_path / "lists")
+    assert setup.lists == {} and setup.config.data.train == config.VocSource(splits=("train",))
+    assert setup.config.data.validation == config.VocSource(splits=("val",)) and setup.config.data.test is None
+
+
+def test_overrides_come_first(folder, tmp_path):
+    setup = set_up(
+        folder, tmp_path, "model.backbone=resnet18", "schedule.epochs=4", "run.batch_size=2", "data.resize.short=64"
+    )
+    assert setup.config.model.weights is None and setup.config.model.backbone == "resnet18"
+    assert setup.config.schedule.epochs == 4 and setup.config.schedule.steps is None
+    assert setup.config.run.batch_size == 2 and setup.config.data.resize.short == 64
+    with pytest.raises(RetinaError, match="--minutes: it has no effect where schedule.steps"):
+        set_up(folder, tmp_path, "schedule.steps=10", minutes=3)
+
+
+def test_a_damaged_photograph_and_a_faulty_box_are_told(tmp_path):
+    folder = voc_folder(tmp_path / "faulty", list(range(8)))
+    (folder / "JPEGImages" / "005.jpg").write_bytes(b"\xff\xd8 no picture")
+    box = folder / "Annotations" / "002.xml"
+    box.write_text(box.read_text().replace("<xmax>110</xmax>", "<xmax>190</xmax>"))
+    setup = set_up(folder, tmp_path)
+    assert setup.config.data.invalid_boxes == "clip" and "1 invalid box in train" in setup.yaml
+    assert "1 image left out that can't be read" in " ".join(setup.yaml.replace("#", "").split())
+    assert "005.jpg" not in {name for names in setup.lists.values() for name in names}
+
+
+@pytest.mark.parametrize(
+    ("target", "text"),
+    [("configs/digits.yaml", "expected data, it is a configuration or a run"), ("nowhere", "no such file or folder")],
+)
+def test_what_is_no_data_is_refused(target, text, tmp_path):
+    with pytest.raises(RetinaError, match=text):
+        set_up(Path(target), tmp_path)
+
+
+def test_what_is_there_is_not_overwritten(tmp_path):
+    (tmp_path / "my.yaml").write_text("mine")
+    with pytest.raises(RetinaError, match="there is something already"):
+        starting.init(tmp_path, tmp_path / "my.yaml")
+
+
+@pytest.mark.parametrize("minutes", [0, -3.0, float("nan")])
+def test_no_time_is_refused(minutes, folder, tmp_path):
+    with pytest.raises(RetinaError, match="--minutes: expected more than 0"):
+        set_up(folder, tmp_path, minutes=minutes)
+
+
+def test_a_draft_keeps_the_last_choice_and_marks_what_was_given():
+    draft = Draft(("run.seed=1", "data.resize.long=96"))
+    draft = draft.choose({"data.root": "x", "data.train": {"format": "digits"}, "data.validation": None}, "made up")
+    draft = draft.choose({"schedule.kind": "constant", "schedule.steps": 1}, "first").choose(
+        {"schedule.steps": 2}, "last"
+    )
+    draft = draft.choose({"data.resize": {"short": 64, "long": 64}}, "small")
+    assert draft.config().schedule.length == 2 and draft.config().data.resize.long == 96
+    reasons = draft.reasons()
+    assert reasons["schedule.steps"] == "last" and reasons["run.seed"] == "as given"
+    assert reasons["data.resize"] == "small (as given)"
+    assert draft.gives("data.resize.long", "x") and draft.gives("data.resize.long.y") and not draft.gives("data.root")
+    assert yaml.safe_load(to_yaml(draft, ["made up"])) == draft.tree()
+
+
+def test_names_in_lists_tell_images_apart(folder):
+    table = load_split(config.Data(root=folder, train=config.VocSource(splits=("all",)), validation=None), "train")
+    assert starting.list_names(table)[:2] == ["000.jpg", "001.jpg"]
+    twice = table.subset([0, 1]).__class__(**{**vars(table.subset([0, 1])), "images": ("a/x.jpg", "b/x.jpg")})
+    assert starting.list_names(twice) == ["000", "001"]
+    assert photograph(1).size == (128, 96)
