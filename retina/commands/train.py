@@ -14,9 +14,9 @@ from retina import config as configuration
 from retina.commands.options import Overrides, config_arguments
 from retina.data.formats.layouts import look
 from retina.errors import RetinaError
-from retina.files import bare_name, exists
+from retina.files import exists
 from retina.output import console
-from retina.runs.directory import SETUP, RunDirectory, numbered, refuse_if_used, shown
+from retina.runs.directory import RunDirectory, shown
 from retina.runs.hosts import hosts_of
 
 
@@ -42,27 +42,20 @@ def train(
 ) -> None:
     """Train a detector on a folder of images or by a configuration, evaluate it, and write its page."""
     file, settings = config_arguments(config, overrides)
-    of_data = file is not None and _is_data(file)
-    if of_data and resume:
-        raise RetinaError(f"--resume: expected a run to go on with, got data ({file}); give --run-dir RUN alone")
-    if minutes is not None and not of_data:
-        raise RetinaError("--minutes: it has an effect on a folder of images only; set schedule.steps, or leave it out")
-    if run_dir is None:
-        run_dir = numbered(Path("runs") / bare_name(str(file))) if of_data else Path("runs/latest")
-    if of_data:
-        refuse_if_used(run_dir)
-        written = run_dir / SETUP / f"{bare_name(str(file))}.yaml"
-        api.init(str(file), written, minutes=minutes, overrides=settings, say=_say)
-        file, settings = str(written), []
     if changed_data and not resume:
         raise RetinaError("--changed-data: it has an effect on a run that goes on only; add --resume, or leave it out")
-    by_its_own_config = resume and file is None
-    if by_its_own_config:
-        file = str(RunDirectory.open(run_dir).path / "config.yaml")
-    resolved = configuration.load(file, [*settings, *_launched(launcher)])
-    place_given = launcher is not None or any(text.startswith("run") and "hosts" in text for text in settings)
-    if by_its_own_config and not place_given:
-        _refuse_other_place(run_dir, resolved)
+    if file is not None and _is_data(file):
+        if resume or launcher is not None:
+            raise RetinaError(
+                f"{'--resume' if resume else '--launcher'}: expected a configuration or a run, got data ({file}); "
+                + ("give --run-dir RUN alone" if resume else "write a configuration with `retina init` first")
+            )
+        resolved, run_dir = api.init_run(file, run_dir, minutes=minutes, overrides=settings, say=_say)
+    else:
+        if minutes is not None:
+            raise RetinaError("--minutes: it has an effect on a folder of images only; leave it out")
+        run_dir = Path("runs/latest") if run_dir is None else run_dir
+        resolved = _configured(file, settings, run_dir, resume, launcher)
     api.train(resolved, run_dir, resume=resume, changed_data=changed_data)
     if resolved.run.hosts is not None and resolved.run.hosts.index:
         return  # host 0 says where the run is
@@ -103,6 +96,20 @@ def _report(run: Path) -> Path | None:
             file=sys.stderr,
         )
         return None
+
+
+def _configured(
+    file: str | None, settings: list[str], run_dir: Path, resume: bool, launcher: Literal["slurm", "env"] | None
+) -> configuration.Config:
+    """The configuration of a file, or without one of the run that goes on or of the digits demo."""
+    by_its_own_config = resume and file is None
+    if by_its_own_config:
+        file = str(RunDirectory.open(run_dir).path / "config.yaml")
+    resolved = configuration.load(file, [*settings, *_launched(launcher)])
+    place_given = launcher is not None or any(text.startswith("run") and "hosts" in text for text in settings)
+    if by_its_own_config and not place_given:
+        _refuse_other_place(run_dir, resolved)
+    return resolved
 
 
 def _refuse_other_place(run_dir: Path, config: configuration.Config) -> None:

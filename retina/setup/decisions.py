@@ -36,9 +36,11 @@ _MOST_TIMES = 4
 _LEAST_STEPS = 20
 _EVALUATIONS = 4
 _MOST_EVALUATION = 0.2  # of the time of the steps
-# Seconds of a run besides steps and evaluations: start, weights, last checkpoint, page.
-_AROUND = 30.0
-# An evaluation passes the network forward only, which takes this share of a training step, and is compiled alike.
+# Seconds of a run besides steps and evaluations: tables, weights, last checkpoint, page.
+_AROUND = 15.0
+# For each canvas the step is compiled, and for the first evaluation the network twice more, which takes as long.
+_COMPILED = 2.0
+# An evaluation passes the network forward only, which takes this share of a training step.
 _FORWARD = 0.4
 _EVALUATION = 2.0
 _WARMUP = 100
@@ -203,7 +205,7 @@ def length(work: Work, speed: Speed, *, pretrained: bool, minutes: float | None)
 
 def seconds(steps: int, evaluations: int, work: Work, speed: Speed) -> float:
     """Return the expected time of `retina train`, from its start to its page."""
-    compiling = work.canvases * (1 + _FORWARD) * speed.first_step
+    compiling = work.canvases * _COMPILED * speed.first_step
     return _AROUND + compiling + evaluations * _evaluation(work, speed) + steps * speed.step
 
 

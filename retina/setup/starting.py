@@ -23,6 +23,7 @@ from retina.doctor.suggest import propose
 from retina.errors import RetinaError, install_hint
 from retina.files import bare_name, exists, write_text
 from retina.models.efficientnet_lite import installed_file
+from retina.runs.directory import SETUP, numbered, refuse_if_used
 from retina.setup import decisions
 from retina.setup.decisions import Speed, Work
 from retina.setup.device import Device, device
@@ -108,6 +109,30 @@ def init(
     write_text(file, setup.yaml)
     say(f"{file}: written; training it takes about {duration(setup.seconds / 3600)} here")
     return setup.config
+
+
+def init_run(
+    folder: str | Path,
+    run_dir: str | Path | None = None,
+    *,
+    minutes: float | None = None,
+    overrides: Sequence[str] = (),
+    say: Say = lambda line: None,
+) -> tuple[Config, Path]:
+    """Write a folder's configuration into the run directory that it is for; return both.
+
+    Args:
+        run_dir: by default `runs/` and the folder's name, with a number if that is there.
+
+    The others as of `init`.
+
+    Raises:
+        RetinaError: as `init`; or the run directory is not empty.
+    """
+    name = bare_name(folder)
+    path = numbered(Path("runs") / name) if run_dir is None else Path(run_dir)
+    refuse_if_used(path)
+    return init(folder, path / SETUP / f"{name}.yaml", minutes=minutes, overrides=overrides, say=say), path
 
 
 def set_up(

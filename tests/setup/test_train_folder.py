@@ -26,7 +26,11 @@ def typed(monkeypatch, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("line", "text"),
     [
-        ("retina train desk --resume", "--resume: expected a run to go on with, got data (desk); give --run-dir RUN"),
+        (
+            "retina train desk --resume",
+            "--resume: expected a configuration or a run, got data (desk); give --run-dir RUN",
+        ),
+        ("retina train desk --launcher env", "--launcher: expected a configuration or a run, got data (desk)"),
         ("retina train --minutes 3", "--minutes: it has an effect on a folder of images only"),
         ("retina train empty", "empty: expected a configuration or run, a COCO JSON file"),
         ("retina train desk data.resize.shrt=3", "init: unknown key 'data.resize.shrt'"),
