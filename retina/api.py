@@ -123,7 +123,7 @@ def train(
 
     Args:
         config_or_folder: a configuration (`retina.load_config`), or data for which `init` makes one first.
-        run_dir: a new or empty folder; with `resume=True` a run. For a folder of images it is by default `runs/NAME`, or
+        run_dir: a new or empty folder; with `resume=True` a run. Of a folder of images by default `runs/NAME`, or
             `runs/NAME-2` and so on.
         minutes, say: of a folder, as for `init`.
         options: `resume`, `changed_data`, `train_data`, `validation_data`, `callbacks`, `collaborators`, as of
