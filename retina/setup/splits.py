@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -132,12 +132,3 @@ def _none_empty(part: np.ndarray, content: np.ndarray, parts: int) -> np.ndarray
         if len(giving) > 1:
             part[giving[content[giving, -1].argmin()]] = empty
     return part
-
-
-def missing_classes(showing: np.ndarray, part: np.ndarray, classes: Sequence[str]) -> Mapping[int, list[str]]:
-    """Return the classes that a part does not show, of the parts that lack any."""
-    lacking = {
-        number: [name for name, there in zip(classes, showing[part == number].any(axis=0), strict=True) if not there]
-        for number in range(int(part.max(initial=0)) + 1)
-    }
-    return {number: names for number, names in lacking.items() if names}
