@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from retina import config
 from retina.config.reading import TAGS, in_a_line, overridden
 
-_WIDTH = 100
+_WIDTH = 78
 _GIVEN = "as given"
 
 

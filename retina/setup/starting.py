@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -75,6 +76,7 @@ def init(
     *,
     minutes: float | None = None,
     overrides: Sequence[str] = (),
+    since: float | None = None,
     say: Say = lambda line: None,
 ) -> Config:
     """Write a configuration for a folder of images, each value with its reason, and return it.
@@ -89,6 +91,7 @@ def init(
         minutes: the time that training may take, from its start to the page; by default as long as is useful, up to an
             hour.
         overrides: `key.path=value`, which come before what would be chosen.
+        since: `time.monotonic()` at which `minutes` began; None begins with the training.
         say: called with lines on what is done, and what was decided.
 
     Raises:
@@ -97,9 +100,8 @@ def init(
     file = Path(f"{bare_name(folder)}.yaml" if out is None else out)
     if exists(file):
         raise RetinaError(f"{file}: there is something already; remove it, or choose another --out")
-    setup = set_up(
-        folder, file.absolute().with_name(f"{file.stem}_splits"), minutes=minutes, overrides=overrides, say=say
-    )
+    lists = file.absolute().with_name(f"{file.stem}_splits")
+    setup = set_up(folder, lists, minutes=minutes, overrides=overrides, since=since, say=say)
     for line in setup.table:
         say(line)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -123,6 +125,7 @@ def init_run(
 
     Args:
         run_dir: by default `runs/` and the folder's name, with a number if that is there.
+        minutes: the time from this call to the page.
 
     The others as of `init`.
 
@@ -132,7 +135,8 @@ def init_run(
     name = bare_name(folder)
     path = numbered(Path("runs") / name) if run_dir is None else Path(run_dir)
     refuse_if_used(path)
-    return init(folder, path / SETUP / f"{name}.yaml", minutes=minutes, overrides=overrides, say=say), path
+    file, since = path / SETUP / f"{name}.yaml", time.monotonic()
+    return init(folder, file, minutes=minutes, overrides=overrides, since=since, say=say), path
 
 
 def set_up(
@@ -141,6 +145,7 @@ def set_up(
     *,
     minutes: float | None = None,
     overrides: Sequence[str] = (),
+    since: float | None = None,
     on: Device | None = None,
     measure: Measure | None = None,
     say: Say = lambda line: None,
@@ -165,7 +170,8 @@ def set_up(
     draft = _with_network(draft, train, on)
     say(f"measuring the speed of training on {on.name}")
     speed = (_measured if measure is None else measure)(draft.config(), train)
-    draft, seconds = _with_length(draft, data.tables, speed, on, minutes)
+    spent = 0.0 if since is None else time.monotonic() - since
+    draft, seconds = _with_length(draft, data.tables, speed, on, minutes, spent)
     files = {lists / f"{role}.txt": names for role, names in data.lists.items()}
     heading = [
         f"Written by `retina init` for {folder}. Each value has its reason above it; change what you like.",
@@ -188,7 +194,7 @@ def read(folder: str | Path, lists: Path, draft: Draft) -> Folder:
     if layout.config is not None:
         raise RetinaError(f"{folder}: expected data, it is a configuration or a run; `retina train` takes it as it is")
     path = Path(folder)
-    root = (path if path.is_dir() else path.parent).absolute()
+    root = (path if path.is_dir() else path.parent if exists(path) else Path()).absolute()  # Path(): of a TFDS name
     sources = {
         role: relative_to(_merged([layout.splits[name] for name in names], role), root)
         for role, names in roles(list(layout.splits)).items()
@@ -400,9 +406,18 @@ def _measured(settings: Config, train: DetectionDataset) -> Speed:
 
 
 def _with_length(
-    draft: Draft, tables: dict[Role, DetectionDataset], speed: Speed, on: Device, minutes: float | None
+    draft: Draft,
+    tables: dict[Role, DetectionDataset],
+    speed: Speed,
+    on: Device,
+    minutes: float | None,
+    spent: float,
 ) -> tuple[Draft, float]:
-    """Choose the schedule, unless an override does; return the expected seconds, too."""
+    """Choose the schedule, unless an override does; return the expected seconds, too.
+
+    Args:
+        spent: seconds of `minutes` that are gone.
+    """
     settings, train = draft.config(), tables["train"]
     batch = settings.run.batch_size
     geometries = plan.fit_training(train.sizes, settings.data.resize, batch_size=batch)
@@ -416,7 +431,8 @@ def _with_length(
         steps = plan.with_steps(settings, train.sizes).schedule.length
         evaluations = steps // (settings.run.evaluate_every or steps)
         return draft, decisions.seconds(steps, evaluations, work, speed)
-    chosen = decisions.length(work, speed, pretrained=settings.model.weights is not None, minutes=minutes)
+    left = None if minutes is None else minutes - spent / 60
+    chosen = decisions.length(work, speed, pretrained=settings.model.weights is not None, minutes=left)
     draft = draft.choose(*decisions.schedule(chosen, work, len(train.boxes), speed, on, minutes))
     every = {"run.evaluate_every": chosen.evaluate_every}
     return draft.choose(every, "the best of these checkpoints is used in the end"), chosen.seconds

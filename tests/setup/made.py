@@ -7,12 +7,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from retina.doctor.cost import Cost
 from retina.setup.decisions import Speed
 from retina.setup.device import Device
 
 CPU = Device("cpu", "2 CPU cores", 16 * 2**30, False)
 GPU = Device("gpu", "H200", 140 * 2**30, True)
 SPEED = Speed(first_step=10.0, step=1.0)
+
+
+def cost(each: float, batch: int = 8) -> Cost:
+    """Of a step: 400 MB, and `each` byte for an image."""
+    memory = {"weights": 1e8, "gradients": 1e8, "optimizer": 2e8, "activations": int(each * batch)}
+    return Cost(1, 1, (64, 64), 1, batch, 1, memory, 1.0, 1.0, 1, 1, 1.0)
 
 
 def photograph(seed: int, size: tuple[int, int] = (96, 128)) -> Image.Image:

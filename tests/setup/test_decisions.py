@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 
-from retina.doctor.cost import Cost
 from retina.setup import decisions
 from retina.setup.decisions import Speed, Work
 from retina.setup.device import accelerator, processor
-from tests.setup.made import CPU, GPU
+from tests.setup.made import CPU, GPU, cost
 
 VGA = np.tile([480, 640], (20, 1))
 
@@ -64,11 +63,6 @@ def test_the_backbone_has_weights_where_they_are_installed():
 @pytest.mark.parametrize(("largest", "level"), [(10, 5), (250, 5), (300, 6), (700, 7), (5000, 7)])
 def test_the_pyramid_reaches_large_boxes(largest, level):
     assert decisions.heads(largest, CPU).values["model.fpn"]["max_level"] == level
-
-
-def cost(each: float, batch: int = 8) -> Cost:
-    memory = {"weights": 1e8, "gradients": 1e8, "optimizer": 2e8, "activations": int(each * batch)}
-    return Cost(1, 1, (64, 64), 1, batch, 1, memory, 1.0, 1.0, 1, 1, 1.0)
 
 
 @pytest.mark.parametrize(

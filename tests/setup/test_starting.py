@@ -1,22 +1,59 @@
 """`retina init` on folders: a configuration that loads, the same each time, without a leak, with its reasons."""
 
+import json
+import shutil
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from retina import config
+from retina.data.dataset import DetectionDataset
 from retina.data.load import load_split
 from retina.errors import RetinaError
 from retina.setup import starting
 from retina.setup.draft import Draft, to_yaml
-from tests.setup.made import CPU, SPEED, photograph, voc_folder
+from tests.setup.made import CPU, SPEED, cost, photograph, voc_folder
 
 
 def set_up(folder: Path, lists: Path, *overrides: str, **options) -> starting.Setup:
     """With a batch of 4, so that no network is built to estimate its memory."""
     overrides = ("run.batch_size=4", *overrides)
     return starting.set_up(folder, lists, overrides=overrides, on=CPU, measure=lambda *_: SPEED, **options)
+
+
+def write_coco(table: DetectionDataset, folder: Path) -> None:
+    """`boxes.json` beside `images`."""
+    shutil.copytree(Path(table.images[0]).parent, folder / "images")
+    images = [
+        {"id": row, "file_name": Path(image).name, "height": 96, "width": 128} for row, image in enumerate(table.images)
+    ]
+    owners = np.repeat(np.arange(len(table)), np.diff(table.offsets)).tolist()
+    annotations = [
+        {"id": n + 1, "image_id": owner, "category_id": int(label), "bbox": [x1, y1, x2 - x1, y2 - y1], "iscrowd": 0}
+        for n, (owner, label, (x1, y1, x2, y2)) in enumerate(
+            zip(owners, table.labels, table.boxes.tolist(), strict=True)
+        )
+    ]
+    categories = [{"id": number, "name": name} for number, name in enumerate(table.class_names)]
+    tree = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "boxes.json").write_text(json.dumps(tree))
+
+
+def write_yolo(table: DetectionDataset, folder: Path) -> None:
+    """`images` and `labels`, with `classes.txt`."""
+    shutil.copytree(Path(table.images[0]).parent, folder / "images")
+    (folder / "labels").mkdir()
+    (folder / "labels" / "classes.txt").write_text("\n".join(table.class_names))
+    for row, image in enumerate(table.images):
+        boxes, labels, *_ = table.objects(row)
+        lines = [
+            f"{label} {(x1 + x2) / 256!r} {(y1 + y2) / 192!r} {(x2 - x1) / 128!r} {(y2 - y1) / 96!r}"
+            for label, (x1, y1, x2, y2) in zip(labels.tolist(), boxes.tolist(), strict=True)
+        ]
+        (folder / "labels" / f"{Path(image).stem}.txt").write_text("\n".join(lines))
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +70,7 @@ def made(folder, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(starting, "device", lambda: CPU)
         patch.setattr(starting, "_measured", lambda *_: SPEED)
+        patch.setattr(starting, "estimate", lambda *_: cost(1e8))  # building the network takes seconds
         lines: list[str] = []
         settings = starting.init(folder, out, minutes=10, overrides=["run.seed=3"], say=lines.append)
     return out, settings, lines
@@ -87,6 +125,27 @@ def test_splits_that_are_there_stay(folder, tmp_path):
     setup = set_up(copy, tmp_path / "lists")
     assert setup.lists == {} and setup.config.data.train == config.VocSource(splits=("train",))
     assert setup.config.data.validation == config.VocSource(splits=("val",)) and setup.config.data.test is None
+
+
+def test_a_file_is_divided_as_a_folder_is(folder, tmp_path):
+    """The same photographs in COCO's JSON and YOLO's text files: the same splits and sizes."""
+    table = load_split(config.Data(root=folder, train=config.VocSource(splits=("all",)), validation=None), "train")
+    for source, ending in (("coco", ".json"), ("yolo", "")):
+        write = {"coco": write_coco, "yolo": write_yolo}[source]
+        write(table, tmp_path / source)
+        target = tmp_path / source / f"boxes{ending}" if ending else tmp_path / source
+        setup, expected = set_up(target, tmp_path), set_up(folder, tmp_path)
+        assert setup.config.data.root == tmp_path / source and setup.config.data.train.format == source
+        assert setup.config.data.resize == expected.config.data.resize
+        assert setup.config.anchors == expected.config.anchors and setup.config.schedule == expected.config.schedule
+        assert [len(names) for names in setup.lists.values()] == [len(names) for names in expected.lists.values()]
+        assert setup.config.data.classes == ("cup", "pen")
+
+
+def test_of_a_folder_the_time_begins_with_the_command(folder, tmp_path):
+    late = set_up(folder, tmp_path, minutes=6, since=time.monotonic() - 120)
+    assert late.config.schedule.length < set_up(folder, tmp_path, minutes=6).config.schedule.length - 80
+    assert "within --minutes 6" in late.yaml
 
 
 def test_overrides_come_first(folder, tmp_path):
