@@ -36,9 +36,9 @@ class Draft:
         return replace(self, choices=(*self.choices, Choice(values, reason)))
 
     def gives(self, *keys: str) -> bool:
-        """Return whether an override sets one of the keys, or a section that holds it."""
+        """Return whether an override sets one of the keys, a section that holds it, or a part of it."""
         given = [text.partition("=")[0] for text in self.overrides]
-        return any(key == name or key.startswith(f"{name}.") for key in keys for name in given)
+        return any(f"{key}.".startswith(f"{name}.") or name.startswith(f"{key}.") for key in keys for name in given)
 
     def tree(self) -> dict[str, Any]:
         """Return the plain values of the configuration."""

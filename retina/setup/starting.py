@@ -98,9 +98,10 @@ def init(
         RetinaError: the folder can't be read or divided, `out` exists, or an override is wrong.
     """
     file = Path(f"{bare_name(folder)}.yaml" if out is None else out)
-    if exists(file):
-        raise RetinaError(f"{file}: there is something already; remove it, or choose another --out")
     lists = file.absolute().with_name(f"{file.stem}_splits")
+    for path in (file, lists):
+        if exists(path):
+            raise RetinaError(f"{path}: there is something already; remove it, or choose another --out")
     setup = set_up(folder, lists, minutes=minutes, overrides=overrides, since=since, say=say)
     for line in setup.table:
         say(line)

@@ -181,8 +181,10 @@ def test_what_is_no_data_is_refused(target, text, tmp_path):
 
 def test_what_is_there_is_not_overwritten(tmp_path):
     (tmp_path / "my.yaml").write_text("mine")
-    with pytest.raises(RetinaError, match="there is something already"):
-        starting.init(tmp_path, tmp_path / "my.yaml")
+    (tmp_path / "our_splits").mkdir()
+    for file, there in (("my.yaml", "my.yaml"), ("our.yaml", "our_splits")):
+        with pytest.raises(RetinaError, match=f"{there}: there is something already"):
+            starting.init(tmp_path, tmp_path / file)
 
 
 @pytest.mark.parametrize("minutes", [0, -3.0, float("nan")])
@@ -202,7 +204,8 @@ def test_a_draft_keeps_the_last_choice_and_marks_what_was_given():
     reasons = draft.reasons()
     assert reasons["schedule.steps"] == "last" and reasons["run.seed"] == "as given"
     assert reasons["data.resize"] == "small (as given)"
-    assert draft.gives("data.resize.long", "x") and draft.gives("data.resize.long.y") and not draft.gives("data.root")
+    assert draft.gives("data.resize.long", "x") and draft.gives("data.resize.long.y") and draft.gives("data.resize")
+    assert not draft.gives("data.root", "data.resize.lo", "data.resize.longer")
     assert yaml.safe_load(to_yaml(draft, ["made up"])) == draft.tree()
 
 
