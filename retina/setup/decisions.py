@@ -57,11 +57,15 @@ class Speed(NamedTuple):
 
 
 class Length(NamedTuple):
-    """Steps of a run, how many of them stand between evaluations, and the expected seconds of the whole command."""
+    """Steps of a run, how many of them stand between evaluations, and the expected seconds of the whole command.
+
+    `enough` are the seconds of a run that shows as much as is useful.
+    """
 
     steps: int
     evaluate_every: int
     seconds: float
+    enough: float
 
 
 def resize(sides: np.ndarray, labels: np.ndarray, sizes: np.ndarray, device: Device) -> Choice:
@@ -200,7 +204,8 @@ def length(work: Work, speed: Speed, *, pretrained: bool, minutes: float | None)
         steps = max(min(int((budget - around) / speed.step), most), _LEAST_STEPS)
         if evaluations * _evaluation(work, speed) <= _MOST_EVALUATION * steps * speed.step:
             break
-    return Length(steps, math.ceil(steps / evaluations), seconds(steps, evaluations, work, speed))
+    every, enough = math.ceil(steps / evaluations), seconds(useful, _EVALUATIONS, work, speed)
+    return Length(steps, every, seconds(steps, evaluations, work, speed), enough)
 
 
 def seconds(steps: int, evaluations: int, work: Work, speed: Speed) -> float:
@@ -226,6 +231,8 @@ def schedule(chosen: Length, work: Work, boxes: int, speed: Speed, device: Devic
         f"each of {count(work.images, 'image')} ({count(boxes, 'box')}) is shown {epochs:.0f} times{within}; about "
         f"{duration(chosen.seconds / 3600)} in all, at {speed.step:.2f} s a step, measured on {device.name}"
     )
+    if chosen.enough > 2 * chosen.seconds:
+        reason += f"; better in {duration(chosen.enough / 3600)}, or where this machine has less else to do"
     warmup = min(_WARMUP, chosen.steps // 10)
     return Choice({"schedule.kind": "cosine", "schedule.steps": chosen.steps, "schedule.warmup_steps": warmup}, reason)
 

@@ -109,6 +109,15 @@ def test_a_slow_machine_stops_after_an_hour_and_trains_a_little_at_least():
     assert decisions.length(WORK, Speed(30.0, 20.0), pretrained=True, minutes=0.1).steps == 20
 
 
+@pytest.mark.parametrize(("minutes", "short"), [(4, True), (15, False), (None, False)])
+def test_a_time_that_is_far_too_short_is_told(minutes, short):
+    speed = Speed(10.0, 1.0)
+    chosen = decisions.length(WORK, speed, pretrained=True, minutes=minutes)
+    choice = decisions.schedule(chosen, WORK, 500, speed, CPU, minutes)
+    assert choice.values["schedule.steps"] == chosen.steps and "1.00 s a step, measured on 2 CPU cores" in choice.reason
+    assert ("better in 18 min" in choice.reason) == short
+
+
 def test_many_images_to_evaluate_are_evaluated_less_often():
     chosen = decisions.length(WORK._replace(evaluated=3000), Speed(10.0, 1.0), pretrained=True, minutes=20)
     assert chosen.evaluate_every == chosen.steps
