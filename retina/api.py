@@ -46,6 +46,7 @@ from retina.evaluation.judging import judge as judge_tables
 from retina.evaluation.matching import match
 from retina.evaluation.voc import Difficult
 from retina.files import IMAGE_SUFFIXES, exists, write_text
+from retina.output import Watch, unwatched
 from retina.pages import study as study_page
 from retina.runs.directory import RunDirectory
 from retina.startup import prepare_keras
@@ -173,6 +174,7 @@ def judge(
     replicates: int | None = None,
     overrides: Sequence[str] = (),
     out: str | Path | None = None,
+    watched: Watch = unwatched,
 ) -> Judged:
     """Return the figures of a run or an export on a split of its data, how sure they are, and what keeps them down.
 
@@ -180,11 +182,12 @@ def judge(
         protocol, replicates: see `score`.
         overrides: `key.path=value` of the sections `data`, `evaluation` and `inference`.
         out: a folder for metrics, detections, plots and pictures.
+        watched: passes the batches on, for instance `retina.output.bar`.
 
     Raises:
         RetinaError: as `evaluate`; a setting has no effect; or `out` can't be written.
     """
-    detected = _heavy("detect_split")(run_or_export, split, checkpoint=checkpoint, overrides=overrides)
+    detected = _heavy("detect_split")(run_or_export, split, checkpoint=checkpoint, overrides=overrides, watched=watched)
     settings = detected.config.evaluation
     figures = judge_tables(
         detected.truth, detected.results, protocol=protocol, settings=settings, replicates=replicates

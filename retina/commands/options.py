@@ -12,6 +12,7 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Settings that replace the file's.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")]
+Conventions = Annotated[bool, typer.Option("--conventions", help="Also say by which rules the figures are made.")]
 Checkpoint = Annotated[str, typer.Option(help="best, latest or step_N.")]
 Split = Literal["train", "validation", "test"]
 ProtocolOption = Annotated[Literal["coco", "voc07", "voc10", "pascal-devkit"], typer.Option(help="Whose rules.")]
