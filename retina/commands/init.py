@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from retina import api
-from retina.commands.options import Overrides
+from retina.commands.options import DataFormat, Overrides
 from retina.files import bare_name
 from retina.output import console
 from retina.runs.directory import shown
@@ -23,6 +23,7 @@ def init(
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="The YAML file to write; FOLDER.yaml by default.")] = None,
     minutes: Minutes = None,
+    format: DataFormat = None,
 ) -> None:
     """Write a configuration for a folder of your images: splits, sizes, network, schedule, each with its reason."""
     terminal = console()
@@ -31,5 +32,5 @@ def init(
         terminal.print(line, markup=False, soft_wrap=True)
 
     file = Path(f"{bare_name(folder)}.yaml") if out is None else out
-    api.init(folder, file, minutes=minutes, overrides=overrides or [], say=say)
+    api.init(folder, file, minutes=minutes, overrides=overrides or [], format=format, say=say)
     say(f"Train it:\n  retina train {shown(file)}")

@@ -17,7 +17,7 @@ from retina.output import console
 
 
 def score(
-    ground_truth: Annotated[Path, typer.Option(help="COCO JSON, VOC folder, text folder, configuration or run.")],
+    ground_truth: Annotated[Path, typer.Option(help="Data of any format, text folder, configuration or run.")],
     detections: Annotated[Path, typer.Option(help="COCO results JSON, or a folder of text files.")],
     protocol: ProtocolOption = "coco",
     engine: Annotated[Literal["hotcoco", "pycocotools"] | None, typer.Option(help="Of coco; equal figures.")] = None,

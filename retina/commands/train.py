@@ -11,7 +11,8 @@ import typer
 
 from retina import api
 from retina import config as configuration
-from retina.commands.options import Overrides, config_arguments
+from retina.commands.options import DataFormat, Overrides, config_arguments
+from retina.data.formats import Format
 from retina.data.formats.layouts import look
 from retina.errors import RetinaError
 from retina.files import exists
@@ -32,6 +33,7 @@ def train(
     minutes: Annotated[
         float | None, typer.Option(help="Of a FOLDER: time from start to report; an hour at most by default.")
     ] = None,
+    format: DataFormat = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's latest checkpoint.")] = False,
     changed_data: Annotated[
         bool, typer.Option("--changed-data", help="Go on although the data are not the run's any more.")
@@ -44,16 +46,17 @@ def train(
     file, settings = config_arguments(config, overrides)
     if changed_data and not resume:
         raise RetinaError("--changed-data: it has an effect on a run that goes on only; add --resume, or leave it out")
-    if file is not None and _is_data(file):
+    if file is not None and _is_data(file, format):
         if resume or launcher is not None:
             raise RetinaError(
                 f"{'--resume' if resume else '--launcher'}: expected a configuration or a run, got data ({file}); "
                 + ("give --run-dir RUN alone" if resume else "write a configuration with `retina init` first")
             )
-        resolved, run_dir = api.init_run(file, run_dir, minutes=minutes, overrides=settings, say=_say)
+        resolved, run_dir = api.init_run(file, run_dir, minutes=minutes, overrides=settings, format=format, say=_say)
     else:
-        if minutes is not None:
-            raise RetinaError("--minutes: it has an effect on a folder of images only; leave it out")
+        for option, given in (("--minutes", minutes), ("--format", format)):
+            if given is not None:
+                raise RetinaError(f"{option}: it has an effect on a folder of images only; leave it out")
         run_dir = Path("runs/latest") if run_dir is None else run_dir
         resolved = _configured(file, settings, run_dir, resume, launcher)
     api.train(resolved, run_dir, resume=resume, changed_data=changed_data)
@@ -73,7 +76,7 @@ def _say(line: str) -> None:
     console().print(line, markup=False, soft_wrap=True)
 
 
-def _is_data(word: str) -> bool:
+def _is_data(word: str, format: Format | None) -> bool:
     """Tell whether the first argument is data of any format rather than a configuration.
 
     Raises:
@@ -82,7 +85,7 @@ def _is_data(word: str) -> bool:
     path = Path(word)
     if not exists(path) or (path.is_file() and path.suffix not in (".yaml", ".yml", ".json", ".csv")):
         return False  # reading it as a configuration says what is wrong
-    return look(word).config is None
+    return look(word, format=format).config is None
 
 
 def _report(run: Path) -> Path | None:

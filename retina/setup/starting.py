@@ -13,6 +13,7 @@ from retina import config
 from retina.config import Config
 from retina.data.batches import plan
 from retina.data.dataset import DetectionDataset
+from retina.data.formats import Format
 from retina.data.formats.layouts import look
 from retina.data.load import load_split
 from retina.doctor.ceiling import report
@@ -32,7 +33,7 @@ from retina.setup.draft import Choice, Draft, to_table, to_yaml
 from retina.setup.splits import ROLES, Role, divide, joined, roles, shares
 from retina.training.timing import time_steps
 
-_FORMATS = {"coco": "COCO", "voc": "Pascal VOC", "yolo": "YOLO", "csv": "CSV", "tfds": "TFDS"}
+_FORMATS = {"coco": "COCO", "voc": "Pascal VOC", "yolo": "YOLO", "csv": "CSV", "labelme": "labelme", "tfds": "TFDS"}
 # Enough to see a tendency in brightness.
 _LOOKED_AT = 200
 # Enough for shares of boxes to within a percent.
@@ -76,6 +77,7 @@ def init(
     *,
     minutes: float | None = None,
     overrides: Sequence[str] = (),
+    format: Format | None = None,
     since: float | None = None,
     say: Say = lambda line: None,
 ) -> Config:
@@ -91,6 +93,7 @@ def init(
         minutes: the time that training may take, from its start to the page; by default as long as is useful, up to an
             hour.
         overrides: `key.path=value`, which come before what would be chosen.
+        format: the format as which a folder is read that may be of several.
         since: `time.monotonic()` at which `minutes` began; None begins with the training.
         say: called with lines on what is done, and what was decided.
 
@@ -102,7 +105,7 @@ def init(
     for path in (file, lists):
         if exists(path):
             raise RetinaError(f"{path}: there is something already; remove it, or choose another --out")
-    setup = set_up(folder, lists, minutes=minutes, overrides=overrides, since=since, say=say)
+    setup = set_up(folder, lists, minutes=minutes, overrides=overrides, format=format, since=since, say=say)
     for line in setup.table:
         say(line)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -120,6 +123,7 @@ def init_run(
     *,
     minutes: float | None = None,
     overrides: Sequence[str] = (),
+    format: Format | None = None,
     say: Say = lambda line: None,
 ) -> tuple[Config, Path]:
     """Write a folder's configuration into the run directory that it is for; return both.
@@ -137,7 +141,7 @@ def init_run(
     path = numbered(Path("runs") / name) if run_dir is None else Path(run_dir)
     refuse_if_used(path)
     file, since = path / SETUP / f"{name}.yaml", time.monotonic()
-    return init(folder, file, minutes=minutes, overrides=overrides, since=since, say=say), path
+    return init(folder, file, minutes=minutes, overrides=overrides, format=format, since=since, say=say), path
 
 
 def set_up(
@@ -146,6 +150,7 @@ def set_up(
     *,
     minutes: float | None = None,
     overrides: Sequence[str] = (),
+    format: Format | None = None,
     since: float | None = None,
     on: Device | None = None,
     measure: Measure | None = None,
@@ -164,7 +169,7 @@ def set_up(
         raise RetinaError(f"--minutes: expected more than 0, got {minutes:g}")
     on = device() if on is None else on
     say(f"{folder}: looking at the images")
-    data = read(folder, lists, Draft(tuple(overrides)))
+    data = read(folder, lists, Draft(tuple(overrides)), format)
     train, draft = data.tables["train"], data.draft
     for choice in _of_the_images(data, on):
         draft = draft.choose(*choice)
@@ -185,13 +190,13 @@ def set_up(
 # ------------------------------------------------------------------------------------------------- data and splits
 
 
-def read(folder: str | Path, lists: Path, draft: Draft) -> Folder:
+def read(folder: str | Path, lists: Path, draft: Draft, format: Format | None = None) -> Folder:
     """Read a folder's splits, or make some.
 
     Raises:
         RetinaError: it is a configuration, it can't be read, or it can't be divided.
     """
-    layout = look(str(folder))
+    layout = look(str(folder), format=format)
     if layout.config is not None:
         raise RetinaError(f"{folder}: expected data, it is a configuration or a run; `retina train` takes it as it is")
     path = Path(folder)

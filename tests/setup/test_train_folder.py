@@ -32,9 +32,9 @@ def typed(monkeypatch, capsys, tmp_path):
         ),
         ("retina train desk --launcher env", "--launcher: expected a configuration or a run, got data (desk)"),
         ("retina train --minutes 3", "--minutes: it has an effect on a folder of images only"),
-        ("retina train empty", "empty: expected a configuration or run, a COCO JSON file"),
+        ("retina train empty", "empty: expected a configuration or run, a folder"),
         ("retina train desk data.resize.shrt=3", "init: unknown key 'data.resize.shrt'"),
-        ("retina init runs", "runs: expected a configuration or run, a COCO JSON file"),
+        ("retina init runs", "runs: expected a configuration or run, a folder"),
     ],
 )
 def test_wrong_usage_is_told_before_anything_is_written(typed, tmp_path, line, text):
