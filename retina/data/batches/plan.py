@@ -164,6 +164,27 @@ def training_steps(geometry: Geometry, *, batch_size: int) -> int:
     return int((-(-np.bincount(geometry.canvas_of) // batch_size)).sum())
 
 
+def with_steps(settings: config.Config, sizes: np.ndarray) -> config.Config:
+    """Return the configuration with `schedule.epochs` turned into steps, to the nearest, but at least one.
+
+    Args:
+        sizes: [N,2] (height, width) of the training images as stored, pixels.
+
+    Raises:
+        RetinaError: the warm-up or a milestone does not fit into the steps, or there is no image.
+    """
+    epochs = settings.schedule.epochs
+    if epochs is None:
+        return settings
+    batch_size = settings.run.batch_size
+    per_epoch = training_steps(
+        fit_training(sizes, settings.data.resize, batch_size=batch_size)[0], batch_size=batch_size
+    )
+    tree = settings.model_dump(mode="json")
+    tree["schedule"] |= {"steps": max(round(epochs * per_epoch), 1), "epochs": None}
+    return config.parse(tree, f"schedule.epochs: {epochs:g} epochs of {per_epoch} steps")
+
+
 def box_slots(offsets: np.ndarray, images: int = 1) -> int:
     """G: room for the boxes of so many images, each with the most that an image of the table has.
 
