@@ -83,7 +83,7 @@ def _is_data(word: str, format: Format | None) -> bool:
         RetinaError: it is a folder or file that is neither.
     """
     path = Path(word)
-    if not exists(path) or (path.is_file() and path.suffix not in (".yaml", ".yml", ".json", ".csv")):
+    if not exists(path) or (path.is_file() and path.suffix not in (".yaml", ".yml", ".json", ".csv", ".data", ".names")):
         return False  # reading it as a configuration says what is wrong
     return look(word, format=format).config is None
 
