@@ -26,10 +26,29 @@ class Inference(Section):
     """Score above which an anchor's class is a candidate; 0.05 is the paper's. Lower finds more and takes longer."""
 
     candidates: PositiveInt = 1000
-    """Most pairs of anchor and class a level, by their scores; 1000 is the paper's."""
+    """Most pairs of anchor and class, by their scores; 1000 a level are the paper's."""
+
+    candidates_per: Literal["level", "image"] = "level"
+    """Pairs that `candidates` bounds: those of each pyramid level, as in the paper, or those of an image, all levels
+    together."""
+
+    clip: Literal["before", "after", "none"] = "before"
+    """Cutting of boxes to the image: `before` suppression, so that it compares what is left of them, as in torchvision;
+    `after` it, as in detectron2; or `none`, as in keras-hub, where boxes may reach beyond the image."""
+
+    suppression: Literal["hard", "linear", "gaussian"] = "hard"
+    """Treatment of the lower-scored of two overlapping boxes: `hard` removes it, as in the paper. Soft-NMS
+    (arXiv:1704.04503, section 3) lowers its score s: `linear` to s (1 - IoU) above `nms_iou`, `gaussian` to
+    s exp(-IoU² / `soft_sigma`) at any IoU; it goes where the score falls to `score_threshold`. That finds more in
+    crowds and costs a pass over the candidates for each detection. Exports to
+    ONNX and LiteRT have `hard` alone."""
+
+    soft_sigma: PositiveFloat = 0.5
+    """Width σ of `gaussian`, in squares of IoU; smaller lowers scores more. 0.5 is the default of arXiv:1704.04503."""
 
     nms_iou: Fraction = 0.5
-    """IoU above which the lower-scored of two boxes of one class is suppressed, greedily; 0.5 is the paper's."""
+    """IoU above which the lower-scored of two boxes of one class is suppressed, greedily; 0.5 is the paper's. It has no
+    effect on `gaussian` suppression."""
 
     class_agnostic: bool = False
     """Suppresses among boxes of all classes together: of two objects of different classes in one place the
@@ -41,6 +60,14 @@ class Inference(Section):
 
     batch_size: PositiveInt = 8
     """Images that go through the network at once, on each device, in evaluations; it is about speed and memory."""
+
+    @model_validator(mode="after")
+    def _effective(self) -> Inference:
+        idle = "nms_iou" if self.suppression == "gaussian" else "soft_sigma"
+        default = type(self).model_fields[idle].default
+        if getattr(self, idle) != default:
+            raise ValueError(f"{idle} has no effect with suppression: {self.suppression}; leave it at {default}")
+        return self
 
 
 class Evaluation(Section):

@@ -180,6 +180,7 @@ def after_network(sections: Sections, levels: Sequence[int], classes: int) -> st
     after the first `num_detections` [B] int32. Suppression is onnx's NonMaxSuppression over one row of scores a class.
     """
     inference, anchors = sections.inference, sections.anchors
+    groups: Sequence[int | str] = levels if inference.candidates_per == "level" else ["all"]
     lines = [
         *_constants(
             most=("int64", [1], [inference.candidates]),
@@ -199,10 +200,11 @@ def after_network(sections: Sections, levels: Sequence[int], classes: int) -> st
         ),
         "zero_index = Constant<value_ints = [0]>()",
         *[line for level in levels for line in _level(anchors, level)],
-        *_candidate_ranges(levels),
-        *[line for level in levels for line in _candidates(level)],
+        *(_all_levels(levels) if groups != levels else []),
+        *_candidate_ranges(groups),
+        *[line for group in groups for line in _candidates(group)],
         *[
-            f"{name} = Concat<axis = 1>({', '.join(f'{name}_{level}' for level in levels)})"
+            f"{name} = Concat<axis = 1>({', '.join(f'{name}_{group}' for group in groups)})"
             for name in ("best", "label", "raw_boxes")
         ],
         f"size_float = Cast<to = {_FLOAT}>(size)",
@@ -286,7 +288,13 @@ def _pitch(anchors: config.Anchors, level: int, at: str) -> list[str]:
     ]
 
 
-def _candidate_ranges(levels: Sequence[int]) -> list[str]:
+def _all_levels(levels: Sequence[int]) -> list[str]:
+    """`anchors_all` and `count_all` of the levels together."""
+    named = ", ".join(f"anchors_{level}" for level in levels)
+    return [f"anchors_all = Concat<axis = 0>({named})", "count_all = Shape<start = 0, end = 1>(anchors_all)"]
+
+
+def _candidate_ranges(levels: Sequence[int | str]) -> list[str]:
     lines, start = [], "zero_index"
     for level in levels:
         lines += [f"start_{level} = Identity({start})", f"stop_{level} = Add(start_{level}, count_{level})"]
@@ -294,8 +302,8 @@ def _candidate_ranges(levels: Sequence[int]) -> list[str]:
     return lines
 
 
-def _candidates(level: int) -> list[str]:
-    """A level's best pairs of anchor and class, as `retina.models.decode` picks them: `best`, `label`, `raw_boxes`."""
+def _candidates(level: int | str) -> list[str]:
+    """The best pairs of anchor and class, as `retina.models.decode` picks them: `best`, `label`, `raw_boxes`."""
     lines = [
         "mine = Slice(logits, start, stop, axis_one)",
         "shifts = Slice(deltas, start, stop, axis_one)",
@@ -339,6 +347,8 @@ def _candidates(level: int) -> list[str]:
 def _suppression(inference: config.Inference, classes: int) -> list[str]:
     slots = inference.max_detections
     same = inference.class_agnostic  # then every label counts as the first
+    compared = "cut" if inference.clip == "before" else "raw_boxes"
+    shown = "raw_boxes" if inference.clip == "none" else "cut"
     return [
         *_constants(
             per_class=("int64", [1], [slots]),
@@ -354,7 +364,7 @@ def _suppression(inference: config.Inference, classes: int) -> list[str]:
         *(["group_row = Sub(label_row, label_row)"] if same else []),
         f"is_class = Equal({'group_row' if same else 'label_row'}, class_rows)",
         "by_class = Where(is_class, strength_row, nothing)",
-        "selected = NonMaxSuppression<center_point_box = 0>(cut, by_class, per_class, overlap, floor)",
+        f"selected = NonMaxSuppression<center_point_box = 0>({compared}, by_class, per_class, overlap, floor)",
         "survivors = Gather<axis = 1>(selected, batch_and_box)",
         "their_logits = GatherND(strength, survivors)",
         "strength_shape = Shape(strength)",
@@ -366,7 +376,7 @@ def _suppression(inference: config.Inference, classes: int) -> list[str]:
         "valid = Greater(final, nothing)",
         "safe_places = Where(valid, raw_places, no_label)",
         "final_places = Unsqueeze(safe_places, minus_one)",
-        "chosen = GatherND<batch_dims = 1>(cut, final_places)",
+        f"chosen = GatherND<batch_dims = 1>({shown}, final_places)",
         "unscaled = Mul(chosen, per_original)",
         "valid_column = Unsqueeze(valid, minus_one)",
         "all_boxes = Where(valid_column, unscaled, zero)",

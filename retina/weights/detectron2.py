@@ -182,7 +182,13 @@ def conventions(kind: DetectronRetinanet, file: TensorFile) -> tuple[dict[str, A
             "box": {"kind": "smooth_l1", "beta": 0.1, "weight": 1.0},
             "normalizer": {"kind": "ema", "momentum": 0.9, "initial": 100.0},
         },
-        "inference": {"score_threshold": 0.05, "candidates": 1000, "nms_iou": 0.5, "max_detections": 100},
+        "inference": {
+            "score_threshold": 0.05,
+            "candidates": 1000,
+            "nms_iou": 0.5,
+            "max_detections": 100,
+            "clip": "after",
+        },
         "resize": {"short": 800, "long": 1333, "multiple": 32},
     }
     notes = [

@@ -185,7 +185,7 @@ def _kind_and_classes(
 
 def _obstacles(config: Config) -> Iterator[str]:
     """Settings of the run that differ from what torchvision's code has fixed."""
-    model, anchors, resize = config.model, config.anchors, config.data.resize
+    model, anchors, resize, inference = config.model, config.anchors, config.data.resize, config.inference
     fpn, head = model.fpn, model.head
     wanted: list[tuple[str, Any, str, bool]] = [
         ("model.backbone", model.backbone, f"resnet{'/'.join(map(str, ARCHITECTURES))}", _is_theirs(model.backbone)),
@@ -205,7 +205,10 @@ def _obstacles(config: Config) -> Iterator[str]:
             "canvas, or a data.resize.multiple of 128",
             anchors.spacing == "canvas" or resize.multiple % 128 == 0,
         ),
-        ("inference.class_agnostic", True, "false", not config.inference.class_agnostic),
+        ("inference.class_agnostic", True, "false", not inference.class_agnostic),
+        ("inference.candidates_per", "image", "level", inference.candidates_per == "level"),
+        ("inference.clip", inference.clip, "before", inference.clip == "before"),
+        ("inference.suppression", inference.suppression, "hard", inference.suppression == "hard"),
         ("anchors.box_weights", anchors.box_weights, "(1, 1, 1, 1)", set(anchors.box_weights) == {1.0}),
         (
             "anchors.max_size_ratio",
