@@ -39,7 +39,7 @@ class Inference(Section):
     suppression: Literal["hard", "linear", "gaussian"] = "hard"
     """Treatment of the lower-scored of two overlapping boxes: `hard` removes it, as in the paper. Soft-NMS
     (arXiv:1704.04503, section 3) lowers its score s: `linear` to s (1 - IoU) above `nms_iou`, `gaussian` to
-    s exp(-IoU² / `soft_sigma`) at any IoU; it goes where the score falls to `score_threshold`. That finds more in
+    s exp(-IoU² / `soft_sigma`) at any IoU, without `nms_iou`; it goes where the score falls to `score_threshold`. That finds more in
     crowds and costs a pass over the candidates for each detection. Exports to
     ONNX and LiteRT have `hard` alone."""
 
@@ -47,8 +47,7 @@ class Inference(Section):
     """Width σ of `gaussian`, in squares of IoU; smaller lowers scores more. 0.5 is the default of arXiv:1704.04503."""
 
     nms_iou: Fraction = 0.5
-    """IoU above which the lower-scored of two boxes of one class is suppressed, greedily; 0.5 is the paper's. It has no
-    effect on `gaussian` suppression."""
+    """IoU above which the lower-scored of two boxes of one class is suppressed, greedily; 0.5 is the paper's."""
 
     class_agnostic: bool = False
     """Suppresses among boxes of all classes together: of two objects of different classes in one place the
@@ -79,9 +78,10 @@ class Evaluation(Section):
     engine: Literal["hotcoco", "pycocotools"] = "hotcoco"
     """Library that computes the figures. Both give equal ones; hotcoco is faster, pycocotools the reference."""
 
-    max_detections: tuple[PositiveInt, PositiveInt, PositiveInt] = (1, 10, 100)
-    """Three bounds on the detections of one class in one image, increasing, up to 1000000: AP uses the last, AR each.
-    The default is COCO's, and names AR1, AR10 and AR100."""
+    max_detections: tuple[PositiveInt, ...] = Field(default=(1, 10, 100), min_length=1)
+    """Bounds on the detections of one class in one image, as many as wanted, increasing, up to 1000000: AP uses the
+    last, and each names an AR. The default is COCO's, with AR1, AR10 and AR100; [1, 10, 100, 500] adds AR500 where
+    images are crowded, and then AP counts 500."""
 
     area_ranges: dict[str, tuple[NonNegativeFloat, PositiveFloat]] = Field(
         default={"s": (0.0, 1024.0), "m": (1024.0, 9216.0), "l": (9216.0, 1e10)}
@@ -91,10 +91,10 @@ class Evaluation(Section):
 
     @model_validator(mode="after")
     def _ordered(self) -> Evaluation:
-        if not self.max_detections[0] < self.max_detections[1] < self.max_detections[2]:
+        if list(self.max_detections) != sorted(set(self.max_detections)):
             raise ValueError(f"max_detections must increase, got {list(self.max_detections)}")
-        if self.max_detections[2] > 1_000_000:
-            raise ValueError(f"max_detections must be 1000000 at most, got {self.max_detections[2]}")
+        if self.max_detections[-1] > 1_000_000:
+            raise ValueError(f"max_detections must be 1000000 at most, got {self.max_detections[-1]}")
         for name, (low, high) in self.area_ranges.items():
             if not (name.isalpha() and low < high):
                 raise ValueError(f"area_ranges: '{name}' must be letters, its range must increase: got {low} to {high}")
