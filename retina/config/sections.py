@@ -39,9 +39,9 @@ class Inference(Section):
     suppression: Literal["hard", "linear", "gaussian"] = "hard"
     """Treatment of the lower-scored of two overlapping boxes: `hard` removes it, as in the paper. Soft-NMS
     (arXiv:1704.04503, section 3) lowers its score s: `linear` to s (1 - IoU) above `nms_iou`, `gaussian` to
-    s exp(-IoU² / `soft_sigma`) at any IoU, without `nms_iou`; it goes where the score falls to `score_threshold`. That finds more in
-    crowds and costs a pass over the candidates for each detection. Exports to
-    ONNX and LiteRT have `hard` alone."""
+    s exp(-IoU² / `soft_sigma`) at any IoU, without `nms_iou`; it goes where the score falls to `score_threshold`. That
+    finds more in crowds and costs a pass over the candidates for each detection. Exports to ONNX and LiteRT have `hard`
+    alone."""
 
     soft_sigma: PositiveFloat = 0.5
     """Width σ of `gaussian`, in squares of IoU; smaller lowers scores more. 0.5 is the default of arXiv:1704.04503."""

@@ -67,7 +67,7 @@ class Metrics:
 
 
 class _Tables(NamedTuple):
-    """`precision` [10 IoU, 101 recalls, K, areas, limits] and `recall` [10, K, areas, limits]; the first area is all."""
+    """Precision [10 IoU, 101 recalls, K, areas, limits] and recall [10, K, areas, limits]; the first area is all."""
 
     precision: np.ndarray
     recall: np.ndarray
