@@ -306,6 +306,11 @@ class Data(Section):
     """Treatment of boxes flagged as difficult (voc, csv, tfds): `ignore` makes them neither object nor background,
     like a crowd, `use` takes them like any other, `drop` leaves them out."""
 
+    crowd: Literal["ignore", "drop"] = "ignore"
+    """Treatment of crowd boxes (coco, csv, tfds): `ignore` makes them neither object nor background
+    (`assignment.crowd_overlap`); `drop` leaves them out, so that what lies in them trains as background, as in
+    detectron2 and torchvision's references. Evaluations score against the files' own boxes, crowds included."""
+
     decode: Literal["auto", "full"] = "auto"
     """Decoding of training images; it is about speed alone. With `auto` a JPEG is decoded at 1/2, 1/4 or 1/8 of its
     size where that is still no smaller than it is shown, and OpenCV resizes: pixels within one level of evaluation's

@@ -190,6 +190,7 @@ def conventions(kind: DetectronRetinanet, file: TensorFile) -> tuple[dict[str, A
             "clip": "after",
         },
         "resize": {"short": 800, "long": 1333, "multiple": 32},
+        "crowd": "drop",
     }
     notes = [
         "BGR images there: the first convolution's input channels are turned round for RGB",

@@ -312,6 +312,7 @@ def conventions(kind: Retinanet, file: TensorFile) -> tuple[dict[str, Any], tupl
         },
         "inference": {"score_threshold": 0.05, "candidates": 1000, "nms_iou": 0.5, "max_detections": 300},
         "resize": {"short": 800, "long": 1333, "multiple": 32},
+        "crowd": "drop",  # in its training script, references/detection/coco_utils.py
     }
     return sections, (*notes, _LOSSES, *_RESIZING)
 

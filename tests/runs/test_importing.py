@@ -101,6 +101,7 @@ def test_conventions_of_the_first_version(coco):
     assert (written.assignment.positive_iou, written.assignment.negative_iou) == (0.5, 0.4)
     resize = written.data.resize
     assert (resize.short, resize.long, resize.multiple) == (800, 1333, 32)
+    assert written.data.crowd == "drop"
     assert written.data.root.is_absolute()
 
 
