@@ -188,9 +188,9 @@ class Detector(keras.Model):
         training: bool = True,
     ) -> Tensor:
         """The built-in objective, for Keras' `fit` and `evaluate`."""
-        if self.sections.loss.normalizer.kind != "batch":
+        if self.sections.loss.normalizer.kind == "ema":
             raise RetinaError(
-                f"Detector.fit: expected loss.normalizer: {{kind: batch}}, got {self.sections.loss.normalizer.kind}, "
+                "Detector.fit: expected loss.normalizer: {kind: batch}, got ema, "
                 "which fit has no place for; set kind: batch, or train with retina.train"
             )
         sums = self.loss_sums(y_pred, x)

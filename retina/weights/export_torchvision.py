@@ -290,6 +290,8 @@ def _training(config: Config, built: str) -> list[str]:
         elsewhere.append(f"loss.box {loss.box.model_dump(mode='json')} (the model here: {built} with weight 1)")
     if loss.classification != _FOCAL:
         elsewhere.append(f"loss.classification {loss.classification.model_dump(mode='json')} (the model here: focal)")
+    if loss.normalizer.kind != "image":
+        elsewhere.append(f"loss.normalizer {loss.normalizer.kind} (the model here: image)")
     return [*lines, *(f"# torchvision can't train as this run did: {setting}" for setting in elsewhere)]
 
 

@@ -35,9 +35,8 @@ _PUBLISHED_WITHOUT_EPSILON = "eeacb38b"
 
 
 _LOSSES = (
-    "torchvision divides each image's loss by its own positive anchors and takes the mean over images, and its "
-    "classification loss has the rows without a class too (background, unused numbers of COCO's); retina divides the "
-    "batch's sum once (loss.normalizer) and has the classes' rows alone"
+    "torchvision's classification loss has the rows without a class too (background, unused numbers of COCO's), "
+    "retina's the classes' rows alone"
 )
 
 # Measured by scripts/reproduce/imported_resizing.py on one photograph of 640 x 480, on a CPU.
@@ -309,6 +308,7 @@ def conventions(kind: Retinanet, file: TensorFile) -> tuple[dict[str, Any], tupl
         "loss": {
             "classification": {"kind": "focal", "alpha": 0.25, "gamma": 2.0},
             "box": {"kind": "giou" if kind.group_norm else "l1", "weight": 1.0},
+            "normalizer": {"kind": "image"},
         },
         "inference": {"score_threshold": 0.05, "candidates": 1000, "nms_iou": 0.5, "max_detections": 300},
         "resize": {"short": 800, "long": 1333, "multiple": 32},

@@ -125,11 +125,13 @@ def functions():
         **{f"ohem/{ratio}": (config.Ohem(ratio=ratio, hardest=32), huber) for ratio in (None, 3)},
         "quality_focal": (config.QualityFocal(), huber),
         "varifocal": (config.Varifocal(), huber),
+        "of_images": (focal, huber, config.ImageNormalizer()),
     }
-    for name, (classification, box) in objectives.items():
+    for name, kinds in objectives.items():
+        chosen = config.Loss(**dict(zip(("classification", "box", "normalizer"), kinds, strict=False)))
 
-        def loss(classification=classification, box=box, logits=logits, deltas=deltas, part="loss"):
-            objective = Objective(levels, config.Assignment(), config.Loss(classification=classification, box=box))
+        def loss(chosen=chosen, logits=logits, deltas=deltas, part="loss"):
+            objective = Objective(levels, config.Assignment(), chosen)
             return objective.sums({"logits": tensor(logits), "deltas": tensor(deltas)}, fields).losses()[part]
 
         keep(f"loss/{name}/logits", lambda x, loss=loss: loss(logits=x), logits)

@@ -1,8 +1,7 @@
 """Imported detectors compute what torchvision computes: outputs, detections and losses on real photographs.
 
 torchvision's own resizing is left out (it interpolates normalised floats, retina rounds to uint8): both see the same
-canvas. Losses are defined alike for one image at a time that has a box; torchvision divides by each image's positives
-and then averages, retina divides the batch's sums once.
+canvas.
 """
 
 import importlib.util
@@ -22,6 +21,7 @@ from retina import cli, config  # noqa: E402
 from retina.errors import RetinaError  # noqa: E402
 from retina.models import backbones  # noqa: E402
 from retina.runs.importing import import_run  # noqa: E402
+from retina.runs.loading import load  # noqa: E402
 from tests.parity import runner  # noqa: E402
 from tests.parity import torchvision_models as theirs  # noqa: E402
 
@@ -157,6 +157,29 @@ def test_outputs_and_losses(version, imported, shared_data):
     images = photographs(shared_data, 1)
     cases = cases_of(images)
     compare(runner.results(run, cases, detect=version == "v2"), expected(model, images, cases))
+
+
+def test_losses_of_a_batch_are_the_mean_of_its_images(imported):
+    """Images of several positives, of few and of none, on random outputs: torchvision's own losses."""
+    model, run = imported("v1", 18)
+    detector, canvas = load(run).detector, (96, 128)
+    anchors, draw = np.concatenate(detector.level_anchors(canvas)), np.random.default_rng(0)
+    logits, deltas = (draw.normal(0, 1, (3, len(anchors), width)).astype(np.float32) for width in (ROWS, 4))
+    boxes = np.array(
+        [[[4, 6, 60, 66], [70, 20, 110, 90]], [[50, 30, 90, 62], [0, 0, 0, 0]], np.zeros((2, 4))], np.float32
+    )
+    labels, valid = np.array([[1, 4], [2, 0], [0, 0]]), np.array([[True, True], [True, False], [False, False]])
+    targets = [
+        {"boxes": torch.from_numpy(boxes[row][valid[row]]), "labels": torch.from_numpy(labels[row][valid[row]])}
+        for row in range(3)
+    ]
+    outputs = {"cls_logits": torch.from_numpy(logits), "bbox_regression": torch.from_numpy(deltas)}
+    expected = model.compute_loss(targets, outputs, [torch.from_numpy(anchors)] * 3)
+    batch = {"boxes": boxes, "labels": labels.astype(np.int32), "valid": valid, "crowd": np.zeros_like(valid)}
+    sums = detector.objective(canvas).sums({"logits": logits, "deltas": deltas}, batch)
+    assert float(sums.positives) > 5
+    for ours, name in (("loss_classification", "classification"), ("loss_box", "bbox_regression")):
+        np.testing.assert_allclose(float(sums.losses()[ours]), float(expected[name]), rtol=1e-5)
 
 
 def test_losses_of_low_quality_matches(imported, shared_data):
