@@ -228,6 +228,11 @@ class Resize(Section):
     long: PositiveInt = 1333
     """Bound on the long side in pixels, at least `short`. 1333 is that of the paper's code (Detectron)."""
 
+    rounding: Literal["nearest", "floor"] = "nearest"
+    """Rounding of a resized side to whole pixels: to the `nearest` one, halves up, or down (`floor`), as torchvision
+    does: 640 x 480 becomes 1067 x 800 or 1066 x 800. Imported weights bring theirs. OpenVINO, on an ONNX export, may take a
+    pixel more with `floor`."""
+
     multiple: PositiveInt = 128
     """Number of pixels of which each side of the canvas is a multiple; itself a multiple of 32, the stride of the
     backbone's last map. 128 is the stride of P7, so that no level is rounded up."""

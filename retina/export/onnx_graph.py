@@ -97,9 +97,10 @@ def _normalisation(model: config.Model) -> list[str]:
 def content_size(resize: config.Resize) -> list[str]:
     """`size` [2], the height and width that an image of `stored` [2] gets: `retina.data.batches.plan.fit` in integers.
 
-    A runtime that computes float64 in less (OpenVINO) gets the same sizes. Exactly between two pixels it is the
-    rounding of float64 that decides there, so there it decides here.
+    A runtime that computes float64 in less (OpenVINO) gets the same sizes. Exactly between two pixels, or with
+    `rounding: floor` exactly on one, it is the rounding of float64 that decides there, so there it decides here.
     """
+    floor = resize.rounding == "floor"
     return [
         *_constants(
             short=("int64", [1], [resize.short]),
@@ -118,7 +119,7 @@ def content_size(resize: config.Resize) -> list[str]:
         "side = Where(by_short, shorter, longer)",
         "product = Mul(stored, goal)",
         "product_twice = Mul(product, two)",
-        "raised = Add(product_twice, side)",
+        f"raised = {'Identity(product_twice)' if floor else 'Add(product_twice, side)'}",
         "side_twice = Mul(side, two)",
         "nearest = Div(raised, side_twice)",
         "nearest_back = Mul(nearest, side_twice)",
@@ -126,7 +127,7 @@ def content_size(resize: config.Resize) -> list[str]:
         *[f"{name}_exact = Cast<to = {_DOUBLE}>({name})" for name in ("stored", "goal", "side")],
         "zoom = Div(goal_exact, side_exact)",
         "zoomed = Mul(stored_exact, zoom)",
-        "zoomed_raised = Add(zoomed, half)",
+        f"zoomed_raised = {'Identity(zoomed)' if floor else 'Add(zoomed, half)'}",
         "zoomed_floor = Floor(zoomed_raised)",
         f"zoomed_nearest = Cast<to = {_INT64}>(zoomed_floor)",
         "rounded = Where(between, zoomed_nearest, nearest)",

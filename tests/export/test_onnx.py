@@ -187,18 +187,21 @@ def test_shapes_are_integers_and_quotients_have_no_scalar_above(path):
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-@pytest.mark.parametrize(("short", "long"), [(800, 1333), (320, 533), (416, 416)])
-def test_sizes_are_the_plans(runtime, short, long):
-    """For onnxruntime also where a side ends exactly between two pixels, and float64 rounds it down."""
+@pytest.mark.parametrize(
+    ("short", "long", "rounding"), [(800, 1333, "nearest"), (320, 533, "nearest"), (416, 416, "floor")]
+)
+def test_sizes_are_the_plans(runtime, short, long, rounding):
+    """For onnxruntime also where float64's rounding decides: a side ends exactly between two pixels, or on one."""
     pytest.importorskip(runtime)
-    resize = config.Resize(short=short, long=long)
+    resize = config.Resize(short=short, long=long, rounding=rounding)
     model = onnx.parser.parse_model(text("sizes", "int64[2] stored", "int64[2] size", content_size(resize)))
     sizes = np.random.default_rng(short).integers(1, 2049, (1000, 2))
     numbers = np.arange(1, 301)
     small = np.stack(np.meshgrid(numbers, numbers), -1).reshape(-1, 2)
     goal = np.where(short * small.max(1) <= long * small.min(1), short, long)
     side = np.where(short * small.max(1) <= long * small.min(1), small.min(1), small.max(1))
-    between = ((2 * small * goal[:, None] + side[:, None]) % (2 * side[:, None]) == 0).any(1)
+    added = 0 if rounding == "floor" else side[:, None]
+    between = ((2 * small * goal[:, None] + added) % (2 * side[:, None]) == 0).any(1)
     assert between.sum() > 100
     if runtime == "onnxruntime":
         sizes = np.concatenate([sizes, small[between][:2000], [(105, 1302), (15, 130), (27, 192)]])
@@ -206,7 +209,11 @@ def test_sizes_are_the_plans(runtime, short, long):
         sizes = sizes[:300]
     run = onnx_module._compiled(Path("sizes"), model.SerializeToString(), runtime, ["CPUExecutionProvider"]).run
     found = np.stack([run({"stored": size})["size"] for size in sizes])
-    assert np.array_equal(found, plan.fit(sizes, resize).resized)
+    expected = plan.fit(sizes, resize).resized
+    if rounding == "floor" and runtime == "openvino":  # where float64 decides, OpenVINO's is another
+        assert set(np.unique(found - expected)) <= {0, 1} and (found != expected).mean() < 0.2
+    else:
+        assert np.array_equal(found, expected)
 
 
 def test_detections_are_the_predictors_for_images_of_any_size(predictor, runner):

@@ -18,6 +18,8 @@ if importlib.util.find_spec("torchvision") is None:  # importing it is for torch
     pytest.skip("needs torchvision", allow_module_level=True)
 
 from retina import cli, config  # noqa: E402
+from retina.data.batches import plan  # noqa: E402
+from retina.data.batches.evaluation import canvas_image  # noqa: E402
 from retina.errors import RetinaError  # noqa: E402
 from retina.models import backbones  # noqa: E402
 from retina.runs.importing import import_run  # noqa: E402
@@ -159,6 +161,27 @@ def test_outputs_and_losses(version, imported, shared_data):
     compare(runner.results(run, cases, detect=version == "v2"), expected(model, images, cases))
 
 
+def test_sizes_and_pixels_of_resized_images(imported):
+    """torchvision's own transform on many sizes, some of which float64 puts a pixel lower; and a photograph's pixels,
+    which it does not round to whole levels."""
+    _, run = imported("v1", 18)
+    resize = config.load(run / "config.yaml").data.resize.model_copy(update={"short": 40, "long": 66})
+    assert resize.rounding == "floor"
+    draw = np.random.default_rng(0)
+    sizes = np.concatenate([draw.integers(1, 200, (60, 2)), [(49, 147), (480, 640), (1, 1)]])
+    sizes = sizes[sizes.min(1) * 66 > sizes.max(1)]  # torchvision fails where a side becomes 0
+    found = plan.fit(sizes, resize).resized
+    for size, ours in zip(sizes.tolist(), found.tolist(), strict=True):
+        pixels = draw.integers(0, 256, (*size, 3)).astype(np.uint8)
+        shown, _ = theirs.detection.transform._resize_image_and_masks(
+            torch.from_numpy(pixels).permute(2, 0, 1).float(), 40, 66
+        )
+        assert list(shown.shape[1:]) == ours, size
+    canvas = canvas_image(pixels, resize)[0][: ours[0], : ours[1]]
+    np.testing.assert_allclose(canvas, shown.permute(1, 2, 0), rtol=0, atol=0.51)
+    assert (found != plan.fit(sizes, resize.model_copy(update={"rounding": "nearest"})).resized).any()
+
+
 def test_losses_of_a_batch_are_the_mean_of_its_images(imported):
     """Images of several positives, of few and of none, on random outputs: torchvision's own losses."""
     model, run = imported("v1", 18)
@@ -295,10 +318,11 @@ def test_overrides_of_the_network(overrides, named, imported, folder, monkeypatc
 def test_notes_on_resizing(imported, folder):
     imported("v1", 18)
     notes = json.loads((folder / "v1_18" / "import.json").read_text())["notes"]
-    assert any("1066" in note and "1067" in note for note in notes)
+    assert any("normalised floats" in note for note in notes)
     assert any("data.resize.max_canvases (4)" in note for note in notes)
     written = config.load(folder / "v1_18" / "config.yaml")
     assert written.assignment.force_match == "ties" and written.data.resize.max_canvases == 4
+    assert (written.data.resize.rounding, written.loss.normalizer.kind) == ("floor", "image")
 
 
 def test_another_depth_is_told(tmp_path):

@@ -220,7 +220,8 @@ def fit(stored: tf.Tensor, resize: config.Resize) -> tuple[tf.Tensor, tf.Tensor]
     # Not scalars: OpenVINO, to which exports are converted, inverts a scalar's quotient that leads to a padding.
     short, long = tf.constant([resize.short], tf.float64), tf.constant([resize.long], tf.float64)
     scale = tf.minimum(short / tf.reduce_min(exact), long / tf.reduce_max(exact))
-    resized = tf.cast(tf.maximum(tf.floor(exact * scale + 0.5), 1.0), tf.int32)
+    zoomed = exact * scale
+    resized = tf.cast(tf.maximum(tf.floor(zoomed if resize.rounding == "floor" else zoomed + 0.5), 1.0), tf.int32)
     return resized, (resized + resize.multiple - 1) // resize.multiple * resize.multiple
 
 

@@ -40,6 +40,7 @@ def test_formats(kind):
         config.Resize(short=384, long=512, multiple=128),
         config.Resize(short=75, long=100, multiple=32),
         config.Resize(short=1, long=7, multiple=32),
+        config.Resize(rounding="floor"),
     ],
 )
 def test_the_graph_lays_images_out_as_the_plan_does(resize):
