@@ -230,8 +230,7 @@ class Resize(Section):
 
     rounding: Literal["nearest", "floor"] = "nearest"
     """Rounding of a resized side to whole pixels: to the `nearest` one, halves up, or down (`floor`), as torchvision
-    does: 640 x 480 becomes 1067 x 800 or 1066 x 800. Imported weights bring theirs. OpenVINO, on an ONNX export, may take a
-    pixel more with `floor`."""
+    does: 640 x 480 becomes 1067 x 800 or 1066 x 800. Imported weights bring theirs."""
 
     multiple: PositiveInt = 128
     """Number of pixels of which each side of the canvas is a multiple; itself a multiple of 32, the stride of the

@@ -19,6 +19,8 @@ from retina.ops.anchors import base_anchors
 
 OPSET, IR_VERSION = 18, 8
 
+_LISTED = 16384  # pixels; longer sides are left to the runtime's float64
+
 _FLOAT, _INT32, _INT64, _DOUBLE = 1, 6, 7, 11  # TensorProto.DataType
 
 
@@ -130,9 +132,38 @@ def content_size(resize: config.Resize) -> list[str]:
         f"zoomed_raised = {'Identity(zoomed)' if floor else 'Add(zoomed, half)'}",
         "zoomed_floor = Floor(zoomed_raised)",
         f"zoomed_nearest = Cast<to = {_INT64}>(zoomed_floor)",
-        "rounded = Where(between, zoomed_nearest, nearest)",
+        f"{'rounded_alike' if floor else 'rounded'} = Where(between, zoomed_nearest, nearest)",
+        *(_short_of_its_goal(resize) if floor else []),
         "size = Max(rounded, yes)",
     ]
+
+
+def _short_of_its_goal(resize: config.Resize) -> list[str]:
+    """`rounded` of `rounded_alike`: a limiting side whose zoom float64 puts below its goal gets a pixel less.
+
+    With `rounding: floor` that is every eighth side or so; the sides are listed here up to `_LISTED`, for runtimes
+    without float64.
+    """
+    sides = np.arange(1.0, _LISTED + 1)
+    short, long = ([0, *sides[sides * (goal / sides) < goal]] for goal in (resize.short, resize.long))
+    return [
+        *_constants(
+            short_below=("int64", [len(short)], short), long_below=("int64", [len(long)], long),
+            listed=("int64", [1], [_LISTED]),
+        ),
+        "is_short_below = Equal(side, short_below)",
+        "is_long_below = Equal(side, long_below)",
+        f"short_number = Cast<to = {_INT64}>(is_short_below)",
+        f"long_number = Cast<to = {_INT64}>(is_long_below)",
+        "short_less = ReduceMax<keepdims = 1>(short_number)",
+        "long_less = ReduceMax<keepdims = 1>(long_number)",
+        "less = Where(by_short, short_less, long_less)",
+        "goal_reached = Sub(goal, less)",
+        "is_side = Equal(stored, side)",
+        "is_listed = LessOrEqual(side, listed)",
+        "is_limiting = And(is_side, is_listed)",
+        "rounded = Where(is_limiting, goal_reached, rounded_alike)",
+    ]  # fmt: skip
 
 
 def _interpolation(axis: str, index: int) -> list[str]:

@@ -210,10 +210,10 @@ def test_sizes_are_the_plans(runtime, short, long, rounding):
     run = onnx_module._compiled(Path("sizes"), model.SerializeToString(), runtime, ["CPUExecutionProvider"]).run
     found = np.stack([run({"stored": size})["size"] for size in sizes])
     expected = plan.fit(sizes, resize).resized
-    if rounding == "floor" and runtime == "openvino":  # where float64 decides, OpenVINO's is another
-        assert set(np.unique(found - expected)) <= {0, 1} and (found != expected).mean() < 0.2
-    else:
-        assert np.array_equal(found, expected)
+    if runtime == "openvino":  # leave out the other sides that end on a pixel: float64's rounding decides on them
+        decided = (sizes * 416 % sizes.max(1, keepdims=True) == 0).all(1) & (rounding == "floor")
+        found, expected = found[~decided], expected[~decided]
+    assert np.array_equal(found, expected)
 
 
 def test_detections_are_the_predictors_for_images_of_any_size(predictor, runner):
