@@ -232,6 +232,11 @@ class Resize(Section):
     """Rounding of a resized side to whole pixels: to the `nearest` one, halves up, or down (`floor`), as torchvision
     does: 640 x 480 becomes 1067 x 800 or 1066 x 800. Imported weights bring theirs."""
 
+    antialias: bool = False
+    """Whether what is made smaller is smoothed first, by a triangle as wide as a shown pixel: Pillow's bilinear filter,
+    as detectron2 resizes. Training resizes by Pillow itself; evaluation, prediction and SavedModels by TensorFlow,
+    within one level of it. Slower than without; exports to ONNX and LiteRT don't have it."""
+
     multiple: PositiveInt = 128
     """Number of pixels of which each side of the canvas is a multiple; itself a multiple of 32, the stride of the
     backbone's last map. 128 is the stride of P7, so that no level is rounded up."""

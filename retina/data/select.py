@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -98,7 +99,7 @@ def without_crowds(dataset: DetectionDataset) -> DetectionDataset:
     return replace(dataset, notes=(*dataset.notes, note), **_objects_at(dataset, np.flatnonzero(~dataset.crowd)))
 
 
-def _objects_at(dataset: DetectionDataset, rows: np.ndarray) -> dict[str, np.ndarray]:
+def _objects_at(dataset: DetectionDataset, rows: np.ndarray) -> dict[str, Any]:
     """The columns of some of the table's objects, and the offsets that they have then."""
     image = np.repeat(np.arange(len(dataset)), np.diff(dataset.offsets))
     offsets = np.concatenate([[0], np.cumsum(np.bincount(image[rows], minlength=len(dataset)))])

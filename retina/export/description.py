@@ -96,12 +96,17 @@ def check_backend(kind: str) -> None:
         )
 
 
-def check_suppression(kind: str, inference: configuration.Inference) -> None:
-    """Refuse soft suppression, which the operators of ONNX and LiteRT's graph don't have.
+def check_expressible(kind: str, inference: configuration.Inference, resize: configuration.Resize) -> None:
+    """Refuse soft suppression and antialiasing, which the operators of ONNX and LiteRT's graph don't have.
 
     Raises:
-        RetinaError: the settings ask for it.
+        RetinaError: the settings ask for one.
     """
+    if resize.antialias:
+        raise RetinaError(
+            f"export to {kind}: data.resize.antialias: expected false, got true; add data.resize.antialias=false, or "
+            "export a saved_model, which has it"
+        )
     if inference.suppression != "hard":
         raise RetinaError(
             f"export to {kind}: inference.suppression: expected hard, got {inference.suppression}; add "

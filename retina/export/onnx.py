@@ -21,7 +21,7 @@ from retina.export import onnx_graph
 from retina.export.canvas import lay_out
 from retina.export.description import (
     check_backend,
-    check_suppression,
+    check_expressible,
     describe,
     detections_of,
     float32_detector,
@@ -87,10 +87,10 @@ def write_onnx(
         notes: more for the metadata; JSON values.
 
     Raises:
-        RetinaError: the backend is not TensorFlow, suppression is soft, or tf2onnx is missing.
+        RetinaError: the backend is not TensorFlow, suppression is soft, resizing antialiased, or tf2onnx is missing.
     """
     check_backend("onnx")
-    check_suppression("onnx", predictor.detector.sections.inference)
+    check_expressible("onnx", predictor.detector.sections.inference, predictor.config.data.resize)
     try:
         import onnx
     except ImportError as error:

@@ -118,7 +118,7 @@ class Serving:
         image = tf.ensure_shape(image, [None, None, 3])
         stored = tf.shape(image)[:2]
         content, size = pixels.fit(stored, self._resize)
-        shown = pixels.pad(pixels.show(image, content), size)
+        shown = pixels.pad(pixels.show(image, content, self._resize.antialias), size)
         return Canvas(shown, content, pixels.scale(stored, content), readable)
 
     def network(self, canvas: tf.Tensor, size: tf.Tensor) -> Tensors:
@@ -176,7 +176,8 @@ class Serving:
         with tf.device("CPU:0"):
             content, size = pixels.fit(stored, self._resize)
             missing = size - content
-            canvas = tf.pad(pixels.show(images, content), [[0, 0], [0, missing[0]], [0, missing[1]], [0, 0]])
+            shown = pixels.show(images, content, self._resize.antialias)
+            canvas = tf.pad(shown, [[0, 0], [0, missing[0]], [0, missing[1]], [0, 0]])
             sizes = tf.tile(content[None], [batch[0], 1])
             scales = tf.tile(pixels.scale(stored, content)[None], [batch[0], 1])
         detections = self._detected(canvas, sizes, scales, limits)

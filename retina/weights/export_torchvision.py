@@ -205,6 +205,7 @@ def _obstacles(config: Config) -> Iterator[str]:
             "canvas, or a data.resize.multiple of 128",
             anchors.spacing == "canvas" or resize.multiple % 128 == 0,
         ),
+        ("data.resize.antialias", True, "false", not resize.antialias),
         ("inference.class_agnostic", True, "false", not inference.class_agnostic),
         ("inference.candidates_per", "image", "level", inference.candidates_per == "level"),
         ("inference.clip", inference.clip, "before", inference.clip == "before"),

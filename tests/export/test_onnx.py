@@ -105,12 +105,15 @@ def test_writing_refuses_what_it_cannot_do(predictor, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("kind", "write"), [("onnx", write_onnx), ("litert", partial(write_litert, precision="float32"))]
 )
-def test_soft_suppression_is_refused_by_name(kind, write, predictor, tmp_path):
-    sections = predictor.detector.sections
-    soft = sections._replace(inference=config.Inference(suppression="linear"))
-    stand_in = SimpleNamespace(detector=SimpleNamespace(sections=soft))
-    with pytest.raises(RetinaError, match=f"export to {kind}: inference.suppression: expected hard, got linear; add"):
-        write(stand_in, tmp_path / "a")
+def test_what_the_graph_lacks_is_refused_by_name(kind, write, tmp_path):
+    for inference, resize, reason in (
+        (config.Inference(suppression="linear"), config.Resize(), "inference.suppression: expected hard, got linear"),
+        (config.Inference(), config.Resize(antialias=True), "data.resize.antialias: expected false, got true"),
+    ):
+        detector = SimpleNamespace(sections=SimpleNamespace(inference=inference))
+        settings = SimpleNamespace(data=SimpleNamespace(resize=resize))
+        with pytest.raises(RetinaError, match=f"export to {kind}: {reason}; add"):
+            write(SimpleNamespace(detector=detector, config=settings), tmp_path / "a")
     assert list(tmp_path.iterdir()) == []
 
 

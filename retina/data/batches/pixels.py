@@ -225,11 +225,11 @@ def fit(stored: tf.Tensor, resize: config.Resize) -> tuple[tf.Tensor, tf.Tensor]
     return resized, (resized + resize.multiple - 1) // resize.multiple * resize.multiple
 
 
-def show(image: tf.Tensor, content: tf.Tensor) -> tf.Tensor:
-    """The image resized to its content size [2] int32: bilinear, half-pixel centres, no antialias; uint8."""
+def show(image: tf.Tensor, content: tf.Tensor, antialias: bool = False) -> tf.Tensor:
+    """The image resized to its content size [2] int32: bilinear, half-pixel centres; uint8."""
     import tensorflow as tf
 
-    return tf.cast(tf.round(tf.image.resize(image, content)), tf.uint8)
+    return tf.cast(tf.round(tf.image.resize(image, content, antialias=antialias)), tf.uint8)
 
 
 def pad(content: tf.Tensor, canvas: tf.Tensor) -> tf.Tensor:
