@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,6 +46,7 @@ NAME = "certificate"
 _UNMATCHED_ON_COPIES, _UNMATCHED_ELSEWHERE = 0.05, 0.01
 # A machine that loads ResNet-101 from a slow disk and runs COCO's 5000 images on two cores is done in time.
 _PATIENCE = 24 * 3600
+_IMAGES_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,9 @@ class Certificate:
     keys `checkpoint` and `export`; `ap["export"]` is None if the detections could not be scored, and an export that
     does not run has no latency. `copies` is the agreement on resized copies of an image, and how many there were. All
     these are of the export in its format's first runtime; `runtimes` holds the figures of every runtime that was
-    tried, under its name and version. Certificates of before have neither.
+    tried, under its name and version. `ties` counts images, copies among them, on which rounding chose between equal
+    candidates: there `agreement` is with what the checkpoint's decoding makes of the export's own logits and deltas.
+    Certificates of before have none of the three.
     """
 
     passed: bool
@@ -78,6 +81,7 @@ class Certificate:
     environment: dict[str, str]
     copies: dict[str, float] = field(default_factory=dict)
     runtimes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    ties: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return {"retina": retina.__version__, **asdict(self), "problems": list(self.problems)}
@@ -110,6 +114,12 @@ class Certificate:
             lines.append(
                 f"On {self.copies['images']:.0f} copies of an image, enlarged, shrunk, padded and drawn out: "
                 f"{_agreed(self.copies)}."
+            )
+        if self.ties:
+            lines.append(
+                f"On {self.ties} images candidates score alike within rounding, so that chance chose between them: "
+                "there the export gives exactly what the checkpoint's decoding makes of the export's own logits and "
+                "deltas, and these agree with the checkpoint's."
             )
         for name, figures in list(self.runtimes.items())[1:]:
             difference, agreed = _signed(figures["delta_ap"]), _agreed(figures["agreement"])
@@ -181,6 +191,7 @@ def certify(
         environment=_environment(),
         copies=first.on_copies(),
         runtimes={trial.runtime: trial.figures() for trial in trials},
+        ties=first.ties,
     )
 
 
@@ -206,9 +217,11 @@ def size_of(artefact: Path) -> int:
 
 class _Reference(NamedTuple):
     """The checkpoint's side: `encoded` are the dataset's images and, after them, resized copies of one; `detections`
-    are of all of them, `ap` and `seconds` of the dataset's."""
+    are of all of them, `ap` and `seconds` of the dataset's. `network` and `decode` are `_network` and `_decode`."""
 
     predictor: Predictor
+    network: Callable[[Any, Any], dict[str, Any]]
+    decode: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
     dataset: DetectionDataset
     truth: GroundTruth
     encoded: list[bytes]
@@ -227,6 +240,7 @@ class _Trial(NamedTuple):
     agreement: Agreement
     copies: Agreement
     copies_count: int
+    ties: int
     seconds: np.ndarray
     faults: tuple[str, ...]
     difference: Difference | None
@@ -239,6 +253,7 @@ class _Trial(NamedTuple):
             "delta_ap": self.delta_ap,
             "agreement": _plain(self.agreement),
             "copies": self.on_copies(),
+            "ties": self.ties,
             "latency_ms": _latency(self.seconds),
             "problems": list(self.faults),
         }
@@ -252,6 +267,8 @@ def _reference(predictor: Predictor, dataset: DetectionDataset, truth: GroundTru
     copies = resized_copies(encoded[fullest], predictor.config.data)
     return _Reference(
         predictor,
+        _network(predictor),
+        _decode(predictor),
         dataset,
         truth,
         [*encoded, *copies],
@@ -273,32 +290,116 @@ def _trial(artefact: Path, runtime: str, reference: _Reference, limits: Limits, 
         theirs, seconds = _of_export(artefact, runtime, files, predictor.class_names)
     except _CannotRun as error:
         theirs, seconds, fault = [_nothing()] * len(files), np.zeros(0), str(error)
-    agreed = agreement(ours[:count], theirs[:count])
-    copied = agreement(*(list(map(_with_area, detections[count:])) for detections in (ours, theirs)))
     try:
         ap = None if fault else _ap(theirs[:count], dataset, reference.truth, predictor)
     except RetinaError as error:
         ap, fault = None, f"its detections can't be scored: {error}"
     delta = None if ap is None else ap - reference.ap
-    on_data = ((fault,) if fault else ()) + problems(limits, delta, agreed)
-    on_copies = () if fault else problems(_with_unmatched(limits, _UNMATCHED_ON_COPIES), None, copied)
+    verdict = _verdict(ours, theirs, count, delta, limits, fault)
+    ties = 0
+    if fault is None and verdict.faults and verdict.agreed.unmatched + verdict.copied.unmatched:
+        settled = _settled(reference, theirs, _chunks_of_stages(artefact, runtime, files), limits.stage)
+        ties = sum(mine is not image for mine, image in zip(settled, ours, strict=True))
+        if ties:
+            settled_ap = _ap(settled[:count], dataset, reference.truth, predictor)
+            verdict = _verdict(settled, theirs, count, None if ap is None else ap - settled_ap, limits, fault)
     difference = None
-    if seconds.size and (on_data or on_copies):
-        worst = max(agreed.worst, 0) if on_data else count + max(copied.worst, 0)
-        stages = _stages_of_export(artefact, runtime, files[worst])
-        difference = first_difference(_stages_of_checkpoint(predictor, reference.encoded[worst]), stages, limits.stage)
+    if seconds.size and verdict.faults:
+        worst = max(verdict.agreed.worst, 0) if verdict.on_data else count + max(verdict.copied.worst, 0)
+        (stages,) = _stages_of_export(artefact, runtime, [files[worst]])
+        difference = first_difference(_stages_of_checkpoint(reference, worst), stages, limits.stage)
     return _Trial(
         _with_version(runtime),
         ap,
         delta,
         sum(map(len, theirs[:count])),
-        agreed,
-        copied,
+        verdict.agreed,
+        verdict.copied,
         len(files) - count,
+        ties,
         seconds[:count],
-        (*on_data, *(f"on resized copies of an image, {problem}" for problem in on_copies)),
+        verdict.faults,
         difference,
     )
+
+
+class _Verdict(NamedTuple):
+    """Agreement on the dataset's images and on the copies; `on_data` are the faults of the first."""
+
+    agreed: Agreement
+    copied: Agreement
+    on_data: tuple[str, ...]
+    faults: tuple[str, ...]
+
+
+def _verdict(
+    ours: Sequence[Detections],
+    theirs: Sequence[Detections],
+    count: int,
+    delta: float | None,
+    limits: Limits,
+    fault: str | None,
+) -> _Verdict:
+    agreed = agreement(ours[:count], theirs[:count])
+    copied = agreement(*(list(map(_with_area, detections[count:])) for detections in (ours, theirs)))
+    on_data = ((fault,) if fault else ()) + problems(limits, delta, agreed)
+    on_copies = () if fault else problems(_with_unmatched(limits, _UNMATCHED_ON_COPIES), None, copied)
+    copies_faults = (f"on resized copies of an image, {problem}" for problem in on_copies)
+    return _Verdict(agreed, copied, on_data, (*on_data, *copies_faults))
+
+
+def _settled(
+    reference: _Reference,
+    theirs: Sequence[Detections],
+    stages_of: Callable[[Sequence[int]], Iterable[dict[str, np.ndarray]]],
+    tolerance: float,
+) -> list[Detections]:
+    """The checkpoint's detections, those of ties settled as the export's rounding settled them.
+
+    Candidates whose scores differ by less than rounding (a detector that has hardly been trained has thousands) go
+    through suppression in an order of chance. So where an image's detections have no partner although its tensors
+    agree, the export must give what the checkpoint's decoding makes of the export's own logits and deltas; where it
+    does, that takes the place of the checkpoint's detections.
+    """
+    detections = list(reference.detections)
+    rows = [
+        row
+        for row, pair in enumerate(zip(detections, theirs, strict=True))
+        if agreement(*([x] for x in pair)).unmatched
+    ]
+    for row, stages in zip(rows, stages_of(rows), strict=False):
+        computed = _stages_of_checkpoint(reference, row)
+        if not {"logits", "deltas"} <= set(stages) or first_difference(computed, stages, tolerance).stage != "NMS":
+            break  # not by chance: the other images need no look
+        decoded = _decoded(reference, row, stages)
+        if not agreement([decoded], [theirs[row]]).unmatched:
+            detections[row] = decoded
+    return detections
+
+
+def _decoded(reference: _Reference, row: int, stages: Mapping[str, np.ndarray]) -> Detections:
+    """The detections that the checkpoint's decoding makes of an export's `logits` and `deltas` of one image."""
+    predictor = reference.predictor
+    canvas, scale, size = canvas_image(_pixels(predictor, reference.encoded[row]), predictor.config.data.resize)
+    batch = {"images": canvas[None], "size": size[None].astype(np.int32), "scale": scale[None].astype(np.float32)}
+    outputs = {name: stages[name][None].astype(np.float32) for name in ("logits", "deltas")}
+    detected = {name: ops.convert_to_numpy(value)[0] for name, value in reference.decode(outputs, batch).items()}
+    boxes, scores, labels = (detected[name][detected["valid"]] for name in ("boxes", "scores", "labels"))
+    return Detections(boxes, scores, labels, tuple(predictor.class_names[k] for k in labels))
+
+
+def _chunks_of_stages(
+    artefact: Path, runtime: str, files: Sequence[Path]
+) -> Callable[[Sequence[int]], Iterable[dict[str, np.ndarray]]]:
+    """A function of rows of `files`: their stages, read a few images at a time, since their maps are large."""
+
+    def stages_of(rows: Sequence[int]) -> Iterable[dict[str, np.ndarray]]:
+        for start in range(0, len(rows), _IMAGES_AT_ONCE):
+            yield from _stages_of_export(
+                artefact, runtime, [files[row] for row in rows[start : start + _IMAGES_AT_ONCE]]
+            )
+
+    return stages_of
 
 
 def _with_area(detections: Detections) -> Detections:
@@ -367,15 +468,15 @@ def _servable(predictor: Predictor, image: bytes) -> bytes:
     return out.getvalue()
 
 
-def _stages_of_checkpoint(predictor: Predictor, image: bytes) -> dict[str, np.ndarray]:
-    """`TENSORS` of one encoded image, computed from the checkpoint."""
-    pixels = _pixels(predictor, image)
-    canvas, _, size = canvas_image(pixels, predictor.config.data.resize)
-    outputs = _network(predictor)(ops.convert_to_tensor(canvas[None]), ops.convert_to_tensor(size[None]))
+def _stages_of_checkpoint(reference: _Reference, row: int) -> dict[str, np.ndarray]:
+    """`TENSORS` of one image, computed from the checkpoint."""
+    pixels = _pixels(reference.predictor, reference.encoded[row])
+    canvas, _, size = canvas_image(pixels, reference.predictor.config.data.resize)
+    outputs = reference.network(ops.convert_to_tensor(canvas[None]), ops.convert_to_tensor(size[None]))
     return {"pixels": pixels, "canvas": canvas, **{name: ops.convert_to_numpy(x) for name, x in outputs.items()}}
 
 
-def _network(predictor: Predictor) -> Any:
+def _network(predictor: Predictor) -> Callable[[Any, Any], dict[str, Any]]:
     """A function of a canvas [1,H,W,3] and its content's size [1,2]: `maps`, `logits` and `deltas` of `TENSORS`."""
     detector = predictor.detector
 
@@ -393,6 +494,15 @@ def _network(predictor: Predictor) -> Any:
     return tf.function(network, input_signature=specification)
 
 
+def _decode(predictor: Predictor) -> Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]:
+    """The detector's decoding: a function of `logits` and `deltas`, and of a batch."""
+    if keras.backend.backend() != "tensorflow":
+        return predictor.detector.decode
+    import tensorflow as tf
+
+    return tf.function(predictor.detector.decode, reduce_retracing=True)
+
+
 def _of_export(
     artefact: Path, runtime: str, files: Sequence[Path], class_names: Sequence[str]
 ) -> tuple[list[Detections], np.ndarray]:
@@ -406,11 +516,17 @@ def _of_export(
     return detections, out["seconds"]
 
 
-def _stages_of_export(artefact: Path, runtime: str, file: Path) -> dict[str, np.ndarray]:
+def _stages_of_export(artefact: Path, runtime: str, files: Sequence[Path]) -> list[dict[str, np.ndarray]]:
+    """`TENSORS` of each image, as far as the export shows them."""
     try:
-        return _run_worker(artefact, runtime, [file], stages=True)
+        arrays = _run_worker(artefact, runtime, files, stages=True)
     except _CannotRun:
-        return {}
+        arrays = {}
+    stages: list[dict[str, np.ndarray]] = [{} for _ in files]
+    for name, value in arrays.items():
+        row, _, tensor = name.partition("/")
+        stages[int(row)][tensor] = value
+    return stages
 
 
 def _run_worker(artefact: Path, runtime: str, files: Sequence[Path], *, stages: bool) -> dict[str, np.ndarray]:

@@ -7,8 +7,8 @@ is run as a module, and hands in how it opens them.
     python -I worker.py JOB OUT
 
 JOB is a JSON file: `artefact`, a path; `runtime`, what to run it in; `images`, the paths of encoded images; `stages`,
-whether to write every stage of the first image instead of the detections of all. OUT is an .npz: `counts`, `boxes`,
-`scores`, `labels` and `seconds` (of each image, decoding included), or the stages.
+whether to write every stage of the images instead of their detections. OUT is an .npz: `counts`, `boxes`, `scores`,
+`labels` and `seconds` (of each image, decoding included), or the stages, the first image's as `0/pixels` and so on.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ def work(job_path: str, out_path: str, open_export: Callable[[str, str], Opened]
         with open(path, "rb") as encoded:
             images.append(encoded.read())
     if job["stages"]:
-        arrays: dict[str, Any] = dict(stages(images[0]))
+        arrays: dict[str, Any] = {
+            f"{row}/{name}": value for row, image in enumerate(images) for name, value in stages(image).items()
+        }
         np.savez(out_path, **arrays)
         return
     detect(images[0])  # the first call builds the graph

@@ -26,7 +26,7 @@ from retina.models.detector import Detector
 from retina.runs import checkpoint as checkpoints
 from retina.runs.checkpoint import BackgroundWriter
 from retina.runs.directory import BEST, LATEST, RunDirectory, resume_command, stored, storing
-from retina.runs.environment import describe_environment, devices, memory, trim_memory
+from retina.runs.environment import describe_environment, devices, long_lived_objects_set_aside, memory, trim_memory
 from retina.runs.interruption import Interrupted, InterruptionGuard
 from retina.runs.state import Progress, after_evaluation, is_due, stops_early
 from retina.training.callbacks import Callbacks
@@ -160,6 +160,7 @@ class Loop:
             stored(self.directory.path, self.tensorboard),
             translated(self.data.train),
             self.writer,
+            long_lived_objects_set_aside(),
         ):
             self._introduce()
             with storing(self.directory.path):

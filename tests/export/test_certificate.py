@@ -16,7 +16,7 @@ from retina.export import certificate as certificates
 from retina.export.agreement import LIMITS
 from retina.export.certificate import Certificate, certify, resized_copies
 from retina.export.runner import installed_runtimes
-from tests.export.small import CLASSES, SETTINGS, noise
+from tests.export.small import CLASSES, SETTINGS, make_predictor, noise
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("an export is certified on TensorFlow", allow_module_level=True)
@@ -63,24 +63,24 @@ def certified(small_predictor, tmp_path, monkeypatch):
     dataset = replace(dataset, labels=labels, class_names=CLASSES, category_ids=(7, 3, 90), name="/srv/me/birds (val)")
     monkeypatch.setattr(certificates, "installed_runtimes", lambda _: ("onnxruntime", "openvino"))
 
-    def call(run) -> Certificate:
+    def call(run, predictor=small_predictor, stages_of=lambda file: {}) -> Certificate:
         def work(artefact, runtime, files, *, stages):
             if stages:
-                return {}
-            found = run(runtime, small_predictor.predict(files))
+                return {f"{row}/{name}": x for row, file in enumerate(files) for name, x in stages_of(file).items()}
+            found = run(runtime, predictor.predict(files), files)
             columns = {
                 name: np.concatenate([getattr(one, name) for one in found]) for name in ("boxes", "scores", "labels")
             }
             return {"counts": np.array(list(map(len, found))), "seconds": np.ones(len(found)), **columns}
 
         monkeypatch.setattr(certificates, "_run_worker", work)
-        return certify(tmp_path / "model.onnx", small_predictor, dataset, limits=LIMITS["onnx, float32"])
+        return certify(tmp_path / "model.onnx", predictor, dataset, limits=LIMITS["onnx, float32"])
 
     return call
 
 
 def test_every_runtime_is_tried_and_counts(certified):
-    def run(runtime, detections):
+    def run(runtime, detections, files):
         if runtime == "onnxruntime":
             return detections
         return [type(one)(one.boxes + 0.5, one.scores, one.labels, one.names) for one in detections]
@@ -97,7 +97,7 @@ def test_every_runtime_is_tried_and_counts(certified):
 
 
 def test_a_fault_that_only_resized_images_show(certified):
-    def run(runtime, detections):
+    def run(runtime, detections, files):
         return [
             one if row < 3 else type(one)(one.boxes + 0.5, one.scores, one.labels, one.names)
             for row, one in enumerate(detections)
@@ -114,7 +114,7 @@ def test_a_fault_that_only_resized_images_show(certified):
 def test_on_copies_boxes_that_the_edge_cut_to_nothing_do_not_count(certified):
     empty = np.array([[0, 5, 60, 5]] * 9, np.float32)
 
-    def run(runtime, detections):
+    def run(runtime, detections, files):
         return [
             type(one)(
                 np.concatenate([one.boxes, empty]),
@@ -131,8 +131,42 @@ def test_on_copies_boxes_that_the_edge_cut_to_nothing_do_not_count(certified):
     assert found.passed and found.copies["unmatched_share"] == 0 and found.copies["matched"] > 10
 
 
+def test_ties_that_rounding_settles_otherwise_are_no_fault(certified, monkeypatch):
+    """An export whose logits differ by rounding where the checkpoint's are all the same, and whose decoding is right;
+    then one whose boxes are not."""
+    monkeypatch.setattr(certificates, "installed_runtimes", lambda _: ("onnxruntime",))
+    predictor = make_predictor()
+    head = predictor.detector.classification
+    head.prediction.kernel.assign(keras.ops.zeros_like(head.prediction.kernel))
+    head.bias.assign(keras.ops.ones_like(head.bias))
+    make_reference = certificates._reference
+    references = []
+    monkeypatch.setattr(certificates, "_reference", lambda *of: references.append(make_reference(*of)) or references[0])
+
+    def stages(file):
+        tensors = certificates._stages_of_checkpoint(references[0], int(file.name))
+        rounding = np.random.default_rng(5).normal(0, 1e-6, tensors["logits"].shape)
+        return {**tensors, "logits": (tensors["logits"] + rounding).astype(np.float32)}
+
+    def run(runtime, detections, files):
+        return [certificates._decoded(references[0], row, stages(file)) for row, file in enumerate(files)]
+
+    found = certified(run, predictor)
+    assert not found.passed and found.ties == 0 and found.agreement["unmatched_share"] > 0.1
+    found = certified(run, predictor, stages)
+    assert found.passed and found.ties > 3 and found.agreement["unmatched_share"] == 0
+    assert f"On {found.ties} images candidates score alike within rounding" in found.words()
+    assert Certificate.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+    def shifted(*of):
+        return [type(image)(image.boxes * 1.6, image.scores, image.labels, image.names) for image in run(*of)]
+
+    found = certified(shifted, predictor, stages)
+    assert not found.passed and found.ties == 0 and found.stage == "NMS"
+
+
 def test_a_runtime_that_stops_is_named(certified):
-    def run(runtime, detections):
+    def run(runtime, detections, files):
         if runtime == "openvino":
             raise certificates._CannotRun("it does not run in a process of its own: no")
         return detections
@@ -143,7 +177,7 @@ def test_a_runtime_that_stops_is_named(certified):
 
 
 def test_certificates_of_before_are_read(certified):
-    tree = certified(lambda runtime, detections: detections).to_json()
+    tree = certified(lambda runtime, detections, files: detections).to_json()
     assert tree["passed"] and tree["data"] == "birds (val)"
     old = {name: value for name, value in tree.items() if name not in ("copies", "runtimes")}
     found = Certificate.from_json(old)

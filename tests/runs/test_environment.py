@@ -1,8 +1,10 @@
 """What a run says it ran on, and what `run.deterministic` asks of its surroundings."""
 
 import ctypes
+import gc
 import subprocess
 import sys
+import weakref
 from types import SimpleNamespace
 
 import keras
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 from retina.errors import RetinaError
-from retina.runs.environment import _revision, memory, trim_memory
+from retina.runs.environment import _revision, long_lived_objects_set_aside, memory, trim_memory
 from retina.training.devices import check_determinism
 
 
@@ -131,3 +133,27 @@ def test_freed_memory_goes_back_although_something_lies_behind_it():
     del blocks
     trim_memory()
     assert memory()["memory"] < full - 120 and last[0] == 1
+
+
+def test_objects_of_before_are_set_aside_and_come_back():
+    gc.unfreeze()  # the tests' own, see tests/conftest.py
+    try:
+        with long_lived_objects_set_aside():
+            frozen = gc.get_freeze_count()
+            assert frozen > 1000
+            with long_lived_objects_set_aside():  # as in a training within a training
+                assert gc.get_freeze_count() >= frozen
+            assert gc.get_freeze_count() >= frozen
+            made = Cycle()
+            seen = weakref.ref(made)
+            del made
+            gc.collect()
+            assert seen() is None
+        assert gc.get_freeze_count() == 0
+    finally:
+        gc.freeze()
+
+
+class Cycle:
+    def __init__(self):
+        self.itself = self
