@@ -21,7 +21,7 @@ from retina.ablation.results import StudyResult, collect
 from retina.data.convert.converting import convert
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import Pixels
-from retina.data.formats import text
+from retina.data.formats import Format, text
 from retina.data.ground_truth import FileTruth, GroundTruth, Results, file_truth
 from retina.data.image_files import image_files
 from retina.data.load import (
@@ -46,6 +46,7 @@ from retina.evaluation.judging import judge as judge_tables
 from retina.evaluation.matching import match
 from retina.evaluation.voc import Difficult
 from retina.files import IMAGE_SUFFIXES, exists, write_text
+from retina.output import Watch, unwatched
 from retina.pages import study as study_page
 from retina.runs.directory import RunDirectory
 from retina.startup import prepare_keras
@@ -136,6 +137,7 @@ def judge(
     replicates: int | None = None,
     overrides: Sequence[str] = (),
     out: str | Path | None = None,
+    watched: Watch = unwatched,
 ) -> Judged:
     """Return the figures of a run or an export on a split of its data, how sure they are, and what keeps them down.
 
@@ -143,11 +145,12 @@ def judge(
         protocol, replicates: see `score`.
         overrides: `key.path=value` of the sections `data`, `evaluation` and `inference`.
         out: a folder for metrics, detections, plots and pictures.
+        watched: passes the batches on, for instance `retina.output.bar`.
 
     Raises:
         RetinaError: as `evaluate`; a setting has no effect; or `out` can't be written.
     """
-    detected = _heavy("detect_split")(run_or_export, split, checkpoint=checkpoint, overrides=overrides)
+    detected = _heavy("detect_split")(run_or_export, split, checkpoint=checkpoint, overrides=overrides, watched=watched)
     settings = detected.config.evaluation
     figures = judge_tables(
         detected.truth, detected.results, protocol=protocol, settings=settings, replicates=replicates
@@ -204,6 +207,7 @@ def examine(
     *,
     images: Path | None = None,
     data_dir: Path | None = None,
+    format: Format | None = None,
     quick: bool = False,
     time: int | None = None,
     html: str | Path | None = None,
@@ -214,8 +218,7 @@ def examine(
     Args:
         target: data of any format, the name of a TFDS dataset, a configuration or a run.
         overrides: `key.path=value` of a configuration.
-        images: the folder of images of a COCO or CSV file, where it is not found by itself.
-        data_dir: where TFDS datasets lie.
+        images, data_dir, format: see `retina.data.formats.layouts.look`.
         quick: read only the headers of images.
         time: training steps to run and time; left out where a finding is an error, which training would stop at.
         html: a file for all of it as one page.
@@ -225,7 +228,7 @@ def examine(
         RetinaError: there is no such data, an option has no effect, or the page can't be written.
     """
     page = None if html is None else Path(html)
-    opened = open_target(target, list(overrides), images, data_dir)
+    opened = open_target(target, list(overrides), images, data_dir, format)
     if time is not None and opened.config is None:
         raise RetinaError(f"--time: training steps need a configuration, and {target} is data; leave it out")
     if time is not None and opened.config is not None and (hosts := opened.config.run.hosts) is not None:
@@ -433,6 +436,11 @@ class _Formats(NamedTuple):
         return self.results in text.RESULT_LAYOUTS and self.results != "voc"
 
     @property
+    def numbers(self) -> bool:
+        """True where it may be said what the numbers of the ground truth mean."""
+        return self.truth not in ("config", "data", None)
+
+    @property
     def fractions(self) -> bool:
         return self.results in text.FRACTIONS
 
@@ -443,7 +451,7 @@ def _pixels(
     """The meaning of the numbers of the ground truth, and of the detections."""
     usual: Pixels = "continuous" if protocol == "coco" else "inclusive"
     # Some formats mean one thing whoever scores them: VOC's own files, and retina's own tables.
-    truths: dict[str | None, Pixels] = {"voc": "inclusive", "config": "continuous"}
+    truths: dict[str | None, Pixels] = {"voc": "inclusive", "config": "continuous", "data": "continuous"}
     truth = gt_pixels or truths.get(formats.truth) or pixels or usual
     if formats.results == "voc":
         usual = "inclusive"
@@ -468,7 +476,7 @@ def _truth(
     return read_ground_truth(
         given,
         format=format,
-        pixels=None if formats.truth == "config" else pixels,
+        pixels=pixels if formats.numbers else None,
         splits=splits,
         names=names if formats.text_truth else None,
         images=images if formats.text_truth else None,
@@ -526,12 +534,12 @@ def _check_effects(
         (
             "--splits",
             bool(splits),
-            formats.truth in ("voc", "config"),
-            "ground truth in a VOC folder or a configuration",
+            formats.truth in ("voc", "config", "data"),
+            "ground truth in a VOC folder or other data with splits, or a configuration",
         ),
         ("--names", names is not None, formats.text_truth or formats.indices, "text files whose class is an index"),
         ("--images", images is not None, formats.truth not in ("config", None) or formats.fractions, "files"),
-        ("--gt-pixels", gt_pixels is not None, formats.truth not in ("config", None), "ground truth from files"),
+        ("--gt-pixels", gt_pixels is not None, formats.numbers, "ground truth from files"),
         ("--pixels", pixels is not None, files, "files"),
     ):
         if given and not used:

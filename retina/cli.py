@@ -8,6 +8,7 @@ import errno
 import importlib
 import io
 import os
+import re
 import sys
 import traceback
 from typing import NamedTuple
@@ -15,10 +16,13 @@ from typing import NamedTuple
 import typer
 
 from retina.errors import Interrupted, RetinaError, RunFailed
+from retina.files import refuse_scheme
 from retina.output import guarded
 
 FAILED, BAD_INPUT, RESUMABLE, INTERRUPTED = 1, 2, 75, 130
 HELP = ("-h", "--help")
+# An override, or an option with its value.
+_SETTING = re.compile(r"[\w.-]+=")
 
 # What to do where the system refuses a path, which is input, and where a disk or the machine gives out.
 _ALLOWED = "it may not be read or written here; change its permissions, or choose another place"
@@ -102,8 +106,13 @@ def run(arguments: list[str]) -> int | None:
     if name in HELP:
         print(overview())
         return None
+    if name == "--completion":
+        print(completion(*rest), end="")
+        return None
     if name == "--version":
         name = "version"
+    for word in rest:
+        refuse_scheme(word.partition("=")[2] if _SETTING.match(word) else word)
     return app_of(name)(args=rest, prog_name=f"retina {name}", standalone_mode=False)
 
 
@@ -141,6 +150,37 @@ def overview() -> str:
             if command.group == group:
                 lines.append(f"  {name:<15} {command.help}")
     return "\n".join([*lines, "", "`retina COMMAND --help` explains one; `--debug` adds the traceback to an error."])
+
+
+_COMPLETION = """{opening}_retina() {{
+    local words="{commands} --help --version"
+    if ((COMP_CWORD > 1)); then
+        case ${{COMP_WORDS[1]}} in
+{cases}
+        esac
+    fi
+    COMPREPLY=($(compgen -W "$words" -- "${{COMP_WORDS[COMP_CWORD]}}"))
+}}
+complete -o default -o bashdefault -F _retina retina
+"""
+
+
+def completion(shell: str = "bash", *_: str) -> str:
+    """Return a script for bash or zsh that completes commands and options, and files where none of them fits.
+
+    Raises:
+        RetinaError: it is another shell.
+    """
+    if shell not in ("bash", "zsh"):
+        raise RetinaError(f"--completion: expected bash or zsh, got '{shell}'")
+    opening = "autoload -U +X bashcompinit && bashcompinit\n" if shell == "zsh" else ""
+    cases = "\n".join(f'            {name}) words="{" ".join(_options_of(name))}" ;;' for name in COMMANDS)
+    return _COMPLETION.format(opening=opening, commands=" ".join(COMMANDS), cases=cases)
+
+
+def _options_of(name: str) -> list[str]:
+    parameters = typer.main.get_command(app_of(name)).params
+    return [option for parameter in parameters for option in parameter.opts if option.startswith("--")] + ["--help"]
 
 
 def _never_fail_to_print() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,12 +16,30 @@ from retina.errors import RetinaError
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
+# With a single slash too, as `Path` has it. A drive has a single letter.
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+
+
+def refuse_scheme(path: object) -> None:
+    """Check that a path that a user names is one of this machine's file system.
+
+    Raises:
+        RetinaError: it has a scheme, such as gs://, of which nothing here is read or written.
+    """
+    if _SCHEME.match(str(path)):
+        raise RetinaError(
+            f"{path}: expected a path of this machine, got one with a scheme; copy it here, or mount it as a folder"
+        )
+
+
 def exists(path: Path) -> bool:
     """Return whether there is a file or folder of this name.
 
     Raises:
-        RetinaError: the system won't look for it: its name is too long, or it lies in a folder that may not be entered.
+        RetinaError: it has a scheme; or the system won't look for it: its name is too long, or it lies in a folder that
+            may not be entered.
     """
+    refuse_scheme(path)
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a zero byte in the name

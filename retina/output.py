@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Callable, Iterable
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+_ENDLESS = 10_000
+
+Watch = Callable[[Iterable[Any], int], Iterable[Any]]
+"""A function that passes items on, and shows how many of that number are done."""
 
 
 class Output:
@@ -50,15 +58,36 @@ def guarded(stream: IO[str] | Output | None) -> Output:
         return stream
     if stream is not None:
         return Output(stream)
-    import os
-
     output = Output(open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (it lives as long as the process)
     output.lost = OSError("it was closed from the start")
     return output
 
 
 def console(stderr: bool = False) -> Console:
-    """Return a console that prints texts as they are, without colours for numbers and paths, and never fails to."""
+    """Return a console that prints texts as they are, without colours for numbers and paths, and never fails to.
+
+    Into a file or a pipe no line is broken and no column left out, unless `COLUMNS` says how wide it is.
+    """
     from rich.console import Console
 
-    return Console(file=guarded(sys.stderr if stderr else sys.stdout), highlight=False)  # type: ignore[arg-type]
+    terminal = Console(file=guarded(sys.stderr if stderr else sys.stdout), highlight=False)  # type: ignore[arg-type]
+    if not terminal.is_terminal and "COLUMNS" not in os.environ:
+        terminal.width = _ENDLESS
+    return terminal
+
+
+def unwatched(items: Iterable[Any], count: int) -> Iterable[Any]:
+    """Return the items as they are: a `Watch` that shows nothing."""
+    return items
+
+
+def bar(title: str) -> Watch:
+    """Return a `Watch` with a bar on standard error, where that is a terminal."""
+
+    def watch(items: Iterable[Any], count: int) -> Iterable[Any]:
+        from rich.progress import track
+
+        terminal = console(stderr=True)
+        return track(items, title, count, console=terminal, transient=True, disable=not terminal.is_terminal)
+
+    return watch

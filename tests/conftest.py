@@ -7,6 +7,28 @@ from pathlib import Path
 
 import pytest
 
+LONGEST = (
+    "end_to_end/test_coco_mini.py",
+    "end_to_end/test_ablate.py",
+    "training/test_kills.py",
+    "end_to_end/test_devices.py",
+    "end_to_end/test_train.py",
+    "runs/test_importing.py",
+    "end_to_end/test_import.py",
+    "end_to_end/test_readme_commands.py",
+    "backends/test_backends.py",
+    "training/test_devices.py",
+    "training/test_loop.py",
+    "end_to_end/test_export.py",
+    "end_to_end/test_notebooks.py",
+)
+"""The files that take longest, minutes each."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files, so that the processes of `scripts/test` end at about the same time."""
+    items.sort(key=lambda item: not item.path.as_posix().endswith(LONGEST))
+
 
 @pytest.fixture
 def shared_data() -> Path:

@@ -213,6 +213,23 @@ def of_csv(text: str) -> Callable[[Path], list[str]]:
     return make
 
 
+def of_labelme(**keys: Any) -> Callable[[Path], list[str]]:
+    def make(folder: Path) -> list[str]:
+        (folder / "a.png").write_bytes(encoded())
+        shape = {"label": "cat", "shape_type": "rectangle", "points": [[8, 8], [32, 32]]}
+        tree = {"imagePath": "a.png", "imageHeight": SIDE, "imageWidth": SIDE, "shapes": [shape]} | keys
+        (folder / "a.json").write_text(json.dumps(tree))
+        return train("{format: labelme}")
+
+    return make
+
+
+def _two_readings(folder: Path) -> list[str]:
+    coco(folder)
+    (folder / "images" / "0.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    return ["doctor", "."]
+
+
 def of_tfds(damage: Callable[[Path], object] = _NOTHING, split: str = "train") -> Callable[[Path], list[str]]:
     """COCO's two images as a TFDS dataset with the split "train"; `damage` is given its only shard."""
 
@@ -318,6 +335,16 @@ KINDS = (
     Kind("COCO box of no width", of_box(bbox=[8, 8, 0, 9]), 2, r"annotation 8 \(image 41\): .*zero width"),
     Kind("COCO box that is not finite", of_box(bbox=[8, 8, float("nan"), 9]), 2, r"annotation 8 .*not finite"),
     Kind("COCO box outside its image", of_box(bbox=[60, 8, 24, 9]), 2, r"annotation 8 .*reaches 20 px outside"),
+    Kind("COCO and YOLO in one folder", _two_readings, 2, "2 ways; choose one: --format yolo .*; --format coco"),
+    # ------------------------------------------------------------------------------------------------------ labelme
+    Kind("labelme image elsewhere", of_labelme(imagePath="b.png"), 2, r"b\.png: no such image \(a\.json of"),
+    Kind("labelme without shapes", of_labelme(shapes=[]), 2, "no file has a shape, so there are no class names"),
+    Kind(
+        "labelme rectangle of a point",
+        of_labelme(shapes=[{"label": "x", "shape_type": "rectangle", "points": [[1, 2]]}]),
+        2,
+        "a rectangle needs at least 2 points",
+    ),
     # ---------------------------------------------------------------------------------------------------------- VOC
     Kind("XML bomb (billion laughs)", of_xml(_LAUGHS), 2, r"one\.xml: it declares a DTD or entities"),
     Kind(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import LONGEST
 from tests.scripts import SCRIPTS, load_script
 
 EXECUTABLE = sorted(path for path in SCRIPTS.rglob("*.py") if os.access(path, os.X_OK))
@@ -128,3 +129,7 @@ def test_python_scripts_have_their_ending():
             first = path.read_text(encoding="utf-8").partition("\n")[0]
             assert ("python" in first) == (path in EXECUTABLE), path
             assert path.suffix == ".py" or "bash" in first, path
+
+
+def test_the_files_that_begin_the_tests_are_there():
+    assert [name for name in LONGEST if not (SCRIPTS.parent / "tests" / name).is_file()] == []

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from retina import api
-from retina.commands.options import config_arguments
+from retina.commands.options import DataDir, DataFormat, DataImages, config_arguments
 from retina.errors import RetinaError
 from retina.output import console
 
@@ -26,8 +26,9 @@ def browse(
     show: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     limit: Annotated[int, typer.Option(help="Images on the page; those with defects come first.", min=1)] = 300,
     quick: Annotated[bool, typer.Option("--quick", help="Read only the headers of images not shown.")] = False,
-    images: Annotated[Path | None, typer.Option(help="Folder of images of a COCO or CSV file.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Where TFDS datasets lie.")] = None,
+    images: DataImages = None,
+    data_dir: DataDir = None,
+    format: DataFormat = None,
 ) -> None:
     """Look through a dataset: one page with its images, their boxes and their defects."""
     source, settings = config_arguments(target, overrides)
@@ -51,6 +52,7 @@ def browse(
             overrides=settings,
             images=images,
             data_dir=data_dir,
+            format=format,
             quick=quick,
             advance=advance,
         )

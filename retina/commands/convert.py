@@ -10,7 +10,7 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from retina import api
-from retina.commands.options import Json
+from retina.commands.options import DataDir, DataFormat, DataImages, Json
 from retina.config.reading import write_yaml
 from retina.data.convert.converting import Conversion
 from retina.output import console
@@ -22,17 +22,16 @@ _Choice = Literal["keep", "drop"]
 def convert(
     source: Annotated[
         str,
-        typer.Argument(
-            metavar="SRC", help="Configuration, COCO JSON, VOC, YOLO or TFDS folder, data.yaml, CSV, or TFDS name."
-        ),
+        typer.Argument(metavar="SRC", help="A configuration or run, data of any format, or a TFDS name."),
     ],
     folder: Annotated[Path, typer.Argument(metavar="DST", help="A new folder.")],
     to: Annotated[Literal["coco", "voc", "yolo", "tfds"], typer.Option(help="The format to write.")],
     split: Annotated[
         list[str] | None, typer.Option(help="NAME or NAME=NEW of the source's splits, repeatable; all if left out.")
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of images of a COCO JSON or CSV file.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Where TFDS datasets lie.")] = None,
+    images: DataImages = None,
+    data_dir: DataDir = None,
+    format: DataFormat = None,
     invalid_boxes: Annotated[
         Literal["error", "clip", "drop"] | None, typer.Option(help="Boxes without area or outside their image.")
     ] = None,
@@ -63,6 +62,7 @@ def convert(
             splits=split or (),
             images=images,
             data_dir=data_dir,
+            format=format,
             invalid_boxes=invalid_boxes,
             orientation=orientation,
             crowd=crowd,
@@ -128,6 +128,13 @@ def _print(conversion: Conversion) -> None:
         terminal.print(f"{folder}: it is not what was to be written; {remedy}.", markup=False, soft_wrap=True)
         return
     held = "its source holds, damaged images too" if conversion.damaged else "it should"
-    terminal.print(f"Read again and compared: {folder} holds what {held}. In a configuration:", soft_wrap=True)
-    section = {"data": {"root": str(folder), **conversion.data}}
-    terminal.print(write_yaml(section), end="", markup=False, soft_wrap=True)
+    terminal.print(f"Read again and compared: {folder} holds what {held}.", markup=False, soft_wrap=True)
+    tree, left = conversion.configuration()
+    if "train" in tree["data"]:
+        says = "A configuration begins like this; how many steps to train is yours to say:"
+    else:
+        says = "Part of a configuration, which also needs data.train, a split to train on:"
+    terminal.print(says, soft_wrap=True)
+    terminal.print(write_yaml(tree), end="", markup=False, soft_wrap=True)
+    if left:
+        terminal.print(f"# without a place in it: {', '.join(left)}", markup=False, soft_wrap=True)

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from retina import api
-from retina.commands.options import Json, config_arguments
+from retina.commands.options import DataDir, DataFormat, DataImages, Json, config_arguments
 from retina.errors import RetinaError
 from retina.output import console
 
@@ -23,8 +23,9 @@ def doctor(
         list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Settings of a configuration.")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Read only the headers of images.")] = False,
-    images: Annotated[Path | None, typer.Option(help="Folder of images of a COCO or CSV file.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Where TFDS datasets lie.")] = None,
+    images: DataImages = None,
+    data_dir: DataDir = None,
+    format: DataFormat = None,
     time: Annotated[int | None, typer.Option(help="Also run this many training steps and time them.", min=3)] = None,
     html: Annotated[Path | None, typer.Option(help="Write it all as one page.")] = None,
     as_json: Json = False,
@@ -47,7 +48,15 @@ def doctor(
                 status.update(f"{opened} images opened …")
 
         examination = api.examine(
-            file, settings, images=images, data_dir=data_dir, quick=quick, time=time, html=html, advance=advance
+            file,
+            settings,
+            images=images,
+            data_dir=data_dir,
+            format=format,
+            quick=quick,
+            time=time,
+            html=html,
+            advance=advance,
         )
     # Training would stop at what the examination calls an error, and take the examination with it.
     if time is not None and not examination.sound:

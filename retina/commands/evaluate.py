@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from retina import api
-from retina.commands.options import Checkpoint, Json, Overrides, ProtocolOption, Replicates, Split
+from retina.commands.options import Checkpoint, Conventions, Json, Overrides, ProtocolOption, Replicates, Split
 from retina.evaluation.tables import print_score
-from retina.output import console
+from retina.output import bar, console
 
 
 def evaluate(
@@ -22,6 +22,7 @@ def evaluate(
     protocol: ProtocolOption = "coco",
     replicates: Replicates = None,
     out: Annotated[Path | None, typer.Option(help="Also write metrics, detections, plots and pictures here.")] = None,
+    conventions: Conventions = False,
     as_json: Json = False,
 ) -> None:
     """Print the metrics of a trained run, how sure they are, and what keeps them down."""
@@ -33,6 +34,7 @@ def evaluate(
         replicates=replicates,
         overrides=overrides or (),
         out=out,
+        watched=bar("detecting"),
     )
     if as_json:
         head = {"run": str(run), "split": split, "checkpoint": checkpoint, "notes": list(notes)}
@@ -41,6 +43,6 @@ def evaluate(
     terminal = console()
     for note in notes:
         terminal.print(note, markup=False)
-    print_score(terminal, score)
+    print_score(terminal, score, conventions=conventions)
     if out is not None:
         terminal.print(f"All of it, with pictures, is in {out}.", markup=False, soft_wrap=True)

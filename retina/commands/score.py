@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from retina import api
-from retina.commands.options import Json, ProtocolOption, Replicates
+from retina.commands.options import Conventions, Json, ProtocolOption, Replicates
 from retina.drawing.evaluation_files import write_score
 from retina.errors import RetinaError
 from retina.evaluation.tables import print_score
@@ -17,7 +17,7 @@ from retina.output import console
 
 
 def score(
-    ground_truth: Annotated[Path, typer.Option(help="COCO JSON, VOC folder, text folder, configuration or run.")],
+    ground_truth: Annotated[Path, typer.Option(help="Data of any format, text folder, configuration or run.")],
     detections: Annotated[Path, typer.Option(help="COCO results JSON, or a folder of text files.")],
     protocol: ProtocolOption = "coco",
     engine: Annotated[Literal["hotcoco", "pycocotools"] | None, typer.Option(help="Of coco; equal figures.")] = None,
@@ -48,6 +48,7 @@ def score(
         bool, typer.Option("--strict", help="Refuse detections of classes or images that the ground truth lacks.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Also write metrics, detections and plots here.")] = None,
+    conventions: Conventions = False,
     as_json: Json = False,
 ) -> None:
     """Score anybody's detections against anybody's ground truth, without a model."""
@@ -76,7 +77,7 @@ def score(
         print(json.dumps(result.to_json(), indent=2))
         return
     terminal = console()
-    print_score(terminal, result)
+    print_score(terminal, result, conventions=conventions)
     if out is not None:
         terminal.print(f"All of it is in {out}.", markup=False, soft_wrap=True)
 

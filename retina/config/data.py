@@ -34,6 +34,11 @@ class CocoSource(Section):
     images: Path
     """The folder that the file's `file_name` entries are relative to, from `data.root`."""
 
+    supercategory: Literal["drop"] | None = None
+    """Treatment of the category 0 that Roboflow adds, which has no box and is the supercategory of all others: `drop`
+    leaves it out. Null, the default, makes it a class like any other, as COCO does. Commands that are given a folder or
+    file in place of a configuration take `drop` where there is such a category."""
+
     select: Select | None = None
     """Part of the images to take; null takes all."""
 
@@ -45,12 +50,14 @@ class VocSource(Section):
     """Pascal VOC's XML, a file for each image."""
 
     folder: Path = Path(".")
-    """Folder of `Annotations`, `ImageSets` and `JPEGImages`, or of year folders such as `VOC2007` that hold them; from
-    `data.root`, which it is by default."""
+    """Folder of `Annotations`, `ImageSets` and `JPEGImages`, or of year folders such as `VOC2007` that hold them; or of
+    images with their annotations beside them, or in `annotations` and `images`; from `data.root`, which it is by
+    default."""
 
     splits: tuple[str, ...] = Field(min_length=1)
     """Files of `ImageSets/Main`, read in this order: `2007/trainval` in a devkit with year folders, `train` in a bare
-    one."""
+    one. Where there are none: folders in `folder` that hold a split each, as Roboflow writes them. `.` are all images
+    of `folder` that have an annotation."""
 
     select: Select | None = None
     """Part of the images to take; null takes all."""
@@ -63,7 +70,8 @@ class YoloSource(Section):
     """YOLO's text files, one for each image."""
 
     data: Path | None = None
-    """An Ultralytics `data.yaml`, from `data.root`. Give it with `split`, or give `images` instead."""
+    """An Ultralytics `data.yaml`, or darknet's `obj.data`, or its `obj.names` beside lists such as `train.txt`; from
+    `data.root`. Give it with `split`, or give `images` instead."""
 
     split: str | None = None
     """Key of `data`: `train`, `val` or `test`."""
@@ -113,6 +121,27 @@ class CsvSource(Section):
     classes: Path | None = None
     """A CSV file of lines `class name,id`, from `data.root`, whose ids give the order. Null takes `data.classes`, or
     else the sorted names that occur in `annotations`."""
+
+    select: Select | None = None
+    """Part of the images to take; null takes all."""
+
+
+class LabelmeSource(Section):
+    """JSON files of labelme: rectangles, and the bounding boxes of other shapes."""
+
+    format: Literal["labelme"] = "labelme"
+    """JSON files of labelme, one for each image."""
+
+    folder: Path = Path(".")
+    """Folder of the JSON files, or of `annotations` or `labels` that hold them; from `data.root`, which it is by
+    default."""
+
+    splits: tuple[str, ...] = Field(default=(".",), min_length=1)
+    """Folders in `folder` that hold a split each, read in this order; `.`, the default, is `folder` itself."""
+
+    images: Path | None = None
+    """The folder of images, from `data.root`; null takes the files' own folder or one beside it that has most of the
+    images that they name."""
 
     select: Select | None = None
     """Part of the images to take; null takes all."""
@@ -190,7 +219,8 @@ class DigitsSource(Section):
 
 
 Source = Annotated[
-    Union[CocoSource, VocSource, YoloSource, CsvSource, TfdsSource, DigitsSource], Field(discriminator="format")
+    Union[CocoSource, VocSource, YoloSource, CsvSource, LabelmeSource, TfdsSource, DigitsSource],
+    Field(discriminator="format"),
 ]
 
 
@@ -276,9 +306,9 @@ class Data(Section):
     """Split for a last measurement (`retina evaluate --split test`); training never reads it."""
 
     classes: tuple[str, ...] | None = None
-    """Class names in the order of their labels, all different. They must be those of the files, after `relabel`; of voc
-    and csv, whose files tell only the classes that occur, there may be more. Null takes the files' order: COCO's by
-    category id, YOLO's by index, VOC's and CSV's by name."""
+    """Class names in the order of their labels, all different. They must be those of the files, after `relabel`; of
+    voc, csv and labelme, whose files tell only the classes that occur, there may be more. Null takes the files' order:
+    COCO's by category id, YOLO's by index, VOC's, CSV's and labelme's by name."""
 
     relabel: Relabel | None = None
     """Classes to rename, merge or leave out, alike in every split; null takes the files' classes."""

@@ -99,13 +99,14 @@ class Model(Section):
 
     weights: str | None = None
     """First weights of the backbone: for `resnet50` and its kin a file of torchvision's or timm's ImageNet weights
-    (.pth, .safetensors) or the folder of a preset of keras-hub, for `efficientnet_lite0` and its kin `imagenet` (the
-    file of an installed package, extra `lite`) or such a file, for the others a preset of keras-cv or keras-hub, which
-    is fetched when first used. Null draws random ones."""
+    (.pth, .safetensors), their name (`torchvision/resnet50`, fetched once) or the folder of a preset of keras-hub, for
+    `efficientnet_lite0` and its kin `imagenet` (the file of an installed package, extra `lite`) or such a file, for the
+    others a preset of keras-cv or keras-hub, which is fetched when first used. Null draws random ones."""
 
     init_from: Path | None = None
     """First weights of the whole detector: a run, whose best checkpoint is taken (or its latest, where none is the
-    best), or the file of a checkpoint. The rows of the classification head are taken by class name. Relative to the
+    best), the file of a checkpoint, or the name of a published detector (`torchvision/retinanet_resnet50_fpn_v2`,
+    fetched once). The rows of the classification head are taken by class name. Relative to the
     folder that the command runs in."""
 
     init_classes: dict[str, str] = Field(default_factory=dict)

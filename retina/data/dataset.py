@@ -451,9 +451,10 @@ def merging_advice(names: Sequence[str], ids: Sequence[object]) -> str:
 
 
 def suggest(name: str, valid: Sequence[str]) -> str:
-    """Return the end of a message about an unknown name: the nearest valid name, or all of them."""
-    near = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-    return f"did you mean '{near[0]}'?" if near else f"expected one of {list(valid)}"
+    """Return the end of a message about an unknown name: the nearest valid name, whatever its case, or all of them."""
+    plain = {known.casefold(): known for known in reversed(valid)}
+    near = difflib.get_close_matches(name.casefold(), plain, n=1, cutoff=0.5)
+    return f"did you mean '{plain[near[0]]}'?" if near else f"expected one of {list(valid)}"
 
 
 def first_repeated(values: Sequence) -> tuple[int, object] | None:

@@ -15,13 +15,12 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from retina.data.detections import short
+from retina.data.folders import LOOKED_AT, subfolders
 from retina.data.headers import QUARTER_TURNS, orientation, tiff_size
 from retina.data.stored import TableImage, encoded
 from retina.errors import RetinaError
 from retina.files import IMAGE_SUFFIXES, refuse_special
 
-# Of a file's names those by which the folder of its images is guessed.
-_LOOKED_AT = 100
 # What Label Studio puts before the names of uploads, and its address of a file of the server.
 _UPLOADED = re.compile(r"[0-9a-f]{8}-(?P<name>.+)")
 _LOCAL_FILE = re.compile(r"/local-files/?\?(?:.*&)?d=(?P<path>[^&]+)")
@@ -173,6 +172,14 @@ def readings(file: str, folder: Path, home: Path) -> Iterator[str]:
             yield os.path.join(parent, uploaded["name"])
 
 
+def plain_names(name: str) -> set[str]:
+    """Return the other names that the file of an upload may have had before Label Studio wrote its name: without the
+    escapes of a URL, and without its prefix."""
+    plain = unquote(name)
+    uploaded = _UPLOADED.fullmatch(plain)
+    return {plain, *([uploaded["name"]] if uploaded else [])} - {name}
+
+
 def _forms(file: str) -> Iterator[str]:
     slashes = file.replace("\\", "/")
     yield from (file, slashes)
@@ -206,7 +213,8 @@ def guess_folder(file: Path, files: Sequence[str]) -> tuple[Path, tuple[Path, ..
     names lead to a file.
 
     The file's own folder and that above its `annotations`, in both of these `images`, what is called like the file, and
-    the latter in `images`. Of equals the first; where no name leads to a file, the file's own folder.
+    the latter in `images`; where no name leads to a file there, the other folders beside it. Of equals the first; where
+    no name leads to a file, the file's own folder.
     """
     home = file.parent.parent if file.parent.name == "annotations" else file.parent
     split = file.stem.removeprefix("instances_").removesuffix("_labels")
@@ -214,9 +222,13 @@ def guess_folder(file: Path, files: Sequence[str]) -> tuple[Path, tuple[Path, ..
         (file.parent, home / split, home / "images" / split, home / "images", file.parent / "images", home)
     )
     looked = tuple(place for place in places if place.is_dir())
-    sample = files[:_LOOKED_AT]
-    counts = [sum(_read_name(name, place, file.parent) is not None for name in sample) for place in looked]
-    return looked[counts.index(max(counts))] if any(counts) else file.parent, looked
+    for among in (looked, tuple(place for place in subfolders(home) if place not in looked)):
+        counts = [
+            sum(_read_name(name, place, file.parent) is not None for name in files[:LOOKED_AT]) for place in among
+        ]
+        if any(counts):
+            return among[counts.index(max(counts))], looked
+    return file.parent, looked
 
 
 def missing_images(first: str | Path, where: str, missing: int, of: int) -> RetinaError:

@@ -19,7 +19,7 @@ from retina.data.limits import image_name, too_large
 from retina.data.orientation import turned
 from retina.data.stored import Photograph, StoredImage
 from retina.errors import RetinaError
-from retina.files import refuse_special
+from retina.files import refuse_scheme, refuse_special
 from retina.startup import import_tensorflow_quietly
 
 _Answer = TypeVar("_Answer")
@@ -62,6 +62,7 @@ def load_image(
         image = image.read()
     if not isinstance(image, bytes):
         name = os.fspath(image)
+        refuse_scheme(name)
         try:
             refuse_special(name)
             with open(image, "rb") as file:

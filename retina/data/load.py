@@ -12,13 +12,14 @@ from typing import Literal, NamedTuple, cast, get_args
 import numpy as np
 
 from retina import config
-from retina.config.reading import read_yaml
 from retina.data.dataset import DetectionDataset, Records, build, class_list_advice, with_classes
 from retina.data.detections import Pixels
 from retina.data.formats import text
 from retina.data.formats.coco import coco_records, coco_results, coco_truth
 from retina.data.formats.csv import csv_records
 from retina.data.formats.digits import digits_records
+from retina.data.formats.labelme import labelme_records
+from retina.data.formats.layouts import PICK, look
 from retina.data.formats.tfds import tfds_records
 from retina.data.formats.voc import devkit_results, voc_records, voc_truth
 from retina.data.formats.yolo import yolo_records
@@ -31,6 +32,9 @@ from retina.data.select import new_names, relabel, select_images, unknown_names,
 from retina.errors import RetinaError
 from retina.files import exists
 from retina.output import console
+
+# Endings of files that are told apart by their content; of ground truth any other is COCO's.
+_OF_DATA = (".yaml", ".yml", ".csv", ".data", ".names")
 
 Split = Literal["train", "validation", "test"]
 TruthFormat = Literal["auto", "coco", "voc", "config", "xywh", "xyxy", "yolo"]
@@ -179,7 +183,11 @@ def _records(data: config.Data, source: config.Source) -> Records:
     skip, upright = data.invalid_images == "skip", data.orientation == "upright"
     if source.format == "coco":
         return coco_records(
-            root / source.annotations, root / source.images, keep_missing=skip, relabelled=data.relabel is not None
+            root / source.annotations,
+            root / source.images,
+            keep_missing=skip,
+            relabelled=data.relabel is not None,
+            supercategory=source.supercategory,
         )
     if source.format == "voc":
         return voc_records(
@@ -199,6 +207,16 @@ def _records(data: config.Data, source: config.Source) -> Records:
             root / source.annotations,
             _from_root(data, source.images),
             class_file=_from_root(data, source.classes),
+            classes=classes,
+            difficult=data.difficult,
+            keep_unreadable=skip,
+            upright=upright,
+        )
+    if source.format == "labelme":
+        return labelme_records(
+            root / source.folder,
+            source.splits,
+            _from_root(data, source.images),
             classes=classes,
             difficult=data.difficult,
             keep_unreadable=skip,
@@ -309,13 +327,15 @@ def read_ground_truth(
     What the reference evaluators score, retina scores: boxes are taken as they are.
 
     Args:
-        path: a COCO JSON file; a Pascal VOC folder; a retina configuration (`.yaml`) or run folder; or a folder of text
-            files, one for each image. "auto" tells all but the text files apart.
+        path: a COCO JSON file; a Pascal VOC folder; a retina configuration (`.yaml`) or run folder; data in any other
+            layout, of which its reader's table is the truth; or a folder of text files, one for each image. "auto"
+            tells all but the text files apart.
         format: text files hold lines `class x y w h` ("xywh"), `class x1 y1 x2 y2` ("xyxy") or, as fractions of the
             image's sides, `class cx cy w h` ("yolo").
         pixels: what the numbers mean, see `retina.data.detections.to_continuous`. None is "inclusive" for a VOC folder
             and "continuous" for the others.
-        splits: of a VOC folder (its only one by default), or the one of a configuration ("validation" by default).
+        splits: of a VOC folder (its only one by default), the one of other data, or of a configuration ("validation" by
+            default).
         names: a file of class names, one a line, for text files whose class is an index.
         images: the folder of images for text files; an image without text file then has no boxes.
 
@@ -326,15 +346,17 @@ def read_ground_truth(
     kind = truth_format(path, format)
     of_text = kind in text.TRUTH_LAYOUTS
     for option, given, used in (
-        ("--splits", bool(splits), kind in ("voc", "config")),
+        ("--splits", bool(splits), kind in ("voc", "config", "data")),
         ("--names", names is not None, of_text),
         ("--images", images is not None, of_text),
-        ("--gt-pixels", pixels is not None, kind != "config"),
+        ("--gt-pixels", pixels is not None, kind not in ("config", "data")),
     ):
         if given and not used:
             raise RetinaError(f"{path}: {option} has no effect on ground truth of format '{kind}'; leave it out")
     if kind == "config":
         return _truth_of_config(path, tuple(splits))
+    if kind == "data":
+        return _truth_of_data(path, tuple(splits))
     if kind == "voc":
         return voc_truth(path, tuple(splits), pixels or "inclusive")
     if of_text:
@@ -356,21 +378,31 @@ def truth_format(path: Path, format: TruthFormat) -> str:
         return format
     if not exists(path):
         raise RetinaError(f"{path}: no such ground truth; expected a COCO JSON file, a folder or a configuration")
-    settings = path / "config.yaml"
-    if path.suffix in (".yaml", ".yml") or (exists(settings) and config.is_ours(read_yaml(settings, str(settings)))):
-        return "config"
-    if path.is_file() or path.is_fifo():
+    if (path.is_file() and path.suffix.lower() not in _OF_DATA) or path.is_fifo():
         return "coco"
-    if not path.is_dir():
+    if not (path.is_file() or path.is_dir()):
         raise RetinaError(f"{path}: expected a COCO JSON file or a folder, got a device or a socket")
     if any((path / inside).is_dir() for inside in ("Annotations", "VOCdevkit")) or any(path.glob("VOC*/Annotations")):
         return "voc"
-    if text.text_files(path):
-        raise RetinaError(
-            f"{path}: a folder of text files does not tell what its numbers mean; say it with --gt-format: "
-            f"{', '.join(text.TRUTH_LAYOUTS)}"
-        )
-    raise RetinaError(f"{path}: expected a Pascal VOC folder (Annotations/*.xml) or text files; got neither")
+    try:
+        return "config" if look(str(path)).config is not None else "data"
+    except RetinaError as error:
+        if path.is_dir() and text.text_files(path):
+            raise RetinaError(
+                f"{path}: a folder of text files does not tell what its numbers mean; say it with --gt-format: "
+                f"{', '.join(text.TRUTH_LAYOUTS)}"
+            ) from None
+        instead = "give the file of one, or a configuration that names one, as ground truth"
+        raise RetinaError(str(error).replace(PICK, instead).replace("--format ", "")) from None
+
+
+def _truth_of_data(path: Path, splits: tuple[str, ...]) -> FileTruth:
+    sources = look(str(path)).splits
+    chosen = splits or tuple(sources)
+    if len(chosen) != 1 or chosen[0] not in sources:
+        raise RetinaError(f"{path}: --splits: expected one of {', '.join(sources)}, got {', '.join(splits) or 'none'}")
+    source = sources[chosen[0]]
+    return read_split(config.Data(train=source, validation=source, invalid_boxes="drop"), "train").truth
 
 
 def _truth_of_config(path: Path, splits: tuple[str, ...]) -> FileTruth:

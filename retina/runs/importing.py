@@ -75,7 +75,7 @@ def import_run(
             `RetinaNet` on another ResNet with the same pyramid, heads and anchors. `keras-hub`: a preset folder, .keras
             or .weights.h5 of its RetinaNetObjectDetector, or of a ResNetBackbone. `detectron2`: its RetinaNet, .pkl or
             .pth. `torchvision-backbone`: an ImageNet classifier's state dict, timm's as well.
-        file: .pth or .safetensors, or as `kind` says.
+        file: .pth or .safetensors, or as `kind` says; or a name of `retina.weights.sources.PUBLISHED`, to be fetched.
         out: a new folder.
         classes: names of the head's rows; by default COCO's 80 for a head of 91 rows (80 of detectron2), else
             `class_0`, …. Of a backbone, names of the classes; by default those of the config's training data.
@@ -87,8 +87,9 @@ def import_run(
         RetinaError: the file can't be read or is not of this kind, the classes don't fit it, `out` is not empty, or
             `overrides` ask for another network than the file's. Nothing is written then.
     """
-    out, path = Path(out), Path(file).absolute()
+    out = Path(out)
     _refuse_taken(out)
+    path = sources.published_file(str(file)) if _is_published(kind, file) else Path(file).absolute()
     if kind == "torchvision-backbone" or (kind == "keras-hub" and sources.is_keras_backbone(path)):
         return _import_backbone(path, out, classes, config, overrides)
     source = sources.read_detector(kind, path, classes, str(file))
@@ -102,6 +103,37 @@ def import_run(
     checkpoint = _first_checkpoint(resolved, source.names, source.category_ids, detector)
     _write(out, path, resolved, checkpoint, converted.report, converted.leftovers, pictures=config is None)
     return converted.report
+
+
+def _is_published(kind: Kind, file: str | Path) -> bool:
+    """Return whether the file is given by a name.
+
+    Raises:
+        RetinaError: that name is of another kind.
+    """
+    if str(file) not in sources.PUBLISHED or exists(Path(file)):
+        return False
+    if sources.PUBLISHED[str(file)].kind != kind:
+        raise RetinaError(f"{file}: its kind is {sources.PUBLISHED[str(file)].kind}, got {kind}; give that instead")
+    return True
+
+
+def published_run(name: str) -> Path:
+    """Return the run of published weights, which are fetched and imported when it is first asked for.
+
+    Raises:
+        RetinaError: they can't be fetched, or are a classifier's, which `model.weights` takes.
+    """
+    kind = sources.PUBLISHED[name].kind
+    if kind == "torchvision-backbone":
+        raise RetinaError(f"{name}: it is a classifier, not a detector; give it as model.weights")
+    run = sources.published_folder() / name / "run"
+    if not exists(run):
+        partial = run.with_name(f"{run.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        import_run(kind, sources.published_file(name), partial)
+        partial.rename(run)
+    return run
 
 
 def _refuse_taken(out: Path) -> None:

@@ -17,6 +17,7 @@ from retina.data.load import Split, read_split
 from retina.errors import RetinaError
 from retina.evaluation.coco import Metrics, evaluate_as
 from retina.inference import Predictor, build_detector, detect
+from retina.output import Watch, unwatched
 from retina.runs.checkpoint import Checkpoint, read, restore
 from retina.runs.directory import RunDirectory
 from retina.runs.ema import averaged_weights
@@ -151,8 +152,18 @@ def evaluate(
     return metrics, detected.table, detected.dataset
 
 
-def detect_split(run: str | Path, split: Split, *, checkpoint: str = "best", overrides: Sequence[str] = ()) -> Detected:
+def detect_split(
+    run: str | Path,
+    split: Split,
+    *,
+    checkpoint: str = "best",
+    overrides: Sequence[str] = (),
+    watched: Watch = unwatched,
+) -> Detected:
     """Detect in one of a run's splits; return the detections with the data and the checkpoint's configuration.
+
+    Args:
+        watched: passes the batches on, of which it is told the number.
 
     Raises:
         RetinaError: as `evaluate`.
@@ -161,7 +172,7 @@ def detect_split(run: str | Path, split: Split, *, checkpoint: str = "best", ove
     predictor = load(run, checkpoint, of_section(overrides, "inference"))
     dataset, truth, config = split_for(predictor, split, of_section(overrides, "data", "evaluation"))
     batches = evaluation_batches(dataset, config.data, batch_size=config.inference.batch_size)
-    table = detect(predictor.run, dataset, batches)
+    table = detect(predictor.run, dataset, watched(batches, len(batches)))
     return Detected(table, dataset, results(table, dataset), truth, config)
 
 

@@ -19,6 +19,8 @@ from retina.models.detector import Detector
 from retina.runs.checkpoint import Checkpoint, read, restore
 from retina.runs.directory import BEST, LATEST, RunDirectory
 from retina.runs.ema import averaged_weights
+from retina.runs.importing import published_run
+from retina.weights.sources import PUBLISHED
 
 # Settings that a run chooses for itself, whatever its first weights. The weights were trained for all others of the
 # model, and for the anchors: other values are allowed, with a note.
@@ -30,11 +32,14 @@ _ALIKE = 0.8
 
 
 def read_initial(source: Path) -> Checkpoint:
-    """Read the checkpoint that `model.init_from` names: a file, or a run's best (its latest if no best is known).
+    """Read the checkpoint that `model.init_from` names: a file, a run's best (its latest if no best is known), or
+    published weights.
 
     Raises:
         RetinaError: there is no such checkpoint, or it is damaged.
     """
+    if str(source) in PUBLISHED and not exists(source):
+        source = published_run(str(source))
     if not exists(source):
         raise RetinaError(
             f"model.init_from: {source}: not a run directory (no such folder); make one with `retina import-weights` "

@@ -18,7 +18,9 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Column
+from rich.text import Text
 
 from retina.output import guarded
 
@@ -46,9 +48,9 @@ class Report:
         self.live = self.console.is_terminal and log is not None
         self.progress = Progress(
             TextColumn("step {task.completed}/{task.total}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[figures]}"),
+            BarColumn(bar_width=16),
             TimeRemainingColumn(),
+            _Figures(table_column=Column()),
             console=self.console,
             disable=not self.live,
         )
@@ -71,12 +73,14 @@ class Report:
 
     def scalars(self, line: dict[str, Any], remaining_seconds: float) -> None:
         """Show a line of `metrics.jsonl`."""
-        figures = (
-            f"loss {line['loss']:.4f} (class {line['loss_classification']:.4f}, box {line['loss_box']:.4f})  "
-            f"lr {line['learning_rate']:.2e}  {line['images_per_second']:.1f} images/s  "
-            f"waiting for data {line['data_wait']:.0%}"
-        )
-        self.progress.update(self.task, completed=line["step"], figures=figures)
+        parts = f"(class {line['loss_classification']:.4f}, box {line['loss_box']:.4f})"
+        rate, pace = f"lr {line['learning_rate']:.2e}", f"{line['images_per_second']:.1f} images/s"
+        waiting = f"waiting for data {line['data_wait']:.0%}"
+        loss = f"loss {line['loss']:.4f}"
+        figures = f"{loss} {parts}  {rate}  {pace}  {waiting}"
+        # By what is missed least at the end, which a narrow terminal cuts off.
+        live = f"{loss}  {pace}  {parts}  {rate}  {waiting}"
+        self.progress.update(self.task, completed=line["step"], figures=live)
         text = f"step {line['step']}/{self.steps}  {figures}  ETA {_duration(remaining_seconds)}"
         if not self.live:
             self._print(text)
@@ -99,6 +103,13 @@ class Report:
             if not self.warned:
                 self.warned = True
                 self._print(f"warning: {self.log}: it can't be written ({error.strerror}); the run goes on without it")
+
+
+class _Figures(ProgressColumn):
+    """Figures of the last line; they alone are cut where the terminal is narrow."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields["figures"], no_wrap=True, overflow="ellipsis")
 
 
 def _duration(seconds: float) -> str:

@@ -33,6 +33,7 @@ from retina.training.resuming import (
     find_start,
     remove_superseded,
 )
+from retina.weights.sources import PUBLISHED
 
 
 def train(
@@ -191,9 +192,9 @@ def with_absolute_paths(config: Config) -> Config:
     """Return the configuration with absolute paths, so that a run can be resumed and evaluated from any folder."""
     config, model = configuration.with_absolute_root(config), config.model
     update: dict[str, object] = {}
-    if model.init_from is not None:
+    if model.init_from is not None and str(model.init_from) not in PUBLISHED:
         update["init_from"] = model.init_from.expanduser().absolute()
-    if model.weights not in (None, INSTALLED) and backbones.takes_a_file(model.backbone):
+    if model.weights not in (None, INSTALLED, *PUBLISHED) and backbones.takes_a_file(model.backbone):
         update["weights"] = str(Path(str(model.weights)).expanduser().absolute())
     return config.model_copy(update={"model": model.model_copy(update=update)})
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -15,7 +17,7 @@ from retina.weights.architectures import ARCHITECTURES
 from retina.weights.coco_classes import CATEGORIES
 from retina.weights.keras_file import read_keras
 from retina.weights.mapping import Converted, Report, Rule, Setting, convert
-from retina.weights.tensor_file import TensorFile, read_tensors
+from retina.weights.tensor_file import TensorFile, read_tensors, sha256_of_file
 
 # Of [0, 255], RGB, as torchvision and timm train on ImageNet.
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -24,6 +26,83 @@ IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 _MOST_LAYERS = 64
 
 DetectorKind = Literal["torchvision", "keras-hub", "detectron2"]
+
+
+class Published(NamedTuple):
+    """Weights that have a name: a `kind` of `retina.runs.importing`, and where the file is."""
+
+    kind: Literal["torchvision", "detectron2", "torchvision-backbone"]
+    url: str
+
+
+_TORCH, _DETECTRON2 = "https://download.pytorch.org/models", "https://dl.fbaipublicfiles.com/detectron2/COCO-Detection"
+
+PUBLISHED = {
+    "torchvision/retinanet_resnet50_fpn": Published(
+        "torchvision", f"{_TORCH}/retinanet_resnet50_fpn_coco-eeacb38b.pth"
+    ),
+    "torchvision/retinanet_resnet50_fpn_v2": Published(
+        "torchvision", f"{_TORCH}/retinanet_resnet50_fpn_v2_coco-5905b1c5.pth"
+    ),
+    "detectron2/retinanet_R_50_FPN_1x": Published(
+        "detectron2", f"{_DETECTRON2}/retinanet_R_50_FPN_1x/190397773/model_final_bfca0b.pkl"
+    ),
+    "detectron2/retinanet_R_50_FPN_3x": Published(
+        "detectron2", f"{_DETECTRON2}/retinanet_R_50_FPN_3x/190397829/model_final_5bd44e.pkl"
+    ),
+    "detectron2/retinanet_R_101_FPN_3x": Published(
+        "detectron2", f"{_DETECTRON2}/retinanet_R_101_FPN_3x/190397697/model_final_971ab9.pkl"
+    ),
+    "torchvision/resnet50": Published("torchvision-backbone", f"{_TORCH}/resnet50-11ad3fa6.pth"),
+    "torchvision/resnet50_v1": Published("torchvision-backbone", f"{_TORCH}/resnet50-0676ba61.pth"),
+    "torchvision/resnet101": Published("torchvision-backbone", f"{_TORCH}/resnet101-cd907fc2.pth"),
+    "torchvision/resnet101_v1": Published("torchvision-backbone", f"{_TORCH}/resnet101-63fe2227.pth"),
+    "timm/resnet50.a1_in1k": Published(
+        "torchvision-backbone", "https://huggingface.co/timm/resnet50.a1_in1k/resolve/main/model.safetensors"
+    ),
+}
+"""Detectors and ImageNet classifiers by name. `torchvision/resnet50` is torchvision's default, IMAGENET1K_V2."""
+
+# A file of torchvision carries the start of its SHA-256.
+_DIGEST = re.compile(r"-([0-9a-f]{8})\.\w+$")
+
+
+def published_folder() -> Path:
+    """Return the folder where published weights are kept: `retina` in Keras' own (`KERAS_HOME`, `~/.keras`)."""
+    return Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "retina"
+
+
+def published_file(name: str) -> Path:
+    """Return the file of published weights, which is fetched when it is first asked for.
+
+    Args:
+        name: of `PUBLISHED`.
+
+    Raises:
+        RetinaError: it can't be fetched, or it is not the file that its name's digest says.
+    """
+    url = PUBLISHED[name].url
+    folder = published_folder() / name
+    file = folder / url.rpartition("/")[2]
+    if file.is_file():
+        return file
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = Path(keras.utils.get_file(file.name, url, cache_dir=str(folder), cache_subdir="partial"))
+    except Exception as error:  # Keras raises Exception itself
+        raise RetinaError(
+            f"{name}: cannot fetch {url} ({error}); put the file into {folder}, or name one that you have in its place"
+        ) from None
+    digest = _DIGEST.search(file.name)
+    actual = sha256_of_file(partial)
+    if digest and not actual.startswith(digest[1]):
+        partial.unlink()
+        raise RetinaError(
+            f"{name}: {url}: expected a file whose SHA-256 begins with {digest[1]}, got {actual[:8]}; it is deleted, "
+            "try again"
+        )
+    partial.replace(file)
+    return file
 
 
 class Source(NamedTuple):

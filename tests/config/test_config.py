@@ -102,7 +102,7 @@ def test_missing_sections(write):
         ("data=null", "'data': input should be a valid dictionary"),
         (
             "data.train.format=xml",
-            "'data.train.format': expected one of 'coco', 'voc', 'yolo', 'csv', 'tfds', 'digits'",
+            "'data.train.format': expected one of 'coco', 'voc', 'yolo', 'csv', 'labelme', 'tfds', 'digits'",
         ),
         ("data.test={split: test}", "missing key 'data.test.format'"),
         ("data.train={format: coco}", "missing key 'data.train.annotations'; missing key 'data.train.images'"),

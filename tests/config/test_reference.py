@@ -206,7 +206,7 @@ def test_a_section_with_kinds():
         "steps", "warmup_steps", "warmup_factor", "kind", "final_factor",
     ]  # fmt: skip
     assert explain("optimizer")[0][0].type == "section, kind: sgd (default) or adamw"
-    assert explain("data.test")[0][0].type == "section, format: coco, voc, yolo, csv, tfds or digits, or null"
+    assert explain("data.test")[0][0].type == "section, format: coco, voc, yolo, csv, labelme, tfds or digits, or null"
 
 
 def test_the_whole_reference_has_every_section_once():

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from retina import config
 from retina.cli import app_of
-from retina.data.convert.converting import REPORT, convert
+from retina.data.convert.converting import REPORT, Conversion, convert
 from retina.data.convert.origin import find_source
 from retina.data.convert.part import HOLDS, Part, file_names, fitted, whole_corners
 from retina.data.convert.verify import differences
@@ -613,9 +613,11 @@ def test_sources_are_told_apart(tmp_path):
     with pytest.raises(RetinaError, match="got none of them"):
         find_source(str(tmp_path / "empty"))
     file = write_coco(tmp_path / "src")
+    assert next(iter(find_source(str(file)).splits.values())).images == tmp_path / "src/photos"
+    (tmp_path / "src/photos").rename(tmp_path / "photos")
     with pytest.raises(RetinaError, match="its images are not in .*; say where they are with --images"):
         find_source(str(file))
-    (tmp_path / "src/photos").rename(tmp_path / "src/all")
+    (tmp_path / "photos").rename(tmp_path / "src/all")
     found = find_source(str(file))
     assert found.format == "coco" and list(found.splits) == ["all"]
     assert found.splits["all"].images == tmp_path / "src/all"
@@ -682,6 +684,63 @@ def test_the_command(tmp_path):
     ):
         answer = CliRunner().invoke(app, [*base, *options])
         assert isinstance(answer.exception, RetinaError) and said in str(answer.exception)
+
+
+@pytest.mark.parametrize(
+    ("splits", "places", "left"),
+    [
+        (["all"], {"train": "all", "validation": None}, []),
+        (["test", "train", "val"], {"train": "train", "validation": "val", "test": "test"}, []),
+        (["train2017", "val2017"], {"train": "train2017", "validation": "val2017"}, []),
+        (["validation", "all", "training"], {"train": "training", "validation": "validation"}, ["all"]),
+        (["2007_valid", "a", "b"], {"train": "a", "validation": "2007_valid"}, ["b"]),
+    ],
+)
+def test_the_configuration_that_is_printed_loads(splits, places, left):
+    data = {"validation" if split == "val" else split: {"format": "voc", "splits": [split]} for split in splits}
+    counts = {split: {"images": 1, "boxes": 1} for split in splits}
+    done = Conversion("voc", Path("there"), counts, (), (), (), data | {"orientation": "stored"})
+    tree, unused = done.configuration()
+    loaded = config.parse(tree).data
+    assert loaded.root == Path("there") and loaded.orientation == "stored" and list(unused) == left
+    sources = {"train": loaded.train, "validation": loaded.validation, "test": loaded.test}
+    expected = {"test": None} | places
+    assert {name: source and source.splits[0] for name, source in sources.items()} == expected
+
+
+def test_a_configuration_without_a_split_to_train_on():
+    data = {"test": {"format": "voc", "splits": ["test"]}}
+    tree, _ = Conversion("voc", Path("there"), {"test": {}}, (), (), (), data).configuration()
+    assert "train" not in tree["data"]
+
+
+@pytest.mark.parametrize(
+    ("splits", "written", "message"),
+    [
+        (["train", "validation"], ["train", "val"], None),
+        (["train=valid"], ["val"], None),
+        (
+            ["validation=val", "train=validation"],
+            None,
+            "got 'validation'; val is there already: leave one out",
+        ),
+        (["train", "validation=photos"], None, "got 'photos'; say which it is with --split photos=val"),
+        (["validation=train2017"], None, "got 'train2017'; say which it is with --split train2017=train"),
+    ],
+)
+def test_the_splits_of_yolo(tmp_path, splits, written, message):
+    """Its names for ours; what it has no name for gets a hint that puts no two splits together."""
+    file = write_coco(tmp_path / "src")
+    source = {"format": "coco", "annotations": file.name, "images": "photos"}
+    tree = {"data": {"root": str(file.parent), "train": source, "validation": source}}
+    tree["schedule"] = {"kind": "cosine", "steps": 1000}
+    (tmp_path / "c.yaml").write_text(json.dumps(tree))
+    if message is None:
+        done = convert(tmp_path / "c.yaml", tmp_path / "dst", "yolo", splits=splits)
+        assert list(done.splits) == written and not done.problems
+    else:
+        with pytest.raises(RetinaError, match=message):
+            convert(tmp_path / "c.yaml", tmp_path / "dst", "yolo", splits=splits)
 
 
 # ----------------------------------------------------------------------------------------------------------------- TFDS

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from retina.data.dataset import DetectionDataset, RawObjects, Records, build, first_repeated, with_classes
+from retina.data.dataset import DetectionDataset, RawObjects, Records, build, first_repeated, suggest, with_classes
 from retina.errors import RetinaError
 
 
@@ -261,3 +261,16 @@ def test_first_repeated():
     assert first_repeated([]) is None
     assert first_repeated(["a", "b", "c"]) is None
     assert first_repeated(["a", "b", "b", "a"]) == (2, "b")
+
+
+@pytest.mark.parametrize(
+    ("name", "valid", "hint"),
+    [
+        ("Cat", ["bat", "cat"], "did you mean 'cat'?"),
+        ("CAT", ["dog", "cat"], "did you mean 'cat'?"),
+        ("cats", ["Cat", "dog"], "did you mean 'Cat'?"),
+        ("xyz", ["cat", "dog"], "expected one of ['cat', 'dog']"),
+    ],
+)
+def test_the_nearest_name_whatever_its_case(name, valid, hint):
+    assert suggest(name, valid) == hint

@@ -53,11 +53,13 @@ def test_json(call):
 
 
 def test_tables_say_the_conventions(call):
-    code, out, err = call()
+    code, out, err = call("--conventions")
     assert (code, err) == (0, "")
     assert "1 images, 1 boxes, 1 detections" in out and "[dog]" in out and "no ground truth" in out
     assert "Conventions (coco):" in out and "continuous coordinates" in out
-    code, out, err = call("--protocol", "pascal-devkit", "--iou", 0.5, "--iou", 0.75)
+    code, out, err = call()
+    assert (code, err) == (0, "") and "Conventions: coco; --conventions" in out and "continuous coordinates" not in out
+    code, out, err = call("--protocol", "pascal-devkit", "--iou", 0.5, "--iou", 0.75, "--conventions")
     assert (code, err) == (0, "")
     assert "mAP_11pt@0.5" in out and "mAP_allpt@0.75" in out and "counted from 1" in out and "no ground truth" in out
 

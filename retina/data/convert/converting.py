@@ -25,7 +25,8 @@ from retina.data.convert.origin import Origin, find_source
 from retina.data.convert.part import HOLDS, Choice, Part, Spec, Target, file_names, fitted, whole_corners, without
 from retina.data.convert.verify import differences, differing_texts, undecodable
 from retina.data.dataset import DetectionDataset, InvalidBoxes
-from retina.data.formats import coco, tfds, voc, yolo
+from retina.data.folders import split_of
+from retina.data.formats import Format, coco, tfds, voc, yolo
 from retina.data.headers import UPRIGHT
 from retina.data.image_files import Header, read_header, upright_boxes
 from retina.data.load import read_source
@@ -36,6 +37,8 @@ from retina.files import write_text
 REPORT = "conversion.json"
 _STATE = ".retina_convert.json"
 _SHARD = 256 * 2**20
+_PLACES = ("train", "validation", "test")
+_STEPS = 1000  # of the configuration that is printed, which needs a number
 
 Progress = Callable[[str, int, int], None]
 """Called with the step ("headers", "writing", …), how many images of it are done, and how many there are."""
@@ -54,6 +57,22 @@ class Conversion:
     problems: tuple[str, ...]
     data: dict[str, Any]  # how a configuration reads it
     damaged: bool = False
+
+    def configuration(self) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """Return the start of a configuration that reads it, and the splits that have no place in it.
+
+        Each split takes the place that its name says; the first of the others is trained on where none is called so.
+        Without a split to train on it is only a part of a configuration.
+        """
+        places: dict[str, str] = {}
+        for split in sorted(self.splits, key=lambda split: split_of(split) is None):
+            places.setdefault(split_of(split) or "train", split)
+        sections = {_key(place): self.data[_key(split)] for place, split in places.items()}
+        others = {key: value for key, value in self.data.items() if key not in map(_key, self.splits)}
+        ordered = {key: sections.get(key) for key in _PLACES if key in sections or key == "validation"}
+        data = {"root": str(self.folder), **ordered, **others}
+        left = tuple(split for split in self.splits if split not in places.values())
+        return {"data": data, "schedule": {"kind": "cosine", "steps": _STEPS}}, left
 
     def to_json(self) -> dict[str, Any]:
         """Return the document of `--json`."""
@@ -79,6 +98,7 @@ def convert(
     splits: Sequence[str] = (),
     images: Path | None = None,
     data_dir: Path | None = None,
+    format: Format | None = None,
     invalid_boxes: InvalidBoxes | None = None,
     orientation: Policy | None = None,
     crowd: Choice | None = None,
@@ -94,7 +114,8 @@ def convert(
     """Write a dataset in another format into a new folder, an image at a time, and checks what it wrote.
 
     Args:
-        source, splits, images, data_dir, invalid_boxes, orientation: see `retina.data.convert.origin.find_source`.
+        source, splits, images, data_dir, format, invalid_boxes, orientation: see
+            `retina.data.convert.origin.find_source`.
         crowd, difficult: what becomes of boxes that the format can't mark: "keep" as ordinary ones or "drop".
         upright: images with an EXIF rotation are turned, their boxes with them; JPEGs are encoded again, at quality 95.
         link: hard links in the place of copies.
@@ -117,8 +138,10 @@ def convert(
         data_dir=data_dir,
         invalid_boxes=invalid_boxes,
         orientation=orientation,
+        format=format,
     )
-    tables = {name: _read(origin, section) for name, section in origin.splits.items()}
+    called = yolo.called(origin.splits) if to == "yolo" else {}
+    tables = {called.get(name, name): _read(origin, section) for name, section in origin.splits.items()}
     _refuse_different_classes(tables)
     spec = spec or ("voc" if origin.format == "voc" or any(t.difficult.any() for t in tables.values()) else "coco")
     options = tfds.Options(spec, file_format or "tfrecord", shard_bytes or _SHARD)
@@ -340,9 +363,13 @@ def _verify(to: Target, parts: Sequence[Part], home: Path, report: Progress) -> 
             faults = (str(error),)
         problems += [f"{part.split}: {fault}" for fault in faults]
         inside = module.source(Path("."), part.split, part.table.class_names)
-        key = "validation" if part.split == "val" else part.split
-        tree[key] = inside.model_dump(mode="json", exclude_none=True)
+        tree[_key(part.split)] = inside.model_dump(mode="json", exclude_none=True)
     return tuple(problems), tree
+
+
+def _key(split: str) -> str:
+    """The key of a split in a configuration."""
+    return "validation" if split == "val" else split
 
 
 def _damaged(parts: Sequence[Part], report: Progress) -> tuple[str, ...]:

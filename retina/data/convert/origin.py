@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 from retina import config
 from retina.data.dataset import InvalidBoxes, suggest
-from retina.data.formats.layouts import look, with_asked_splits
+from retina.data.folders import split_of
+from retina.data.formats import Format
+from retina.data.formats.layouts import Layout, look, with_asked_splits
 from retina.data.orientation import Policy
 from retina.errors import RetinaError
 
@@ -30,15 +32,15 @@ def find_source(
     data_dir: Path | None = None,
     invalid_boxes: InvalidBoxes | None = None,
     orientation: Policy | None = None,
+    format: Format | None = None,
 ) -> Origin:
     """Return what `retina.data.formats.layouts.look` finds, its splits chosen and renamed.
 
     Args:
         source: a path, or the name of a TFDS dataset such as "voc/2007".
         splits: which of the source's, each NAME or NAME=NEW; for a source that has none, what it is called. Without,
-            all of them, but for VOC, whose lists overlap.
-        images: the folder of images of a COCO JSON or CSV file.
-        data_dir: where TFDS datasets lie.
+            all of them, but for VOC's lists, which may overlap.
+        images, data_dir, format: see `retina.data.formats.layouts.look`.
         invalid_boxes: the policy; None takes that of a configuration, else "error".
         orientation: what boxes belong to where images have an EXIF rotation; None takes a configuration's, else "auto".
 
@@ -46,20 +48,21 @@ def find_source(
         RetinaError: there is no such source, split, or a setting has no effect on it.
     """
     wanted = dict(_renaming(entry) for entry in splits)
-    layout = look(source, images, data_dir)
+    layout = look(source, images, data_dir, format)
     kind, sections, data = layout.format, layout.splits, None
     if layout.config is not None:
         data = config.load(layout.config).data
         configured = {"train": data.train, "validation": data.validation, "test": data.test}
         sections = {name: section for name, section in configured.items() if section is not None}
-    if kind == "voc":
-        sections = _of_voc(source, sections, tuple(wanted))
-    if kind in ("coco", "csv") and Path(source).is_file() and wanted:
+    if layout.lists:
+        sections = _of_lists(source, sections, tuple(wanted))
+    if wanted and _is_nameless(source, layout):
         if len(wanted) > 1:
-            raise RetinaError(f"{source}: a {kind} file is one split; expected one --split, got {len(wanted)}")
+            raise RetinaError(f"{source}: it is one split; expected one --split, got {len(wanted)}")
         sections = {next(iter(wanted)): next(iter(sections.values()))}
     if kind == "yolo":
         sections = with_asked_splits(sections, list(wanted))
+    sections |= {_plain(name): section for name, section in sections.items() if _plain(name) in wanted}
     for name in wanted:
         if name not in sections:
             raise RetinaError(f"{source}: it has no split '{name}'; {suggest(name, list(sections))}")
@@ -81,15 +84,23 @@ def _renaming(entry: str) -> tuple[str, str]:
     return name, new or name
 
 
+def _is_nameless(source: str, layout: Layout) -> bool:
+    """Whether a source is one split, whose name says nothing: then it may be called anything."""
+    if len(layout.splits) != 1 or layout.lists or layout.format == "tfds":
+        return False
+    return (layout.format in ("coco", "csv") and Path(source).is_file()) or split_of(next(iter(layout.splits))) is None
+
+
 def _plain(split: str) -> str:
     return re.sub(r"\W", "_", split)
 
 
-def _of_voc(source: str, sections: dict[str, config.Source], wanted: tuple[str, ...]) -> dict[str, config.Source]:
+def _of_lists(source: str, sections: dict[str, config.Source], wanted: tuple[str, ...]) -> dict[str, config.Source]:
     if not wanted and len(sections) > 1:
         raise RetinaError(
             f"{source}: it has several splits, which may overlap; choose with --split, repeatable: "
             f"{', '.join(sections)}"
         )
     # Any name is taken: the folder may have more lists than are worth showing, and its reader knows them all.
-    return {name: config.VocSource(folder=Path(source), splits=(name,)) for name in wanted or sections}
+    any_list = next(iter(sections.values()))
+    return {name: any_list.model_copy(update={"splits": (name,)}) for name in wanted or sections}

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, Literal, NamedTuple, TextIO
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from retina import config
 from retina.data.convert.part import Part
 from retina.data.dataset import DetectionDataset, RawObjects, Records, distinct_names, first_repeated, merging_advice
 from retina.data.detections import LARGEST, DetectionTable, Pixels, beyond, is_name, is_number, short, to_continuous
+from retina.data.folders import LOOKED_AT, files, files_of_splits
 from retina.data.ground_truth import (
     FileTruth,
     GroundTruth,
@@ -31,7 +33,7 @@ from retina.data.ground_truth import (
     results,
     rows_of_stems,
 )
-from retina.data.image_files import locate_images, place_image, stem
+from retina.data.image_files import guess_folder, locate_images, place_image, readings, stem
 from retina.errors import RetinaError
 from retina.files import written
 
@@ -39,12 +41,35 @@ from retina.files import written
 # numbers take as Python objects. The pattern can't match inside a JSON string: there the quotes would be escaped.
 _POLYGONS = re.compile(rb'"segmentation"\s*:\s*\[[\[\]0-9eE+\-.,\s]*\]')
 
+# Beside COCO's boxes lie files without any.
+_NO_BOXES = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")
+_BOXES = "instances_"
+_FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
+_CATEGORIES = re.compile(rb'"categories"\s*:\s*\[')
+_OF_FIRST = re.compile(rb'"category_id"\s*:\s*0\s*[,}]')
+_MOST_CATEGORIES = 2**20  # bytes
+_LISTS = [re.compile(rb'"%b"\s*:\s*\[' % key) for key in (b"images", b"annotations")]
+
+LAYOUTS = {
+    "Roboflow's COCO: _annotations.coco.json and x.jpg in train, valid and test": ("train/*.json", "valid/*.json"),
+    "COCO and CVAT: annotations/instances_train.json with images, images/train or train": ("annotations/*.json",),
+    "COCO and Label Studio: one JSON file beside x.jpg or above images": ("*.json", "images"),
+}
+"""The layouts of folders in words, each with patterns of what hints at it."""
+
 # A whole number in a text, as Python reads it; not so long that it takes time.
 _WHOLE = re.compile(r"-?[0-9]{1,30}")
 _TYPES = {int: "a whole number", str: "a text", list: "a list", float: "a number"}
 
 
-def coco_records(annotations: Path, images: Path, *, keep_missing: bool = False, relabelled: bool = False) -> Records:
+def coco_records(
+    annotations: Path,
+    images: Path,
+    *,
+    keep_missing: bool = False,
+    relabelled: bool = False,
+    supercategory: Literal["drop"] | None = None,
+) -> Records:
     """Read one COCO annotation file; the images themselves are not opened.
 
     Labels follow the categories by id (gaps are fine). Images without annotations stay, and so do crowds. A box is
@@ -53,22 +78,25 @@ def coco_records(annotations: Path, images: Path, *, keep_missing: bool = False,
     Args:
         keep_missing: an image whose file is missing stays, to be left out by who decodes it.
         relabelled: whether `data.relabel` follows, which may tell classes apart that share a name: they get their ids.
+        supercategory: see `retina.config.CocoSource`.
 
     Raises:
         RetinaError: a file or folder is missing, the JSON is malformed, an entry lacks a key, holds a wrong type or
             points to an image or category that is not there, an id is given twice, or a file name leaves the folder.
     """
     file = _read_file(annotations, "check data.root and annotations")
-    name = file.name
+    name, dropped = file.name, ""
+    if supercategory == "drop":
+        file, dropped = _without_supercategory(file)
     classes = _classes(file, relabelled)
     image_ids = _column(name, "images", file.images, "id", (int, str))
     _refuse_repeated(name, "images", "id", image_ids)
-    files = _column(name, "images", file.images, "file_name", (str,))
+    file_names = _column(name, "images", file.images, "file_name", (str,))
     sizes = [_column(name, "images", file.images, key, (int,)) for key in ("height", "width")]
     for key, side in zip(("height", "width"), sizes, strict=True):
         _refuse(name, "images", key, side, [not 0 < s < 2**31 for s in side], "a positive whole number")
     located = locate_images(
-        name, images, files, lambda index: f"images[{index}]", "file_name", keep_missing=keep_missing
+        name, images, file_names, lambda index: f"images[{index}]", "file_name", keep_missing=keep_missing
     )
     rows = {image_id: row for row, image_id in enumerate(image_ids)}
     labels = {category: label for label, category in enumerate(classes.values())}
@@ -79,7 +107,8 @@ def coco_records(annotations: Path, images: Path, *, keep_missing: bool = False,
         return f"annotation {objects[row].get('id', f'number {row}')} (image {image_ids[owners[row]]})"
 
     size = np.array(sizes, np.int32).T
-    return Records(name, classes, image_ids, located.paths, size, raw, describe, located.notes)
+    notes = (*located.notes, *([dropped] if dropped else []))
+    return Records(name, classes, image_ids, located.paths, size, raw, describe, notes)
 
 
 def coco_truth(path: Path, pixels: Pixels) -> FileTruth:
@@ -112,6 +141,98 @@ def coco_truth(path: Path, pixels: Pixels) -> FileTruth:
         stems=tuple(_stem(entry, identifier) for identifier, entry in by_id.items()),
         sizes=np.array([_size(entry) for entry in by_id.values()], np.float64),
     )
+
+
+# --------------------------------------------------------------------------------------------------------- layouts
+
+
+def sections(folder: Path, images: Path | None = None) -> dict[str, config.Source]:
+    """Return the splits of a folder of this format, none if it is no such folder: the files in `annotations`, or in the
+    folder itself, or one in each folder in it that is called like a split.
+
+    Args:
+        images: the folder of images, where it can't be inferred.
+
+    Raises:
+        RetinaError: the images are not where they are looked for, or a split has several files.
+    """
+    here = _files_of_boxes(folder / "annotations") or _files_of_boxes(folder)
+    of_split = {split_name(file): file for file in here} or files_of_splits(folder, _files_of_boxes)
+    given = {split: section_of_file(file, images) for split, file in of_split.items()}
+    # A category that occurs in one split is none to leave out of the others: all need the same classes.
+    drop = "drop" if all(section.supercategory == "drop" for section in given.values()) else None
+    return {split: section.model_copy(update={"supercategory": drop}) for split, section in given.items()}
+
+
+def _files_of_boxes(folder: Path) -> list[Path]:
+    there = [file for file in files(folder, (".json",)) if not file.stem.startswith(_NO_BOXES)]
+    # COCO's own name tells by itself: what is wrong with such a file, its reader says.
+    return [file for file in there[:LOOKED_AT] if file.stem.startswith(_BOXES) or _lists_boxes(file)]
+
+
+def _lists_boxes(file: Path) -> bool:
+    content = _content(file)
+    return all(pattern.search(content) for pattern in _LISTS)
+
+
+def split_name(file: Path) -> str:
+    """Return the name of the split that a file is, by its own name."""
+    return file.stem.removeprefix(_BOXES)
+
+
+def section_of_file(file: Path, images: Path | None = None) -> config.CocoSource:
+    """Return a COCO file with its folder of images, the given one or the one that is guessed from the names in it.
+
+    Raises:
+        RetinaError: the images are not where they are looked for.
+    """
+    names = [] if images is not None else _file_names(file)
+    folder, looked = (images, ()) if images is not None else guess_folder(file, names)
+    if names and not any((folder / path).is_file() for name in names for path in readings(name, folder, file.parent)):
+        places = ", ".join(map(str, looked))
+        raise RetinaError(
+            f"{file}: its images are not in {places} (sought: {short(names[0])}); say where they are with --images"
+        )
+    return config.CocoSource(annotations=file, images=folder, supercategory=_supercategory(file))
+
+
+def _file_names(file: Path) -> list[str]:
+    """The first names of images in a file, without parsing all of it; what is wrong with it, its reader tells."""
+    try:
+        return [json.loads(match[1]) for match in islice(_FILE_NAME.finditer(_content(file)), LOOKED_AT)]
+    except ValueError:  # no JSON
+        return []
+
+
+def _supercategory(file: Path) -> Literal["drop"] | None:
+    """The setting that leaves out a category that is superfluous, found without parsing the whole file."""
+    content = _content(file)
+    start = _CATEGORIES.search(content)
+    if start is None or _OF_FIRST.search(content):
+        return None
+    listed = content[start.end() - 1 : start.end() + _MOST_CATEGORIES].decode(errors="replace")
+    try:
+        categories, _ = json.JSONDecoder().raw_decode(listed)
+    except ValueError:  # its reader says why
+        return None
+    return "drop" if _is_superfluous(categories) else None
+
+
+def _is_superfluous(categories: Sequence[Any]) -> bool:
+    """Whether a file's category 0 is only what the others are called together, as Roboflow writes it."""
+    entries = [entry for entry in categories if isinstance(entry, dict)]
+    first = [entry for entry in entries if entry.get("id") == 0 and entry.get("supercategory") == "none"]
+    others = [entry.get("supercategory") for entry in entries if entry.get("id") != 0]
+    return len(first) == 1 and bool(others) and set(others) == {first[0].get("name")}
+
+
+def _content(file: Path) -> mmap.mmap | bytes:
+    """The bytes of a file, of which only those are read that are looked at; none of one that can't be read."""
+    try:
+        with open(file, "rb") as opened:
+            return mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError):  # ValueError: an empty file
+        return b""
 
 
 # ------------------------------------------------------------------------------------------------- annotation files
@@ -174,6 +295,19 @@ def _read_file(path: Path, hint: str) -> _File:
     if not file.categories:
         raise RetinaError(f"{name}: 'categories' is empty; expected at least one class")
     return file
+
+
+def _without_supercategory(file: _File) -> tuple[_File, str]:
+    """The file without its superfluous category, and a note on it."""
+    if not _is_superfluous(file.categories) or any(entry.get("category_id") == 0 for entry in file.annotations):
+        raise RetinaError(
+            f"{file.name}: supercategory: drop: expected a category 0 that has no box and is the supercategory of the "
+            "others, there is none; leave supercategory out"
+        )
+    first = [entry["name"] for entry in file.categories if entry.get("id") == 0]
+    categories = [entry for entry in file.categories if entry.get("id") != 0]
+    note = f"{file.name}: category 0, {short(first[0])}, is left out: it has no box and only groups the others"
+    return file._replace(categories=categories), note
 
 
 def _entries(name: str, tree: dict[str, Any], key: str) -> list[dict[str, Any]]:

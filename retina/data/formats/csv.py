@@ -16,10 +16,11 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
+from retina import config
 from retina.data.dataset import (
     Difficult,
     RawObjects,
@@ -28,6 +29,7 @@ from retina.data.dataset import (
     suggest,
 )
 from retina.data.detections import short, to_xywh
+from retina.data.folders import LOOKED_AT, files, files_of_splits, split_of
 from retina.data.formats import text
 from retina.data.image_files import NO_SIZE_PIXELS, guess_folder, image_size, locate_images, within
 from retina.errors import RetinaError
@@ -44,6 +46,13 @@ _TENSORFLOW = {
     "ymax": "y2",
 }
 _LARGEST_SIDE = 2**31
+_SNIFFED = 2**14  # characters of a file
+
+LAYOUTS = {
+    "keras-retinanet's CSV: train.csv (path,x1,y1,x2,y2,class) with classes.csv beside it": ("*.csv",),
+    "TensorFlow's CSV, as Roboflow writes it: _annotations.csv and x.jpg in train, valid and test": ("train/*.csv",),
+}
+"""The layouts of folders in words, each with patterns of what hints at it."""
 
 
 def csv_records(
@@ -128,6 +137,51 @@ def csv_records(
         open_classes=class_file is None,
         measured=measured,
     )
+
+
+def sections(folder: Path, images: Path | None = None) -> dict[str, config.Source]:
+    """Return the splits of a folder of this format, none if it is no such folder: the files with boxes in it, or one in
+    each folder in it that is called like a split.
+
+    Raises:
+        RetinaError: a split has several files.
+    """
+    here = {file.stem: file for file in _files_of_boxes(folder)} or files_of_splits(folder, _files_of_boxes)
+    return {split: section_of_file(file, images) for split, file in here.items()}
+
+
+def section_of_file(file: Path, images: Path | None = None) -> config.CsvSource:
+    """Return a CSV file of boxes, with the only file of classes beside it or else beside the folder of its split."""
+    places = [file.parent, *([file.parent.parent] if split_of(file.parent.name) else [])]
+    mappings = ([beside for beside in files(place, (".csv",)) if _kind(beside) == "classes"] for place in places)
+    classes = next(filter(None, mappings), [])
+    return config.CsvSource(annotations=file, images=images, classes=classes[0] if len(classes) == 1 else None)
+
+
+def _files_of_boxes(folder: Path) -> list[Path]:
+    return [file for file in files(folder, (".csv",))[:LOOKED_AT] if _kind(file) == "boxes"]
+
+
+def _kind(file: Path) -> Literal["boxes", "classes", ""]:
+    """The kind of a CSV file, by its first rows."""
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as opened:
+            # Without the last line, which may be cut.
+            lines = opened.read(_SNIFFED).splitlines(keepends=True)
+        rows = [row for row in csv.reader(lines[:-1] if len(lines) > 1 else lines) if row]
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return ""
+    pairs = [row for row in rows if len(row) == 2 and text.is_index(row[1].strip())]
+    if rows and pairs == rows and len({int(row[1]) for row in pairs}) == len(pairs):
+        return "classes"
+    header = [_TENSORFLOW.get(word, word) for word in (word.strip().lower() for word in rows[0])] if rows else []
+    if set(_NEEDED) <= set(header):
+        return "boxes"
+    plain = [row[1:5] for row in rows if len(row) == len(_NEEDED)]
+    numbers = all(
+        word.strip().lstrip("-").replace(".", "", 1).isdigit() for row in plain for word in row if word.strip()
+    )
+    return "boxes" if plain and len(plain) == len(rows) and numbers else ""
 
 
 class _Table(NamedTuple):

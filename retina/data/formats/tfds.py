@@ -45,6 +45,7 @@ from retina.data.headers import QUARTER_TURNS, orientation
 from retina.data.image_files import NO_SIZE_FRACTIONS, placed, stem, upright_bytes
 from retina.data.stored import FileSlice, SourceImage, StoredImage, encoded
 from retina.errors import RetinaError
+from retina.files import exists
 from retina.startup import import_tensorflow_quietly
 
 FileFormat = Literal["tfrecord", "array_record"]
@@ -59,6 +60,11 @@ _COCO_IDS = tuple(identifier for identifier in range(1, 91) if identifier not in
 
 # What TensorFlow puts around the reason of an error, which says nothing about the file.
 _WHERE_IN_TENSORFLOW = re.compile(r"\{\{.*?\}\}|\[Op:\w+\]( name: ?)?")
+
+LAYOUTS = {
+    "TensorFlow Datasets: dataset_info.json and features.json": ("dataset_info.json", "features.json", "*.tfrecord*")
+}
+"""The layouts of folders in words, each with patterns of what hints at it."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
@@ -137,6 +143,24 @@ def tfds_records(
         notes,
         measured=True,
     )
+
+
+def sections(folder: Path, images: Path | None = None) -> dict[str, config.Source]:
+    """Return the splits of a folder of this format, none if it is no such folder."""
+    if not any(exists(folder / file) for file in ("dataset_info.json", "features.json")):
+        return {}
+    return sections_of_name(None, folder)
+
+
+def sections_of_name(name: str | None, data_dir: Path) -> dict[str, config.Source]:
+    """Return the splits of a prepared dataset.
+
+    Raises:
+        RetinaError: there is no such prepared dataset.
+    """
+    return {
+        split: config.TfdsSource(name=name, split=split, data_dir=data_dir) for split in split_names(name, data_dir)
+    }
 
 
 def split_names(name: str | None, data_dir: Path) -> tuple[str, ...]:

@@ -1,6 +1,8 @@
 """Pascal VOC (Everingham et al., The PASCAL VOC Challenge, IJCV 2010): XML read and written, the devkit's results read.
 
-A dataset is `Annotations/*.xml`, `ImageSets/Main/SPLIT.txt` and `JPEGImages/`.
+A dataset is `Annotations/*.xml`, `ImageSets/Main/SPLIT.txt` and `JPEGImages/`. Without lists all images that have an
+annotation are read, from the same folders (`annotations` and `images` are taken, too), from one folder of images and
+annotations, as LabelImg writes them, or from such a folder for each split, as Roboflow writes them.
 
 Box convention: VOC counts pixels from 1 and includes the last one, so a box `xmin, ymin, xmax, ymax` covers
 `[xmin - 1, ymin - 1, xmax, ymax]` in the continuous coordinates used inside (as in detectron2). Whether a box has a
@@ -13,6 +15,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree.ElementTree import Element, ParseError, SubElement, indent, tostring
@@ -33,6 +36,7 @@ from retina.data.dataset import (
     suggest,
 )
 from retina.data.detections import Pixels, short, to_continuous, to_xywh
+from retina.data.folders import files, first_folder, split_folders, subfolders
 from retina.data.formats import text
 from retina.data.ground_truth import (
     FileTruth,
@@ -53,6 +57,18 @@ _SPLIT = re.compile(r"(?:(?P<year>\w+)/)?(?P<name>[^/\\\0]+)")
 _FLAGGED = re.compile(r"(?P<name>.*\S)\s+(?:-1|0|1)")
 _DEVKIT_RESULT = re.compile(r"comp\d+_det_[^_]+_(?P<name>.+)")
 _LISTED = 20
+_ALL = "."
+# Where annotations and images lie, if not all in one folder.
+_ANNOTATIONS, _IMAGES = ("Annotations", "annotations", "labels"), ("JPEGImages", "images")
+_OUTERMOST = re.compile(rb"<annotation[\s>]")
+
+LAYOUTS = {
+    "LabelImg: x.jpg with x.xml beside it": ("*.xml",),
+    "Pascal VOC: Annotations/x.xml, JPEGImages/x.jpg (or annotations, images)": ("[Aa]nnotations/*.xml", "JPEGImages"),
+    "Pascal VOC and CVAT: the same with the splits in ImageSets/Main/*.txt": ("ImageSets/Main/*.txt", "VOC*"),
+    "Roboflow's Pascal VOC: x.jpg and x.xml in train, valid and test": ("train/*.xml", "valid/*.xml"),
+}
+"""The layouts of folders in words, each with patterns of what hints at it."""
 
 
 class _Annotation(NamedTuple):
@@ -72,11 +88,12 @@ def voc_records(
     difficult: Difficult = "ignore",
     keep_missing: bool = False,
 ) -> Records:
-    """Read splits of `ImageSets/Main`, concatenated in order; the images themselves are not opened.
+    """Read splits, concatenated in order; the images themselves are not opened.
 
     Args:
         folder: holds `Annotations`, `ImageSets` and `JPEGImages` (splits such as "train"), or year folders like
-            `VOC2007` with these, directly or in `VOCdevkit` (splits such as "2007/trainval").
+            `VOC2007` with these, directly or in `VOCdevkit` (splits such as "2007/trainval"), or a folder for each
+            split; the split "." are all its images that have an annotation.
         classes: the class names in label order. None takes the sorted names of all annotations of the year folders in
             use, so that every split gives the same list. Category ids are 1..K in the order of the sorted names.
         difficult: see `retina.data.dataset.handle_difficult`.
@@ -86,18 +103,20 @@ def voc_records(
         RetinaError: a split, annotation or image is missing, an annotation is malformed or declares a DTD or entities,
             or a class is not in `classes`.
     """
-    name = f"{folder} ({', '.join(splits)})"
+    name = _name(folder, splits)
     listed = _list_images(name, folder, splits)
-    pictures = {home: _pictures(home / "JPEGImages") for home in dict.fromkeys(entry.home for entry in listed)}
+    homes = dict.fromkeys(entry.home for entry in listed)
+    folders = {home: _image_folder(home) for home in homes}
+    pictures = {home: _pictures(images) for home, images in folders.items()}
     if not keep_missing:
         _refuse_missing(name, listed, pictures)
     annotations = _parse_all(listed)
     paths = [
-        str(entry.home / "JPEGImages" / _picture(entry, annotation, pictures[entry.home].get(entry.stem, ())))
+        str(folders[entry.home] / _picture(entry, annotation, pictures[entry.home].get(entry.stem, ())))
         for entry, annotation in zip(listed, annotations, strict=True)
     ]
     if classes is None:
-        names = _class_names(name, listed, annotations)
+        names = _class_names(name, folder, listed, annotations)
     else:
         names = list(classes)
         _check_names(annotations, names)
@@ -113,7 +132,7 @@ def voc_records(
         np.array([annotation.size for annotation in annotations], np.int32),
         raw,
         lambda row: f"{annotations[raw.image[row]].file.name} object {number[row]}",
-        notes,
+        notes + tuple(note for home in homes for note in _without_annotation(home, listed, pictures[home])),
         open_classes=True,
     )
 
@@ -122,21 +141,18 @@ def voc_truth(folder: Path, splits: tuple[str, ...], pixels: Pixels) -> FileTrut
     """Read ground truth: every object with the numbers of its file, whatever they are; images need not be there.
 
     Args:
-        splits: as in `voc_records`; none takes the folder's only split or, in a folder without any, all of
-            `Annotations`.
+        splits: as in `voc_records`; none takes the folder's only split or, in a folder without any, all annotations.
 
     Raises:
         RetinaError: a split or annotation is missing or malformed, or there are several splits to choose from.
     """
-    name = f"{folder} ({', '.join(splits)})" if splits else str(folder)
-    if splits or not (known := split_names(folder)):
-        listed = _list_images(name, folder, splits) if splits else _all_annotations(folder)
-    elif len(known) == 1:
-        listed = _list_images(name, folder, (known[0],))
-    else:
+    name = _name(folder, splits)
+    known = () if splits else tuple(_splits(folder))
+    if len(known) > 1:
         raise RetinaError(f"{folder}: it has several splits; choose with --splits, {_existing(folder)}")
+    listed = _list_images(name, folder, splits or known or (_ALL,))
     annotations = _parse_all(listed)
-    names = _class_names(name, listed, annotations)
+    names = _class_names(name, folder, listed, annotations)
     raw = _objects(annotations, names)
     infinite = ~np.isfinite(raw.given).all(axis=1)
     if infinite.any():
@@ -161,8 +177,56 @@ def voc_truth(folder: Path, splits: tuple[str, ...], pixels: Pixels) -> FileTrut
     )
 
 
-def split_names(folder: Path) -> list[str]:
-    """Return the splits of a folder: its lists of images, but for those of single classes."""
+def sections(folder: Path, images: Path | None = None) -> dict[str, config.Source]:
+    """Return the splits of a folder of this format, none if it is no such folder.
+
+    A folder without lists is one split, called as the folder is, or one for each folder in it that is called like one.
+    """
+    lists = split_lists(folder)
+    if lists:
+        return {name: config.VocSource(folder=folder, splits=(name,)) for name in lists}
+    homes = _split_homes(folder)
+    if homes:
+        return {split: config.VocSource(folder=folder, splits=(home.name,)) for split, home in homes.items()}
+    annotated = _annotated(folder) or any(map(_annotated, subfolders(folder)))
+    return {folder.absolute().name: config.VocSource(folder=folder, splits=(_ALL,))} if annotated else {}
+
+
+def _splits(folder: Path) -> list[str]:
+    return [*split_lists(folder), *(home.name for home in _split_homes(folder).values())]
+
+
+def _split_homes(folder: Path) -> dict[str, Path]:
+    """The folders of a folder's splits, where there are no lists."""
+    if split_lists(folder) or _annotated(folder):
+        return {}
+    return {split: home for split, home in split_folders(folder).items() if _annotated(home)}
+
+
+def _annotated(home: Path) -> bool:
+    """Whether a folder holds annotations, in itself or in a folder of annotations."""
+    folder = _annotation_folder(home)
+    here = files(folder, (".xml",))
+    deeper = folder.rglob("[!.]*.xml") if folder != home else ()
+    first = next(iter((*here[:1], *islice(deeper, 1))), None)
+    return first is not None and _OUTERMOST.search(first.read_bytes()) is not None
+
+
+def _annotation_folder(home: Path) -> Path:
+    folders = (home / name for name in _ANNOTATIONS if (home / name).is_dir())
+    return next((folder for folder in folders if folder.name == "Annotations" or any(folder.rglob("*.xml"))), home)
+
+
+def _image_folder(home: Path) -> Path:
+    """The folder of images; where none is there, the one that is expected."""
+    inside = first_folder(home, _IMAGES)
+    if inside is not None:
+        return inside
+    return home if _annotation_folder(home) == home or files(home) else home / _IMAGES[0]
+
+
+def split_lists(folder: Path) -> list[str]:
+    """Return the lists of images of a folder, but for those of single classes."""
     names = [file.stem for file in sorted(folder.glob("ImageSets/Main/*.txt"))]
     for pattern in ("VOC*/ImageSets/Main/*.txt", "VOCdevkit/VOC*/ImageSets/Main/*.txt"):
         names += [f"{file.parents[2].name.removeprefix('VOC')}/{file.stem}" for file in sorted(folder.glob(pattern))]
@@ -187,11 +251,18 @@ class _Listed(NamedTuple):
     file: Path
 
 
+def _name(folder: Path, splits: tuple[str, ...]) -> str:
+    return str(folder) if splits in ((), (_ALL,)) else f"{folder} ({', '.join(splits)})"
+
+
 def _list_images(name: str, folder: Path, splits: tuple[str, ...]) -> list[_Listed]:
     listed: list[_Listed] = []
     annotations: dict[Path, dict[str, Path]] = {}
     for split in splits:
         home, file = _locate(folder, split)
+        if file is None:
+            listed += _all_annotations(home)
+            continue
         known = annotations.setdefault(home, _annotations(home))
         listed += [
             _Listed(stem, home, known.get(stem, home / "Annotations" / f"{stem}.xml")) for stem in _stems(file, known)
@@ -206,23 +277,23 @@ def _all_annotations(folder: Path) -> list[_Listed]:
     listed = [_Listed(stem, folder, file) for stem, file in _annotations(folder).items()]
     if not listed:
         raise RetinaError(
-            f"{folder}: expected a Pascal VOC folder, got neither ImageSets/Main/*.txt nor Annotations/*.xml"
+            f"{folder}: expected a Pascal VOC folder, got neither ImageSets/Main/*.txt nor Annotations/*.xml nor *.xml"
         )
     return listed
 
 
 def _annotations(home: Path) -> dict[str, Path]:
     """The annotations of a folder by their names, sorted; those in subfolders with these, as CVAT writes them."""
-    by_ending = _named_files(home / "Annotations")
-    return {stem: home / "Annotations" / file for stem, file in sorted(by_ending) if file.lower().endswith(".xml")}
+    folder = _annotation_folder(home)
+    return {stem: folder / file for stem, file in sorted(_named_files(folder)) if file.lower().endswith(".xml")}
 
 
 def _named_files(folder: Path) -> Iterator[tuple[str, str]]:
     """Yield each file of a folder and its subfolders, by its path in it without ending and with it; but for the
     companions that macOS writes."""
-    for parent, _, files in os.walk(folder):
+    for parent, _, names in os.walk(folder):
         inside = os.path.relpath(parent, folder)
-        for file in files:
+        for file in names:
             if not file.startswith("._"):
                 path = file if inside == os.curdir else f"{inside}/{file}"
                 yield os.path.splitext(path)[0], path
@@ -231,12 +302,12 @@ def _named_files(folder: Path) -> Iterator[tuple[str, str]]:
 def _refuse_missing(name: str, listed: Sequence[_Listed], pictures: Mapping[Path, Mapping[str, list[str]]]) -> None:
     lacking = [entry for entry in listed if entry.stem not in pictures[entry.home]]
     if lacking:
-        first = lacking[0].home / "JPEGImages" / lacking[0].stem
+        first = _image_folder(lacking[0].home) / lacking[0].stem
         endings = f"{', '.join(IMAGE_SUFFIXES[:-1])} or {IMAGE_SUFFIXES[-1]}"
         raise missing_images(first, f"{endings}; listed in {name}", len(lacking), len(listed))
 
 
-def _picture(entry: _Listed, annotation: _Annotation, files: Sequence[str]) -> str:
+def _picture(entry: _Listed, annotation: _Annotation, candidates: Sequence[str]) -> str:
     """The file of an image; of one that is missing, where it is expected.
 
     By the split's name: the <filename> of an annotation is often that of a file before it was renamed or converted. It
@@ -245,21 +316,34 @@ def _picture(entry: _Listed, annotation: _Annotation, files: Sequence[str]) -> s
     Raises:
         RetinaError: several files have the name, and the annotation says none of them.
     """
-    chosen = [file for file in files if os.path.basename(file) == annotation.image]
-    if len(files) > 1 and not chosen:
+    chosen = [file for file in candidates if os.path.basename(file) == annotation.image]
+    if len(candidates) > 1 and not chosen:
         raise RetinaError(
-            f"{entry.file}: image {entry.stem} may be any of {', '.join(files)} in {entry.home / 'JPEGImages'}; say "
-            "which in its <filename>, or remove the others"
+            f"{entry.file}: image {entry.stem} may be any of {', '.join(candidates)} in {_image_folder(entry.home)}; "
+            "say which in its <filename>, or remove the others"
         )
-    if len(files) > 1:
+    if len(candidates) > 1:
         return chosen[0]
-    return files[0] if files else f"{entry.stem}.jpg"
+    return candidates[0] if candidates else f"{entry.stem}.jpg"
+
+
+def _without_annotation(home: Path, listed: Sequence[_Listed], pictures: Mapping[str, list[str]]) -> tuple[str, ...]:
+    """A note on images without annotation, where all annotations are read: lists say what they leave out."""
+    if (home / "ImageSets").is_dir():
+        return ()
+    left_out = sorted(set(pictures) - {entry.stem for entry in listed if entry.home == home})
+    if not left_out:
+        return ()
+    return (
+        f"{home}: {len(left_out)} of {len(pictures)} images have no annotation and are left out, such as "
+        f"{pictures[left_out[0]][0]}; one without objects needs an annotation without <object>",
+    )
 
 
 def _pictures(folder: Path) -> dict[str, list[str]]:
     """The image files of a folder and its subfolders by their names without ending."""
     if not folder.is_dir():
-        raise RetinaError(f"{folder}: no such folder; a Pascal VOC folder holds Annotations, ImageSets and JPEGImages")
+        raise RetinaError(f"{folder}: no such folder; a Pascal VOC folder holds its images in JPEGImages or images")
     by_stem: dict[str, list[str]] = {}
     for stem, file in sorted(_named_files(folder)):
         if file.lower().endswith(IMAGE_SUFFIXES) and os.path.isfile(folder / file):
@@ -267,8 +351,8 @@ def _pictures(folder: Path) -> dict[str, list[str]]:
     return by_stem
 
 
-def _class_names(name: str, listed: Sequence[_Listed], annotations: Sequence[_Annotation]) -> list[str]:
-    names = _all_names([entry.home for entry in listed], annotations)
+def _class_names(name: str, folder: Path, listed: Sequence[_Listed], annotations: Sequence[_Annotation]) -> list[str]:
+    names = _all_names([*(entry.home for entry in listed), *_split_homes(folder).values()], annotations)
     if not names:
         raise RetinaError(f"{name}: no annotation has an object, so there are no class names; set data.classes")
     return names
@@ -295,8 +379,8 @@ def _objects(annotations: Sequence[_Annotation], names: Sequence[str]) -> RawObj
     )
 
 
-def _locate(folder: Path, split: str) -> tuple[Path, Path]:
-    """The folder that holds `Annotations`, and the split's file."""
+def _locate(folder: Path, split: str) -> tuple[Path, Path | None]:
+    """The folder that holds `Annotations`, and the split's file; None for a folder called like the split."""
     if not folder.is_dir():
         raise RetinaError(f"{folder}: no such folder; expected a Pascal VOC folder, check data.root and folder")
     match = _SPLIT.fullmatch(split)
@@ -308,12 +392,14 @@ def _locate(folder: Path, split: str) -> tuple[Path, Path]:
         file = home / "ImageSets" / "Main" / f"{name}.txt"
         if file.is_file():
             return home, file
+    if split == _ALL or folder / split in _split_homes(folder).values():
+        return folder / split, None
     missing = homes[0] / "ImageSets" / "Main" / f"{name}.txt"
     raise RetinaError(f"{missing}: no such split file (split '{split}'); {_existing(folder)}")
 
 
 def _existing(folder: Path) -> str:
-    plain = split_names(folder)
+    plain = _splits(folder)
     if not plain:
         return f"there is no ImageSets/Main/*.txt in {folder} or in year folders (VOC2007) in it"
     return "splits that exist: " + ", ".join(plain[:_LISTED]) + (", ..." if len(plain) > _LISTED else "")

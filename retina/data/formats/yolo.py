@@ -12,8 +12,9 @@ Images, labels and names lie where an Ultralytics `data.yaml` says, or in plain 
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,14 +36,35 @@ from retina.data.dataset import (
     suggest,
 )
 from retina.data.detections import short
+from retina.data.folders import LOOKED_AT, SPELLINGS, files, split_folders, split_of
 from retina.data.formats import text
-from retina.data.image_files import NO_SIZE_FRACTIONS, guess_folder, image_sizes, place_image, placed, readings
+from retina.data.image_files import (
+    NO_SIZE_FRACTIONS,
+    guess_folder,
+    image_sizes,
+    place_image,
+    placed,
+    plain_names,
+    readings,
+)
 from retina.errors import RetinaError
 from retina.files import IMAGE_SUFFIXES, write_text
 
-SPLITS = ("train", "val", "test")
-# Ultralytics reads `val`; others write `validation` or `valid`.
-_SPELLINGS = {"val": ("val", "validation", "valid")}
+SPLITS = tuple(SPELLINGS)
+
+LAYOUTS = {
+    "Ultralytics and Roboflow: data.yaml with names and train, val and test": ("*.yaml", "*.yml"),
+    "YOLO: images/x.jpg, labels/x.txt, classes.txt (Label Studio, or in train, val and test)": (
+        "images",
+        "labels/*.txt",
+        "classes.txt",
+        "*/labels/*.txt",
+    ),
+    "LabelImg's YOLO: x.jpg with x.txt beside it, classes.txt (or in train, val and test)": ("*.txt", "train/*.txt"),
+    "darknet and CVAT's YOLO: obj.data, obj.names, train.txt": ("*.data", "*.names", "train.txt"),
+}
+"""The layouts of folders in words, each with patterns of what hints at it."""
+
 # What lies beside images without being one.
 _COMPANIONS = (".txt", ".xml", ".json", ".yaml", ".cache", ".npy", ".md", ".csv")
 _BOX = "class cx cy w h"
@@ -50,6 +72,9 @@ _LEAST_POLYGON = 6  # numbers of three points
 # Fractions may leave [0, 1] by a little, which `invalid_boxes` judges; most boxes beyond this are in pixels.
 _LARGEST_FRACTION = 2.0
 _SHOWN = 3
+_YAML = (".yaml", ".yml")
+# darknet's keys of splits.
+_KEYS = {"train", "valid", "val", "test"}
 # Where labels that no image claims are looked for: beside images may lie a whole home folder.
 _MOST_FOLDERS = 2000
 
@@ -279,11 +304,7 @@ def listing_of_yaml(file: Path, split: str, *, relabelled: bool = False) -> List
         RetinaError: the file is malformed, a folder or split is missing, a path leaves the root, or an image is listed
             twice.
     """
-    tree = read_yaml(file, str(file))
-    if not isinstance(tree, dict):
-        raise RetinaError(
-            f"{file}: expected an Ultralytics data.yaml with names and splits, got a {type(tree).__name__}"
-        )
+    tree = _tree(file)
     names = _class_names(file, tree, relabelled)
     root, notes = _root(file, tree.get("path"))
     given = _split(file, tree, split)
@@ -296,7 +317,7 @@ def listing_of_yaml(file: Path, split: str, *, relabelled: bool = False) -> List
         if place.is_dir():
             images += _of_folder(place, others)
         else:
-            of_list, said = _of_text(place, root)
+            of_list, said = _of_text(place, root, darknet=file.suffix.lower() not in _YAML)
             images, notes = images + of_list, notes + said
     base = places[0] if len(places) == 1 and places[0].is_dir() else root
     folders = {folder: _labels_folder(root, folder) for folder in {os.path.dirname(image) for image in images}}
@@ -371,15 +392,11 @@ def _listing(
         both = [images[stems.index(stems[again[0]])], images[again[0]]]
         what = "is listed twice" if both[0] == both[1] else f"and {both[1]} share a label file; rename one"
         raise RetinaError(f"{name}: {both[0]} {what}")
-    labels: list[str | None] = []
-    for stem in stems:
-        folder, short_name = os.path.split(stem)
-        home, file = folders[folder], f"{short_name}.txt"
-        if file in existing[home]:
-            existing[home].discard(file)
-            labels.append(f"{home}/{file}")
-        else:
-            labels.append(None)
+    labels, renamed = _paired(stems, folders, existing)
+    if renamed:
+        notes += (
+            f"{name}: {renamed} label files are called as Label Studio calls them: taken for the images they name",
+        )
     # A text file of images may leave some out on purpose, and beside images any text may lie.
     strays = sorted(
         f"{home}/{file}" for folder, home in folders.items() for file in existing[home] if home != folder and not listed
@@ -401,6 +418,33 @@ def _listing(
     prefix = f"{base}{os.sep}"
     ids = [stem.removeprefix(prefix) if stem.startswith(prefix) else os.path.relpath(stem, base) for stem in stems]
     return Listing(name, names, named_by, tuple(ids), tuple(images), tuple(labels), keypoints, notes, unused)
+
+
+def _paired(
+    stems: Sequence[str], folders: Mapping[str, str], existing: dict[str, set[str]]
+) -> tuple[list[str | None], int]:
+    """The label file of each image, which is taken out of `existing`; and the number of those that are called
+    otherwise, as Label Studio exports them without the images."""
+    labels: list[str | None] = []
+    for stem in stems:
+        folder, short_name = os.path.split(stem)
+        home, file = folders[folder], f"{short_name}.txt"
+        labels.append(f"{home}/{file}" if file in existing[home] else None)
+        existing[home].discard(file)
+    exported: dict[str, list[str]] = {}
+    for home, left in existing.items():
+        for file in sorted(left):
+            for plain in plain_names(file.removesuffix(".txt")):
+                exported.setdefault(f"{home}/{plain}", []).append(file)
+    renamed = 0
+    for row, (stem, label) in enumerate(zip(stems, labels, strict=True)):
+        folder, short_name = os.path.split(stem)
+        named = exported.get(f"{folders[folder]}/{short_name}", []) if label is None else []
+        if len(named) == 1 and named[0] in existing[folders[folder]]:
+            existing[folders[folder]].discard(named[0])
+            labels[row] = f"{folders[folder]}/{named[0]}"
+            renamed += 1
+    return labels, renamed
 
 
 def _labels_elsewhere(root: Path, stems: Sequence[str], claimed: set[str]) -> list[str]:
@@ -427,8 +471,8 @@ def _labels_elsewhere(root: Path, stems: Sequence[str], claimed: set[str]) -> li
         )
 
     unused = []
-    for folder, _, files in islice(os.walk(root), _MOST_FOLDERS):
-        for file in files:
+    for folder, _, inside in islice(os.walk(root), _MOST_FOLDERS):
+        for file in inside:
             stem, ending = os.path.splitext(file)
             if ending.lower() != ".txt" or stem.casefold() not in names or file.startswith("._"):
                 continue
@@ -489,7 +533,7 @@ def _root(file: Path, path: Any) -> tuple[Path, tuple[str, ...]]:
 
 
 def _split(file: Path, tree: dict[Any, Any], split: str) -> Any:
-    for key in _SPELLINGS.get(split, (split,)):
+    for key in SPELLINGS.get(split, (split,)):
         if tree.get(key):
             return tree[key]
     there = splits_of_yaml(tree)
@@ -498,9 +542,146 @@ def _split(file: Path, tree: dict[Any, Any], split: str) -> Any:
     )
 
 
+def sections(folder: Path, images: Path | None = None) -> dict[str, config.Source]:
+    """Return the splits of a folder of this format, none if it is no such folder.
+
+    A folder without a list of its splits is one split, called as the folder is, or one for each folder in it that is
+    called like a split.
+
+    Raises:
+        RetinaError: several files say what the splits are.
+    """
+    listing = _listing_files(folder)
+    if len(listing) > 1:
+        raise RetinaError(
+            f"{folder}: {len(listing)} files say what its splits are; give the one to use: "
+            f"{', '.join(map(str, listing[:_SHOWN]))}"
+        )
+    if listing:
+        return sections_of_file(listing[0])
+    if (folder / "images").is_dir() and _holds_labels(folder):
+        return {folder.absolute().name: config.YoloSource(images=folder / "images")}
+    if _labels_beside(folder):
+        return {folder.absolute().name: config.YoloSource(images=folder, names=_names_file(folder))}
+    splits: dict[str, config.Source] = {}
+    for split, home in split_folders(folder).items():
+        if _holds_labels(home):
+            splits[split] = config.YoloSource(images=home / "images", names=_names_file(folder, home))
+        elif _labels_beside(home):
+            splits[split] = config.YoloSource(images=home, names=_names_file(folder, home))
+    return splits
+
+
+def _names_file(*folders: Path) -> Path | None:
+    """The first file of class names in some folders: classes.txt, or darknet's, which Roboflow calls `.labels`."""
+    named = ([folder / text.CLASSES_FILE, *files(folder, (".names", ".labels"))] for folder in folders)
+    return next((file for listed in named for file in listed if file.is_file()), None)
+
+
+def _listing_files(folder: Path) -> list[Path]:
+    """The files that say what the splits of a folder are: data.yaml, whatever it is called, or darknet's twins."""
+    if (folder / "data.yaml").is_file():
+        return [folder / "data.yaml"]
+    by_yaml = [file for file in files(folder, _YAML) if _holds_splits(file)]
+    names = files(folder, (".names",)) if _lists(folder) else []
+    return by_yaml or files(folder, (".data",)) or names
+
+
+def _lists(folder: Path) -> dict[str, str]:
+    """The lists of images of darknet's splits."""
+    there = {file.name.lower(): file.name for file in reversed(files(folder, (".txt",)))}
+    lists = {
+        split: [there[f"{name}.txt"] for name in names if f"{name}.txt" in there] for split, names in SPELLINGS.items()
+    }
+    return {split: named[0] for split, named in lists.items() if named}
+
+
+def is_data_yaml(tree: object) -> bool:
+    """Return whether the content of a YAML file looks like a data.yaml, and not like a configuration."""
+    return isinstance(tree, dict) and not config.is_ours(tree) and bool({"names", "nc", *SPLITS} & set(tree))
+
+
+def _holds_splits(file: Path) -> bool:
+    """Whether a YAML file names splits; `config.yaml` is the name of a run's configuration."""
+    try:
+        tree = read_yaml(file, str(file))
+    except RetinaError:  # no YAML: whatever it is, it is no data.yaml
+        return False
+    return file.name != "config.yaml" and is_data_yaml(tree) and bool(splits_of_yaml(tree))
+
+
+def _holds_labels(home: Path) -> bool:
+    """Whether there are labels of `images` in `labels`, or beside the images."""
+    inside = (entry for entry in (home / "labels").rglob("[!.]*") if entry.is_file())
+    of_labels = next((entry.suffix.lower() == ".txt" for entry in inside), (home / "labels").is_dir())
+    return (home / "images").is_dir() and (of_labels or any((home / "images").rglob("*.txt")))
+
+
+def _labels_beside(folder: Path) -> bool:
+    """Whether an image of a folder has a text file of its name beside it, with a line of YOLO's."""
+    stems = {file.stem for file in files(folder)}
+    beside = (file for file in files(folder, (".txt",)) if file.stem in stems)
+    return any(map(_holds_boxes, islice(beside, LOOKED_AT)))
+
+
+def _holds_boxes(file: Path) -> bool:
+    try:
+        words = next((line.split() for line in text.lines_of(text.read_text(file)) if line.strip()), [])
+        numbers = [float(word) for word in words]
+    except (RetinaError, ValueError):  # other text
+        return False
+    return len(numbers) > len(_BOX.split()) - 1 and numbers[0].is_integer() and max(numbers[1:]) <= _LARGEST_FRACTION
+
+
+def sections_of_file(file: Path) -> dict[str, config.Source]:
+    """Return the splits of a data.yaml, or of darknet's twin of it.
+
+    Raises:
+        RetinaError: it is malformed or names no split.
+    """
+    tree = _tree(file)
+    there = splits_of_yaml(tree)
+    # Tools write a test split that was never made. Who asks for it learns that its folder is not there.
+    if len(there) > 1 and not leads_to_images(file, tree, "test"):
+        there = [split for split in there if split != "test"]
+    if not there:
+        raise RetinaError(f"{file}: expected at least one of train, val and test in this {file.name}, got none")
+    return {split: config.YoloSource(data=file, split=split) for split in there}
+
+
+def _tree(file: Path) -> dict[Any, Any]:
+    """The content of a data.yaml, or of darknet's twins of it as such: `obj.data` of lines `key = value`, or without it
+    `obj.names` beside the lists of the splits."""
+    ending = file.suffix.lower()
+    if ending in _YAML:
+        tree = read_yaml(file, str(file))
+        if not isinstance(tree, dict):
+            raise RetinaError(
+                f"{file}: expected an Ultralytics data.yaml with names and splits, got a {type(tree).__name__}"
+            )
+        return tree
+    home = file.parent
+    if ending == ".names":
+        return {"names": text.read_names(file), **_lists(home)}
+    pairs = (line.partition("=") for line in text.lines_of(text.read_text(file)) if "=" in line)
+    given = {key.strip(): value.strip() for key, _, value in pairs}
+    names = given.get("names", "")
+    if not (home / (read := _in_root(names, home))).is_file():
+        raise RetinaError(f"{file}: names: expected a file of class names, one a line, {short(names)} is none")
+    return {"names": text.read_names(home / read), **{key: _in_root(given[key], home) for key in given.keys() & _KEYS}}
+
+
+def _in_root(path: str, root: Path) -> str:
+    """A path of darknet's, which starts where darknet was called, from the root: without as many of its folders as it
+    takes to lead to a file; as it stands where none does."""
+    parts = [part for part in re.split(r"[/\\]", path) if part not in ("", ".")]
+    tails = ("/".join(parts[place:]) for place in range(len(parts)))
+    return next((tail for tail in tails if ".." not in parts and (root / tail).is_file()), path)
+
+
 def splits_of_yaml(tree: dict[Any, Any]) -> list[str]:
     """Return those of train, val (by any of its names) and test that a data.yaml has."""
-    return [key for key in SPLITS if any(tree.get(spelled) for spelled in _SPELLINGS.get(key, (key,)))]
+    return [key for key in SPLITS if any(tree.get(spelled) for spelled in SPELLINGS[key])]
 
 
 def leads_to_images(file: Path, tree: dict[Any, Any], split: str) -> bool:
@@ -582,9 +763,9 @@ def _left_out(name: str, others: Counter[str]) -> tuple[str, ...]:
     return (f"{name}: {sum(others.values())} files are no images of a known kind and are left out: {what}",)
 
 
-def _of_text(file: Path, root: Path) -> tuple[list[str], tuple[str, ...]]:
+def _of_text(file: Path, root: Path, *, darknet: bool) -> tuple[list[str], tuple[str, ...]]:
     """The images that a text file lists, in its order, and a note on those whose path was read otherwise than it stands
-    there, from the file's own folder."""
+    there, from the file's own folder; paths of darknet start elsewhere, and need no note."""
     images: list[str] = []
     others: list[str] = []
     top = os.path.abspath(root)
@@ -592,6 +773,8 @@ def _of_text(file: Path, root: Path) -> tuple[list[str], tuple[str, ...]]:
     entries = [(number, entry) for number, entry in lines if entry]
     guessed: Path | None = None
     for number, entry in entries:
+        if darknet:
+            entry = str(root.absolute() / _in_root(entry, root))
         whole = os.path.normpath(os.path.join(os.path.abspath(file.parent), entry))
         if not os.path.isfile(whole):
             guessed = guessed or guess_folder(file, [entry for _, entry in entries])[0]
@@ -653,11 +836,16 @@ def check(parts: Sequence[Part]) -> tuple[str, ...]:
     Raises:
         RetinaError: a split is called otherwise than YOLO's three, or a name has no extension that it knows.
     """
+    splits = [part.split for part in parts]
     for part in parts:
         if part.split not in SPLITS:
+            meant = split_of(part.split) or next((split for split in SPLITS if split not in splits), None)
+            # Two splits of one name would put images to evaluate on among those to train on.
+            hint = f"say which it is with --split {part.split}={meant}"
+            if meant is None or meant in splits:
+                hint = f"{meant or 'each of them'} is there already: leave one out by naming the others with --split"
             raise RetinaError(
-                f"{part.table.name}: YOLO knows the splits train, val and test, got '{part.split}'; say which it is "
-                f"with --split {part.split}=train"
+                f"{part.table.name}: YOLO knows the splits train, val and test, got '{part.split}'; {hint}"
             )
         for name in part.names:
             if Path(name).suffix.lower() not in IMAGE_SUFFIXES:
@@ -673,6 +861,14 @@ def check(parts: Sequence[Part]) -> tuple[str, ...]:
     ):
         notes.append("YOLO: the names of the files take the place of image ids, 0 to K-1 that of category ids")
     return tuple(notes)
+
+
+def called(splits: Iterable[str]) -> dict[str, str]:
+    """Return the names that YOLO gives to splits, such as val for validation; where it has none, or has it already,
+    they keep theirs."""
+    names = list(splits)
+    usual = {name: split for split, spellings in SPELLINGS.items() for name in spellings if split not in names}
+    return {name: usual.get(name, name) for name in names}
 
 
 def unheld(table: DetectionDataset) -> tuple[np.ndarray, str]:

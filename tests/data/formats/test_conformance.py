@@ -154,6 +154,26 @@ def write_csv(root: Path) -> Written:
     return Written(source, ids, (1, 2, 3), frozenset({"crowd", "difficult", "area"}))
 
 
+def write_labelme(root: Path) -> Written:
+    pictures(root / "images")
+    for picture in PICTURES:
+        shapes = [
+            {
+                "label": thing.name,
+                "points": [list(thing.box[:2]), list(thing.box[2:])],
+                "shape_type": "rectangle",
+                "difficult": thing.difficult,
+            }
+            for thing in picture.things
+        ]
+        height, width = picture.size
+        tree = {"imagePath": f"../images/{picture.file}", "imageHeight": height, "imageWidth": width, "shapes": shapes}
+        (root / "annotations").mkdir(exist_ok=True)
+        (root / f"annotations/{picture.stem}.json").write_text(json.dumps(tree))
+    ids = tuple(picture.stem for picture in PICTURES)
+    return Written({"format": "labelme"}, ids, (1, 2, 3), frozenset({"difficult"}))
+
+
 def write_tfds(root: Path) -> Written:
     """Two shards by TFDS' own means; corners are fractions in float32 there."""
     import tensorflow_datasets as tfds
@@ -202,6 +222,7 @@ WRITERS: dict[str, Callable[[Path], Written]] = {
     "voc": write_voc,
     "yolo": write_yolo,
     "csv": write_csv,
+    "labelme": write_labelme,
     "tfds": write_tfds,
 }
 # Made in memory: nothing can be written for it, so it is held only to what needs no known content.
@@ -305,7 +326,7 @@ def test_a_merged_class_that_does_not_occur(written, name):
     """Fine where the files tell only what occurs and `data.classes` says that there is more; else it is a slip."""
     relabel = {"rename": {"cat": "pet", "yak": "herd"}}
     data = section(written, name, relabel=relabel, classes=["herd", "dog", "pet", "emu"])
-    if name in ("voc", "csv"):
+    if name in ("voc", "csv", "labelme"):
         table, truth = read_split(data, "train")
         assert table.class_names == ("herd", "dog", "pet", "emu") and table.category_ids == (3, 1, 4, 2)
         assert table.labels.tolist() == [1, 2, 3, 1, 2, 2, 1]

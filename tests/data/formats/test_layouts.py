@@ -1,12 +1,20 @@
 """What a path or a name is: one detector for `retina doctor` and `retina convert`, so they can't disagree."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 from PIL import Image
 
+from retina import config
 from retina.data.convert.origin import find_source
+from retina.data.formats import layouts
 from retina.data.formats.layouts import look
+from retina.data.load import load_split, read_ground_truth
 from retina.doctor.targets import open_target, read_splits
 from retina.errors import RetinaError
+from tests.data.formats import folders
+from tests.data.formats.folders import CLASSES, PARTED, PICTURES, SPLITS, WRITERS
 from tests.malformed import coco
 
 
@@ -117,3 +125,199 @@ def test_the_real_folders(shared_data):
     assert both(shared_data / "coco_mini") == (["train2017", "val2017"], ["train2017", "val2017"])
     assert open_target(shared_data / "bccd", []).splits == ("test", "train", "val")
     assert list(look(str(shared_data / "voc100")).splits) == ["all"]
+
+
+# ------------------------------------------------------------------------- any folder (`tests/data/formats/folders.py`)
+
+
+@pytest.fixture(scope="module")
+def homes(tmp_path_factory) -> dict[str, Path]:
+    written = {}
+    for name, (_, write_layout) in WRITERS.items():
+        written[name] = tmp_path_factory.mktemp("any") / "pets"
+        write_layout(written[name])
+    return written
+
+
+def content(table) -> dict[int, tuple]:
+    """The size and the boxes of each picture, by its number."""
+    pictures = {}
+    for row, image in enumerate(table.images):
+        objects = table.objects(row)
+        named = [table.class_names[label] for label in objects.labels]
+        boxes = sorted(zip(named, objects.boxes.round(5).tolist(), strict=True))
+        pictures[folders.number(image)] = (table.sizes[row].tolist(), boxes)
+    assert len(pictures) == len(table)
+    return pictures
+
+
+def expected(numbers) -> dict[int, tuple]:
+    return {
+        which: ([*PICTURES[which].size[::-1]], sorted((name, [float(n) for n in box]) for name, *box in boxes))
+        for which, boxes in ((which, PICTURES[which].boxes) for which in numbers)
+    }
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_layout_is_read_to_the_same_table(homes, name):
+    layout = look(str(homes[name]))
+    assert layout.format == WRITERS[name][0] and layout.config is None and not (layout.lists and name != "CVAT's VOC")
+    # A picture without boxes has no line in a CSV file of TensorFlow.
+    missing = {2} if name == "Roboflow's CSV" else set()
+    whole = {}
+    for split, source in layout.splits.items():
+        # Through YAML and back, as a configuration holds it.
+        data = config.Data.model_validate(
+            {"train": source.model_dump(mode="json"), "validation": {"format": "digits"}, "orientation": "stored"}
+        )
+        table = load_split(data, "train")
+        assert table.class_names == CLASSES
+        pictures = content(table)
+        if name in PARTED:
+            assert pictures == expected(set(SPLITS[split]) - missing)
+        whole |= pictures
+    assert whole == expected(set(folders.EVERY) - missing)
+    assert list(layout.splits) == list(SPLITS) or name not in PARTED
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_command_takes_every_layout(homes, name):
+    """The doctor, `convert`, and `score`, one split at a time."""
+    splits = list(look(str(homes[name])).splits)
+    target = open_target(homes[name], [])
+    assert list(target.splits) == splits
+    tables, findings = read_splits(target)
+    assert list(tables) == splits and not findings
+    assert list(find_source(str(homes[name])).splits) == splits
+    truth = read_ground_truth(homes[name], splits=[] if name in VOC_FOLDERS else splits[:1])
+    table = tables[splits[0]]
+    assert truth.class_names == table.class_names
+    assert truth.image.tolist() == np.repeat(np.arange(len(table)), np.diff(table.offsets)).tolist()
+    np.testing.assert_allclose(truth.boxes[:, :2] + truth.boxes[:, 2:], table.boxes[:, 2:], atol=1e-5)
+
+
+VOC_FOLDERS = {"VOC without lists", "Annotations below the images"}
+
+
+def test_the_folders_of_an_archive(tmp_path):
+    folders.roboflow_coco(tmp_path / "export" / "pets v1")
+    (tmp_path / "export/__MACOSX").mkdir()
+    assert list(look(str(tmp_path)).splits) == list(SPLITS)
+
+
+def test_a_folder_without_splits_is_called_as_is_said(homes):
+    for name, said in (("LabelImg", ["train"]), ("CVAT's COCO", ["default=val"]), ("labelme", ["x=test"])):
+        assert list(find_source(str(homes[name]), splits=said).splits) == [said[0].rpartition("=")[2]]
+    with pytest.raises(RetinaError, match="it is one split; expected one --split, got 2"):
+        find_source(str(homes["LabelImg"]), splits=["train", "val"])
+    with pytest.raises(RetinaError, match="it has no split 'valid'; did you mean 'val'"):
+        find_source(str(homes["Roboflow's VOC"]), splits=["valid"])
+
+
+def test_what_lies_beside_is_no_reading(tmp_path):
+    """Texts and YAML files of other kinds."""
+    folders.labelimg(tmp_path)
+    write(tmp_path / "b.txt", "a red cat on a mat\n")
+    (tmp_path / "d.txt").write_bytes(b"\xff\xfe0")
+    write(tmp_path / "notes.yaml", "a: [1\n")
+    write(tmp_path / "my.yaml", "data: {}\n")
+    write(tmp_path / "counts.csv", "cat,3\ndog,3\n")
+    write(tmp_path / "notes.json", '{"images": 6, "annotations": "xml"}')
+    assert look(str(tmp_path)).format == "voc"
+
+
+def test_a_file_that_coco_calls_so_and_is_broken(tmp_path):
+    write(tmp_path / "annotations/instances_train.json", '{"images": [')
+    source = look(str(tmp_path)).splits["train"]
+    with pytest.raises(RetinaError, match=r"instances_train\.json: not valid JSON"):
+        table_of(source)
+
+
+def test_several_readings_are_listed_with_what_picks_one(tmp_path):
+    home = tmp_path / "pets"
+    folders.labelimg(home)
+    folders.coco(home / "boxes.json")
+    with pytest.raises(RetinaError) as error:
+        look(str(home))
+    ways = "--format coco (boxes); --format voc (pets)"
+    assert str(error.value) == f"{home}: it may be read in 2 ways; choose one: {ways}"
+    assert look(str(home), format="voc").splits == {"pets": config.VocSource(folder=home, splits=(".",))}
+    assert list(find_source(str(home), format="coco").splits) == ["boxes"]
+    with pytest.raises(RetinaError, match="2 ways; give the file of one, or a configuration .*: coco .boxes.; voc"):
+        read_ground_truth(home)
+    with pytest.raises(RetinaError, match="expected a folder of format 'yolo'; got none of them. It holds 6 .png, 6 "):
+        open_target(home, [], format="yolo")
+    with pytest.raises(RetinaError, match="--format has no effect on a source of format 'coco'; leave it out"):
+        look(str(home / "boxes.json"), format="coco")
+    for name in ("a.yaml", "b.yaml"):
+        write(tmp_path / "two" / name, "names: [cat]\ntrain: .\n")
+    with pytest.raises(
+        RetinaError, match=r"2 files say what its splits are; give the one to use: .*a\.yaml, .*b\.yaml"
+    ):
+        look(str(tmp_path / "two"))
+
+
+def test_a_format_that_fits_and_is_not_whole_is_a_reading_too(tmp_path):
+    folders.labelimg(tmp_path)
+    folders.coco(tmp_path / "boxes.json", called=lambda name: f"lost-{name}")
+    with pytest.raises(RetinaError, match="--format coco .*its images are not in"):
+        look(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("files", "holds", "nearest"),
+    [
+        (["a.jpg", "b.txt"], r"1 \.jpg, 1 \.txt", "LabelImg's YOLO"),
+        (["images/a.jpg", "labels.xml"], r"1 \.xml, images/", "LabelImg: x.jpg with x.xml beside it"),
+        (["annotations/x.json", "images/a.jpg"], "annotations/, images/", "COCO and CVAT"),
+        ([], "nothing", "LabelImg: .*; Roboflow's COCO: .*; Ultralytics and Roboflow: "),
+    ],
+)
+def test_what_is_there_and_the_nearest_layouts(tmp_path, files, holds, nearest):
+    for file in files:
+        write(tmp_path / file, "")
+    with pytest.raises(RetinaError, match=f"It holds {holds}. The nearest layouts: .*{nearest}") as error:
+        look(str(tmp_path))
+    assert str(error.value).partition("nearest layouts: ")[2].count("; ") == 2
+
+
+def table_of(source):
+    return load_split(config.Data(train=source, validation=source, orientation="stored"), "train")
+
+
+def test_words_about_what_was_read_otherwise(homes, tmp_path):
+    def notes(folder):
+        return " ".join(table_of(next(iter(look(str(folder)).splits.values()))).notes)
+
+    said = notes(homes["Roboflow's COCO"])
+    assert "category 0, 'pets', is left out: it has no box and only groups the others" in said
+    assert "4 of 8 shapes are outlines or masks: their bounding boxes are taken" in notes(homes["labelme"])
+    assert "5 label files are called as Label Studio calls them" in notes(homes["Label Studio's YOLO without images"])
+    folders.labelimg(tmp_path)
+    (tmp_path / "b.xml").unlink()
+    assert "1 of 6 images have no annotation and are left out, such as b.png" in notes(tmp_path)
+
+
+def test_the_superfluous_category(tmp_path):
+    """It goes where nothing is of it in any split; a configuration that does not say so keeps it."""
+    folders.roboflow_coco(tmp_path)
+    sections = look(str(tmp_path)).splits
+    assert {source.supercategory for source in sections.values()} == {"drop"}
+    assert table_of(sections["train"].model_copy(update={"supercategory": None})).class_names == ("pets", *CLASSES)
+    file = tmp_path / "test" / "_annotations.coco.json"
+    file.write_text(file.read_text().replace('"category_id": 2', '"category_id": 0'))
+    assert {source.supercategory for source in look(str(tmp_path)).splits.values()} == {None}
+    with pytest.raises(RetinaError, match=r"test.*supercategory: drop: expected a category 0 that has no box"):
+        table_of(sections["test"])
+    # Called like the only class, as for a project of that name.
+    tree = {"id": 0, "name": "cat", "supercategory": "none"}, {"id": 1, "name": "cat", "supercategory": "cat"}
+    folders.draw(tmp_path / "a", range(1, 3))
+    folders.coco(tmp_path / "a/_annotations.coco.json", range(1, 3), categories=tree)
+    (source,) = look(str(tmp_path / "a")).splits.values()
+    assert table_of(source).class_names == ("cat",)
+
+
+def test_the_guide_lists_every_layout():
+    text = (Path(layouts.__file__).parents[2] / "guide" / "data.md").read_text(encoding="utf-8")
+    for words in layouts.LAYOUTS:
+        assert "| {} | {} |".format(*words.split(": ", 1)) in text

@@ -1,0 +1,72 @@
+"""The content of a folder at first sight, by which the formats recognise their layouts."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from retina.errors import RetinaError
+from retina.files import IMAGE_SUFFIXES
+
+SPELLINGS = {
+    "train": ("train", "training"),
+    "val": ("val", "validation", "valid"),
+    "test": ("test", "testing"),
+}
+"""The names of the splits, by those that they go by here, which are Ultralytics'; Roboflow writes `valid`."""
+
+LOOKED_AT = 100
+"""Files of a folder that are opened to learn their kind."""
+
+
+def files(folder: Path, endings: Sequence[str] = IMAGE_SUFFIXES) -> list[Path]:
+    """Return the files of a folder, not of its subfolders, with one of some endings in lower case, sorted; hidden ones
+    left out, such as the companions `._x.jpg` that macOS writes."""
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.name.lower().endswith(tuple(endings)) and entry.is_file()]
+    return [folder / name for name in sorted(names) if not name.startswith(".")]
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """Return the folders in a folder, sorted; without hidden ones and the `__MACOSX` of archives."""
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith((".", "__"))]
+    return [folder / name for name in sorted(names)]
+
+
+def split_folders(folder: Path) -> dict[str, Path]:
+    """Return the folders in a folder that are called like a split, by the names of `SPELLINGS`, in its order."""
+    called = {inside.name.lower(): inside for inside in reversed(subfolders(folder))}
+    splits = {split: [called[name] for name in names if name in called] for split, names in SPELLINGS.items()}
+    return {split: homes[0] for split, homes in splits.items() if homes}
+
+
+def files_of_splits(folder: Path, of_split: Callable[[Path], list[Path]]) -> dict[str, Path]:
+    """Return the file that describes each split in `split_folders`, where there is one.
+
+    Raises:
+        RetinaError: a split has several.
+    """
+    candidates = {split: of_split(home) for split, home in split_folders(folder).items()}
+    for split, several in candidates.items():
+        if len(several) > 1:
+            raise RetinaError(
+                f"{folder}: expected one file of annotations for the split {split}, got "
+                f"{' and '.join(map(str, several))}; remove the others, or give one of them"
+            )
+    return {split: several[0] for split, several in candidates.items() if several}
+
+
+def split_of(name: str) -> str | None:
+    """Return the split that the name of a folder, file or list says, as in `train2017` or `2007_valid`."""
+    words = re.findall("[a-z]+", name.lower())
+    return next((split for split, names in SPELLINGS.items() if set(words) & set(names)), None)
+
+
+def first_folder(folder: Path, names: Sequence[str]) -> Path | None:
+    """Return the first of some folders in a folder that is there."""
+    return next((folder / name for name in names if (folder / name).is_dir()), None)
