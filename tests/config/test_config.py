@@ -271,9 +271,28 @@ def test_defaults_are_the_papers():
     assert (default.assignment.positive_iou, default.assignment.negative_iou) == (0.5, 0.4)
     assert default.inference.model_dump() | {"batch_size": 8} == {
         "score_threshold": 0.05, "candidates": 1000, "nms_iou": 0.5, "max_detections": 100, "batch_size": 8,
-        "class_agnostic": False,
+        "class_agnostic": False, "candidates_per": "level", "clip": "before", "suppression": "hard", "soft_sigma": 0.5,
     }  # fmt: skip
     assert default.optimizer == Sgd(learning_rate=0.01, momentum=0.9, weight_decay=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "text"),
+    [
+        (["inference.soft_sigma=0.3"], "soft_sigma has no effect with suppression: hard; leave it at 0.5"),
+        (
+            ["inference.soft_sigma=0.3", "inference.suppression=linear"],
+            "soft_sigma has no effect with suppression: linear",
+        ),
+        (
+            ["inference.nms_iou=0.3", "inference.suppression=gaussian"],
+            "nms_iou has no effect with suppression: gaussia",
+        ),
+    ],
+)
+def test_settings_of_suppression_without_effect(overrides, text):
+    with pytest.raises(RetinaError, match=text):
+        changed(*overrides)
 
 
 @pytest.mark.parametrize("text", ["1e-3", "1E-3", "1.e-3", "1.0e-3", "+1e-3", "0.001", ".001", "10e-4"])

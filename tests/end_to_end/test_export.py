@@ -27,7 +27,6 @@ from retina.export.agreement import LIMITS
 from retina.export.certificate import Certificate, certify
 from retina.export.description import portable
 from retina.export.serving import Serving
-from retina.models.decode import Limits
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +79,7 @@ class WithoutSuppression(Serving):
     def _detected(self, canvas, size, scale, limits):
         # An IoU of 1 suppresses nothing.
         trained = self.detector.sections.inference
-        open_limits = Limits(trained.score_threshold, trained.candidates, 1.0, trained.max_detections)
+        open_limits = trained.model_copy(update={"nms_iou": 1.0})
         return self.detections(self._network(canvas, size), canvas, size, scale, open_limits)
 
 
