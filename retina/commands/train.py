@@ -20,6 +20,8 @@ from retina.output import console
 from retina.runs.directory import RunDirectory, shown
 from retina.runs.hosts import hosts_of
 
+_MAY_BE_DATA = (".yaml", ".yml", ".json", ".csv", ".data", ".names")
+
 
 def train(
     config: Annotated[
@@ -83,7 +85,7 @@ def _is_data(word: str, format: Format | None) -> bool:
         RetinaError: it is a folder or file that is neither.
     """
     path = Path(word)
-    if not exists(path) or (path.is_file() and path.suffix not in (".yaml", ".yml", ".json", ".csv", ".data", ".names")):
+    if not exists(path) or (path.is_file() and path.suffix not in _MAY_BE_DATA):
         return False  # reading it as a configuration says what is wrong
     return look(word, format=format).config is None
 
