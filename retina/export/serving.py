@@ -284,7 +284,9 @@ class Serving:
             checks.append(tf.debugging.Assert(tf.equal(nms_iou, trained.nms_iou), [idle, nms_iou]))
         with tf.control_dependencies(checks):
             given = {"score_threshold": score_threshold, "nms_iou": nms_iou, "max_detections": max_detections}
-            return trained.model_copy(update={name: tf.identity(value) for name, value in given.items()})
+            # AutoGraph would try to rewrite pydantic, and warn that it can't.
+            copy = tf.autograph.experimental.do_not_convert(trained.model_copy)
+            return copy(update={name: tf.identity(value) for name, value in given.items()})
 
 
 def _inputs() -> dict[str, tf.TensorSpec]:

@@ -55,7 +55,11 @@ def run_here(artefact: Path, runtime: str, files: list[Path], *, stages: bool) -
     """What the worker's process gives, without its start: TensorFlow takes seconds to import."""
     runner = saved_model.open_saved_model(artefact)
     if stages:
-        return runner.stages(files[0].read_bytes())
+        return {
+            f"{row}/{name}": array
+            for row, file in enumerate(files)
+            for name, array in runner.stages(file.read_bytes()).items()
+        }
     found = runner.detect(files)
     columns = {name: np.concatenate([getattr(one, name) for one in found]) for name in ("boxes", "scores", "labels")}
     return {"counts": np.array([len(one) for one in found]), "seconds": np.ones(len(found)), **columns}
