@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 # The verbs: each is a function of `retina.api`.
 _VERBS = (
     "ablate", "benchmark", "browse", "compare", "convert", "evaluate", "examine", "export_weights", "import_weights",
-    "judge", "load", "load_split", "loss_distribution", "predict", "score", "summarise_study",
+    "init", "judge", "load", "load_split", "loss_distribution", "predict", "score", "summarise_study",
     "train", "write_report",
 )  # fmt: skip
 

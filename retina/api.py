@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from retina.inference import Detections
     from retina.pages.browse import browse
     from retina.runs.importing import import_run as import_weights
-    from retina.training.train import train
+    from retina.setup.starting import init
 
 # Verbs and helpers that bring in Keras, and where they stand.
 _HEAVY = {
@@ -76,18 +76,20 @@ _HEAVY = {
     "export": "retina.export.exporting",
     "export_weights": "retina.export.weights",
     "import_weights": "retina.runs.importing:import_run",
+    "init": "retina.setup.starting",
+    "init_run": "retina.setup.starting",
     "inference_in_words": "retina.runs.loading",
     "load": "retina.export.loading",
     "loss_distribution": "retina.ablation.sampling",
     "print_examination": "retina.doctor.printing",
     "time_steps": "retina.training.timing",
-    "train": "retina.training.train",
+    "train_by_config": "retina.training.train:train",
     "write_run_page": "retina.pages.run_page:write_report",
 }
 
 __all__ = [
     "ablate", "benchmark", "browse", "compare", "convert", "evaluate", "examine", "export", "export_weights",
-    "import_weights", "judge", "load", "load_split", "loss_distribution", "predict", "score", "summarise_study",
+    "import_weights", "init", "judge", "load", "load_split", "loss_distribution", "predict", "score", "summarise_study",
     "train", "write_report",
 ]  # fmt: skip
 
@@ -108,6 +110,41 @@ def __getattr__(name: str) -> Any:
 
 
 # ------------------------------------------------------------------------------------------------------- training
+
+
+def train(
+    config_or_folder: config.Config | str | Path,
+    run_dir: str | Path | None = None,
+    *,
+    minutes: float | None = None,
+    say: Callable[[str], None] = lambda text: None,
+    **options: Any,
+) -> Path:
+    """Train a detector by a configuration, or on a folder of images, and evaluate it on the validation data.
+
+    Args:
+        config_or_folder: a configuration (`retina.load_config`), or data for which `init` makes one first.
+        run_dir: a new or empty folder; with `resume=True` a run. Of a folder of images by default `runs/NAME`, or
+            `runs/NAME-2` and so on.
+        minutes, say: of a folder, as for `init`.
+        options: `resume`, `changed_data`, `train_data`, `validation_data`, `callbacks`, `collaborators`, as of
+            `retina.training.train.train`.
+
+    Returns:
+        The run directory.
+
+    Raises:
+        RetinaError, RunFailed, Interrupted, FloatingPointError: as `retina.training.train.train`, and as `init`.
+    """
+    if not isinstance(config_or_folder, config.Config):
+        settings, run_dir = _heavy("init_run")(config_or_folder, run_dir, minutes=minutes, say=say)
+    elif minutes is not None:
+        raise RetinaError("minutes: it has an effect on a folder of images only; set schedule.steps, or leave it out")
+    else:
+        settings = config_or_folder
+    if run_dir is None:
+        raise RetinaError("run_dir: expected a new folder for the run, got none; a configuration needs it")
+    return _heavy("train_by_config")(settings, run_dir, **options)
 
 
 def report_after_training(run: Path) -> Path:

@@ -58,7 +58,8 @@ class Command(NamedTuple):
 _TRAIN, _JUDGE, _DATA, _USE, _LOOK_UP = "Train", "Judge", "Data", "Use a detector", "Look up"
 
 COMMANDS = {
-    "train": Command(_TRAIN, "Train a detector and evaluate it on the validation data.", "train"),
+    "init": Command(_TRAIN, "Write a configuration for a folder of your images.", "init"),
+    "train": Command(_TRAIN, "Train a detector on a folder or by a configuration.", "train"),
     "ablate": Command(_TRAIN, "Compare settings of the loss, or of anything, over seeds.", "ablate"),
     "import-weights": Command(_TRAIN, "Turn another ecosystem's detector or backbone into a run.", "import_weights"),
     "evaluate": Command(_JUDGE, "Print how good a run is, how sure that is, and what lacks.", "evaluate"),

@@ -69,6 +69,11 @@ def is_file_name(word: str) -> bool:
         return False
 
 
+def bare_name(path: str | Path) -> str:
+    """Return the name of a folder or file without its ending, to name after it what is made of it."""
+    return Path(path).absolute().stem or "data"
+
+
 @contextmanager
 def written(path: Path) -> Iterator[Path]:
     """Gives a temporary name of the same suffix in the same folder; on success it becomes `path`, else it is removed.

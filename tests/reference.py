@@ -187,8 +187,30 @@ def nms(boxes, scores, labels, iou_threshold, max_detections):
     return kept[:max_detections]
 
 
-def detect(logits, deltas, levels, size, scale, threshold, candidates, nms_iou, max_detections):
-    """One image: boxes, scores and labels by arXiv:1708.02002, section 4, from a flat sort of each level's pairs."""
+def soft_nms(boxes, scores, labels, threshold, max_detections, iou_threshold=None, sigma=None):
+    """arXiv:1704.04503, figure 2: rows by falling score and their scores, lowered linearly (equation 2) above
+    `iou_threshold` or by the Gaussian of `sigma` (equation 3); scores at or below the threshold go."""
+    left = {row: float(score) for row, score in enumerate(scores) if score > threshold}
+    rows, lowered = [], []
+    while left and len(rows) < max_detections:
+        best = max(left, key=lambda row: (left[row], -row))
+        rows.append(best)
+        lowered.append(left.pop(best))
+        for row in [row for row in left if labels[row] == labels[best]]:
+            overlap = iou(boxes[best], boxes[row])
+            if sigma is not None:
+                left[row] *= math.exp(-(overlap**2) / sigma)
+            elif overlap > iou_threshold:
+                left[row] *= 1 - overlap
+        left = {row: score for row, score in left.items() if score > threshold}
+    return rows, lowered
+
+
+def detect(logits, deltas, levels, size, scale, threshold, candidates, nms_iou, max_detections, soft=None, clip=True):
+    """One image: boxes, scores and labels by arXiv:1708.02002, section 4, from a flat sort of each level's pairs.
+
+    `soft` are the arguments of `soft_nms`, `clip` is whether boxes are cut to the image before suppression.
+    """
     boxes, scores, labels = [], [], []
     start = 0
     for level in levels:
@@ -199,11 +221,14 @@ def detect(logits, deltas, levels, size, scale, threshold, candidates, nms_iou, 
             a, k = divmod(pair, level_logits.shape[1])
             if sigmoid(flat[pair]) > threshold:
                 box = decode(level[a], deltas[start + a])
-                box = np.clip(box, 0.0, [size[1], size[0], size[1], size[0]])
-                boxes.append(box)
+                boxes.append(np.clip(box, 0.0, [size[1], size[0], size[1], size[0]]) if clip else box)
                 scores.append(flat[pair])
                 labels.append(k)
         start += len(level)
-    kept = nms(boxes, scores, labels, nms_iou, max_detections)
+    if soft is None:
+        kept = nms(boxes, scores, labels, nms_iou, max_detections)
+        shown = sigmoid(scores)[kept]
+    else:
+        kept, shown = soft_nms(boxes, sigmoid(scores), labels, threshold, max_detections, **soft)
     boxes = np.array(boxes).reshape(-1, 4)[kept] / [scale[1], scale[0], scale[1], scale[0]]
-    return boxes, sigmoid(scores)[kept], np.array(labels, int)[kept]
+    return boxes, np.array(shown), np.array(labels, int)[kept]

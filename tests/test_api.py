@@ -36,6 +36,15 @@ def test_a_page_is_refused_before_the_work(tmp_path):
         retina.examine("configs/digits.yaml", html=str(tmp_path / "nowhere" / "page.html"))
 
 
+def test_training_takes_a_configuration_with_a_place_or_a_folder(tmp_path):
+    with pytest.raises(RetinaError, match="run_dir: expected a new folder for the run, got none"):
+        retina.train(retina.load_config())
+    with pytest.raises(RetinaError, match="minutes: it has an effect on a folder of images only"):
+        retina.train(retina.load_config(), tmp_path / "run", minutes=3)
+    with pytest.raises(RetinaError, match="no such file or folder"):
+        retina.train(tmp_path / "photographs")
+
+
 def test_no_run_is_no_report():
     with pytest.raises(RetinaError, match="expected a run, several runs or a study, got none"):
         retina.write_report([])

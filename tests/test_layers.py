@@ -32,7 +32,7 @@ FLOORS = (
     ("runs",),
     ("doctor",),
     ("training",),
-    ("export", "ablation"),
+    ("export", "ablation", "setup"),
     ("pages",),
     ("api", "guide"),
     ("commands",),
@@ -40,7 +40,7 @@ FLOORS = (
     ("__main__",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-WINGS = ("export", "ablation", "pages", "commands")
+WINGS = ("export", "ablation", "setup", "pages", "commands")
 
 # Evaluation turns tables into figures and knows neither models nor formats.
 EVALUATION_ROOMS = {"", "errors", "files", "palette", "config"}
@@ -228,6 +228,8 @@ def long_functions(source: str) -> dict[str, int]:
         ("retina.training.train", "retina.cli"),
         ("retina.export.exporting", "retina.ablation.plan"),
         ("retina.ablation.outputs", "retina.pages.study"),
+        ("retina.setup.starting", "retina.ablation.plan"),
+        ("retina.training.train", "retina.setup.starting"),
         ("retina.pages.study", "retina.api"),
         ("retina.attic.old", "retina.config"),
         ("retina.cli", "retina.attic.old"),

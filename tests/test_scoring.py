@@ -171,7 +171,7 @@ def test_settings_without_effect_or_meaning(tmp_path):
         ({"protocol": "voc07", "engine": "hotcoco"}, "--engine: it has no effect under protocol 'voc07'"),
         ({"protocol": "voc07", "max_detections": (1, 2, 3)}, "--max-detections: it has no effect"),
         ({"splits": ["val"]}, "--splits: it has no effect here, it is for ground truth in a VOC folder"),
-        ({"max_detections": (3, 2, 1)}, "max_detections: expected three increasing"),
+        ({"max_detections": (3, 2, 1)}, "max_detections: expected increasing"),
         ({"protocol": "voc07", "iou": [1.5]}, "iou: expected one or more different thresholds"),
     ):
         with pytest.raises(RetinaError, match=said):

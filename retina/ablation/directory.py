@@ -106,7 +106,10 @@ class Study:
 
     def evaluation(self, trial: Trial) -> Path:
         """Return the folder of the trial's last evaluation, at its last step, whether it exists or not."""
-        return self.run_dir(trial) / "eval" / f"step_{self.plan.trial_config(trial).schedule.steps}"
+        steps, written = self.plan.trial_config(trial).schedule.steps, self.run_dir(trial) / "config.yaml"
+        if steps is None and written.is_file():  # of epochs the run knows the steps
+            steps = configuration.load(written).schedule.steps
+        return self.run_dir(trial) / "eval" / f"step_{steps}"
 
     def is_finished(self, trial: Trial) -> bool:
         return all((self.evaluation(trial) / name).is_file() for name in ("metrics.json", "detections.json"))

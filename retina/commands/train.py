@@ -11,17 +11,31 @@ import typer
 
 from retina import api
 from retina import config as configuration
-from retina.commands.options import Overrides, config_arguments
+from retina.commands.options import DataFormat, Overrides, config_arguments
+from retina.data.formats import Format
+from retina.data.formats.layouts import look
 from retina.errors import RetinaError
+from retina.files import exists
 from retina.output import console
 from retina.runs.directory import RunDirectory, shown
 from retina.runs.hosts import hosts_of
 
+_MAY_BE_DATA = (".yaml", ".yml", ".json", ".csv", ".data", ".names")
+
 
 def train(
-    config: Annotated[str | None, typer.Argument(help="A YAML file; without one, the digits demo.")] = None,
+    config: Annotated[
+        str | None,
+        typer.Argument(metavar="[FOLDER_OR_CONFIG]", help="Images and boxes, or a YAML file; or else the digits demo."),
+    ] = None,
     overrides: Overrides = None,
-    run_dir: Annotated[Path, typer.Option(help="A new folder for everything the run writes.")] = Path("runs/latest"),
+    run_dir: Annotated[
+        Path | None, typer.Option(help="A new folder for all that the run writes: runs/latest, or runs/FOLDER.")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Of a FOLDER: time from start to report; an hour at most by default.")
+    ] = None,
+    format: DataFormat = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's latest checkpoint.")] = False,
     changed_data: Annotated[
         bool, typer.Option("--changed-data", help="Go on although the data are not the run's any more.")
@@ -30,29 +44,50 @@ def train(
         Literal["slurm", "env"] | None, typer.Option(help="Whose variables give run.hosts: SLURM's, or torchrun's.")
     ] = None,
 ) -> None:
-    """Train a detector and evaluate it on the validation data."""
+    """Train a detector on a folder of images or by a configuration, evaluate it, and write its page."""
     file, settings = config_arguments(config, overrides)
     if changed_data and not resume:
         raise RetinaError("--changed-data: it has an effect on a run that goes on only; add --resume, or leave it out")
-    by_its_own_config = resume and file is None
-    if by_its_own_config:
-        file = str(RunDirectory.open(run_dir).path / "config.yaml")
-    resolved = configuration.load(file, [*settings, *_launched(launcher)])
-    place_given = launcher is not None or any(text.startswith("run") and "hosts" in text for text in settings)
-    if by_its_own_config and not place_given:
-        _refuse_other_place(run_dir, resolved)
+    if file is not None and _is_data(file, format):
+        if resume or launcher is not None:
+            raise RetinaError(
+                f"{'--resume' if resume else '--launcher'}: expected a configuration or a run, got data ({file}); "
+                + ("give --run-dir RUN alone" if resume else "write a configuration with `retina init` first")
+            )
+        resolved, run_dir = api.init_run(file, run_dir, minutes=minutes, overrides=settings, format=format, say=_say)
+    else:
+        for option, given in (("--minutes", minutes), ("--format", format)):
+            if given is not None:
+                raise RetinaError(f"{option}: it has an effect on a folder of images only; leave it out")
+        run_dir = Path("runs/latest") if run_dir is None else run_dir
+        resolved = _configured(file, settings, run_dir, resume, launcher)
     api.train(resolved, run_dir, resume=resume, changed_data=changed_data)
     if resolved.run.hosts is not None and resolved.run.hosts.index:
         return  # host 0 says where the run is
     page = _report(run_dir) if resolved.run.report else None
-    terminal = console()
-    terminal.print(f"The run is in {run_dir}. Look at it:", markup=False, soft_wrap=True)
+    _say(f"The run is in {run_dir}. Look at it:")
     run = shown(run_dir)
     if resolved.data.validation is not None:
-        terminal.print(f"  retina evaluate {run}", markup=False, soft_wrap=True)
-    terminal.print(f"  retina predict {run} IMAGE…", markup=False, soft_wrap=True)
+        _say(f"  retina evaluate {run}{'' if resolved.data.test is None else ' --split test'}")
+    _say(f"  retina predict {run} IMAGE…")
     if page is not None:
-        terminal.print(f"Its report, a page for the browser, is {page}.", markup=False, soft_wrap=True)
+        _say(f"Its report, a page for the browser, is {page}.")
+
+
+def _say(line: str) -> None:
+    console().print(line, markup=False, soft_wrap=True)
+
+
+def _is_data(word: str, format: Format | None) -> bool:
+    """Tell whether the first argument is data of any format rather than a configuration.
+
+    Raises:
+        RetinaError: it is a folder or file that is neither.
+    """
+    path = Path(word)
+    if not exists(path) or (path.is_file() and path.suffix not in _MAY_BE_DATA):
+        return False  # reading it as a configuration says what is wrong
+    return look(word, format=format).config is None
 
 
 def _report(run: Path) -> Path | None:
@@ -66,6 +101,20 @@ def _report(run: Path) -> Path | None:
             file=sys.stderr,
         )
         return None
+
+
+def _configured(
+    file: str | None, settings: list[str], run_dir: Path, resume: bool, launcher: Literal["slurm", "env"] | None
+) -> configuration.Config:
+    """The configuration of a file, or without one of the run that goes on or of the digits demo."""
+    by_its_own_config = resume and file is None
+    if by_its_own_config:
+        file = str(RunDirectory.open(run_dir).path / "config.yaml")
+    resolved = configuration.load(file, [*settings, *_launched(launcher)])
+    place_given = launcher is not None or any(text.startswith("run") and "hosts" in text for text in settings)
+    if by_its_own_config and not place_given:
+        _refuse_other_place(run_dir, resolved)
+    return resolved
 
 
 def _refuse_other_place(run_dir: Path, config: configuration.Config) -> None:

@@ -258,6 +258,15 @@ class Resize(Section):
     long: PositiveInt = 1333
     """Bound on the long side in pixels, at least `short`. 1333 is that of the paper's code (Detectron)."""
 
+    rounding: Literal["nearest", "floor"] = "nearest"
+    """Rounding of a resized side to whole pixels: to the `nearest` one, halves up, or down (`floor`), as torchvision
+    does: 640 x 480 becomes 1067 x 800 or 1066 x 800. Imported weights bring theirs."""
+
+    antialias: bool = False
+    """Whether what is made smaller is smoothed first, by a triangle as wide as a shown pixel: Pillow's bilinear filter,
+    as detectron2 resizes. Training resizes by Pillow itself; evaluation, prediction and SavedModels by TensorFlow,
+    within one level of it. Slower than without; exports to ONNX and LiteRT don't have it."""
+
     multiple: PositiveInt = 128
     """Number of pixels of which each side of the canvas is a multiple; itself a multiple of 32, the stride of the
     backbone's last map. 128 is the stride of P7, so that no level is rounded up."""
@@ -335,6 +344,11 @@ class Data(Section):
     difficult: Literal["ignore", "use", "drop"] = "ignore"
     """Treatment of boxes flagged as difficult (voc, csv, tfds): `ignore` makes them neither object nor background,
     like a crowd, `use` takes them like any other, `drop` leaves them out."""
+
+    crowd: Literal["ignore", "drop"] = "ignore"
+    """Treatment of crowd boxes (coco, csv, tfds): `ignore` makes them neither object nor background
+    (`assignment.crowd_overlap`); `drop` leaves them out, so that what lies in them trains as background, as in
+    detectron2 and torchvision's references. Evaluations score against the files' own boxes, crowds included."""
 
     decode: Literal["auto", "full"] = "auto"
     """Decoding of training images; it is about speed alone. With `auto` a JPEG is decoded at 1/2, 1/4 or 1/8 of its

@@ -188,7 +188,18 @@ class EmaNormalizer(Section):
     """Value of n at the start, in anchors; 100 is detectron2's."""
 
 
-Normalizer = Annotated[Union[BatchNormalizer, EmaNormalizer], Field(discriminator="kind")]
+class ImageNormalizer(Section):
+    """Division of each image's losses by its own number of positive anchors, at least 1, and the mean over images, as
+    torchvision does.
+
+    An image with few positives counts for as much as one with many.
+    """
+
+    kind: Literal["image"] = "image"
+    """Each image's own positives, so that images weigh alike."""
+
+
+Normalizer = Annotated[Union[BatchNormalizer, EmaNormalizer, ImageNormalizer], Field(discriminator="kind")]
 
 
 class Loss(Section):

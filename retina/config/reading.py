@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
 import shlex
@@ -23,6 +24,9 @@ TAGS = ("kind", "format")
 
 DEFAULT_KINDS = {("optimizer",): "sgd", ("loss", "classification"): "focal", ("loss", "box"): "huber"}
 """Kinds that need not be named, by the path of their section."""
+
+# Of two such keys a section has one: an override that gives it takes the other away.
+_ALTERNATIVES = {("schedule", "steps"): "epochs", ("schedule", "epochs"): "steps"}
 
 
 class _Loader(yaml.SafeLoader):
@@ -111,10 +115,15 @@ def is_ours(tree: Any) -> bool:
 
 def override(config: Config, overrides: Sequence[str]) -> Config:
     """The configuration with `key.path=value` overrides applied."""
-    tree = config.model_dump(mode="json")
+    return parse(overridden(config.model_dump(mode="json"), overrides), "overrides") if overrides else config
+
+
+def overridden(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return a tree of plain values with `key.path=value` overrides applied; the one handed in stays as it is."""
+    changed = copy.deepcopy(tree)
     for text in overrides:
-        _apply(tree, text)
-    return parse(tree, "overrides") if overrides else config
+        _apply(changed, text)
+    return changed
 
 
 def with_absolute_root(config: Config) -> Config:
@@ -133,11 +142,16 @@ def write_yaml(tree: Any) -> str:
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
-def override_line(key: str, value: Any) -> str:
-    """Return the `key.path=value` that sets a value, quoted for a shell, to be copied from a message."""
+def in_a_line(value: Any) -> str:
+    """Return plain values as YAML on one line."""
     width = float("inf")
     text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=True, width=width)
-    return shlex.quote(f"{key}={text.removesuffix('...' + chr(10)).strip()}")
+    return text.removesuffix("...\n").strip()
+
+
+def override_line(key: str, value: Any) -> str:
+    """Return the `key.path=value` that sets a value, quoted for a shell, to be copied from a message."""
+    return shlex.quote(f"{key}={in_a_line(value)}")
 
 
 def default_path() -> Path:
@@ -187,6 +201,8 @@ def _apply(tree: dict, override: str) -> None:
         node = child
     if last in TAGS and node.get(last, DEFAULT_KINDS.get(tuple(parents), value)) != value:
         node.clear()  # what belonged to the other kind means nothing to this one
+    if value is not None and len(parents) == 1:
+        node.pop(_ALTERNATIVES.get((parents[0], last), ""), None)
     node[last] = value
 
 

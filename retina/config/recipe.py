@@ -16,6 +16,7 @@ from retina.config.values import (
     PositiveInt,
     Section,
 )
+from retina.errors import RetinaError
 
 NO_DECAY = ("*bias", "*gamma", "*beta")
 WARMUP_FACTOR, STEP_FACTOR = 0.001, 0.1
@@ -96,8 +97,12 @@ Optimizer = Annotated[Union[Sgd, AdamW], Field(discriminator="kind")]
 class _Warmup(Section):
     """Length of the run, and a linear warm-up from its start. A step is one update of the weights."""
 
-    steps: PositiveInt
-    """Steps of the whole run, warm-up included."""
+    steps: PositiveInt | None = None
+    """Steps of the whole run, warm-up included. Give these or `epochs`."""
+
+    epochs: PositiveFloat | None = None
+    """Length of the whole run in epochs, each of which shows every training image once, in the place of `steps`. A run
+    turns them into steps before its first, logs how many, and keeps the steps in their place."""
 
     warmup_steps: NonNegativeInt = 0
     """Steps over which a factor of the learning rate rises linearly from `warmup_factor` to 1; at most `steps`."""
@@ -105,9 +110,25 @@ class _Warmup(Section):
     warmup_factor: Fraction = WARMUP_FACTOR
     """Factor of the learning rate at the first step of a warm-up; 0.001 is detectron2's."""
 
+    @property
+    def length(self) -> int:
+        """Steps of the whole run.
+
+        Raises:
+            RetinaError: it is given in `epochs`, which `retina.data.batches.plan.with_steps` turns into steps.
+        """
+        if self.steps is None:
+            raise RetinaError(
+                f"schedule.epochs: expected a number of steps here, got {self.epochs:g} epochs, whose steps follow "
+                "from the training images; set schedule.steps"
+            )
+        return self.steps
+
     @model_validator(mode="after")
     def _shorter(self) -> _Warmup:
-        if self.warmup_steps > self.steps:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError(f"give either steps or epochs, got {'neither' if self.steps is None else 'both'}")
+        if self.steps is not None and self.warmup_steps > self.steps:
             raise ValueError(f"warmup_steps ({self.warmup_steps}) must not exceed steps ({self.steps})")
         if self.warmup_factor != WARMUP_FACTOR and not self.warmup_steps:
             raise ValueError("warmup_factor has no effect with warmup_steps: 0; remove it, or set warmup_steps")
@@ -130,7 +151,7 @@ class StepSchedule(_Warmup):
     def _increasing(self) -> StepSchedule:
         if list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError(f"milestones must increase, got {list(self.milestones)}")
-        if self.milestones and self.milestones[-1] >= self.steps:
+        if self.milestones and self.steps is not None and self.milestones[-1] >= self.steps:
             raise ValueError(f"milestone {self.milestones[-1]} has no effect: it must be below steps ({self.steps})")
         if self.factor != STEP_FACTOR and not self.milestones:
             raise ValueError("factor has no effect without milestones; remove it, or set milestones")

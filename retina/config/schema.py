@@ -22,4 +22,6 @@ def json_schema() -> dict[str, Any]:
             kind = section["properties"].get(tag, {}).get("const")
             if kind is not None and kind not in DEFAULT_KINDS.values():
                 section["required"] = [tag, *section.get("required", ())]
+        if {"steps", "epochs"} <= set(section["properties"]):
+            section["anyOf"] = [{"required": ["steps"]}, {"required": ["epochs"]}]
     return {"$schema": DIALECT, **schema}

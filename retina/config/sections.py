@@ -26,7 +26,25 @@ class Inference(Section):
     """Score above which an anchor's class is a candidate; 0.05 is the paper's. Lower finds more and takes longer."""
 
     candidates: PositiveInt = 1000
-    """Most pairs of anchor and class a level, by their scores; 1000 is the paper's."""
+    """Most pairs of anchor and class, by their scores; 1000 a level are the paper's."""
+
+    candidates_per: Literal["level", "image"] = "level"
+    """Pairs that `candidates` bounds: those of each pyramid level, as in the paper, or those of an image, all levels
+    together."""
+
+    clip: Literal["before", "after", "none"] = "before"
+    """Cutting of boxes to the image: `before` suppression, so that it compares what is left of them, as in torchvision;
+    `after` it, as in detectron2; or `none`, as in keras-hub, where boxes may reach beyond the image."""
+
+    suppression: Literal["hard", "linear", "gaussian"] = "hard"
+    """Treatment of the lower-scored of two overlapping boxes: `hard` removes it, as in the paper. Soft-NMS
+    (arXiv:1704.04503, section 3) lowers its score s: `linear` to s (1 - IoU) above `nms_iou`, `gaussian` to
+    s exp(-IoU² / `soft_sigma`) at any IoU, without `nms_iou`; it goes where the score falls to `score_threshold`. That
+    finds more in crowds and costs a pass over the candidates for each detection. Exports to ONNX and LiteRT have `hard`
+    alone."""
+
+    soft_sigma: PositiveFloat = 0.5
+    """Width σ of `gaussian`, in squares of IoU; smaller lowers scores more. 0.5 is the default of arXiv:1704.04503."""
 
     nms_iou: Fraction = 0.5
     """IoU above which the lower-scored of two boxes of one class is suppressed, greedily; 0.5 is the paper's."""
@@ -42,6 +60,14 @@ class Inference(Section):
     batch_size: PositiveInt = 8
     """Images that go through the network at once, on each device, in evaluations; it is about speed and memory."""
 
+    @model_validator(mode="after")
+    def _effective(self) -> Inference:
+        idle = "nms_iou" if self.suppression == "gaussian" else "soft_sigma"
+        default = type(self).model_fields[idle].default
+        if getattr(self, idle) != default:
+            raise ValueError(f"{idle} has no effect with suppression: {self.suppression}; leave it at {default}")
+        return self
+
 
 class Evaluation(Section):
     """Figures of a detector on a split, by the rules of pycocotools."""
@@ -52,9 +78,10 @@ class Evaluation(Section):
     engine: Literal["hotcoco", "pycocotools"] = "hotcoco"
     """Library that computes the figures. Both give equal ones; hotcoco is faster, pycocotools the reference."""
 
-    max_detections: tuple[PositiveInt, PositiveInt, PositiveInt] = (1, 10, 100)
-    """Three bounds on the detections of one class in one image, increasing, up to 1000000: AP uses the last, AR each.
-    The default is COCO's, and names AR1, AR10 and AR100."""
+    max_detections: tuple[PositiveInt, ...] = Field(default=(1, 10, 100), min_length=1)
+    """Bounds on the detections of one class in one image, as many as wanted, increasing, up to 1000000: AP uses the
+    last, and each names an AR. The default is COCO's, with AR1, AR10 and AR100; [1, 10, 100, 500] adds AR500 where
+    images are crowded, and then AP counts 500."""
 
     area_ranges: dict[str, tuple[NonNegativeFloat, PositiveFloat]] = Field(
         default={"s": (0.0, 1024.0), "m": (1024.0, 9216.0), "l": (9216.0, 1e10)}
@@ -64,10 +91,10 @@ class Evaluation(Section):
 
     @model_validator(mode="after")
     def _ordered(self) -> Evaluation:
-        if not self.max_detections[0] < self.max_detections[1] < self.max_detections[2]:
+        if list(self.max_detections) != sorted(set(self.max_detections)):
             raise ValueError(f"max_detections must increase, got {list(self.max_detections)}")
-        if self.max_detections[2] > 1_000_000:
-            raise ValueError(f"max_detections must be 1000000 at most, got {self.max_detections[2]}")
+        if self.max_detections[-1] > 1_000_000:
+            raise ValueError(f"max_detections must be 1000000 at most, got {self.max_detections[-1]}")
         for name, (low, high) in self.area_ranges.items():
             if not (name.isalpha() and low < high):
                 raise ValueError(f"area_ranges: '{name}' must be letters, its range must increase: got {low} to {high}")

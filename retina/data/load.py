@@ -28,7 +28,7 @@ from retina.data.image_files import NO_SIZE_FRACTIONS, NO_SIZE_PIXELS
 from retina.data.images import without_unusable
 from retina.data.limits import refuse_too_large
 from retina.data.orientation import oriented
-from retina.data.select import new_names, relabel, select_images, unknown_names, with_known_classes
+from retina.data.select import new_names, relabel, select_images, unknown_names, with_known_classes, without_crowds
 from retina.errors import RetinaError
 from retina.files import exists
 from retina.output import console
@@ -159,6 +159,8 @@ def _table(
         table = build(records, invalid_boxes=data.invalid_boxes)
         table = relabel(table, data.relabel, partial=_may_lack_classes(data, records), elsewhere=elsewhere)
         table = (with_known_classes if records.open_classes else with_classes)(table, data.classes)
+    if data.crowd == "drop":
+        table = without_crowds(table)
     if source.select is not None:
         table = select_images(table, source.select, data.root, f"{setting}.select")
     if data.depth is not None:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -84,18 +85,25 @@ def relabel(
     label_of = {name: label for label, name in enumerate(classes)}
     labels = np.array([-1 if new is None else label_of[new] for new in named.values()], np.int32)[dataset.labels]
     rows = np.flatnonzero(labels >= 0)
+    columns = {**_objects_at(dataset, rows), "labels": labels[rows]}
+    notes = dataset.notes + _relabel_notes(dataset, named)
+    return replace(dataset, class_names=tuple(classes), category_ids=tuple(classes.values()), notes=notes, **columns)
+
+
+def without_crowds(dataset: DetectionDataset) -> DetectionDataset:
+    """Return the table without its crowd boxes; every image stays. A note tells their number."""
+    count = int(dataset.crowd.sum())
+    if not count:
+        return dataset
+    note = f"{dataset.name}: {count} of {len(dataset.crowd)} boxes are crowds: dropped (data.crowd: drop)"
+    return replace(dataset, notes=(*dataset.notes, note), **_objects_at(dataset, np.flatnonzero(~dataset.crowd)))
+
+
+def _objects_at(dataset: DetectionDataset, rows: np.ndarray) -> dict[str, Any]:
+    """The columns of some of the table's objects, and the offsets that they have then."""
     image = np.repeat(np.arange(len(dataset)), np.diff(dataset.offsets))
     offsets = np.concatenate([[0], np.cumsum(np.bincount(image[rows], minlength=len(dataset)))])
-    columns = {field: getattr(dataset, field)[rows] for field in Objects._fields if field != "labels"}
-    return replace(
-        dataset,
-        class_names=tuple(classes),
-        category_ids=tuple(classes.values()),
-        labels=labels[rows],
-        offsets=offsets,
-        notes=dataset.notes + _relabel_notes(dataset, named),
-        **columns,
-    )
+    return {**{field: getattr(dataset, field)[rows] for field in Objects._fields}, "offsets": offsets}
 
 
 def with_known_classes(dataset: DetectionDataset, classes: Sequence[str] | None) -> DetectionDataset:

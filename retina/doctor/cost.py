@@ -83,6 +83,8 @@ def estimate(settings: config.Config, dataset: DetectionDataset) -> Cost:
     """
     import keras
 
+    settings = plan.with_steps(settings, dataset.sizes)
+    steps = settings.schedule.length
     geometries = plan.fit_training(dataset.sizes, settings.data.resize, batch_size=settings.run.batch_size)
     largest = geometries[-1]
     areas = largest.canvases.astype(np.int64).prod(axis=1)
@@ -132,10 +134,10 @@ def estimate(settings: config.Config, dataset: DetectionDataset) -> Cost:
         anchors=anchors,
         memory=needed,
         flops=float(flops),
-        run_flops=float(flops * settings.schedule.steps * mean_area / (height * width)),
-        steps=settings.schedule.steps,
-        images=settings.schedule.steps * settings.run.batch_size,
-        epochs=settings.schedule.steps / per_epoch,
+        run_flops=float(flops * steps * mean_area / (height * width)),
+        steps=steps,
+        images=steps * settings.run.batch_size,
+        epochs=steps / per_epoch,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -41,15 +42,15 @@ class Metrics:
     """COCO's figures of a table of detections, each a fraction in [0, 1], or -1 where no ground truth defines it.
 
     Attributes:
-        metrics: `AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl`. The three `AR` numbers follow `max_detections`,
-            the letters `area_ranges`.
-        per_class: for each class name the same twelve, and `boxes`, the number of ground truth boxes that count
+        metrics: `AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl`. The numbers of `AR` follow `max_detections`, the
+            letters `area_ranges`.
+        per_class: for each class name the same figures, and `boxes`, the number of ground truth boxes that count
             (neither crowd nor difficult).
         per_iou: AP at each overlap, `{"0.50": …, "0.55": …}`.
         images: images evaluated, those without boxes included.
         boxes: ground truth boxes that count, over all classes.
         detections: rows handed in.
-        max_detections: three bounds on the detections of one class in one image.
+        max_detections: bounds on the detections of one class in one image.
         area_ranges: name to smallest and largest area in pixels², both included.
         engine: the one that computed them.
     """
@@ -60,20 +61,20 @@ class Metrics:
     images: int
     boxes: int
     detections: int
-    max_detections: tuple[int, int, int]
+    max_detections: tuple[int, ...]
     area_ranges: dict[str, tuple[float, float]]
     engine: Engine
 
 
 class _Tables(NamedTuple):
-    """`precision` [10 IoU, 101 recalls, K, areas, 3 limits] and `recall` [10, K, areas, 3]; the first area is all."""
+    """Precision [10 IoU, 101 recalls, K, areas, limits] and recall [10, K, areas, limits]; the first area is all."""
 
     precision: np.ndarray
     recall: np.ndarray
 
 
 class _Settings(NamedTuple):
-    limits: tuple[int, int, int]
+    limits: tuple[int, ...]
     areas: dict[str, tuple[float, float]]
 
 
@@ -95,13 +96,13 @@ def evaluate(
 
     Args:
         truth, detections: ids of any kind, since all of them are renumbered from 1 internally.
-        max_detections: three increasing bounds, up to a million, on the detections of one class in one image; AP uses
-            the last one.
+        max_detections: increasing bounds, up to a million, on the detections of one class in one image; AP uses the
+            last one.
         area_ranges: name to smallest and largest area in pixels², both included; decides a box by its annotated area.
         engine: both give equal figures.
 
     Raises:
-        RetinaError: `max_detections` is not three increasing positive numbers, an area range is empty, the engine is
+        RetinaError: `max_detections` are not increasing positive numbers, an area range is empty, the engine is
             unknown, or a detection does not fit the ground truth.
     """
     settings = _Settings(_limits(max_detections), _areas(area_ranges))
@@ -142,11 +143,12 @@ def evaluate_as(settings: config.Evaluation, truth: GroundTruth, detections: Res
     )
 
 
-def _limits(max_detections: Sequence[int]) -> tuple[int, int, int]:
+def _limits(max_detections: Sequence[int]) -> tuple[int, ...]:
     limits = tuple(int(limit) for limit in max_detections)
-    if len(limits) != 3 or not 0 < limits[0] < limits[1] < limits[2] <= _LARGEST_LIMIT:
+    rising = all(low < high for low, high in itertools.pairwise((0, *limits)))
+    if not limits or not rising or limits[-1] > _LARGEST_LIMIT:
         raise RetinaError(
-            f"max_detections: expected three increasing positive numbers up to {_LARGEST_LIMIT}, got "
+            f"max_detections: expected increasing positive numbers up to {_LARGEST_LIMIT}, got "
             f"{short(list(max_detections))}; COCO's are [1, 10, 100]"
         )
     return limits

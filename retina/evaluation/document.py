@@ -5,10 +5,10 @@
 | `protocol`, `conventions` | `coco`, and the rules of the figures in words |
 | `engine` | which engine computed them; both give the same |
 | `metrics` | `AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl`, fractions in [0, 1], -1 where nothing defines one |
-| `per_class` | for each class name the same twelve, and `boxes`, how many of it there are to find |
+| `per_class` | for each class name the same, and `boxes`, how many of it there are to find |
 | `per_iou` | AP at each overlap, `"0.50"` to `"0.95"` |
 | `images`, `boxes`, `detections` | how many went in; `boxes` without crowds and difficult ones |
-| `max_detections`, `area_ranges` | the three bounds of the AR figures, and `[low, high]` of the sizes in square pixels |
+| `max_detections`, `area_ranges` | the bounds of the AR figures, and `[low, high]` of the sizes in square pixels |
 
 and, after an assessment (`retina evaluate`, `retina score`):
 

@@ -96,6 +96,24 @@ def check_backend(kind: str) -> None:
         )
 
 
+def check_expressible(kind: str, inference: configuration.Inference, resize: configuration.Resize) -> None:
+    """Refuse soft suppression and antialiasing, which the operators of ONNX and LiteRT's graph don't have.
+
+    Raises:
+        RetinaError: the settings ask for one.
+    """
+    if resize.antialias:
+        raise RetinaError(
+            f"export to {kind}: data.resize.antialias: expected false, got true; add data.resize.antialias=false, or "
+            "export a saved_model, which has it"
+        )
+    if inference.suppression != "hard":
+        raise RetinaError(
+            f"export to {kind}: inference.suppression: expected hard, got {inference.suppression}; add "
+            "inference.suppression=hard, or export a saved_model, which has it"
+        )
+
+
 def missing_extra(extra: str, error: ImportError) -> RetinaError:
     """The error of an optional package that is not installed, with the command that installs it."""
     return RetinaError(f"{extra}: {error.name or error} is not installed; {install_hint(extra)}")

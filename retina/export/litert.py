@@ -26,6 +26,7 @@ from retina.export import litert_graph
 from retina.export.canvas import Canvas, lay_out
 from retina.export.description import (
     check_backend,
+    check_expressible,
     describe,
     detections_of,
     float32_detector,
@@ -67,9 +68,11 @@ def write_litert(
         notes: more for the metadata; JSON values.
 
     Raises:
-        RetinaError: the backend is not TensorFlow, or `representative` is missing or has no effect.
+        RetinaError: the backend is not TensorFlow, suppression is soft, resizing antialiased, or `representative` is
+            missing or has no effect.
     """
     check_backend("litert")
+    check_expressible("litert", predictor.detector.sections.inference, predictor.config.data.resize)
     images = list(representative or ())
     if (precision == "int8") != bool(images):
         expected = "images of the training data" if precision == "int8" else "no images, they have no effect"

@@ -56,16 +56,19 @@ def detections(
     inference = sections.inference
     parts: list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]] = []
     start: tf.Tensor | int = 0
-    for level in levels:
-        anchors = level_anchors(sections.anchors, tf.shape(canvas), level)
+    grids = [level_anchors(sections.anchors, tf.shape(canvas), level) for level in levels]
+    for anchors in grids if inference.candidates_per == "level" else [tf.concat(grids, axis=0)]:
         stop = start + tf.shape(anchors)[0]
         logits, deltas = (outputs[name][:, start:stop] for name in ("logits", "deltas"))
         parts.append(_candidates(logits, deltas, anchors, sections))
         start = stop
     boxes, strength, labels = (tf.concat(columns, axis=1) for columns in zip(*parts, strict=True))
-    boxes = tf.minimum(tf.maximum(boxes, 0.0), tf.expand_dims(_xyxy(tf.cast(size, tf.float32)), 1))
+    raw = boxes
+    if inference.clip != "none":
+        boxes = tf.minimum(tf.maximum(boxes, 0.0), tf.expand_dims(_xyxy(tf.cast(size, tf.float32)), 1))
+    compared = boxes if inference.clip == "before" else raw
     groups = tf.zeros_like(labels) if inference.class_agnostic else labels
-    survivors = suppress(boxes, strength, groups, inference.nms_iou, inference.max_detections)
+    survivors = suppress(compared, strength, groups, inference.nms_iou, inference.max_detections)
     valid = survivors >= 0
     rows = tf.maximum(survivors, 0)
     boxes = tf.gather(boxes, rows, batch_dims=1) * tf.expand_dims(_xyxy(1.0 / scale), 1)

@@ -21,6 +21,7 @@ from retina.export import onnx_graph
 from retina.export.canvas import lay_out
 from retina.export.description import (
     check_backend,
+    check_expressible,
     describe,
     detections_of,
     float32_detector,
@@ -86,9 +87,10 @@ def write_onnx(
         notes: more for the metadata; JSON values.
 
     Raises:
-        RetinaError: the backend is not TensorFlow, or tf2onnx is missing.
+        RetinaError: the backend is not TensorFlow, suppression is soft, resizing antialiased, or tf2onnx is missing.
     """
     check_backend("onnx")
+    check_expressible("onnx", predictor.detector.sections.inference, predictor.config.data.resize)
     try:
         import onnx
     except ImportError as error:

@@ -19,6 +19,8 @@ from retina.ops.anchors import base_anchors
 
 OPSET, IR_VERSION = 18, 8
 
+_LISTED = 16384  # pixels; longer sides are left to the runtime's float64
+
 _FLOAT, _INT32, _INT64, _DOUBLE = 1, 6, 7, 11  # TensorProto.DataType
 
 
@@ -97,9 +99,10 @@ def _normalisation(model: config.Model) -> list[str]:
 def content_size(resize: config.Resize) -> list[str]:
     """`size` [2], the height and width that an image of `stored` [2] gets: `retina.data.batches.plan.fit` in integers.
 
-    A runtime that computes float64 in less (OpenVINO) gets the same sizes. Exactly between two pixels it is the
-    rounding of float64 that decides there, so there it decides here.
+    A runtime that computes float64 in less (OpenVINO) gets the same sizes. Exactly between two pixels, or with
+    `rounding: floor` exactly on one, it is the rounding of float64 that decides there, so there it decides here.
     """
+    floor = resize.rounding == "floor"
     return [
         *_constants(
             short=("int64", [1], [resize.short]),
@@ -118,7 +121,7 @@ def content_size(resize: config.Resize) -> list[str]:
         "side = Where(by_short, shorter, longer)",
         "product = Mul(stored, goal)",
         "product_twice = Mul(product, two)",
-        "raised = Add(product_twice, side)",
+        f"raised = {'Identity(product_twice)' if floor else 'Add(product_twice, side)'}",
         "side_twice = Mul(side, two)",
         "nearest = Div(raised, side_twice)",
         "nearest_back = Mul(nearest, side_twice)",
@@ -126,12 +129,41 @@ def content_size(resize: config.Resize) -> list[str]:
         *[f"{name}_exact = Cast<to = {_DOUBLE}>({name})" for name in ("stored", "goal", "side")],
         "zoom = Div(goal_exact, side_exact)",
         "zoomed = Mul(stored_exact, zoom)",
-        "zoomed_raised = Add(zoomed, half)",
+        f"zoomed_raised = {'Identity(zoomed)' if floor else 'Add(zoomed, half)'}",
         "zoomed_floor = Floor(zoomed_raised)",
         f"zoomed_nearest = Cast<to = {_INT64}>(zoomed_floor)",
-        "rounded = Where(between, zoomed_nearest, nearest)",
+        f"{'rounded_alike' if floor else 'rounded'} = Where(between, zoomed_nearest, nearest)",
+        *(_short_of_its_goal(resize) if floor else []),
         "size = Max(rounded, yes)",
     ]
+
+
+def _short_of_its_goal(resize: config.Resize) -> list[str]:
+    """`rounded` of `rounded_alike`: a limiting side whose zoom float64 puts below its goal gets a pixel less.
+
+    With `rounding: floor` that is every eighth side or so; the sides are listed here up to `_LISTED`, for runtimes
+    without float64.
+    """
+    sides = np.arange(1.0, _LISTED + 1)
+    short, long = ([0, *sides[sides * (goal / sides) < goal]] for goal in (resize.short, resize.long))
+    return [
+        *_constants(
+            short_below=("int64", [len(short)], short), long_below=("int64", [len(long)], long),
+            listed=("int64", [1], [_LISTED]),
+        ),
+        "is_short_below = Equal(side, short_below)",
+        "is_long_below = Equal(side, long_below)",
+        f"short_number = Cast<to = {_INT64}>(is_short_below)",
+        f"long_number = Cast<to = {_INT64}>(is_long_below)",
+        "short_less = ReduceMax<keepdims = 1>(short_number)",
+        "long_less = ReduceMax<keepdims = 1>(long_number)",
+        "less = Where(by_short, short_less, long_less)",
+        "goal_reached = Sub(goal, less)",
+        "is_side = Equal(stored, side)",
+        "is_listed = LessOrEqual(side, listed)",
+        "is_limiting = And(is_side, is_listed)",
+        "rounded = Where(is_limiting, goal_reached, rounded_alike)",
+    ]  # fmt: skip
 
 
 def _interpolation(axis: str, index: int) -> list[str]:
@@ -180,6 +212,7 @@ def after_network(sections: Sections, levels: Sequence[int], classes: int) -> st
     after the first `num_detections` [B] int32. Suppression is onnx's NonMaxSuppression over one row of scores a class.
     """
     inference, anchors = sections.inference, sections.anchors
+    groups: Sequence[int | str] = levels if inference.candidates_per == "level" else ["all"]
     lines = [
         *_constants(
             most=("int64", [1], [inference.candidates]),
@@ -199,10 +232,11 @@ def after_network(sections: Sections, levels: Sequence[int], classes: int) -> st
         ),
         "zero_index = Constant<value_ints = [0]>()",
         *[line for level in levels for line in _level(anchors, level)],
-        *_candidate_ranges(levels),
-        *[line for level in levels for line in _candidates(level)],
+        *(_all_levels(levels) if groups != levels else []),
+        *_candidate_ranges(groups),
+        *[line for group in groups for line in _candidates(group)],
         *[
-            f"{name} = Concat<axis = 1>({', '.join(f'{name}_{level}' for level in levels)})"
+            f"{name} = Concat<axis = 1>({', '.join(f'{name}_{group}' for group in groups)})"
             for name in ("best", "label", "raw_boxes")
         ],
         f"size_float = Cast<to = {_FLOAT}>(size)",
@@ -286,7 +320,13 @@ def _pitch(anchors: config.Anchors, level: int, at: str) -> list[str]:
     ]
 
 
-def _candidate_ranges(levels: Sequence[int]) -> list[str]:
+def _all_levels(levels: Sequence[int]) -> list[str]:
+    """`anchors_all` and `count_all` of the levels together."""
+    named = ", ".join(f"anchors_{level}" for level in levels)
+    return [f"anchors_all = Concat<axis = 0>({named})", "count_all = Shape<start = 0, end = 1>(anchors_all)"]
+
+
+def _candidate_ranges(levels: Sequence[int | str]) -> list[str]:
     lines, start = [], "zero_index"
     for level in levels:
         lines += [f"start_{level} = Identity({start})", f"stop_{level} = Add(start_{level}, count_{level})"]
@@ -294,8 +334,8 @@ def _candidate_ranges(levels: Sequence[int]) -> list[str]:
     return lines
 
 
-def _candidates(level: int) -> list[str]:
-    """A level's best pairs of anchor and class, as `retina.models.decode` picks them: `best`, `label`, `raw_boxes`."""
+def _candidates(level: int | str) -> list[str]:
+    """The best pairs of anchor and class, as `retina.models.decode` picks them: `best`, `label`, `raw_boxes`."""
     lines = [
         "mine = Slice(logits, start, stop, axis_one)",
         "shifts = Slice(deltas, start, stop, axis_one)",
@@ -339,6 +379,8 @@ def _candidates(level: int) -> list[str]:
 def _suppression(inference: config.Inference, classes: int) -> list[str]:
     slots = inference.max_detections
     same = inference.class_agnostic  # then every label counts as the first
+    compared = "cut" if inference.clip == "before" else "raw_boxes"
+    shown = "raw_boxes" if inference.clip == "none" else "cut"
     return [
         *_constants(
             per_class=("int64", [1], [slots]),
@@ -354,7 +396,7 @@ def _suppression(inference: config.Inference, classes: int) -> list[str]:
         *(["group_row = Sub(label_row, label_row)"] if same else []),
         f"is_class = Equal({'group_row' if same else 'label_row'}, class_rows)",
         "by_class = Where(is_class, strength_row, nothing)",
-        "selected = NonMaxSuppression<center_point_box = 0>(cut, by_class, per_class, overlap, floor)",
+        f"selected = NonMaxSuppression<center_point_box = 0>({compared}, by_class, per_class, overlap, floor)",
         "survivors = Gather<axis = 1>(selected, batch_and_box)",
         "their_logits = GatherND(strength, survivors)",
         "strength_shape = Shape(strength)",
@@ -366,7 +408,7 @@ def _suppression(inference: config.Inference, classes: int) -> list[str]:
         "valid = Greater(final, nothing)",
         "safe_places = Where(valid, raw_places, no_label)",
         "final_places = Unsqueeze(safe_places, minus_one)",
-        "chosen = GatherND<batch_dims = 1>(cut, final_places)",
+        f"chosen = GatherND<batch_dims = 1>({shown}, final_places)",
         "unscaled = Mul(chosen, per_original)",
         "valid_column = Unsqueeze(valid, minus_one)",
         "all_boxes = Where(valid_column, unscaled, zero)",

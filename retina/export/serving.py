@@ -10,10 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from retina.config import Config
+from retina.config import Config, Inference
 from retina.data.batches import exif, pixels
 from retina.data.images import as_configured
-from retina.models.decode import Limits
 from retina.models.detector import Detector
 from retina.private_names import with_constant_weights
 
@@ -119,7 +118,7 @@ class Serving:
         image = tf.ensure_shape(image, [None, None, 3])
         stored = tf.shape(image)[:2]
         content, size = pixels.fit(stored, self._resize)
-        shown = pixels.pad(pixels.show(image, content), size)
+        shown = pixels.pad(pixels.show(image, content, self._resize.antialias), size)
         return Canvas(shown, content, pixels.scale(stored, content), readable)
 
     def network(self, canvas: tf.Tensor, size: tf.Tensor) -> Tensors:
@@ -139,7 +138,7 @@ class Serving:
 
     # ------------------------------------------------------------------------------------------- the signatures
 
-    def of_bytes(self, image_bytes: tf.Tensor, limits: Limits | None = None) -> Tensors:
+    def of_bytes(self, image_bytes: tf.Tensor, limits: Inference | None = None) -> Tensors:
         """Detections of photographs [B] as encoded bytes, of any sizes; what is no image has none."""
         import tensorflow as tf
 
@@ -165,7 +164,7 @@ class Serving:
 
         return self._named(tf.cond(same, together, apart), readable, count)
 
-    def of_images(self, images: tf.Tensor, limits: Limits | None = None) -> Tensors:
+    def of_images(self, images: tf.Tensor, limits: Inference | None = None) -> Tensors:
         """Detections of RGB images [B,H,W,3] of one size."""
         import tensorflow as tf
 
@@ -177,7 +176,8 @@ class Serving:
         with tf.device("CPU:0"):
             content, size = pixels.fit(stored, self._resize)
             missing = size - content
-            canvas = tf.pad(pixels.show(images, content), [[0, 0], [0, missing[0]], [0, missing[1]], [0, 0]])
+            shown = pixels.show(images, content, self._resize.antialias)
+            canvas = tf.pad(shown, [[0, 0], [0, missing[0]], [0, missing[1]], [0, 0]])
             sizes = tf.tile(content[None], [batch[0], 1])
             scales = tf.tile(pixels.scale(stored, content)[None], [batch[0], 1])
         detections = self._detected(canvas, sizes, scales, limits)
@@ -228,7 +228,7 @@ class Serving:
             shapes = shapes.stack()
             return canvases, sizes.stack(), scales.stack(), readable.stack(), tf.reduce_all(shapes == shapes[:1])
 
-    def _detected(self, canvas: tf.Tensor, size: tf.Tensor, scale: tf.Tensor, limits: Limits | None) -> Tensors:
+    def _detected(self, canvas: tf.Tensor, size: tf.Tensor, scale: tf.Tensor, limits: Inference | None) -> Tensors:
         return self.detections(self._network(canvas, size), canvas, size, scale, limits)
 
     def _named(self, detections: Tensors, readable: tf.Tensor, count: tf.Tensor) -> Tensors:
@@ -247,7 +247,7 @@ class Serving:
         }
         return {name: value[:count] for name, value in outputs.items()}
 
-    def _specification(self, limits: Limits | None) -> dict[str, tf.TensorSpec]:
+    def _specification(self, limits: Inference | None) -> dict[str, tf.TensorSpec]:
         import tensorflow as tf
 
         slots = self.detector.sections.inference.max_detections if limits is None else None
@@ -268,25 +268,25 @@ class Serving:
             tf.constant(trained.max_detections, tf.int32),
         )
 
-    def _limits(self, score_threshold: tf.Tensor, nms_iou: tf.Tensor, max_detections: tf.Tensor) -> Limits:
+    def _limits(self, score_threshold: tf.Tensor, nms_iou: tf.Tensor, max_detections: tf.Tensor) -> Inference:
         """The settings of one call, refused where they mean nothing."""
         import tensorflow as tf
 
-        checks = []
+        trained, checks = self.detector.sections.inference, []
         for name, value in (("score_threshold", score_threshold), ("nms_iou", nms_iou)):
             inside = (value >= 0.0) & (value <= 1.0)
             checks.append(tf.debugging.Assert(inside, [f"{name}: expected 0 to 1, got", value]))
         checks.append(
             tf.debugging.Assert(max_detections >= 1, ["max_detections: expected at least 1, got", max_detections])
         )
+        if trained.suppression == "gaussian":
+            idle = f"nms_iou: without effect on gaussian suppression, leave it at {trained.nms_iou}; got"
+            checks.append(tf.debugging.Assert(tf.equal(nms_iou, trained.nms_iou), [idle, nms_iou]))
         with tf.control_dependencies(checks):
-            return Limits(
-                tf.identity(score_threshold),
-                self.detector.sections.inference.candidates,
-                tf.identity(nms_iou),
-                tf.identity(max_detections),
-                self.detector.sections.inference.class_agnostic,
-            )
+            given = {"score_threshold": score_threshold, "nms_iou": nms_iou, "max_detections": max_detections}
+            # AutoGraph would try to rewrite pydantic, and warn that it can't.
+            copy = tf.autograph.experimental.do_not_convert(trained.model_copy)
+            return copy(update={name: tf.identity(value) for name, value in given.items()})
 
 
 def _inputs() -> dict[str, tf.TensorSpec]:

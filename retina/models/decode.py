@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 from keras import ops
 
 from retina import config
 from retina.ops import boxes as box_ops
-from retina.ops.nms import nms, stable_top_k
+from retina.ops.nms import nms, soft_nms, stable_top_k
 
 Tensor = Any
-
-
-class Limits(NamedTuple):
-    """Limits of `config.Inference` where the caller of a graph decides them: scalar tensors but for `candidates` and
-    `class_agnostic`."""
-
-    score_threshold: Tensor
-    candidates: int
-    nms_iou: Tensor
-    max_detections: Tensor
-    class_agnostic: bool = False
 
 
 def decode(
@@ -31,7 +20,7 @@ def decode(
     size: Tensor,
     scale: Tensor,
     *,
-    inference: config.Inference | Limits,
+    inference: config.Inference,
     box_weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0),
     max_size_ratio: float = box_ops.MAX_SIZE_RATIO,
 ) -> dict[str, Tensor]:
@@ -40,15 +29,18 @@ def decode(
     Args:
         outputs: `logits` [B, A, K] and `deltas` [B, A, 4].
         anchors: [A_l, 4] of each level, in the order of the outputs.
-        size: [B, 2] height and width of the content on the canvas; boxes are cut to it.
+        size: [B, 2] height and width of the content on the canvas, to which boxes are cut.
         scale: [B, 2] canvas pixels per original pixel (y, x).
-        inference: section of the configuration; or, in a graph that takes them as inputs, `Limits`.
+        inference: section of the configuration. Its score threshold, NMS IoU and most detections may be scalar
+            tensors, in a graph that takes them as inputs.
         box_weights, max_size_ratio: of the box encoding, as in `config.Anchors`.
 
     Returns:
         `boxes` [B, D, 4] in the original image's pixels, `scores` [B, D], `labels` [B, D] int32 and `valid` [B, D]
         bool, by falling score; zeros where not valid.
     """
+    if inference.candidates_per == "image":
+        anchors = [ops.concatenate(anchors, axis=0)]
     candidates = []
     start = 0
     for level in anchors:
@@ -58,25 +50,50 @@ def decode(
         candidates.append((box_ops.decode(pairs[0], pairs[1], box_weights, max_size_ratio), *pairs[2:]))
         start = stop
     boxes, logits, labels = (ops.concatenate(parts, axis=1) for parts in zip(*candidates, strict=True))
-    boxes = box_ops.clip(boxes, size[:, None, :])
+    if inference.clip == "before":
+        boxes = box_ops.clip(boxes, size[:, None, :])
 
     groups = ops.zeros_like(labels) if inference.class_agnostic else labels
-    survivors = nms(boxes, logits, groups, iou_threshold=inference.nms_iou, max_detections=inference.max_detections)
+    survivors, lowered = _suppress(boxes, logits, groups, inference)
     valid = survivors >= 0
     rows = ops.maximum(survivors, 0)
     per_original = 1.0 / ops.cast(scale, boxes.dtype)
     per_original = ops.concatenate([per_original[:, 1:], per_original[:, :1]] * 2, axis=-1)
-    boxes = ops.take_along_axis(boxes, rows[..., None], axis=1) * per_original[:, None, :]
+    boxes = ops.take_along_axis(boxes, rows[..., None], axis=1)
+    if inference.clip == "after":
+        boxes = box_ops.clip(boxes, size[:, None, :])
+    boxes = boxes * per_original[:, None, :]
+    boxes = ops.where(valid[..., None], boxes, 0.0)
+    scores = ops.sigmoid(ops.take_along_axis(logits, rows, axis=1)) if lowered is None else ops.exp(lowered)
     return {
-        "boxes": ops.where(valid[..., None], boxes, 0.0),
-        "scores": ops.where(valid, ops.sigmoid(ops.take_along_axis(logits, rows, axis=1)), 0.0),
+        "boxes": boxes,
+        "scores": ops.where(valid, scores, 0.0),
         "labels": ops.where(valid, ops.take_along_axis(labels, rows, axis=1), 0),
         "valid": valid,
     }
 
 
+def _suppress(
+    boxes: Tensor, logits: Tensor, groups: Tensor, inference: config.Inference
+) -> tuple[Tensor, Tensor | None]:
+    """Rows [B, D] of the surviving candidates, -1 where there are fewer; and with soft suppression the logarithms of
+    their lowered scores."""
+    most, overlap = inference.max_detections, inference.nms_iou
+    if inference.suppression == "hard":
+        return nms(boxes, logits, groups, iou_threshold=overlap, max_detections=most), None
+    return soft_nms(
+        boxes,
+        ops.log_sigmoid(logits),
+        groups,
+        iou_threshold=None if inference.suppression == "gaussian" else overlap,
+        sigma=inference.soft_sigma,
+        least=_log(inference.score_threshold),
+        max_detections=most,
+    )
+
+
 def _candidates(
-    logits: Tensor, deltas: Tensor, anchors: Tensor, inference: config.Inference | Limits
+    logits: Tensor, deltas: Tensor, anchors: Tensor, inference: config.Inference
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """A level's best pairs: anchors, deltas [B, N, 4], logits (-inf below the threshold), labels [B, N].
 
@@ -105,6 +122,13 @@ def _candidates(
 def _least(candidates: int, count: Tensor) -> Tensor:
     """The smaller number; `count` is a tensor where the canvas is known only when the graph runs."""
     return min(candidates, count) if isinstance(count, int) else ops.minimum(candidates, count)
+
+
+def _log(probability: Tensor) -> Tensor:
+    """The logarithm of a probability, a float or a scalar tensor."""
+    if not isinstance(probability, float):
+        return ops.log(probability)
+    return math.log(probability) if probability > 0.0 else -math.inf
 
 
 def logit(probability: Tensor) -> Tensor:

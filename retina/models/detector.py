@@ -15,7 +15,7 @@ from keras import ops
 from retina import config
 from retina.errors import RetinaError
 from retina.models import backbones, keras_inputs
-from retina.models.decode import Limits, decode
+from retina.models.decode import decode
 from retina.models.fpn import FeaturePyramid
 from retina.models.freezing import freeze_stages
 from retina.models.heads import box_subnet, classification_subnet
@@ -180,17 +180,19 @@ class Detector(keras.Model):
         """The batch's summed losses, its number of positive anchors, and further figures of its training."""
         return self.objective(tuple(batch["images"].shape[1:3])).sums(outputs, batch)
 
-    def decode(self, outputs: dict[str, Tensor], batch: Batch, limits: Limits | None = None) -> dict[str, Tensor]:
+    def decode(
+        self, outputs: dict[str, Tensor], batch: Batch, inference: config.Inference | None = None
+    ) -> dict[str, Tensor]:
         """Detections in the original images' pixels: `boxes` [B, D, 4], `scores`, `labels` and `valid` [B, D].
 
-        `limits` replaces the configuration's, for a graph whose caller decides them.
+        `inference` replaces the configuration's, for a graph whose caller decides on limits (see `decode`).
         """
         return decode(
             outputs,
             self.level_anchors(ops.shape(batch["images"])[1:3]),
             batch["size"],
             batch["scale"],
-            inference=limits or self.sections.inference,
+            inference=inference or self.sections.inference,
             box_weights=self.sections.anchors.box_weights,
             max_size_ratio=self.sections.anchors.max_size_ratio,
         )
@@ -204,9 +206,9 @@ class Detector(keras.Model):
         training: bool = True,
     ) -> Tensor:
         """The built-in objective, for Keras' `fit` and `evaluate`."""
-        if self.sections.loss.normalizer.kind != "batch":
+        if self.sections.loss.normalizer.kind == "ema":
             raise RetinaError(
-                f"Detector.fit: expected loss.normalizer: {{kind: batch}}, got {self.sections.loss.normalizer.kind}, "
+                "Detector.fit: expected loss.normalizer: {kind: batch}, got ema, "
                 "which fit has no place for; set kind: batch, or train with retina.train"
             )
         sums = self.loss_sums(y_pred, x)

@@ -22,7 +22,7 @@ Tensor = Any
 
 
 class Sums(NamedTuple):
-    """Sums over the anchors of a batch, scalars but for the last; they add up over replicas and micro-batches.
+    """Sums over the anchors of a batch, scalars but for the levels'; they add up over replicas and micro-batches.
 
     Attributes:
         classification: the loss summed over anchors and classes.
@@ -32,6 +32,8 @@ class Sums(NamedTuple):
         probability: σ(logit) summed over classes and a sample of the background anchors.
         sampled: the number of such probabilities.
         positives_by_level: [L] the number of positive anchors of each pyramid level.
+        images: with `normalizer: image`, where each image's losses are divided by its positives before they are summed,
+            the number of images; nothing otherwise.
     """
 
     classification: Tensor
@@ -42,11 +44,13 @@ class Sums(NamedTuple):
     probability: Tensor
     sampled: Tensor
     positives_by_level: Tensor
+    images: Tensor | tuple[()] = ()  # a tree without leaves, unlike None for TensorFlow
 
     @classmethod
-    def zeros(cls, levels: int) -> Sums:
-        """The sums of no image at all."""
-        shapes = {name: (levels,) if name == "positives_by_level" else () for name in cls._fields}
+    def zeros(cls, levels: int, *, of_images: bool = False) -> Sums:
+        """The sums of no image at all; `of_images`: those of `normalizer: image`."""
+        names = cls._fields if of_images else cls._fields[:-1]
+        shapes = {name: (levels,) if name == "positives_by_level" else () for name in names}
         return cls(**{name: ops.zeros(shape, dtype="float32") for name, shape in shapes.items()})
 
     def __add__(self, other: Sums) -> Sums:  # type: ignore[override]
@@ -57,12 +61,15 @@ class Sums(NamedTuple):
         """The loss before it is divided: what a share of a batch adds to the whole."""
         return self.classification + self.box
 
-    def losses(self, divisor: Tensor | None = None) -> dict[str, Tensor]:
-        """`loss`, `loss_classification`, `loss_box`: the sums divided by the number of positives, at least 1.
+    @property
+    def divisor(self) -> Tensor:
+        """The number of positives, at least 1; with `normalizer: image` the number of images."""
+        return ops.maximum(self.positives, 1.0) if isinstance(self.images, tuple) else self.images
 
-        `divisor` takes the place of that number (`retina.training.update`).
-        """
-        divisor = ops.maximum(self.positives, 1.0) if divisor is None else divisor
+    def losses(self, divisor: Tensor | None = None) -> dict[str, Tensor]:
+        """`loss`, `loss_classification`, `loss_box`: the sums divided by their own divisor, or by `divisor`
+        (`retina.training.update`)."""
+        divisor = self.divisor if divisor is None else divisor
         classification, box = self.classification / divisor, self.box / divisor
         return {"loss": classification + box, "loss_classification": classification, "loss_box": box}
 
@@ -98,14 +105,22 @@ class Objective:
         anchors = ops.convert_to_tensor(np.concatenate(self.level_anchors))
         matches = match(anchors, batch["boxes"], batch["valid"], batch["crowd"], self.assignment)
         pairs = _Pairs(outputs["deltas"], batch["boxes"], anchors, matches, self.box_weights, self.max_size_ratio)
+        images, weights = (), None
+        if self.loss.normalizer.kind == "image":
+            images = ops.cast(ops.shape(matches.positive)[0], "float32")
+            of_image = ops.sum(ops.cast(matches.positive, "float32"), axis=-1, keepdims=True)
+            weights = 1.0 / ops.maximum(of_image, 1.0)
         classification, foreground, background = _classification_sums(
-            outputs["logits"], batch["labels"], matches, self.loss.classification, pairs
+            outputs["logits"], batch["labels"], matches, self.loss.classification, pairs, weights
         )
-        box = self.loss.box.weight * _box_sum(pairs, self.loss.box)
+        of_anchor = _box_losses(pairs, self.loss.box)
+        if weights is not None:
+            of_anchor = of_anchor * ops.reshape(weights, (-1,) + (1,) * (len(of_anchor.shape) - 1))
+        box = self.loss.box.weight * ops.sum(of_anchor)
         positives = ops.sum(ops.cast(matches.positive, "float32"))
         probability, sampled = _background_probability(outputs["logits"], matches)
         by_level = _positives_by_level(matches, [len(anchors) for anchors in self.level_anchors])
-        return Sums(classification, box, positives, foreground, background, probability, sampled, by_level)
+        return Sums(classification, box, positives, foreground, background, probability, sampled, by_level, images)
 
 
 def _with_one_slot(padded: Tensor) -> Tensor:
@@ -145,9 +160,15 @@ class _Pairs:
 
 
 def _classification_sums(
-    logits: Tensor, labels: Tensor, matches: Match, kind: config.ClassificationLoss, pairs: _Pairs
+    logits: Tensor,
+    labels: Tensor,
+    matches: Match,
+    kind: config.ClassificationLoss,
+    pairs: _Pairs,
+    weights: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The loss summed over all anchors that count, over the positive ones among them, and over the others."""
+    """The loss, times the `weights` [B, 1] of images, summed over all anchors that count, over the positive ones among
+    them, and over the others."""
     # Background anchors get class -1, which no class equals.
     anchor_labels = ops.take_along_axis(ops.cast(labels, "int32"), matches.index, axis=1)
     anchor_labels = ops.where(matches.positive, anchor_labels, -1)
@@ -166,6 +187,8 @@ def _classification_sums(
         else:
             loss = varifocal(logits, targets, alpha=kind.alpha, gamma=kind.gamma)
     of_anchor = ops.sum(loss, axis=-1)
+    if weights is not None:
+        of_anchor = of_anchor * weights
     if kind.kind == "ohem":
         return _hardest_sums(of_anchor, matches, kind)
     # Ignored anchors are dropped from [B, A], not from [B, A, K]: a pass less over the largest tensor.
@@ -226,12 +249,13 @@ def _positives_by_level(matches: Match, level_sizes: Sequence[int]) -> Tensor:
     return ops.stack([ops.sum(of_anchor[end - size : end]) for end, size in zip(ends, level_sizes, strict=True)])
 
 
-def _box_sum(pairs: _Pairs, kind: config.BoxLoss) -> Tensor:
+def _box_losses(pairs: _Pairs, kind: config.BoxLoss) -> Tensor:
+    """The box loss of each anchor and number, [B, A, 4], or of each anchor, [B, A]."""
     if kind.kind == "huber":
-        return ops.sum(huber(pairs.deltas, pairs.target_deltas(), delta=kind.delta))
+        return huber(pairs.deltas, pairs.target_deltas(), delta=kind.delta)
     if kind.kind == "smooth_l1":
-        return ops.sum(smooth_l1(pairs.deltas, pairs.target_deltas(), beta=kind.beta))
+        return smooth_l1(pairs.deltas, pairs.target_deltas(), beta=kind.beta)
     if kind.kind == "l1":
-        return ops.sum(l1(pairs.deltas, pairs.target_deltas()))
+        return l1(pairs.deltas, pairs.target_deltas())
     overlap_losses = {"giou": giou_loss, "diou": diou_loss, "ciou": ciou_loss}
-    return ops.sum(overlap_losses[kind.kind](*pairs.boxes()))
+    return overlap_losses[kind.kind](*pairs.boxes())

@@ -1,4 +1,4 @@
-"""Exact greedy per-class non-maximum suppression, in the graph, with the same indices on every backend."""
+"""Exact greedy per-class non-maximum suppression and Soft-NMS, in the graph, with the same indices on every backend."""
 
 from __future__ import annotations
 
@@ -49,10 +49,7 @@ def nms(boxes: Tensor, scores: Tensor, labels: Tensor, *, iou_threshold: Tensor,
         return ops.logical_and(step < max_detections, ops.any(left > -math.inf))
 
     def keep_best(step: Tensor, left: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        # Of integers: for floats Keras' argmax looks at the sign of zero, by a Bitcast that OpenVINO and TensorFlow.js
-        # can't convert.
-        largest = ops.cast(left == ops.max(left, axis=-1, keepdims=True), "int32")
-        best = ops.cast(ops.argmax(largest, axis=-1), "int32")[:, None]
+        best = _first_largest(left)
         exists = ops.take_along_axis(left, best, axis=1) > -math.inf
         box = ops.take_along_axis(boxes, best[:, :, None], axis=1)
         same_class = labels == ops.take_along_axis(labels, best, axis=1)
@@ -64,6 +61,69 @@ def nms(boxes: Tensor, scores: Tensor, labels: Tensor, *, iou_threshold: Tensor,
 
     start = (ops.zeros((), dtype="int32"), scores, chosen)
     return ops.while_loop(some_left, keep_best, start)[2]
+
+
+def soft_nms(
+    boxes: Tensor,
+    log_scores: Tensor,
+    labels: Tensor,
+    *,
+    iou_threshold: Tensor | None,
+    sigma: float,
+    least: Tensor,
+    max_detections: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Soft-NMS of a batch (arXiv:1704.04503, section 3): lowers the scores of overlapping boxes, removes none.
+
+    Repeatedly keeps the best-scored box left and multiplies the scores of those of its class by 1 - IoU where that is
+    above `iou_threshold`, or without one by exp(-IoU² / `sigma`).
+
+    Args:
+        boxes: [B, N, 4] xyxy pixels.
+        log_scores: [B, N], logarithms of probabilities, so that a score near 1 keeps its order; -inf marks what is no
+            candidate.
+        labels: [B, N] int.
+        least: logarithm of the score that a box must stay above, a scalar.
+        max_detections: D; a scalar tensor where the graph takes it as an input.
+
+    Returns:
+        [B, D] int32 rows of the chosen candidates by falling score, -1 where there are fewer, and their [B, D]
+        lowered logarithms.
+    """
+    batch, count = ops.shape(log_scores)
+    rows = ops.arange(count, dtype="int32")[None, :]
+    slots = ops.arange(max_detections, dtype="int32")[None, :]
+    chosen = ops.full((batch, max_detections), -1, dtype="int32")
+    lowered = ops.full((batch, max_detections), -math.inf, dtype=log_scores.dtype)
+
+    def some_left(step: Tensor, left: Tensor, chosen: Tensor, lowered: Tensor) -> Tensor:
+        return ops.logical_and(step < max_detections, ops.any(left > -math.inf))
+
+    def keep_best(step: Tensor, left: Tensor, chosen: Tensor, lowered: Tensor) -> tuple[Tensor, ...]:
+        best = _first_largest(left)
+        score = ops.take_along_axis(left, best, axis=1)
+        box = ops.take_along_axis(boxes, best[:, :, None], axis=1)
+        overlap = box_ops.iou(box, boxes)
+        if iou_threshold is None:
+            factor = -ops.square(overlap) / sigma
+        else:
+            factor = ops.where(overlap > iou_threshold, ops.log1p(-ops.minimum(overlap, 1.0)), 0.0)
+        same_class = labels == ops.take_along_axis(labels, best, axis=1)
+        left = ops.where(same_class, left + factor, left)
+        left = ops.where(ops.logical_or(left <= least, rows == best), -math.inf, left)
+        here = ops.logical_and(slots == step, score > -math.inf)
+        return step + 1, left, ops.where(here, best, chosen), ops.where(here, score, lowered)
+
+    start = (ops.zeros((), dtype="int32"), _with_one_zero(log_scores), chosen, lowered)
+    return ops.while_loop(some_left, keep_best, start)[2:]
+
+
+def _first_largest(values: Tensor) -> Tensor:
+    """Places [B, 1] int32 of the largest of each row of values [B, N]; of equal values the first."""
+    # Of integers: for floats Keras' argmax looks at the sign of zero, by a Bitcast that OpenVINO and TensorFlow.js
+    # can't convert.
+    largest = ops.cast(values == ops.max(values, axis=-1, keepdims=True), "int32")
+    return ops.cast(ops.argmax(largest, axis=-1), "int32")[:, None]
 
 
 def _with_one_zero(values: Tensor) -> Tensor:

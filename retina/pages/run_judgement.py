@@ -126,7 +126,7 @@ def _without_detections(record: Record, split: Split, checkpoint: str, step: int
         "The run has no validation data. Judge it on another split with --split train or test."
         if record.config.data.validation is None
         else "The run has no evaluation yet; the first is due at step "
-        f"{record.config.run.evaluate_every or record.config.schedule.steps:,}."
+        f"{record.config.run.evaluate_every or record.config.schedule.length:,}."
         if not record.evaluations
         else f"The detections of step {step} (eval/step_{step}/detections.json) are missing."
     )

@@ -56,7 +56,7 @@ def tiles(record: Record, judged: Judgement) -> Iterator[Tile]:
         label = f"best score threshold: precision {point['precision']:.3f}, recall {point['recall']:.3f}"
         yield Tile(furniture.figure(point["threshold"]), label)
     if not record.imported:
-        yield Tile(furniture.number(record.last_step), f"of {furniture.number(record.config.schedule.steps)} steps")
+        yield Tile(furniture.number(record.last_step), f"of {furniture.number(record.config.schedule.length)} steps")
     if record.seconds:
         yield Tile(duration(record.seconds), "of training steps; evaluations and checkpoints not counted")
     for name, label, write in (
@@ -80,7 +80,7 @@ def remarks(record: Record, judged: Judgement) -> Iterator[Remark]:
     elif not record.is_complete:
         yield Remark(
             "warning",
-            f"The run stands at step {record.last_step:,} of {record.config.schedule.steps:,}: it was interrupted, or "
+            f"The run stands at step {record.last_step:,} of {record.config.schedule.length:,}: it was interrupted, or "
             "is still running. This page shows its state so far.",
         )
     if record.stopped_early:
@@ -114,7 +114,7 @@ def about(record: Record, judged: Judgement) -> list[tuple[str, str]]:
         lines.append(
             (
                 "training",
-                f"{schedule.steps:,} steps of {config.run.batch_size} images, {optimizer.kind}, learning rate "
+                f"{schedule.length:,} steps of {config.run.batch_size} images, {optimizer.kind}, learning rate "
                 f"{optimizer.learning_rate:g} ({schedule.kind}), {config.run.precision}",
             )
         )

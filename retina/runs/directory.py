@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import re
@@ -22,6 +23,8 @@ from retina.files import exists, refuse_scheme, write_text
 
 T = TypeVar("T")
 BEST, LATEST = "best", "latest"
+SETUP = "setup"
+"""Folder in a run that is written before it starts: the configuration with its reasons, and lists of images."""
 _CONFIG, _ENVIRONMENT, _DATA = "config.yaml", "environment.json", "data.json"
 _STEP = re.compile(r"step_(\d+)")
 # Errors that say that the disk is full, or that the folder may no longer be written.
@@ -244,6 +247,12 @@ class RunDirectory:
         return folder
 
 
+def numbered(path: Path) -> Path:
+    """Return a folder that is not there yet: `path`, or `path-2`, `path-3`, …"""
+    tries = (path if number == 1 else path.with_name(f"{path.name}-{number}") for number in itertools.count(1))
+    return next(folder for folder in tries if not exists(folder))
+
+
 def shown(path: Path) -> str:
     """Return a path quoted for a shell, and safe from being read as an option."""
     text = str(path)
@@ -283,11 +292,12 @@ def refuse_if_used(path: Path) -> None:
     """Check that a new run has a new or an empty folder.
 
     Raises:
-        RetinaError: it is neither; if it is a run, the message gives the command that resumes it.
+        RetinaError: it is neither, and holds more than `SETUP`; if it is a run, the message gives the command that
+            resumes it.
     """
     if exists(path) and not path.is_dir():
         raise RetinaError(f"{path}: the run directory is a file; choose another --run-dir")
-    if path.is_dir() and any(path.iterdir()):
+    if path.is_dir() and any(entry.name != SETUP for entry in path.iterdir()):
         resume = ""
         if (path / _CONFIG).is_file():
             resume = f"; go on with `{resume_command(path)}`"

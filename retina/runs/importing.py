@@ -79,8 +79,8 @@ def import_run(
         out: a new folder.
         classes: names of the head's rows; by default COCO's 80 for a head of 91 rows (80 of detectron2), else
             `class_0`, …. Of a backbone, names of the classes; by default those of the config's training data.
-        config: its sections data, optimizer, schedule, run, evaluation and export are taken, but for `data.resize`; of
-            a backbone all.
+        config: its sections data, optimizer, schedule, run, evaluation and export are taken, but for `data.resize` and
+            `data.crowd`; of a backbone all.
         overrides: `key.path=value` of the resulting configuration.
 
     Raises:
@@ -236,7 +236,8 @@ def _resolved(conventions: dict[str, Any], config: Config | None, out: Path, ove
         inference["batch_size"] = config.inference.batch_size
     # A config of this run trains from it: its weights are in the run, and the file they came in is no classifier's.
     model = {**sections.pop("model"), "weights": None, "init_from": str(out.absolute())}
-    tree = {**tree, **sections, "model": model, "inference": inference, "data": {**tree["data"], "resize": resize}}
+    data = {**tree["data"], "resize": resize, "crowd": sections.pop("crowd", "ignore")}
+    tree = {**tree, **sections, "model": model, "inference": inference, "data": data}
     parsed = configuration.parse(tree, "imported configuration")
     return configuration.with_absolute_root(configuration.override(parsed, overrides))
 

@@ -110,9 +110,16 @@ def of_section(overrides: Sequence[str], *sections: str) -> list[str]:
 def inference_in_words(settings: configuration.Inference) -> str:
     """Return the settings of `inference` that decide on the detections, in one line."""
     across = "all classes together" if settings.class_agnostic else "each class"
+    per = "a level" if settings.candidates_per == "level" else "an image"
+    kind, where = {
+        "hard": ("NMS", f"at IoU {settings.nms_iou:g}"),
+        "linear": ("linear Soft-NMS", f"above IoU {settings.nms_iou:g}"),
+        "gaussian": ("Gaussian Soft-NMS", f"with sigma {settings.soft_sigma:g}"),
+    }[settings.suppression]
+    cut = {"before": "", "after": ", boxes cut to the image after that", "none": ", boxes not cut to the image"}
     return (
-        f"scores above {settings.score_threshold:g}, up to {settings.candidates} candidates a level, NMS of {across} "
-        f"at IoU {settings.nms_iou:g}, up to {settings.max_detections} detections an image"
+        f"scores above {settings.score_threshold:g}, up to {settings.candidates} candidates {per}, {kind} of {across} "
+        f"{where}{cut[settings.clip]}, up to {settings.max_detections} detections an image"
     )
 
 

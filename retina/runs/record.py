@@ -99,7 +99,7 @@ class Record:
     def is_complete(self) -> bool:
         """Tell whether the run is complete: it ends with an evaluation, which a signal may have prevented."""
         evaluated = max((step for step, _ in self.evaluations), default=0)
-        return evaluated >= self.config.schedule.steps or self.stopped_early
+        return evaluated >= self.config.schedule.length or self.stopped_early
 
     @property
     def seconds(self) -> float:

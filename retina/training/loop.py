@@ -123,7 +123,7 @@ class Loop:
         self.distribution, self.hosts, self.collaborators = distribution, distribution.hosts, collaborators
         self.slots = distribution.slots(config.run.batch_size, config.run.accumulate)
         self.detector, self.optimizer, self.step = parts.detector, parts.optimizer, parts.step
-        self.steps, self.settings = config.schedule.steps, config.run
+        self.steps, self.settings = config.schedule.length, config.run
         self.rate = learning_rate(config.optimizer, config.schedule, config.run.batch_size)
         self.first_step = saved.step if saved else 0
         self.progress = Progress.from_dict(saved.progress) if saved else Progress()

@@ -45,7 +45,7 @@ class LearningRate(keras.optimizers.schedules.LearningRateSchedule):
         s = self.schedule
         if s.kind == "cosine":
             # The rate of the last update, not of the one after it, is the final one.
-            share = ops.minimum(step / max(s.steps - 1, 1), 1.0)
+            share = ops.minimum(step / max(s.length - 1, 1), 1.0)
             return s.final_factor + (1.0 - s.final_factor) * 0.5 * (1.0 + ops.cos(math.pi * share))
         factor = ops.ones_like(step)
         if s.kind == "constant":

@@ -267,7 +267,7 @@ def _diagnose(
     assert total is not None
     losses, divisor = total[0].losses(), 1.0
     if parts > 1:
-        divisor = max(float(keras.ops.convert_to_numpy(total[0].positives)), 1.0)
+        divisor = float(keras.ops.convert_to_numpy(total[0].divisor))
     named = [
         *((name, losses[name]) for name in ("loss_classification", "loss_box", "loss")),
         *((f"gradient of {v.path}", value / divisor) for v, value in zip(variables, total[1], strict=True)),

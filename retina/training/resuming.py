@@ -28,7 +28,7 @@ _FREE = (
     "run.pictures", "export",
 )  # fmt: skip
 # the length of the run, which shapes its learning rate from here on (`longer`),
-_LENGTH = ("schedule.steps",)
+_LENGTH = ("schedule.steps", "schedule.epochs")
 # nor the tables, which are compared themselves (`check_data`),
 _MOVED = ("data.root",)
 # or change them by rounding only.
@@ -108,19 +108,20 @@ def _length_note(path: Path, step: int, before: int, schedule: configuration.Sch
     Raises:
         RetinaError: it has made more steps than that.
     """
-    if schedule.steps < step:
+    steps = schedule.length
+    if steps < step:
         raise RetinaError(
-            f"{path}: schedule.steps: expected at least the {step} steps that the run has made, got {schedule.steps}; "
+            f"{path}: schedule.steps: expected at least the {step} steps that the run has made, got {steps}; "
             "give more, or start a new run"
         )
     course = {
-        "cosine": f"its cosine now ends at step {schedule.steps}, so that the learning rate goes on from the place of "
+        "cosine": f"its cosine now ends at step {steps}, so that the learning rate goes on from the place of "
         f"step {step + 1} on the new curve, with a jump",
         "step": "its milestones stay, so that the learning rate stays at its last value after them",
         "constant": "the learning rate stays at its peak",
     }[schedule.kind]
     return (
-        f"the run has {schedule.steps} steps now, {before} before: {course}. A run of {schedule.steps} steps from the "
+        f"the run has {steps} steps now, {before} before: {course}. A run of {steps} steps from the "
         "start would have been another"
     )
 

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from retina.config import Config
+from retina.data.batches import plan
 from retina.data.batches.evaluation import translated
 from retina.data.dataset import DetectionDataset
 from retina.errors import RetinaError
@@ -86,7 +87,7 @@ def time_steps(config: Config, data: DetectionDataset, steps: int, collaborators
         step=median,
         images_per_second=batch_size * int(usual.sum()) / float(later[usual].sum()),
         data_wait=float(waited[usual].sum() / later[usual].sum()),
-        hours=config.schedule.steps * float(later[usual].mean()) / 3600,
+        hours=plan.with_steps(config, data.sizes).schedule.length * float(later[usual].mean()) / 3600,
         memory=memory(),
         devices=distribution.names or tuple(devices()),
     )

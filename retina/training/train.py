@@ -12,6 +12,7 @@ import keras
 
 from retina import config as configuration
 from retina.config import Config
+from retina.data.batches import plan
 from retina.data.dataset import DetectionDataset
 from retina.data.fingerprint import Fingerprints, fingerprint
 from retina.data.ground_truth import GroundTruth, ground_truth
@@ -74,6 +75,10 @@ def train(
     distribution = collaborators.distribute(config.run)
     hosts = distribution.hosts
     check_same_config(hosts, config)
+    length: tuple[str, ...] = ()
+    if config.schedule.epochs is not None:
+        train_data = hosts.together(lambda: load_split(config.data, "train")) if train_data is None else train_data
+        config, length = _with_steps(config, train_data)
     distribution.slots(config.run.batch_size, config.run.accumulate)  # its error comes before the work
     if config.run.deterministic:
         hosts.together(check_determinism)
@@ -111,7 +116,7 @@ def train(
             data,
             parts,
             saved=start.checkpoint,
-            notes=(*checked, *start.notes, *same, *parts.notes, *moved),
+            notes=(*length, *checked, *start.notes, *same, *parts.notes, *moved),
             callbacks=callbacks,
             distribution=distribution,
             collaborators=collaborators,
@@ -199,9 +204,15 @@ def with_absolute_paths(config: Config) -> Config:
     return config.model_copy(update={"model": model.model_copy(update=update)})
 
 
+def _with_steps(config: Config, train_data: DetectionDataset) -> tuple[Config, tuple[str, ...]]:
+    """Return the configuration with steps in the place of epochs, and a line on that for the log."""
+    resolved = plan.with_steps(config, train_data.sizes)
+    return resolved, (f"schedule.epochs: {config.schedule.epochs:g} epochs are {resolved.schedule.length} steps",)
+
+
 def _is_finished(saved: checkpoints.Checkpoint, config: Config) -> bool:
     unevaluated = Progress.from_dict(saved.progress).unevaluated
-    return _ended_early(saved) or (saved.step >= config.schedule.steps and not unevaluated)
+    return _ended_early(saved) or (saved.step >= config.schedule.length and not unevaluated)
 
 
 def _ended_early(saved: checkpoints.Checkpoint) -> bool:

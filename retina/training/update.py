@@ -57,7 +57,8 @@ class Update:
 
     def zeros(self) -> Sums:
         """Return the sums before the first micro-batch."""
-        return Sums.zeros(len(self.detector.fpn.levels))
+        of_images = self.detector.sections.loss.normalizer.kind == "image"
+        return Sums.zeros(len(self.detector.fpn.levels), of_images=of_images)
 
     def target(self, sums: Sums) -> Tensor:
         """Return the scalar to differentiate: a whole batch's loss, or a share's undivided sum; times the scale."""
@@ -104,7 +105,7 @@ class Update:
     def _divisor(self, sums: Sums) -> Tensor:
         if self.normalizer is not None:
             return self.normalizer.divisor(sums.positives)
-        return ops.maximum(sums.positives, 1.0)
+        return sums.divisor
 
     def _true_gradients(self, gradients: list[Tensor], divisor: Tensor) -> list[Tensor]:
         """Return the gradients of the loss itself: the scale taken out, the divisor of undivided sums put in."""

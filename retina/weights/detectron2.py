@@ -182,12 +182,18 @@ def conventions(kind: DetectronRetinanet, file: TensorFile) -> tuple[dict[str, A
             "box": {"kind": "smooth_l1", "beta": 0.1, "weight": 1.0},
             "normalizer": {"kind": "ema", "momentum": 0.9, "initial": 100.0},
         },
-        "inference": {"score_threshold": 0.05, "candidates": 1000, "nms_iou": 0.5, "max_detections": 100},
-        "resize": {"short": 800, "long": 1333, "multiple": 32},
+        "inference": {
+            "score_threshold": 0.05,
+            "candidates": 1000,
+            "nms_iou": 0.5,
+            "max_detections": 100,
+            "clip": "after",
+        },
+        "resize": {"short": 800, "long": 1333, "multiple": 32, "antialias": True},
+        "crowd": "drop",
     }
     notes = [
         "BGR images there: the first convolution's input channels are turned round for RGB",
-        "detectron2 resizes by Pillow's bilinear filter, which smooths what it makes smaller; retina's does not",
         "detectron2 pads a batch to its largest image; retina has data.resize.max_canvases (4) canvases for a data "
         "set, on which images of like shape share one",
     ]

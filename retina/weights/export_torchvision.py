@@ -185,7 +185,7 @@ def _kind_and_classes(
 
 def _obstacles(config: Config) -> Iterator[str]:
     """Settings of the run that differ from what torchvision's code has fixed."""
-    model, anchors, resize = config.model, config.anchors, config.data.resize
+    model, anchors, resize, inference = config.model, config.anchors, config.data.resize, config.inference
     fpn, head = model.fpn, model.head
     wanted: list[tuple[str, Any, str, bool]] = [
         ("model.backbone", model.backbone, f"resnet{'/'.join(map(str, ARCHITECTURES))}", _is_theirs(model.backbone)),
@@ -205,7 +205,11 @@ def _obstacles(config: Config) -> Iterator[str]:
             "canvas, or a data.resize.multiple of 128",
             anchors.spacing == "canvas" or resize.multiple % 128 == 0,
         ),
-        ("inference.class_agnostic", True, "false", not config.inference.class_agnostic),
+        ("data.resize.antialias", True, "false", not resize.antialias),
+        ("inference.class_agnostic", True, "false", not inference.class_agnostic),
+        ("inference.candidates_per", "image", "level", inference.candidates_per == "level"),
+        ("inference.clip", inference.clip, "before", inference.clip == "before"),
+        ("inference.suppression", inference.suppression, "hard", inference.suppression == "hard"),
         ("anchors.box_weights", anchors.box_weights, "(1, 1, 1, 1)", set(anchors.box_weights) == {1.0}),
         (
             "anchors.max_size_ratio",
@@ -287,6 +291,8 @@ def _training(config: Config, built: str) -> list[str]:
         elsewhere.append(f"loss.box {loss.box.model_dump(mode='json')} (the model here: {built} with weight 1)")
     if loss.classification != _FOCAL:
         elsewhere.append(f"loss.classification {loss.classification.model_dump(mode='json')} (the model here: focal)")
+    if loss.normalizer.kind != "image":
+        elsewhere.append(f"loss.normalizer {loss.normalizer.kind} (the model here: image)")
     return [*lines, *(f"# torchvision can't train as this run did: {setting}" for setting in elsewhere)]
 
 

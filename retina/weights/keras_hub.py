@@ -343,6 +343,8 @@ def conventions(kind: KerasRetinanet, where: str) -> tuple[dict[str, Any], tuple
             "score_threshold": read.get("confidence_threshold", 0.5),
             "nms_iou": read.get("iou_threshold", 0.5),
             "max_detections": read.get("max_detections", 100),
+            "class_agnostic": True,
+            "clip": "none",
         },
         "resize": resize,
     }
@@ -354,6 +356,6 @@ def conventions(kind: KerasRetinanet, where: str) -> tuple[dict[str, Any], tuple
         "alpha, in the mean over classes; Huber at 1, in the mean over the 4 numbers; nothing for a batch without "
         "positives): loss.classification.alpha=null loss.box='{kind: huber, delta: 1.0, weight: 0.25}' gives its box "
         "loss, and its classification loss times the number of classes",
-        "keras-hub suppresses overlapping boxes whatever their classes, retina class by class; it normalises the "
-        "padding like pixels, here it is zero; it cuts no box to the image",
+        "keras-hub normalises the padding like pixels, here it is zero; it takes every anchor above the threshold for "
+        "a candidate, retina 1000 a level: with a low inference.score_threshold, raise inference.candidates",
     )

@@ -218,7 +218,7 @@ def notes_of(settings: Settings) -> tuple[str, ...]:
     if read.get("interpolation", "bilinear") != "bilinear":
         notes.append(f"keras-hub resizes with interpolation {json.dumps(read['interpolation'])}, retina bilinearly")
     if read.get("antialias"):
-        notes.append("keras-hub resizes with antialias, retina without")
+        notes.append("keras-hub resizes with antialias: add data.resize.antialias=true for it")
     policies = {setting.value for setting in settings.account if setting.name.endswith(".dtype")} - {"float32", None}
     if policies:
         notes.append(

@@ -35,16 +35,14 @@ _PUBLISHED_WITHOUT_EPSILON = "eeacb38b"
 
 
 _LOSSES = (
-    "torchvision divides each image's loss by its own positive anchors and takes the mean over images, and its "
-    "classification loss has the rows without a class too (background, unused numbers of COCO's); retina divides the "
-    "batch's sum once (loss.normalizer) and has the classes' rows alone"
+    "torchvision's classification loss has the rows without a class too (background, unused numbers of COCO's), "
+    "retina's the classes' rows alone"
 )
 
 # Measured by scripts/reproduce/imported_resizing.py on one photograph of 640 x 480, on a CPU.
 _RESIZING = (
-    "torchvision rounds a resized side down (640 x 480 becomes 1066 x 800), retina to the nearest pixel (1067), and "
     "torchvision resizes normalised floats where retina rounds to whole pixel values: with random weights that moved "
-    "the boxes of one photograph by 0.3 px and its scores by 0.003 in the median, and 8 to 15 of 300 were others",
+    "the boxes of one photograph by 0.02 px in the median (V1), and the same 300 were detected",
     "torchvision pads a batch to its largest image; retina has data.resize.max_canvases (4) canvases for a data set, "
     "on which images of like shape share one: with more padding the anchors of P6 and P7 move, and group normalisation "
     "sees it (with random weights and a canvas of 832 x 1344 in place of 800 x 1088, 252 of V1's and 233 of V2's 300 "
@@ -309,9 +307,11 @@ def conventions(kind: Retinanet, file: TensorFile) -> tuple[dict[str, Any], tupl
         "loss": {
             "classification": {"kind": "focal", "alpha": 0.25, "gamma": 2.0},
             "box": {"kind": "giou" if kind.group_norm else "l1", "weight": 1.0},
+            "normalizer": {"kind": "image"},
         },
         "inference": {"score_threshold": 0.05, "candidates": 1000, "nms_iou": 0.5, "max_detections": 300},
-        "resize": {"short": 800, "long": 1333, "multiple": 32},
+        "resize": {"short": 800, "long": 1333, "multiple": 32, "rounding": "floor"},
+        "crowd": "drop",  # in its training script, references/detection/coco_utils.py
     }
     return sections, (*notes, _LOSSES, *_RESIZING)
 

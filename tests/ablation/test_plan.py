@@ -3,6 +3,7 @@
 import pytest
 
 from retina import config as configuration
+from retina.ablation.directory import Study
 from retina.ablation.plan import Plan, changes, make_plan, number_pairs, numbers, numbers_or_none, varied
 from retina.ablation.presets import PRESETS
 from retina.errors import RetinaError
@@ -287,3 +288,14 @@ def test_changes_are_named(base, plan):
     assert changed(pairs=[(0.0, 0.75), (5.0, 0.25), (2.0, 0.25)]) == ["the order of the settings"]
     other = configuration.override(base, ["schedule.steps=5"])
     assert changed(config=other) == ["schedule.steps (4 → 5)"]
+
+
+def test_the_last_evaluation_of_epochs_is_at_the_steps_that_the_run_kept(base, tmp_path):
+    epochs = configuration.override(base, ["schedule.epochs=3"])
+    study = Study.start(tmp_path / "study", make_plan(epochs, gammas=(0.0, 2.0), alphas=(0.25,), seeds=1))
+    trial = study.plan.trials[0]
+    run = study.run_dir(trial)
+    run.mkdir(parents=True)
+    assert not study.is_finished(trial)
+    (run / "config.yaml").write_text(configuration.to_yaml(configuration.override(base, ["schedule.steps=6"])))
+    assert study.evaluation(trial) == run / "eval" / "step_6"

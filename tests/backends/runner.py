@@ -125,22 +125,29 @@ def functions():
         **{f"ohem/{ratio}": (config.Ohem(ratio=ratio, hardest=32), huber) for ratio in (None, 3)},
         "quality_focal": (config.QualityFocal(), huber),
         "varifocal": (config.Varifocal(), huber),
+        "of_images": (focal, huber, config.ImageNormalizer()),
     }
-    for name, (classification, box) in objectives.items():
+    for name, kinds in objectives.items():
+        chosen = config.Loss(**dict(zip(("classification", "box", "normalizer"), kinds, strict=False)))
 
-        def loss(classification=classification, box=box, logits=logits, deltas=deltas, part="loss"):
-            objective = Objective(levels, config.Assignment(), config.Loss(classification=classification, box=box))
+        def loss(chosen=chosen, logits=logits, deltas=deltas, part="loss"):
+            objective = Objective(levels, config.Assignment(), chosen)
             return objective.sums({"logits": tensor(logits), "deltas": tensor(deltas)}, fields).losses()[part]
 
         keep(f"loss/{name}/logits", lambda x, loss=loss: loss(logits=x), logits)
         keep(f"loss/{name}/deltas", lambda x, loss=loss: loss(deltas=x, part="loss_box"), deltas)
 
-    inference = config.Inference(candidates=50, max_detections=40)
-    decoded = compiled(lambda outputs, *sizes: decode(outputs, levels, *sizes, inference=inference))
-    found = decoded({"logits": tensor(logits), "deltas": tensor(deltas)}, fields["size"], fields["scale"])
-    found = {name: ops.convert_to_numpy(field) for name, field in found.items()}
-    out |= {"detections/boxes": found["boxes"], "detections/scores": found["scores"]}
-    out |= {"index/detections/labels": found["labels"], "index/detections/valid": found["valid"]}
+    for name, further in {
+        "": {},
+        "/linear": {"suppression": "linear", "candidates_per": "image"},
+        "/gaussian": {"suppression": "gaussian", "clip": "after"},
+    }.items():
+        inference = config.Inference(candidates=50, max_detections=40, **further)
+        decoded = compiled(lambda outputs, *sizes, i=inference: decode(outputs, levels, *sizes, inference=i))
+        found = decoded({"logits": tensor(logits), "deltas": tensor(deltas)}, fields["size"], fields["scale"])
+        found = {key: ops.convert_to_numpy(field) for key, field in found.items()}
+        out |= {f"detections{name}/boxes": found["boxes"], f"detections{name}/scores": found["scores"]}
+        out |= {f"index/detections{name}/labels": found["labels"], f"index/detections{name}/valid": found["valid"]}
     return out
 
 

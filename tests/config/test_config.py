@@ -196,6 +196,9 @@ def test_missing_sections(write):
         ("schedule.warmup_steps=11", "'schedule': warmup_steps (11) must not exceed steps (10)"),
         ("schedule.warmup_factor=0.5", "'schedule': warmup_factor has no effect with warmup_steps: 0; remove it"),
         ("schedule={kind: step, steps: 10, factor: 0.5}", "'schedule': factor has no effect without milestones"),
+        ("schedule={kind: step}", "'schedule': give either steps or epochs, got neither"),
+        ("schedule={kind: step, steps: 10, epochs: 3}", "'schedule': give either steps or epochs, got both"),
+        ("schedule.epochs=0", "'schedule.epochs': input should be greater than 0, got 0"),
         ("schedule.milestones=[5, 3]", "'schedule': milestones must increase, got [5, 3]"),
         # run, inference, evaluation
         ("run.batch_size=0", "'run.batch_size': input should be greater than 0, got 0"),
@@ -268,9 +271,28 @@ def test_defaults_are_the_papers():
     assert (default.assignment.positive_iou, default.assignment.negative_iou) == (0.5, 0.4)
     assert default.inference.model_dump() | {"batch_size": 8} == {
         "score_threshold": 0.05, "candidates": 1000, "nms_iou": 0.5, "max_detections": 100, "batch_size": 8,
-        "class_agnostic": False,
+        "class_agnostic": False, "candidates_per": "level", "clip": "before", "suppression": "hard", "soft_sigma": 0.5,
     }  # fmt: skip
     assert default.optimizer == Sgd(learning_rate=0.01, momentum=0.9, weight_decay=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "text"),
+    [
+        (["inference.soft_sigma=0.3"], "soft_sigma has no effect with suppression: hard; leave it at 0.5"),
+        (
+            ["inference.soft_sigma=0.3", "inference.suppression=linear"],
+            "soft_sigma has no effect with suppression: linear",
+        ),
+        (
+            ["inference.nms_iou=0.3", "inference.suppression=gaussian"],
+            "nms_iou has no effect with suppression: gaussia",
+        ),
+    ],
+)
+def test_settings_of_suppression_without_effect(overrides, text):
+    with pytest.raises(RetinaError, match=text):
+        changed(*overrides)
 
 
 @pytest.mark.parametrize("text", ["1e-3", "1E-3", "1.e-3", "1.0e-3", "+1e-3", "0.001", ".001", "10e-4"])
@@ -339,6 +361,16 @@ def test_the_default_kind_need_not_be_named():
     assert partly.schedule == StepSchedule(steps=10)
     focal = config.parse({**SMALL, "loss": {"classification": {"gamma": 1.0}}})
     assert focal.loss.classification == config.Focal(alpha=0.25, gamma=1.0)
+
+
+def test_an_override_of_epochs_takes_the_place_of_steps_and_back():
+    schedule = config.load(None, ["schedule.epochs=2.5"]).schedule
+    assert (schedule.steps, schedule.epochs) == (None, 2.5)
+    with pytest.raises(RetinaError, match=r"schedule.epochs: expected a number of steps here, got 2.5 epochs"):
+        schedule.length  # noqa: B018
+    back = config.override(config.load(None, ["schedule.epochs=2"]), ["schedule.steps=300"]).schedule
+    assert (back.length, back.epochs) == (300, None)
+    assert config.load(None, ["schedule.epochs=null"]).schedule.steps == config.load().schedule.steps
 
 
 def test_another_kind_replaces_a_default_that_was_not_named(write):

@@ -203,7 +203,7 @@ def test_a_section_with_kinds():
     assert settings[0].default_words == "must be given"
     assert [part.kind for part in parts] == ["kind: step", "kind: cosine", "kind: constant"]
     assert [setting.name for setting in parts[1].settings] == [
-        "steps", "warmup_steps", "warmup_factor", "kind", "final_factor",
+        "steps", "epochs", "warmup_steps", "warmup_factor", "kind", "final_factor",
     ]  # fmt: skip
     assert explain("optimizer")[0][0].type == "section, kind: sgd (default) or adamw"
     assert explain("data.test")[0][0].type == "section, format: coco, voc, yolo, csv, labelme, tfds or digits, or null"

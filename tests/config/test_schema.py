@@ -78,7 +78,7 @@ def test_what_may_be_left_out_may_be_left_out(validator, sections):
         {"run": {"sed": 1}},
         {"run": {"batch_size": 2.5}},
         {"inference": {"nms_iou": 1.5}},
-        {"evaluation": {"max_detections": [1, 10]}},
+        {"evaluation": {"max_detections": []}},
         {"ran": {}},
     ],
     ids=str,

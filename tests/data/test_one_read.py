@@ -93,6 +93,17 @@ def test_coco_the_policy_for_boxes_is_the_tables_alone(tmp_path, policy, boxes):
     assert len(table.boxes) == boxes and len(truth.boxes) == 6
 
 
+def test_coco_crowds_are_dropped_from_the_table_alone(tmp_path):
+    """As detectron2's mapper does in training, and its filter of images: one with a crowd alone has no box then."""
+    crowd_alone = [*ANNOTATIONS, box(4, 2, [1, 2, 3, 4], iscrowd=1)]
+    data = section(coco(tmp_path, crowd_alone), "coco", {"drop_empty": True}, invalid_boxes="drop", crowd="drop")
+    table, truth = read(data)
+    assert table.image_ids == (9, 7) and not table.crowd.any() and table.offsets.tolist() == [0, 1, 2]
+    assert table.boxes.tolist() == [[1, 2, 4, 6], [0.1, 0.2, 0.1 + 0.7, 0.2 + 0.1]] and table.labels.tolist() == [1, 1]
+    assert any("2 of 4 boxes are crowds: dropped (data.crowd: drop)" in note for note in table.notes)
+    assert truth.crowd.sum() == 1 and len(truth.boxes) == 5
+
+
 def test_coco_classes_and_images_of_the_table(tmp_path):
     (tmp_path / "list.txt").write_text("c.png\na.png\n")
     changes = {"relabel": {"rename": {"cat": "pet", "dog": "pet"}, "drop": ["emu"]}}

@@ -108,6 +108,7 @@ def test_predict_goes_on_past_a_bad_image_with_its_own_inference_settings(
 ):
     (tmp_path / "bad.jpg").write_bytes(b"no image")
     settings = ["inference.nms_iou=0.3", "inference.class_agnostic=true", "inference.score_threshold=0.01"]
+    settings += ["inference.candidates_per=image", "inference.clip=none"]
     code, out, err = main(
         monkeypatch, capsys, "predict", trained.run, tmp_path / "bad.jpg", pictures[0], "--out", tmp_path / "p",
         "--score", "0.02", *settings,
@@ -115,6 +116,7 @@ def test_predict_goes_on_past_a_bad_image_with_its_own_inference_settings(
     lines = err.splitlines()
     assert code == 1 and len(lines) == 3 and out.startswith(f"{pictures[0]}: ")
     assert "scores above 0.01" in lines[0] and "NMS of all classes together at IoU 0.3" in lines[0]
+    assert "candidates an image" in lines[0] and "boxes not cut to the image" in lines[0]
     assert "bad.jpg: expected a JPEG" in lines[1] and "it is not an image" in lines[1]
     assert lines[2] == f"retina: 1 of 2 images could not be read; the others are in {tmp_path / 'p'}"
     written = json.loads((tmp_path / "p" / "settings.json").read_text())

@@ -27,7 +27,6 @@ from retina.export.agreement import LIMITS
 from retina.export.certificate import Certificate, certify
 from retina.export.description import portable
 from retina.export.serving import Serving
-from retina.models.decode import Limits
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +55,11 @@ def run_here(artefact: Path, runtime: str, files: list[Path], *, stages: bool) -
     """What the worker's process gives, without its start: TensorFlow takes seconds to import."""
     runner = saved_model.open_saved_model(artefact)
     if stages:
-        return runner.stages(files[0].read_bytes())
+        return {
+            f"{row}/{name}": array
+            for row, file in enumerate(files)
+            for name, array in runner.stages(file.read_bytes()).items()
+        }
     found = runner.detect(files)
     columns = {name: np.concatenate([getattr(one, name) for one in found]) for name in ("boxes", "scores", "labels")}
     return {"counts": np.array([len(one) for one in found]), "seconds": np.ones(len(found)), **columns}
@@ -80,7 +83,7 @@ class WithoutSuppression(Serving):
     def _detected(self, canvas, size, scale, limits):
         # An IoU of 1 suppresses nothing.
         trained = self.detector.sections.inference
-        open_limits = Limits(trained.score_threshold, trained.candidates, 1.0, trained.max_detections)
+        open_limits = trained.model_copy(update={"nms_iou": 1.0})
         return self.detections(self._network(canvas, size), canvas, size, scale, open_limits)
 
 

@@ -120,7 +120,7 @@ def test_malformed_files_end_with_one_line(call, files, file, content, said, pro
         (["--ground-truth", "nowhere"], "nowhere: no such ground truth"),
         (["--detections", "."], ".: a folder of text files does not tell what its numbers mean"),
         (["--dt-format", "xywh"], "dt.json: cannot read this folder of text files"),
-        (["--max-detections", f"1,10,{'9' * 23}"], "max_detections: expected three increasing positive numbers up to"),
+        (["--max-detections", f"1,10,{'9' * 23}"], "max_detections: expected increasing positive numbers up to"),
         (["--max-detections", f"1,10,{'9' * 5000}"], "--max-detections: expected whole numbers"),
         (
             ["--max-detections", "1,1_0,100"],

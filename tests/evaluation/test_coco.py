@@ -259,10 +259,14 @@ def test_limits_on_detections():
     result = evaluate(data, table, max_detections=(1, 2, 3))
     assert (result.metrics["AR1"], result.metrics["AR2"], result.metrics["AR3"]) == (0.0, 0.0, 1.0)
     assert result.metrics["AP"] == pytest.approx(1 / 3, abs=1e-12)
-    for limits in ([1, 10], [10, 1, 100], [0, 1, 2], [1, 10, 1_000_001], [1, 10, 10**23], [1, 10, 10**5000]):
-        with pytest.raises(RetinaError, match="three increasing positive numbers up to 1000000, got ") as caught:
+    for limits in ([], [10, 1, 100], [0, 1, 2], [1, 10, 1_000_001], [1, 10, 10**23], [1, 10, 10**5000]):
+        with pytest.raises(RetinaError, match="expected increasing positive numbers up to 1000000, got ") as caught:
             evaluate(data, table, max_detections=limits)
         assert len(str(caught.value)) < 250
+    alone = evaluate(data, table, max_detections=[2]).metrics
+    assert (alone["AP"], alone["AR2"]) == (0.0, 0.0) and list(alone) == [
+        "AP", "AP50", "AP75", "APs", "APm", "APl", "AR2", "ARs", "ARm", "ARl",
+    ]  # fmt: skip
     assert evaluate(data, table, max_detections=(1, 2, 1_000_000)).metrics["AP"] == pytest.approx(1 / 3, abs=1e-12)
 
 

@@ -15,7 +15,7 @@ if keras.backend.backend() != "tensorflow":
     pytest.skip("exports are written on TensorFlow", allow_module_level=True)
 
 RESIZE = configuration.Resize(short=48, long=96, multiple=32)
-FORMATS = ("tf_saved_model", "onnx", "litert")
+FORMATS = ("onnx", "litert")  # a SavedModel is compared with `Detector.predict`
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_an_export_gives_the_detections_of_predict(predictor, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 def test_every_format_detects_as_the_predictor(predictor, format, tmp_path):
-    path = tmp_path / {"tf_saved_model": "model", "onnx": "model.onnx", "litert": "model.tflite"}[format]
+    path = tmp_path / {"onnx": "model.onnx", "litert": "model.tflite"}[format]
     if format == "onnx":
         pytest.importorskip("tf2onnx")
     predictor.detector.export(path, format=format, resize=RESIZE)

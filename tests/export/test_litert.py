@@ -226,8 +226,9 @@ def test_candidates_boxes_and_suppression_are_decodes(seed, ties):
         offset=0.5 * (seed % 2), rounding=seed == 3, spacing=spacing, box_weights=(1.0, 1.0, 2.0, 2.0)
     )
     settings = config.Inference(
-        candidates=50, max_detections=30, nms_iou=(0.5, 0.3, 0.0, 1.0)[seed], class_agnostic=seed < 2
-    )
+        candidates=50, max_detections=30, nms_iou=(0.5, 0.3, 0.0, 1.0)[seed], class_agnostic=seed < 2,
+        candidates_per="image" if seed % 2 else "level", clip=("before", "after", "none", "none")[seed],
+    )  # fmt: skip
     sections = Sections(config.Model(), anchors, config.Assignment(), config.load().loss, settings)
     height, width, levels = 96, 160, (3, 4, 5, 6, 7)
     constants = level_anchors(anchors, (height, width), levels)
@@ -244,7 +245,9 @@ def test_candidates_boxes_and_suppression_are_decodes(seed, ties):
         np.array_equal(found["num_detections"], expected["valid"].numpy().sum(1)) and min(found["num_detections"]) > 5
     )
     assert np.array_equal(found["labels"], expected["labels"])
-    np.testing.assert_allclose(found["boxes"], expected["boxes"], rtol=0, atol=1e-4)
+    # Boxes that are not cut reach a thousand pixels: a rounding of float32 is 1e-4 there.
+    rounding = 1e-6 if settings.clip == "none" else 0
+    np.testing.assert_allclose(found["boxes"], expected["boxes"], rtol=rounding, atol=1e-4)
     np.testing.assert_allclose(found["scores"], expected["scores"], rtol=0, atol=1e-6)
 
 

@@ -2,7 +2,9 @@
 
 import io
 import json
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -27,6 +29,7 @@ from retina.data.batches import plan
 from retina.data.batches.evaluation import canvas_image
 from retina.export import onnx as onnx_module
 from retina.export.description import float32_detector
+from retina.export.litert import write_litert
 from retina.export.onnx import OnnxRunner, open_onnx, open_parts, write_onnx
 from retina.export.onnx_graph import OPSET, after_network, content_size, text
 from retina.models.decode import decode
@@ -96,6 +99,21 @@ def test_writing_refuses_what_it_cannot_do(predictor, tmp_path, monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(RetinaError, match="expected the TensorFlow backend, got jax"):
         write_onnx(predictor, tmp_path / "a.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "write"), [("onnx", write_onnx), ("litert", partial(write_litert, precision="float32"))]
+)
+def test_what_the_graph_lacks_is_refused_by_name(kind, write, tmp_path):
+    for inference, resize, reason in (
+        (config.Inference(suppression="linear"), config.Resize(), "inference.suppression: expected hard, got linear"),
+        (config.Inference(), config.Resize(antialias=True), "data.resize.antialias: expected false, got true"),
+    ):
+        detector = SimpleNamespace(sections=SimpleNamespace(inference=inference))
+        settings = SimpleNamespace(data=SimpleNamespace(resize=resize))
+        with pytest.raises(RetinaError, match=f"export to {kind}: {reason}; add"):
+            write(SimpleNamespace(detector=detector, config=settings), tmp_path / "a")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -172,18 +190,21 @@ def test_shapes_are_integers_and_quotients_have_no_scalar_above(path):
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-@pytest.mark.parametrize(("short", "long"), [(800, 1333), (320, 533), (416, 416)])
-def test_sizes_are_the_plans(runtime, short, long):
-    """For onnxruntime also where a side ends exactly between two pixels, and float64 rounds it down."""
+@pytest.mark.parametrize(
+    ("short", "long", "rounding"), [(800, 1333, "nearest"), (320, 533, "nearest"), (416, 416, "floor")]
+)
+def test_sizes_are_the_plans(runtime, short, long, rounding):
+    """For onnxruntime also where float64's rounding decides: a side ends exactly between two pixels, or on one."""
     pytest.importorskip(runtime)
-    resize = config.Resize(short=short, long=long)
+    resize = config.Resize(short=short, long=long, rounding=rounding)
     model = onnx.parser.parse_model(text("sizes", "int64[2] stored", "int64[2] size", content_size(resize)))
     sizes = np.random.default_rng(short).integers(1, 2049, (1000, 2))
     numbers = np.arange(1, 301)
     small = np.stack(np.meshgrid(numbers, numbers), -1).reshape(-1, 2)
     goal = np.where(short * small.max(1) <= long * small.min(1), short, long)
     side = np.where(short * small.max(1) <= long * small.min(1), small.min(1), small.max(1))
-    between = ((2 * small * goal[:, None] + side[:, None]) % (2 * side[:, None]) == 0).any(1)
+    added = 0 if rounding == "floor" else side[:, None]
+    between = ((2 * small * goal[:, None] + added) % (2 * side[:, None]) == 0).any(1)
     assert between.sum() > 100
     if runtime == "onnxruntime":
         sizes = np.concatenate([sizes, small[between][:2000], [(105, 1302), (15, 130), (27, 192)]])
@@ -191,7 +212,11 @@ def test_sizes_are_the_plans(runtime, short, long):
         sizes = sizes[:300]
     run = onnx_module._compiled(Path("sizes"), model.SerializeToString(), runtime, ["CPUExecutionProvider"]).run
     found = np.stack([run({"stored": size})["size"] for size in sizes])
-    assert np.array_equal(found, plan.fit(sizes, resize).resized)
+    expected = plan.fit(sizes, resize).resized
+    if runtime == "openvino":  # leave out the other sides that end on a pixel: float64's rounding decides on them
+        decided = (sizes * 416 % sizes.max(1, keepdims=True) == 0).all(1) & (rounding == "floor")
+        found, expected = found[~decided], expected[~decided]
+    assert np.array_equal(found, expected)
 
 
 def test_detections_are_the_predictors_for_images_of_any_size(predictor, runner):
@@ -368,8 +393,9 @@ def test_candidates_boxes_and_suppression_are_decodes(seed, ties):
         offset=0.5 * (seed % 2), rounding=seed == 3, spacing=spacing, box_weights=(1.0, 1.0, 2.0, 2.0)
     )
     settings = config.Inference(
-        candidates=50, max_detections=30, nms_iou=(0.5, 0.3, 0.0, 1.0)[seed], class_agnostic=seed < 2
-    )
+        candidates=50, max_detections=30, nms_iou=(0.5, 0.3, 0.0, 1.0)[seed], class_agnostic=seed < 2,
+        candidates_per="image" if seed % 2 else "level", clip=("before", "after", "none", "none")[seed],
+    )  # fmt: skip
     canvas, levels, classes = (96, 160), (3, 4, 5, 6, 7), 3
     count = sum(len(one) for one in level_anchors(anchors, canvas, levels))
     logits = draw.normal(-2, 2, (2, count, classes)).astype(np.float32)
@@ -383,7 +409,9 @@ def test_candidates_boxes_and_suppression_are_decodes(seed, ties):
     assert found["num_detections"].tolist() == expected["valid"].sum(1).tolist()
     assert found["num_detections"].min() > 5
     assert np.array_equal(found["labels"], expected["labels"])
-    np.testing.assert_allclose(found["boxes"], expected["boxes"], rtol=0, atol=1e-4)
+    # Boxes that are not cut reach a thousand pixels: a rounding of float32 is 1e-4 there.
+    rounding = 1e-6 if settings.clip == "none" else 0
+    np.testing.assert_allclose(found["boxes"], expected["boxes"], rtol=rounding, atol=1e-4)
     np.testing.assert_allclose(found["scores"], expected["scores"], rtol=0, atol=1e-6)
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -267,6 +268,20 @@ def test_options_are_those_of_the_configuration(predictor, runner):
     ):
         assert int(found["num_detections"][0]) == count
         np.testing.assert_allclose(found["boxes"][0, :count], expected["boxes"][0, :count], atol=1e-3)
+
+
+def test_an_overlap_without_effect_is_refused(predictor):
+    """Gaussian suppression has no threshold; the other options work."""
+    sections = predictor.detector.sections
+    gaussian = sections.inference.model_copy(update={"suppression": "gaussian"})
+    serving = Serving.__new__(Serving)
+    serving.detector = SimpleNamespace(sections=sections._replace(inference=gaussian))
+    given = [tf.constant(0.3), tf.constant(gaussian.nms_iou), tf.constant(5)]
+    limits = serving._limits(*given)
+    assert limits.suppression == "gaussian" and float(limits.score_threshold) == pytest.approx(0.3)
+    given[1] = tf.constant(0.2)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="nms_iou: without effect on gaussian suppression"):
+        serving._limits(*given)
 
 
 def test_the_defaults_stand_in_the_signature(folder):

@@ -147,6 +147,58 @@ def test_equals_brute_force(classes, candidates):
         assert len(boxes) > 5
 
 
+@pytest.mark.parametrize(
+    ("settings", "changed"),
+    [
+        ({"candidates_per": "image"}, {}),
+        ({"clip": "none"}, {"clip": False}),
+        ({"suppression": "linear", "nms_iou": 0.3}, {"soft": {"iou_threshold": 0.3}}),
+        ({"suppression": "gaussian", "candidates_per": "image"}, {"soft": {"sigma": 0.5}}),
+    ],
+)
+def test_other_conventions_equal_brute_force(settings, changed):
+    levels = level_anchors(config.Anchors(scales=(1.0,), ratios=(0.25, 1.0, 4.0)), (64, 64), (4, 5))
+    random = np.random.default_rng(4)
+    count = sum(map(len, levels))
+    logits = random.normal(-2, 2, (1, count, 3)).astype(np.float32)
+    deltas = random.normal(0, 0.5, (1, count, 4)).astype(np.float32)
+    limits = {"candidates": 20, "nms_iou": 0.5, "max_detections": 100}
+    size, scale = [[64, 50]], [[0.5, 2.0]]
+    ((boxes, scores, labels),) = detections(logits, deltas, levels, size, scale, **{**limits, **settings})
+    joined = [np.concatenate(levels)] if "candidates_per" in settings else levels
+    expected = reference.detect(logits[0], deltas[0], joined, size[0], scale[0], 0.05, **limits, **changed)
+    assert labels.tolist() == expected[2].tolist() and len(boxes) > 10
+    np.testing.assert_allclose(scores, expected[1], rtol=1e-5)
+    np.testing.assert_allclose(boxes, expected[0], rtol=1e-6, atol=1e-4)
+    ((default, _, _),) = detections(logits, deltas, levels, size, scale, **limits)
+    assert default.shape != boxes.shape or np.abs(default - boxes).max() > 1
+
+
+def test_boxes_may_be_cut_after_suppression():
+    """Two boxes that are the same inside the image: whole, their IoU is 30 / 70."""
+    levels = [np.array([[0, 0, 30, 10], [0, 0, 70, 10]], np.float32)]
+    logits, size = [[[2.0], [1.0]]], [[10, 20]]
+    shown = {
+        clip: detections(logits, levels=levels, size=size, clip=clip)[0][0] for clip in ("before", "after", "none")
+    }
+    np.testing.assert_array_equal(shown["before"], [[0, 0, 20, 10]])
+    np.testing.assert_array_equal(shown["after"], [[0, 0, 20, 10]] * 2)
+    np.testing.assert_array_equal(shown["none"], levels[0])
+
+
+def test_soft_suppression_is_not_in_the_graph_where_it_is_off():
+    import tensorflow as tf
+
+    def decoded(logits, deltas, inference):
+        outputs = {"logits": logits, "deltas": deltas}
+        return decode(outputs, [ANCHORS], np.array([[9, 9]]), np.ones((1, 2), np.float32), inference=inference)
+
+    shapes = (tf.TensorSpec([1, 3, 2]), tf.TensorSpec([1, 3, 4]))
+    graph = tf.function(decoded).get_concrete_function(*shapes, config.Inference()).graph
+    types = {node.type for node in graph.get_operations()}
+    assert "While" in {name.removeprefix("Stateless") for name in types} and "Softplus" not in types
+
+
 @pytest.mark.parametrize("order", [[1, 2, 0], [2, 1, 0]])
 def test_batch_order_never_matters(order):
     logits = np.random.default_rng(5).normal(0, 2, (3, 3, 2))

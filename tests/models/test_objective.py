@@ -121,6 +121,29 @@ def test_the_sum_is_over_classes_and_the_divisor_the_positives():
     assert float(losses["loss_box"]) == 0.0
 
 
+@pytest.mark.parametrize("kind", CLASSIFICATION_LOSSES, ids=lambda kind: kind.kind)
+def test_the_divisor_of_images_gives_the_mean_of_their_losses(kind):
+    """An image with two positives, one without, one with one: in a batch, in parts of it, and each alone."""
+    logits, deltas = outputs_of(3)
+    boxes = [[[1, 0, 11, 10], [20, 0, 30, 10]], [[0, 0, 0, 0]] * 2, [[40, 0, 50, 11], [0, 0, 0, 0]]]
+    batch = batch_of(boxes, valid=[[True, True], [False, False], [True, False]])
+    box = config.GiouBox() if kind.kind == "focal" else config.HuberBox()
+
+    def of(rows, **normalizer):
+        part = {name: values[rows] for name, values in batch.items()}
+        loss = config.Loss(classification=kind, box=box, **normalizer)
+        return sums_of(logits[rows], deltas[rows], part, loss=loss)
+
+    by_image = {"normalizer": config.ImageNormalizer()}
+    alone = [of(slice(row, row + 1)).losses() for row in range(3)]
+    joined = of(slice(0, 1), **by_image) + of(slice(1, 3), **by_image)
+    for found in (of(slice(None), **by_image), joined, Sums.zeros(1, of_images=True) + joined):
+        for name in ("loss", "loss_classification", "loss_box"):
+            expected = np.mean([float(losses[name]) for losses in alone])
+            np.testing.assert_allclose(float(found.losses()[name]), expected, rtol=1e-5)
+        assert float(found.positives) == 3 and float(found.images) == 3
+
+
 def test_the_divisor_counts_the_batch_and_is_at_least_1():
     def sums(*values):
         return Sums.zeros(1)._replace(**dict(zip(("classification", "box", "positives"), values, strict=True)))

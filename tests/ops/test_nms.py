@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from retina.ops.nms import nms, stable_top_k
+from retina.ops.nms import nms, soft_nms, stable_top_k
 from tests import reference
 
 NONE = -np.inf
@@ -117,6 +117,67 @@ def test_equals_reference():
     rows = ops.convert_to_numpy(nms(*fields, iou_threshold=0.4, max_detections=24))
     for i in range(20):
         assert rows[i][rows[i] >= 0].tolist() == reference.nms(boxes[i], scores[i], labels[i], 0.4, 24), i
+
+
+def softly(boxes, scores, labels, *, iou_threshold=None, sigma=0.5, threshold=0.05, max_detections=12):
+    """Rows and lowered scores of each image."""
+    fields = (boxes, np.log(scores), labels)
+    rows, lowered = soft_nms(
+        *(ops.convert_to_tensor(field) for field in fields),
+        iou_threshold=iou_threshold,
+        sigma=sigma,
+        least=float(np.log(threshold)),
+        max_detections=max_detections,
+    )
+    rows, lowered = ops.convert_to_numpy(rows), np.exp(ops.convert_to_numpy(lowered))
+    assert rows.dtype == np.int32 and (lowered[rows < 0] == 0).all()
+    return [(row[row >= 0].tolist(), some[row >= 0]) for row, some in zip(rows, lowered, strict=True)]
+
+
+def random_scores(count, seed):
+    """`random_batch` with scores in (0, 1) without ties, which rounding could decide; some are no candidates."""
+    boxes, scores, labels = random_batch(count, seed=seed)
+    draw = np.random.default_rng(seed)
+    return boxes, np.where(scores > NONE, draw.uniform(0.05, 1, scores.shape), 0).astype(np.float32), labels
+
+
+@pytest.mark.filterwarnings("ignore:divide by zero")
+@pytest.mark.parametrize("options", [{"iou_threshold": 0.3}, {"sigma": 0.5}, {"sigma": 0.1}])
+def test_soft_suppression_equals_the_papers_algorithm(options):
+    boxes, scores, labels = random_scores(20, seed=4)
+    softer = 0
+    for i, (rows, lowered) in enumerate(softly(boxes, scores, labels, **options)):
+        wanted = reference.soft_nms(boxes[i], scores[i], labels[i], 0.05, 12, **options)
+        assert rows == wanted[0], i
+        np.testing.assert_allclose(lowered, wanted[1], rtol=1e-5)
+        softer += (lowered < scores[i][rows] - 0.01).sum()
+    assert softer > 5
+
+
+@pytest.mark.filterwarnings("ignore:divide by zero")
+def test_gaussian_suppression_is_tensorflows_at_an_iou_of_1():
+    """TensorFlow's sigma counts half, exp(-IoU² / 2 sigma), and it also removes boxes above its IoU threshold; an empty
+    box has an IoU of 0 with every box there, too."""
+    import tensorflow as tf
+
+    boxes, scores, _ = random_scores(20, seed=5)
+    for i, (rows, lowered) in enumerate(softly(boxes, scores, np.zeros(scores.shape, np.int32), sigma=0.6)):
+        wanted = tf.image.non_max_suppression_with_scores(boxes[i], scores[i], 12, 1.0, 0.05, soft_nms_sigma=0.3)
+        assert rows == wanted[0].numpy().tolist(), i
+        np.testing.assert_allclose(lowered, wanted[1], rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:divide by zero")
+def test_soft_suppression_by_hand():
+    boxes = np.array([[A, B, A, FAR]], np.float32)  # IoU 0.8, 1, 0
+    scores, labels = np.array([[0.9, 0.5, 0.8, 0.0]], np.float32), np.zeros((1, 4), np.int32)
+    ((rows, lowered),) = softly(boxes, scores, labels, iou_threshold=0.5)
+    assert rows == [0, 1]  # the equal box has a score of 0, the last is no candidate
+    np.testing.assert_allclose(lowered, [0.9, 0.1], rtol=1e-6)
+    ((rows, lowered),) = softly(boxes, scores, labels, threshold=0.01)
+    assert rows == [0, 1, 2]
+    second = 0.5 * np.exp(-1.28)
+    np.testing.assert_allclose(lowered, [0.9, second, 0.8 * np.exp(-2) * np.exp(-1.28)], rtol=1e-6)
 
 
 def test_stable_top_k_takes_both_zeros_for_equal():

@@ -380,7 +380,7 @@ def test_changes_name_what_is_not_the_default(made):
     found = {one.key: (one.value, one.default) for one in changes(read_record(made).config)}
     assert found["optimizer.kind"] == ("adamw", "sgd")
     assert found["optimizer.learning_rate"] == ("0.002", "0.001")
-    assert found["schedule.kind"] == ("cosine", "–") and found["schedule.steps"] == ("40", "–")
+    assert found["schedule.kind"] == ("cosine", "–") and found["schedule.steps"] == ("40", "null")
     assert found["run.seed"] == ("3", "0") and found["data.resize.short"] == ("64", "800")
     assert found["data.train.format"] == ("coco", "–")
     assert "run.precision" not in found and "anchors.scales" not in found

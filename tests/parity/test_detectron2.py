@@ -79,6 +79,7 @@ def test_a_file_of_the_zoo(zoo, folder):
     assert written.loss.box == config.SmoothL1Box(beta=0.1, weight=1.0)
     assert (written.loss.normalizer.kind, written.assignment.force_match) == ("ema", "ties")
     assert (written.inference.score_threshold, written.inference.max_detections) == (0.05, 100)
+    assert (written.inference.clip, written.data.resize.antialias, written.data.crowd) == ("after", True, "drop")
 
 
 @pytest.mark.slow

@@ -33,7 +33,8 @@ ANCHORS = (
 
 def built(overrides, depth=18, **kind):
     """The model of the printed code, less the file's loading, and the code."""
-    given = config.load(None, [f"model.backbone=resnet{depth}", *THEIRS, *overrides])
+    settings = [f"model.backbone=resnet{depth}", *THEIRS, "loss.normalizer={kind: image}", *overrides]
+    given = config.load(None, settings)
     found = torchvision.Retinanet(depth, 5, 256, 4, False, "p5", True, False, False, 9)._replace(**kind)
     code = building_code(given, found, "x.pth")
     space = {}
@@ -105,13 +106,15 @@ def test_the_box_loss_of_a_builder(loss):
 
 
 def test_what_torchvision_cannot_train_with_is_said():
-    _, code = built(["loss.box={kind: giou, weight: 2.0}", "loss.classification={kind: focal, gamma: 1.0}"])
+    normalizer = "loss.normalizer={kind: ema}"
+    _, code = built(["loss.box={kind: giou, weight: 2.0}", "loss.classification={kind: focal, gamma: 1.0}", normalizer])
     said = [line for line in code.splitlines() if line.startswith("#")]
     assert said == [
         "# torchvision can't train as this run did: loss.box {'kind': 'giou', 'weight': 2.0} (the model here: l1 with "
         "weight 1)",
         "# torchvision can't train as this run did: loss.classification {'kind': 'focal', 'alpha': 0.25, 'gamma': 1.0} "
         "(the model here: focal)",
+        "# torchvision can't train as this run did: loss.normalizer ema (the model here: image)",
     ]
     _, code = built(["assignment.force_match=true"])
     assert "# torchvision can't train as this run did: assignment.force_match true (the model here: ties)" in code

@@ -119,6 +119,7 @@ def test_a_preset_folder(second, folder):
     np.testing.assert_allclose(written.model.pixel_mean, MEAN, rtol=1e-6)
     np.testing.assert_allclose(written.model.pixel_std, STD, rtol=1e-6)
     assert (written.inference.score_threshold, written.inference.max_detections) == (0.5, 100)
+    assert written.inference.class_agnostic and written.inference.clip == "none"
     assert (written.assignment.force_match, written.anchors.max_size_ratio) == (False, 1e6)
     assert (written.data.resize.short, written.data.resize.long, written.data.resize.multiple) == (128, 128, 128)
     assert len(report.carried) == len(saved.arrays) and not report.unused

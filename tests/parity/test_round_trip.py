@@ -184,6 +184,9 @@ def test_cocos_classes_get_cocos_rows(trained):
         ("anchors.spacing=stride", r"anchors\.spacing is stride \(needs canvas, or a data\.resize\.multiple of 128\)"),
         ("anchors.box_weights=[10.0,10.0,5.0,5.0]", r"anchors\.box_weights is \(10\.0"),
         ("anchors.max_size_ratio=10.0", r"anchors\.max_size_ratio is 10\.0 \(needs 62\.5\)"),
+        ("inference.clip=none", r"inference\.clip is none \(needs before\)"),
+        ("inference.candidates_per=image", r"inference\.candidates_per is image \(needs level\)"),
+        ("inference.suppression=linear", r"inference\.suppression is linear \(needs hard\)"),
     ],
 )
 def test_what_torchvision_cannot_hold(trained, override, text):

@@ -1,8 +1,7 @@
 """Imported detectors compute what torchvision computes: outputs, detections and losses on real photographs.
 
 torchvision's own resizing is left out (it interpolates normalised floats, retina rounds to uint8): both see the same
-canvas. Losses are defined alike for one image at a time that has a box; torchvision divides by each image's positives
-and then averages, retina divides the batch's sums once.
+canvas.
 """
 
 import importlib.util
@@ -19,9 +18,12 @@ if importlib.util.find_spec("torchvision") is None:  # importing it is for torch
     pytest.skip("needs torchvision", allow_module_level=True)
 
 from retina import cli, config  # noqa: E402
+from retina.data.batches import plan  # noqa: E402
+from retina.data.batches.evaluation import canvas_image  # noqa: E402
 from retina.errors import RetinaError  # noqa: E402
 from retina.models import backbones  # noqa: E402
 from retina.runs.importing import import_run  # noqa: E402
+from retina.runs.loading import load  # noqa: E402
 from tests.parity import runner  # noqa: E402
 from tests.parity import torchvision_models as theirs  # noqa: E402
 
@@ -159,6 +161,50 @@ def test_outputs_and_losses(version, imported, shared_data):
     compare(runner.results(run, cases, detect=version == "v2"), expected(model, images, cases))
 
 
+def test_sizes_and_pixels_of_resized_images(imported):
+    """torchvision's own transform on many sizes, some of which float64 puts a pixel lower; and a photograph's pixels,
+    which it does not round to whole levels."""
+    _, run = imported("v1", 18)
+    resize = config.load(run / "config.yaml").data.resize.model_copy(update={"short": 40, "long": 66})
+    assert resize.rounding == "floor"
+    draw = np.random.default_rng(0)
+    sizes = np.concatenate([draw.integers(1, 200, (60, 2)), [(49, 147), (480, 640), (1, 1)]])
+    sizes = sizes[sizes.min(1) * 66 > sizes.max(1)]  # torchvision fails where a side becomes 0
+    found = plan.fit(sizes, resize).resized
+    for size, ours in zip(sizes.tolist(), found.tolist(), strict=True):
+        pixels = draw.integers(0, 256, (*size, 3)).astype(np.uint8)
+        shown, _ = theirs.detection.transform._resize_image_and_masks(
+            torch.from_numpy(pixels).permute(2, 0, 1).float(), 40, 66
+        )
+        assert list(shown.shape[1:]) == ours, size
+    canvas = canvas_image(pixels, resize)[0][: ours[0], : ours[1]]
+    np.testing.assert_allclose(canvas, shown.permute(1, 2, 0), rtol=0, atol=0.51)
+    assert (found != plan.fit(sizes, resize.model_copy(update={"rounding": "nearest"})).resized).any()
+
+
+def test_losses_of_a_batch_are_the_mean_of_its_images(imported):
+    """Images of several positives, of few and of none, on random outputs: torchvision's own losses."""
+    model, run = imported("v1", 18)
+    detector, canvas = load(run).detector, (96, 128)
+    anchors, draw = np.concatenate(detector.level_anchors(canvas)), np.random.default_rng(0)
+    logits, deltas = (draw.normal(0, 1, (3, len(anchors), width)).astype(np.float32) for width in (ROWS, 4))
+    boxes = np.array(
+        [[[4, 6, 60, 66], [70, 20, 110, 90]], [[50, 30, 90, 62], [0, 0, 0, 0]], np.zeros((2, 4))], np.float32
+    )
+    labels, valid = np.array([[1, 4], [2, 0], [0, 0]]), np.array([[True, True], [True, False], [False, False]])
+    targets = [
+        {"boxes": torch.from_numpy(boxes[row][valid[row]]), "labels": torch.from_numpy(labels[row][valid[row]])}
+        for row in range(3)
+    ]
+    outputs = {"cls_logits": torch.from_numpy(logits), "bbox_regression": torch.from_numpy(deltas)}
+    expected = model.compute_loss(targets, outputs, [torch.from_numpy(anchors)] * 3)
+    batch = {"boxes": boxes, "labels": labels.astype(np.int32), "valid": valid, "crowd": np.zeros_like(valid)}
+    sums = detector.objective(canvas).sums({"logits": logits, "deltas": deltas}, batch)
+    assert float(sums.positives) > 5
+    for ours, name in (("loss_classification", "classification"), ("loss_box", "bbox_regression")):
+        np.testing.assert_allclose(float(sums.losses()[ours]), float(expected[name]), rtol=1e-5)
+
+
 def test_losses_of_low_quality_matches(imported, shared_data):
     """Every anchor that ties at a box's highest IoU is positive and learns its own best box."""
     model, run = imported("v1", 18)
@@ -272,10 +318,11 @@ def test_overrides_of_the_network(overrides, named, imported, folder, monkeypatc
 def test_notes_on_resizing(imported, folder):
     imported("v1", 18)
     notes = json.loads((folder / "v1_18" / "import.json").read_text())["notes"]
-    assert any("1066" in note and "1067" in note for note in notes)
+    assert any("normalised floats" in note for note in notes)
     assert any("data.resize.max_canvases (4)" in note for note in notes)
     written = config.load(folder / "v1_18" / "config.yaml")
     assert written.assignment.force_match == "ties" and written.data.resize.max_canvases == 4
+    assert (written.data.resize.rounding, written.loss.normalizer.kind) == ("floor", "image")
 
 
 def test_another_depth_is_told(tmp_path):

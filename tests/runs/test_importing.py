@@ -101,6 +101,7 @@ def test_conventions_of_the_first_version(coco):
     assert (written.assignment.positive_iou, written.assignment.negative_iou) == (0.5, 0.4)
     resize = written.data.resize
     assert (resize.short, resize.long, resize.multiple) == (800, 1333, 32)
+    assert written.data.crowd == "drop"
     assert written.data.root.is_absolute()
 
 
@@ -160,8 +161,8 @@ def test_the_second_version_with_a_config_and_names(second, second_run):
     assert written.loss.box == config.GiouBox(weight=1.0)
     assert not (second_run / "pictures").exists()
     notes = json.loads((second_run / "import.json").read_text())["notes"]
-    assert len(notes) == 3 and "each image's loss by its own positive anchors" in notes[0]
-    assert "rounds a resized side down" in notes[1] and "max_canvases" in notes[2]
+    assert len(notes) == 3 and "rows without a class" in notes[0]
+    assert "resizes normalised floats" in notes[1] and "max_canvases" in notes[2]
     norm = saved.arrays["weights/detector/box/norm_3/gamma"]
     np.testing.assert_array_equal(norm, second["head.regression_head.conv.3.1.weight"])
 

@@ -409,6 +409,17 @@ def test_a_finished_run_says_how_it_goes_on(go, tmp_path, capsys):
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*") if path.is_file()}
 
 
+def test_epochs_become_steps_that_the_run_logs_and_keeps(go, tmp_path):
+    """8 images in batches of 2: an epoch is 4 steps."""
+    run = go(tmp_path / "run", "schedule={kind: cosine, epochs: 5, warmup_steps: 3}")
+    assert "schedule.epochs: 5 epochs are 20 steps" in (run.path / "log.txt").read_text()
+    schedule = configuration.load(run.path / "config.yaml").schedule
+    assert (schedule.steps, schedule.epochs) == (20, None)
+    assert arrays(run) == arrays(go(tmp_path / "steps"))
+    again = go(tmp_path / "run", "schedule={kind: cosine, epochs: 7, warmup_steps: 3}", resume=True)
+    assert again.pointed_step(LATEST) == 28
+
+
 @pytest.mark.parametrize("change", ["run.evaluate_every=4", "run.log_every=2", "run.keep=7", "run.pictures=0"])
 def test_what_changes_no_weight_may_change_on_resume(go, tmp_path, change):
     with pytest.raises(Interrupted):

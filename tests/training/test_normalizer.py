@@ -49,6 +49,19 @@ def test_a_step_divides_by_it_and_keeps_it(own, parts):
     assert own["positives"] > 8
 
 
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_step_takes_the_mean_of_its_images(parts):
+    by_image = config.Loss(normalizer=config.ImageNormalizer())
+    detector, _, step = make(config.Run(accumulate=parts), loss=by_image, settings=STILL)
+    alone = []
+    for row in range(4):
+        batch = {name: keras.ops.convert_to_tensor(x[row : row + 1]) for name, x in four_images().items()}
+        alone.append(float(detector.loss_sums(detector(batch), batch).losses()["loss"]))
+    scalars = numbers(step(four_images()))
+    assert scalars["loss"] == pytest.approx(np.mean(alone), rel=1e-4)
+    assert scalars["positives"] > 8 and np.isfinite(scalars["gradient_norm"])
+
+
 def test_fit_refuses_it():
     detector = small_detector(("a",), model=MODEL, loss=EMA)
     with pytest.raises(RetinaError, match="expected loss.normalizer: {kind: batch}, got ema"):

@@ -291,6 +291,15 @@ def paint_exactly(window: np.ndarray, mirrored: bool, turned: bool, target: np.n
     target[:] = pixels[:: -1 if turned else 1, :: -1 if mirrored else 1]
 
 
+def paint_smoothly(window: np.ndarray, mirrored: bool, turned: bool, target: np.ndarray) -> None:
+    """Shows a window of an image in a target by Pillow's bilinear filter, as detectron2 resizes."""
+    from PIL import Image
+
+    image = Image.fromarray(np.ascontiguousarray(window))
+    shown = np.asarray(image.resize(target.shape[1::-1], Image.Resampling.BILINEAR))
+    target[:] = shown[:: -1 if turned else 1, :: -1 if mirrored else 1]
+
+
 def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Bilinear with half-pixel centres and no antialias, float32 [H, W, 3], as `tf.image.resize` computes it."""
     rows, columns = (_interpolation(length, target) for length, target in zip(image.shape[:2], size, strict=True))

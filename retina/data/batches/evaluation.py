@@ -51,7 +51,7 @@ def evaluation_batches(
     pixels.leave_gpu_to_backend()
     geometry = plan.fit(dataset.sizes, data.resize)
     whole = plan.evaluation_plan(geometry, batch_size=batch_size)
-    table = _columns(dataset, geometry, data.max_pixels)
+    table = _columns(dataset, geometry, data.max_pixels, data.resize.antialias)
     batches = slice(share[0], None, share[1])
     index, sample = whole.index[batches], whole.sample[batches]
     canvas = np.repeat(whole.canvas[batches].astype(np.int32), batch_size)
@@ -92,7 +92,9 @@ def canvas_image(image: np.ndarray, resize: config.Resize) -> tuple[np.ndarray, 
     geometry = plan.fit(np.array([image.shape[:2]]), resize)
     with tf.device("CPU:0"):
         content = tf.constant(geometry.resized[0])
-        canvas = pixels.pad(pixels.show(tf.constant(image), content), tf.constant(geometry.canvases[0]))
+        canvas = pixels.pad(
+            pixels.show(tf.constant(image), content, resize.antialias), tf.constant(geometry.canvases[0])
+        )
         return canvas.numpy(), pixels.scale(tf.constant(image.shape[:2]), content).numpy(), geometry.resized[0]
 
 
@@ -131,6 +133,7 @@ class _Columns(NamedTuple):
     depth: tuple[float, float] | None
     sizes: tf.Tensor
     resized: tf.Tensor
+    antialias: bool
     canvases: tf.Tensor
     offsets: tf.Tensor
     boxes: tf.Tensor
@@ -139,7 +142,7 @@ class _Columns(NamedTuple):
     slots: int  # G
 
 
-def _columns(dataset: DetectionDataset, geometry: plan.Geometry, max_pixels: int) -> _Columns:
+def _columns(dataset: DetectionDataset, geometry: plan.Geometry, max_pixels: int, antialias: bool) -> _Columns:
     import tensorflow as tf
 
     kind = image_kind(dataset, max_pixels)
@@ -160,6 +163,7 @@ def _columns(dataset: DetectionDataset, geometry: plan.Geometry, max_pixels: int
             depth=dataset.depth,
             sizes=tf.constant(dataset.sizes, tf.int32),
             resized=tf.constant(geometry.resized, tf.int32),
+            antialias=antialias,
             canvases=tf.constant(geometry.canvases, tf.int32),
             offsets=tf.constant(dataset.offsets, tf.int64),
             boxes=tf.constant(dataset.boxes, tf.float32),
@@ -246,7 +250,7 @@ def _shown(table: _Columns, index: tf.Tensor, canvas: tf.Tensor) -> dict[str, An
         tf.reduce_all(tf.shape(image)[:2] == stored), ["declared and stored size", stored, tf.shape(image)[:2]]
     )
     with tf.control_dependencies([fits]):
-        image = pixels.show(image, content)
+        image = pixels.show(image, content, table.antialias)
     scale = pixels.scale(stored, content)
     rows = slice(table.offsets[index], table.offsets[index + 1])
     boxes = table.boxes[rows] * tf.tile(scale[::-1], [2])

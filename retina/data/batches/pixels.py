@@ -220,15 +220,16 @@ def fit(stored: tf.Tensor, resize: config.Resize) -> tuple[tf.Tensor, tf.Tensor]
     # Not scalars: OpenVINO, to which exports are converted, inverts a scalar's quotient that leads to a padding.
     short, long = tf.constant([resize.short], tf.float64), tf.constant([resize.long], tf.float64)
     scale = tf.minimum(short / tf.reduce_min(exact), long / tf.reduce_max(exact))
-    resized = tf.cast(tf.maximum(tf.floor(exact * scale + 0.5), 1.0), tf.int32)
+    zoomed = exact * scale
+    resized = tf.cast(tf.maximum(tf.floor(zoomed if resize.rounding == "floor" else zoomed + 0.5), 1.0), tf.int32)
     return resized, (resized + resize.multiple - 1) // resize.multiple * resize.multiple
 
 
-def show(image: tf.Tensor, content: tf.Tensor) -> tf.Tensor:
-    """The image resized to its content size [2] int32: bilinear, half-pixel centres, no antialias; uint8."""
+def show(image: tf.Tensor, content: tf.Tensor, antialias: bool = False) -> tf.Tensor:
+    """The image resized to its content size [2] int32: bilinear, half-pixel centres; uint8."""
     import tensorflow as tf
 
-    return tf.cast(tf.round(tf.image.resize(image, content)), tf.uint8)
+    return tf.cast(tf.round(tf.image.resize(image, content, antialias=antialias)), tf.uint8)
 
 
 def pad(content: tf.Tensor, canvas: tf.Tensor) -> tf.Tensor:

@@ -46,9 +46,9 @@ def fit(sizes: np.ndarray, resize: config.Resize) -> Geometry:
     """Lays images out on at most `resize.max_canvases` canvases.
 
     The short side becomes `resize.short` unless the long side would then exceed `resize.long`; sides are rounded to the
-    nearest pixel, halves up, and are at least 1. The canvas is that size rounded up to `resize.multiple`. Where there
-    are too many canvases, two are merged into their elementwise maximum, the two that add the least area over all
-    images first.
+    nearest pixel, halves up, or with `rounding: floor` down, and are at least 1. The canvas is that size rounded up to
+    `resize.multiple`. Where there are too many canvases, two are merged into their elementwise maximum, the two that
+    add the least area over all images first.
 
     Args:
         sizes: [N,2] (height, width) of the images as stored, pixels.
@@ -67,7 +67,8 @@ def fit(sizes: np.ndarray, resize: config.Resize) -> Geometry:
     distinct, which, counts = _distinct(sizes)
     exact = distinct.astype(np.float64)
     scale = np.minimum(resize.short / exact.min(1, initial=np.inf), resize.long / exact.max(1, initial=0.0))
-    resized = np.maximum(np.floor(exact * scale[:, None] + 0.5), 1).astype(np.int32)
+    zoomed = exact * scale[:, None]
+    resized = np.maximum(np.floor(zoomed if resize.rounding == "floor" else zoomed + 0.5), 1).astype(np.int32)
     rounded_up = -(-resized // resize.multiple) * resize.multiple
     canvases, canvas_of, _ = _distinct(rounded_up)
     images = np.bincount(canvas_of, weights=counts, minlength=len(canvases)).astype(np.int64)
@@ -162,6 +163,27 @@ def repeats(geometry: Geometry, *, batch_size: int) -> float:
 def training_steps(geometry: Geometry, *, batch_size: int) -> int:
     """S: the number of batches of an epoch of `training_plan`."""
     return int((-(-np.bincount(geometry.canvas_of) // batch_size)).sum())
+
+
+def with_steps(settings: config.Config, sizes: np.ndarray) -> config.Config:
+    """Return the configuration with `schedule.epochs` turned into steps, to the nearest, but at least one.
+
+    Args:
+        sizes: [N,2] (height, width) of the training images as stored, pixels.
+
+    Raises:
+        RetinaError: the warm-up or a milestone does not fit into the steps, or there is no image.
+    """
+    epochs = settings.schedule.epochs
+    if epochs is None:
+        return settings
+    batch_size = settings.run.batch_size
+    per_epoch = training_steps(
+        fit_training(sizes, settings.data.resize, batch_size=batch_size)[0], batch_size=batch_size
+    )
+    tree = settings.model_dump(mode="json")
+    tree["schedule"] |= {"steps": max(round(epochs * per_epoch), 1), "epochs": None}
+    return config.parse(tree, f"schedule.epochs: {epochs:g} epochs of {per_epoch} steps")
 
 
 def box_slots(offsets: np.ndarray, images: int = 1) -> int:

@@ -119,7 +119,7 @@ class Batches:
         self._slots = plan.box_slots(dataset.offsets, augment.images_per_example(data.augment))
         self._threads = threads or 2 * _cores()
         self._decode = decoding.decoder(dataset.depth)
-        self._paint = decoding.fast_painter() if data.decode == "auto" else decoding.paint_exactly
+        self._paint = _window_painter(data)
         self._turns = dataset.turns.tolist()
         # As stored: a quarter turn swaps the sides.
         self._sizes = [
@@ -293,3 +293,10 @@ class _ImageError(Exception):
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _window_painter(data: config.Data) -> Callable[[np.ndarray, bool, bool, np.ndarray], None]:
+    """The function that shows a window of an image in a target."""
+    if data.resize.antialias:
+        return decoding.paint_smoothly
+    return decoding.fast_painter() if data.decode == "auto" else decoding.paint_exactly

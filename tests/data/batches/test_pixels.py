@@ -8,7 +8,7 @@ import tensorflow as tf
 from PIL import Image
 
 from retina import config
-from retina.data.batches import pixels, plan
+from retina.data.batches import decoding, pixels, plan
 
 
 def encoded(kind: str, size=(5, 3)) -> bytes:
@@ -33,6 +33,20 @@ def test_formats(kind):
     np.testing.assert_allclose(image[1, 2], [200, 100, 50], atol=0 if kind in ("PNG", "BMP") else 3)
 
 
+@pytest.mark.parametrize("size", [(50, 37), (133, 40), (7, 200), (140, 100), (90, 150)])
+def test_antialias_is_pillows_within_a_level(size):
+    """What detectron2's ResizeTransform calls for uint8: `Image.resize` with BILINEAR. Up, down, and one of each."""
+    image = np.random.default_rng(0).integers(0, 256, (90, 120, 3)).astype(np.uint8)
+    pillows = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
+    found = pixels.show(tf.constant(image), tf.constant(size), antialias=True).numpy().astype(int)
+    assert np.abs(found - pillows).max() <= 1
+    target = np.empty((*size, 3), np.uint8)
+    decoding.paint_smoothly(image, True, True, target)
+    np.testing.assert_array_equal(target[::-1, ::-1], pillows)
+    if size[0] < 90 or size[1] < 120:
+        assert np.abs(pixels.show(tf.constant(image), tf.constant(size)).numpy().astype(int) - pillows).max() > 20
+
+
 @pytest.mark.parametrize(
     "resize",
     [
@@ -40,6 +54,7 @@ def test_formats(kind):
         config.Resize(short=384, long=512, multiple=128),
         config.Resize(short=75, long=100, multiple=32),
         config.Resize(short=1, long=7, multiple=32),
+        config.Resize(rounding="floor"),
     ],
 )
 def test_the_graph_lays_images_out_as_the_plan_does(resize):
