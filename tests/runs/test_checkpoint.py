@@ -1,6 +1,7 @@
 """Checkpoints: round trip, strictness, damaged files, and that a failed write loses nothing."""
 
 import json
+import re
 import zipfile
 from dataclasses import replace
 
@@ -77,7 +78,8 @@ def test_everything_comes_back(tmp_path):
 
 def test_holds_random_states_and_moving_averages_but_no_metrics():
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dropout(0.5, name="drop")], name="net")
-    assert list(gather(model)) == ["weights/seed_generator/seed_generator_state"]
+    (random_state,) = gather(model)  # Keras counts its generators
+    assert re.fullmatch(r"weights/seed_generator(_\d+)?/seed_generator_state", random_state)
     counting = Counting()
     assert len(counting.metrics_variables) == 2 and gather(counting) == {}
     assert {name.rsplit("/", 1)[-1] for name in gather(build())} >= {"moving_mean", "moving_variance"}

@@ -311,7 +311,7 @@ def darknet_lists(root: Path) -> None:
     for split, numbers in SPLITS.items():
         draw(root / "images", numbers)
         yolo(root / "labels", numbers)
-        write(root / f"{split}.txt", "".join(f"/home/me/pets/images/{PICTURES[which].name}\n" for which in numbers))
+        write(root / f"{split}.txt", "".join(f"/srv/pets/images/{PICTURES[which].name}\n" for which in numbers))
 
 
 def keras_retinanet(root: Path) -> None:
