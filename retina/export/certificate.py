@@ -118,8 +118,8 @@ class Certificate:
         if self.ties:
             lines.append(
                 f"On {self.ties} images candidates score alike within rounding, so that chance chose between them: "
-                "there the export gives exactly what the checkpoint's decoding makes of the export's own logits and "
-                "deltas, and these agree with the checkpoint's."
+                "there the export gives, within the limits, what the checkpoint's decoding makes of the export's own "
+                "logits and deltas, and these agree with the checkpoint's."
             )
         for name, figures in list(self.runtimes.items())[1:]:
             difference, agreed = _signed(figures["delta_ap"]), _agreed(figures["agreement"])
