@@ -184,7 +184,7 @@ def _differentiated(update: Update, batch: Batch) -> tuple[Sums, list[Tensor]]:
 
     detector = update.detector
     with tf.GradientTape() as tape:
-        sums = detector.loss_sums(detector(batch, training=True), batch)
+        sums = detector.training_sums(batch)
         target = update.target(sums)
     return sums, tape.gradient(target, [v.value for v in detector.trainable_variables])
 
@@ -290,8 +290,10 @@ class JaxStep(Step):
         detector, parts, mesh = update.detector, update.parts, self._mesh
 
         def loss(trainable: list, frozen: list, batch: Batch) -> tuple[Tensor, tuple]:
-            outputs, frozen = detector.stateless_call(trainable, frozen, batch, training=True)
-            sums = detector.loss_sums(outputs, batch)
+            variables = [*detector.trainable_variables, *detector.non_trainable_variables]
+            with keras.StatelessScope(list(zip(variables, [*trainable, *frozen], strict=True))) as scope:
+                sums = detector.training_sums(batch)
+            frozen = [scope.get_current_value(v) for v in detector.non_trainable_variables]
             return update.target(sums), (sums, frozen)
 
         differentiate = jax.value_and_grad(loss, has_aux=True)
@@ -429,7 +431,7 @@ class TorchStep(Step):
     def _differentiate(self, batch: Batch) -> tuple[Sums, list[Tensor]]:
         import torch
 
-        sums = self.detector.loss_sums(self.detector(batch, training=True), batch)
+        sums = self.detector.training_sums(batch)
         target = self.update.target(sums)
         gradients = torch.autograd.grad(target, [v.value for v in self.detector.trainable_variables])
         return keras.tree.map_structure(lambda x: x.detach(), sums), list(gradients)
