@@ -10,6 +10,7 @@ from keras import ops
 
 from retina import config
 from retina.models.group_norm import GroupNormalization
+from retina.ops.rectifier import relu
 
 Tensor = Any
 
@@ -67,7 +68,7 @@ class Subnet(keras.layers.Layer):
     def _one_level(self, x: Tensor) -> Tensor:
         for index, layer in enumerate(self.convolutions):
             x = layer(x)
-            x = ops.relu(self.norms[index](x) if self.norms else x)
+            x = relu(self.norms[index](x) if self.norms else x)
         return self.prediction(x)
 
 

@@ -202,7 +202,7 @@ def _classification_losses(
         targets = ops.ones_like(pairs.deltas[..., 0])
 
     def of_level(start: int, level: Tensor, bias: Tensor | None, labels: Tensor, targets: Tensor) -> tuple:
-        level = level if bias is None else predictions(level, bias, logits.classes)
+        level = level if bias is None else _in_float(level, bias, logits.classes)
         is_positive = labels[..., None] == ops.arange(logits.classes, dtype="int32")
         loss = _of_class(level, is_positive, targets, kind)
         observed = ops.sigmoid(ops.stop_gradient(level[:, -start % OBSERVED :: OBSERVED]))
@@ -221,6 +221,23 @@ def _classification_losses(
     ]
     losses, observed = zip(*of_levels, strict=True)
     return ops.concatenate(losses, axis=1), ops.concatenate(observed, axis=1)
+
+
+def _in_float(level: Tensor, bias: Tensor, classes: int) -> Tensor:
+    """`retina.models.heads.predictions`; on JAX the bias' gradient is summed from the level's, in its compute dtype:
+    the logits' own would have to wait for it in float32."""
+    if keras.backend.backend() != "jax":
+        return predictions(level, bias, classes)
+
+    @ops.custom_gradient
+    def with_bias(level: Tensor, bias: Tensor) -> tuple[Tensor, Any]:
+        def gradient(upstream: Tensor) -> tuple[Tensor, Tensor]:
+            slope = ops.cast(ops.reshape(upstream, level.shape), level.dtype)
+            return slope, ops.sum(ops.cast(slope, bias.dtype), axis=(0, 1, 2))
+
+        return predictions(level, bias, classes), gradient
+
+    return with_bias(level, bias)
 
 
 def _of_class(logits: Tensor, is_positive: Tensor, quality: Tensor, kind: config.ClassificationLoss) -> Tensor:

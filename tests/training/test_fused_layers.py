@@ -11,7 +11,7 @@ from retina import config
 from retina.models import backbones
 from retina.models.detector import Detector
 from retina.private_names import all_layers
-from retina.training.fused_batch_norm import fuse_batch_norms, fused, over_replicas
+from retina.training.fused_layers import fuse_batch_norms, fused, over_replicas
 
 
 def layer(policy: str, way=None) -> keras.layers.BatchNormalization:
