@@ -51,7 +51,7 @@ def fresh_layer_names() -> Iterator[None]:
 
 @contextmanager
 def uncast_variables() -> Iterator[None]:
-    """Let variables read inside the context keep their dtype, where a layer's call would cast them to the compute dtype.
+    """Let variables that a layer reads inside the context keep their dtype, where its call would cast them.
 
     The public `autocast=False` is a layer's or a variable's for good, not that of a computation.
     """

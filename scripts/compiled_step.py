@@ -54,20 +54,17 @@ def excesses(figures: dict[str, Any]) -> list[str]:
 def compiled(arguments: argparse.Namespace) -> tuple[str, Any, int]:
     """Return the program's text, its memory and the bytes of the step's state."""
     sys.path[:0] = [str(ROOT / "scripts" / "gpu")]
+    import inputs
     import jax
     from jax.experimental import topologies
     from jax.sharding import SingleDeviceSharding
     from plan import Part
     from retina_work import Training
 
-    import inputs
-
-    part = Part(
-        "train", "retina", "jax", arguments.backbone, canvas=tuple(arguments.canvas), frozen=not arguments.live
-    )
+    part = Part("train", "retina", "jax", arguments.backbone, canvas=tuple(arguments.canvas), frozen=not arguments.live)
     step: Any = Training(part).step
     batch = inputs.batch(1, part.canvas)
-    boxes = {name: (arguments.boxes,) for name in ("boxes", "labels", "valid", "crowd")}
+    boxes = dict.fromkeys(("boxes", "labels", "valid", "crowd"), (arguments.boxes,))
     target = (ROOT / "scripts" / "gpu" / "h200.txtpb").read_text()
     topology = topologies.get_topology_desc(
         platform="cuda", topology_name="h200", target_config=target, topology="1x1x1"
@@ -121,8 +118,8 @@ def revision() -> str:
 
 def install(folder: Path) -> str | None:
     """Install `PACKAGES` into the folder unless they are there; return pip's last words if that fails."""
-    present = all((folder / f"{name.replace('-', '_')}-{version}.dist-info").is_dir() for name, version in PACKAGES.items())
-    if present:
+    folders = [folder / f"{name.replace('-', '_')}-{version}.dist-info" for name, version in PACKAGES.items()]
+    if all(path.is_dir() for path in folders):
         return None
     wanted = [f"{name}=={version}" for name, version in PACKAGES.items()]
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), *wanted]

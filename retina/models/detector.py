@@ -184,7 +184,9 @@ class Detector(keras.Model):
         """`loss_sums` of a batch's forward pass in training, which never joins the levels' logits."""
         maps = self.feature_maps(batch["images"], batch["size"], training=True)
         logits = LevelLogits(
-            self.classification(maps, joined=False), ops.convert_to_tensor(self.classification.bias), len(self.class_names)
+            self.classification(maps, joined=False),
+            ops.convert_to_tensor(self.classification.bias),
+            len(self.class_names),
         )
         return self.loss_sums({"logits": logits, "deltas": self.box(maps)}, batch)
 

@@ -241,7 +241,7 @@ def _in_float(level: Tensor, bias: Tensor, classes: int) -> Tensor:
 
 
 def _of_class(logits: Tensor, is_positive: Tensor, quality: Tensor, kind: config.ClassificationLoss) -> Tensor:
-    """The loss of each anchor and class, [B, A, K]; `quality` [B, A] is the target of kinds with an overlap as theirs."""
+    """The loss of each anchor and class, [B, A, K]; `quality` [B, A] is the target of kinds that learn an overlap."""
     if kind.kind == "focal":
         return sigmoid_focal_hard(logits, is_positive, alpha=kind.alpha, gamma=kind.gamma)
     if kind.kind == "cross_entropy":

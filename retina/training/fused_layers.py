@@ -7,9 +7,10 @@
 A layer's class stays what it was, since a saved Keras model names its layers by their classes: a callback may save it
 while it trains. Only the layer's own `call` is replaced, which no file holds.
 
-Of batch normalisations that train, Keras computes moments and normalises in separate float32 passes; TensorFlow's kernel reads the activations once and
-keeps bfloat16 in memory. Over replicas Keras takes the variance as E(x²) - E(x)², which loses most of its digits where
-a channel hardly varies, and three sums; here it is the mean square about the mean, and two.
+Of batch normalisations that train, Keras computes moments and normalises in separate float32 passes; TensorFlow's
+kernel reads the activations once and keeps bfloat16 in memory. Over replicas Keras takes the variance as
+E(x²) - E(x)², which loses most of its digits where a channel hardly varies, and three sums; here it is the mean square
+about the mean, and two.
 """
 
 from __future__ import annotations
