@@ -140,7 +140,8 @@ def read_record(path: Path) -> Record:
                     modes.append((line["step"], losses))
         elif not any(mark in line for mark in _MARKS):
             lines.append(line)
-    stopped_early, imported = _stopped_early(path, config), (path / _IMPORT_REPORT).is_file()
+    stopped_early = bool(evaluations) and _stopped_early(path, config, evaluations[-1][0])
+    imported = (path / _IMPORT_REPORT).is_file()
     environment = directory.environment()
     return Record(path, config, environment, lines, evaluations, stopped_early, imported, tuple(modes))
 
@@ -213,11 +214,12 @@ def _json(file: Path) -> Any:
         return None
 
 
-def _stopped_early(path: Path, config: configuration.Config) -> bool:
+def _stopped_early(path: Path, config: configuration.Config, step: int) -> bool:
+    """Tell whether early stopping ended the run after this step: one that went on since has later evaluations."""
     if config.run.early_stopping is None:
         return False
     try:
-        return "  stopped early after step " in (path / "log.txt").read_text(encoding="utf-8", errors="replace")
+        return f"  stopped early after step {step}:" in (path / "log.txt").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return False
 
