@@ -91,8 +91,8 @@ _HEAVY = {
 
 __all__ = [
     "ablate", "benchmark", "browse", "compare", "compare_settings", "convert", "evaluate", "examine", "export",
-    "export_weights", "import_weights", "init", "judge", "load", "load_split", "loss_distribution", "predict", "score", "summarise_study",
-    "train", "write_report",
+    "export_weights", "import_weights", "init", "judge", "load", "load_split", "loss_distribution", "predict", "score",
+    "summarise_study", "train", "write_report",
 ]  # fmt: skip
 
 
