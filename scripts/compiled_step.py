@@ -56,6 +56,7 @@ def compiled(arguments: argparse.Namespace) -> tuple[str, Any, int]:
     sys.path[:0] = [str(ROOT / "scripts" / "gpu")]
     import inputs
     import jax
+    from h200 import TARGET
     from jax.experimental import topologies
     from jax.sharding import SingleDeviceSharding
     from plan import Part
@@ -65,9 +66,8 @@ def compiled(arguments: argparse.Namespace) -> tuple[str, Any, int]:
     step: Any = Training(part).step
     batch = inputs.batch(1, part.canvas)
     boxes = dict.fromkeys(("boxes", "labels", "valid", "crowd"), (arguments.boxes,))
-    target = (ROOT / "scripts" / "gpu" / "h200.txtpb").read_text()
     topology = topologies.get_topology_desc(
-        platform="cuda", topology_name="h200", target_config=target, topology="1x1x1"
+        platform="cuda", topology_name="h200", target_config=TARGET, topology="1x1x1"
     )
     placed = SingleDeviceSharding(topology.devices[0])
 

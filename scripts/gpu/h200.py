@@ -1,4 +1,6 @@
-# NVIDIA H200 as XLA describes it to its compiler (openxla/xla, gpu_specs).
+"""An NVIDIA H200 as XLA describes it to its compiler (openxla/xla, gpu_specs), in protobuf's text format."""
+
+TARGET = """
 gpu_device_info {
   threads_per_block_limit: 1024
   threads_per_warp: 32
@@ -54,3 +56,4 @@ gpu_device_info {
 platform_name: "CUDA"
 dnn_version_info { major: 9 minor: 10 patch: 0 }
 device_description_str: "NVIDIA H200 141GB HBM3e"
+"""
