@@ -49,6 +49,18 @@ def fresh_layer_names() -> Iterator[None]:
         global_state.set_global_attribute("object_name_uids", counters)
 
 
+@contextmanager
+def uncast_variables() -> Iterator[None]:
+    """Let variables that a layer reads inside the context keep their dtype, where its call would cast them.
+
+    The public `autocast=False` is a layer's or a variable's for good, not that of a computation.
+    """
+    from keras.src.backend import AutocastScope
+
+    with AutocastScope(None):
+        yield
+
+
 def variable_index(optimizer: keras.optimizers.Optimizer, variable: Any) -> int:
     """Return the place of a variable among those that the optimizer was built with.
 

@@ -19,7 +19,7 @@ from retina.models.decode import decode
 from retina.models.fpn import FeaturePyramid
 from retina.models.freezing import freeze_stages
 from retina.models.heads import box_subnet, classification_subnet
-from retina.models.objective import Objective, Sums
+from retina.models.objective import LevelLogits, Objective, Sums
 from retina.ops.anchors import count_per_cell, level_anchors
 from retina.private_names import all_layers
 
@@ -179,6 +179,16 @@ class Detector(keras.Model):
     def loss_sums(self, outputs: dict[str, Tensor], batch: Batch) -> Sums:
         """The batch's summed losses, its number of positive anchors, and further figures of its training."""
         return self.objective(tuple(batch["images"].shape[1:3])).sums(outputs, batch)
+
+    def training_sums(self, batch: Batch) -> Sums:
+        """`loss_sums` of a batch's forward pass in training, which never joins the levels' logits."""
+        maps = self.feature_maps(batch["images"], batch["size"], training=True)
+        logits = LevelLogits(
+            self.classification(maps, joined=False),
+            ops.convert_to_tensor(self.classification.bias),
+            len(self.class_names),
+        )
+        return self.loss_sums({"logits": logits, "deltas": self.box(maps)}, batch)
 
     def decode(
         self, outputs: dict[str, Tensor], batch: Batch, inference: config.Inference | None = None

@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from retina import config
+from retina.ops.rectifier import relu
 
 Tensor = Any
 
@@ -57,7 +58,7 @@ class FeaturePyramid(keras.layers.Layer):
         if 6 in self.extra:
             maps[6] = self._halved(6, features["C5"] if self.fpn.p6_from == "c5" else maps[5])
         if 7 in self.extra:
-            maps[7] = self._halved(7, ops.relu(maps[6]))
+            maps[7] = self._halved(7, relu(maps[6]))
         return [maps[level] for level in self.levels]
 
     def _halved(self, level: int, x: Tensor) -> Tensor:

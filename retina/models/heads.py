@@ -10,6 +10,7 @@ from keras import ops
 
 from retina import config
 from retina.models.group_norm import GroupNormalization
+from retina.ops.rectifier import relu
 
 Tensor = Any
 
@@ -17,8 +18,8 @@ Tensor = Any
 class Subnet(keras.layers.Layer):
     """Convolutions and a prediction, applied to each pyramid level with the same weights.
 
-    Maps `[[B, h, w, c], …]` to one [B, Σ h·w·anchors, width] float32. The prediction's bias is added in float32: in
-    bfloat16 a bias of -4.6 would round the logits to steps of 1/32.
+    Maps `[[B, h, w, c], …]` to one [B, Σ h·w·anchors, width] float32; with `joined=False` to each level's convolution
+    [B, h, w, anchors·width] in the compute dtype, of which `predictions` makes the rest.
     """
 
     def __init__(self, head: config.Head, anchors: int, width: int, bias: float, **kwargs: Any):
@@ -58,16 +59,27 @@ class Subnet(keras.layers.Layer):
             autocast=False,
         )
 
-    def call(self, maps: list[Tensor]) -> Tensor:
-        return ops.concatenate([self._one_level(x) for x in maps], axis=1)
+    def call(self, maps: list[Tensor], joined: bool = True) -> Tensor | list[Tensor]:
+        levels = [self._one_level(x) for x in maps]
+        if not joined:
+            return levels
+        return ops.concatenate([predictions(x, self.bias, self.width) for x in levels], axis=1)
 
     def _one_level(self, x: Tensor) -> Tensor:
         for index, layer in enumerate(self.convolutions):
             x = layer(x)
-            x = ops.relu(self.norms[index](x) if self.norms else x)
-        x = ops.cast(self.prediction(x), "float32") + ops.convert_to_tensor(self.bias)
-        _, height, width, _ = ops.shape(x)
-        return ops.reshape(x, (-1, height * width * self.anchors, self.width))
+            x = relu(self.norms[index](x) if self.norms else x)
+        return self.prediction(x)
+
+
+def predictions(convolved: Tensor, bias: Tensor, width: int) -> Tensor:
+    """Predictions [B, h·w·anchors, width] float32 of a level's last convolution [B, h, w, anchors·width].
+
+    The bias is added in float32: in bfloat16 a bias of -4.6 would round the logits to steps of 1/32.
+    """
+    x = ops.cast(convolved, "float32") + ops.convert_to_tensor(bias)
+    _, height, columns, channels = ops.shape(x)
+    return ops.reshape(x, (-1, height * columns * (channels // width), width))
 
 
 def classification_subnet(head: config.Head, anchors: int, classes: int, **kwargs: Any) -> Subnet:

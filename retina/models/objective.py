@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import keras
@@ -14,11 +15,28 @@ from keras import ops
 from retina import config
 from retina.losses.box import ciou_loss, diou_loss, giou_loss, huber, l1, smooth_l1
 from retina.losses.focal import quality_focal, sigmoid_focal_hard, varifocal
+from retina.models.heads import predictions
 from retina.ops import boxes as box_ops
 from retina.ops.assignment import Match, match
 from retina.ops.nms import stable_top_k
 
 Tensor = Any
+
+# The background's probability is observed at every 17th anchor: a prime meets each shape of a cell's anchors.
+OBSERVED = 17
+
+
+class LevelLogits(NamedTuple):
+    """Logits as the network leaves them: of each pyramid level the last convolution [B, h, w, anchors·K], the bias
+    [anchors·K] float32, and K (`retina.models.heads.predictions`).
+
+    Joined in float32, [B, A, K], they would be the largest tensor of a step. Logits that are joined already stand here
+    as a single level without bias.
+    """
+
+    levels: list[Tensor]
+    bias: Tensor | None
+    classes: int
 
 
 class Sums(NamedTuple):
@@ -97,7 +115,7 @@ class Objective:
         every other classification loss is: so its sums add up over replicas, too.
 
         Args:
-            outputs: `logits` [B, A, K] and `deltas` [B, A, 4], float32.
+            outputs: `logits` [B, A, K], float32, or `LevelLogits`, and `deltas` [B, A, 4], float32.
             batch: `boxes` [B, G, 4] canvas pixels, `labels` [B, G], `valid` [B, G], `crowd` [B, G].
         """
         if not batch["boxes"].shape[1]:  # 0, or known only when the graph runs
@@ -110,16 +128,23 @@ class Objective:
             images = ops.cast(ops.shape(matches.positive)[0], "float32")
             of_image = ops.sum(ops.cast(matches.positive, "float32"), axis=-1, keepdims=True)
             weights = 1.0 / ops.maximum(of_image, 1.0)
+        logits = outputs["logits"]
+        if not isinstance(logits, LevelLogits):
+            logits = LevelLogits([logits], None, logits.shape[-1])
+        level_sizes = [len(anchors) for anchors in self.level_anchors]
+        of_anchors, probabilities = _classification_losses(
+            logits, batch["labels"], matches, self.loss.classification, pairs, level_sizes
+        )
         classification, foreground, background = _classification_sums(
-            outputs["logits"], batch["labels"], matches, self.loss.classification, pairs, weights
+            of_anchors, matches, self.loss.classification, weights
         )
         of_anchor = _box_losses(pairs, self.loss.box)
         if weights is not None:
             of_anchor = of_anchor * ops.reshape(weights, (-1,) + (1,) * (len(of_anchor.shape) - 1))
         box = self.loss.box.weight * ops.sum(of_anchor)
         positives = ops.sum(ops.cast(matches.positive, "float32"))
-        probability, sampled = _background_probability(outputs["logits"], matches)
-        by_level = _positives_by_level(matches, [len(anchors) for anchors in self.level_anchors])
+        probability, sampled = _background_probability(probabilities, matches, logits.classes)
+        by_level = _positives_by_level(matches, level_sizes)
         return Sums(classification, box, positives, foreground, background, probability, sampled, by_level, images)
 
 
@@ -159,34 +184,81 @@ class _Pairs:
         return predicted, ops.where(self.positive, self._matched, self._anchors)
 
 
-def _classification_sums(
-    logits: Tensor,
+def _classification_losses(
+    logits: LevelLogits,
     labels: Tensor,
     matches: Match,
     kind: config.ClassificationLoss,
     pairs: _Pairs,
-    weights: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The loss, times the `weights` [B, 1] of images, summed over all anchors that count, over the positive ones among
-    them, and over the others."""
+    level_sizes: Sequence[int],
+) -> tuple[Tensor, Tensor]:
+    """The loss of each anchor [B, A], and σ(logit) of each `OBSERVED`th anchor, both summed over classes."""
     # Background anchors get class -1, which no class equals.
     anchor_labels = ops.take_along_axis(ops.cast(labels, "int32"), matches.index, axis=1)
     anchor_labels = ops.where(matches.positive, anchor_labels, -1)
-    is_positive = anchor_labels[..., None] == ops.arange(logits.shape[-1], dtype="int32")
-    if kind.kind == "focal":
-        loss = sigmoid_focal_hard(logits, is_positive, alpha=kind.alpha, gamma=kind.gamma)
-    elif kind.kind == "cross_entropy":
-        loss = sigmoid_focal_hard(logits, is_positive, alpha=kind.alpha, gamma=0.0)
-    elif kind.kind == "ohem":
-        loss = sigmoid_focal_hard(logits, is_positive, alpha=None, gamma=0.0)
+    if kind.kind in ("quality_focal", "varifocal"):
+        targets = ops.stop_gradient(box_ops.iou(*pairs.boxes()))
     else:
-        quality = ops.stop_gradient(box_ops.iou(*pairs.boxes()))
-        targets = ops.where(is_positive, quality[..., None], 0.0)
-        if kind.kind == "quality_focal":
-            loss = quality_focal(logits, targets, beta=kind.beta)
-        else:
-            loss = varifocal(logits, targets, alpha=kind.alpha, gamma=kind.gamma)
-    of_anchor = ops.sum(loss, axis=-1)
+        targets = ops.ones_like(pairs.deltas[..., 0])
+
+    def of_level(start: int, level: Tensor, bias: Tensor | None, labels: Tensor, targets: Tensor) -> tuple:
+        level = level if bias is None else _in_float(level, bias, logits.classes)
+        is_positive = labels[..., None] == ops.arange(logits.classes, dtype="int32")
+        loss = _of_class(level, is_positive, targets, kind)
+        observed = ops.sigmoid(ops.stop_gradient(level[:, -start % OBSERVED :: OBSERVED]))
+        return ops.sum(loss, axis=-1), ops.sum(observed, axis=-1)
+
+    # On JAX the backward pass computes the loss anew: what waits for it is the convolution's own output. On CPUs, where
+    # arithmetic takes the time, the slope computed beside the loss waits instead.
+    recomputed = keras.remat if keras.backend.backend() == "jax" else lambda function: function
+    sizes = level_sizes if len(logits.levels) > 1 else [sum(level_sizes)]
+    starts = [end - size for end, size in zip(itertools.accumulate(sizes), sizes, strict=True)]
+    of_levels = [
+        recomputed(partial(of_level, start))(
+            level, logits.bias, anchor_labels[:, start : start + size], targets[:, start : start + size]
+        )
+        for level, start, size in zip(logits.levels, starts, sizes, strict=True)
+    ]
+    losses, observed = zip(*of_levels, strict=True)
+    return ops.concatenate(losses, axis=1), ops.concatenate(observed, axis=1)
+
+
+def _in_float(level: Tensor, bias: Tensor, classes: int) -> Tensor:
+    """`retina.models.heads.predictions`; on JAX the bias' gradient is summed from the level's, in its compute dtype:
+    the logits' own would have to wait for it in float32."""
+    if keras.backend.backend() != "jax":
+        return predictions(level, bias, classes)
+
+    @ops.custom_gradient
+    def with_bias(level: Tensor, bias: Tensor) -> tuple[Tensor, Any]:
+        def gradient(upstream: Tensor) -> tuple[Tensor, Tensor]:
+            slope = ops.cast(ops.reshape(upstream, level.shape), level.dtype)
+            return slope, ops.sum(ops.cast(slope, bias.dtype), axis=(0, 1, 2))
+
+        return predictions(level, bias, classes), gradient
+
+    return with_bias(level, bias)
+
+
+def _of_class(logits: Tensor, is_positive: Tensor, quality: Tensor, kind: config.ClassificationLoss) -> Tensor:
+    """The loss of each anchor and class, [B, A, K]; `quality` [B, A] is the target of kinds that learn an overlap."""
+    if kind.kind == "focal":
+        return sigmoid_focal_hard(logits, is_positive, alpha=kind.alpha, gamma=kind.gamma)
+    if kind.kind == "cross_entropy":
+        return sigmoid_focal_hard(logits, is_positive, alpha=kind.alpha, gamma=0.0)
+    if kind.kind == "ohem":
+        return sigmoid_focal_hard(logits, is_positive, alpha=None, gamma=0.0)
+    targets = ops.where(is_positive, quality[..., None], 0.0)
+    if kind.kind == "quality_focal":
+        return quality_focal(logits, targets, beta=kind.beta)
+    return varifocal(logits, targets, alpha=kind.alpha, gamma=kind.gamma)
+
+
+def _classification_sums(
+    of_anchor: Tensor, matches: Match, kind: config.ClassificationLoss, weights: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The losses [B, A], times the `weights` [B, 1] of images, summed over all anchors that count, over the positive
+    ones among them, and over the others."""
     if weights is not None:
         of_anchor = of_anchor * weights
     if kind.kind == "ohem":
@@ -233,13 +305,11 @@ def _largest(losses: Tensor, candidates: Tensor, most: int, limit: Tensor | None
     return ops.where(ops.arange(most, dtype="int32")[None, :] < count[:, None], largest, 0.0), index
 
 
-def _background_probability(logits: Tensor, matches: Match) -> tuple[Tensor, Tensor]:
-    """σ(logit) summed over a sample of the background anchors, and the number of its terms."""
-    # Every 17th anchor: all would need a buffer as large as the logits. A prime meets each shape of a cell's anchors.
-    negative = ops.logical_not(ops.logical_or(matches.positive, matches.ignored))[:, ::17]
-    probability = ops.sum(ops.sigmoid(ops.stop_gradient(logits[:, ::17])), axis=-1)
-    count = ops.sum(ops.cast(negative, "float32")) * logits.shape[-1]
-    return ops.sum(ops.where(negative, probability, 0.0)), count
+def _background_probability(probabilities: Tensor, matches: Match, classes: int) -> tuple[Tensor, Tensor]:
+    """σ(logit) summed over the observed background anchors, of [B, ⌈A / `OBSERVED`⌉], and the number of its terms."""
+    negative = ops.logical_not(ops.logical_or(matches.positive, matches.ignored))[:, ::OBSERVED]
+    count = ops.sum(ops.cast(negative, "float32")) * classes
+    return ops.sum(ops.where(negative, probabilities, 0.0)), count
 
 
 def _positives_by_level(matches: Match, level_sizes: Sequence[int]) -> Tensor:

@@ -87,9 +87,10 @@ def _best(anchors: Tensor, boxes: Tensor, valid: Tensor, crowd: Tensor, config: 
     overlap = box_ops.iou(anchors[None, :, None, :], boxes[:, None, :, :])
     usable = ops.logical_and(valid, ops.logical_not(crowd))
     overlap = ops.where(usable[:, None, :], overlap, -1.0)
+    index = ops.cast(ops.argmax(overlap, axis=-1), "int32")
     best = {
-        "overlap": ops.max(overlap, axis=-1),
-        "index": ops.cast(ops.argmax(overlap, axis=-1), "int32"),
+        "overlap": _highest(overlap, index, anchors, boxes, usable),
+        "index": index,
         "crowded": _inside_crowd(anchors, boxes, ops.logical_and(valid, crowd), config.crowd_overlap),
     }
     if config.force_match == "ties":
@@ -102,6 +103,18 @@ def _best(anchors: Tensor, boxes: Tensor, valid: Tensor, crowd: Tensor, config: 
         best["forced"] = ops.max(forced, axis=-1)
         best["forced_index"] = ops.cast(ops.argmax(forced, axis=-1), "int32")
     return best
+
+
+def _highest(overlap: Tensor, index: Tensor, anchors: Tensor, boxes: Tensor, usable: Tensor) -> Tensor:
+    """The maximum of the overlaps [B, A, G], which lies at `index` [B, A].
+
+    Two reductions would make JAX's compiler write all overlaps to memory, where many boxes are padded. It computes that
+    of the best box once more instead.
+    """
+    if keras.backend.backend() != "jax":
+        return ops.max(overlap, axis=-1)
+    best = box_ops.iou(anchors[None], ops.take_along_axis(boxes, index[..., None], axis=1))
+    return ops.where(ops.take_along_axis(usable, index, axis=1), best, -1.0)
 
 
 def _best_of_pieces(

@@ -22,7 +22,7 @@ from retina.inference import jax_or_numpy
 from retina.models.detector import Detector
 from retina.models.objective import Sums
 from retina.training.devices import ALONE, Distribution
-from retina.training.fused_batch_norm import fuse_batch_norms
+from retina.training.fused_layers import fold_frozen_batch_norms, fuse_batch_norms, rectify_by_results
 from retina.training.update import Update
 
 Tensor = Any
@@ -121,6 +121,7 @@ class Step:
 
     def __init__(self, update: Update):
         self.update, self.detector = update, update.detector
+        fold_frozen_batch_norms(self.detector.backbone)
 
     def sync(self) -> None:
         pass
@@ -184,7 +185,7 @@ def _differentiated(update: Update, batch: Batch) -> tuple[Sums, list[Tensor]]:
 
     detector = update.detector
     with tf.GradientTape() as tape:
-        sums = detector.loss_sums(detector(batch, training=True), batch)
+        sums = detector.training_sums(batch)
         target = update.target(sums)
     return sums, tape.gradient(target, [v.value for v in detector.trainable_variables])
 
@@ -286,12 +287,15 @@ class JaxStep(Step):
         super().__init__(update)
         import jax
 
+        rectify_by_results(update.detector.backbone)
         self._mesh = None if engine is None else _Mesh(engine.device_mesh.backend_mesh)
         detector, parts, mesh = update.detector, update.parts, self._mesh
 
         def loss(trainable: list, frozen: list, batch: Batch) -> tuple[Tensor, tuple]:
-            outputs, frozen = detector.stateless_call(trainable, frozen, batch, training=True)
-            sums = detector.loss_sums(outputs, batch)
+            variables = [*detector.trainable_variables, *detector.non_trainable_variables]
+            with keras.StatelessScope(list(zip(variables, [*trainable, *frozen], strict=True))) as scope:
+                sums = detector.training_sums(batch)
+            frozen = [scope.get_current_value(v) for v in detector.non_trainable_variables]
             return update.target(sums), (sums, frozen)
 
         differentiate = jax.value_and_grad(loss, has_aux=True)
@@ -429,7 +433,7 @@ class TorchStep(Step):
     def _differentiate(self, batch: Batch) -> tuple[Sums, list[Tensor]]:
         import torch
 
-        sums = self.detector.loss_sums(self.detector(batch, training=True), batch)
+        sums = self.detector.training_sums(batch)
         target = self.update.target(sums)
         gradients = torch.autograd.grad(target, [v.value for v in self.detector.trainable_variables])
         return keras.tree.map_structure(lambda x: x.detach(), sums), list(gradients)

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from keras import ops
 
 from retina import config
-from retina.models.objective import Objective, Sums
+from retina.models.heads import predictions
+from retina.models.objective import LevelLogits, Objective, Sums
 from retina.ops.anchors import pyramid_anchors
 from tests import reference
 from tests.gradient import value_and_gradient
@@ -442,3 +443,35 @@ def test_the_order_of_an_images_boxes_never_matters():
     np.testing.assert_allclose(
         numbers(sums_of(logits, deltas, turned, anchors)), numbers(sums_of(logits, deltas, batch, anchors)), rtol=1e-6
     )
+
+
+@pytest.mark.parametrize("kind", CLASSIFICATION_LOSSES, ids=kinds)
+def test_levels_give_what_joined_logits_give(kind):
+    """Values and the gradients of each level and of the bias, observed probabilities included."""
+    random = np.random.default_rng(5)
+    shapes, anchors_per_cell, classes = ((3, 4), (2, 3), (1, 1)), 3, 2
+    sizes = [height * width * anchors_per_cell for height, width in shapes]
+    boxes = np.sort(random.uniform(0, 40, (sum(sizes), 2, 2)), axis=1).reshape(-1, 4).astype(np.float32)
+    level_anchors = np.split(boxes, np.cumsum(sizes)[:-1])
+    batch = batch_of(boxes[None, [2, 40, 56]].repeat(2, 0) + 0.1, labels=random.integers(0, 2, (2, 3)))
+    deltas = random.normal(0, 0.3, (2, sum(sizes), 4)).astype(np.float32)
+    levels = [random.normal(0, 2, (2, *shape, anchors_per_cell * classes)).astype(np.float32) for shape in shapes]
+    bias = random.normal(-1, 1, anchors_per_cell * classes).astype(np.float32)
+    objective = Objective(level_anchors, PAPER, config.Loss(classification=kind))
+
+    def total(logits):
+        sums = objective.sums({"logits": logits, "deltas": ops.convert_to_tensor(deltas)}, batch)
+        return sums.classification + ops.stop_gradient(sums.foreground + 3.0 * sums.probability + sums.sampled)
+
+    def of_level(place, value):
+        others = [value if i == place else ops.convert_to_tensor(x) for i, x in enumerate(levels)]
+        return LevelLogits(others, value if place is None else ops.convert_to_tensor(bias), classes)
+
+    def joined(logits):
+        return ops.concatenate([predictions(x, logits.bias, classes) for x in logits.levels], axis=1)
+
+    for place, value in ((None, bias), *enumerate(levels)):
+        found = value_and_gradient(lambda x, place=place: total(of_level(place, x)), value)
+        expected = value_and_gradient(lambda x, place=place: total(joined(of_level(place, x))), value)
+        for ours, wanted in zip(found, expected, strict=True):
+            np.testing.assert_allclose(ours, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())

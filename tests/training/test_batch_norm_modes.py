@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from retina.training.fused_batch_norm import fused
+from retina.training.fused_layers import fused
 from tests.training.small_step import FROZEN, MODEL, four_images, make, numbers, weights
 
 

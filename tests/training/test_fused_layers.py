@@ -1,4 +1,4 @@
-"""TensorFlow's kernel under Keras' layer: outputs, gradients and moving statistics are Keras' own."""
+"""Layers as a training step computes them: outputs, gradients and moving statistics are those of Keras."""
 
 from functools import partial
 
@@ -10,8 +10,9 @@ import tensorflow as tf
 from retina import config
 from retina.models import backbones
 from retina.models.detector import Detector
+from retina.ops import rectifier
 from retina.private_names import all_layers
-from retina.training.fused_batch_norm import fuse_batch_norms, fused, over_replicas
+from retina.training.fused_layers import _folded, fold_frozen_batch_norms, fuse_batch_norms, fused, over_replicas
 
 
 def layer(policy: str, way=None) -> keras.layers.BatchNormalization:
@@ -117,3 +118,69 @@ def test_a_detector_that_trains_is_saved_and_loaded_by_keras(tmp_path, whole: bo
         again.load_weights(tmp_path / "m.weights.h5")
     for name, value in trained(images).items():
         np.testing.assert_array_equal(again(images)[name], value)
+
+
+# ---------------------------------------------------------------------------------- frozen normalisations, and ReLUs
+
+
+def branch(bias: bool, stride: int = 1) -> keras.Model:
+    """A convolution with a frozen normalisation, and one whose result is read beside its normalisation."""
+    image = keras.Input((6, 10, 3))
+    x = keras.layers.Conv2D(8, 3, strides=stride, padding="same", use_bias=bias, name="conv")(image)
+    y = keras.layers.BatchNormalization(name="bn")(x)
+    y = both = keras.layers.Conv2D(8, 1, name="both_conv")(keras.layers.ReLU(name="relu")(y))
+    y = keras.layers.BatchNormalization(name="both_bn")(y)
+    network = keras.Model(image, keras.layers.Add(name="add")([y, both]))
+    random = np.random.default_rng(3)
+    for variable in network.variables:
+        variable.assign(
+            random.uniform(0.5, 1.5, variable.shape) * np.where(random.random(variable.shape) < 0.5, 1, 0.7)
+        )
+    for item in network.layers:
+        item.trainable = not isinstance(item, keras.layers.BatchNormalization)
+    return network
+
+
+def results(network: keras.Model, images: np.ndarray) -> list[np.ndarray]:
+    with tf.GradientTape() as tape:
+        y = network(images, training=True)
+        loss = tf.reduce_sum(tf.square(tf.cast(y, tf.float32)))
+    return [y.numpy(), *(g.numpy() for g in tape.gradient(loss, [v.value for v in network.trainable_variables]))]
+
+
+@pytest.mark.parametrize(("bias", "stride"), [(False, 2), (True, 1)])
+def test_a_folded_normalisation_gives_the_same_values_and_gradients(bias: bool, stride: int):
+    images = np.random.default_rng(4).normal(size=(2, 6, 10, 3)).astype(np.float32)
+    network = branch(bias, stride)
+    before = {variable.path: variable.numpy().copy() for variable in network.variables}
+    expected = results(network, images)
+    fold_frozen_batch_norms(network)
+    assert network.get_layer("conv").call.func is _folded and "call" not in vars(network.get_layer("both_conv"))
+    for value, wanted in zip(results(network, images), expected, strict=True):
+        np.testing.assert_allclose(value, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+    for variable in network.variables:
+        np.testing.assert_array_equal(variable.numpy(), before[variable.path])
+    # Made trainable again, it is normalised by the batch.
+    network.get_layer("bn").trainable = True
+    network(images, training=True)
+    assert not np.array_equal(network.get_layer("bn").moving_mean.numpy(), before["bn/moving_mean"])
+
+
+@pytest.mark.parametrize(("name", "folded"), [("resnet18", 20), ("keras_cv/resnet10", 12)])
+def test_every_frozen_normalisation_of_a_residual_network_is_folded(name: str, folded: int):
+    network = backbones.build(name)
+    for item in all_layers(network):
+        item.trainable = not isinstance(item, keras.layers.BatchNormalization)
+    fold_frozen_batch_norms(network)
+    norms = [item for item in network.layers if isinstance(item, keras.layers.BatchNormalization)]
+    assert len(norms) == folded and all("call" in vars(item) for item in norms)
+
+
+def test_a_rectifier_passes_gradients_where_its_result_is_not_zero():
+    x = tf.constant([-1.0, -0.0, 0.0, 0.5, 2.0])
+    for function in (rectifier.relu, rectifier._of_result):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = function(x)
+        np.testing.assert_array_equal(y, [0, 0, 0, 0.5, 2])
+        np.testing.assert_array_equal(tape.gradient(y, x), [0, 0, 0, 1, 1])
