@@ -183,9 +183,9 @@ def _classification_sums(
         quality = ops.stop_gradient(box_ops.iou(*pairs.boxes()))
         targets = ops.where(is_positive, quality[..., None], 0.0)
         if kind.kind == "quality_focal":
-            loss = quality_focal(logits, targets, beta=kind.beta)
+            loss = quality_focal(logits, targets=targets, beta=kind.beta)
         else:
-            loss = varifocal(logits, targets, alpha=kind.alpha, gamma=kind.gamma)
+            loss = varifocal(logits, targets=targets, alpha=kind.alpha, gamma=kind.gamma)
     of_anchor = ops.sum(loss, axis=-1)
     if weights is not None:
         of_anchor = of_anchor * weights

@@ -41,7 +41,7 @@ PROBE = """
 import json
 
 print(json.dumps({
-    "logistic": [part.tolist() for part in differentiate(lambda x: losses.logistic(x, 1.0), np.array([0.0]))],
+    "logistic": [part.tolist() for part in differentiate(lambda x: losses.logistic(x, targets=1.0), np.array([0.0]))],
     "shares": shares,
     "offsets": offsets.tolist(),
     "slopes": {name: differentiate(curve, offsets)[1].tolist() for name, curve in curves.items()},
