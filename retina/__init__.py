@@ -26,6 +26,9 @@ _HOMES = {
     "Config": "retina.config",
     "DetectionDataset": "retina.data.dataset",
     "Detector": "retina.models.detector",
+    "draw": "retina.drawing.notebook",
+    "load_dataset": "retina.drawing.notebook",
+    "show": "retina.drawing.notebook",
     "RetinaError": "retina.errors",
     "load_config": "retina.config:load",
 }

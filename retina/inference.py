@@ -199,6 +199,10 @@ class Predictor:
         """
         return list(self.stream(images))
 
+    def _repr_html_(self) -> str:
+        table: str = self.detector._repr_html_()
+        return table
+
     def stream(self, images: Any) -> Iterable[Detections]:
         """`predict`, an image at a time."""
         for image in each_image(images):

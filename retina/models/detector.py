@@ -24,6 +24,7 @@ from retina.models.freezing import freeze_stages
 from retina.models.heads import box_subnet, classification_subnet
 from retina.models.objective import Objective, Sums
 from retina.ops.anchors import count_per_cell, level_anchors
+from retina.output import html_table
 from retina.private_names import all_layers
 
 Tensor = Any
@@ -153,6 +154,38 @@ class Detector(keras.Model):
         # Not for Keras to compute inside its steps, which it would if it saw them.
         self.detection_metrics = SimpleNamespace(of_epoch=())
         self.build((None, None, None, 3))
+
+    @classmethod
+    def from_preset(
+        cls,
+        preset: str | Path,
+        num_classes: int | None = None,
+        class_names: Sequence[str] | None = None,
+        **arguments: Any,
+    ) -> Detector:
+        """A detector whose weights are trained.
+
+        Args:
+            preset: a run directory or a checkpoint (.npz) of one; a published detector's name
+                (`torchvision/retinanet_resnet50_fpn_v2`), fetched once; or a classifier's, whose backbone it takes
+                (`efficientnet_lite0`, `torchvision/resnet50`): see `model.init_from` and `model.weights`.
+            num_classes: K, for classes named `0`, `1`, …; in place of `class_names`.
+            class_names: K names; by default the detector's own. Rows of the classification head are taken by name,
+                those of other classes are new.
+            arguments: as of `Detector`, in place of the preset's sections.
+
+        Raises:
+            RetinaError: there is no such preset, its weights don't fit, or a classifier's classes are not given.
+        """
+        from retina.training.fine_tuning import detector_of_preset
+
+        if num_classes is not None:
+            if class_names is not None and len(class_names) != num_classes:
+                raise RetinaError(
+                    f"Detector.from_preset: num_classes is {num_classes}, class_names are {len(class_names)}; give one"
+                )
+            class_names = class_names or tuple(map(str, range(num_classes)))
+        return detector_of_preset(preset, class_names, **arguments)
 
     def build(self, shape: Any) -> None:
         features = {name: tuple(tensor.shape) for name, tensor in self.backbone.output.items()}
@@ -473,6 +506,20 @@ class Detector(keras.Model):
         from retina.export.exporting import export_detector
 
         export_detector(self, filepath, format, **settings)
+
+    def _repr_html_(self) -> str:
+        model, inference = self.sections.model, self.sections.inference
+        return html_table(
+            f"Detector {self.name}",
+            {
+                "classes": ", ".join(self.class_names),
+                "backbone": model.backbone,
+                "weights": f"{self.count_params():,}",
+                "precision": self.dtype_policy.name,
+                "boxes": self.convention.box_format,
+                "detections": f"scores above {inference.score_threshold:g}, up to {inference.max_detections} an image",
+            },
+        )
 
     def get_config(self) -> dict[str, Any]:
         sections = {name: section.model_dump(mode="json") for name, section in self.sections._asdict().items()}

@@ -331,7 +331,7 @@ def source(x: Any, y: Any, convention: Convention, weights: Any = None) -> Any:
     for name, value in (("y", y), ("sample_weight", weights)):
         if value is not None and not arrays:
             raise RetinaError(
-                f"{name}: it has no effect beside {type(x).__name__}, whose elements hold it; leave it out"
+                f"{name}: it has no effect beside {type(x).__name__}, whose elements hold it; leave {name} out"
             )
     if arrays:
         return checked_batch(x, y, convention, weights)

@@ -258,6 +258,30 @@ def test_saving_and_loading_by_keras(detector, tmp_path):
     assert loaded.get_config() == detector.get_config()
 
 
+@pytest.mark.parametrize("way", ["clone_model", "save_weights", "tf.train.Checkpoint"])
+def test_weights_go_to_another_detector(detector, way, tmp_path):
+    """`clone_model` gives another of the same configuration; the optimizer goes with TensorFlow's checkpoints."""
+    detector.compile(optimizer=keras.optimizers.Adam(0.25))
+    detector.optimizer.build(detector.trainable_variables)
+    detector.optimizer.iterations.assign(7)
+    other = keras.models.clone_model(detector)
+    assert other.get_config() == detector.get_config()
+    if way == "clone_model":
+        other.set_weights(detector.get_weights())
+    elif way == "save_weights":
+        detector.save_weights(tmp_path / "m.weights.h5")
+        other.load_weights(tmp_path / "m.weights.h5")
+    else:
+        tf = pytest.importorskip("tensorflow")
+        path = tf.train.Checkpoint(model=detector, optimizer=detector.optimizer).save(str(tmp_path / "c"))
+        other.compile(optimizer=keras.optimizers.Adam(0.125))
+        other.optimizer.build(other.trainable_variables)
+        tf.train.Checkpoint(model=other, optimizer=other.optimizer).restore(path).assert_consumed()
+        assert int(other.optimizer.iterations) == 7 and float(other.optimizer.learning_rate) == 0.25
+    for ours, theirs in zip(detector.weights, other.weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_fit_lowers_the_loss_and_reports_the_objective():
     import tensorflow as tf
 
