@@ -183,7 +183,7 @@ class Dataset:
         return html_table(self.table.name, {**figures, **{f"boxes of {name}": n for name, n in per_class.items()}})
 
 
-def _boxes(fields: Any, where: str) -> dict[str, np.ndarray]:
+def _boxes(fields: Any, where: str) -> dict[str, Any]:
     """`boxes`, `labels` and `scores` (or None) of detections or ground truth in any form that `draw` takes."""
     if fields is None:
         return {"boxes": np.zeros((0, 4)), "labels": np.zeros(0, int), "scores": None}
@@ -202,8 +202,9 @@ def _boxes(fields: Any, where: str) -> dict[str, np.ndarray]:
             f"{list(labels.shape)}; give those of several images to retina.show"
         )
     used = labels >= 0
-    if given.get("num_detections") is not None:
-        used &= np.arange(len(labels)) < int(given["num_detections"])
+    count = given.get("num_detections")
+    if count is not None:
+        used &= np.arange(len(labels)) < int(count)
     return {
         "boxes": boxes[used],
         "labels": labels[used].astype(int),

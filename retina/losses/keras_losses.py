@@ -90,7 +90,7 @@ class _OfLogits(_Loss):
         label_smoothing: the share of each target that is spread evenly over the classes (of a binary one: 0 and 1).
     """
 
-    settings = ("from_logits", "label_smoothing")
+    settings: tuple[str, ...] = ("from_logits", "label_smoothing")
 
     def __init__(self, from_logits: bool = True, label_smoothing: float = 0.0, **kwargs: Any):
         super().__init__(**kwargs)
