@@ -106,17 +106,17 @@ def write_assessment(
 
 
 def prediction_sheet(dataset: DetectionDataset, detections: DetectionTable, pictures: int) -> np.ndarray:
-    """Return evenly spread images with their detections of score at least 0.4, side by side."""
-    rows = _spread(len(dataset), pictures)
-    return contact_sheet([_picture(dataset, detections, row) for row in rows], columns=min(3, len(rows)))
+    """Return evenly spread images with their detections of score at least 0.4 and their ground truth, dashed."""
+    shown = [picture for _, picture in pictures_with_truth(dataset, detections, pictures)]
+    return contact_sheet(shown, columns=min(3, len(shown)))
 
 
 def pictures_with_truth(
     dataset: DetectionDataset, detections: DetectionTable, pictures: int
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the images of `prediction_sheet`, each with its row, and with its ground truth drawn as well."""
+    """Yield the images of `prediction_sheet`, each with its row."""
     for row in _spread(len(dataset), pictures):
-        yield row, _picture(dataset, detections, row, truth=True)
+        yield row, _picture(dataset, detections, row)
 
 
 def _spread(count: int, pictures: int) -> list[int]:
@@ -141,7 +141,7 @@ def _save(path: Path, picture: np.ndarray) -> None:
         Image.fromarray(picture).save(temporary, format="PNG")
 
 
-def _picture(dataset: DetectionDataset, detections: DetectionTable, row: int, truth: bool = False) -> np.ndarray:
+def _picture(dataset: DetectionDataset, detections: DetectionTable, row: int) -> np.ndarray:
     shown = (detections.image == row) & (detections.scores >= SHOWN_SCORE)
     there = slice(dataset.offsets[row], dataset.offsets[row + 1])
     return draw(
@@ -150,8 +150,8 @@ def _picture(dataset: DetectionDataset, detections: DetectionTable, row: int, tr
         detections.labels[shown],
         dataset.class_names,
         scores=detections.scores[shown],
-        truth_boxes=dataset.boxes[there] if truth else None,
-        truth_labels=dataset.labels[there] if truth else None,
+        truth_boxes=dataset.boxes[there],
+        truth_labels=dataset.labels[there],
     )
 
 

@@ -12,6 +12,7 @@ from retina import config
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import DetectionTable
 from retina.data.ground_truth import ground_truth, results
+from retina.data.images import table_image
 from retina.drawing.evaluation_files import (
     prediction_sheet,
     surroundings,
@@ -19,6 +20,7 @@ from retina.drawing.evaluation_files import (
     write_evaluation,
     write_score,
 )
+from retina.drawing.pictures import contact_sheet, draw
 from retina.drawing.prediction_files import write_predictions
 from retina.errors import RetinaError
 from retina.evaluation import coco
@@ -104,6 +106,10 @@ def test_pictures_show_what_scores_at_least_forty_percent():
     )
     np.testing.assert_array_equal(hidden, none)
     assert (shown != none).any()
+    # The ground truth is drawn as well.
+    data, nothing = dataset(1), np.zeros((0, 4), np.float32)
+    plain = draw(table_image(data, 0), nothing, np.zeros(0, np.int64), data.class_names)
+    assert none.shape == contact_sheet([plain], 1).shape and (none != contact_sheet([plain], 1)).any()
 
 
 # --------------------------------------------------------------------------------------------------- assessments
