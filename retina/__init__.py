@@ -22,16 +22,20 @@ _VERBS = (
 
 # The things that verbs take and give, and where they stand.
 _HOMES = {
+    "CocoMetrics": "retina.inference",
     "Config": "retina.config",
     "DetectionDataset": "retina.data.dataset",
     "Detector": "retina.models.detector",
+    "draw": "retina.drawing.notebook",
+    "load_dataset": "retina.drawing.notebook",
+    "show": "retina.drawing.notebook",
     "RetinaError": "retina.errors",
     "load_config": "retina.config:load",
 }
 
 # Rooms that can be used as `retina.losses` after `import retina` alone; `export` is a verb as well.
 _ROOMS = ("config", "data", "evaluation", "export", "losses", "models", "ops", "runs", "training")
-_HEAVY = ("Detector", "losses", "models", "ops", "training")
+_HEAVY = ("CocoMetrics", "Detector", "losses", "models", "ops", "training")
 
 __all__ = ["__version__", "export", "losses", *_VERBS, *_HOMES]
 

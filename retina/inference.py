@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import keras
 import numpy as np
 
-from retina.config import Config, Data
+from retina.config import Config, Data, Evaluation
 from retina.data.batches.evaluation import canvas_image, translated
 from retina.data.dataset import DetectionDataset
-from retina.data.detections import DetectionTable, concatenate
+from retina.data.detections import DetectionTable, concatenate, to_xywh
+from retina.data.ground_truth import GroundTruth, Results
 from retina.data.images import as_configured, load_image
 from retina.errors import RetinaError
+from retina.evaluation.coco import evaluate_as
 from retina.models.detector import Detector
 
 Batch = dict[str, Any]
@@ -82,6 +85,92 @@ def _table(detections: dict[str, np.ndarray], index: np.ndarray) -> DetectionTab
     return DetectionTable(rows[keep], *(detections[name][keep] for name in ("boxes", "scores", "labels")))
 
 
+@keras.saving.register_keras_serializable("retina")
+class CocoMetrics(keras.metrics.Metric):
+    """COCO's figures of detections, by the evaluator of `retina evaluate`, once all images are in.
+
+    `detector.compile(metrics=[retina.CocoMetrics()])` makes `evaluate` report `AP`, `AP50`, …, and `fit` `val_AP`, … of
+    its validation data, which callbacks take: `keras.callbacks.EarlyStopping(monitor="val_AP", mode="max")`. Areas are
+    those on the images that the detector is given.
+
+    Args:
+        evaluation: section of `retina.Config`: limits, areas and engine.
+        name: as of any metric.
+
+    Example: a single box, found with any score, gives AP 1.
+    """
+
+    of_detections = True
+
+    def __init__(self, evaluation: Evaluation = Evaluation(), name: str = "coco", **kwargs: Any):  # noqa: B008 - frozen
+        super().__init__(name=name, **kwargs)
+        self.evaluation = evaluation
+        self.reset_state()
+
+    def reset_state(self) -> None:
+        # Not a list of arrays: Keras would track it.
+        self._rows = SimpleNamespace(images=0, truth=(), detected=())
+
+    def update_state(self, y_true: Batch, y_pred: Batch, sample_weight: Any = None) -> None:
+        """Take in a batch.
+
+        Args:
+            y_true: `boxes` [B, G, 4] xyxy pixels, `labels` [B, G], -1 in empty slots or with `valid` [B, G]; `crowd`.
+            y_pred: `boxes` [B, D, 4] xyxy pixels, `scores`, `labels` [B, D] and `num_detections` [B].
+
+        Raises:
+            RetinaError: there are weights.
+        """
+        if sample_weight is not None:
+            raise RetinaError("CocoMetrics: sample_weight: it has no effect on COCO's figures; leave it out")
+        true, found = ({k: keras.ops.convert_to_numpy(v) for k, v in fields.items()} for fields in (y_true, y_pred))
+        labels = true["labels"]
+        valid = true.get("valid", labels >= 0)
+        image, slot = np.nonzero(valid)
+        crowd = true.get("crowd", np.zeros_like(valid))[image, slot]
+        rows = self._rows
+        rows.truth += ((image + rows.images, true["boxes"][image, slot], labels[image, slot], crowd),)
+        image, slot = np.nonzero(np.arange(found["scores"].shape[1])[None] < found["num_detections"][:, None])
+        fields = (found[name][image, slot] for name in ("boxes", "scores", "labels"))
+        rows.detected += ((image + rows.images, *fields),)
+        rows.images += len(labels)
+
+    def result(self) -> dict[str, float]:
+        """`AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl`, fractions, -1 where no box defines them.
+
+        Raises:
+            RetinaError: there were no images.
+        """
+        rows = self._rows
+        if not rows.images:
+            raise RetinaError("CocoMetrics: expected images, got none; give data of at least one batch")
+        image, boxes, labels, crowd = (np.concatenate(part) for part in zip(*rows.truth, strict=True))
+        where, places, scores, classes = (np.concatenate(part) for part in zip(*rows.detected, strict=True))
+        count = int(max(labels.max(initial=0), classes.max(initial=0))) + 1
+        xywh, names = to_xywh(boxes), tuple(map(str, range(count)))
+        truth = GroundTruth(
+            name="validation data",
+            class_names=names,
+            category_ids=tuple(range(count)),
+            image_ids=tuple(range(rows.images)),
+            image=image,
+            boxes=xywh,
+            labels=labels,
+            crowd=crowd,
+            difficult=np.zeros(len(labels), bool),
+            areas=xywh[:, 2] * xywh[:, 3],
+        )
+        detections = Results("detections", where, to_xywh(places), scores, classes)
+        return evaluate_as(self.evaluation, truth, detections).metrics
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "evaluation": self.evaluation.model_dump(mode="json")}
+
+    @classmethod
+    def from_config(cls, values: dict[str, Any]) -> CocoMetrics:
+        return cls(**{**values, "evaluation": Evaluation.model_validate(values["evaluation"])})
+
+
 class Predictor:
     """A trained detector with its preprocessing: what `retina.load` returns.
 
@@ -109,6 +198,10 @@ class Predictor:
                 uint8.
         """
         return list(self.stream(images))
+
+    def _repr_html_(self) -> str:
+        table: str = self.detector._repr_html_()
+        return table
 
     def stream(self, images: Any) -> Iterable[Detections]:
         """`predict`, an image at a time."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -91,3 +92,13 @@ def bar(title: str) -> Watch:
         return track(items, title, count, console=terminal, transient=True, disable=not terminal.is_terminal)
 
     return watch
+
+
+def html_table(title: str, rows: Mapping[str, Any]) -> str:
+    """A table of names and values, as a notebook shows an object."""
+
+    def text(value: Any) -> str:
+        return html.escape(f"{value:g}" if isinstance(value, float) else str(value))
+
+    lines = (f"<tr><td>{text(name)}</td><td>{text(value)}</td></tr>" for name, value in rows.items())
+    return f"<table><caption>{text(title)}</caption>{''.join(lines)}</table>"

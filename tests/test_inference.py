@@ -12,7 +12,7 @@ from retina import config
 from retina.data.batches.evaluation import evaluation_batches
 from retina.data.dataset import DetectionDataset
 from retina.errors import RetinaError
-from retina.inference import Detections, Predictor, build_detector, detect
+from retina.inference import CocoMetrics, Detections, Predictor, build_detector, detect
 
 SETTINGS = config.parse(
     {
@@ -218,3 +218,54 @@ def test_a_detector_for_a_checkpoint_needs_no_preset():
     detector = build_detector(with_preset, ("a",), load_weights=False)
     assert detector.class_names == ("a",)
     assert detector.sections.model.weights == "resnet50_imagenet"
+
+
+# ---------------------------------------------------------------------------------------------------------- CocoMetrics
+
+BOX, FAR = [10.0, 10, 60, 60], [100.0, 100, 150, 150]
+
+
+def batch_of_boxes(*images, fields=("boxes", "labels")):
+    """Padded fields of images, each a list of (box, label) or (box, label, score)."""
+    width = max(map(len, images), default=0)
+    boxes = np.full((len(images), width, 4), -1, np.float32)
+    rest = [np.full((len(images), width), -1, kind) for kind in (np.int64, np.float32)]
+    for row, image in enumerate(images):
+        for slot, (box, *values) in enumerate(image):
+            boxes[row, slot] = box
+            for field, value in zip(rest, values, strict=False):
+                field[row, slot] = value
+    return {"boxes": boxes, "labels": rest[0], "scores": rest[1], "num_detections": np.array(list(map(len, images)))}
+
+
+def test_coco_metrics_by_hand():
+    """A class that is found, one that is not, a false alarm after the hit, an image without anything."""
+    metric = CocoMetrics()
+    metric.update_state(batch_of_boxes([(BOX, 0), (FAR, 1)]), batch_of_boxes([(BOX, 0, 0.9), (FAR, 0, 0.8)]))
+    metric.update_state(batch_of_boxes([]), batch_of_boxes([]))
+    np.testing.assert_allclose([metric.result()["AP"], metric.result()["AR100"]], 0.5, rtol=1e-9)
+    # Of the third image's two boxes of class 0 none is found: 2 of 3 are missing.
+    metric.update_state(batch_of_boxes([(BOX, 0), (FAR, 0)]), batch_of_boxes([]))
+    np.testing.assert_allclose(metric.result()["AR100"], (1 / 3 + 0) / 2)
+    metric.reset_state()
+    metric.update_state(batch_of_boxes([(BOX, 2)]), batch_of_boxes([(BOX, 2, 0.1)]))
+    np.testing.assert_allclose([metric.result()["AP50"], metric.result()["APs"]], [1, -1], rtol=1e-9)
+
+
+def test_coco_metrics_of_our_batches():
+    """Slots by `valid`; a crowd is neither a hit nor a miss."""
+    metric = CocoMetrics()
+    true = batch_of_boxes([(BOX, 0), (FAR, 0), (FAR, 0)])
+    true |= {"valid": np.array([[True, True, False]]), "crowd": np.array([[False, True, False]])}
+    metric.update_state(true, batch_of_boxes([(BOX, 0, 0.1), (FAR, 0, 0.9)]))
+    np.testing.assert_allclose([metric.result()["AP"], metric.result()["AR1"]], [1, 0], rtol=1e-9)
+
+
+def test_coco_metrics_serialise_and_refuse():
+    metric = CocoMetrics(config.Evaluation(max_detections=(1, 5)), name="mine")
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(metric))
+    assert again.get_config() == metric.get_config() and again.evaluation.max_detections == (1, 5)
+    with pytest.raises(RetinaError, match="CocoMetrics: expected images, got none"):
+        metric.result()
+    with pytest.raises(RetinaError, match="CocoMetrics: sample_weight"):
+        metric.update_state({}, {}, np.ones(1))

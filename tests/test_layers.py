@@ -55,9 +55,16 @@ FREE_NAMES = ("retina.commands.", "retina.data.formats.")
 LATE: dict[tuple[str, str], str] = {
     ("retina.export", "retina.export.exporting"): "calling the package brings in Keras, importing it must not",
     ("retina.models.detector", "retina.export.exporting"): "a Keras model is exported by a method of its own",
+    (
+        "retina.models.detector",
+        "retina.training.fine_tuning",
+    ): "a Keras model of a preset is made by its class",
 }
 # Late imports that reach up: methods that Keras' users call on a model. They close circles that nobody walks.
-REACHING_UP = {("retina.models.detector", "retina.export.exporting")}
+REACHING_UP = {
+    ("retina.models.detector", "retina.export.exporting"),
+    ("retina.models.detector", "retina.training.fine_tuning"),
+}
 
 
 class Import(NamedTuple):

@@ -81,14 +81,9 @@ def export(
     Raises:
         RetinaError: no such run, checkpoint or data; the place is taken; or a setting without effect.
     """
-    precision = _checked_precision(format, precision)
-    if raw and format != "onnx":
-        raise RetinaError(f"--raw: it has no effect on {format}, which has a signature `raw`; leave it out")
+    precision = _checked_precision(format, precision, raw)
     out = Path(out) if out is not None else _default_out(Path(run), format, precision, raw)
-    if out.exists():
-        raise RetinaError(
-            f"{out}: expected a place for the export, there is something; remove it or choose another --out"
-        )
+    _refuse_taken(out)
     if keras.backend.backend() != "tensorflow":
         return _in_child(run, format, out, precision, raw, checkpoint, split, certify_images, overrides)
     check_sections(overrides, ("data", "export", "inference"), "an export")
@@ -162,11 +157,8 @@ def export_detector(
     if format not in kinds:
         raise RetinaError(f"Detector.export: expected a format of {', '.join(kinds)}, got {format!r}; choose one")
     kind, path = kinds[format], Path(path)
-    precision = _checked_precision(kind, precision)
-    if raw and kind != "onnx":
-        raise RetinaError(f"Detector.export: raw=True has no effect on {format}, which has a signature `raw`")
-    if path.exists():
-        raise RetinaError(f"{path}: expected a place for the export, there is something; remove it or choose another")
+    precision = _checked_precision(kind, precision, raw)
+    _refuse_taken(path)
     if resize is None:
         size = detector.image_size
         if size is None:
@@ -177,8 +169,16 @@ def export_detector(
         resize = configuration.Resize(short=min(size), long=max(size), multiple=32)
     predictor = Predictor(detector, _config_of(detector, resize, orientation))
     about: dict[str, Any] = {"category_ids": category_ids, **({"raw": True} if raw else {})}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write(predictor, kind, path, precision, about, representative)
+    partial = path.with_name(f".partial.{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove(partial)
+        _write(predictor, kind, partial, precision, about, representative)
+        partial.rename(path)
+    except OSError as error:
+        raise RetinaError(f"{path}: cannot write the export: {error.strerror or error}; choose another place") from None
+    finally:
+        _remove(partial)
 
 
 def _config_of(detector: Detector, resize: configuration.Resize, orientation: str) -> configuration.Config:
@@ -230,7 +230,16 @@ def _representative(config: configuration.Config) -> list[np.ndarray]:
     return [table_image(dataset, row) for row in range(len(dataset))]
 
 
-def _checked_precision(format: Format, precision: Precision | None) -> Precision | None:
+def _refuse_taken(out: Path) -> None:
+    if out.exists():
+        raise RetinaError(
+            f"{out}: expected a place for the export, there is something; remove it or choose another --out"
+        )
+
+
+def _checked_precision(format: Format, precision: Precision | None, raw: bool) -> Precision | None:
+    if raw and format != "onnx":
+        raise RetinaError(f"--raw: it has no effect on {format}, which has a signature `raw`; leave it out")
     if precision is not None and precision not in _PRECISIONS[format]:
         offered = ", ".join(_PRECISIONS[format]) or "none, it keeps the training's"
         raise RetinaError(f"--precision {precision}: it has no effect on {format}; it takes {offered}")

@@ -151,7 +151,9 @@ def _candidates(
     top, pairs = tf.math.top_k(tf.reshape(logits, [tf.shape(logits)[0], -1]), pair_count)
     rows = tf.gather(rows, pairs // classes, batch_dims=1)
     boxes = _decode(tf.gather(anchors, rows), tf.gather(deltas, rows, batch_dims=1), sections.anchors)
-    return boxes, tf.where(top > logit(inference.score_threshold), top, -math.inf), pairs % classes
+    finite = tf.reduce_sum(tf.abs(boxes), axis=-1) < math.inf
+    above = tf.logical_and(top > logit(inference.score_threshold), finite)
+    return boxes, tf.where(above, top, -math.inf), pairs % classes
 
 
 def _decode(anchors: tf.Tensor, deltas: tf.Tensor, section: config.Anchors) -> tf.Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 from keras import ops
 
+from retina.losses.arguments import floats
 from retina.ops import boxes as box_ops
 
 Tensor = Any
@@ -19,12 +20,12 @@ def huber(prediction: Tensor, target: Tensor, *, delta: float) -> Tensor:
     """Huber loss (Huber 1964), elementwise: ½e² where |e| ≤ δ, else δ·(|e| - ½δ). Equals δ · smooth_l1(β = δ).
 
     Args:
-        prediction, target: [...] float, broadcast against each other.
+        prediction, target: [...] numbers, broadcast against each other.
         delta: the error at which it turns linear, above 0.
 
     Example: δ = 1 and errors 0.5 and 3 give 0.125 and 2.5.
     """
-    error = prediction - target
+    error = _error(prediction, target)
     inner = ops.clip(error, -delta, delta)
     return inner * (error - 0.5 * inner)
 
@@ -42,7 +43,7 @@ def l1(prediction: Tensor, target: Tensor) -> Tensor:
 
     Example: errors 0.1 and -1 give 0.1 and 1.
     """
-    return ops.abs(prediction - target)
+    return ops.abs(_error(prediction, target))
 
 
 def giou_loss(prediction: Tensor, target: Tensor) -> Tensor:
@@ -56,6 +57,7 @@ def giou_loss(prediction: Tensor, target: Tensor) -> Tensor:
 
     Example: (0, 0, 2, 2) and (1, 1, 3, 3): IoU 1/7, hull 9, union 7, so 1 - (1/7 - 2/9) = 1.07937.
     """
+    prediction, target = _pair(prediction, target)
     overlap, union = _overlap(prediction, target)
     sides = _hull_sides(prediction, target)
     hull = sides[..., 0] * sides[..., 1]
@@ -76,6 +78,7 @@ def diou_loss(prediction: Tensor, target: Tensor) -> Tensor:
 
     Example: (0, 0, 2, 2) and (1, 1, 3, 3): IoU 1/7, ρ² = 2, c² = 18, so 1 - 1/7 + 1/9 = 0.96825.
     """
+    prediction, target = _pair(prediction, target)
     overlap, union = _overlap(prediction, target)
     return _zero_if_equal(1.0 - overlap + _centre_distance(prediction, target), prediction, target, union)
 
@@ -97,12 +100,24 @@ def ciou_loss(prediction: Tensor, target: Tensor) -> Tensor:
     Example: (0, 0, 2, 2) and (0, 0, 4, 2): IoU 1/2, ρ² = 1, c² = 20, v = 4/π²·(atan 2 - atan 1)² = 0.041957,
     α = 0.077415, so 1/2 + 1/20 + 0.003248 = 0.55325.
     """
+    prediction, target = _pair(prediction, target)
     overlap, union = _overlap(prediction, target)
     aspect = (4.0 / math.pi**2) * ops.square(_aspect_angle(target) - _aspect_angle(prediction))
     total = 1.0 - overlap + aspect
     alpha = ops.stop_gradient(aspect / ops.where(total > 0, total, 1.0))
     loss = 1.0 - overlap + _centre_distance(prediction, target) + alpha * aspect
     return _zero_if_equal(loss, prediction, target, union)
+
+
+def _pair(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Both as tensors of the prediction's dtype."""
+    prediction = floats(prediction)
+    return prediction, floats(target, prediction.dtype)
+
+
+def _error(prediction: Tensor, target: Tensor) -> Tensor:
+    prediction, target = _pair(prediction, target)
+    return prediction - target
 
 
 def _overlap(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

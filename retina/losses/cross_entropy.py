@@ -6,32 +6,36 @@ from typing import Any
 
 from keras import ops
 
+from retina.losses.arguments import floats, smoothed
 from retina.losses.labels import class_targets, nan_unless
 
 Tensor = Any
 
 
-def logistic(logits: Tensor, targets: Tensor) -> Tensor:
+def logistic(logits: Tensor, *, targets: Tensor) -> Tensor:
     """Logistic loss, or binary cross-entropy (Cox 1958, "The regression analysis of binary sequences"), elementwise.
 
     With p = σ(x): L = -y·log p - (1-y)·log(1-p), written with softplus: finite and exact at any logit.
 
     Args:
         logits: [...] float.
-        targets: [...] in [0, 1] (not ±1), broadcast against `logits`.
+        targets: [...] in [0, 1] (not ±1), broadcast against `logits`. By name: Keras calls its losses with the targets
+            first, and would exchange the two; in `compile` stands `retina.losses.Logistic()`.
 
     Example: x = 0 gives ln 2 = 0.69315 for any y; x = ln 3 and y = 1, so p = 3/4, give ln(4/3) = 0.28768.
     """
-    targets = ops.cast(targets, logits.dtype)
+    logits = floats(logits)
+    targets = floats(targets, logits.dtype)
     return targets * ops.softplus(-logits) + (1.0 - targets) * ops.softplus(logits)
 
 
-def softmax_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+def softmax_cross_entropy(logits: Tensor, *, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Cross-entropy of softmax probabilities (Bridle 1990), per sample: -Σ_k y_k·log p_k, from log-softmax.
 
     Args:
         logits: [..., K] float.
-        targets: labels [...] in 0..K-1, or a distribution [..., K].
+        targets: labels [...] in 0..K-1, or a distribution [..., K]. By name, as of `logistic`.
+        label_smoothing: the share of each target that is spread evenly over the classes.
 
     Returns:
         [...].
@@ -42,5 +46,7 @@ def softmax_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
     Example: logits (ln 3, 0) make p = (3/4, 1/4): label 0 gives ln(4/3) = 0.28768, label 1 gives ln 4 = 1.38629.
     """
+    logits = floats(logits)
     targets, legal = class_targets(logits, targets, "softmax_cross_entropy")
+    targets = smoothed(targets, label_smoothing, logits.shape[-1])
     return nan_unless(legal, -ops.sum(targets * ops.log_softmax(logits, axis=-1), axis=-1))

@@ -9,13 +9,14 @@ from typing import Any
 from keras import ops
 
 from retina.errors import RetinaError
+from retina.losses.arguments import floats, smoothed
 from retina.losses.cross_entropy import logistic
 from retina.losses.labels import class_targets, nan_unless
 
 Tensor = Any
 
 
-def sigmoid_focal(logits: Tensor, targets: Tensor, *, alpha: float | None, gamma: float) -> Tensor:
+def sigmoid_focal(logits: Tensor, *, targets: Tensor, alpha: float | None, gamma: float) -> Tensor:
     """α-balanced focal loss on sigmoid probabilities, elementwise.
 
     With p = σ(x): FL = -y·α·(1-p)^γ·log p - (1-y)·(1-α)·p^γ·log(1-p); without α both weights are 1. γ = 0 is
@@ -26,13 +27,14 @@ def sigmoid_focal(logits: Tensor, targets: Tensor, *, alpha: float | None, gamma
 
     Args:
         logits: [...] float.
-        targets: [...] in [0, 1], broadcast against `logits`.
+        targets: [...] in [0, 1], broadcast against `logits`. By name, as of `logistic`.
         alpha: weight of y = 1, in [0, 1]; None for no balancing.
         gamma: focusing exponent, at least 0.
 
     Example: x = 0, y = 1, α = 0.25, γ = 2 gives 0.25 · 0.5² · ln 2 = 0.04332.
     """
-    targets = ops.cast(targets, logits.dtype)
+    logits = floats(logits)
+    targets = floats(targets, logits.dtype)
     positive, negative = (1.0, 1.0) if alpha is None else (alpha, 1.0 - alpha)
     return positive * targets * _focal_term(-logits, gamma) + negative * (1.0 - targets) * _focal_term(logits, gamma)
 
@@ -44,7 +46,12 @@ def sigmoid_focal_hard(logits: Tensor, is_positive: Tensor, *, alpha: float | No
 
 
 def softmax_focal(
-    logits: Tensor, targets: Tensor, *, gamma: float, alpha: float | Sequence[float] | None = None
+    logits: Tensor,
+    *,
+    targets: Tensor,
+    gamma: float,
+    alpha: float | Sequence[float] | None = None,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
     """Focal loss on softmax probabilities, per sample: -Σ_k y_k·α_k·(1-p_k)^γ·log p_k.
 
@@ -54,9 +61,10 @@ def softmax_focal(
 
     Args:
         logits: [..., K] float, K at least 2.
-        targets: labels [...] in 0..K-1, or a distribution [..., K].
+        targets: labels [...] in 0..K-1, or a distribution [..., K]. By name, as of `logistic`.
         gamma: focusing exponent, at least 0.
         alpha: the weight of every class, or one for each [K], at least 0; None for 1.
+        label_smoothing: the share of each target that is spread evenly over the classes.
 
     Returns:
         [...].
@@ -69,12 +77,14 @@ def softmax_focal(
     Example: logits (ln 3, 0) make p = (3/4, 1/4): with γ = 2, label 0 gives (1/4)² · ln(4/3) = 0.01798 and label 1
     gives (3/4)² · ln 4 = 0.77979.
     """
+    logits = floats(logits)
     if logits.shape[-1] < 2:
         raise RetinaError(
             f"softmax_focal: expected logits of at least 2 classes, got {logits.shape[-1]}; "
             "use sigmoid_focal for a single class"
         )
     weights, legal = class_targets(logits, targets, "softmax_focal")
+    weights = smoothed(weights, label_smoothing, logits.shape[-1])
     if alpha is not None:
         of_class = ops.convert_to_tensor(alpha, dtype=logits.dtype)
         if tuple(of_class.shape) not in ((), (logits.shape[-1],)):
@@ -86,7 +96,7 @@ def softmax_focal(
     return nan_unless(legal, ops.sum(weights * _focal_term(_log_odds_against(logits), gamma), axis=-1))
 
 
-def quality_focal(logits: Tensor, targets: Tensor, *, beta: float) -> Tensor:
+def quality_focal(logits: Tensor, *, targets: Tensor, beta: float) -> Tensor:
     """Quality focal loss (Li et al. 2020, arXiv:2006.04388, eq. 3), elementwise.
 
     With p = σ(x): QFL = -|y - p|^β·((1-y)·log(1-p) + y·log p). The target is a quality, in a detector the IoU of the
@@ -95,13 +105,14 @@ def quality_focal(logits: Tensor, targets: Tensor, *, beta: float) -> Tensor:
 
     Args:
         logits: [...] float.
-        targets: [...] in [0, 1], broadcast against `logits`; no gradient passes to them.
+        targets: [...] in [0, 1], broadcast against `logits`, by name; no gradient passes to them.
         beta: focusing exponent, at least 0; the paper takes 2. 0 is binary cross-entropy.
 
     Example: x = 0 and y = 3/4 with β = 2 give (1/4)² · ln 2 = 0.04332.
     """
-    targets = ops.stop_gradient(ops.cast(targets, logits.dtype))
-    cross_entropy = logistic(logits, targets)
+    logits = floats(logits)
+    targets = ops.stop_gradient(floats(targets, logits.dtype))
+    cross_entropy = logistic(logits, targets=targets)
     if beta == 0:
         return cross_entropy
     # y - p in a form that loses nothing at y = 0 and 1, where p may round to them.
@@ -113,7 +124,7 @@ def quality_focal(logits: Tensor, targets: Tensor, *, beta: float) -> Tensor:
     return ops.where(exact, 0.0, weight) * cross_entropy
 
 
-def varifocal(logits: Tensor, targets: Tensor, *, alpha: float, gamma: float) -> Tensor:
+def varifocal(logits: Tensor, *, targets: Tensor, alpha: float, gamma: float) -> Tensor:
     """Varifocal loss (Zhang et al. 2021, arXiv:2008.13367, eq. 2), elementwise.
 
     With p = σ(x): -q·(q·log p + (1-q)·log(1-p)) where q > 0, and -α·p^γ·log(1-p) where q = 0. Only negatives are
@@ -121,14 +132,15 @@ def varifocal(logits: Tensor, targets: Tensor, *, alpha: float, gamma: float) ->
 
     Args:
         logits: [...] float.
-        targets: [...] qualities q in [0, 1], broadcast against `logits`; no gradient passes to them.
+        targets: [...] qualities q in [0, 1], broadcast against `logits`, by name; no gradient passes to them.
         alpha: weight of the negatives; the paper takes 0.75.
         gamma: focusing exponent of the negatives, at least 0; the paper takes 2.
 
     Example: x = 0: q = 0.8 gives 0.8 · ln 2 = 0.55452; q = 0, α = 0.75, γ = 2 give 0.75 · (1/2)² · ln 2 = 0.12997.
     """
-    targets = ops.stop_gradient(ops.cast(targets, logits.dtype))
-    return ops.where(targets > 0, targets * logistic(logits, targets), alpha * _focal_term(logits, gamma))
+    logits = floats(logits)
+    targets = ops.stop_gradient(floats(targets, logits.dtype))
+    return ops.where(targets > 0, targets * logistic(logits, targets=targets), alpha * _focal_term(logits, gamma))
 
 
 def _log_odds_against(logits: Tensor) -> Tensor:

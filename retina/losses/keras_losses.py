@@ -2,10 +2,13 @@
 
 `y_true` comes first, as everywhere in Keras. As Keras' own do, an elementwise loss averages over the last axis, [B, K]
 to [B], so that `sample_weight`, `class_weight` and masks weigh samples; then comes `reduction`, by default the mean
-over the samples. A detector's sum over anchors and classes is the function's, `retina.losses.sigmoid_focal(...)`, which
-reduces nothing. Labels may be [B] or [B, 1]. Keras turns targets into floats before a loss sees them, so labels are
-exact up to 2²⁴. A label that a loss refuses is a loss of NaN in `fit`, where nothing can be raised; targets of another
-shape are refused everywhere.
+over the samples: the mean over all B·K numbers, which code that averages them all at once has as well. With
+`reduction="sum"` it is the sum of B means; times K, the sum over all numbers. A detector's sum over anchors and
+classes, divided by its positives, is neither: it takes the function, `retina.losses.sigmoid_focal(...)`.
+
+Labels may be [B] or [B, 1]. Keras turns targets into floats before a loss sees them, so labels are exact up to 2²⁴. A
+label that a loss refuses is a loss of NaN in `fit`, where nothing can be raised; targets of another shape are refused
+everywhere.
 """
 
 from __future__ import annotations
@@ -20,10 +23,12 @@ from keras import ops
 
 from retina.errors import RetinaError
 from retina.losses import box, cross_entropy, focal, margin, metric
+from retina.losses.arguments import smoothed
 from retina.losses.labels import differ
 
 Tensor = Any
 _TINY = float(np.finfo(np.float32).tiny)
+_EPSILON = 1e-7
 _registered = keras.saving.register_keras_serializable("retina")
 
 
@@ -75,6 +80,38 @@ class _Loss(keras.losses.Loss):
         return self._like(y_true, y_pred)
 
 
+class _OfLogits(_Loss):
+    """A loss of logits, or with `from_logits=False` of probabilities.
+
+    Probabilities are kept 1e-7 away from 0 and 1, as Keras does it; with logits nothing is lost.
+
+    Args:
+        from_logits: what `y_pred` holds.
+        label_smoothing: the share of each target that is spread evenly over the classes (of a binary one: 0 and 1).
+    """
+
+    settings: tuple[str, ...] = ("from_logits", "label_smoothing")
+
+    def __init__(self, from_logits: bool = True, label_smoothing: float = 0.0, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.from_logits = bool(from_logits)
+        self.label_smoothing = self._checked("label_smoothing", label_smoothing, 0.0, 1.0)
+
+    def _logit(self, y_pred: Tensor) -> Tensor:
+        """Logits of sigmoid probabilities."""
+        if self.from_logits:
+            return y_pred
+        probability = ops.clip(y_pred, _EPSILON, 1.0 - _EPSILON)
+        return ops.log(probability) - ops.log1p(-probability)
+
+    def _logits(self, y_pred: Tensor) -> Tensor:
+        """Logits of probabilities of K classes, which are divided by their sum."""
+        return y_pred if self.from_logits else ops.log(ops.clip(y_pred, _EPSILON, 1.0 - _EPSILON))
+
+    def _binary(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        return smoothed(self._like(y_true, y_pred), self.label_smoothing, 2)
+
+
 def _over_last_axis(losses: Tensor) -> Tensor:
     """Means [B, …] of elementwise losses [B, …, K]; those of plain samples [B] stay."""
     return ops.mean(losses, axis=-1) if len(losses.shape) > 1 else losses
@@ -95,15 +132,16 @@ def _column(y_true: Tensor) -> Tensor:
 
 
 @_registered
-class SigmoidFocal(_Loss):
+class SigmoidFocal(_OfLogits):
     """`retina.losses.sigmoid_focal` (arXiv:1708.02002): -y·α·(1-p)^γ·log p - (1-y)·(1-α)·p^γ·log(1-p).
 
-    Mean over the last axis; `y_true` [...] in [0, 1], `y_pred` [...] logits.
+    Mean over the last axis; `y_true` [...] in [0, 1], `y_pred` [...] logits, or probabilities with
+    `from_logits=False`; `label_smoothing` as in Keras.
 
     Example: logit 0, y = 1: 0.25 · (1/2)² · ln 2 = 0.04332.
     """
 
-    settings = ("alpha", "gamma")
+    settings = ("alpha", "gamma", *_OfLogits.settings)
 
     def __init__(self, alpha: float | None = 0.25, gamma: float = 2.0, **kwargs: Any):
         super().__init__(**kwargs)
@@ -112,21 +150,23 @@ class SigmoidFocal(_Loss):
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return _over_last_axis(
-            focal.sigmoid_focal(y_pred, self._like(y_true, y_pred), alpha=self.alpha, gamma=self.gamma)
+            focal.sigmoid_focal(
+                self._logit(y_pred), targets=self._binary(y_true, y_pred), alpha=self.alpha, gamma=self.gamma
+            )
         )
 
 
 @_registered
-class SoftmaxFocal(_Loss):
+class SoftmaxFocal(_OfLogits):
     """`retina.losses.softmax_focal` (arXiv:1708.02002): -Σ_k y_k·α_k·(1-p_k)^γ·log p_k, per sample.
 
-    `y_true` labels [...] or a distribution [..., K], `y_pred` [..., K] logits; `alpha` one
-    weight, or one for each class, at least 0.
+    `y_true` labels [...] or a distribution [..., K], `y_pred` [..., K] logits, or probabilities with
+    `from_logits=False`; `alpha` one weight, or one for each class, at least 0; `label_smoothing` as in Keras.
 
     Example: logits (ln 3, 0), label 1: (3/4)² · ln 4 = 0.77979.
     """
 
-    settings = ("gamma", "alpha")
+    settings = ("gamma", "alpha", *_OfLogits.settings)
 
     def __init__(self, gamma: float = 2.0, alpha: float | Sequence[float] | np.ndarray | None = None, **kwargs: Any):
         super().__init__(**kwargs)
@@ -147,33 +187,43 @@ class SoftmaxFocal(_Loss):
         return weights
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        return focal.softmax_focal(y_pred, _labels(y_true, y_pred), gamma=self.gamma, alpha=self.alpha)
+        return focal.softmax_focal(
+            self._logits(y_pred),
+            targets=_labels(y_true, y_pred),
+            gamma=self.gamma,
+            alpha=self.alpha,
+            label_smoothing=self.label_smoothing,
+        )
 
 
 @_registered
-class SoftmaxCrossEntropy(_Loss):
+class SoftmaxCrossEntropy(_OfLogits):
     """`retina.losses.softmax_cross_entropy` (Bridle 1990): -Σ_k y_k·log p_k, per sample.
 
-    `y_true` labels [...] or a distribution [..., K], `y_pred` [..., K] logits.
+    `y_true` labels [...] or a distribution [..., K], `y_pred` [..., K] logits, or probabilities with
+    `from_logits=False`; `label_smoothing` as in Keras.
 
     Example: logits (ln 3, 0), label 0: ln(4/3) = 0.28768.
     """
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        return cross_entropy.softmax_cross_entropy(y_pred, _labels(y_true, y_pred))
+        return cross_entropy.softmax_cross_entropy(
+            self._logits(y_pred), targets=_labels(y_true, y_pred), label_smoothing=self.label_smoothing
+        )
 
 
 @_registered
-class Logistic(_Loss):
+class Logistic(_OfLogits):
     """`retina.losses.logistic` (Cox 1958): -y·log p - (1-y)·log(1-p), mean over the last axis.
 
-    `y_true` [...] in [0, 1], `y_pred` [...] logits.
+    `y_true` [...] in [0, 1], `y_pred` [...] logits, or probabilities with `from_logits=False`; `label_smoothing` as in
+    Keras.
 
     Example: logit ln 3, y = 1: ln(4/3) = 0.28768.
     """
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        return _over_last_axis(cross_entropy.logistic(y_pred, self._like(y_true, y_pred)))
+        return _over_last_axis(cross_entropy.logistic(self._logit(y_pred), targets=self._binary(y_true, y_pred)))
 
 
 @_registered
@@ -192,7 +242,7 @@ class QualityFocal(_Loss):
         self.beta = self._checked("beta", beta, 0.0)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        return _over_last_axis(focal.quality_focal(y_pred, self._like(y_true, y_pred), beta=self.beta))
+        return _over_last_axis(focal.quality_focal(y_pred, targets=self._like(y_true, y_pred), beta=self.beta))
 
 
 @_registered
@@ -211,7 +261,9 @@ class Varifocal(_Loss):
         self.alpha, self.gamma = self._checked("alpha", alpha, 0.0), self._checked("gamma", gamma, 0.0)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        return _over_last_axis(focal.varifocal(y_pred, self._like(y_true, y_pred), alpha=self.alpha, gamma=self.gamma))
+        return _over_last_axis(
+            focal.varifocal(y_pred, targets=self._like(y_true, y_pred), alpha=self.alpha, gamma=self.gamma)
+        )
 
 
 # ----------------------------------------------------------------------------------------------------- regression
@@ -359,7 +411,7 @@ class Hinge(_Loss):
 class MulticlassHinge(_Loss):
     """`retina.losses.multiclass_hinge` (Weston and Watkins 1999): Σ_{j ≠ y} max(0, s_j - s_y + margin), per sample.
 
-    `y_true` labels [...], `y_pred` [..., K] scores.
+    `y_true` labels [...] or one-hot [..., K], `y_pred` [..., K] scores.
 
     Example: scores (3.2, 5.1, -1.7), label 0: 2.9.
     """

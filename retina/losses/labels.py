@@ -98,6 +98,26 @@ def class_targets(logits: Tensor, targets: Tensor, where: str) -> tuple[Tensor, 
     return ops.cast(is_class(targets, classes), logits.dtype), legal
 
 
+def class_mask(scores: Tensor, labels: Tensor, where: str) -> tuple[Tensor, Tensor | None]:
+    """Mask [..., K] of each sample's class, of labels [...] or one-hot [..., K], and a mask for `nan_unless`.
+
+    Raises:
+        RetinaError: as `legal_labels`; or a row that is known is not one-hot.
+    """
+    labels, classes = ops.convert_to_tensor(labels), scores.shape[-1]
+    if differ(tuple(labels.shape), tuple(scores.shape)):
+        legal = legal_labels(labels, scores.shape[:-1], classes, where)
+        return is_class(labels, classes), legal
+    mask = labels == 1
+    legal = ops.logical_and(
+        ops.all(ops.logical_or(mask, labels == 0), axis=-1), ops.sum(ops.cast(mask, "int32"), axis=-1) == 1
+    )
+    values = known(legal)
+    if values is not None and not values.all():
+        raise RetinaError(f"{where}: expected labels, or rows of zeros and a single 1; correct the rows")
+    return mask, legal if values is None else None
+
+
 def is_class(labels: Tensor, classes: int) -> Tensor:
     """Mask [..., K] of labels [...]: whether the label is class k."""
     return ops.cast(labels, "int32")[..., None] == ops.arange(classes, dtype="int32")

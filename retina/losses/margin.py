@@ -8,7 +8,8 @@ import numpy as np
 from keras import ops
 
 from retina.errors import RetinaError
-from retina.losses.labels import is_class, known, legal_labels, nan_unless
+from retina.losses.arguments import floats
+from retina.losses.labels import class_mask, known, nan_unless
 
 Tensor = Any
 
@@ -27,6 +28,7 @@ def hinge(scores: Tensor, labels: Tensor, *, margin: float = 1.0) -> Tensor:
 
     Example: s = 0.5 gives 0.5 for y = 1 and 1.5 for y = -1.
     """
+    scores = floats(scores)
     values, legal = known(labels), None
     if values is None:
         legal = ops.abs(ops.cast(labels, "float32")) == 1.0
@@ -34,7 +36,7 @@ def hinge(scores: Tensor, labels: Tensor, *, margin: float = 1.0) -> Tensor:
     elif not np.isin(values, (-1, 1)).all():
         wrong = values[~np.isin(values, (-1, 1))].flat[0]
         raise RetinaError(f"hinge: expected labels -1 and 1, got {wrong}; turn labels 0 and 1 into 2 * labels - 1")
-    return nan_unless(legal, ops.maximum(margin - ops.cast(labels, scores.dtype) * scores, 0.0))
+    return nan_unless(legal, ops.maximum(margin - floats(labels, scores.dtype) * scores, 0.0))
 
 
 def multiclass_hinge(scores: Tensor, labels: Tensor, *, margin: float = 1.0) -> Tensor:
@@ -42,7 +44,7 @@ def multiclass_hinge(scores: Tensor, labels: Tensor, *, margin: float = 1.0) -> 
 
     Args:
         scores: [..., K] float.
-        labels: [...], 0..K-1.
+        labels: [...], 0..K-1, or one-hot [..., K].
 
     Returns:
         [...].
@@ -53,9 +55,8 @@ def multiclass_hinge(scores: Tensor, labels: Tensor, *, margin: float = 1.0) -> 
 
     Example: scores (3.2, 5.1, -1.7) and label 0 give max(0, 2.9) + max(0, -3.9) = 2.9.
     """
-    classes = scores.shape[-1]
-    legal = legal_labels(labels, scores.shape[:-1], classes, "multiclass_hinge")
-    is_label = is_class(labels, classes)
+    scores = floats(scores)
+    is_label, legal = class_mask(scores, labels, "multiclass_hinge")
     label_score = ops.sum(ops.where(is_label, scores, 0.0), axis=-1, keepdims=True)
     losses = ops.sum(ops.where(is_label, 0.0, ops.maximum(scores - label_score + margin, 0.0)), axis=-1)
     return nan_unless(legal, losses)

@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from retina.errors import RetinaError
+from retina.losses.arguments import floats
 from retina.losses.labels import differ, legal_labels, nan_unless
 
 Tensor = Any
@@ -34,7 +35,7 @@ def center_loss(features: Tensor, labels: Tensor, centers: Tensor) -> Tensor:
 
     Example: x = (1, 2) and c_y = (0, 0) give ½ · 5 = 2.5.
     """
-    offsets, _, legal = _offsets(features, labels, centers)
+    offsets, _, legal = _offsets(floats(features), labels, floats(centers))
     return nan_unless(legal, 0.5 * ops.sum(ops.square(offsets), axis=-1))
 
 
@@ -53,6 +54,7 @@ def updated_centers(features: Tensor, labels: Tensor, centers: Tensor, rate: flo
 
     Example: c_j = 0, its samples 2 and 4, α = ½: 0 - ½ · (-2 - 4) / 3 = 1.
     """
+    features, centers = floats(features), floats(centers)
     classes = centers.shape[0]
     offsets, labels, legal = _offsets(ops.stop_gradient(features), labels, centers)
     summed = ops.segment_sum(offsets, labels, num_segments=classes)
@@ -143,6 +145,7 @@ def triplet(anchor: Tensor, positive: Tensor, negative: Tensor, *, margin: float
 
     Example: a = (0, 0), p = (1, 0), n = (0, 2): distances 1 and 4; margin 1 gives 0, margin 4 gives 1.
     """
+    anchor, positive, negative = floats(anchor), floats(positive), floats(negative)
     return ops.maximum(_squared_distance(anchor, positive) - _squared_distance(anchor, negative) + margin, 0.0)
 
 
@@ -165,7 +168,7 @@ def batch_hard_triplet(embeddings: Tensor, labels: Tensor, *, margin: float) -> 
     Example: embeddings 0, 1, 3 with labels 0, 0, 1 and margin 4: 1 - 9 + 4 < 0 gives 0, 1 - 4 + 4 gives 1, and the
     last has no positive: 0.
     """
-    labels = ops.convert_to_tensor(labels)
+    embeddings, labels = floats(embeddings), ops.convert_to_tensor(labels)
     if differ(tuple(labels.shape), tuple(embeddings.shape[:1])):
         raise RetinaError(
             f"batch_hard_triplet: expected one label for each of the embeddings {tuple(embeddings.shape)}, "

@@ -37,7 +37,7 @@ def decode(
 
     Returns:
         `boxes` [B, D, 4] in the original image's pixels, `scores` [B, D], `labels` [B, D] int32 and `valid` [B, D]
-        bool, by falling score; zeros where not valid.
+        bool, by falling score; zeros where not valid. A box that is not finite is no detection.
     """
     if inference.candidates_per == "image":
         anchors = [ops.concatenate(anchors, axis=0)]
@@ -50,6 +50,9 @@ def decode(
         candidates.append((box_ops.decode(pairs[0], pairs[1], box_weights, max_size_ratio), *pairs[2:]))
         start = stop
     boxes, logits, labels = (ops.concatenate(parts, axis=1) for parts in zip(*candidates, strict=True))
+    # Of a diverged network: cut to the image, NaN would pass for a box.
+    finite = ops.sum(ops.abs(boxes), axis=-1) < math.inf
+    boxes, logits = ops.where(finite[..., None], boxes, 0.0), ops.where(finite, logits, -math.inf)
     if inference.clip == "before":
         boxes = box_ops.clip(boxes, size[:, None, :])
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import keras
@@ -21,6 +24,7 @@ from retina.models.freezing import freeze_stages
 from retina.models.heads import box_subnet, classification_subnet
 from retina.models.objective import LevelLogits, Objective, Sums
 from retina.ops.anchors import count_per_cell, level_anchors
+from retina.output import html_table
 from retina.private_names import all_layers
 
 Tensor = Any
@@ -43,6 +47,14 @@ _SECTION_KINDS: dict[str, type[config.Section]] = {
     "assignment": config.Assignment,
     "loss": config.Loss,
     "inference": config.Inference,
+}
+
+
+# What other packages call the fields of detections.
+_NAMES: dict[str, dict[str, str]] = {
+    "retina": {},
+    "keras_hub": {"scores": "confidence"},
+    "keras_cv": {"scores": "confidence", "labels": "classes"},
 }
 
 
@@ -139,7 +151,41 @@ class Detector(keras.Model):
         self.trackers = {
             name: keras.metrics.Mean(name=name) for name in ("loss_classification", "loss_box", "positives")
         }
+        # Not for Keras to compute inside its steps, which it would if it saw them.
+        self.detection_metrics = SimpleNamespace(of_epoch=())
         self.build((None, None, None, 3))
+
+    @classmethod
+    def from_preset(
+        cls,
+        preset: str | Path,
+        num_classes: int | None = None,
+        class_names: Sequence[str] | None = None,
+        **arguments: Any,
+    ) -> Detector:
+        """A detector whose weights are trained.
+
+        Args:
+            preset: a run directory or a checkpoint (.npz) of one; a published detector's name
+                (`torchvision/retinanet_resnet50_fpn_v2`), fetched once; or a classifier's, whose backbone it takes
+                (`efficientnet_lite0`, `torchvision/resnet50`): see `model.init_from` and `model.weights`.
+            num_classes: K, for classes named `0`, `1`, …; in place of `class_names`.
+            class_names: K names; by default the detector's own. Rows of the classification head are taken by name,
+                those of other classes are new.
+            arguments: as of `Detector`, in place of the preset's sections.
+
+        Raises:
+            RetinaError: there is no such preset, its weights don't fit, or a classifier's classes are not given.
+        """
+        from retina.training.fine_tuning import detector_of_preset
+
+        if num_classes is not None:
+            if class_names is not None and len(class_names) != num_classes:
+                raise RetinaError(
+                    f"Detector.from_preset: num_classes is {num_classes}, class_names are {len(class_names)}; give one"
+                )
+            class_names = class_names or tuple(map(str, range(num_classes)))
+        return detector_of_preset(preset, class_names, **arguments)
 
     def build(self, shape: Any) -> None:
         features = {name: tuple(tensor.shape) for name, tensor in self.backbone.output.items()}
@@ -223,11 +269,12 @@ class Detector(keras.Model):
             )
         sums = self.loss_sums(y_pred, x)
         losses = sums.losses()
+        loss, positives = losses["loss"], sums.positives
+        if "usable" in x:  # NaN positives are the sign that the data are the cause
+            usable = ops.all(x["usable"])
+            loss, positives = (ops.where(usable, value, math.nan) for value in (loss, positives))
         for name, tracker in self.trackers.items():
-            tracker.update_state(sums.positives if name == "positives" else losses[name])
-        loss = losses["loss"]
-        if "usable" in x:
-            loss = ops.where(ops.all(x["usable"]), loss, float("nan"))
+            tracker.update_state(positives if name == "positives" else losses[name])
         return sum(self.losses, start=loss)  # of regularisers
 
     @property
@@ -256,12 +303,21 @@ class Detector(keras.Model):
         weighted_metrics: Any = None,
         **settings: Any,
     ) -> None:
-        """`keras.Model.compile`; the loss is built in (`loss=` of the constructor), and no metric can be given.
+        """`keras.Model.compile`; the loss is built in (`loss=` of the constructor).
+
+        Args:
+            metrics: `[retina.CocoMetrics()]`, or none.
 
         Raises:
-            RetinaError: a loss, weights of losses or metrics are given.
+            RetinaError: a loss, weights of losses or other metrics are given.
         """
-        given = {"loss": loss, "loss_weights": loss_weights, "metrics": metrics, "weighted_metrics": weighted_metrics}
+        metrics = [] if metrics is None else list(metrics) if isinstance(metrics, list | tuple) else [metrics]
+        if not all(getattr(metric, "of_detections", False) for metric in metrics):
+            raise RetinaError(
+                f"Detector.compile: metrics: expected [retina.CocoMetrics()], got {metrics}; leave the others out, the "
+                "loss and its parts are reported anyway"
+            )
+        given = {"loss": loss, "loss_weights": loss_weights, "weighted_metrics": weighted_metrics}
         given |= {name: settings.pop(name, None) for name in ("classification_loss", "box_loss")}
         for name, value in given.items():
             if value is not None:
@@ -270,6 +326,11 @@ class Detector(keras.Model):
                     "and give Detector(…, loss=retina.config.Loss(…)) for another loss"
                 )
         super().compile(optimizer=optimizer, **settings)
+        self.detection_metrics.of_epoch = tuple(metrics)
+
+    def get_compile_config(self) -> dict[str, Any]:
+        metrics = [keras.saving.serialize_keras_object(metric) for metric in self.detection_metrics.of_epoch]
+        return {**super().get_compile_config(), **({"metrics": metrics} if metrics else {})}
 
     def compile_from_config(self, values: dict[str, Any]) -> None:
         self.compile(**keras.saving.deserialize_keras_object(values))
@@ -285,36 +346,90 @@ class Detector(keras.Model):
         callbacks: Any = None,
         validation_split: float = 0.0,
         validation_data: Any = None,
+        sample_weight: Any = None,
         **settings: Any,
     ) -> Any:
         """`keras.Model.fit` of images and boxes, see the class.
 
+        Args:
+            sample_weight: [B] of images, as the third part of an element of other data: an image's loss, not its
+                number of objects, counts so many times.
+
         Raises:
-            RetinaError: images, boxes or classes are unusable; or weights of samples or classes are given.
+            RetinaError: images, boxes, classes or weights are unusable (of a graph's batch: at the epoch's end); or
+                weights of classes are given.
         """
-        _refuse_weights(settings)
-        data = keras_inputs.source(x, y, self.convention)
+        _refuse_class_weight(settings)
+        data = keras_inputs.source(x, y, self.convention, sample_weight)
         if validation_data is not None:
-            in_pair = isinstance(validation_data, tuple)
-            images, targets = keras_inputs.unpacked(validation_data) if in_pair else (validation_data, None)
-            validation_data = keras_inputs.source(images, targets, self.convention)
+            parts = validation_data if isinstance(validation_data, tuple) else (validation_data,)
+            images, targets, weights = keras.utils.unpack_x_y_sample_weight(parts)
+            validation_data = keras_inputs.source(images, targets, self.convention, weights)
         self._keep_size(data)
+        if not isinstance(callbacks, keras.callbacks.CallbackList):
+            several = isinstance(callbacks, list | tuple)
+            callbacks = [self._refuse_unusable(), *(callbacks if several else [callbacks] if callbacks else [])]
         names = ("batch_size", "epochs", "verbose", "callbacks", "validation_split", "validation_data")
         values = (batch_size, epochs, verbose, callbacks, validation_split, validation_data)
         with _plain_errors(data, validation_data):
             return super().fit(data, **dict(zip(names, values, strict=True)), **settings)
 
     def evaluate(self, x: Any = None, y: Any = None, batch_size: int | None = None, **settings: Any) -> Any:
-        """`keras.Model.evaluate` of images and boxes, see the class; raises as `fit`."""
-        _refuse_weights(settings)
-        # `fit` has turned its validation data into batches before.
-        inside_fit = settings.get("_use_cached_eval_dataset", False)
-        data = x if inside_fit else keras_inputs.source(x, y, self.convention)
-        with _plain_errors(data):
-            return super().evaluate(data, batch_size=batch_size, **settings)
+        """`keras.Model.evaluate` of images and boxes, see the class; raises as `fit`.
 
-    def predict(self, x: Any, batch_size: int | None = None, **settings: Any) -> dict[str, np.ndarray]:
+        With `retina.CocoMetrics` the data are read a second time for the detections, and their figures come last.
+        """
+        _refuse_class_weight(settings)
+        # `fit` has turned its validation data into batches before.
+        inside_fit, weights = settings.get("_use_cached_eval_dataset", False), settings.pop("sample_weight", None)
+        data = x if inside_fit else keras_inputs.source(x, y, self.convention, weights)
+        with _plain_errors(data):
+            reported = super().evaluate(data, batch_size=batch_size, **settings)
+        if not inside_fit:
+            self._refuse_unusable().on_epoch_end(0, {"positives": float(self.trackers["positives"].result())})
+        figures = self._figures(data, batch_size, settings.get("steps"))
+        return {**reported, **figures} if isinstance(reported, dict) else [*reported, *figures.values()]
+
+    def _figures(self, data: Any, batch_size: int | None, steps: int | None) -> dict[str, float]:
+        """Figures of the detections in data, by the metrics that `compile` was given."""
+        metrics = self.detection_metrics.of_epoch
+        for metric in metrics:
+            metric.reset_state()
+        for batch in islice(keras_inputs.each_batch(data, self.convention, batch_size), steps) if metrics else ():
+            # Boxes stay in the canvas' pixels, as those of the batch are.
+            inputs = {"images": batch["images"], "size": batch["size"], "scale": np.ones((len(batch["size"]), 2), "f")}
+            found = super().predict_on_batch(inputs)
+            size = np.asarray(batch["size"])
+            sides = [size[:, side, None] for side in (0, 1)]
+            found["boxes"] = keras_inputs.to_xyxy(found["boxes"], self.convention.box_format, (sides[0], sides[1]))
+            for metric in metrics:
+                metric.update_state(batch, found)
+        return {name: value for metric in metrics for name, value in metric.result().items()}
+
+    def _refuse_unusable(self) -> keras.callbacks.Callback:
+        """A callback that raises at the end of an epoch whose loss is NaN because of its data."""
+
+        def refuse(epoch: int, logs: dict[str, Any] | None = None) -> None:
+            parts = [part for part in ("", "val_") if math.isnan((logs or {}).get(f"{part}positives", 0.0))]
+            if parts:
+                raise RetinaError(
+                    f"{' and '.join('validation data' if part else 'data' for part in parts)}: expected finite boxes "
+                    f"in {self.convention.box_format} (bounding_box_format=), of positive width and height, inside the "
+                    f"image, classes from 0 to {self.convention.classes - 1} and weights of at least 0; a batch had "
+                    "others, and its loss is NaN. Give arrays or a keras.utils.PyDataset, which are checked in each "
+                    "batch, to see which"
+                )
+
+        return keras.callbacks.LambdaCallback(on_epoch_end=refuse)
+
+    def predict(
+        self, x: Any, batch_size: int | None = None, *, names: str = "retina", **settings: Any
+    ) -> dict[str, np.ndarray]:
         """Detect objects in images, see the class; `detector(images)` gives the raw outputs.
+
+        Args:
+            names: of what is returned: `retina`, or as another package calls scores and labels, `keras_hub`
+                (`confidence`, `labels`) or `keras_cv` (`confidence`, `classes`).
 
         Returns:
             `boxes` [B, D, 4] float32 in `bounding_box_format`, `scores` [B, D] float32, `labels` [B, D] int32 and
@@ -322,21 +437,25 @@ class Detector(keras.Model):
             `inference.max_detections`. Of our own batches boxes are those of the original images.
 
         Raises:
-            RetinaError: images are unusable.
+            RetinaError: images are unusable, or the names unknown.
         """
+        if names not in _NAMES:
+            raise RetinaError(
+                f"Detector.predict: names: expected one of {', '.join(_NAMES)}, got {names!r}; choose one"
+            )
         data = keras_inputs.source(x, None, self.convention)
         with _plain_errors(data):
-            return super().predict(data, batch_size=batch_size, **settings)
+            detections = super().predict(data, batch_size=batch_size, **settings)
+        return {_NAMES[names].get(name, name): value for name, value in detections.items()}
 
-    def train_on_batch(self, x: Any, y: Any = None, **settings: Any) -> Any:
-        _refuse_weights(settings)
-        batch = keras_inputs.checked_batch(x, y, self.convention)
+    def train_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, **settings: Any) -> Any:
+        _refuse_class_weight(settings)
+        batch = keras_inputs.checked_batch(x, y, self.convention, sample_weight)
         self._keep_size(batch)
         return super().train_on_batch(batch, **settings)
 
-    def test_on_batch(self, x: Any, y: Any = None, **settings: Any) -> Any:
-        _refuse_weights(settings)
-        return super().test_on_batch(keras_inputs.checked_batch(x, y, self.convention), **settings)
+    def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, **settings: Any) -> Any:
+        return super().test_on_batch(keras_inputs.checked_batch(x, y, self.convention, sample_weight), **settings)
 
     def predict_on_batch(self, x: Any) -> dict[str, np.ndarray]:
         return super().predict_on_batch(keras_inputs.checked_batch(x, None, self.convention))
@@ -362,7 +481,7 @@ class Detector(keras.Model):
         return self._detections(outputs[0], batch), *outputs[1:]
 
     def _batch(self, element: Any) -> Batch:
-        return keras_inputs.to_batch(*keras_inputs.unpacked(element), self.convention)
+        return keras_inputs.element_batch(element, self.convention)
 
     def _detections(self, outputs: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         detections = self.decode(outputs, batch)
@@ -398,6 +517,20 @@ class Detector(keras.Model):
 
         export_detector(self, filepath, format, **settings)
 
+    def _repr_html_(self) -> str:
+        model, inference = self.sections.model, self.sections.inference
+        return html_table(
+            f"Detector {self.name}",
+            {
+                "classes": ", ".join(self.class_names),
+                "backbone": model.backbone,
+                "weights": f"{self.count_params():,}",
+                "precision": self.dtype_policy.name,
+                "boxes": self.convention.box_format,
+                "detections": f"scores above {inference.score_threshold:g}, up to {inference.max_detections} an image",
+            },
+        )
+
     def get_config(self) -> dict[str, Any]:
         sections = {name: section.model_dump(mode="json") for name, section in self.sections._asdict().items()}
         return {
@@ -420,12 +553,11 @@ class Detector(keras.Model):
         return detector
 
 
-def _refuse_weights(settings: dict[str, Any]) -> None:
-    for name in ("sample_weight", "class_weight"):
-        if settings.get(name) is not None:
-            raise RetinaError(
-                f"Detector: {name}= has no effect, the loss is divided by the batch's objects; leave it out"
-            )
+def _refuse_class_weight(settings: dict[str, Any]) -> None:
+    if settings.get("class_weight") is not None:
+        raise RetinaError(
+            "Detector: class_weight= has no effect, an image has objects of many classes; give sample_weight= of images"
+        )
 
 
 @contextmanager

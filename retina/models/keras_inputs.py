@@ -5,6 +5,7 @@ Legend: B images, H W their sides, G boxes of an image at most, K classes.
 
 from __future__ import annotations
 
+import itertools
 import types
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -95,7 +96,7 @@ def is_batch(x: Any) -> bool:
     return isinstance(x, dict) and {"images", "size"} <= set(x)
 
 
-def to_batch(x: Any, y: Any, convention: Convention) -> Batch:
+def to_batch(x: Any, y: Any, convention: Convention, weights: Any = None) -> Batch:
     """A batch of arrays or tensors, in a graph as well: shapes are checked here, values by `checked_batch`.
 
     Args:
@@ -103,10 +104,11 @@ def to_batch(x: Any, y: Any, convention: Convention) -> Batch:
             which is returned as it is.
         y: `{"boxes" [B, G, 4], "classes" or "labels" [B, G]}`, empty slots of class -1; ragged, or lists of B arrays;
             None, where detections are asked for.
+        weights: [B] of the images, at least 0; None for 1.
 
     Returns:
-        What `retina.data.batches` describes, without `index` and `sample`; and `usable` [B]: whether all boxes and
-        classes of an image can be trained on.
+        What `retina.data.batches` describes, without `index` and `sample`; `usable` [B]: whether all boxes and classes
+        of an image can be trained on; and with `weights` `weight` [B, 1].
 
     Raises:
         RetinaError: keys, shapes or the sides of the images are others.
@@ -114,7 +116,7 @@ def to_batch(x: Any, y: Any, convention: Convention) -> Batch:
     if is_batch(x):
         if y is not None:
             raise RetinaError("batch: it holds its boxes, and y has no effect; leave y out")
-        return x
+        return x if weights is None else {**x, "weight": _weight(weights, x["images"].shape[0])}
     if isinstance(x, dict):
         if "images" not in x or set(x) - {"images", "bounding_boxes"} or (y is not None and "bounding_boxes" in x):
             raise RetinaError(
@@ -131,7 +133,24 @@ def to_batch(x: Any, y: Any, convention: Convention) -> Batch:
         "size": ops.broadcast_to(ops.convert_to_tensor(sides), (count, 2)),
         "scale": ops.ones((count, 2), "float32"),
     }
-    return batch if y is None else {**batch, **_targets(y, convention, (height, width), images.shape[0])}
+    if y is not None:
+        batch |= _targets(y, convention, (height, width), images.shape[0])
+    if weights is not None:
+        batch["weight"] = _weight(weights, images.shape[0])
+        if "usable" in batch:
+            batch["usable"] = ops.logical_and(batch["usable"], _weighable(batch["weight"][:, 0]))
+    return batch
+
+
+def _weight(weights: Any, count: int | None) -> Tensor:
+    shape = tuple(np.shape(weights) if isinstance(weights, list | tuple) else weights.shape)
+    if shape[1:] not in ((), (1,)) or len(shape) == 0 or (None not in (shape[0], count) and shape[0] != count):
+        raise RetinaError(f"sample_weight: expected a number of each of {count} images, got the shape {list(shape)}")
+    return ops.reshape(ops.cast(weights, "float32"), (-1, 1))
+
+
+def _weighable(weights: Tensor) -> Tensor:
+    return ops.logical_and(weights >= 0, ops.isfinite(weights))
 
 
 def _images(images: Any, convention: Convention) -> Tensor:
@@ -218,14 +237,14 @@ def _padded(field: Any, width: int) -> Tensor:
     return padded
 
 
-def checked_batch(x: Any, y: Any, convention: Convention) -> Batch:
+def checked_batch(x: Any, y: Any, convention: Convention, weights: Any = None) -> Batch:
     """`to_batch` of arrays, as NumPy arrays; values are checked as well.
 
     Raises:
-        RetinaError: as there; or a box is not finite, without area or outside its image, a class is none of 0…K-1, or
-            pixels are not those of the convention's range.
+        RetinaError: as there; or a box is not finite, without area or outside its image, a class is none of 0…K-1, a
+            weight is negative or not finite, or pixels are not those of the convention's range.
     """
-    batch = to_batch(x, y, convention)
+    batch = to_batch(x, y, convention, weights)
     if batch is x:
         return batch
     # Images that are arrays already are not copied.
@@ -246,6 +265,11 @@ def checked_batch(x: Any, y: Any, convention: Convention) -> Batch:
                 f"images: expected pixels from 0 to 255, the largest is {most:g}; multiply them by 255, or make the "
                 "Detector with pixel_range=(0, 1)"
             )
+    if "weight" in batch and not (good := ops.convert_to_numpy(_weighable(batch["weight"]))).all():
+        raise RetinaError(
+            "sample_weight: expected finite numbers of at least 0, got "
+            f"{batch['weight'][~good].tolist()[:3]}; correct them"
+        )
     if "usable" in batch and not batch["usable"].all():
         raise RetinaError(_unusable(x, y, int(np.argmin(batch["usable"])), convention))
     return batch
@@ -293,8 +317,8 @@ class Checked(keras.utils.PyDataset):
         self.dataset.on_epoch_end()
 
 
-def source(x: Any, y: Any, convention: Convention) -> Any:
-    """What Keras' `fit`, `evaluate` and `predict` are given as `x` in place of `x` and `y`.
+def source(x: Any, y: Any, convention: Convention, weights: Any = None) -> Any:
+    """What Keras' `fit`, `evaluate` and `predict` are given as `x` in place of `x`, `y` and the weights of images.
 
     Arrays become one large batch, elements of a PyDataset or a generator a batch each. Datasets of TensorFlow keep
     their pipeline: ragged fields are padded there, the first element is checked here, and the others are turned into
@@ -304,19 +328,22 @@ def source(x: Any, y: Any, convention: Convention) -> Any:
         RetinaError: see `checked_batch`.
     """
     arrays = isinstance(x, dict | list | tuple) or hasattr(x, "__array__") or hasattr(x, "to_tensor")
-    if y is not None and not arrays:
-        raise RetinaError(f"y: it has no effect beside {type(x).__name__}, whose elements hold it; leave y out")
+    for name, value in (("y", y), ("sample_weight", weights)):
+        if value is not None and not arrays:
+            raise RetinaError(
+                f"{name}: it has no effect beside {type(x).__name__}, whose elements hold it; leave {name} out"
+            )
     if arrays:
-        return checked_batch(x, y, convention)
+        return checked_batch(x, y, convention, weights)
     if hasattr(x, "element_spec"):
         if is_batch(x.element_spec):
             return x
         dense = x.map(lambda *element: _dense(element if len(element) > 1 else element[0]))
         for element in dense.take(1):
-            checked_batch(*unpacked(keras.tree.map_structure(ops.convert_to_numpy, element)), convention)
+            _checked_element(keras.tree.map_structure(ops.convert_to_numpy, element), convention)
         return dense
     if isinstance(x, keras.utils.PyDataset):
-        return Checked(x, lambda element, index: _with_slots(checked_batch(*unpacked(element), convention), index == 0))
+        return Checked(x, lambda element, index: _with_slots(_checked_element(element, convention), index == 0))
     if isinstance(x, types.GeneratorType):
         return _each(x, convention)
     return x
@@ -324,7 +351,7 @@ def source(x: Any, y: Any, convention: Convention) -> Any:
 
 def _each(elements: Iterator[Any], convention: Convention) -> Iterator[Batch]:
     for index, element in enumerate(elements):
-        yield _with_slots(checked_batch(*unpacked(element), convention), index == 0)
+        yield _with_slots(_checked_element(element, convention), index == 0)
 
 
 def _with_slots(batch: Batch, first: bool) -> Batch:
@@ -347,15 +374,34 @@ def _dense(element: Any) -> Any:
     return element.to_tensor(-1) if hasattr(element, "to_tensor") else element
 
 
-def unpacked(element: Any) -> tuple[Any, Any]:
-    """Images and targets of an element that Keras hands to a step.
+def element_batch(element: Any, convention: Convention) -> Batch:
+    """`to_batch` of an element that Keras hands to a step: images, and after them targets and weights."""
+    x, y, weights = keras.utils.unpack_x_y_sample_weight(element)
+    return to_batch(x, y, convention, weights)
+
+
+def _checked_element(element: Any, convention: Convention) -> Batch:
+    x, y, weights = keras.utils.unpack_x_y_sample_weight(element)
+    return checked_batch(x, y, convention, weights)
+
+
+def each_batch(data: Any, convention: Convention, size: int | None) -> Iterator[Batch]:
+    """The batches of what `source` gives, of `size` images (32) where it is a single large one.
 
     Raises:
-        RetinaError: there are sample weights.
+        RetinaError: it can be read only once.
     """
-    x, y, weights = keras.utils.unpack_x_y_sample_weight(element)
-    if weights is not None:
+    if isinstance(data, types.GeneratorType):
         raise RetinaError(
-            "sample_weight: expected none, the loss is divided by the batch's objects; leave it out, or repeat images"
+            "metrics: expected data that can be read again after the loss, got a generator; give arrays, a "
+            "keras.utils.PyDataset or a tf.data.Dataset"
         )
-    return x, y
+    if is_batch(data):
+        step = size or 32
+        for start in range(0, len(data["images"]), step):
+            yield {name: field[start : start + step] for name, field in data.items()}
+    elif isinstance(data, keras.utils.PyDataset):
+        yield from (data[i] for i in (itertools.count() if data.num_batches is None else range(data.num_batches)))
+    else:
+        for element in data:
+            yield element_batch(keras.tree.map_structure(ops.convert_to_numpy, element), convention)

@@ -116,18 +116,19 @@ class Objective:
 
         Args:
             outputs: `logits` [B, A, K], float32, or `LevelLogits`, and `deltas` [B, A, 4], float32.
-            batch: `boxes` [B, G, 4] canvas pixels, `labels` [B, G], `valid` [B, G], `crowd` [B, G].
+            batch: `boxes` [B, G, 4] canvas pixels, `labels` [B, G], `valid` [B, G], `crowd` [B, G]; and `weight` [B, 1]
+                where an image's losses, not its positives, count more or less than once.
         """
         if not batch["boxes"].shape[1]:  # 0, or known only when the graph runs
             batch = {**batch, **{name: _with_one_slot(batch[name]) for name in ("boxes", "labels", "valid", "crowd")}}
         anchors = ops.convert_to_tensor(np.concatenate(self.level_anchors))
         matches = match(anchors, batch["boxes"], batch["valid"], batch["crowd"], self.assignment)
         pairs = _Pairs(outputs["deltas"], batch["boxes"], anchors, matches, self.box_weights, self.max_size_ratio)
-        images, weights = (), None
+        images, weights = (), batch.get("weight")
         if self.loss.normalizer.kind == "image":
             images = ops.cast(ops.shape(matches.positive)[0], "float32")
             of_image = ops.sum(ops.cast(matches.positive, "float32"), axis=-1, keepdims=True)
-            weights = 1.0 / ops.maximum(of_image, 1.0)
+            weights = (1.0 if weights is None else weights) / ops.maximum(of_image, 1.0)
         logits = outputs["logits"]
         if not isinstance(logits, LevelLogits):
             logits = LevelLogits([logits], None, logits.shape[-1])
@@ -250,8 +251,8 @@ def _of_class(logits: Tensor, is_positive: Tensor, quality: Tensor, kind: config
         return sigmoid_focal_hard(logits, is_positive, alpha=None, gamma=0.0)
     targets = ops.where(is_positive, quality[..., None], 0.0)
     if kind.kind == "quality_focal":
-        return quality_focal(logits, targets, beta=kind.beta)
-    return varifocal(logits, targets, alpha=kind.alpha, gamma=kind.gamma)
+        return quality_focal(logits, targets=targets, beta=kind.beta)
+    return varifocal(logits, targets=targets, alpha=kind.alpha, gamma=kind.gamma)
 
 
 def _classification_sums(

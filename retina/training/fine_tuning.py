@@ -1,8 +1,9 @@
-"""Fine-tuning: a new run's first weights from another run, all but the rows of classes that the other did not have."""
+"""Fine-tuning: first weights from another run, all but the rows of classes that the other did not have."""
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from retina.config.differences import changed_keys
 from retina.errors import RetinaError
 from retina.files import exists
 from retina.models.detector import Detector
+from retina.models.efficientnet_lite import INSTALLED
 from retina.runs.checkpoint import Checkpoint, read, restore
 from retina.runs.directory import BEST, LATEST, RunDirectory
 from retina.runs.ema import averaged_weights
@@ -54,6 +56,38 @@ def read_initial(source: Path) -> Checkpoint:
         return read(source)
     run = RunDirectory.open(source)
     return read(run.checkpoint_path(BEST if run.pointed_step(BEST) is not None else LATEST))
+
+
+def detector_of_preset(preset: str | Path, class_names: Sequence[str] | None, **arguments: Any) -> Detector:
+    """Return a detector with trained weights; see `retina.Detector.from_preset`."""
+    name = str(preset)
+    of_classifier = name in PUBLISHED and PUBLISHED[name].kind == "torchvision-backbone"
+    if of_classifier or name.startswith("efficientnet_lite"):
+        if class_names is None:
+            raise RetinaError(
+                f"Detector.from_preset: {name}: it is a classifier's, whose classes are no detector's; give "
+                "class_names= or num_classes="
+            )
+        return Detector(class_names, **{"model": _of_classifier(name), **arguments})
+    try:
+        saved = read_initial(Path(name))
+    except RetinaError as error:
+        raise RetinaError(f"Detector.from_preset: {str(error).removeprefix('model.init_from: ')}") from None
+    trained = configuration.parse(saved.config, name)
+    parts = ("model", "anchors", "assignment", "loss", "inference")
+    sections = {part: getattr(trained, part) for part in parts} | {"precision": trained.run.precision} | arguments
+    detector = Detector(class_names or saved.class_names, **sections, load_weights=False)
+    model = {**trained.model.model_dump(), "weights": None, "init_from": Path(name), "init_classes": {}}
+    initialise(detector, saved, trained.model_copy(update={"model": configuration.Model.model_validate(model)}))
+    return detector
+
+
+def _of_classifier(name: str) -> configuration.Model:
+    if name in PUBLISHED:
+        network = re.search(r"resnet\d+", name)
+        assert network, name
+        return configuration.Model(backbone=network[0], weights=name)
+    return configuration.Model(backbone=name, weights=INSTALLED, pixel_mean=(127.0,) * 3, pixel_std=(128.0,) * 3)
 
 
 def initialise(detector: Detector, saved: Checkpoint, config: Config) -> list[str]:

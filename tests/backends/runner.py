@@ -84,7 +84,7 @@ def functions():
     targets = np.where(np.arange(241) % 3 == 2, 0.3, np.arange(241) % 3).astype(np.float32)
     for gamma in (0.0, 0.5, 1.0, 2.0, 5.0):
         for alpha in (None, 0.25):
-            focal = lambda x, a=alpha, g=gamma: losses.sigmoid_focal(x, tensor(targets), alpha=a, gamma=g)  # noqa: E731
+            focal = lambda x, a=alpha, g=gamma: losses.sigmoid_focal(x, targets=tensor(targets), alpha=a, gamma=g)  # noqa: E731
             keep(f"focal/{alpha}/{gamma}", focal, logits)
     errors = np.linspace(-3, 3, 62).astype(np.float32)
     keep("huber", lambda x: losses.huber(x, tensor(np.zeros_like(errors)), delta=1 / 9), errors)
@@ -155,10 +155,18 @@ def classic_losses(random, keep, out):
     """All losses but sigmoid focal and the box losses; what they choose by a rank or a largest has no ties here."""
     logits = np.concatenate([np.linspace(-200, 200, 41), random.normal(0, 4, 200)]).astype(np.float32)
     targets = np.where(np.arange(241) % 3 == 2, 0.3, np.arange(241) % 3).astype(np.float32)
-    keep("logistic", lambda x: losses.logistic(x, tensor(targets)), logits)
+    keep("logistic", lambda x: losses.logistic(x, targets=tensor(targets)), logits)
     for power in (0.5, 1.0, 2.0):
-        keep(f"quality_focal/{power}", lambda x, b=power: losses.quality_focal(x, tensor(targets), beta=b), logits)
-        keep(f"varifocal/{power}", lambda x, g=power: losses.varifocal(x, tensor(targets), alpha=0.75, gamma=g), logits)
+        keep(
+            f"quality_focal/{power}",
+            lambda x, b=power: losses.quality_focal(x, targets=tensor(targets), beta=b),
+            logits,
+        )
+        keep(
+            f"varifocal/{power}",
+            lambda x, g=power: losses.varifocal(x, targets=tensor(targets), alpha=0.75, gamma=g),
+            logits,
+        )
     signs = np.where(targets > 0, 1, -1).astype(np.int32)
     keep("hinge", lambda x: losses.hinge(x, tensor(signs)), logits)
     if keras.backend.backend() == "jax":  # which cannot raise for a label of 0
@@ -166,10 +174,12 @@ def classic_losses(random, keep, out):
 
     rows = np.concatenate([random.normal(0, 4, (40, 5)), 200 * np.eye(5), -200 * np.eye(5)]).astype(np.float32)
     labels = random.integers(0, 5, 50).astype(np.int32)
-    keep("softmax_cross_entropy", lambda x: losses.softmax_cross_entropy(x, tensor(labels)), rows)
+    keep("softmax_cross_entropy", lambda x: losses.softmax_cross_entropy(x, targets=tensor(labels)), rows)
     keep("multiclass_hinge", lambda x: losses.multiclass_hinge(x, tensor(labels)), rows)
     for gamma in (0.5, 2.0):
-        keep(f"softmax_focal/{gamma}", lambda x, g=gamma: losses.softmax_focal(x, tensor(labels), gamma=g), rows)
+        keep(
+            f"softmax_focal/{gamma}", lambda x, g=gamma: losses.softmax_focal(x, targets=tensor(labels), gamma=g), rows
+        )
 
     centers, small = random.normal(0, 1, (5, 5)).astype(np.float32), rows[:40]
     keep("center", lambda x: losses.center_loss(x, tensor(labels[:40]), tensor(centers)), small)

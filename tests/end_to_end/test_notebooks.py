@@ -9,9 +9,18 @@ import numpy as np
 import pytest
 from nbclient import NotebookClient
 
+import retina
 from retina import losses
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+
+
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_notebooks_import_no_private_module(path: Path) -> None:
+    """`retina` and its rooms are public, and what these hold."""
+    code = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code")
+    names = re.findall(r"^\s*(?:from|import) (retina[\w.]*)", code, re.MULTILINE)
+    assert names and [name for name in names if name.count(".") and name.split(".")[1] not in retina._ROOMS] == []
 
 
 def test_quickstart(tmp_path: Path) -> None:
@@ -41,7 +50,7 @@ PROBE = """
 import json
 
 print(json.dumps({
-    "logistic": [part.tolist() for part in differentiate(lambda x: losses.logistic(x, 1.0), np.array([0.0]))],
+    "logistic": [part.tolist() for part in differentiate(lambda x: losses.logistic(x, targets=1.0), np.array([0.0]))],
     "shares": shares,
     "offsets": offsets.tolist(),
     "slopes": {name: differentiate(curve, offsets)[1].tolist() for name, curve in curves.items()},

@@ -58,13 +58,22 @@ def test_every_format_detects_as_the_predictor(predictor, format, tmp_path):
 
 def test_the_writers_are_handed_the_detector_and_its_settings(predictor, tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr(exporting, "_write", lambda *arguments: calls.append(arguments))
+
+    def write(*arguments):
+        calls.append(arguments)
+        arguments[2].write_text(arguments[1])
+
+    monkeypatch.setattr(exporting, "_write", write)
     detector = predictor.detector
     detector.export(tmp_path / "new" / "model", resize=RESIZE, category_ids=[7, 3, 90])
     detector.export(tmp_path / "model.onnx", format="onnx", resize=RESIZE, raw=True, orientation="upright")
     (first, *saved_model), (second, *onnx) = calls
-    assert saved_model == ["saved_model", tmp_path / "new" / "model", None, {"category_ids": [7, 3, 90]}, None]
-    assert onnx == ["onnx", tmp_path / "model.onnx", "float32", {"category_ids": None, "raw": True}, None]
+    assert saved_model == ["saved_model", tmp_path / "new" / ".partial.model", None, {"category_ids": [7, 3, 90]}, None]
+    assert onnx == ["onnx", tmp_path / ".partial.model.onnx", "float32", {"category_ids": None, "raw": True}, None]
+    written = {
+        path.relative_to(tmp_path).as_posix(): path.read_text() for path in tmp_path.rglob("*") if path.is_file()
+    }
+    assert written == {"new/model": "saved_model", "model.onnx": "onnx"}
     for handed, orientation in ((first, "stored"), (second, "upright")):
         assert handed.detector is detector
         assert (handed.config.data.resize, handed.config.data.orientation) == (RESIZE, orientation)
@@ -78,7 +87,7 @@ def test_the_writers_are_handed_the_detector_and_its_settings(predictor, tmp_pat
         ({"format": "openvino"}, "expected a format of tf_saved_model"),
         ({}, "expected resize="),
         ({"resize": RESIZE, "precision": "float16"}, "has no effect on saved_model"),
-        ({"resize": RESIZE, "raw": True}, "has no effect on tf_saved_model"),
+        ({"resize": RESIZE, "raw": True}, "--raw: it has no effect on saved_model"),
         ({"resize": RESIZE.model_copy(update={"multiple": 48})}, "multiple of 32"),
         ({"resize": RESIZE, "format": "litert", "precision": "int8"}, "expected images of the training data"),
     ],

@@ -28,19 +28,19 @@ def softmax(rows):
 
 def test_no_samples():
     empty = np.zeros((0, 3), np.float32)
-    value, gradient = value_and_gradient(lambda x: softmax_cross_entropy(x, np.zeros(0, np.int32)), empty)
+    value, gradient = value_and_gradient(lambda x: softmax_cross_entropy(x, targets=np.zeros(0, np.int32)), empty)
     assert value.shape == (0,) and gradient.shape == (0, 3)
-    assert logistic(tensor(empty), tensor(empty)).shape == (0, 3)
+    assert logistic(tensor(empty), targets=tensor(empty)).shape == (0, 3)
 
 
 def test_logistic_by_hand():
-    value = logistic(tensor([0, math.log(3), math.log(3)]), [1, 1, 0])
+    value = logistic(tensor([0, math.log(3), math.log(3)]), targets=[1, 1, 0])
     np.testing.assert_allclose(value, [math.log(2), math.log(4 / 3), math.log(4)], rtol=1e-6)
 
 
 @pytest.mark.parametrize("target", [0.0, 0.3, 1.0])
 def test_logistic_equals_reference(target):
-    value, gradient = value_and_gradient(lambda x: logistic(x, np.float32(target)), LOGITS)
+    value, gradient = value_and_gradient(lambda x: logistic(x, targets=np.float32(target)), LOGITS)
     x = LOGITS.astype(np.float64)
     expected = target * np.logaddexp(0, -x) + (1 - target) * np.logaddexp(0, x)
     np.testing.assert_allclose(value, expected, rtol=1e-6, atol=1e-37)  # float32 ends there
@@ -49,14 +49,14 @@ def test_logistic_equals_reference(target):
 
 
 def test_softmax_cross_entropy_by_hand():
-    value = softmax_cross_entropy(tensor([[math.log(3), 0]] * 3), tensor([[1, 0], [0, 1], [0.5, 0.5]]))
+    value = softmax_cross_entropy(tensor([[math.log(3), 0]] * 3), targets=tensor([[1, 0], [0, 1], [0.5, 0.5]]))
     np.testing.assert_allclose(value, [math.log(4 / 3), math.log(4), math.log(16 / 3) / 2], rtol=1e-6)
 
 
 @pytest.mark.parametrize("label", [0, 1, 2])
 def test_softmax_cross_entropy_equals_reference(label):
     labels = np.full(len(ROWS), label)
-    value, gradient = value_and_gradient(lambda x: softmax_cross_entropy(x, labels), ROWS)
+    value, gradient = value_and_gradient(lambda x: softmax_cross_entropy(x, targets=labels), ROWS)
     x = ROWS.astype(np.float64)
     log_p = x - x.max(axis=-1, keepdims=True)
     log_p -= np.log(np.exp(log_p).sum(axis=-1, keepdims=True))
@@ -68,17 +68,18 @@ def test_softmax_cross_entropy_equals_reference(label):
 def test_labels_equal_their_distribution():
     labels = np.arange(7) % 3
     np.testing.assert_array_equal(
-        softmax_cross_entropy(tensor(ROWS), labels), softmax_cross_entropy(tensor(ROWS), np.eye(3)[labels])
+        softmax_cross_entropy(tensor(ROWS), targets=labels),
+        softmax_cross_entropy(tensor(ROWS), targets=np.eye(3)[labels]),
     )
 
 
 @pytest.mark.parametrize(("label", "named"), [(-1, "-1"), (3, "3"), (0.5, "0.5")])
 def test_a_label_of_no_class(label, named):
     with pytest.raises(RetinaError, match=rf"softmax_cross_entropy: expected labels 0 to 2, got {named}; number"):
-        softmax_cross_entropy(tensor(ROWS), np.array([0, 1, 2, 0, 1, 2, label]))
+        softmax_cross_entropy(tensor(ROWS), targets=np.array([0, 1, 2, 0, 1, 2, label]))
 
 
 @pytest.mark.parametrize("shape", [(7, 4), (7, 3, 1), (), (1,), (6,), (1, 3), (7, 1)])
 def test_targets_of_another_shape(shape):
     with pytest.raises(RetinaError, match="distribution over their 3 classes, got shape"):
-        softmax_cross_entropy(tensor(ROWS), np.zeros(shape, np.float32))
+        softmax_cross_entropy(tensor(ROWS), targets=np.zeros(shape, np.float32))

@@ -27,17 +27,18 @@ def tensor(values):
 
 def test_no_elements():
     value, gradient = value_and_gradient(
-        lambda x: sigmoid_focal(x, tensor(np.zeros((0, 3))), alpha=0.25, gamma=2.0), np.zeros((0, 3), np.float32)
+        lambda x: sigmoid_focal(x, targets=tensor(np.zeros((0, 3))), alpha=0.25, gamma=2.0),
+        np.zeros((0, 3), np.float32),
     )
     assert value.shape == gradient.shape == (0, 3)
 
 
 def test_by_hand():
     # x = 0: p = 1/2. Positive: 0.25 · (1/2)² · ln 2; negative: 0.75 · (1/2)² · ln 2.
-    value = sigmoid_focal(tensor([0, 0]), tensor([1, 0]), alpha=0.25, gamma=2.0)
+    value = sigmoid_focal(tensor([0, 0]), targets=tensor([1, 0]), alpha=0.25, gamma=2.0)
     np.testing.assert_allclose(value, [math.log(2) / 16, 3 * math.log(2) / 16], rtol=1e-6)
     # x = ln 3: p = 3/4. Positive: 1/4 · -ln(3/4); negative: 3/4 · ln 4.
-    value = sigmoid_focal(tensor([math.log(3)] * 2), tensor([1, 0]), alpha=None, gamma=1.0)
+    value = sigmoid_focal(tensor([math.log(3)] * 2), targets=tensor([1, 0]), alpha=None, gamma=1.0)
     np.testing.assert_allclose(value, [math.log(4 / 3) / 4, math.log(4) * 3 / 4], rtol=1e-6)
 
 
@@ -46,7 +47,9 @@ def test_by_hand():
 @pytest.mark.parametrize("target", [0.0, 1.0, 0.3])
 def test_value_and_gradient_equal_reference(target, alpha, gamma):
     targets = np.full_like(LOGITS, target)
-    value, gradient = value_and_gradient(lambda x: sigmoid_focal(x, tensor(targets), alpha=alpha, gamma=gamma), LOGITS)
+    value, gradient = value_and_gradient(
+        lambda x: sigmoid_focal(x, targets=tensor(targets), alpha=alpha, gamma=gamma), LOGITS
+    )
     assert value.dtype == np.float32
     targets = targets.astype(np.float64)
     np.testing.assert_allclose(value, reference.focal(LOGITS, targets, alpha, gamma), rtol=1e-6, atol=ATOL)
@@ -61,7 +64,7 @@ def test_float64_follows_the_formula_to_its_own_precision(alpha, gamma):
     targets = np.tile([0.0, 1.0, 0.3], len(LOGITS))
     logits = np.repeat(LOGITS, 3).astype(np.float64)
     value, gradient = value_and_gradient(
-        lambda x: sigmoid_focal(x, ops.convert_to_tensor(targets), alpha=alpha, gamma=gamma), logits
+        lambda x: sigmoid_focal(x, targets=ops.convert_to_tensor(targets), alpha=alpha, gamma=gamma), logits
     )
     # m·ε for m = 5 · 200; values below 1e-290 are beyond any use.
     np.testing.assert_allclose(value, reference.focal(logits, targets, alpha, gamma), rtol=5e-13, atol=1e-290)
@@ -73,7 +76,7 @@ def test_float64_follows_the_formula_to_its_own_precision(alpha, gamma):
 def test_confidently_wrong_at_200(gamma):
     """The modulating factor is 1 there: loss 200 times the weight, slope the weight."""
     value, gradient = value_and_gradient(
-        lambda x: sigmoid_focal(x, tensor([1, 0]), alpha=0.25, gamma=gamma), np.array([-200, 200], np.float32)
+        lambda x: sigmoid_focal(x, targets=tensor([1, 0]), alpha=0.25, gamma=gamma), np.array([-200, 200], np.float32)
     )
     np.testing.assert_allclose(value, [50, 150], rtol=1e-6)
     np.testing.assert_allclose(gradient, [-0.25, 0.75], rtol=1e-6)
@@ -83,7 +86,7 @@ def test_confidently_wrong_at_200(gamma):
 def test_confidently_right_has_no_gradient_rather_than_nan(gamma):
     """With γ < 1 the derivative of (1-p)^γ is infinite at p = 1; times log p it is 0."""
     value, gradient = value_and_gradient(
-        lambda x: sigmoid_focal(x, tensor([1, 1, 0, 0]), alpha=0.25, gamma=gamma),
+        lambda x: sigmoid_focal(x, targets=tensor([1, 1, 0, 0]), alpha=0.25, gamma=gamma),
         np.array([200, 90, -200, -90], np.float32),
     )
     np.testing.assert_allclose(value, 0, atol=1e-35)
@@ -94,7 +97,7 @@ def test_confidently_right_has_no_gradient_rather_than_nan(gamma):
 @pytest.mark.parametrize("alpha", [None, 0.25])
 def test_hard_targets_equal_soft_ones(alpha, gamma):
     is_positive = np.arange(len(LOGITS)) % 2 == 0
-    soft = value_and_gradient(lambda x: sigmoid_focal(x, tensor(is_positive), alpha=alpha, gamma=gamma), LOGITS)
+    soft = value_and_gradient(lambda x: sigmoid_focal(x, targets=tensor(is_positive), alpha=alpha, gamma=gamma), LOGITS)
     hard = value_and_gradient(
         lambda x: sigmoid_focal_hard(x, ops.convert_to_tensor(is_positive), alpha=alpha, gamma=gamma), LOGITS
     )
@@ -104,7 +107,7 @@ def test_hard_targets_equal_soft_ones(alpha, gamma):
 
 def test_integer_targets_and_broadcasting():
     logits = tensor(np.linspace(-3, 3, 6).reshape(2, 3))
-    value = sigmoid_focal(logits, ops.convert_to_tensor(np.array([1, 0, 1], np.int32)), alpha=0.25, gamma=2.0)
+    value = sigmoid_focal(logits, targets=ops.convert_to_tensor(np.array([1, 0, 1], np.int32)), alpha=0.25, gamma=2.0)
     expected = reference.focal(np.linspace(-3, 3, 6).reshape(2, 3), [1, 0, 1], 0.25, 2.0)
     np.testing.assert_allclose(value, expected, rtol=1e-6, atol=ATOL)
 
@@ -113,6 +116,6 @@ def test_integer_targets_and_broadcasting():
 @given(st.floats(-200, 200, width=32), st.floats(0, 1, width=32), st.floats(0, 5))
 def test_finite_and_not_negative(logit, target, gamma):
     value, gradient = value_and_gradient(
-        lambda x: sigmoid_focal(x, tensor([target]), alpha=0.25, gamma=gamma), np.array([logit], np.float32)
+        lambda x: sigmoid_focal(x, targets=tensor([target]), alpha=0.25, gamma=gamma), np.array([logit], np.float32)
     )
     assert np.isfinite(value).all() and np.isfinite(gradient).all() and value[0] >= 0

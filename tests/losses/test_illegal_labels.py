@@ -1,6 +1,5 @@
 """Labels of no class: an error where they are known, NaN where a function is traced and cannot raise."""
 
-import functools
 import math
 
 import keras
@@ -22,8 +21,8 @@ def center_loss(features, labels):
 
 
 OF_CLASSES = {
-    "softmax_cross_entropy": losses.softmax_cross_entropy,
-    "softmax_focal": functools.partial(losses.softmax_focal, gamma=2.0),
+    "softmax_cross_entropy": lambda x, labels: losses.softmax_cross_entropy(x, targets=labels),
+    "softmax_focal": lambda x, labels: losses.softmax_focal(x, targets=labels, gamma=2.0),
     "multiclass_hinge": losses.multiclass_hinge,
     "center_loss": center_loss,
 }

@@ -57,6 +57,17 @@ def test_extreme_thresholds(threshold, count):
     assert len(boxes) == count
 
 
+@pytest.mark.parametrize("further", [{}, {"suppression": "gaussian"}, {"clip": "after"}, {"clip": "none"}])
+@pytest.mark.parametrize("delta", [[np.nan, 0, 0, 0], [0, 0, 0, np.nan], [np.inf, 0, 0, 0], [0, -np.inf, 0, 0]])
+def test_a_box_that_is_not_finite_is_no_detection(delta, further):
+    """And keeps nothing from being one."""
+    deltas = np.zeros((1, 3, 4), np.float32)
+    deltas[0, 0] = delta
+    ((boxes, scores, _),) = detections([[[3.0], [2.0], [1.0]]], deltas, **further)
+    np.testing.assert_array_equal(boxes, ANCHORS[1:])
+    np.testing.assert_allclose(scores, reference.sigmoid(np.array([2.0, 1.0])), rtol=1e-6)
+
+
 def test_by_hand():
     logits = np.full((1, 3, 3), -9.0)
     logits[0, 2, 1], logits[0, 0, 2], logits[0, 0, 0] = 2, 1, 0

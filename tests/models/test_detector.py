@@ -1,3 +1,4 @@
+import dataclasses
 import math
 from typing import Any
 
@@ -8,8 +9,9 @@ from keras import ops
 
 from retina import config
 from retina.errors import RetinaError
+from retina.inference import CocoMetrics
 from retina.models.detector import Detector, PixelNormalization
-from retina.models.keras_inputs import checked_batch, from_xyxy, to_batch
+from retina.models.keras_inputs import checked_batch, from_xyxy, to_batch, to_xyxy
 from tests import reference
 
 CLASSES = ("a", "b", "c")
@@ -256,6 +258,30 @@ def test_saving_and_loading_by_keras(detector, tmp_path):
     assert loaded.get_config() == detector.get_config()
 
 
+@pytest.mark.parametrize("way", ["clone_model", "save_weights", "tf.train.Checkpoint"])
+def test_weights_go_to_another_detector(detector, way, tmp_path):
+    """`clone_model` gives another of the same configuration; the optimizer goes with TensorFlow's checkpoints."""
+    detector.compile(optimizer=keras.optimizers.Adam(0.25))
+    detector.optimizer.build(detector.trainable_variables)
+    detector.optimizer.iterations.assign(7)
+    other = keras.models.clone_model(detector)
+    assert other.get_config() == detector.get_config()
+    if way == "clone_model":
+        other.set_weights(detector.get_weights())
+    elif way == "save_weights":
+        detector.save_weights(tmp_path / "m.weights.h5")
+        other.load_weights(tmp_path / "m.weights.h5")
+    else:
+        tf = pytest.importorskip("tensorflow")
+        path = tf.train.Checkpoint(model=detector, optimizer=detector.optimizer).save(str(tmp_path / "c"))
+        other.compile(optimizer=keras.optimizers.Adam(0.125))
+        other.optimizer.build(other.trainable_variables)
+        tf.train.Checkpoint(model=other, optimizer=other.optimizer).restore(path).assert_consumed()
+        assert int(other.optimizer.iterations) == 7 and float(other.optimizer.learning_rate) == 0.25
+    for ours, theirs in zip(detector.weights, other.weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_fit_lowers_the_loss_and_reports_the_objective():
     import tensorflow as tf
 
@@ -359,23 +385,42 @@ def test_evaluate_gives_the_loss_of_our_own_batch(compiled, form):
     np.testing.assert_allclose(reported["loss"], compiled.test_on_batch(images, targets)[0], rtol=1e-6)
 
 
-def test_fit_takes_batches_of_several_lengths_and_gives_the_loss_of_the_step(compiled):
+def test_fit_takes_batches_of_several_lengths_and_gives_the_loss_of_the_step(compiled, tmp_path):
     """One image, none with a box, and more boxes than before; the learning rate is too small to move the loss."""
     images, targets, _ = usual("xywh")
     image, one = lists(images[:1], {name: field[:1] for name, field in targets.items()})
     elements = (image, one), (image, {"boxes": [[]], "labels": [[]]}), lists(images, targets)
     detector = Detector.from_config(compiled.get_config())
     detector.set_weights(compiled.get_weights())
-    detector.compile(optimizer=keras.optimizers.SGD(1e-12))
+    detector.compile(optimizer=keras.optimizers.SGD(1e-12), metrics=[CocoMetrics()])
     expected = []
     for element in elements:
         batch = tensors(checked_batch(*element, detector.convention))
         expected.append(float(detector.loss_sums(detector(batch, training=True), batch).losses()["loss"]))
     detector.set_weights(compiled.get_weights())  # the statistics of batch normalisation, too
-    history = detector.fit(Elements(*elements), shuffle=False, verbose=0, validation_data=(images, targets))
+    best = keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", monitor="val_AP", mode="max", save_best_only=True)
+    stop = keras.callbacks.EarlyStopping(monitor="val_AP", mode="max")
+    validation = {"validation_data": (images, targets), "callbacks": [best, stop]}
+    history = detector.fit(Elements(*elements), shuffle=False, verbose=0, **validation)
     counts = [len(element[0]) for element in elements]
     np.testing.assert_allclose(history.history["loss"], [np.average(expected, weights=counts)], rtol=1e-6)
     assert history.history["val_loss"][0] > 0
+    ((figure,),) = (history.history[name] for name in ("val_AP",))
+    assert stop.best == figure and 0 <= figure < 1
+    # What the callback saved is the model, metric included, and finds what the metric was given.
+    loaded = keras.saving.load_model(tmp_path / "best.keras")
+    assert loaded.get_config() == detector.get_config()
+    (metric,) = loaded.detection_metrics.of_epoch
+    boxes = np.array([[*BOXES[0]], [*BOXES[1], [0] * 4]], np.float32)
+    detections = detector.predict(images, verbose=0)
+    size = (np.array([[64]] * 2), np.array([[96]] * 2))
+    metric.update_state(
+        {"boxes": boxes, "labels": targets["classes"]},
+        {**detections, "boxes": to_xyxy(detections["boxes"], "xywh", size)},
+    )
+    assert metric.result()["AP"] == figure
+    theirs = detector.predict(images, verbose=0, names="keras_hub")
+    np.testing.assert_array_equal(theirs["confidence"], detections["scores"])
     assert detector.image_size == (64, 96) and compiled.image_size is None
 
 
@@ -404,7 +449,37 @@ def test_a_batch_that_a_graph_cannot_refuse_has_a_loss_of_nan(compiled):
     images, targets, _ = usual("xywh")
     batch = to_batch(images, {**targets, "classes": np.array([[3, 0], [1, -1]])}, compiled.convention)
     assert [bool(usable) for usable in batch["usable"]] == [False, True]
+    compiled.reset_metrics()
     assert math.isnan(float(compiled.compute_loss(batch, y_pred=compiled(batch))))
+    # A loss may be NaN for other reasons; the positives are only for this one, which the epoch's end names.
+    logs = {name: float(metric.result()) for name, metric in compiled.trackers.items()}
+    compiled.reset_metrics()
+    assert [name for name, value in logs.items() if math.isnan(value)] == ["positives"]
+    named = compiled._refuse_unusable()
+    with pytest.raises(RetinaError, match=r"data: expected finite boxes in xywh .* classes from 0 to 2"):
+        named.on_epoch_end(0, logs)
+    with pytest.raises(RetinaError, match="validation data: expected"):
+        named.on_epoch_end(0, {"loss": 1.0, "positives": 3.0, "val_positives": math.nan})
+    named.on_epoch_end(0, {"loss": math.nan, "positives": 3.0})
+
+
+def test_weights_are_of_images(compiled):
+    """Weights 2 and 0 give twice the sums of the first image alone, over the positives of both."""
+    images, targets, _ = usual("xywh")
+    of_both, first = (
+        tensors(checked_batch(*part, compiled.convention))
+        for part in ((images, targets), (images[:1], {name: field[:1] for name, field in targets.items()}))
+    )
+    weighted = tensors(checked_batch(images, targets, compiled.convention, [2, 0]))
+    outputs = compiled(of_both["images"])
+    alone = {name: value[:1] for name, value in outputs.items()}
+    for kind in (config.BatchNormalizer(), config.ImageNormalizer()):
+        loss = config.Loss(normalizer=kind)
+        objective = dataclasses.replace(compiled.objective((64, 96)), loss=loss)
+        sums, expected = objective.sums(outputs, weighted), objective.sums(alone, first)
+        np.testing.assert_allclose(float(sums.classification), 2 * float(expected.classification), rtol=1e-5)
+        np.testing.assert_allclose(float(sums.box), 2 * float(expected.box), rtol=1e-5)
+        assert float(sums.positives) == float(objective.sums(outputs, of_both).positives)
 
 
 def test_one_class():
@@ -418,11 +493,12 @@ def test_one_class():
     ("call", "message"),
     [
         (lambda d, x, y: d.compile(loss="mse"), "loss= has no effect"),
-        (lambda d, x, y: d.compile(metrics=["accuracy"]), "metrics= has no effect"),
+        (lambda d, x, y: d.compile(metrics=["accuracy"]), r"metrics: expected \[retina.CocoMetrics\(\)\]"),
         (lambda d, x, y: d.compile(classification_loss="focal"), "classification_loss= has no effect"),
-        (lambda d, x, y: d.fit(x, y, sample_weight=np.ones(2)), "sample_weight= has no effect"),
+        (lambda d, x, y: d.fit(x, y, sample_weight=np.ones(3)), "sample_weight: expected a number of each of 2"),
         (lambda d, x, y: d.fit(x, y, class_weight={0: 1}), "class_weight= has no effect"),
-        (lambda d, x, y: d.fit(x, y, validation_data=(x, y, np.ones(2))), "sample_weight: expected none"),
+        (lambda d, x, y: d.fit(x, y, validation_data=(x, y, -np.ones(2))), "sample_weight: expected finite"),
+        (lambda d, x, y: d.predict(x, names="torchvision"), "names: expected one of retina, keras_hub, keras_cv"),
         (lambda d, x, y: d.fit(x, {**y, "classes": y["classes"] + 3}, verbose=0), "classes from 0 to 2"),
         (lambda d, x, y: d.fit(Elements((x, y)), y), "leave y out"),
         (lambda d, x, y: d.evaluate(Elements(*[(x, y)] * 3, (x, {**y, "boxes": 3 * y["boxes"]})), verbose=0), "inside"),

@@ -5,7 +5,7 @@ import pytest
 
 from retina.errors import RetinaError
 from retina.models import keras_inputs
-from retina.models.keras_inputs import Convention, checked_batch, from_xyxy, source, to_xyxy
+from retina.models.keras_inputs import Convention, checked_batch, each_batch, from_xyxy, source, to_batch, to_xyxy
 
 BOX = [10.0, 20.0, 40.0, 52.0]  # xyxy on 64 x 128 (height, width)
 SAME = {
@@ -90,6 +90,39 @@ def test_pixels_from_0_to_1():
     assert not checked_batch(0 * unit, None, THREE)["images"].any()  # black is black
 
 
+@pytest.mark.parametrize("weights", [[2, 0.5], np.array([2, 0.5]), np.array([[2], [0.5]], np.float32)])
+def test_weights_of_images(weights):
+    for batch in (checked_batch(IMAGES, Y, THREE, weights), source(IMAGES, Y, THREE, weights)):
+        np.testing.assert_array_equal(batch["weight"], [[2], [0.5]])
+    ours = checked_batch(IMAGES, Y, THREE)
+    np.testing.assert_array_equal(to_batch(ours, None, THREE, weights)["weight"], [[2], [0.5]])
+    assert "weight" not in ours
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1.0, -1.0], [1.0, np.nan], [1.0, np.inf], np.ones((2, 3)), np.float32(1)])
+def test_refused_weights(weights):
+    with pytest.raises(RetinaError, match="sample_weight: expected"):
+        checked_batch(IMAGES, Y, THREE, weights)
+    with pytest.raises(RetinaError, match="sample_weight: it has no effect beside"):
+        source(iter_of((IMAGES, Y)), None, THREE, weights)
+
+
+def test_a_weight_that_a_graph_cannot_refuse_is_not_usable():
+    batch = to_batch(IMAGES, Y, THREE, np.array([1.0, np.nan]))
+    np.testing.assert_array_equal(batch["usable"], [True, False])
+
+
+def test_batches_to_read_again():
+    """Of arrays as many images as asked for; a generator is refused, since its batches are gone."""
+    arrays = checked_batch(IMAGES, Y, THREE)
+    assert [len(batch["labels"]) for batch in each_batch(arrays, THREE, 1)] == [1, 1]
+    assert [len(batch["labels"]) for batch in each_batch(arrays, THREE, None)] == [2]
+    (batch,) = each_batch([(IMAGES, Y)], THREE, 1)  # as a DataLoader's
+    np.testing.assert_array_equal(batch["boxes"], arrays["boxes"])
+    with pytest.raises(RetinaError, match="metrics: expected data that can be read again"):
+        next(each_batch(iter_of((IMAGES, Y)), THREE, None))
+
+
 def with_box(box, label=0, images=IMAGES):
     return images, {"boxes": np.array([[BOX], [box]], np.float32), "classes": np.array([[1], [label]])}
 
@@ -137,8 +170,7 @@ def test_slots_of_elements_vary_between_the_first_two():
     batches = list(source(((IMAGES[:1], y) for y in lists), None, THREE))
     assert [batch["boxes"].shape for batch in batches] == [(1, n, 4) for n in (1, 2, 0, 4)]
     assert [int(batch["valid"].sum()) for batch in batches] == [1, 2, 0, 3]
-    with pytest.raises(RetinaError, match="expected none"):
-        next(source(iter_of((IMAGES, Y, np.ones(2))), None, THREE))
+    np.testing.assert_array_equal(next(source(iter_of((IMAGES, Y, [3, 0])), None, THREE))["weight"], [[3], [0]])
 
 
 def iter_of(*elements):

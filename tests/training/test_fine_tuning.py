@@ -1,6 +1,7 @@
 """First weights from another run: rows of the classification head by class name, everything else as it was."""
 
 from pathlib import Path
+from unittest import mock
 
 import keras
 import numpy as np
@@ -8,12 +9,14 @@ import pytest
 
 from retina import config as configuration
 from retina.errors import RetinaError
+from retina.models import backbones
+from retina.models.detector import Detector
 from retina.runs.checkpoint import Checkpoint, gather, save
 from retina.runs.directory import BEST, LATEST, RunDirectory
 from retina.training.fine_tuning import _conventions, _near, initialise, matching_classes, read_initial
 from retina.weights import torchvision
 from retina.weights.tensor_file import TensorFile
-from tests.training.small_step import four_images, small_detector, weights
+from tests.training.small_step import four_images, small_detector, tiny_backbone, weights
 
 MODEL = ["model.fpn={channels: 16, max_level: 5}", "model.head={channels: 16, layers: 1, init_std: 0.1}"]
 
@@ -228,3 +231,56 @@ def test_the_configurations_have_the_conventions_of_their_weights(name):
     imported = configuration.parse({**configuration.load().model_dump(mode="json"), **sections})
     assert _conventions(given) == _conventions(imported)
     assert (given.assignment, given.loss) == (imported.assignment, imported.loss)
+
+
+# --------------------------------------------------------------------------------------------------------- from_preset
+
+
+@pytest.fixture
+def of_tiny_backbones():
+    """Detectors are made on them; the calls' arguments are those of `backbones.build_reported`."""
+    built = mock.Mock(side_effect=lambda *_: backbones.Built(tiny_backbone(), None))
+    with mock.patch.object(backbones, "build_reported", built):
+        yield built
+
+
+def test_from_preset_is_the_checkpoints_detector(old, tmp_path, of_tiny_backbones):
+    path = tmp_path / "step_12.npz"
+    save(path, checkpoint(old))
+    same = Detector.from_preset(path, bounding_box_format="xywh")
+    assert same.class_names == old.class_names and same.convention.box_format == "xywh"
+    assert same.sections.anchors == old.sections.anchors and of_tiny_backbones.call_args.args[1] is None
+    for name, expected in outputs(old).items():
+        np.testing.assert_array_equal(outputs(same)[name], expected)
+
+
+def test_from_preset_takes_rows_by_class(old, tmp_path, of_tiny_backbones):
+    path = tmp_path / "step_12.npz"
+    save(path, checkpoint(old))
+    other = Detector.from_preset(path, class_names=["horse", "dog"])
+    np.testing.assert_allclose(outputs(other)["logits"][..., 1], outputs(old)["logits"][..., 1], rtol=1e-5)
+    np.testing.assert_array_equal(outputs(other)["deltas"], outputs(old)["deltas"])
+    assert Detector.from_preset(path, num_classes=2).class_names == ("0", "1")
+
+
+def test_from_preset_of_a_classifier(of_tiny_backbones):
+    for name, expected in {
+        "efficientnet_lite0": ("efficientnet_lite0", "imagenet"),
+        "torchvision/resnet50_v1": ("resnet50", "torchvision/resnet50_v1"),
+    }.items():
+        assert Detector.from_preset(name, num_classes=3).class_names == ("0", "1", "2")
+        assert of_tiny_backbones.call_args.args == expected
+        with pytest.raises(RetinaError, match="give class_names= or num_classes="):
+            Detector.from_preset(name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"preset": "nowhere"}, "Detector.from_preset: nowhere: not a run directory"),
+        ({"preset": "nowhere", "num_classes": 2, "class_names": ["a"]}, "num_classes is 2, class_names are 1"),
+    ],
+)
+def test_from_preset_refuses(arguments, message):
+    with pytest.raises(RetinaError, match=message):
+        Detector.from_preset(**arguments)

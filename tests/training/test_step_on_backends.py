@@ -23,6 +23,7 @@ import numpy as np
 from retina.startup import import_tensorflow_quietly
 import_tensorflow_quietly()
 from retina import config
+from retina.models.keras_inputs import checked_batch
 from retina.runs.checkpoint import gather
 from retina.training.optimizer import build_optimizer
 from retina.training.step import build_step
@@ -98,7 +99,25 @@ def modes():
     losses.append(check())
     return {"losses": losses, "changed": changed}
 
-print(json.dumps({"everything": everything(sys.argv[1]), "half": half(), "outside": outside(), "modes": modes()}))
+def fitted():
+    # The loss of Keras' fit on arrays, and of a step on the same: images with and without boxes, and a single one.
+    images = four_images()["images"]
+    boxes = [[[4, 4, 36, 36], [20, 10, 60, 40]], [], [], [[10, 20, 40, 60]]]
+    targets = {"boxes": boxes, "classes": [[0, 1], [], [], [1]]}
+    pairs = []
+    for rows in (slice(0, 4), slice(1, 2)):
+        x, y = images[rows], {name: field[rows] for name, field in targets.items()}
+        detector, _, step = small("float32", config.Run(), config.Loss())
+        other, _, _ = small("float32", config.Run(), config.Loss())
+        other.compile(optimizer="sgd")
+        history = other.fit(x, y, batch_size=len(x), verbose=0).history
+        line = numbers(step(checked_batch(x, y, detector.convention)))
+        names = ("loss", "loss_classification", "loss_box", "positives")
+        pairs.append([[line[name], history[name][0]] for name in names])
+    return pairs
+
+parts = {"everything": everything(sys.argv[1]), "half": half(), "outside": outside(), "modes": modes()}
+print(json.dumps({**parts, "fitted": fitted()}))
 """
 
 pytestmark = pytest.mark.slow
@@ -124,6 +143,14 @@ def results(tmp_path_factory) -> dict[str, tuple[dict, dict[str, np.ndarray]]]:
         assert process.returncode == 0, err
         found[name] = json.loads(out.splitlines()[-1]), dict(np.load(folder / f"{name}.npz"))
     return found
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_fit_on_arrays_gives_the_loss_of_a_step_on_the_same(results, backend):
+    for pairs, positives in zip(results[backend][0]["fitted"], (True, False), strict=True):
+        for of_step, of_fit in pairs:
+            assert of_fit == pytest.approx(of_step, rel=1e-6, abs=1e-7)
+        assert pairs[0][0] > 0 and bool(pairs[-1][0]) == positives
 
 
 @pytest.mark.parametrize("backend", OTHERS)
