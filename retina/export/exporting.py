@@ -28,6 +28,7 @@ from retina.export.runner import Format
 from retina.inference import Predictor
 from retina.models.detector import Detector
 from retina.runs.loading import check_sections, inference_in_words, load_checkpoint, split_for
+from retina.startup import require_tensorflow
 
 Precision = Literal["float32", "float16", "int8"]
 
@@ -89,6 +90,7 @@ def export(
         raise RetinaError(
             f"{out}: expected a place for the export, there is something; remove it or choose another --out"
         )
+    require_tensorflow(f"export: {format}")
     if keras.backend.backend() != "tensorflow":
         return _in_child(run, format, out, precision, raw, checkpoint, split, certify_images, overrides)
     check_sections(overrides, ("data", "export", "inference"), "an export")

@@ -14,7 +14,7 @@ import keras
 
 from retina import config as configuration
 from retina.config import Config
-from retina.data.batches.evaluation import translated
+from retina.data.batches.evaluation import how_read, translated
 from retina.data.batches.training import described, training_batches
 from retina.data.dataset import DetectionDataset
 from retina.data.ground_truth import GroundTruth
@@ -278,7 +278,8 @@ class Loop:
                 self.report.say(note)
         if self.validation is None:
             self.report.say("no validation data: nothing is evaluated, and the newest checkpoint counts as the best")
-        self.report.say(described(self.config.data))
+        for line in (described(self.config.data), *how_read()):
+            self.report.say(line)
         for note in self.notes:
             self.report.say(note)
         if self.first_step:

@@ -133,7 +133,7 @@ def translated(dataset: DetectionDataset) -> Iterator[None]:
 # -------------------------------------------------------------------------------------------- without TensorFlow
 
 
-def described() -> tuple[str, ...]:
+def how_read() -> tuple[str, ...]:
     """Return the log's line on how evaluation images are read, where that is not by TensorFlow's operations."""
     if has_tensorflow():
         return ()
