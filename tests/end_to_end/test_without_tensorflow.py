@@ -1,4 +1,4 @@
-"""An environment without TensorFlow: made by scripts/setup.py; it trains and evaluates the digits on JAX as ours does."""
+"""An environment without TensorFlow: made by scripts/setup.py, it trains and evaluates the digits on JAX alike."""
 
 import json
 import os
