@@ -18,6 +18,8 @@ from retina.ablation.execute import run_locally, run_on_ray
 from retina.ablation.outputs import write_outputs
 from retina.ablation.plan import Plan
 from retina.ablation.results import StudyResult, collect
+from retina.ablation.runs import SettingsComparison
+from retina.ablation.runs import compare_settings as compare_matches_of_settings
 from retina.data.convert.converting import convert
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import Pixels
@@ -88,9 +90,9 @@ _HEAVY = {
 }
 
 __all__ = [
-    "ablate", "benchmark", "browse", "compare", "convert", "evaluate", "examine", "export", "export_weights",
-    "import_weights", "init", "judge", "load", "load_split", "loss_distribution", "predict", "score", "summarise_study",
-    "train", "write_report",
+    "ablate", "benchmark", "browse", "compare", "compare_settings", "convert", "evaluate", "examine", "export",
+    "export_weights", "import_weights", "init", "judge", "load", "load_split", "loss_distribution", "predict", "score",
+    "summarise_study", "train", "write_report",
 ]  # fmt: skip
 
 
@@ -312,20 +314,66 @@ def compare(
             `evaluation.max_detections` differ; a setting without effect; or bad `replicates`, `seed` or `level`.
     """
     paths = Path(a), Path(b)
-    if replicates < LEAST_REPLICATES:
-        raise RetinaError(f"--replicates: expected at least {LEAST_REPLICATES}, got {replicates}; 1000 are usual")
+    _check_replicates(replicates)
     if not 0 < level < 1:
         raise RetinaError(f"--level: expected a number between 0 and 1, got {level}; 0.95 is usual")
     if ground_truth is None:
-        if split is not None and split not in get_args(Split):
-            raise RetinaError(f"--split: expected one of {', '.join(get_args(Split))}, got '{split}'")
-        pair = _results_of_runs(*paths, cast(Split, split or "validation"), checkpoint or "best")
+        truth, limit, (of_a, of_b) = _results_of_runs(paths, _split_of_runs(split), checkpoint or "best")
+        pair = _Pair(truth, of_a, of_b, limit)
     elif checkpoint is not None:
         raise RetinaError(f"--checkpoint {checkpoint}: it has no effect on results files; leave it out")
     else:
         pair = _results_in_files(*paths, Path(ground_truth), tuple(split.split(",")) if split else ())
     matches = [match(pair.truth, results, max_detections=pair.limit) for results in (pair.a, pair.b)]
     return compare_matches(pair.truth, *matches, replicates=replicates, seed=seed, level=level)
+
+
+def compare_settings(
+    a: Sequence[str | Path],
+    b: Sequence[str | Path],
+    *,
+    split: str | None = None,
+    checkpoint: str = "latest",
+    replicates: int = 1000,
+    seed: int = 0,
+) -> SettingsComparison:
+    """Return whether setting B is better than setting A: several runs of each, with the same seeds.
+
+    Seeds and images are resampled together, as `retina ablate` does. The last checkpoints count: the best on the way
+    favours the setting with the most noise.
+
+    Args:
+        split, checkpoint, replicates: as of `compare`.
+        seed: of the resamples.
+
+    Raises:
+        RetinaError: as of `compare`; two runs of a setting have one seed, or the settings have other seeds.
+    """
+    _check_replicates(replicates)
+    runs = [*map(Path, a), *map(Path, b)]
+    truth, limit, detected = _results_of_runs(runs, _split_of_runs(split), checkpoint)
+    matches = [match(truth, results, max_detections=limit) for results in detected]
+    by_seed = []
+    for paths, some in ((runs[: len(a)], matches[: len(a)]), (runs[len(a) :], matches[len(a) :])):
+        seeds = [config.load(path / "config.yaml").run.seed for path in paths]
+        if len(set(seeds)) < len(seeds):
+            raise RetinaError(
+                f"{', '.join(map(str, paths))}: run.seed: expected one run for each seed of a setting, got {seeds}; "
+                "leave the others out"
+            )
+        by_seed.append(dict(zip(seeds, some, strict=True)))
+    return compare_matches_of_settings(truth, *by_seed, replicates=replicates, seed=seed)
+
+
+def _check_replicates(replicates: int) -> None:
+    if replicates < LEAST_REPLICATES:
+        raise RetinaError(f"--replicates: expected at least {LEAST_REPLICATES}, got {replicates}; 1000 are usual")
+
+
+def _split_of_runs(split: str | None) -> Split:
+    if split is not None and split not in get_args(Split):
+        raise RetinaError(f"--split: expected one of {', '.join(get_args(Split))}, got '{split}'")
+    return cast(Split, split or "validation")
 
 
 class _Pair(NamedTuple):
@@ -348,19 +396,23 @@ def _results_in_files(a: Path, b: Path, truth_path: Path, splits: tuple[str, ...
     return _Pair(truth, read_results(a, truth), read_results(b, truth), config.Evaluation().max_detections[-1])
 
 
-def _results_of_runs(a: Path, b: Path, split: Split, checkpoint: str) -> _Pair:
-    for path in (a, b):
+def _results_of_runs(runs: Sequence[Path], split: Split, checkpoint: str) -> tuple[GroundTruth, int, list[Results]]:
+    """The ground truth that runs share, the detections of a class in an image that count, and the results of each."""
+    for path in runs:
         if exists(path) and path.is_file():
             raise RetinaError(f"{path}: expected a run directory, got a file; add --ground-truth to compare files")
-    limits = [_limit(run) for run in (a, b)]
-    if limits[0] != limits[1]:
-        raise RetinaError(
-            f"{a} and {b}: evaluation.max_detections: expected the same to compare, got {limits[0]} and {limits[1]} "
-            "for AP; compare their detections.json with --ground-truth instead"
-        )
-    detected = [_heavy("detect_run")(run, split, checkpoint=checkpoint) for run in (a, b)]
-    check_same_truth(detected[0].truth, detected[1].truth)
-    return _Pair(detected[0].truth, detected[0].results, detected[1].results, limits[0])
+    first, *others = runs
+    limit = _limit(first)
+    for run in others:
+        if _limit(run) != limit:
+            raise RetinaError(
+                f"{first} and {run}: evaluation.max_detections: expected the same to compare, got {limit} and "
+                f"{_limit(run)} for AP; compare their detections.json with --ground-truth instead"
+            )
+    detected = [_heavy("detect_run")(run, split, checkpoint=checkpoint) for run in runs]
+    for other in detected[1:]:
+        check_same_truth(detected[0].truth, other.truth)
+    return detected[0].truth, limit, [run.results for run in detected]
 
 
 def _limit(run: Path) -> int:

@@ -134,7 +134,8 @@ def app_of(name: str) -> typer.Typer:
         context_settings={"help_option_names": list(HELP)},
     )
     function = COMMANDS[name].function
-    app.command()(getattr(importlib.import_module(f"retina.commands.{function}"), function))
+    module = importlib.import_module(f"retina.commands.{function}")
+    app.command(cls=getattr(module, "PARSER", None))(getattr(module, function))
     return app
 
 

@@ -114,6 +114,16 @@ class Study:
     def is_finished(self, trial: Trial) -> bool:
         return all((self.evaluation(trial) / name).is_file() for name in ("metrics.json", "detections.json"))
 
+    def figure(self, trial: Trial) -> float | None:
+        """Return AP of the trial's last evaluation; None without one."""
+        file = self.evaluation(trial) / "metrics.json"
+        if not self.is_finished(trial):
+            return None
+        try:
+            return float(json.loads(file.read_text(encoding="utf-8"))["metrics"]["AP"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None  # shown in passing; the scores are computed from the detections
+
     def write_config(self, trial: Trial) -> None:
         write_text(self.file(trial, "yaml"), configuration.to_yaml(self.plan.trial_config(trial)))
 

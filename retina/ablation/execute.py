@@ -191,7 +191,7 @@ class _Progress:
     """Trials that are left, and lines of progress."""
 
     def __init__(self, study: Study, say: Say):
-        self.say, self.workers = say, 1
+        self.study, self.say, self.workers = study, say, 1
         self.trials = study.plan.trials
         self.todo = [trial for trial in self.trials if study.outcome(trial).status not in ("finished", "diverged")]
         self.left = len(self.todo)
@@ -208,6 +208,8 @@ class _Progress:
         text = (
             f"{self._place(len(self.trials) - self.left)} {trial.name}: {outcome.status} in {duration(outcome.seconds)}"
         )
+        if (figure := self.study.figure(trial)) is not None:
+            text += f", AP {figure:.3f}"
         if outcome.attempts > 1:
             text += f", {outcome.attempts} attempts"
         if outcome.error:

@@ -81,8 +81,11 @@ class Plan:
         return _resolved(self.config, setting)
 
     def trial_config(self, trial: Trial) -> Config:
-        """Return the configuration of a trial: the setting's overrides and its seed, and no report of its own."""
+        """Return the configuration of a trial: the setting's overrides and its seed, no report of its own, and one
+        checkpoint (beside the best) where `run.keep` does not ask for more than is usual."""
         overrides = [f"run.seed={trial.seed}", "run.report=false"]
+        if self.config.run.keep <= configuration.Run.model_fields["keep"].default:
+            overrides.append("run.keep=1")
         return configuration.override(self.setting_config(self.setting(trial.setting)), overrides)
 
     def to_tree(self) -> dict[str, Any]:

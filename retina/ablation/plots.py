@@ -1,4 +1,4 @@
-"""The plots of a study as PNG files, drawn with matplotlib."""
+"""The plots of a study as PNG, PDF and SVG files, drawn with matplotlib."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from retina.drawing.plots import GREY, INK, save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+_PRINTED = ("pdf", "svg")  # beside PNG: lines stay sharp in a paper
 
 
 def write_plots(study: Study, result: StudyResult) -> None:
@@ -37,9 +40,10 @@ def write_plots(study: Study, result: StudyResult) -> None:
     ]
     for name, paint, size in plots:
         if paint is None:
-            (study.path / name).unlink(missing_ok=True)
+            for kind in (".png", *(f".{kind}" for kind in _PRINTED)):
+                (study.path / name).with_suffix(kind).unlink(missing_ok=True)
             continue
-        save(study.path / name, size, paint)
+        save(study.path / name, size, paint, *_PRINTED)
 
 
 def colours(count: int) -> list[Any]:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from retina import api
+from retina.commands.gates import FailBelow, below, fail, limits
 from retina.commands.options import Checkpoint, Conventions, Json, Overrides, ProtocolOption, Replicates, Split
 from retina.evaluation.tables import print_score
 from retina.output import bar, console
@@ -23,9 +24,11 @@ def evaluate(
     replicates: Replicates = None,
     out: Annotated[Path | None, typer.Option(help="Also write metrics, detections, plots and pictures here.")] = None,
     conventions: Conventions = False,
+    fail_below: FailBelow = None,
     as_json: Json = False,
 ) -> None:
     """Print the metrics of a trained run, how sure they are, and what keeps them down."""
+    least = limits(fail_below)
     score, notes = api.judge(
         run,
         split,
@@ -39,10 +42,11 @@ def evaluate(
     if as_json:
         head = {"run": str(run), "split": split, "checkpoint": checkpoint, "notes": list(notes)}
         print(json.dumps({**head, **score.to_json()}, indent=2))
-        return
-    terminal = console()
-    for note in notes:
-        terminal.print(note, markup=False)
-    print_score(terminal, score, conventions=conventions)
-    if out is not None:
-        terminal.print(f"All of it, with pictures, is in {out}.", markup=False, soft_wrap=True)
+    else:
+        terminal = console()
+        for note in notes:
+            terminal.print(note, markup=False)
+        print_score(terminal, score, conventions=conventions)
+        if out is not None:
+            terminal.print(f"All of it, with pictures, is in {out}.", markup=False, soft_wrap=True)
+    fail(below(least, score.to_json()["metrics"]))

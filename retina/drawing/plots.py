@@ -27,9 +27,13 @@ _NAMED_CELLS = 25
 _LABEL = 24
 
 
-def save(path: Path, size: tuple[float, float], paint: Callable[[Figure], None]) -> None:
-    """Paint a figure of this size in inches and write it as a whole."""
+_UNDATED: dict[str, dict[str, None]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
+
+
+def save(path: Path, size: tuple[float, float], paint: Callable[[Figure], None], *others: str) -> None:
+    """Paint a figure of this size in inches and write it as a whole: as PNG, and with `others` as "pdf" or "svg"."""
     # The object interface: pyplot would keep the figures and choose a window system.
+    from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -42,8 +46,10 @@ def save(path: Path, size: tuple[float, float], paint: Callable[[Figure], None])
         paint(figure)
         for axes in figure.axes:
             axes.spines[["top", "right"]].set_visible(False)
-        with written(path) as temporary:
-            figure.savefig(temporary, format="png")
+        for kind in ("png", *others):
+            # Without dates and random ids the same results give the same files.
+            with written(path.with_suffix(f".{kind}")) as temporary, rc_context({"svg.hashsalt": path.stem}):
+                figure.savefig(temporary, format=kind, metadata=_UNDATED.get(kind))
 
 
 def write_plots(folder: Path, assessment: Assessment) -> None:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _EQUAL = 1e-12
 _SHOWN = 3
 
+_SCOPE = "it is about these two detectors on images like these: trained with another seed, either may differ"
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -177,7 +179,7 @@ def check_same_truth(a: GroundTruth, b: GroundTruth) -> None:
 
 
 def verdict(comparison: Comparison, a: str = "A", b: str = "B") -> str:
-    """Return in one sentence which of the two has the higher AP; `a` and `b` are their names."""
+    """Return in one sentence which of the two has the higher AP, and of what that is said; `a`, `b`: their names."""
     overall = comparison.figures["AP"]
     level = f"{100 * comparison.level:g} %"
     if np.isnan(overall.difference):
@@ -188,10 +190,11 @@ def verdict(comparison: Comparison, a: str = "A", b: str = "B") -> str:
             "but all boxes that count lie in one image"
         )
     if overall.low > 0:
-        return f"{b} is better by {_shown(overall.difference)} AP ({level} interval {_span(overall.low, overall.high)})"
+        span = _span(overall.low, overall.high)
+        return f"{b} is better by {_shown(overall.difference)} AP ({level} interval {span}); {_SCOPE}"
     if overall.high < 0:
         span = _span(-overall.high, -overall.low)
-        return f"{a} is better by {_shown(-overall.difference)} AP ({level} interval {span})"
+        return f"{a} is better by {_shown(-overall.difference)} AP ({level} interval {span}); {_SCOPE}"
     return (
         f"no clear difference at {level}: {b} - {a} is {_shown(overall.difference)} AP "
         f"(interval {_span(overall.low, overall.high)})"

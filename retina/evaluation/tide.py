@@ -32,6 +32,14 @@ from retina.evaluation.matching import Matches, best_of_each, id_order, interpol
 # The numbers in `Tide.kinds`; Miss has no detection.
 KINDS = ("Cls", "Loc", "Both", "Dupe", "Bkg")
 CLS, LOC, BOTH, DUPE, BKG = range(5)
+IN_WORDS = {
+    "Cls": "wrong class",
+    "Loc": "badly placed",
+    "Both": "wrong class and badly placed",
+    "Dupe": "detected twice",
+    "Bkg": "background",
+    "Miss": "missed",
+}
 MEANINGS = {
     "Cls": "well placed, but the wrong class",
     "Loc": "the right class, but badly placed",

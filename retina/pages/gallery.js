@@ -7,8 +7,8 @@
     Cls: "wrong class",
     Loc: "badly placed",
     Both: "wrong class and badly placed",
-    Dupe: "a second time",
-    Bkg: "nothing there",
+    Dupe: "detected twice",
+    Bkg: "background",
     "": "not counted",
   };
   const element = (name, className = "", text = "") => {

@@ -15,6 +15,7 @@ from retina.files import write_text
 from retina.pages import run_sections as sections
 from retina.pages.config_changes import changes
 from retina.pages.gallery import MOST_IMAGES, SCRIPT, Run, choose_rows, evaluated, gallery_data
+from retina.pages.run_answers import answers
 from retina.pages.run_charts import curves, quality_charts
 from retina.pages.run_judgement import Evidence, Judgement, judge_run, picture_names
 from retina.runs.record import Record, certificates, read_record
@@ -85,7 +86,7 @@ def render(record: Record, judged: Judgement) -> str:
         intervals=(figures or {}).get("intervals"),
         tiles=list(sections.tiles(record, judged)),
         remarks=list(sections.remarks(record, judged)),
-        answers=list(sections.answers(record, judged, anchors, exports, bool(quality))),
+        answers=list(answers(record, judged, anchors, exports, bool(quality))),
         about=sections.about(record, judged),
         curves=curves(record),
         classes=sections.class_rows(figures) if figures else [],

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import shlex
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from retina.doctor.ceiling import AnchorReport, Share
 from retina.drawing import furniture
-from retina.evaluation.tide import MEANINGS
+from retina.evaluation.tide import IN_WORDS, MEANINGS
 from retina.pages.run_judgement import Judgement
 from retina.palette import class_hex
 from retina.runs.directory import shown
@@ -166,6 +166,7 @@ class ErrorRow(NamedTuple):
     """A kind of error: the gain of AP50 from fixing it, as a number and as a share of the largest; their number."""
 
     kind: str
+    name: str
     meaning: str
     cost: float | None
     share: float
@@ -177,7 +178,14 @@ def error_rows(figures: Figures) -> list[ErrorRow]:
     errors = figures["errors"]
     most = max([cost for cost in errors["delta_ap"].values() if cost] or [1.0])
     rows = [
-        ErrorRow(kind, MEANINGS.get(kind, ""), cost, round(100 * (cost or 0.0) / most, 1), errors["counts"][kind])
+        ErrorRow(
+            kind,
+            IN_WORDS.get(kind, kind),
+            MEANINGS.get(kind, ""),
+            cost,
+            round(100 * (cost or 0.0) / most, 1),
+            errors["counts"][kind],
+        )
         for kind, cost in errors["delta_ap"].items()
     ]
     return sorted(rows, key=lambda row: -(row.cost or 0.0))
@@ -350,102 +358,3 @@ def duration(seconds: float) -> str:
 
 def _defined(value: float | None) -> float | None:
     return None if value is None or value == -1 else value
-
-
-# ----------------------------------------------------------------------------------------- questions and answers
-
-
-class Answer(NamedTuple):
-    """A question, its answer, and the id of the section with details, or ""."""
-
-    question: str
-    answer: str
-    section: str
-
-
-def answers(
-    record: Record, judged: Judgement, anchors: Coverage | None, exports: Sequence[ExportRow], has_curves: bool
-) -> Iterator[Answer]:
-    """Yield the questions that the run can answer, in the order in which a reader asks them.
-
-    Args:
-        has_curves: whether the page has curves of precision and recall.
-    """
-    if anchors is not None:
-        share = anchors.rows[0]
-        allowed = (
-            "" if anchors.allowed is None else f", which allows an AP of about {furniture.figure(anchors.allowed)}"
-        )
-        text = f"{share.text} boxes in {judged.split} have a positive anchor{allowed}."
-        yield Answer("Is the data fine?", f"{text} retina doctor also checks the images.", "anchors")
-    learned = _learned(record)
-    if learned:
-        yield Answer("Is it learning?", learned, "training")
-    modes = dict(record.modes).get(judged.step or -1)
-    if modes is not None:
-        yield Answer("Is it the network that was trained?", modes.verdict, "")
-    if judged.figures is not None:
-        yield Answer("How good is it?", _quality(judged.figures, judged.split), "quality" if has_curves else "")
-        wrong = _wrong(judged.figures)
-        if wrong:
-            yield Answer("What does it get wrong?", wrong, "errors" if judged.evidence else "classes")
-    yield Answer("Can it be shipped?", _shipped(exports), "exports")
-
-
-def _learned(record: Record) -> str:
-    losses = record.series("loss")[1]
-    if len(losses) < 2:
-        return ""
-    text = f"The loss went from {losses[0]:.3g} to {losses[-1]:.3g}"
-    metric = record.config.evaluation.metric
-    values = [(step, figures[metric]) for step, figures in record.evaluations if figures.get(metric, -1) >= 0]
-    if len(values) < 2:
-        return text + "."
-    best, last = max(values, key=lambda pair: pair[1]), values[-1]
-    course = (
-        f"was highest at the last evaluation, {last[1]:.3f} after {values[0][1]:.3f} at the first"
-        if best[1] == last[1]
-        else f"was highest at step {best[0]:,} with {best[1]:.3f}, and {last[1]:.3f} at the end"
-    )
-    return f"{text}; {metric} {course}."
-
-
-def _quality(figures: Figures, split: str) -> str:
-    ap = figures["metrics"].get("AP")
-    if ap is None or ap < 0:
-        return f"Nothing in {split} defines an AP."
-    ends = (figures.get("intervals") or {}).get("metrics", {}).get("AP")
-    text = f"AP {ap:.3f} on {split}"
-    if ends:
-        text += f", {level(figures)} interval {interval(ends)}"
-    point = (figures.get("operating_points") or {}).get("overall", {})
-    if point.get("threshold") is None:
-        return text + "."
-    precision, recall = furniture.percent(point["precision"]), furniture.percent(point["recall"])
-    return (
-        f"{text}. At its best F1, with detections of score {point['threshold']:.3f} and above, {precision} of the "
-        f"detections are right and {recall} of the boxes are found (IoU 0.5)."
-    )
-
-
-def _wrong(figures: Figures) -> str:
-    sentences = []
-    if "errors" in figures:
-        worst = error_rows(figures)[0]
-        if worst.cost:
-            sentences.append(f"AP50 loses most to {worst.kind} ({MEANINGS[worst.kind]}): {worst.cost:.3f}.")
-    known = {name: values["AP"] for name, values in figures["per_class"].items() if values.get("AP", -1) >= 0}
-    if len(known) > 1:
-        lowest = sorted(known, key=lambda name: known[name])[:_WORST]
-        sentences.append("The lowest AP: " + ", ".join(f"{name} ({known[name]:.3f})" for name in lowest) + ".")
-    return " ".join(sentences)
-
-
-def _shipped(exports: Sequence[ExportRow]) -> str:
-    if not exports:
-        return "Not yet: retina export writes a model with a certificate that it scores what the checkpoint scores."
-    parts = []
-    for row in exports:
-        state = f"certificate passed, AP difference {row.difference}" if row.passed else "certificate refused"
-        parts.append(f"{row.name}: {state}")
-    return "; ".join(parts) + "."

@@ -20,6 +20,7 @@ _STEP = re.compile(r"step_(\d+)")
 _IMPORT_REPORT = "import.json"
 # Keys of the lines of metrics.jsonl that are no figures of a training step.
 _MARKS = ("split", "metrics")
+_PREFLIGHT = re.compile(r"  preflight: (?:warning|error): (.*)")
 # Above this ratio of the moving statistics' loss to the batch's the two modes of batch normalisation part. After 60
 # steps on BCCD (`retina guide training`), over eight batches of eight images each and with averages moved one step
 # towards these, it was 0.91 to 0.96 at a momentum of 0.9; at 0.99, which costs a quarter of the AP, 1.06 to 1.33, in
@@ -76,6 +77,7 @@ class Record:
     Attributes:
         lines: of training, by step.
         evaluations: of validation, by step: (step, figures by name).
+        preflight: what the check before the training warned of, in sentences.
         modes: the losses in both modes of batch normalisation, by step; none where it is frozen.
         stopped_early: the run ended by `run.early_stopping`.
         imported: its weights were trained elsewhere (`retina import-weights`).
@@ -89,6 +91,7 @@ class Record:
     stopped_early: bool
     imported: bool = False
     modes: tuple[tuple[int, ModeLosses], ...] = ()
+    preflight: tuple[str, ...] = ()
 
     @property
     def last_step(self) -> int:
@@ -140,9 +143,14 @@ def read_record(path: Path) -> Record:
                     modes.append((line["step"], losses))
         elif not any(mark in line for mark in _MARKS):
             lines.append(line)
-    stopped_early, imported = _stopped_early(path, config), (path / _IMPORT_REPORT).is_file()
+    log = _log(path)
+    # After the step of the last evaluation: a run that went on since has later ones.
+    stopped_early = bool(evaluations) and f"  stopped early after step {evaluations[-1][0]}:" in log
+    stopped_early = stopped_early and config.run.early_stopping is not None
+    preflight = tuple(dict.fromkeys(_PREFLIGHT.findall(log)))
+    imported = (path / _IMPORT_REPORT).is_file()
     environment = directory.environment()
-    return Record(path, config, environment, lines, evaluations, stopped_early, imported, tuple(modes))
+    return Record(path, config, environment, lines, evaluations, stopped_early, imported, tuple(modes), preflight)
 
 
 def evaluation_step(record: Record, checkpoint: str) -> int | None:
@@ -213,13 +221,11 @@ def _json(file: Path) -> Any:
         return None
 
 
-def _stopped_early(path: Path, config: configuration.Config) -> bool:
-    if config.run.early_stopping is None:
-        return False
+def _log(path: Path) -> str:
     try:
-        return "  stopped early after step " in (path / "log.txt").read_text(encoding="utf-8", errors="replace")
+        return (path / "log.txt").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return False
+        return ""
 
 
 def _is_number(value: Any) -> bool:

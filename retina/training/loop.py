@@ -126,7 +126,7 @@ class Loop:
         self.steps, self.settings = config.schedule.length, config.run
         self.rate = learning_rate(config.optimizer, config.schedule, config.run.batch_size)
         self.first_step = saved.step if saved else 0
-        self.progress = Progress.from_dict(saved.progress) if saved else Progress()
+        self.progress = replace(Progress.from_dict(saved.progress), finished=False) if saved else Progress()
         self.best_steps = {self.first_step: self.progress.best_step}  # by checkpoint
         self.meter = Meter(self.settings.batch_size, self.progress.pending)
         self.canvases: set[tuple[int, ...]] = set()  # of which a step was taken

@@ -23,7 +23,7 @@ from retina.models.efficientnet_lite import INSTALLED
 from retina.runs import checkpoint as checkpoints
 from retina.runs.directory import RunDirectory, refuse_if_used, resume_command, storage_errors_explained, storing
 from retina.runs.hosts import Hosts, check_same_config
-from retina.runs.state import Progress
+from retina.runs.state import Progress, stops_early
 from retina.training.devices import cache_compilations, check_determinism
 from retina.training.loop import STANDARD, Collaborators, Data, Loop
 from retina.training.resuming import (
@@ -86,9 +86,12 @@ def train(
     start = _start(hosts, path, config, resume)
     if start.checkpoint is not None and _is_finished(start.checkpoint, config):
         if hosts.chief:  # not in the log: a finished run stays as it is
-            longer = f"; to make it longer: {resume_command(path)} schedule.steps=N"
-            more = "" if _ended_early(start.checkpoint) else longer
-            print(f"{path}: this run is finished, after step {start.checkpoint.step}{more}", file=sys.stderr)
+            setting = "run.early_stopping=null" if _ended_early(start.checkpoint, config) else "schedule.steps=N"
+            print(
+                f"{path}: this run is finished, after step {start.checkpoint.step}; to make it longer: "
+                f"{resume_command(path)} {setting}",
+                file=sys.stderr,
+            )
             finished = RunDirectory(path)
             with finished.locked():
                 remove_superseded(finished, config.run.keep)
@@ -213,8 +216,10 @@ def _with_steps(config: Config, train_data: DetectionDataset) -> tuple[Config, t
 
 def _is_finished(saved: checkpoints.Checkpoint, config: Config) -> bool:
     unevaluated = Progress.from_dict(saved.progress).unevaluated
-    return _ended_early(saved) or (saved.step >= config.schedule.length and not unevaluated)
+    return _ended_early(saved, config) or (saved.step >= config.schedule.length and not unevaluated)
 
 
-def _ended_early(saved: checkpoints.Checkpoint) -> bool:
-    return Progress.from_dict(saved.progress).finished
+def _ended_early(saved: checkpoints.Checkpoint, config: Config) -> bool:
+    """Tell whether early stopping has ended the run, and would under this configuration."""
+    progress = Progress.from_dict(saved.progress)
+    return progress.finished and stops_early(progress, config.run.early_stopping)

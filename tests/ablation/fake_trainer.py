@@ -31,7 +31,7 @@ def ok(book: Path, name: str, config: Path, run: Path) -> int:
     (steps,) = [line.split()[1] for line in config.read_text().splitlines() if line.startswith("  steps:")]
     folder = run / "eval" / f"step_{steps}"
     folder.mkdir(parents=True)
-    (folder / "metrics.json").write_text("{}")
+    (folder / "metrics.json").write_text('{"metrics": {"AP": 0.25}}')
     shutil.copy(book / f"{name.rpartition('_')[0]}.json", folder / "detections.json")
     (run / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n{"step": 2, "los')
     return 0

@@ -103,6 +103,7 @@ def test_all_trials_run_seed_by_seed_and_once(bench):
     assert (
         bench.said[0] == f"[1/6] {FIRST} …"
         and "finished in 0:0" in bench.said[1]
+        and "AP 0.250" in bench.said[1]
         and "(5 left, about 0:" in bench.said[1]
     )
     assert "left" not in bench.said[-1]

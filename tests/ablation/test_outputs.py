@@ -12,7 +12,8 @@ from scipy.stats import ttest_rel
 
 from retina.ablation.directory import Outcome, Study
 from retina.ablation.execute import run_locally
-from retina.ablation.outputs import csv_text, plain_text, write_outputs
+from retina.ablation.outputs import csv_text, plain_text, settings_csv_text, write_outputs
+from retina.ablation.paper import escaped, methods, table_markdown, table_tex
 from retina.ablation.plan import make_plan
 from retina.ablation.results import collect, summarise, to_json
 from retina.ablation.scores import Scores
@@ -313,3 +314,62 @@ def test_the_heatmap_holds_what_differs_in_gamma_and_alpha_alone(base, tmp_path)
 def test_without_a_preset_there_are_no_such_columns(three):
     found = made(three, [[0.3] * 3] * 3)
     assert "paper AP" not in header(found) and all(len(cells(found, r)) == len(header(found)) for r in found.settings)
+
+
+# ------------------------------------------------------------------------------------------------------ for a paper
+
+
+CLEAR = [[0.30, 0.31], [0.40, 0.412], [0.29, 0.33]]
+
+
+def test_the_table_for_a_paper_holds_the_figures(plan):
+    result = made(plan, CLEAR)
+    text = table_tex(result)
+    lines = text[text.index(r"\midrule") :].splitlines()[1:4]
+    base, focal, strong = ([cell.strip() for cell in line.removesuffix(r"\\").split(" & ")] for line in lines)
+    figures = [r"0.305 $\pm$ 0.007"] * 3
+    assert base == [r"$\gamma$ 0, $\alpha$ 0.75", *figures, "baseline", ""]
+    assert focal[1].startswith(r"\textbf{0.406 ") and not strong[1].startswith(r"\textbf")
+    assert result.settings[1].significant == focal[4].endswith("$^{*}$")
+    assert focal[4].startswith("$+0.101$") and " to " in focal[5]
+    assert "α" not in text and r"$\alpha$" in text and text.count("{") == text.count("}")
+    rows = [line.split(" | ") for line in table_markdown(result).splitlines()[2:5]]
+    assert [len(row) for row in rows] == [6, 6, 6] and rows[1][1].startswith("**0.406 ± ")
+
+
+def test_the_methods_have_the_study_s_numbers(plan):
+    text = methods(made(plan, CLEAR))
+    config = plan.config
+    for part in (
+        f"{config.schedule.length} steps of {config.run.batch_size} images",
+        "over 2 seeds of COCO's figures on 300 validation images",
+        "Δ AP is the difference from γ 0, α 0.75",
+        "200 bootstrap replicates",
+        "p < 0.05 after Holm's adjustment for 2 comparisons",
+    ):
+        assert part in text
+    lost = made(plan, [[0.3, np.nan], *CLEAR[1:]])
+    assert "1 of 6 trainings have no figures" in methods(lost)
+
+
+def test_latex_reads_what_was_written():
+    assert escaped("50 % of a_b & c#{d}~^\\") == (
+        r"50 \% of a\_b \& c\#\{d\}\textasciitilde{}\textasciicircum{}\textbackslash{}"
+    )
+
+
+def test_settings_as_csv(plan):
+    result = made(plan, CLEAR)
+    rows = list(csv.DictReader(io.StringIO(settings_csv_text(result))))
+    assert [row["setting"] for row in rows] == [setting.name for setting in plan.settings]
+    assert float(rows[1]["AP"]) == pytest.approx(0.406) and float(rows[1]["difference"]) == pytest.approx(0.101)
+    assert rows[0]["difference"] == "" and float(rows[0]["AP_sd"]) == pytest.approx(np.std(CLEAR[0], ddof=1))
+
+
+def test_figures_for_print_are_the_same_each_time(result, done):
+    write_outputs(done.study, result)
+    names = [f"{name}.{kind}" for name in ("differences", "curves") for kind in ("pdf", "svg")]
+    before = {name: (done.study.path / name).read_bytes() for name in names}
+    write_outputs(done.study, result)
+    assert {name: (done.study.path / name).read_bytes() for name in names} == before
+    assert before["curves.pdf"].startswith(b"%PDF") and b"<svg" in before["curves.svg"]

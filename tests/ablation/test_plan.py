@@ -152,7 +152,9 @@ def test_nothing_else_changes(base):
     plan = make_plan(base, pairs=[(5.0, 0.5)])
     mine, theirs = plan.trial_config(plan.trials[1]), configuration.with_absolute_root(base)
     expected = ["loss.classification.gamma=5.0", "loss.classification.alpha=0.5", "run.seed=1", "run.report=false"]
-    assert mine == configuration.override(theirs, expected)
+    assert mine == configuration.override(theirs, [*expected, "run.keep=1"])
+    more = make_plan(configuration.override(base, ["run.keep=5"]), pairs=[(5.0, 0.5)])
+    assert more.trial_config(more.trials[1]).run.keep == 5
 
 
 def test_a_grid_of_named_settings_and_products(base, tmp_path):

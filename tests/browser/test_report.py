@@ -1,6 +1,7 @@
 """The report of a run in a real browser: its counts are the evaluation's, its tables sort, and it stays by itself."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +76,7 @@ def test_classes_sort(browser, page):
 
 def test_charts_tell_their_values(browser, page):
     browser.open(page)
-    browser.run("document.querySelector('svg[data-curves]').focus()")
+    browser.run("document.querySelector('#training + .pair svg[data-curves]').focus()")
     assert browser.text(".tooltip") == "step 40both: 1classification: 0.75boxes: 0.25"
     browser.press("ArrowLeft")
     assert browser.text(".tooltip").startswith("step 20both: 2")
@@ -86,6 +87,31 @@ def test_it_fits_a_telephone(browser, page, dark):
     browser.open(page, width=375, dark=dark)
     assert browser.overflow(375) == 0
     assert browser.console() == []
+
+
+def test_the_verdicts_come_first_and_can_be_read(browser, page):
+    places = "return [...document.querySelectorAll(arguments[0])].map((at) => at.getBoundingClientRect().bottom)"
+    for dark in (False, True):
+        browser.open(page, width=1280, dark=dark)
+        verdicts = browser.run(places, ".answers .verdict")
+        assert len(verdicts) == 5 and max(verdicts) < 800
+        assert max(verdicts) < browser.run(places, "#pictures")[0] < browser.run(places, "#settings")[0]
+        # WCAG 2.2, AA: 4.5 for text.
+        for selector in (".verdict.fine", ".verdict.look", ".verdict.stop", ".answers dd.text", ".notes"):
+            assert contrast(browser, selector) >= 4.5, (selector, dark)
+
+
+def contrast(browser, selector: str) -> float:
+    """Contrast of a text of this kind with the page."""
+    script = (
+        "const at = document.querySelector(arguments[0]) ?? document.querySelector('.answers').appendChild("
+        "Object.assign(document.createElement('dd'), {className: arguments[0].replaceAll('.', ' ').trim()}));"
+        "return [getComputedStyle(at).color, getComputedStyle(document.body).backgroundColor]"
+    )
+    values = [[int(part) / 255 for part in re.findall(r"\d+", colour)[:3]] for colour in browser.run(script, selector)]
+    linear = [[part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in rgb] for rgb in values]
+    low, high = sorted(0.2126 * red + 0.7152 * green + 0.0722 * blue for red, green, blue in linear)
+    return (high + 0.05) / (low + 0.05)
 
 
 def test_every_link_leads_somewhere(browser, page):

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,21 @@ from retina import config as configuration
 from retina.commands.train import _report as report_of_training
 from retina.errors import RetinaError
 from retina.pages.config_changes import changes
+from retina.pages.run_answers import answers
 from retina.pages.run_charts import curves
 from retina.pages.run_judgement import judge_run
 from retina.pages.run_page import gallery_values, write_report
-from retina.pages.run_sections import answers, commands, confusion_table, coverage, duration, error_rows, export_rows
+from retina.pages.run_sections import (
+    Coverage,
+    CoverageRow,
+    ExportRow,
+    commands,
+    confusion_table,
+    coverage,
+    duration,
+    error_rows,
+    export_rows,
+)
 from retina.palette import class_hex
 from retina.runs.record import certificates, evaluation_step, read_record
 from tests.pages.runs import CATEGORIES, EVIL, IMAGES, NAMES, STEPS, make_run
@@ -64,7 +76,9 @@ def class_rows(page: str) -> list[list[str]]:
 
 def answers_of(page: str) -> dict[str, str]:
     """Answer by question, without the link."""
-    found = re.findall(r"<dt>([^<]*)</dt><dd>(.*?)(?: <a .*?)?</dd></div>", page)
+    found = re.findall(
+        r'<dt>([^<]*)</dt><dd class="verdict .*?</dd><dd class="text">(.*?)(?: <a .*?)?</dd></div>', page
+    )
     return {html.unescape(question): html.unescape(answer) for question, answer in found}
 
 
@@ -338,7 +352,7 @@ def test_the_questions_are_answered_with_the_run_s_figures(made, page):
     assert told["How good is it?"].startswith(f"AP {metrics['AP']:.3f} on validation, 95\u00a0% interval ")
     assert f"with detections of score {point['threshold']:.3f} and above" in told["How good is it?"]
     # Half of the birds are missing, and every second box of the other class is below the shifted ones.
-    assert "AP50 loses most to Miss (a box that nothing found)" in told["What does it get wrong?"]
+    assert "What costs AP50 most: missed (a box that nothing found), 0." in told["What does it get wrong?"]
     lowest = sorted(judged.figures["per_class"], key=lambda name: judged.figures["per_class"][name]["AP"])[:2]
     assert f"The lowest AP: {lowest[0]} (" in told["What does it get wrong?"]
     assert told["Can it be shipped?"].startswith("Not yet")
@@ -361,11 +375,117 @@ def test_the_two_modes_of_batch_norm_have_a_verdict(run, losses, verdict):
     assert answer["Is it the network that was trained?"].startswith(verdict)
 
 
-def test_the_summary_holds_what_differs_from_the_default(page):
-    summary = page[page.index('id="summary"') : page.index('id="training"')]
-    changed = re.findall(r"<li><code>(.*?)</code> <b>(.*?)</b>", summary)
+def verdicts(record, figures=None, anchors=None, exports=(), split="validation"):
+    """(Verdict, answer) by question of a run of which only this is known."""
+    values = {"preflight": (), "evaluations": [], "modes": (), "losses": [2.0, 1.0], **record}
+    stand_in = SimpleNamespace(
+        preflight=values["preflight"],
+        evaluations=values["evaluations"],
+        modes=values["modes"],
+        config=configuration.load(None),
+        series=lambda name: (range(len(values["losses"])), values["losses"]),
+    )
+    judged = SimpleNamespace(step=None, figures=figures, split=split, evidence=None)
+    return {a.question: (a.verdict, a.answer) for a in answers(stand_in, judged, anchors, exports, False)}
+
+
+def covered(everything, worst, name="owl"):
+    rows = [CoverageRow("all boxes", f"{everything} % of 90", everything, "")]
+    return Coverage(9, 9, 64, 0.9, rows, [CoverageRow(name, f"{worst} % of 9", worst, "")], [])
+
+
+@pytest.mark.parametrize(
+    ("anchors", "preflight", "verdict", "sentence"),
+    [
+        (covered(99.0, 95.0), (), "fine", "retina doctor also checks the images."),
+        (covered(95.0, 23.4), (), "look", "Of owl only 23.4 % of 9 boxes have one: the rest is hardly learned."),
+        (covered(80.0, 95.0), (), "look", "retina doctor suggests anchors and sizes that cover more."),
+        (covered(40.0, 10.0), (), "stop", "retina doctor suggests"),
+        (covered(99.0, 95.0), ("Copies.", "B.", "C.", "D."), "look", "said: Copies. B. C. And 1 more in log.txt."),
+        (None, ("Copies.",), "look", "The check before the training said: Copies."),
+    ],
+)
+def test_the_verdict_on_the_data(anchors, preflight, verdict, sentence):
+    given, answer = verdicts({"preflight": preflight}, anchors=anchors)["Is the data fine?"]
+    assert given == verdict and sentence in answer
+
+
+@pytest.mark.parametrize(
+    ("losses", "figures", "verdict", "sentence"),
+    [
+        ([2.0, 1.0], [], "fine", "The loss went from 2 to 1."),
+        ([1.0, 1.5], [0.2], "stop", "it did not fall. Lower optimizer.learning_rate"),
+        ([2.0, 1.0], [0.0, 0.001], "stop", "but AP is 0.001 at the end. Train longer"),
+        ([2.0, 1.0], [0.3, 0.5, 0.51], "fine", "highest at the last evaluation, 0.510 after 0.300"),
+        ([2.0, 1.0], [0.3, 0.4, 0.5], "look", "Still rising, by 0.100 since step 2: train longer."),
+        ([2.0, 1.0], [0.3, 0.5, 0.495], "fine", "was highest at step 2 with 0.500, and 0.495 at the end."),
+        ([2.0, 1.0], [0.3, 0.5, 0.4], "look", "It may overfit: the checkpoint of step 2 is the best"),
+    ],
+)
+def test_the_verdict_on_the_learning(losses, figures, verdict, sentence):
+    evaluations = [(step, {"AP": value}) for step, value in enumerate(figures, 1)]
+    given, answer = verdicts({"losses": losses, "evaluations": evaluations})["Is it learning?"]
+    assert given == verdict and sentence in answer
+
+
+@pytest.mark.parametrize(
+    ("ap", "ap50", "ends", "verdict", "sentence"),
+    [
+        (0.45, 0.8, (0.43, 0.47), "fine", "interval 0.430–0.470, 50.0 % of what the anchors allow."),
+        (0.45, 0.8, (0.35, 0.55), "look", "more validation images would make the figure surer"),
+        (0.2, 0.4, (0.19, 0.21), "look", "AP50 0.400 is little for most uses."),
+        (0.001, 0.01, (0.0, 0.01), "stop", "It finds next to nothing."),
+        (-1.0, -1.0, (-1.0, -1.0), "look", "it has no boxes that count"),
+    ],
+)
+def test_the_verdict_on_the_figures(ap, ap50, ends, verdict, sentence):
+    intervals = {"level": 0.95, "metrics": {"AP": ends}}
+    figures = {"metrics": {"AP": ap, "AP50": ap50}, "per_class": {}, "intervals": intervals}
+    given, answer = verdicts({}, figures, covered(99.0, 95.0))["How good is it?"]
+    assert given == verdict and sentence in answer
+
+
+@pytest.mark.parametrize(
+    ("costs", "owl", "verdict", "sentence"),
+    [
+        ({"Cls": 0.02, "Bkg": 0.01}, 0.5, "fine", "What costs AP50 most: wrong class ("),
+        ({"Cls": 0.02, "Bkg": 0.2}, 0.5, "look", "Look whether objects lack a box in the data"),
+        ({"Cls": 0.02}, 0.0, "look", "The lowest AP: owl (0.000), cat (0.700)."),
+    ],
+)
+def test_the_verdict_on_the_errors(costs, owl, verdict, sentence):
+    errors = {"delta_ap": costs, "counts": dict.fromkeys(costs, 1)}
+    figures = {"metrics": {"AP": 0.5}, "per_class": {"cat": {"AP": 0.7}, "owl": {"AP": owl}}, "errors": errors}
+    given, answer = verdicts({}, figures)["What does it get wrong?"]
+    assert given == verdict and sentence in answer
+
+
+@pytest.mark.parametrize(("passed", "verdict"), [((), "look"), ((True,), "fine"), ((True, False), "stop")])
+def test_the_verdict_on_exports(passed, verdict):
+    rows = [ExportRow("m", "onnx", value, 0.5, 0.5, "exactly 0", "–", "1 MB", 9, []) for value in passed]
+    assert verdicts({}, exports=rows)["Can it be shipped?"][0] == verdict
+
+
+def test_the_check_before_the_training_is_read_from_the_log(run):
+    lines = ["12:00  training on cpu:0", *2 * ["12:01  preflight: warning: 36 of 47 boxes of owl have no anchor."]]
+    (run / "log.txt").write_text("\n".join(lines) + "\n")
+    assert read_record(run).preflight == ("36 of 47 boxes of owl have no anchor.",)
+    assert "said: 36 of 47 boxes of owl have no anchor." in answers_of(written(run))["Is the data fine?"]
+
+
+def test_the_pictures_come_before_figures_and_settings(page):
+    order = ["summary", "pictures", "classes", "errors", "confusion", "quality", "training", "anchors", "settings"]
+    assert re.findall(r' id="(\w+)"[ >]', page)[:1] == order[:1]
+    places = [page.index(f'id="{name}"') for name in order]
+    assert places == sorted(places)
+    assert re.findall(r'<a href="#(\w+)">', page[: page.index("</nav>")])[: len(order)] == order
+
+
+def test_the_settings_show_what_differs_from_the_default(page):
+    settings = page[page.index('id="settings"') : page.index('id="exports"')]
+    changed = re.findall(r"<li><code>(.*?)</code> <b>(.*?)</b>", settings)
     assert ("optimizer.kind", "adamw") in changed and ("run.seed", "3") in changed
-    assert "instead of sgd" in summary
+    assert "instead of sgd" in settings
 
 
 def test_classes_have_the_colours_of_their_boxes(page):

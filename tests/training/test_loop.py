@@ -23,6 +23,7 @@ from retina.runs import checkpoint as checkpoints
 from retina.runs.checkpoint import read
 from retina.runs.directory import BEST, LATEST, RunDirectory
 from retina.runs.hosts import Hosts
+from retina.runs.record import read_record
 from retina.training import loop
 from retina.training.train import train
 from tests.training import stand_ins
@@ -309,7 +310,19 @@ def test_a_run_stops_early_and_is_finished_then(go, tmp_path, capsys):
     said = "stopped early after step 15: AP50 has not risen above 0.3000 by more than 0.0 in 2 evaluations"
     assert said in (run.path / "log.txt").read_text()
     go(tmp_path / "run", *overrides, resume=True)
-    assert "finished, after step 15" in capsys.readouterr().err
+    assert "finished, after step 15; to make it longer" in capsys.readouterr().err
+
+
+def test_a_run_that_stopped_early_goes_on_where_early_stopping_is_switched_off(go, tmp_path, capsys):
+    early, steps = "run.early_stopping={patience: 2}", "schedule.steps=20"
+    whole = go(tmp_path / "whole", steps, using={"figures": STALE})
+    run = go(tmp_path / "run", early, steps, using={"figures": STALE})
+    assert run.pointed_step(LATEST) == 15 and read_record(run.path).is_complete
+    go(tmp_path / "run", "run.early_stopping={patience: 1}", steps, resume=True)
+    assert re.search("finished, after step 15.* run.early_stopping=null", capsys.readouterr().err)
+    patient = go(tmp_path / "run", "run.early_stopping={patience: 9}", steps, using={"figures": STALE[3:]}, resume=True)
+    assert patient.pointed_step(LATEST) == 20 and read_record(run.path).is_complete
+    assert_same(patient, whole)
 
 
 def test_a_run_whose_patience_ends_with_its_last_step_is_not_said_to_have_stopped_early(go, tmp_path):
