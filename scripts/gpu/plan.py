@@ -22,7 +22,6 @@ class Part:
     canvas: tuple[int, int] = (0, 0)
     frozen: bool = False  # stem and first stage, and all batch normalisations
     compiled: bool = False  # torch.compile
-    traced: bool = False  # a trace of three steps after the timing
     batches: tuple[int, ...] = ()
     precision: str = "bfloat16"
     repeats: int = 5
@@ -30,6 +29,7 @@ class Part:
     data: str | None = None
     steps: int | None = None  # of `accuracy` and `fed`
     tiny: bool = False
+    traced: bool = False  # a trace of three steps after the timing
     round: int = 1
     limit: float = 300.0  # seconds
 

@@ -25,9 +25,9 @@ def settings(part: Part) -> retina.Config:
     """BCCD as configs/bccd.yaml trains it, a folder in COCO's layout otherwise; `fed` is a short run of the full-sized
     network on the part's canvas. No part of keras-cv is asked for."""
     if part.data == DIGITS:
-        steps = {} if part.steps is None else {"schedule.steps": part.steps, "schedule.warmup_steps": part.steps // 2}
+        length = {} if part.steps is None else {"schedule.steps": part.steps, "schedule.warmup_steps": part.steps // 2}
         small = {"data.train.images": 40, "data.validation.images": 8} if part.tiny else {}
-        words = [f"{key}={value}" for key, value in {**steps, **small}.items()]
+        words = [f"{key}={value}" for key, value in {**length, **small}.items()]
         return configuration.load(ROOT / "configs/digits.yaml", [*words, "run.evaluate_every=null"])
     root = Path(part.data or "").absolute()
     coco = (root / "annotations").is_dir()
@@ -92,7 +92,8 @@ def made_up(root: Path, count: int) -> Path:
     """Write JPEGs of 640x480 pixels of smooth noise with seven boxes each, in COCO's layout."""
     draw = np.random.default_rng(0)
     for split in ("train2017", "val2017"):
-        images, annotations = [], []
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
         for number in range(count if split == "train2017" else 8):
             coarse = draw.integers(0, 256, (60, 80, 3), dtype=np.uint8)
             images.append({"id": number + 1, "file_name": f"{number}.jpg", "width": 640, "height": 480})

@@ -13,7 +13,7 @@ import numpy as np
 
 from retina import config
 from retina.data.batches import Batch, decoding, exif, pixels, plan
-from retina.data.batches.reading import ImageError, TableReader, read_ahead, usual_threads
+from retina.data.batches.table_reader import ImageError, TableReader, read_ahead, usual_threads
 from retina.data.dataset import DetectionDataset
 from retina.data.headers import UPRIGHT
 from retina.data.images import unusable

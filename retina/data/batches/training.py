@@ -15,7 +15,7 @@ import numpy as np
 from retina import config
 from retina.data.batches import Batch, augment, cache, decoding, pixels, plan
 from retina.data.batches.augment import Layout
-from retina.data.batches.reading import ImageError, TableReader, read_ahead, usual_threads
+from retina.data.batches.table_reader import ImageError, TableReader, read_ahead, usual_threads
 from retina.data.dataset import DetectionDataset
 from retina.data.limits import image_kind
 from retina.errors import RetinaError
