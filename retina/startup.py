@@ -17,6 +17,22 @@ _LINE = re.compile(rb"^(?:([IWEF])0000 |WARNING: All log messages before absl::I
 _SEVERITIES = b"IWEF"
 
 
+def has_tensorflow() -> bool:
+    """Return whether TensorFlow is installed; it is not imported."""
+    return find_spec("tensorflow") is not None
+
+
+def require_tensorflow(what: str) -> None:
+    """Import TensorFlow for what cannot do without it.
+
+    Raises:
+        RetinaError: it is not installed; the message begins with `what`.
+    """
+    if not has_tensorflow():
+        raise RetinaError(f"{what}: expected TensorFlow, which is not installed here; pip install tensorflow")
+    import_tensorflow_quietly()
+
+
 def prepare_keras() -> None:
     """Make ready for the import of Keras.
 
@@ -32,7 +48,13 @@ def prepare_keras() -> None:
         raise RetinaError(
             f"KERAS_BACKEND={backend}: {backend} is not installed; {install_hint(backend)}, or unset KERAS_BACKEND"
         )
-    import_tensorflow_quietly()
+    if has_tensorflow():
+        import_tensorflow_quietly()
+    elif backend not in ("jax", "torch"):
+        raise RetinaError(
+            f"KERAS_BACKEND={backend}: TensorFlow, the default backend, is not installed; set KERAS_BACKEND=jax, or "
+            "pip install tensorflow"
+        )
 
 
 def import_tensorflow_quietly() -> None:

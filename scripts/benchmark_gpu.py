@@ -1,4 +1,4 @@
-#!/usr/bin/env python
+#!/usr/bin/env python3
 """Training and inference of `retina` on a GPU beside torchvision's retinanet_resnet50_fpn, and where the time goes.
 
 Parts, each in its own process with a time limit, so that one that fails or hangs costs no other:
@@ -10,8 +10,8 @@ Parts, each in its own process with a time limit, so that one that fails or hang
               torchvision: autocast, channels last, fused SGD; `--compiled` adds its network under torch.compile
     infer     network, decoding and suppression, 1000 candidates on every large level
     profile   parts of the training step compiled apart, suppression's share, the busiest kernels (JAX)
-    fed       a short training at 800 pixels from photographs, through the tf.data pipeline (--data, needs TensorFlow)
-    accuracy  trains on the photographs and evaluates (--data, needs TensorFlow)
+    fed       a short training at 800 pixels from photographs (--data)
+    accuracy  trains on the photographs and evaluates (--data)
 
 A second round (`--rounds`) times each part again at its best batch, ours and torchvision's in turn; figures are medians
 over the rounds. TFLOP are 2 per multiply-add of convolutions and matrix products, of the work really done (scripts/gpu/
@@ -23,15 +23,15 @@ the table of several such files and runs nothing. Exit code 1 if a part failed; 
     scripts/benchmark_gpu.py --compiled --budget 3600 --out gpu.jsonl
     scripts/benchmark_gpu.py --kinds peak train --tiny
 
-Where a command is cut off after ten minutes, these in this order, the goals first, and at last the table of all. Each
-batch is compiled, for a minute or so: few are tried here, and inference takes twice as many images.
+Where a GPU is at hand for fifteen minutes, these two calls, in this order. Each appends a record as soon as it has one
+and leaves three files in its folder: records.jsonl, log.txt, table.txt. Neither needs TensorFlow. The first is cut
+off after 360 s: torchvision, the same compiled, ours at batch 32 and 64 with a trace of three steps, the gradient check
+(scripts/gpu/gradient_check.py) and inference. The second takes 180 s: training fed by files, and the digits' accuracy.
 
-    scripts/benchmark_gpu.py --budget 570 --kinds peak train --only 800x800 frozen --batches 16 32 64 --out 1.jsonl
-    scripts/benchmark_gpu.py --budget 300 --kinds train --only 800x800 live --batches 32 --rounds 1 --out 2.jsonl
-    scripts/benchmark_gpu.py --budget 270 --kinds infer --only 800x800 --batches 16 32 --rounds 1 --out 3.jsonl
-    scripts/benchmark_gpu.py --budget 570 --kinds accuracy fed --data BCCD COCO --out 4.jsonl
-    scripts/benchmark_gpu.py --budget 570 --kinds profile --only 800x800 --batches 32 --limit 560 --out 5.jsonl
-    scripts/benchmark_gpu.py --table 1.jsonl 2.jsonl 3.jsonl 4.jsonl 5.jsonl
+    python3 scripts/benchmark_gpu.py --call step --out gpu-step
+    python3 scripts/benchmark_gpu.py --call files --out gpu-files
+
+With --tiny both run on a CPU. `--data DIR` feeds the second from photographs, in the place of made-up files.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ from typing import IO, Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE / "gpu"))
 
-from plan import BATCHES, Part, again, best, parts  # noqa: E402
+from plan import BATCHES, CALLS, Part, again, best, call_parts, parts  # noqa: E402
 from table import table  # noqa: E402
 
 KINDS = ("peak", "train", "profile", "infer", "fed", "accuracy")
@@ -86,8 +86,9 @@ class Runner:
             return
         limit = min(part.limit, left)
         note(f"{part.name}, round {part.round} (at most {limit:.0f} s)")
-        log = self.logs / (part.name.replace("/", "_").replace(" ", "-") + f"-{part.round}.log")
-        with log.open("w") as errors:
+        log = self.logs / "log.txt"
+        with log.open("a") as errors:
+            print(f"--- {part.name}, round {part.round}", file=errors, flush=True)
             process = subprocess.Popen(
                 [sys.executable, str(self.program), json.dumps(part.to_dict())],
                 stdin=subprocess.DEVNULL,
@@ -147,6 +148,12 @@ def last_line(log: Path) -> str:
 
 def run(args: argparse.Namespace, out: IO[str] | None, logs: Path) -> list[dict[str, Any]]:
     runner = Runner(args.budget, out, logs, 0.0 if args.tiny else LEAST_SECONDS)
+    if args.call:
+        for part in call_parts(
+            args.call, backend=args.backend, data=args.data, tiny=args.tiny, precision=args.precision
+        ):
+            runner.run(part)
+        return runner.records
     first = parts(
         backend=args.backend,
         kinds=args.kinds,
@@ -196,6 +203,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     backends = ("jax", "tensorflow", "torch")
     parser.add_argument("--backend", choices=backends, default=os.environ.get("KERAS_BACKEND", "jax"))
+    parser.add_argument("--call", choices=sorted(CALLS), help="one of the two calls; --out is then a folder")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument(
         "--only",
@@ -211,12 +219,16 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--compiled", action="store_true", help="torchvision under torch.compile as well")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5, help="timed blocks of about a second")
-    parser.add_argument("--budget", type=float, default=1500.0, help="seconds for everything")
+    parser.add_argument("--budget", type=float, help="seconds for everything: 1500, or those of the --call")
     parser.add_argument("--limit", type=float, default=300.0, help="seconds for a part (real data: at least 600)")
     parser.add_argument("--out", type=Path, help="file of records, one JSON object a line; logs go beside it")
     parser.add_argument("--table", nargs="+", type=Path, metavar="FILE", help="print the table of these records")
     parser.add_argument("--tiny", action="store_true", help="a small network on small canvases: a test of the script")
     args = parser.parse_args(arguments)
+    if args.call and args.out is None:
+        parser.error("--call: expected --out FOLDER for its files")
+    if args.budget is None:
+        args.budget = CALLS.get(args.call, 1500.0)
     for name in ("rounds", "repeats", "budget", "limit"):
         if getattr(args, name) <= 0:
             parser.error(f"--{name} must be positive, got {getattr(args, name)}")
@@ -238,10 +250,9 @@ def main(arguments: list[str] | None = None) -> int:
         logs = Path(folder)
         out = None
         if args.out is not None:
-            args.out.parent.mkdir(parents=True, exist_ok=True)
-            logs = args.out.with_suffix(".logs")
-            logs.mkdir(exist_ok=True)
-            out = args.out.open("a")
+            logs = args.out if args.call else args.out.with_suffix(".logs")
+            logs.mkdir(parents=True, exist_ok=True)
+            out = (args.out / "records.jsonl" if args.call else args.out).open("a")
         try:
             about = machine()
             note(f"{about['card']}; {', '.join(f'{k} {v}' for k, v in about['versions'].items())}")
@@ -252,6 +263,8 @@ def main(arguments: list[str] | None = None) -> int:
             if out is not None:
                 out.close()
     print(table(records))
+    if args.call:
+        (args.out / "table.txt").write_text(table(records) + "\n", encoding="utf-8")
     failed = [record for record in records if "error" in record]
     for record in failed:
         note(f"failed: {record['part']}: {record['error']}")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -13,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from retina.data.load import load_split
 from tests.scripts import load_script
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "scripts" / "benchmark_gpu.py"
-OURS = ("plan", "table", "measure", "inputs", "retina_work", "real_data", "part")
+OURS = ("plan", "table", "measure", "inputs", "retina_work", "real_data", "part", "gradient_check")
 # A 3x3 convolution of stride 2 from [2, 8, 8, 3] to [2, 4, 4, 5]: 2 x 4 x 4 positions, 9 x 3 x 5 weights, 2 each.
 FORWARD = 2 * 2 * 4 * 4 * 9 * 3 * 5
 
@@ -162,6 +164,43 @@ def test_the_part_with_a_goal_comes_first():
     ]
     assert len({p.name for p in first}) == len(first)
     assert [Part.from_dict(json.loads(json.dumps(p.to_dict()))) for p in first] == first
+
+
+def test_two_calls_fit_in_fifteen_minutes(tmp_path: Path):
+    """The order of each, seconds, and the commands in the help to the letter."""
+    from plan import CALLS, call_parts
+
+    options = {"backend": "jax", "data": (), "tiny": False, "precision": "bfloat16"}
+    step, files = (call_parts(call, **options) for call in CALLS)
+    assert [p.name for p in step] == [
+        "train torchvision 800x800 frozen",
+        "train torchvision 800x800 frozen compiled",
+        "train retina jax resnet50 800x800 frozen",
+        "check retina jax resnet50",
+        "infer retina jax resnet50 800x800",
+        "infer torchvision 800x800",
+    ]
+    assert step[2].batches == (32, 64) and step[2].traced and step[3].precision == "float32"
+    assert [(p.kind, p.data) for p in files] == [("fed", "made-up"), ("accuracy", "digits")]
+    assert CALLS == {"step": 360.0, "files": 180.0}
+    script = load_script("benchmark_gpu")
+    for call in CALLS:
+        assert f"    python3 scripts/benchmark_gpu.py --call {call} --out gpu-{call}\n" in script.__doc__
+        args = script.parse(["--call", call, "--out", str(tmp_path)])
+        assert args.budget == CALLS[call]
+    with pytest.raises(SystemExit):
+        script.parse(["--call", "step"])
+
+
+def test_made_up_photographs_and_digits_can_be_trained_on(tmp_path: Path):
+    from plan import Part
+    from real_data import made_up, settings
+
+    data = str(made_up(tmp_path, 3))
+    fed = settings(Part("fed", "retina", "jax", canvas=(128, 128), batches=(2,), data=data, tiny=True))
+    assert len(load_split(fed.data, "train").boxes) == 21
+    digits = settings(Part("accuracy", "retina", "jax", data="digits"))
+    assert (digits.model.backbone, digits.schedule.steps) == ("resnet10", 950)
 
 
 def test_kernels_are_summed_by_kind_on_the_devices_streams():
@@ -395,3 +434,15 @@ def test_training_from_photographs_runs_on_a_cpu(tmp_path: Path, shared_data: Pa
     for record in records.values():
         assert record["steps"] == 1 and 0 <= record["metrics"]["AP"] <= 1 and record["fed_images_per_second"] > 0
         assert f"{record['part']}: 1 steps of {record['batch']}" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("jax") is None, reason="needs JAX")
+def test_the_gradient_check_passes_here():
+    code = "from gradient_check import check; from plan import Part; import json; "
+    code += "print(json.dumps(check(Part('check', 'retina', 'jax', precision='float32', tiny=True))))"
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    environment["PYTHONPATH"] = f"{ROOT}:{ROOT / 'scripts' / 'gpu'}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["relative_error"] < 1e-3

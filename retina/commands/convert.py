@@ -14,7 +14,7 @@ from retina.commands.options import DataDir, DataFormat, DataImages, Json
 from retina.config.reading import write_yaml
 from retina.data.convert.converting import Conversion
 from retina.output import console
-from retina.startup import import_tensorflow_quietly
+from retina.startup import require_tensorflow
 
 _Choice = Literal["keep", "drop"]
 
@@ -53,7 +53,7 @@ def convert(
 ) -> None:
     """Write a dataset in another format, and check what was written."""
     if to == "tfds":
-        import_tensorflow_quietly()
+        require_tensorflow("--to tfds")
     with _Bar() as bar:
         conversion = api.convert(
             source,

@@ -93,7 +93,7 @@ class Model(Section):
     """The network: a normalisation of the pixels, backbone, feature pyramid and heads."""
 
     backbone: str = "keras_cv/resnet50"
-    """Name of the backbone: PyTorch's ResNets (`resnet18` to `resnet152`; `resnet50_v1` and its kin have the stride in
+    """Name of the backbone: PyTorch's ResNets (`resnet10` to `resnet152`; `resnet50_v1` and its kin have the stride in
     the 1x1 convolution), EfficientNet-Lite (`efficientnet_lite0` to 2, arXiv:1905.11946), keras-cv's
     (`keras_cv/resnet50`) or keras-hub's (`keras_hub/resnet_50_imagenet`). ResNet-50 is the paper's."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -259,6 +260,11 @@ class Run(Section):
     xla: Literal["auto", "on", "off"] = "auto"
     """Whether XLA compiles the step. JAX always does, PyTorch never; TensorFlow with `auto` does on one GPU, which is
     not measured yet, and not on a CPU, where it is slower."""
+
+    compilation_cache: Literal["auto"] | Path | None = "auto"
+    """Folder in which JAX keeps what it has compiled, so that the next run of the same network and canvases starts at
+    once. `auto` is `retina/jax` in the user's cache (`XDG_CACHE_HOME`, `~/.cache`), or JAX's own
+    `JAX_COMPILATION_CACHE_DIR` where that is set; null keeps nothing. It changes no result."""
 
     ema: Ema | None = None
     """Moving average of the weights; null keeps none. `run.ema={}` switches it on."""

@@ -20,7 +20,7 @@ from retina.data.orientation import turned
 from retina.data.stored import Photograph, StoredImage
 from retina.errors import RetinaError
 from retina.files import refuse_scheme, refuse_special
-from retina.startup import import_tensorflow_quietly
+from retina.startup import has_tensorflow, import_tensorflow_quietly
 
 _Answer = TypeVar("_Answer")
 _SHOWN = 3
@@ -73,23 +73,26 @@ def load_image(
             ) from None
     if not image:
         raise RetinaError(f"{name}: expected an image, it is empty (0 bytes); restore or remove it")
-    decoded = (
-        _decoded_tiff(image, name, depth, max_pixels) if is_tiff(image) else _decoded(image, name, depth, max_pixels)
-    )
+    decode = _by_tensorflow if has_tensorflow() and not is_tiff(image) else _without_tensorflow
+    decoded = decode(image, name, depth, max_pixels)
     return np.ascontiguousarray(turned(decoded, orientation(image))) if upright else decoded
 
 
-def _decoded_tiff(image: bytes, name: str, depth: tuple[float, float] | None, max_pixels: int) -> np.ndarray:
+def _without_tensorflow(image: bytes, name: str, depth: tuple[float, float] | None, max_pixels: int) -> np.ndarray:
+    """A TIFF, which TensorFlow does not read, and where it is not installed any image."""
+    decode, failures = decoding.decoder(depth), (ValueError, OSError, decoding.imported("cv2").error)
+    known = image.startswith((decoding.JPEG, b"BM"))
     try:
         height, width = decoding.header_size(image)
-        if height * width > max_pixels:
-            raise too_large(name, height, width, max_pixels)
-        return decoding.decode_tiff(image, depth)
-    except ValueError as error:
-        raise RetinaError(f"{name}: {error}") from None
+        known = True
+        if height * width <= max_pixels:
+            return decode(image, (height, width), 0)[0]
+    except failures as error:
+        raise RetinaError(f"{name}: {error}") if is_tiff(image) else _no_image(name, _fault(image, known)) from None
+    raise too_large(name, height, width, max_pixels)
 
 
-def _decoded(image: bytes, name: str, depth: tuple[float, float] | None, max_pixels: int) -> np.ndarray:
+def _by_tensorflow(image: bytes, name: str, depth: tuple[float, float] | None, max_pixels: int) -> np.ndarray:
     import_tensorflow_quietly()
     import tensorflow as tf
 
@@ -101,10 +104,11 @@ def _decoded(image: bytes, name: str, depth: tuple[float, float] | None, max_pix
                 raise too_large(name, height, width, max_pixels)
             return pixels.decode(tf.constant(image), depth).numpy()
     except tf.errors.OpError as error:
-        raise RetinaError(
-            f"{name}: expected a JPEG, PNG, GIF, BMP, WebP or TIFF image, {_fault(image, error.message)}; restore or "
-            "remove it"
-        ) from None
+        raise _no_image(name, _fault(image, "Unknown image file format" not in error.message)) from None
+
+
+def _no_image(name: str, fault: str) -> RetinaError:
+    return RetinaError(f"{name}: expected a JPEG, PNG, GIF, BMP, WebP or TIFF image, {fault}; restore or remove it")
 
 
 def as_configured(image: str | bytes, data: config.Data) -> Photograph:
@@ -211,14 +215,14 @@ def _size_or_fault(dataset: DetectionDataset, row: int, max_pixels: int) -> tupl
     return height, width
 
 
-def _fault(content: bytes, message: str) -> str:
-    """The fault of bytes that TensorFlow did not decode."""
+def _fault(content: bytes, known: bool) -> str:
+    """The fault of bytes that could not be decoded; `known`: they begin as an image of a format that is read."""
     for start, mark, called in _OTHERS:
         if content.startswith(mark, start):
             return f"it is {called}"
     if content[:512].lstrip().lower().startswith(_HTML):
         return "it is not an image but a web page"
-    if "Unknown image file format" in message:
+    if not known:
         return "it is not an image"
     if content.startswith(b"BM"):
         return "it is damaged, cut short, or a bitmap of fewer than 8 bits a pixel or packed, which is not read"

@@ -9,29 +9,34 @@ import numpy as np
 from retina import config
 from retina.data.batches import plan
 from retina.data.dataset import DetectionDataset
-from retina.doctor.findings import Finding
+from retina.doctor.findings import Finding, count
 
 # A layout is worth another setting from this share of padding on, if that saves this much of the pixels.
 _MUCH, _WORTH = 0.15, 0.05
 _MANY_REPEATS = 0.05
 _MULTIPLES = (32, 64, 128)
+_MORE_CANVASES = 6
 
 
 def canvas_findings(dataset: DetectionDataset, settings: config.Config, split: str) -> Iterator[Finding]:
     """Yield findings on the canvases of a training split; only its sizes are looked at.
 
-    The multiple that is proposed is the largest of those whose padding is within a point of the least.
+    The multiple that is proposed is the largest of those whose padding is within a point of the least. What each
+    multiple pads is said in any case, and what it pads with six canvases, each of which takes a compilation.
     """
     resize, batch_size = settings.data.resize, settings.run.batch_size
     padding, repeats, canvases = _shares(dataset, resize, batch_size)
     others = {multiple: _shares(dataset, _at(resize, multiple), batch_size)[0] for multiple in _MULTIPLES}
     least = min(others.values())
     best = max(multiple for multiple, share in others.items() if share <= least + 0.01)
+    more = _shares(dataset, _at(resize, best, max(resize.max_canvases, _MORE_CANVASES)), batch_size)
+    listed = ", ".join(f"{multiple} {share:.1%}" for multiple, share in others.items())
     saves = padding >= _MUCH and padding - others[best] >= _WORTH
     yield Finding(
         "warning" if saves else "note",
         "canvas-padding",
-        f"{padding:.1%} of the pixels of its {canvases} canvases are padding",
+        f"{padding:.1%} of the pixels of its {canvases} canvases are padding; by data.resize.multiple: {listed}; "
+        f"{best} with {count(more[2], 'canvas')} {more[0]:.1%}",
         f"data.resize.multiple={best} pads {others[best]:.1%}" if saves else "",
         split,
     )
@@ -46,8 +51,8 @@ def canvas_findings(dataset: DetectionDataset, settings: config.Config, split: s
         )
 
 
-def _at(resize: config.Resize, multiple: int) -> config.Resize:
-    return resize.model_copy(update={"multiple": multiple})
+def _at(resize: config.Resize, multiple: int, canvases: int | None = None) -> config.Resize:
+    return resize.model_copy(update={"multiple": multiple, "max_canvases": canvases or resize.max_canvases})
 
 
 def _shares(dataset: DetectionDataset, resize: config.Resize, batch_size: int) -> tuple[float, float, int]:

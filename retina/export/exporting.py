@@ -28,6 +28,7 @@ from retina.export.runner import Format
 from retina.inference import Predictor
 from retina.models.detector import Detector
 from retina.runs.loading import check_sections, inference_in_words, load_checkpoint, split_for
+from retina.startup import require_tensorflow
 
 Precision = Literal["float32", "float16", "int8"]
 
@@ -84,6 +85,7 @@ def export(
     precision = _checked_precision(format, precision, raw)
     out = Path(out) if out is not None else _default_out(Path(run), format, precision, raw)
     _refuse_taken(out)
+    require_tensorflow(f"export: {format}")
     if keras.backend.backend() != "tensorflow":
         return _in_child(run, format, out, precision, raw, checkpoint, split, certify_images, overrides)
     check_sections(overrides, ("data", "export", "inference"), "an export")

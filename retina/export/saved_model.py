@@ -19,6 +19,7 @@ from retina.export.description import as_described, check_backend, describe, det
 from retina.export.serving import Serving
 from retina.files import write_text
 from retina.inference import Detections, Predictor
+from retina.startup import require_tensorflow
 
 DESCRIPTION, CONFIG = "retina.json", "config.yaml"
 WARM_UP_FILE = "tf_serving_warmup_requests"  # in `assets.extra`
@@ -159,9 +160,10 @@ def open_saved_model(path: str | Path) -> SavedModel:
     """Load a SavedModel that `write_saved_model` wrote.
 
     Raises:
-        RetinaError: it is none, or damaged.
+        RetinaError: it is none, or damaged, or TensorFlow is not installed.
     """
     path = Path(path)
+    require_tensorflow(f"{path}: a SavedModel")
     if not is_saved_model(path):
         raise RetinaError(
             f"{path}: expected a SavedModel folder, it has no saved_model.pb; make one with retina export"

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 from retina import config as configuration
 from retina.config.differences import changed_keys
-from retina.data.batches.evaluation import evaluation_batches
+from retina.data.batches.evaluation import evaluation_batches, how_read
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import DetectionTable
 from retina.data.ground_truth import GroundTruth, Results, results
@@ -191,4 +191,4 @@ def split_for(
             f"{dataset.name}: its classes {list(dataset.class_names)} are not the checkpoint's "
             f"{list(predictor.class_names)}"
         )
-    return dataclasses.replace(dataset, notes=(*predictor.notes, *dataset.notes)), truth, config
+    return dataclasses.replace(dataset, notes=(*predictor.notes, *dataset.notes, *how_read())), truth, config

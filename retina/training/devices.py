@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
@@ -175,6 +176,36 @@ def _joined(hosts: config.Hosts) -> Hosts:
             f"{jax.process_index()} of {jax.process_count()} already; start another process"
         )
     return Hosts(hosts.count, hosts.index)
+
+
+def cache_compilations(run: config.Run) -> None:
+    """Let JAX keep what it compiles in the folder of `run.compilation_cache`, for the rest of the process.
+
+    Raises:
+        RetinaError: a folder is given, and the backend is not JAX.
+    """
+    if keras.backend.backend() != "jax":
+        if isinstance(run.compilation_cache, Path):
+            raise RetinaError(
+                f"run.compilation_cache: {run.compilation_cache} has no effect with {keras.backend.backend()}; leave "
+                "it out, or set KERAS_BACKEND=jax"
+            )
+        return
+    import jax
+    from jax.experimental.compilation_cache.compilation_cache import reset_cache
+
+    jax.config.update("jax_enable_compilation_cache", run.compilation_cache is not None)
+    if isinstance(run.compilation_cache, Path):
+        folder: Path | None = run.compilation_cache.expanduser().absolute()
+    else:
+        folder = None if jax.config.read("jax_compilation_cache_dir") else _user_cache() / "retina" / "jax"
+    if folder is not None and run.compilation_cache is not None:
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+    reset_cache()  # JAX looks at the settings once, at its first compilation
+
+
+def _user_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
 
 
 def check_determinism() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ import keras
 
 from retina import config as configuration
 from retina.config import Config
-from retina.data.batches.evaluation import translated
+from retina.data.batches.evaluation import how_read, translated
 from retina.data.batches.training import described, training_batches
 from retina.data.dataset import DetectionDataset
 from retina.data.ground_truth import GroundTruth
@@ -129,6 +129,7 @@ class Loop:
         self.progress = replace(Progress.from_dict(saved.progress), finished=False) if saved else Progress()
         self.best_steps = {self.first_step: self.progress.best_step}  # by checkpoint
         self.meter = Meter(self.settings.batch_size, self.progress.pending)
+        self.canvases: set[tuple[int, ...]] = set()  # of which a step was taken
         self.line: dict[str, float] = {}  # the last of metrics.jsonl
         self.saved_at = time.monotonic()
         path = directory.path if self.hosts.chief else None
@@ -183,7 +184,7 @@ class Loop:
             with self.meter.waiting():
                 batch = next(batches)
             self.callbacks.batch_begin(step)
-            self.meter.add(self.step(batch))
+            self.meter.add(self._stepped(batch))
             self.callbacks.batch_end(step, self.meter.latest)
             self.report.advance(step)
             self.writer.check()
@@ -200,6 +201,18 @@ class Loop:
                 self._log(step)
             if self._finish_step(step, stopped_by, evaluates=evaluates, saves=saves, ends=ends):
                 break
+
+    def _stepped(self, batch: Any) -> Mapping[str, Any]:
+        """Take a step and return its scalars; say how long the first of a canvas took on JAX, which compiles it."""
+        start = time.perf_counter()
+        scalars = self.step(batch)
+        if keras.backend.backend() == "jax" and (canvas := batch["images"].shape[1:3]) not in self.canvases:
+            self.canvases.add(canvas)
+            seconds = time.perf_counter() - start
+            self.report.say(
+                f"canvas {canvas[1]}x{canvas[0]}: step compiled, or read from the cache, in {seconds:.1f} s"
+            )
+        return scalars
 
     def _finish_step(
         self, step: int, stopped_by: str = "", *, evaluates: bool, saves: bool = False, ends: bool
@@ -278,7 +291,8 @@ class Loop:
                 self.report.say(note)
         if self.validation is None:
             self.report.say("no validation data: nothing is evaluated, and the newest checkpoint counts as the best")
-        self.report.say(described(self.config.data))
+        for line in (described(self.config.data), *how_read()):
+            self.report.say(line)
         for note in self.notes:
             self.report.say(note)
         if self.first_step:

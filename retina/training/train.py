@@ -24,7 +24,7 @@ from retina.runs import checkpoint as checkpoints
 from retina.runs.directory import RunDirectory, refuse_if_used, resume_command, storage_errors_explained, storing
 from retina.runs.hosts import Hosts, check_same_config
 from retina.runs.state import Progress, stops_early
-from retina.training.devices import check_determinism
+from retina.training.devices import cache_compilations, check_determinism
 from retina.training.loop import STANDARD, Collaborators, Data, Loop
 from retina.training.resuming import (
     Start,
@@ -72,6 +72,7 @@ def train(
     """
     path = Path(run_dir)
     config = with_absolute_paths(config)
+    cache_compilations(config.run)
     distribution = collaborators.distribute(config.run)
     hosts = distribution.hosts
     check_same_config(hosts, config)

@@ -1,4 +1,7 @@
-"""The residual networks whose weights can be read (He et al. 2015, arXiv:1512.03385, table 1), by their depths."""
+"""The residual networks whose weights can be read (He et al. 2015, arXiv:1512.03385, table 1), by their depths.
+
+Depth 10 is common usage: no ecosystem publishes weights of it.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ class Architecture(NamedTuple):
 
 
 ARCHITECTURES = {
+    10: Architecture((1, 1, 1, 1), False),
     18: Architecture((2, 2, 2, 2), False),
     34: Architecture((3, 4, 6, 3), False),
     50: Architecture((3, 4, 6, 3), True),

@@ -24,6 +24,9 @@ from retina.weights.torchvision import Classes, Retinanet, retinanet_rules
 _NEVER = -20.0
 _COUNTER = "num_batches_tracked"
 
+# Depths of torchvision's ResNets.
+_DEPTHS = sorted(ARCHITECTURES.keys() - {10})
+
 _COCO_ROWS = 91
 _COCO_SIZES = ((32, 40, 50), (64, 80, 101), (128, 161, 203), (256, 322, 406), (512, 645, 812))
 _RATIOS = (0.5, 1.0, 2.0)
@@ -188,7 +191,7 @@ def _obstacles(config: Config) -> Iterator[str]:
     model, anchors, resize, inference = config.model, config.anchors, config.data.resize, config.inference
     fpn, head = model.fpn, model.head
     wanted: list[tuple[str, Any, str, bool]] = [
-        ("model.backbone", model.backbone, f"resnet{'/'.join(map(str, ARCHITECTURES))}", _is_theirs(model.backbone)),
+        ("model.backbone", model.backbone, f"resnet{'/'.join(map(str, _DEPTHS))}", _is_theirs(model.backbone)),
         ("model.fpn.channels", fpn.channels, str(_CHANNELS), fpn.channels == _CHANNELS),
         ("model.fpn.min_level", fpn.min_level, "3", fpn.min_level == 3),
         ("model.fpn.max_level", fpn.max_level, "7", fpn.max_level == 7),
@@ -224,7 +227,7 @@ def _obstacles(config: Config) -> Iterator[str]:
 
 
 def _is_theirs(backbone: str) -> bool:
-    return backbone in {f"resnet{depth}" for depth in ARCHITECTURES}
+    return backbone in {f"resnet{depth}" for depth in _DEPTHS}
 
 
 # -------------------------------------------------------------------------------------------------------- how to build

@@ -33,6 +33,10 @@ def main() -> int:
         answer({"skipped": f"needs {missing}, which is not installed here"})
     elif part.kind == "peak":
         answer(peak(part.who, part.tiny, part.repeats, part.block_seconds))
+    elif part.kind == "check":
+        from gradient_check import check
+
+        answer(check(part))
     elif part.kind in ("fed", "accuracy"):
         from real_data import run
 
@@ -43,7 +47,7 @@ def main() -> int:
         else:
             answer({"skipped": "the profile is written for JAX"})
     else:
-        _sweep(part, answer, _theirs if part.who == "torchvision" else _ours)
+        _sweep(part, answer, _theirs if part.who == "torchvision" else _ours(part))
     return 0
 
 
@@ -54,7 +58,7 @@ def lacking(part: Part) -> str | None:
     if part.backbone.startswith("keras_cv/"):
         wanted += ["keras_cv", "tensorflow"]
     if part.data is not None:
-        wanted += ["tensorflow", "cv2", "simplejpeg", "hotcoco", "tensorboard"]
+        wanted += ["cv2", "simplejpeg", "hotcoco", "tensorboard"]
     return next((name for name in wanted if importlib.util.find_spec(name) is None), None)
 
 
@@ -101,21 +105,27 @@ def _forget(part: Part) -> None:
             torch.cuda.reset_peak_memory_stats()
 
 
-def _ours(part: Part, size: int) -> dict[str, Any]:
+def _ours(part: Part) -> Callable[[Part, int], dict[str, Any]]:
+    """The measure of a batch, with one detector for all of them."""
     from inputs import batch
-    from retina_work import Inference, Training
+    from retina_work import Inference, Training, operations
 
     work: Any = (Inference if part.kind == "infer" else Training)(part)
-    fed = work.feed(batch(size, part.canvas))
-    start = time.perf_counter()
-    work.run(fed)
-    loss = work.wait()
-    first = time.perf_counter() - start
-    if loss is not None and not math.isfinite(loss):
-        raise ValueError(f"the loss is {loss}")
-    times = seconds(lambda: work.run(fed), work.wait, part.repeats, part.block_seconds)
-    tflop = work.flop(fed) * 1e-12
-    return {**rates(times, size, tflop), "first_step_seconds": first, "loss": loss}
+
+    def measure(part: Part, size: int) -> dict[str, Any]:
+        fed = work.feed(batch(size, part.canvas))
+        start = time.perf_counter()
+        work.run(fed)
+        loss = work.wait()
+        first = time.perf_counter() - start
+        if loss is not None and not math.isfinite(loss):
+            raise ValueError(f"the loss is {loss}")
+        times = seconds(lambda: work.run(fed), work.wait, part.repeats, part.block_seconds)
+        tflop = work.flop(fed) * 1e-12
+        traced = {"operations": operations(work, fed)} if part.traced and part.backend == "jax" else {}
+        return {**rates(times, size, tflop), "first_step_seconds": first, "loss": loss, **traced}
+
+    return measure
 
 
 def _theirs(part: Part, size: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ BATCHES = (16, 32, 64, 128, 256)
 class Part:
     """One process. `batches` are tried in order until one does not fit the memory."""
 
-    kind: str  # peak, train, infer, profile, fed or accuracy
+    kind: str  # peak, train, infer, profile, check, fed or accuracy
     who: str  # retina or torchvision; of `peak` the framework: jax, torch or tensorflow
     backend: str = "torch"
     backbone: str = "resnet50"
@@ -29,6 +29,7 @@ class Part:
     data: str | None = None
     steps: int | None = None  # of `accuracy` and `fed`
     tiny: bool = False
+    traced: bool = False  # a trace of three steps after the timing
     round: int = 1
     limit: float = 300.0  # seconds
 
@@ -100,6 +101,38 @@ def parts(
         planned.append(Part("accuracy", "retina", backend, **real))
     wanted = set(kinds)
     return [part for part in planned if part.kind in wanted]
+
+
+# Seconds of the two calls.
+CALLS = {"step": 360.0, "files": 180.0}
+MADE_UP, DIGITS = "made-up", "digits"
+
+
+def call_parts(call: str, *, backend: str, data: Iterable[str], tiny: bool, precision: str) -> list[Part]:
+    """The parts of one of the two calls of a session with a GPU, what matters most first."""
+    common: dict[str, Any] = {"tiny": tiny, "precision": precision, "repeats": 3}
+    common |= {"block_seconds": 0.05} if tiny else {}
+    canvas = (TINY_CANVASES if tiny else CANVASES)[0]
+    some = (1, 2) if tiny else (32, 64)
+    ours, theirs = Part("train", "retina", backend, canvas=canvas, frozen=True, **common), {"canvas": canvas, **common}
+    if call == "step":
+        return [
+            Part("train", "torchvision", frozen=True, batches=some[:1], limit=60.0, **theirs),
+            Part("train", "torchvision", frozen=True, compiled=True, batches=some[:1], limit=80.0, **theirs),
+            replace(ours, batches=some, traced=True, limit=180.0),
+            Part("check", "retina", backend, limit=60.0, **{**common, "precision": "float32", "tiny": True}),
+            Part("infer", "retina", backend, canvas=canvas, batches=some[1:], limit=60.0, **common),
+            Part("infer", "torchvision", batches=some[1:], limit=60.0, **theirs),
+        ]
+    steps = 2 if tiny else None
+    return [
+        *(
+            Part("fed", "retina", backend, canvas=canvas, batches=(2 if tiny else 16,), data=folder, steps=steps,
+                 limit=100.0, **common)
+            for folder in data or (MADE_UP,)
+        ),
+        Part("accuracy", "retina", backend, data=DIGITS, steps=steps, limit=150.0, **common),
+    ]  # fmt: skip
 
 
 def again(first: list[Part], records: list[dict[str, Any]], rounds: int) -> list[Part]:

@@ -180,7 +180,7 @@ def profile(part: Part, size: int, batch: dict[str, Any]) -> dict[str, Any]:
         "suppression_share_of_inference": None if inference == 0 else (inference - network) / inference,
         "xla_tflop": cost.get("flops", 0.0) * 1e-12,
         "xla_gigabytes": cost.get("bytes accessed", 0.0) * 1e-9,
-        "operations": _operations(work, host),
+        "operations": operations(work, host),
     }
 
 
@@ -223,7 +223,7 @@ def _cost(compiled: Any) -> dict[str, float]:
     return (cost[0] if isinstance(cost, list) else cost) or {}
 
 
-def _operations(work: Training, batch: dict[str, Any], most: int = 25) -> list[dict[str, Any]]:
+def operations(work: Training, batch: dict[str, Any], most: int = 25) -> list[dict[str, Any]]:
     """The device's busiest kernels in three steps: name, calls and milliseconds a step."""
     import jax
 

@@ -85,6 +85,12 @@ def table(records: list[Record]) -> str:
     for record in records:
         if "parts" in record:
             lines += ["", *_profile(record)]
+        elif "operations" in record:
+            lines += ["", f"{record['part']}, batch {record['batch']}: the busiest kernels", *_busiest(record)]
+        if "gradient_check" in record:
+            lines.append(
+                f"gradient check {record['gradient_check']}: {record['relative_error']:.2g} ({record['worst']})"
+            )
         if "wall_seconds" in record and "metrics" in record:
             lines += ["", _trained(record)]
     for key, words in (("error", "failed"), ("skipped", "left out"), ("not_run", "not run")):
@@ -113,11 +119,14 @@ def _profile(record: Record) -> list[str]:
     )
     share = record["suppression_share_of_inference"]
     lines.append("  decoding and suppression" + ("" if share is None else f" take {share:.1%} of inference"))
-    lines += [
+    return lines + _busiest(record)
+
+
+def _busiest(record: Record) -> list[str]:
+    return [
         f"  {o['share']:>6.1%} {o['milliseconds']:>9.4g} ms {o['calls']:>8.4g} x {o['name'][:90]}"
         for o in record["operations"][:15]
     ]
-    return lines
 
 
 def _trained(record: Record) -> str:

@@ -73,7 +73,9 @@ def test_the_finding_names_the_multiple_that_pads_least():
     data = table([LANDSCAPE] * 7, [[(0, 0, 9, 9)]] * 7)
     padding, repeats = canvas_findings(data, config.load(None, overrides), "train")
     assert (padding.grade, padding.code) == ("warning", "canvas-padding")
-    assert padding.message.startswith("30.5% of the pixels") and padding.remedy == "data.resize.multiple=64 pads 4.7%"
+    assert padding.message.startswith("30.5% of the pixels")
+    assert padding.message.endswith("by data.resize.multiple: 32 4.7%, 64 4.7%, 128 30.5%; 64 with 1 canvas 4.7%")
+    assert padding.remedy == "data.resize.multiple=64 pads 4.7%"
     assert (repeats.grade, repeats.code) == ("warning", "repeated-images") and repeats.message.startswith("12.5% of")
     quiet = list(
         canvas_findings(

@@ -22,6 +22,7 @@ EVERY = [pytest.param(name, marks=() if name in SMALL else pytest.mark.slow) for
 
 # Channels of C3, C4, C5 by the papers' tables.
 CHANNELS = {
+    "resnet10": (128, 256, 512),
     "resnet18": (128, 256, 512),
     "resnet34": (128, 256, 512),
     "resnet50": (512, 1024, 2048),
@@ -51,8 +52,8 @@ def test_known_names():
         ("keras_cv/resnet5O", "did you mean 'keras_cv/resnet50"),
         ("resnet5O", "did you mean 'resnet50"),
         ("resnet18_v1", "did you mean '"),  # no bottlenecks, so no second place for the stride
-        ("", "known: resnet18, resnet34"),
-        ("vgg", "known: resnet18, resnet34"),
+        ("", "known: resnet10, resnet18"),
+        ("vgg", "known: resnet10, resnet18"),
     ],
 )
 def test_an_unknown_name(name, hint):

@@ -22,7 +22,7 @@ from retina.errors import RetinaError, RunFailed
 from retina.inference import detect, jax_or_numpy
 from retina.runs.hosts import Hosts, check_same_config, first_node, hosts_of
 from retina.training import devices as distribution
-from retina.training.devices import ALONE, Distribution, distribute
+from retina.training.devices import ALONE, Distribution, cache_compilations, distribute
 from retina.training.resuming import replicas
 from retina.training.step import uses_xla
 
@@ -367,3 +367,36 @@ def test_twenty_steps_on_several_devices(backend, devices):
         trained = found.pop()  # JAX normalises by the whole batch, TensorFlow by that of a device: so it says
         assert (trained["loss"] <= 1e-5) == (backend == "jax") and trained["equal"]
     assert_equal(found)
+
+
+# ------------------------------------------------------------------------------------------------ JAX's compilations
+
+
+def test_a_compilation_cache_that_has_no_effect_is_refused(tmp_path):
+    for harmless in ("auto", None):
+        cache_compilations(config.Run(compilation_cache=harmless))
+    with pytest.raises(RetinaError, match=r"run\.compilation_cache: .* has no effect with tensorflow; leave it out"):
+        cache_compilations(config.Run(compilation_cache=tmp_path))
+
+
+@pytest.mark.skipif(not HAS_JAX, reason="JAX is not installed")
+def test_jax_keeps_what_it_compiles(monkeypatch, tmp_path):
+    import jax
+
+    before = jax.config.jax_compilation_cache_dir, jax.config.jax_enable_compilation_cache
+    monkeypatch.setattr(distribution.keras.backend, "backend", lambda: "jax")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
+    try:
+        for own, given, folder in [
+            (None, "auto", tmp_path / "user" / "retina" / "jax"),
+            (str(tmp_path / "own"), "auto", tmp_path / "own"),
+            (str(tmp_path / "own"), tmp_path / "given", tmp_path / "given"),
+        ]:
+            jax.config.update("jax_compilation_cache_dir", own)
+            cache_compilations(config.Run(compilation_cache=given))
+            assert jax.config.jax_compilation_cache_dir == str(folder) and jax.config.jax_enable_compilation_cache
+        cache_compilations(config.Run(compilation_cache=None))
+        assert not jax.config.jax_enable_compilation_cache
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before[0])
+        jax.config.update("jax_enable_compilation_cache", before[1])

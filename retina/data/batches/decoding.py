@@ -95,15 +95,19 @@ def most_halvings(dataset: DetectionDataset) -> np.ndarray:
 
 
 def header_size(content: bytes) -> tuple[int, int]:
-    """(height, width) by the header of a PNG, BMP, WebP or TIFF; see `retina.data.batches.pixels`.
+    """(height, width) by the header of a JPEG, PNG, GIF, BMP, WebP or TIFF; see `retina.data.batches.pixels`.
 
     Raises:
-        ValueError: it is something else, or a bitmap that is not read.
+        ValueError: it is something else, damaged, or a bitmap that is not read.
     """
 
     def number(start: int, count: int) -> int:
         return int.from_bytes(content[start : start + count], "little")
 
+    if content.startswith(JPEG):
+        return imported("simplejpeg").decode_jpeg_header(content)[:2]
+    if content.startswith(_GIF):
+        return number(8, 2), number(6, 2)
     if content.startswith(b"\x89PNG\r\n\x1a\n"):
         return int.from_bytes(content[20:24], "big"), int.from_bytes(content[16:20], "big")
     if content.startswith(b"BM") and number(14, 4) >= 40 and number(28, 2) in _BITS and number(30, 4) in (0, 3):

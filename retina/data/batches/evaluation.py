@@ -1,24 +1,26 @@
-"""Evaluation batches: each image once, as exports show it, in one tf.data graph."""
+"""Evaluation batches: each image once, as exports show it, in one tf.data graph; without TensorFlow by our threads."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from retina import config
-from retina.data.batches import Batch, exif, pixels, plan
-from retina.data.batches.decoding import decode_tiff
+from retina.data.batches import Batch, decoding, exif, pixels, plan
+from retina.data.batches.table_reader import ImageError, TableReader, read_ahead, usual_threads
 from retina.data.dataset import DetectionDataset
 from retina.data.headers import UPRIGHT
 from retina.data.images import unusable
 from retina.data.limits import image_kind
 from retina.data.stored import StoredImage, TableImage
 from retina.errors import RetinaError
+from retina.startup import has_tensorflow
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -33,7 +35,7 @@ def evaluation_batches(
     batch_size: int,
     share: tuple[int, int] = (0, 1),
     parallel_calls: int | None = None,
-) -> tf.data.Dataset:
+) -> tf.data.Dataset | PlainBatches:
     """Each image once, as it is, ordered by canvas; what is missing in the last batch of a canvas is filler (index -1).
 
     Args:
@@ -41,20 +43,23 @@ def evaluation_batches(
         parallel_calls: how many images are read at a time; None leaves it to TensorFlow.
 
     Returns:
-        A `tf.data.Dataset` of elements as in `Batch`. Errors while iterating: see `readable`.
+        A `tf.data.Dataset` of elements as in `Batch`; where TensorFlow is not installed, the same in NumPy. Errors
+        while iterating: see `readable`.
 
     Raises:
         RetinaError: some images are paths and some are bytes, or one is declared to have too many pixels.
     """
+    geometry = plan.fit(dataset.sizes, data.resize)
+    whole = plan.evaluation_plan(geometry, batch_size=batch_size)
+    shared = plan.Plan(*(column[share[0] :: share[1]] for column in (whole.index, whole.sample, whole.canvas)))
+    if not has_tensorflow():
+        return PlainBatches(dataset, data, geometry, shared, parallel_calls)
     import tensorflow as tf
 
     pixels.leave_gpu_to_backend()
-    geometry = plan.fit(dataset.sizes, data.resize)
-    whole = plan.evaluation_plan(geometry, batch_size=batch_size)
     table = _columns(dataset, geometry, data.max_pixels, data.resize.antialias)
-    batches = slice(share[0], None, share[1])
-    index, sample = whole.index[batches], whole.sample[batches]
-    canvas = np.repeat(whole.canvas[batches].astype(np.int32), batch_size)
+    index, sample = shared.index, shared.sample
+    canvas = np.repeat(shared.canvas.astype(np.int32), batch_size)
     slots = tf.data.Dataset.from_tensor_slices((index.ravel(), sample.ravel(), canvas))
 
     def example(index: tf.Tensor, sample: tf.Tensor, canvas: tf.Tensor) -> Batch:
@@ -67,7 +72,7 @@ def evaluation_batches(
 
 
 def canvas_image(image: np.ndarray, resize: config.Resize) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Resizes and pads an image by the operations of `evaluation_batches`; pixels come out equal bit for bit.
+    """Resizes and pads an image as `evaluation_batches` does; pixels come out equal bit for bit.
 
     The canvas is the image's own; in a batch it may be larger, with more padding, where canvases were merged.
 
@@ -86,10 +91,13 @@ def canvas_image(image: np.ndarray, resize: config.Resize) -> tuple[np.ndarray, 
             f"image: expected a non-empty uint8 array [height, width, 3] (RGB), got {image.dtype} {list(image.shape)}; "
             "convert it first"
         )
+    geometry = plan.fit(np.array([image.shape[:2]]), resize)
+    if not has_tensorflow():
+        canvas = np.zeros((*geometry.canvases[0], 3), np.uint8)
+        return canvas, _show(image, geometry.resized[0], canvas, resize.antialias), geometry.resized[0]
     import tensorflow as tf
 
     pixels.leave_gpu_to_backend()
-    geometry = plan.fit(np.array([image.shape[:2]]), resize)
     with tf.device("CPU:0"):
         content = tf.constant(geometry.resized[0])
         canvas = pixels.pad(
@@ -120,6 +128,96 @@ def translated(dataset: DetectionDataset) -> Iterator[None]:
         if known is None:
             raise
         raise known from None
+
+
+# -------------------------------------------------------------------------------------------- without TensorFlow
+
+
+def how_read() -> tuple[str, ...]:
+    """Return the log's line on how evaluation images are read, where that is not by TensorFlow's operations."""
+    if has_tensorflow():
+        return ()
+    return (
+        "evaluation images: decoded by simplejpeg, OpenCV and Pillow, for TensorFlow is not installed; equal to its "
+        "pixels, or with data.resize.antialias within one grey level",
+    )
+
+
+class PlainBatches:
+    """Evaluation batches of NumPy arrays; each iteration reads anew, in threads.
+
+    Raises:
+        RetinaError: see `evaluation_batches`; while iterating: an image can't be used, and which.
+    """
+
+    def __init__(
+        self,
+        dataset: DetectionDataset,
+        data: config.Data,
+        geometry: plan.Geometry,
+        batches: plan.Plan,
+        threads: int | None = None,
+    ):
+        image_kind(dataset, data.max_pixels)
+        self._dataset, self._geometry, self._batches = dataset, geometry, batches
+        self._threads = threads or usual_threads()
+        self._antialias = data.resize.antialias
+        self._reader = TableReader(dataset, data.max_pixels)
+        self._slots = plan.box_slots(dataset.offsets)
+
+    def __len__(self) -> int:
+        return len(self._batches.index)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return read_ahead(self._begin, len(self), self._threads)
+
+    as_numpy_iterator = __iter__
+
+    def _begin(self, pool: ThreadPoolExecutor, step: int) -> Callable[[], Batch]:
+        index = self._batches.index[step]
+        images = np.zeros((len(index), *self._geometry.canvases[self._batches.canvas[step]], 3), np.uint8)
+        working = [pool.submit(self._example, int(row), image) for row, image in zip(index, images, strict=True)]
+
+        def finished() -> Batch:
+            try:
+                examples = [part.result() for part in working]
+            except ImageError as error:
+                raise self._reader.reason(error) from None
+            columns = {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+            return {"images": images, **columns, "index": index, "sample": self._batches.sample[step]}
+
+        return finished
+
+    def _example(self, row: int, image: np.ndarray) -> Batch:
+        """The columns of a row beside its image, which is shown in `image`; -1 is a filler."""
+        table, slots = self._dataset, self._slots
+        example = {
+            "boxes": np.zeros((slots, 4), np.float32),
+            "labels": np.zeros(slots, np.int32),
+            "valid": np.zeros(slots, bool),
+            "crowd": np.zeros(slots, bool),
+            "scale": np.ones(2, np.float32),
+            "size": np.zeros(2, np.int32),
+        }
+        if row < 0:
+            return example
+        stored, content = self._reader.read(row)[0], self._geometry.resized[row]
+        scale = _show(stored, content, image, self._antialias)
+        rows = slice(table.offsets[row], table.offsets[row + 1])
+        count = rows.stop - rows.start
+        boxes = table.boxes[rows].astype(np.float32) * np.tile(scale[::-1], 2)
+        example["boxes"][:count] = np.clip(boxes, 0, np.tile(content[::-1].astype(np.float32), 2))
+        example["labels"][:count] = table.labels[rows]
+        example["valid"][:count] = True
+        example["crowd"][:count] = table.crowd[rows] | table.difficult[rows]
+        return {**example, "scale": scale, "size": content}
+
+
+def _show(image: np.ndarray, content: np.ndarray, canvas: np.ndarray, antialias: bool) -> np.ndarray:
+    """Shows an image [h,w,3] at its content size (h, w) in the top left corner of a canvas; returns its scale [2]."""
+    paint = decoding.paint_smoothly if antialias else decoding.paint_exactly
+    paint(image, False, False, canvas[: content[0], : content[1]])
+    return content.astype(np.float32) / np.array(image.shape[:2], np.float32)
 
 
 # ------------------------------------------------------------------------------------------------------- the graph
@@ -191,7 +289,9 @@ def _decoded(encoded: tf.Tensor, depth: tuple[float, float] | None) -> tf.Tensor
     import tensorflow as tf
 
     def tiff() -> tf.Tensor:
-        return tf.numpy_function(lambda content: decode_tiff(content, depth), [encoded], tf.uint8, stateful=False)
+        return tf.numpy_function(
+            lambda content: decoding.decode_tiff(content, depth), [encoded], tf.uint8, stateful=False
+        )
 
     image = tf.cond(pixels.is_tiff(encoded), tiff, lambda: pixels.decode(encoded, depth))
     return tf.ensure_shape(image, [None, None, 3])

@@ -6,9 +6,6 @@ batches are equal bit for bit whatever the threads do, and a run may start at an
 
 from __future__ import annotations
 
-import os
-import sys
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,20 +13,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from retina import config
-from retina.data import orientation
 from retina.data.batches import Batch, augment, cache, decoding, pixels, plan
 from retina.data.batches.augment import Layout
+from retina.data.batches.table_reader import ImageError, TableReader, read_ahead, usual_threads
 from retina.data.dataset import DetectionDataset
-from retina.data.headers import QUARTER_TURNS, UPRIGHT
-from retina.data.images import unusable
-from retina.data.limits import image_kind, image_name
+from retina.data.limits import image_kind
 from retina.errors import RetinaError
 
 if TYPE_CHECKING:
     import tensorflow as tf
-
-# Batches that are being read or are ready while another is trained on.
-AHEAD = 2
 
 
 def described(data: config.Data) -> str:
@@ -117,16 +109,9 @@ class Batches:
         self._dataset, self._data, self._schedule = dataset, data, schedule
         self._table = augment.Table.of(dataset)
         self._slots = plan.box_slots(dataset.offsets, augment.images_per_example(data.augment))
-        self._threads = threads or 2 * _cores()
-        self._decode = decoding.decoder(dataset.depth)
+        self._threads = threads or usual_threads()
+        self._reader = TableReader(dataset, data.max_pixels)
         self._paint = _window_painter(data)
-        self._turns = dataset.turns.tolist()
-        # As stored: a quarter turn swaps the sides.
-        self._sizes = [
-            (width, height) if turn in QUARTER_TURNS else (height, width)
-            for (height, width), turn in zip(dataset.sizes.tolist(), self._turns, strict=True)
-        ]
-        self._most = decoding.most_halvings(dataset).tolist()
         self._cache: cache.Cache | None = None
         if data.cache == "memory":
             resized = np.stack([geometry.resized for geometry in schedule.geometries])
@@ -136,19 +121,7 @@ class Batches:
         return len(self._schedule.order)
 
     def __iter__(self) -> Iterator[Batch]:
-        pool = ThreadPoolExecutor(self._threads, thread_name_prefix="retina-images")
-        # A name of our own: an iterator may outlive the modules, whose threads have ended by themselves then.
-        ending = sys.is_finalizing
-        try:
-            ahead: deque[Callable[[], Batch]] = deque()
-            for step in range(len(self) + AHEAD):
-                if step < len(self):
-                    ahead.append(self._begin(pool, step))
-                if step >= AHEAD and ahead:
-                    yield ahead.popleft()()
-        finally:
-            if not ending():
-                pool.shutdown(wait=False, cancel_futures=True)
+        return read_ahead(self._begin, len(self), self._threads)
 
     as_numpy_iterator = __iter__
 
@@ -198,8 +171,8 @@ class Batches:
             for first, part in enumerate(working):
                 try:
                     taken[first::workers] = part.result()
-                except _ImageError as error:
-                    raise self._reason(error) from None
+                except ImageError as error:
+                    raise self._reader.reason(error) from None
             halvings = np.array([halved for parts in taken for halved in parts])
             shown = augment.snapped(layout.parts.views, halvings)
             columns = augment.columns(self._table, layout, shown, self._slots, options)
@@ -260,39 +233,13 @@ class Batches:
     def _read(self, row: int, halvings: int) -> tuple[np.ndarray, int]:
         if self._cache is not None:
             return self._cache.image(row, halvings)
-        try:
-            content = decoding.content_of(self._dataset.images[row])
-            image, halved = self._decode(content, self._sizes[row], min(halvings, self._most[row]))
-        except Exception as error:
-            raise _ImageError(row, error) from None
-        turn = self._turns[row]
-        return (image if turn == UPRIGHT else np.ascontiguousarray(orientation.turned(image, turn))), halved
+        return self._reader.read(row, halvings)
 
     def _filled(self, layout: cache.Layout) -> cache.Cache:
         try:
             return cache.fill(layout, self._table.sizes, self._read, self._threads)
-        except _ImageError as error:
-            raise self._reason(error) from None
-
-    def _reason(self, error: _ImageError) -> BaseException:
-        """Return the reason for which evaluation would refuse the image; if there is none, the error at hand."""
-        cause = unusable(self._dataset, [error.row], self._data.max_pixels)
-        if cause is None and isinstance(error.error, ValueError):
-            name = image_name(self._dataset, error.row)
-            cause = RetinaError(f"{name}: expected an image for training, {error.error}; store it anew, or remove it")
-        return cause or error.error
-
-
-class _ImageError(Exception):
-    """Error that was raised while the image of a row was read."""
-
-    def __init__(self, row: int, error: Exception):
-        super().__init__(row, error)
-        self.row, self.error = row, error
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        except ImageError as error:
+            raise self._reader.reason(error) from None
 
 
 def _window_painter(data: config.Data) -> Callable[[np.ndarray, bool, bool, np.ndarray], None]:

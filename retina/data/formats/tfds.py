@@ -46,7 +46,7 @@ from retina.data.image_files import NO_SIZE_FRACTIONS, placed, stem, upright_byt
 from retina.data.stored import FileSlice, SourceImage, StoredImage, encoded
 from retina.errors import RetinaError
 from retina.files import exists
-from retina.startup import import_tensorflow_quietly
+from retina.startup import require_tensorflow
 
 FileFormat = Literal["tfrecord", "array_record"]
 
@@ -174,7 +174,7 @@ def split_names(name: str | None, data_dir: Path) -> tuple[str, ...]:
 
 def _open(name: str | None, data_dir: Path) -> Any:
     """The builder of a prepared dataset, made from its files alone: its code is not run, nothing is fetched."""
-    import_tensorflow_quietly()
+    require_tensorflow("format tfds")
     leave_gpu_to_backend()
     import tensorflow_datasets as tfds
 
