@@ -198,7 +198,8 @@ def cache_compilations(run: config.Run) -> None:
     if isinstance(run.compilation_cache, Path):
         folder: Path | None = run.compilation_cache.expanduser().absolute()
     else:
-        folder = None if jax.config.read("jax_compilation_cache_dir") else _user_cache() / "retina" / "jax"
+        chosen = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+        folder = None if chosen else _user_cache() / "retina" / "jax"
     if folder is not None and run.compilation_cache is not None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
     reset_cache()  # JAX looks at the settings once, at its first compilation
