@@ -28,7 +28,9 @@ def settings(part: Part) -> retina.Config:
         length = {} if part.steps is None else {"schedule.steps": part.steps, "schedule.warmup_steps": part.steps // 2}
         small = {"data.train.images": 40, "data.validation.images": 8} if part.tiny else {}
         words = [f"{key}={value}" for key, value in {**length, **small}.items()]
-        return configuration.load(ROOT / "configs/digits.yaml", [*words, "run.evaluate_every=null"])
+        # Our own network: keras-cv's imports TensorFlow, which the machine may lack.
+        words = [*words, "model.backbone=resnet10", "run.evaluate_every=null"]
+        return configuration.load(ROOT / "configs/digits.yaml", words)
     root = Path(part.data or "").absolute()
     coco = (root / "annotations").is_dir()
     values = _coco(root) if coco else _bccd(root)

@@ -45,7 +45,7 @@ from retina.training.validation import ModeCheck
 TRAINED = 0.9  # the momentum of the trainings
 # At 0.4 of the images' sides, with anchors that fit the boxes there.
 SMALL = {
-    "backbone": "resnet10",
+    "backbone": "keras_cv/resnet10",
     "fpn": {"channels": 64, "max_level": 5},
     "head": {"channels": 64, "layers": 2, "norm": "group", "init_std": 0.03},
 }
