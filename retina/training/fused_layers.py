@@ -83,12 +83,13 @@ def _average(layer: keras.layers.BatchNormalization, mean: Tensor, variance: Ten
 
 
 def fuse_batch_norms(model: keras.Model, replicas: int = 1) -> None:
-    """Give plain batch normalisations over channels-last maps the fused training pass; variables stay as they are.
+    """Give plain batch normalisations that train the fused pass, over channels-last maps; variables stay as they are.
 
-    With several replicas, layers that are `synchronized` get the pass over all of them instead.
+    With several replicas, layers that are `synchronized` get the pass over all of them instead. Frozen layers are left
+    to `fold_frozen_batch_norms`: whichever of the two comes last, none is normalised twice.
     """
     for layer in all_layers(model):
-        if type(layer) is keras.layers.BatchNormalization and _fits(layer):
+        if type(layer) is keras.layers.BatchNormalization and layer.trainable and _fits(layer):
             layer.call = partial(over_replicas if layer.synchronized and replicas > 1 else fused, layer)
 
 

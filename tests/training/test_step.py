@@ -77,6 +77,7 @@ def three_steps(initial, final):
 """
 TOOLS: dict = {}
 exec(SHARED, TOOLS)
+SGD_STILL = config.Sgd(learning_rate=1e-9, momentum=0.0, weight_decay=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -181,3 +182,27 @@ def test_other_backends_give_the_same_arrays_after_sync(results, backend):
 def test_adamw_decays_kernels_only_on_each_backend(results, backend):
     kernel, bias = results[backend][0]["decayed"]
     assert kernel == pytest.approx([0.95, 0.95]) and bias == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_the_step_computes_the_network_as_it_is(frozen):
+    """A step rearranges layers (`retina.training.fused_layers`): its loss is that of the detector before."""
+    model = {"backbone": "resnet10", "fpn": {"channels": 8, "max_level": 5}, "head": {"channels": 8, "layers": 1}}
+    recipe = {"weights": "none.pth", "freeze": 1, "batch_norm": "frozen"} if frozen else {}
+    detector = Detector(("a", "b"), model=config.Model.model_validate({**model, **recipe}), load_weights=False)
+    random = np.random.default_rng(1)
+    for variable in detector.backbone.variables:
+        if variable.path.endswith(("moving_mean", "beta")):
+            variable.assign(random.normal(0, 0.1, variable.shape))
+        elif variable.path.endswith(("moving_variance", "gamma")):
+            variable.assign(random.uniform(0.5, 1.5, variable.shape))
+    batch = TOOLS["fixed_batch"]()
+    sums = detector.loss_sums(detector(batch, training=True), batch)
+    expected = [float(keras.ops.convert_to_numpy(value)) for value in (sums.classification, sums.box)]
+    optimizer = build_optimizer(SGD_STILL, config.ConstantSchedule(steps=1))
+    scalars = build_step(detector, optimizer, SGD_STILL)(batch)
+    divisor = float(keras.ops.convert_to_numpy(sums.positives))
+    of_step = [
+        float(keras.ops.convert_to_numpy(scalars[f"loss_{name}"])) * divisor for name in ("classification", "box")
+    ]
+    assert of_step == pytest.approx(expected, rel=1e-5)
