@@ -1,10 +1,12 @@
 """Commands of the README and the guide, typed as they stand there, on tiny files and runs of the names they give."""
 
 import json
+import re
 import shlex
 import shutil
 import sys
 import webbrowser
+from glob import glob
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +27,8 @@ def commands(page: str, section: str) -> list[str]:
 SCORE = commands(f"{GUIDE}evaluation.md", "Score anybody's detections")
 COMPARE = commands(f"{GUIDE}evaluation.md", "Is B better than A?")
 FILES = [line for line in SCORE + COMPARE if "runs/" not in line]
-RUNS = [line for line in SCORE + COMPARE if "runs/" in line]
+RUNS = [line for line in SCORE + COMPARE if "runs/a" in line]
+SETTINGS = [line for line in COMPARE if " --a " in line]
 ON_A_RUN = [
     line
     for line in [
@@ -50,7 +53,8 @@ def type_in(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("COLUMNS", "160")
 
     def run(line: str) -> str:
-        monkeypatch.setattr(sys, "argv", shlex.split(line, comments=True))
+        words = shlex.split(line, comments=True)
+        monkeypatch.setattr(sys, "argv", [path for word in words for path in sorted(glob(word)) or [word]])  # a shell's
         with pytest.raises(SystemExit) as stopped:
             main()
         out, err = capsys.readouterr()
@@ -104,7 +108,8 @@ def yolo_files(folder: Path) -> None:
 
 
 def test_the_commands_are_there():
-    assert (len(SCORE), len(COMPARE), len(RUNS), len(ON_A_RUN), len(ON_A_FOLDER)) == (3, 2, 1, 10, 2)
+    counts = len(SCORE), len(COMPARE), len(RUNS), len(SETTINGS), len(ON_A_RUN), len(ON_A_FOLDER)
+    assert counts == (3, 3, 1, 1, 10, 2)
 
 
 @pytest.mark.parametrize("line", FILES)
@@ -133,6 +138,19 @@ def test_commands_on_runs(type_in, trained, tmp_path, line):
         shutil.copytree(trained.run, tmp_path / "runs" / name)
     shown = type_in(line)
     assert "A: runs/a" in shown and "no clear difference at 95 %: B - A is 0.000 AP" in shown
+
+
+@pytest.mark.parametrize("line", SETTINGS)
+def test_commands_on_settings(type_in, trained, tmp_path, line):
+    for setting in ("plain", "focal"):
+        for seed in (1, 2):
+            run = tmp_path / f"runs/{setting}_{seed}"
+            shutil.copytree(trained.run, run)
+            config = (run / "config.yaml").read_text()
+            (run / "config.yaml").write_text(re.sub(r"^  seed: \d+", f"  seed: {seed}", config, flags=re.MULTILINE))
+    shown = type_in(line)
+    assert "A: runs/plain_1, runs/plain_2" in shown and "seeds 1, 2" in shown
+    assert "no clear difference between the settings: B - A is +0.000 AP over 2 seeds" in shown
 
 
 @pytest.fixture
