@@ -128,7 +128,7 @@ def test_python_scripts_have_their_ending():
         if path.is_file() and "__pycache__" not in path.parts:
             first = path.read_text(encoding="utf-8").partition("\n")[0]
             assert ("python" in first) == (path in EXECUTABLE), path
-            assert path.suffix == ".py" or "bash" in first, path
+            assert path.suffix in (".py", ".json") or "bash" in first, path  # JSON: figures to compare with
 
 
 def test_the_files_that_begin_the_tests_are_there():

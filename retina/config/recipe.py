@@ -263,7 +263,7 @@ class Run(Section):
 
     compilation_cache: Literal["auto"] | Path | None = "auto"
     """Folder in which JAX keeps what it has compiled, so that the next run of the same network and canvases starts at
-    once. `auto` is `retina/jax` in the user's cache (`XDG_CACHE_HOME`, `~/.cache`), or JAX's own
+    once. `auto` is a folder of retina's in the user's cache (`XDG_CACHE_HOME`, `~/.cache`), or JAX's own
     `JAX_COMPILATION_CACHE_DIR` where that is set; null keeps nothing. It changes no result."""
 
     ema: Ema | None = None
