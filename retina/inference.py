@@ -123,15 +123,17 @@ class CocoMetrics(keras.metrics.Metric):
         """
         if sample_weight is not None:
             raise RetinaError("CocoMetrics: sample_weight: it has no effect on COCO's figures; leave it out")
-        true, found = ({k: keras.ops.convert_to_numpy(v) for k, v in fields.items()} for fields in (y_true, y_pred))
-        labels = true["labels"]
-        valid = true.get("valid", labels >= 0)
+        truth, detections = (
+            {k: keras.ops.convert_to_numpy(v) for k, v in fields.items()} for fields in (y_true, y_pred)
+        )
+        labels = truth["labels"]
+        valid = truth.get("valid", labels >= 0)
         image, slot = np.nonzero(valid)
-        crowd = true.get("crowd", np.zeros_like(valid))[image, slot]
+        crowd = truth.get("crowd", np.zeros_like(valid))[image, slot]
         rows = self._rows
-        rows.truth += ((image + rows.images, true["boxes"][image, slot], labels[image, slot], crowd),)
-        image, slot = np.nonzero(np.arange(found["scores"].shape[1])[None] < found["num_detections"][:, None])
-        fields = (found[name][image, slot] for name in ("boxes", "scores", "labels"))
+        rows.truth += ((image + rows.images, truth["boxes"][image, slot], labels[image, slot], crowd),)
+        image, slot = np.nonzero(np.arange(detections["scores"].shape[1])[None] < detections["num_detections"][:, None])
+        fields = (detections[name][image, slot] for name in ("boxes", "scores", "labels"))
         rows.detected += ((image + rows.images, *fields),)
         rows.images += len(labels)
 

@@ -398,12 +398,14 @@ class Detector(keras.Model):
         for batch in islice(keras_inputs.each_batch(data, self.convention, batch_size), steps) if metrics else ():
             # Boxes stay in the canvas' pixels, as those of the batch are.
             inputs = {"images": batch["images"], "size": batch["size"], "scale": np.ones((len(batch["size"]), 2), "f")}
-            found = super().predict_on_batch(inputs)
+            detections = super().predict_on_batch(inputs)
             size = np.asarray(batch["size"])
             sides = [size[:, side, None] for side in (0, 1)]
-            found["boxes"] = keras_inputs.to_xyxy(found["boxes"], self.convention.box_format, (sides[0], sides[1]))
+            detections["boxes"] = keras_inputs.to_xyxy(
+                detections["boxes"], self.convention.box_format, (sides[0], sides[1])
+            )
             for metric in metrics:
-                metric.update_state(batch, found)
+                metric.update_state(batch, detections)
         return {name: value for metric in metrics for name, value in metric.result().items()}
 
     def _refuse_unusable(self) -> keras.callbacks.Callback:
