@@ -288,7 +288,7 @@ def _remedy(pixels: np.ndarray) -> str:
 def _tensorflow_forward(detector: Detector) -> Callable[[Batch], Batch]:
     import tensorflow as tf
 
-    return tf.function(_forward(detector), input_signature=_signature())
+    return tf.function(_forward(detector), input_signature=_signature(), autograph=False)
 
 
 def _forward(detector: Detector) -> Callable[[Batch], Batch]:

@@ -206,8 +206,8 @@ def _run(path: Path, checkpoint: str) -> _Target:
         return _Target("run", "its steps in turn", lambda f: _last(f, whole), lambda f: _in_turn(f, whole))
     import tensorflow as tf
 
-    network = tf.function(lambda batch: detector(batch, training=False))
-    nms = tf.function(detector.decode)
+    network = tf.function(lambda batch: detector(batch, training=False), autograph=False)
+    nms = tf.function(detector.decode, autograph=False)
 
     def run_network(batch: dict[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, Any]]:
         tensors = {name: tf.constant(value) for name, value in batch.items()}
