@@ -91,8 +91,6 @@ class Serving:
 
     def signatures(self) -> dict[str, Callable]:
         """Signatures by name. Those with options also take the three settings, with their defaults on record."""
-        import tensorflow as tf
-
         inputs = _inputs()
         return {
             "serving_default": _function(self.of_bytes, [inputs["image_bytes"]]),
@@ -288,7 +286,7 @@ class Serving:
 
 
 def _function(of: Callable, signature: list[tf.TensorSpec]) -> Any:
-    """Return the graph of a function. All its branches are TensorFlow's: AutoGraph would look for others for seconds."""
+    """Graph of a function. All its branches are TensorFlow's; AutoGraph would take seconds to look for others."""
     import tensorflow as tf
 
     return tf.function(of, input_signature=signature, autograph=False)
