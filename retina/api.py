@@ -401,7 +401,9 @@ def compare_settings(
 
     Example:
 
-    >>> compared = retina.compare_settings(["runs/a_0"], ["runs/b_0"])
+    >>> compared = retina.compare_settings(
+    ...     ["runs/a_0"], ["runs/b_0"], replicates=100
+    ... )
     >>> compared.significant
     False
     """
@@ -825,7 +827,7 @@ def ablate(
     """Train the trials of a plan that are still to do, and say which settings differ; a killed study goes on.
 
     Args:
-        plan: settings and seeds, as `retina.ablation.plan.make_plan` makes them.
+        plan: settings and seeds, as `make_plan` makes them.
         out: the study's folder.
         executor: each trial in a process of this machine, or on a Ray cluster.
         retries: further attempts at a trial that fails.
@@ -841,9 +843,8 @@ def ablate(
 
     Example:
 
-    >>> from retina.ablation.plan import make_plan
     >>> config = retina.load_config("digits.yaml")
-    >>> plan = make_plan(config, gammas=(0.0, 2.0), alphas=(0.25,), seeds=2)
+    >>> plan = retina.make_plan(config, gammas=(0.0, 2.0), seeds=2)
     >>> print(retina.ablate(plan, "study").conclusions[0])
     γ 2, α 0.25: no significant difference from γ 0, α 0.25 (+0.000 AP, ...
     """

@@ -115,8 +115,9 @@ def torchvision_run(folder) -> Path:
     from retina.runs.directory import RunDirectory
 
     settings = [
-        "model.backbone=resnet18", "model.fpn.padding=symmetric", "model.head.layers=4", "anchors.offset=0.0",
-        "anchors.rounding=true", "anchors.spacing=canvas", "model.batch_norm_epsilon=0.00001",
+        "model.backbone=resnet18", "model.fpn={channels: 256, max_level: 7, padding: symmetric}",
+        "model.head={channels: 256, layers: 4, norm: none}",
+        "anchors={sizes: null, size: 4.0, offset: 0.0, rounding: true, spacing: canvas}",
     ]  # fmt: skip
     config = retina.load_config(overrides=settings)
     run = RunDirectory.create(folder / "runs" / "resnet18", retina.config.to_yaml(config), {})

@@ -130,7 +130,7 @@ def make_plan(
     baseline: str | None = None,
     seeds: int = 3,
 ) -> Plan:
-    """Collect the settings in this order: preset, γ × α, pairs, grid.
+    """Return the plan of a study: settings in this order, preset, γ × α, pairs, grid.
 
     Args:
         config: the configuration that the settings vary.
@@ -141,9 +141,19 @@ def make_plan(
         baseline: the name of a setting; None takes the preset's, else the first with γ 0, else the first.
         seeds: trainings of each setting.
 
+    Returns:
+        The plan, for `retina.ablate`: `settings`, `trials`, `baseline`.
+
     Raises:
         RetinaError: there is nothing to vary, a setting is not valid or stands twice, changes the validation data, or
             there is no such baseline.
+
+    Example:
+
+    >>> config = retina.load_config()
+    >>> plan = retina.make_plan(config, gammas=(0.0, 2.0), seeds=3)
+    >>> [setting.label for setting in plan.settings], len(plan.trials)
+    (['γ 0, α 0.25', 'γ 2, α 0.25'], 6)
     """
     config = configuration.with_absolute_root(config)
     if config.data.validation is None:

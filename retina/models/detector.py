@@ -123,9 +123,17 @@ class Detector(keras.Model):
     >>> figures = detector.train_on_batch(images, targets, return_dict=True)
     >>> figures["positives"] > 0
     True
+    >>> detector.test_on_batch(images, targets, return_dict=True)["loss"] > 0
+    True
     >>> detector.inference = retina.config.Inference(max_detections=5)
     >>> detector.predict(images, verbose=0)["boxes"].shape
     (2, 5, 4)
+    >>> detector.predict_on_batch(images)["scores"].shape
+    (2, 5)
+    >>> size, scale = np.full((2, 2), 64, "int32"), np.ones((2, 2), "float32")
+    >>> batch = {"images": images, "size": size, "scale": scale}
+    >>> tuple(detector.decode(detector(batch), batch)["valid"].shape)
+    (2, 5)
     """
 
     def __init__(
@@ -279,15 +287,6 @@ class Detector(keras.Model):
 
         Raises:
             Nothing of its own.
-
-        Example:
-
-        >>> detector = retina.load("runs/digits").detector
-        >>> batch = {"images": np.zeros((1, 64, 64, 3), "uint8")}
-        >>> batch["size"] = np.array([[64, 64]])
-        >>> batch["scale"] = np.ones((1, 2), "float32")
-        >>> detector.decode(detector(batch), batch)["boxes"].shape
-        (1, 100, 4)
         """
         return decode(
             outputs,
@@ -557,15 +556,6 @@ class Detector(keras.Model):
 
         Raises:
             RetinaError: as `fit`, at once.
-
-        Example:
-
-        >>> detector = retina.load("runs/digits").detector
-        >>> detector.compile("adam")
-        >>> images = np.zeros((1, 64, 64, 3), "uint8")
-        >>> targets = {"boxes": [[[8, 8, 40, 40]]], "classes": [[3]]}
-        >>> detector.test_on_batch(images, targets, return_dict=True)["loss"] > 0
-        True
         """
         return super().test_on_batch(keras_inputs.checked_batch(x, y, self.convention, sample_weight), **settings)
 
@@ -580,13 +570,6 @@ class Detector(keras.Model):
 
         Raises:
             RetinaError: images are unusable.
-
-        Example:
-
-        >>> detector = retina.load("runs/digits").detector
-        >>> images = np.zeros((1, 64, 64, 3), "uint8")
-        >>> detector.predict_on_batch(images)["scores"].shape
-        (1, 100)
         """
         return super().predict_on_batch(keras_inputs.checked_batch(x, None, self.convention))
 
