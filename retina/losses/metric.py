@@ -105,7 +105,7 @@ class Centers(keras.layers.Layer):
         Called: [B], or with a `weight` the features [B, F].
 
     Raises:
-        RetinaError: an argument is out of range.
+        RetinaError: an argument is out of range; or without a `weight` it stands in a functional model.
 
     Example:
 
@@ -127,6 +127,14 @@ class Centers(keras.layers.Layer):
                 f"got {classes}, {rate} and {weight}; change them"
             )
         self.classes, self.rate, self.weight = int(classes), rate, weight
+
+    def __call__(self, features: Tensor, labels: Tensor, **settings: Any) -> Tensor:
+        if self.weight is None and isinstance(features, keras.KerasTensor):
+            raise RetinaError(
+                "Centers: in a functional model expected weight=, got None: Keras leaves out a layer whose losses no "
+                "output needs, and the centres would never move; give weight=, and go on with the features it returns"
+            )
+        return super().__call__(features, labels, **settings)
 
     def build(self, features_shape: tuple[int | None, ...], labels_shape: tuple[int | None, ...]) -> None:
         self.centers = self.add_weight(

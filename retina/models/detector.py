@@ -88,10 +88,10 @@ class Detector(keras.Model):
     `size` is then zero after normalising). `compile(optimizer=…)` and `fit` train it; the loss is built in.
 
     `fit`, `evaluate`, `predict` and their `…_on_batch` take what Keras' detectors take: images [B, H, W, 3] in any
-    dtype, sides multiples of 32, and `{"boxes" [B, G, 4], "classes" or "labels" [B, G]}` with -1 in empty slots, ragged
-    or as lists; or `{"images", "bounding_boxes"}`; as arrays, a `tf.data.Dataset`, a `keras.utils.PyDataset`, a
-    generator or a DataLoader. Arrays, each element of a PyDataset or a generator, and the first of a `tf.data.Dataset`
-    are checked; elsewhere a batch that can't be trained on has a loss of NaN. Batches of
+    dtype, sides multiples of 32 (to `predict` any), and `{"boxes" [B, G, 4], "classes" or "labels" [B, G]}` with -1 in
+    empty slots, ragged or as lists; or `{"images", "bounding_boxes"}`; as arrays, a `tf.data.Dataset`, a
+    `keras.utils.PyDataset`, a generator or a DataLoader. Arrays, each element of a PyDataset or a generator, and the
+    first of a `tf.data.Dataset` are checked; elsewhere a batch that can't be trained on has a loss of NaN. Batches of
     `retina.data.batches.training.training_batches` (`as_dataset()`) go on as they are.
 
     Args:

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "retina" / "guide" / "ecosystem.md"
 TRACKED = "Trackers of runs: W&B and MLflow"
 # Nothing is sent anywhere.
-OFFLINE = {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "MLFLOW_TRACKING_URI": "sqlite:///mlflow.db"}
+OFFLINE = {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "MLFLOW_TRACKING_URI": "file:mlruns"}
 
 PREPARE = """
 import json
