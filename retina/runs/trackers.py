@@ -32,10 +32,22 @@ def check_installed(names: Sequence[str]) -> None:
 
 @contextmanager
 def tracked(path: Path | None, config: Config) -> Iterator[Track]:
-    """Open the trackers of a run, and close them; without a path (another host writes) nothing is sent."""
+    """Open the trackers of a run, and close them; without a path (another host writes) nothing is sent.
+
+    Raises:
+        RetinaError: a service can't be reached, or is set up wrongly.
+    """
     with ExitStack() as until_done:
         names = config.run.trackers if path is not None else ()
-        opened = [until_done.enter_context(_OPEN[name](path, config)) for name in names]
+        opened = []
+        for name in names:
+            try:
+                opened.append(until_done.enter_context(_OPEN[name](path, config)))
+            except Exception as error:  # of a service: whatever it raises
+                raise RetinaError(
+                    f"run.trackers: {name}: expected a service that takes figures, got {type(error).__name__}: "
+                    f"{error}; correct its environment variables, or leave it out"
+                ) from error
 
         def track(group: str, line: dict[str, Any]) -> None:
             figures = {

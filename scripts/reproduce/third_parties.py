@@ -25,7 +25,11 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "retina" / "guide" / "ecosystem.md"
 TRACKED = "Trackers of runs: W&B and MLflow"
 # Nothing is sent anywhere.
-OFFLINE = {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "MLFLOW_TRACKING_URI": "file:mlruns"}
+OFFLINE = {
+    "WANDB_MODE": "offline", "WANDB_SILENT": "true",
+    # mlflow-skinny has no database, and a folder of files is asked for twice.
+    "MLFLOW_TRACKING_URI": "file:mlruns", "MLFLOW_ALLOW_FILE_STORE": "true",
+}  # fmt: skip
 
 PREPARE = """
 import json

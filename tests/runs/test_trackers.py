@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,7 +29,7 @@ class Imitation:
 
         def called(*arguments, **settings):
             self.calls.append((name, arguments, settings))
-            return self.known if name == "search_runs" else contextmanager(lambda: iter([self]))()
+            return self.known if name == "search_runs" else nullcontext(self)
 
         return called
 
@@ -76,6 +76,13 @@ def test_another_host_sends_nothing(packages):
     with tracked(None, CONFIG) as track:
         track("train", LINE)
     assert not packages["wandb"].calls and not packages["mlflow"].calls
+
+
+def test_a_service_that_is_not_there_is_a_line(packages, monkeypatch):
+    monkeypatch.setattr(packages["mlflow"], "search_runs", lambda **settings: 1 / 0, raising=False)
+    expected = pytest.raises(RetinaError, match="run.trackers: mlflow: .*ZeroDivisionError: .*leave it out")
+    with expected, tracked(Path("runs/pets"), CONFIG):
+        pass
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
