@@ -160,7 +160,7 @@ def signature(name: str, parameters: list[inspect.Parameter]) -> str:
     for each in parameters:
         if each.kind is each.KEYWORD_ONLY and not any(word.startswith("*") for word in given):
             given.append("*")
-        stars = {each.VAR_POSITIONAL: "*", each.VAR_KEYWORD: "**"}.get(each.kind, "")
+        stars = "*" if each.kind is each.VAR_POSITIONAL else "**" if each.kind is each.VAR_KEYWORD else ""
         given.append(f"{stars}{each.name}" + ("" if each.default is each.empty else f"={default(each.default)}"))
     line = f"{name}({', '.join(given)})"
     if len(line) <= WIDTH:
