@@ -15,7 +15,7 @@ from retina.data.stored import TableImage
 from retina.errors import RetinaError
 from retina.files import IMAGE_SUFFIXES
 
-Target = Literal["coco", "voc", "yolo", "tfds"]
+Target = Literal["coco", "voc", "yolo", "csv", "label-studio", "tfds"]
 Spec = Literal["coco", "voc"]
 Choice = Literal["keep", "drop"]
 
@@ -38,6 +38,8 @@ HOLDS: dict[str, Holds] = {
     "coco": Holds("COCO JSON", crowd=True, difficult=False, areas="exact"),
     "voc": Holds("Pascal VOC", crowd=False, difficult=True, areas="no"),
     "yolo": Holds("YOLO", crowd=False, difficult=False, areas="no"),
+    "csv": Holds("CSV", crowd=True, difficult=True, areas="exact"),
+    "label-studio": Holds("Label Studio", crowd=False, difficult=False, areas="no"),
     "tfds-coco": Holds("TFDS with COCO's features", crowd=True, difficult=False, areas="whole"),
     "tfds-voc": Holds("TFDS with VOC's features", crowd=False, difficult=True, areas="no"),
 }
@@ -48,7 +50,8 @@ class Part:
     """A split as it will be read again.
 
     `table`: boxes and sizes of the written images; `names` [N] their file names; `suffixes` [N] by their content;
-    `rotations` [N] the EXIF orientation that is undone on writing, 1 for images that are copied byte for byte.
+    `rotations` [N] the EXIF orientation that is undone on writing, 1 for images that are copied byte for byte; `scores`
+    [M] of boxes that are detections.
     """
 
     split: str
@@ -56,6 +59,7 @@ class Part:
     names: tuple[str, ...]
     suffixes: tuple[str, ...]
     rotations: np.ndarray
+    scores: np.ndarray | None = None
 
     @property
     def stems(self) -> tuple[str, ...]:
