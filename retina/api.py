@@ -24,7 +24,6 @@ from retina.ablation.runs import SettingsComparison
 from retina.ablation.runs import compare_settings as compare_matches_of_settings
 from retina.data.convert import preannotations
 from retina.data.convert.converting import convert
-from retina.data.convert.preannotations import Preannotations
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import Pixels
 from retina.data.formats import Format, text
@@ -676,7 +675,7 @@ def predict_each(
     tile: int | None = None,
     overlap: float | None = None,
     pictures: bool = True,
-    to: Sequence[Preannotations] = (),
+    to: Sequence[str] = (),
     link: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Prediction]:
@@ -694,7 +693,8 @@ def predict_each(
         overrides: of a run: `key.path=value` of the section `inference`.
         tile, overlap: of large images, see `retina.inference.Predictor.predict`.
         pictures: whether pictures are drawn.
-        to: formats in which the images and their boxes are written at the end, a folder in `out` for each.
+        to: formats (coco, voc, yolo, csv, label-studio) in which the images and their boxes are written at the end, a
+            folder in `out` for each.
         link: of these folders: hard links in the place of copies.
         say: called with a line on the settings of the inference, and what loading and writing had to say.
 
@@ -716,6 +716,7 @@ def predict_each(
             f"--score {least:g}: the run's inference.score_threshold is {inference.score_threshold}; nothing below it "
             f"is detected: of a run, give inference.score_threshold={least:g} as well"
         )
+    _refuse_unreadable(files, predictor.config.data)
     settings = {
         "detector": str(run_or_export),
         "checkpoint": checkpoint,
@@ -747,6 +748,22 @@ def predict_each(
                     say(note)
 
     return each()
+
+
+def _refuse_unreadable(files: Sequence[Path], data: config.Data) -> None:
+    """Check, before anything is written, that some file is an image.
+
+    Raises:
+        RetinaError: none is; the message is the first one's.
+    """
+    errors: list[RetinaError] = []
+    for file in files:
+        try:
+            _heavy("pixels_of")(file, data)
+            return
+        except RetinaError as error:
+            errors.append(error)
+    raise errors[0]
 
 
 def _prediction(folder: Path, entry: dict[str, Any]) -> Prediction:

@@ -10,7 +10,6 @@ import typer
 
 from retina import api
 from retina.commands.options import Checkpoint, Json
-from retina.data.convert.preannotations import Preannotations
 from retina.errors import RetinaError, RunFailed
 from retina.files import is_file_name
 from retina.output import console
@@ -44,7 +43,11 @@ def predict(
     ] = None,
     overlap: Annotated[float | None, typer.Option(help="Share of a tile that neighbours have in common: 0.2.")] = None,
     to: Annotated[
-        list[Preannotations] | None, typer.Option(help="Also as a dataset to correct, in OUT/FORMAT; repeatable.")
+        list[str] | None,
+        typer.Option(
+            metavar="FORMAT",
+            help="Also as a dataset to correct, in OUT/FORMAT: coco, voc, yolo, csv, label-studio; repeatable.",
+        ),
     ] = None,
     link: Annotated[bool, typer.Option("--link", help="Of --to: hard links in the place of copies.")] = False,
     pictures: Annotated[bool, typer.Option("--pictures/--no-pictures", help="Draw the boxes.")] = True,

@@ -98,7 +98,7 @@ class PredictionFolder:
                 leaves it out.
 
         Raises:
-            RetinaError: no image could be read, the message is the first one's; or the folder can't be written.
+            RetinaError: the folder can't be written.
         """
         yield from self.entries()
         for file in self._files[self.done :]:
@@ -120,8 +120,6 @@ class PredictionFolder:
 
     def _finish(self) -> None:
         left_out = {entry["image"]: entry["error"] for entry in self.entries() if "error" in entry}
-        if len(left_out) == len(self._files) and left_out:
-            raise RetinaError(next(iter(left_out.values())))
         with self._writing(), written(self.path / _TREE) as temporary, open(temporary, "w", encoding="utf-8") as file:
             file.write("[")
             readable = (entry for entry in self.entries() if "error" not in entry)

@@ -38,7 +38,7 @@ def test_tiles_by_hand():
 
 
 @pytest.mark.parametrize(
-    "tile, overlap, message",
+    ("tile", "overlap", "message"),
     [
         (None, 0.2, "no effect without --tile"),
         (31, None, "at least 32"),

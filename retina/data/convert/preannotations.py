@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, cast
 
 import numpy as np
 
 from retina.data.convert.converting import REPORT, is_unfinished, write_tables
+from retina.data.convert.part import Target
 from retina.data.dataset import DetectionDataset
 from retina.data.headers import UPRIGHT, orientation
 from retina.errors import RetinaError
 
-Preannotations = Literal["coco", "voc", "yolo", "csv", "label-studio"]
+FORMATS = ("coco", "voc", "yolo", "csv", "label-studio")
 
 _SPLIT = "train"
 
@@ -27,9 +28,9 @@ def check_folders(home: Path, formats: Sequence[str], link: bool) -> None:
     if link and not formats:
         raise RetinaError("--link: it has no effect without --to, which writes the images; leave it out")
     for format in formats:
-        if format not in get_args(Preannotations):
-            raise RetinaError(f"--to: expected one of {', '.join(get_args(Preannotations))}, got '{format}'")
-    for format in get_args(Preannotations):
+        if format not in FORMATS:
+            raise RetinaError(f"--to: expected one of {', '.join(FORMATS)}, got '{format}'")
+    for format in FORMATS:
         folder = home / format
         full = folder.is_dir() and any(folder.iterdir()) and not is_unfinished(folder)
         # Without --to, folders that only are called so are none of ours.
@@ -77,9 +78,7 @@ def table_of(
     return table, scores
 
 
-def write(
-    table: DetectionDataset, scores: np.ndarray, home: Path, format: Preannotations, *, link: bool
-) -> tuple[str, ...]:
+def write(table: DetectionDataset, scores: np.ndarray, home: Path, format: str, *, link: bool) -> tuple[str, ...]:
     """Write a table with its images into the folder `format` of `home`; return notes on what is otherwise there.
 
     Images with an EXIF rotation are written upright, boxes with them: labelling tools show them so.
@@ -88,7 +87,13 @@ def write(
         RetinaError: it can't be written, or is not read again as it was.
     """
     done = write_tables(
-        {_SPLIT: table}, home / format, format, upright=True, link=link, resume=True, scores={_SPLIT: scores}
+        {_SPLIT: table},
+        home / format,
+        cast(Target, format),
+        upright=True,
+        link=link,
+        resume=True,
+        scores={_SPLIT: scores},
     )
     if done.problems:
         raise RetinaError(f"{home / format}: it is not what was to be written: {'; '.join(done.problems)}")
