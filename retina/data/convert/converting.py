@@ -395,7 +395,9 @@ def _verify(to: Target, parts: Sequence[Part], home: Path, report: Progress) -> 
     for part in parts:
         section = module.source(home, part.split, part.table.class_names)
         # Upright copies have no rotation left, others their boxes in stored pixels.
-        data = config.Data(train=section, validation=section, orientation="stored")
+        # VOC's files tell only the classes that occur, which may be none.
+        names = part.table.class_names if to == "voc" else None
+        data = config.Data(train=section, validation=section, orientation="stored", classes=names)
         try:
             table = read_source(data, section, "written")
             faults = differences(part, table, module.tolerance(part.table), tick)
