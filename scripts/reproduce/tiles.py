@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Detect small objects in a picture of 6000 x 4000 pixels: as a whole, in tiles, and board by board.
 
-    .venv/bin/python scripts/reproduce/tiles.py [--run RUN] [--steps 300] [--tile 256] [--overlap 0.5]
+    .venv/bin/python scripts/reproduce/tiles.py [--run RUN] [--tile 256] [--overlap 0.5]
 
-Digits are learned first, for 300 steps, unless a run is given. Unseen boards of 256 pixels with unseen handwriting are
+Digits are learned first, by configs/digits.yaml in five minutes, unless such a run is given. Unseen boards of 256 pixels with unseen handwriting are
 put side by side into one picture, which the detector sees as a whole, shrunk to its 128 pixels, and in tiles, which
 know nothing of the boards. For the figures each detection goes to the board that holds its centre, so that tiles and
 single boards are judged by the same truth; the boards alone are the best that tiles can reach.
@@ -35,11 +35,6 @@ from retina.inference import Detections
 
 BOARD, SCORE = 256, 0.4
 WIDTH, HEIGHT = 6000, 4000
-SETTINGS = [
-    "data.train={format: digits, split: train, images: 2000}",
-    "data.validation=null",
-    "inference={max_detections: 100}",
-]
 
 
 def side_by_side(boards: DetectionDataset) -> tuple[np.ndarray, np.ndarray]:
@@ -82,16 +77,12 @@ def judged(name: str, table: DetectionTable, boards: DetectionDataset, seconds: 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path)
-    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--tile", type=int, default=BOARD)
     parser.add_argument("--overlap", type=float, default=0.5)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        run = arguments.run or Path(folder) / "run"
-        if not run.exists():
-            steps = [f"schedule.steps={arguments.steps}", "schedule.warmup_steps=30", "run.evaluate_every=null"]
-            retina.train(config.load(Path("configs/digits.yaml"), [*SETTINGS, *steps]), run)
-        predictor = retina.load(run, "latest")
+        run = arguments.run or retina.train(config.load(Path("configs/digits.yaml")), Path(folder) / "run")
+        predictor = retina.load(run)
     boards = read_digits("test", images=(WIDTH // BOARD) * (HEIGHT // BOARD), size=BOARD)
     picture, places = side_by_side(boards)
     scores = {}
