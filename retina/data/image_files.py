@@ -279,6 +279,8 @@ def named_images(words: Sequence[str | Path], leaving_out: Path | None = None) -
     Raises:
         RetinaError: there is no such image, a folder or pattern has none, a list can't be read, or a URL.
     """
+    for word in words:
+        refuse_scheme(word)
     return list(dict.fromkeys(file for word in words for file in _named(Path(word), leaving_out)))
 
 

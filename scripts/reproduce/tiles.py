@@ -3,10 +3,11 @@
 
     .venv/bin/python scripts/reproduce/tiles.py [--run RUN] [--tile 256] [--overlap 0.5]
 
-Digits are learned first, by configs/digits.yaml in five minutes, unless such a run is given. Unseen boards of 256 pixels with unseen handwriting are
-put side by side into one picture, which the detector sees as a whole, shrunk to its 128 pixels, and in tiles, which
-know nothing of the boards. For the figures each detection goes to the board that holds its centre, so that tiles and
-single boards are judged by the same truth; the boards alone are the best that tiles can reach.
+Digits are learned first, by configs/digits.yaml in five minutes, unless such a run is given. Unseen boards of 256
+pixels with unseen handwriting are put side by side into one picture, which the detector sees as a whole, shrunk to its
+128 pixels, and in tiles, which know nothing of the boards. For the figures each detection goes to the board that holds
+its centre, so that tiles and single boards are judged by the same truth; the boards alone are the best that tiles can
+reach.
 
 Prints AP with intervals over the boards, and what is detected with scores of at least 0.4: boxes that are there (IoU
 0.5, their class), and detections beside them. Exits with 0 if the tiles' AP lies within the interval of the boards'.

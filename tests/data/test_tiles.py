@@ -175,7 +175,7 @@ def reference(
 
 
 @pytest.mark.parametrize("agnostic", [False, True])
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(2))
 def test_merging_is_that_of_the_reference(seed, agnostic):
     rng = np.random.default_rng(seed)
     size = 260, 340
