@@ -133,6 +133,29 @@ def test_label_studio_shows_it_and_its_export_is_read_back(tmp_path, entries, up
     compare(back, {f"{number:08x}-{stem}": known for number, (stem, known) in enumerate(truth.items())})
 
 
+@pytest.mark.slow
+def test_init_reads_the_round_of_labelling(tmp_path):
+    """Twelve photographs of which a detector labels some, through Label Studio and into a configuration."""
+    rng = np.random.default_rng(0)
+    entries = []
+    for number in range(12):
+        file = tmp_path / "photographs" / f"{number}.png"
+        file.parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).save(file)
+        x, y = rng.integers(0, 30, 2).tolist()
+        rows = [([x, y, x + 30, y + 24], number % 3, 0.9)] if number else []
+        entries.append(entry(file, (64, 64), *rows))
+    table, scores = table_of(entries, NAMES[:3], upright=False)
+    write(table, scores, tmp_path, "label-studio", link=False)
+    exported_by_label_studio(tmp_path / "label-studio", tmp_path / "export")
+    settings = retina.init(tmp_path / "export", tmp_path / "export.yaml", minutes=1)
+    parts = [retina.load_split(settings.data, split) for split in ("train", "validation")]
+    assert sum(map(len, parts)) == 12 and sum(len(part.boxes) for part in parts) == 11
+    boxes = np.concatenate([part.boxes for part in parts])
+    order, expected = np.lexsort(boxes.T), np.lexsort(table.boxes.T)
+    np.testing.assert_allclose(boxes[order], table.boxes[expected], atol=1e-6)
+
+
 def test_a_dataset_that_may_have_been_corrected_is_not_touched(tmp_path, entries):
     table, scores = table_of(entries, NAMES, upright=False)
     check_folders(tmp_path, ["yolo"], link=True)
