@@ -7,6 +7,8 @@ typo in a configuration need not wait for; and TensorFlow's start-up lines are k
 from __future__ import annotations
 
 import importlib
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +20,13 @@ from retina import config
 from retina.ablation.directory import Study
 from retina.ablation.execute import run_locally, run_on_ray
 from retina.ablation.outputs import write_outputs
+from retina.ablation.pilots import FOLDER as PILOTS
+from retina.ablation.pilots import Search, pilot_plan, tuned_plan
 from retina.ablation.plan import Plan
 from retina.ablation.results import StudyResult, collect
 from retina.ablation.runs import SettingsComparison
 from retina.ablation.runs import compare_settings as compare_matches_of_settings
+from retina.ablation.tables import seed_range, total_length
 from retina.data.convert import preannotations
 from retina.data.convert.converting import convert
 from retina.data.dataset import DetectionDataset
@@ -782,6 +787,8 @@ def ablate(
     plan: Plan,
     out: str | Path,
     *,
+    search: Search | None = None,
+    seconds: float | None = None,
     executor: Literal["local", "ray"] = "local",
     retries: int = 1,
     replicates: int | None = None,
@@ -791,8 +798,11 @@ def ablate(
     """Train the trials of a plan that are still to do, and say which settings differ; a killed study goes on.
 
     Args:
-        plan: settings and seeds, as `retina.ablation.plan.make_plan` makes them.
+        plan: settings and seeds, as `retina.ablation.plan.make_plan` makes them. More seeds or settings than at the
+            last call are added to the study.
         out: the study's folder.
+        search: values that pilots choose from for each setting before the study starts.
+        seconds: after them the running trial writes its checkpoint and the call ends; None for no limit.
         executor: each trial in a process of this machine, or on a Ray cluster.
         retries: further attempts at a trial that fails.
         replicates: resamples of seeds and images; 1000, or more for many settings, by default.
@@ -801,20 +811,32 @@ def ablate(
 
     Raises:
         RetinaError: the folder holds another study or can't be written, or a number is out of its range.
+        Interrupted: a signal came, or the time is up; the same call goes on.
     """
+    until = math.inf if seconds is None else time.monotonic() + seconds
     _check_resamples(replicates)
     if executor not in ("local", "ray"):
         raise RetinaError(f"--executor: expected local or ray, got {executor!r}")
     if retries < 0:
         raise RetinaError(f"--retries: expected at least 0, got {retries}")
-    study = Study.start(Path(out), plan)
-    say(f"{len(plan.settings)} settings × {plan.seeds} seeds = {len(plan.trials)} trials in {out}")
-    with study.locked() as lock:
-        if executor == "ray":
-            run_on_ray(study, retries=retries, say=say, again=again)
-        else:
-            run_locally(study, retries=retries, say=say, again=again, lock=lock)
-    return summarise_study(out, replicates=replicates, say=say)
+
+    def run(study: Study) -> StudyResult:
+        settings, count = len(study.plan.settings), len(study.plan.trials)
+        say(f"{settings} settings, {seed_range(study.plan)}: {count} trials{total_length(study.plan)} in {study.path}")
+        with study.locked() as lock:
+            if executor == "ray":
+                run_on_ray(study, retries=retries, say=say, again=again, until=until)
+            else:
+                run_locally(study, retries=retries, say=say, again=again, until=until, lock=lock)
+        return summarise_study(study.path, replicates=replicates, say=say)
+
+    if search is not None:
+        pilots = Study.start(Path(out) / PILOTS, pilot_plan(plan, search))
+        run(pilots)
+        plan = tuned_plan(plan, search, pilots)
+        for sentence in plan.tuning:
+            say(sentence)
+    return run(Study.start(Path(out), plan))
 
 
 def summarise_study(

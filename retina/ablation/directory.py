@@ -1,6 +1,7 @@
 """The folder of a study: its plan, its trials, and how they ended.
 
 study.yaml            the plan, written first
+pilots/               a study of its own, which chose values for the settings; see `retina.ablation.pilots`
 trials/NAME.yaml      the configuration of a trial; NAME is SETTING_SEED
 trials/NAME/          its run directory, as `retina train` makes it
 trials/NAME.failed_1/ a run directory that could not be resumed
@@ -57,26 +58,26 @@ class Study:
 
     @classmethod
     def start(cls, path: Path, plan: Plan) -> Study:
-        """Start a study, or open the study at `path` if it has the same plan.
+        """Start a study, or open the study at `path` if its plan is the same, or has fewer seeds or settings.
 
         Raises:
             RetinaError: the folder holds something else, or a study with another plan; the message names the changes.
         """
         file = path / "study.yaml"
-        if file.is_file():
+        before = cls.open(path).plan if file.is_file() else None
+        if before is not None:
             # Compared as plans and not as files: keys that this version added have their defaults on both sides.
-            changed = changes(cls.open(path).plan.to_tree(), plan.to_tree())
-            if changed:
+            if changed := changes(before, plan):
                 more = f" and {len(changed) - 6} more" if len(changed) > 6 else ""
                 raise RetinaError(
                     f"{path}: a study with another plan is here; changed: {', '.join(changed[:6])}{more}. Repeat "
                     "the command that started it, or choose another --out"
                 )
-        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+        elif path.exists() and (not path.is_dir() or any(entry.name != "pilots" for entry in path.iterdir())):
             raise RetinaError(f"{path}: expected a new folder or a study, found something else; choose another --out")
         try:
             path.mkdir(parents=True, exist_ok=True)
-            if not file.is_file():
+            if plan != before:
                 write_text(file, write_yaml(plan.to_tree()))
             (path / "trials").mkdir(exist_ok=True)
         except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import shutil
 import subprocess
@@ -35,6 +36,9 @@ _RETINA = (
 )
 
 # The last line of `retina train` when its numbers are no longer finite.
+_TIME_UP = "the time is up"
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|h)")
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
 _DIVERGED = re.compile(r"step \d+: the (loss|norm of the gradient) is -?(nan|inf)")
 
 
@@ -79,7 +83,14 @@ def work_of(study: Study, trial: Trial, retries: int, program: tuple[str, ...] =
 
 
 def run_locally(
-    study: Study, *, retries: int, say: Say, again: str, program: tuple[str, ...] = (), lock: int = -1
+    study: Study,
+    *,
+    retries: int,
+    say: Say,
+    again: str,
+    until: float = math.inf,
+    program: tuple[str, ...] = (),
+    lock: int = -1,
 ) -> None:
     """Run the trials that are not finished, one after another; record how each ended.
 
@@ -87,25 +98,30 @@ def run_locally(
         retries: further attempts at a trial that fails.
         say: called with each line of progress.
         again: the command that resumes the study, for the message of an interruption.
+        until: the time by `time.monotonic` at which the running trial is told to write its checkpoint and end.
         program: see `Work`.
         lock: a descriptor that each process inherits, -1 for none.
 
     Raises:
-        Interrupted: a signal came and the running trial has written its checkpoint.
+        Interrupted: a signal came or the time is up, and the running trial has written its checkpoint.
     """
     progress = _Progress(study, say)
     with InterruptionGuard(say) as guard:
         for trial in progress.todo:
+            if time.monotonic() >= until:
+                raise progress.interrupted(_TIME_UP, again)
             progress.starts(trial)
             work = work_of(study, trial, retries, program)
-            outcome = run_trial(work, stop=lambda: bool(guard.signal), lock=lock)
+            outcome = run_trial(work, stop=lambda: bool(guard.signal) or time.monotonic() >= until, lock=lock)
             if outcome is None:
-                raise progress.interrupted(guard.signal, again)
+                raise progress.interrupted(guard.signal or _time_up(until), again)
             study.record(trial, outcome)
             progress.ended(trial, outcome)
 
 
-def run_on_ray(study: Study, *, retries: int, say: Say, again: str, program: tuple[str, ...] = ()) -> None:
+def run_on_ray(
+    study: Study, *, retries: int, say: Say, again: str, until: float = math.inf, program: tuple[str, ...] = ()
+) -> None:
     """Do the same as `run_locally` with a Ray task for each trial, on a cluster whose machines see the study's folder.
 
     The cluster is that at `RAY_ADDRESS`, else that of this machine. A trial takes a CPU slot, and a GPU where the
@@ -148,12 +164,12 @@ def run_on_ray(study: Study, *, retries: int, say: Say, again: str, program: tup
                         continue
                     study.record(trial, outcome)
                     progress.ended(trial, outcome)
-                if (guard.signal or interrupted) and not cancelled:
+                if (guard.signal or interrupted or _time_up(until)) and not cancelled:
                     cancelled = True
                     for reference in pending:
                         ray.cancel(reference)
             if cancelled or interrupted:
-                raise progress.interrupted(guard.signal, again)
+                raise progress.interrupted(guard.signal or _time_up(until), again)
     finally:
         if not already:
             ray.shutdown()
@@ -234,6 +250,22 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def seconds_of(option: str, text: str) -> float:
+    """Return the seconds of a duration such as `90m`, `1.5h` or `30s`.
+
+    Raises:
+        RetinaError: names the option and the text.
+    """
+    match = _DURATION.fullmatch(text.strip())
+    if match is None or not float(match[1]):
+        raise RetinaError(f"{option}: expected a duration such as 90m, 1.5h or 30s, got '{text}'")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def _time_up(until: float) -> str:
+    return _TIME_UP if time.monotonic() >= until else ""
 
 
 def _prepare(run_dir: Path, restart: bool) -> bool:

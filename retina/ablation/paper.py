@@ -8,6 +8,7 @@ from typing import NamedTuple
 from retina.ablation.presets import NAMES
 from retina.ablation.results import SettingResult, StudyResult
 from retina.ablation.statistics import LEVEL, Spread
+from retina.ablation.tables import seed_range
 
 # What LaTeX reads otherwise; Greek letters stand in the labels of settings.
 _LATEX = {
@@ -64,13 +65,12 @@ def escaped(text: str) -> str:
 def methods(result: StudyResult) -> str:
     """Return a paragraph on how the figures were made, with the study's numbers."""
     plan = result.plan
-    config, seeds = plan.config, plan.seeds
-    trainings = f"{seeds} seed{'s' if seeds > 1 else ''}"
+    config, seeds = plan.config, plan.most_seeds
     sentences = [
         f"{config.model.backbone} with a feature pyramid P{config.model.fpn.min_level} to "
         f"P{config.model.fpn.max_level}, trained for {config.schedule.length} steps of {config.run.batch_size} images "
         f"with {config.optimizer.kind}, but for what the settings change.",
-        f"Mean{' ± sample standard deviation' if seeds > 1 else ''} over {trainings} of COCO's figures on "
+        f"Mean{' ± sample standard deviation' if seeds > 1 else ''} over {seed_range(plan)} of COCO's figures on "
         f"{result.images} validation images, after the last step; the best of a column is bold.",
     ]
     if len(result.settings) > 1:

@@ -6,9 +6,10 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from retina import config as configuration
@@ -52,9 +53,10 @@ class Plan:
     Attributes:
         config: the configuration that the settings are variations of.
         settings: at least one, distinct by name and by configuration.
-        seeds: number of seeds; trial s of a setting has `run.seed` + s.
+        seeds: number of seeds of a setting that names no other; trial s of a setting has `run.seed` + s.
         baseline: the name of the setting that the others are compared with.
         preset: the preset whose figures of the paper are shown next to ours, or None.
+        tuning: sentences on the values that pilots chose for the settings; empty without pilots.
     """
 
     config: Config
@@ -62,12 +64,26 @@ class Plan:
     seeds: int
     baseline: str
     preset: str | None = None
+    tuning: tuple[str, ...] = ()
 
     @property
     def trials(self) -> tuple[Trial, ...]:
         """The trials, seed by seed: a study that is cut short has compared all settings with the seeds it has."""
         first = self.config.run.seed
-        return tuple(Trial(s.name, index, first + index) for index in range(self.seeds) for s in self.settings)
+        return tuple(
+            Trial(setting.name, index, first + index)
+            for index in range(self.most_seeds)
+            for setting in self.settings
+            if index < self.seeds_of(setting)
+        )
+
+    @property
+    def most_seeds(self) -> int:
+        """The number of seeds of the setting that has the most."""
+        return max(map(self.seeds_of, self.settings))
+
+    def seeds_of(self, setting: Setting) -> int:
+        return self.seeds if setting.seeds is None else setting.seeds
 
     def setting(self, name: str) -> Setting:
         return next(setting for setting in self.settings if setting.name == name)
@@ -94,6 +110,7 @@ class Plan:
             "preset": self.preset,
             "baseline": self.baseline,
             "seeds": self.seeds,
+            "tuning": list(self.tuning),
             "settings": [asdict(setting) for setting in self.settings],
             "config": self.config.model_dump(mode="json"),
         }
@@ -111,7 +128,12 @@ class Plan:
         try:
             settings = tuple(Setting(**entry) for entry in tree["settings"])
             return cls(
-                configuration.parse(tree["config"], where), settings, tree["seeds"], tree["baseline"], tree["preset"]
+                configuration.parse(tree["config"], where),
+                settings,
+                tree["seeds"],
+                tree["baseline"],
+                tree["preset"],
+                tuple(tree.get("tuning", ())),
             )
         except (KeyError, TypeError):
             raise RetinaError(
@@ -129,6 +151,7 @@ def make_plan(
     preset: str | None = None,
     baseline: str | None = None,
     seeds: int = 3,
+    seeds_of: Mapping[str, int] = MappingProxyType({}),
 ) -> Plan:
     """Collect the settings in this order: preset, γ × α, pairs, grid.
 
@@ -140,6 +163,7 @@ def make_plan(
         preset: `table1a`, `table1b` or `table1d`.
         baseline: the name of a setting; None takes the preset's, else the first with γ 0, else the first.
         seeds: trainings of each setting.
+        seeds_of: trainings of single settings, by their names.
 
     Raises:
         RetinaError: there is nothing to vary, a setting is not valid or stands twice, changes the validation data, or
@@ -163,8 +187,12 @@ def make_plan(
     _check_names([setting.name for setting in settings])
     if baseline is None:
         baseline = PRESETS[preset].baseline if preset else _natural_baseline(config, settings)
-    plan = Plan(config, tuple(settings), seeds, baseline, preset)
-    _check(plan)
+    if strangers := [name for name in seeds_of if name not in {setting.name for setting in settings}]:
+        names = ", ".join(setting.name for setting in settings)
+        raise RetinaError(f"--seeds: expected one of the settings {names}, got '{strangers[0]}'")
+    counted = tuple(replace(setting, seeds=seeds_of.get(setting.name)) for setting in settings)
+    plan = Plan(config, counted, seeds, baseline, preset)
+    check(plan)
     return plan
 
 
@@ -203,19 +231,27 @@ def read_grid(path: Path) -> list[Setting]:
     return settings
 
 
-def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """Return the differences between two plans (`Plan.to_tree`), each in words."""
+def changes(before: Plan, after: Plan) -> list[str]:
+    """Return what a study of the plan `before` can't go on with in the plan `after`, each in words.
+
+    More seeds and further settings are no such change: the trials that there are stay what they are.
+    """
     out = []
-    old, new = ({entry["name"]: entry for entry in tree["settings"]} for tree in (before, after))
-    out += [f"setting '{name}' is new" for name in new if name not in old]
-    out += [f"setting '{name}' is gone" for name in old if name not in new]
-    out += [f"setting '{name}' differs" for name in new if name in old and new[name] != old[name]]
-    if not out and list(old) != list(new):
+    old, new = ({setting.name: setting for setting in plan.settings} for plan in (before, after))
+    for name, setting in old.items():
+        if name not in new:
+            out.append(f"setting '{name}' is gone")
+        elif replace(new[name], seeds=setting.seeds) != setting:
+            out.append(f"setting '{name}' differs")
+        elif (now := after.seeds_of(new[name])) < (once := before.seeds_of(setting)):
+            out.append(f"seeds of '{name}' ({once} → {now})")
+    if not out and [name for name in new if name in old] != list(old):
         out.append("the order of the settings")
-    for key in ("seeds", "baseline", "preset"):
-        if before[key] != after[key]:
-            out.append(f"{key} ({before[key]} → {after[key]})")
-    return out + list(changed_keys(before["config"], after["config"]).values())
+    for key in ("baseline", "preset"):
+        if (first := getattr(before, key)) != (second := getattr(after, key)):
+            out.append(f"{key} ({first} → {second})")
+    trees = [plan.config.model_dump(mode="json") for plan in (before, after)]
+    return out + list(changed_keys(*trees).values())
 
 
 def plain_loss(config: Config) -> tuple[float, float | None] | None:
@@ -258,6 +294,15 @@ def numbers_or_none(option: str, text: str) -> list[float | None]:
     return [None if word.strip() == "none" else _number(option, word) for word in text.split(",")]
 
 
+def seed_counts(text: str) -> tuple[int, dict[str, int]]:
+    """Return `3,gamma2_alpha0.25=5` as the number of seeds of every setting and those of single ones."""
+    first, *others = text.split(",")
+    pairs = [word.rpartition("=") for word in others]
+    if not all(name and count.strip().isdecimal() for name, count in [("all", first), *((p[0], p[2]) for p in pairs)]):
+        raise RetinaError(f"--seeds: expected a number, then NAME=NUMBER for single settings, got '{text}'")
+    return int(first), {name.strip(): int(count) for name, _, count in pairs}
+
+
 def number_pairs(option: str, text: str) -> list[tuple[float, float | None]]:
     """Return `0:0.75,2:0.25` as pairs; the second number may be `none`."""
     out = []
@@ -286,12 +331,19 @@ def _product(keys: dict[str, Any], where: str) -> list[Setting]:
     settings = []
     for values in itertools.product(*keys.values()):
         overrides = dict(zip(keys, values, strict=True))
-        parts = [f"{str(key).rpartition('.')[2]}={_compact(value)}" for key, value in overrides.items()]
-        settings.append(Setting(re.sub(r"[^A-Za-z0-9._=+-]+", "-", "_".join(parts)), ", ".join(parts), overrides, {}))
+        parts = [f"{str(key).rpartition('.')[2]}={compact(value)}" for key, value in overrides.items()]
+        settings.append(Setting(setting_name("", overrides), ", ".join(parts), overrides, {}))
     return settings
 
 
-def _compact(value: Any) -> str:
+def setting_name(start: str, overrides: Mapping[str, Any]) -> str:
+    """Return the name of a setting with these overrides after `start`: what its folder is called."""
+    parts = [f"{str(key).rpartition('.')[2]}={compact(value)}" for key, value in overrides.items()]
+    return re.sub(r"[^A-Za-z0-9._=+-]+", "-", "_".join([start, *parts] if start else parts))
+
+
+def compact(value: Any) -> str:
+    """Return a value as text in a line: text as it is, else JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
@@ -331,10 +383,11 @@ def _check_names(names: list[str]) -> None:
             raise RetinaError(f"setting '{name}' is given {names.count(name)} times; give it once")
 
 
-def _check(plan: Plan) -> None:
-    if plan.seeds < 1:
-        raise RetinaError(f"--seeds: expected at least 1, got {plan.seeds}; 3 is usual")
-    last = plan.config.run.seed + plan.seeds - 1
+def check(plan: Plan) -> None:
+    """Raise RetinaError if two settings are the same, one is not valid or can't be compared, or seeds are missing."""
+    if (fewest := min(plan.seeds, *map(plan.seeds_of, plan.settings))) < 1:
+        raise RetinaError(f"--seeds: expected at least 1, got {fewest}; 3 is usual")
+    last = plan.config.run.seed + plan.most_seeds - 1
     if last >= 2**32:
         raise RetinaError(f"run.seed: expected seeds below 2**32, got up to {last}; lower run.seed")
     names = [setting.name for setting in plan.settings]

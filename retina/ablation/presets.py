@@ -18,12 +18,14 @@ class Setting:
         label: its name in tables and plots.
         overrides: dotted keys of the configuration and their values.
         paper: `AP`, `AP50`, `AP75` that the paper reports for it, fractions in [0, 1]; empty where it reports none.
+        seeds: its trainings where they differ from the study's number; None for as many.
     """
 
     name: str
     label: str
     overrides: dict[str, Any]
     paper: dict[str, float]
+    seeds: int | None = None
 
 
 @dataclass(frozen=True)

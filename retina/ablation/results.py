@@ -263,14 +263,13 @@ def _difference(scores: Scores, name: str, row: int, base: int, seed: int) -> Di
 def _conclusion(plan: Plan, row: SettingResult) -> str:
     label, baseline = row.setting.label, plan.setting(plan.baseline).label
     unfinished = [f"{count} {status}" for status, count in row.statuses.items() if status != "finished"]
-    lost = f" ({', '.join(unfinished)} of {plan.seeds} trials)" if unfinished else ""
+    lost = f" ({', '.join(unfinished)} of {plan.seeds_of(row.setting)} trials)" if unfinished else ""
     difference = row.differences["AP"]
     if difference is None:
         return f"{label}: nothing to compare with {baseline}{lost}."
     span = f"{difference.value:+.3f} AP, 95 % interval {difference.low:+.3f} to {difference.high:+.3f}"
-    on = (
-        "" if difference.seeds == plan.seeds else f" on the {difference.seeds} of {plan.seeds} seeds that both finished"
-    )
+    planned = max(map(plan.seeds_of, (row.setting, plan.setting(plan.baseline))))
+    on = "" if difference.seeds == planned else f" on the {difference.seeds} of {planned} seeds that both finished"
     if difference.p is None:
         return (
             f"{label}: {span} against {baseline}{on or ' on these images'}{lost}; a single seed can't show whether "
@@ -310,14 +309,16 @@ def _notes(plan: Plan, settings: list[SettingResult], scores: Scores, replicates
                 "difference can come out as significant, however large. Repeat with --replicates "
                 f"{max(1000, statistics.enough_replicates(compared))}."
             )
-    if len(settings) > 1 and plan.seeds < _MANY_SEEDS:
+    fewest = min(map(plan.seeds_of, plan.settings))
+    if len(settings) > 1 and fewest < _MANY_SEEDS:
         few = "one seed: its intervals leave out the variance between seeds"
-        if plan.seeds > 1:
+        if fewest > 1:
             few = (
-                f"{plan.seeds} seeds give a coarse interval: where seeds matter more than images it is little more "
-                f"than the range of {plan.seeds} differences, and too short"
+                f"{fewest} seeds give a coarse interval: where seeds matter more than images it is little more "
+                f"than the range of {fewest} differences, and too short"
             )
         notes.append(few[0].upper() + few[1:] + ".")
+    notes += plan.tuning
     if plan.preset:
         notes.append(
             f"Paper: {PRESETS[plan.preset].note}. Other data and another network: compare the differences between "

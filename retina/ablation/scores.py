@@ -61,7 +61,7 @@ def score(
         replicates = max(_REPLICATES, enough_replicates(len(plan.settings) - 1))
     if say is not None and finished:
         say(f"scoring {len(finished)} trials on {replicates} resamples of the images")
-    shape = (len(plan.settings), plan.seeds)
+    shape = (len(plan.settings), plan.most_seeds)
     plain = {name: np.full(shape, np.nan) for name in NAMES}
     drawn = {name: np.full((*shape, replicates), np.nan) for name in NAMES}
     if not finished:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from retina.ablation.plan import varied
+from retina.ablation.plan import Plan, varied
 from retina.ablation.presets import NAMES
 from retina.ablation.results import SettingResult, StudyResult
 from retina.ablation.statistics import Difference, Spread
@@ -63,11 +63,22 @@ def title(result: StudyResult) -> str:
     """Return the title: the keys that vary, and the numbers of settings and seeds."""
     keys = [_KEYS.get(key, key.removeprefix("loss.")) for key in varied(result.plan)] or ["nothing"]
     more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
-    count, seeds = len(result.settings), result.plan.seeds
-    return (
-        f"Study of {', '.join(keys[:4])}{more}: {count} setting{'s' if count > 1 else ''}, "
-        f"{seeds} seed{'s' if seeds > 1 else ''}"
-    )
+    count = len(result.settings)
+    return f"Study of {', '.join(keys[:4])}{more}: {count} setting{'s' if count > 1 else ''}, {seed_range(result.plan)}"
+
+
+def seed_range(plan: Plan) -> str:
+    """Return the number of seeds in words: `3 seeds`, or `3 to 5 seeds` where settings differ."""
+    counts = sorted(map(plan.seeds_of, plan.settings))
+    return f"{counts[0]}{f' to {counts[-1]}' if counts[-1] > counts[0] else ''} seed{'s' if counts[-1] > 1 else ''}"
+
+
+def total_length(plan: Plan) -> str:
+    """Return the length of all trainings together in words; empty where a schedule counts in epochs."""
+    schedules = [plan.trial_config(trial).schedule for trial in plan.trials]
+    if any(schedule.steps is None for schedule in schedules):
+        return ""
+    return f", {sum(schedule.length for schedule in schedules):,} training steps in all,"
 
 
 def _fitting(columns: list[str], rows: list[list[str]], width: int) -> list[int]:
@@ -94,7 +105,7 @@ def cells(result: StudyResult, row: SettingResult) -> list[str]:
     is_baseline = row.setting.name == result.plan.baseline
     texts = [
         row.setting.label,
-        _counts(row, result.plan.seeds),
+        _counts(row, result.plan.seeds_of(row.setting)),
         _spread(row.figures["AP"]),
         *(_mean(row.figures[name]) for name in NAMES[1:]),
         *(["baseline", "", "", ""] if is_baseline else _cells(difference, row.p_holm)),

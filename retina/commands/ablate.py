@@ -12,10 +12,12 @@ import typer
 
 from retina import api
 from retina import config as configuration
+from retina.ablation.execute import seconds_of
 from retina.ablation.loss_distribution import table as distribution_table
 from retina.ablation.loss_distribution import to_json as distribution_to_json
 from retina.ablation.loss_distribution import write
-from retina.ablation.plan import make_plan, number_pairs, numbers, numbers_or_none
+from retina.ablation.pilots import SHARE, read_search
+from retina.ablation.plan import make_plan, number_pairs, numbers, numbers_or_none, seed_counts
 from retina.ablation.results import StudyResult, to_json
 from retina.ablation.tables import table
 from retina.errors import RetinaError
@@ -41,7 +43,17 @@ def ablate(
     preset: Annotated[
         Literal["table1a", "table1b", "table1d"] | None, typer.Option(help="A table of arXiv:1708.02002.")
     ] = None,
-    seeds: Annotated[int | None, typer.Option(help="Trainings of each setting (3).")] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Trainings of each setting (3), of single ones after it: 3,NAME=5.")
+    ] = None,
+    tune: Annotated[
+        list[str] | None,
+        typer.Option(help="Values that short pilots choose from for each setting: optimizer.learning_rate=1e-3,2e-3."),
+    ] = None,
+    pilot: Annotated[float | None, typer.Option(help="A pilot's share of the training's length (0.25).")] = None,
+    limit: Annotated[
+        str | None, typer.Option("--for", help="Stop after this time, as 90m; the same command goes on.")
+    ] = None,
     baseline: Annotated[str | None, typer.Option(help="Name of the setting to compare with.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the study (runs/ablation), or of the figure.")] = None,
     report: Annotated[Path | None, typer.Option(help="Only rebuild the outputs of the study in this folder.")] = None,
@@ -61,7 +73,7 @@ def ablate(
     words = arguments or []
     varied: dict[str, Any] = {
         "gamma": gamma, "alpha": alpha, "pairs": pairs, "grid": grid, "preset": preset, "seeds": seeds,
-        "baseline": baseline, "executor": executor, "retries": retries,
+        "baseline": baseline, "executor": executor, "retries": retries, "tune": tune, "pilot": pilot, "for": limit,
     }  # fmt: skip
     if report is not None:
         _refuse("--report", {**varied, "out": out, "images": images}, words)
@@ -88,6 +100,7 @@ def _refuse(form: str, options: dict[str, Any], words: list[str]) -> None:
 def _run(words: list[str], varied: dict[str, Any], out: Path, replicates: int | None, as_json: bool) -> None:
     file = words[0] if words and ("=" not in words[0] or is_file_name(words[0])) else None
     config = configuration.load(file, words[0 if file is None else 1 :])
+    seeds, seeds_of = seed_counts("3" if varied["seeds"] is None else varied["seeds"])
     plan = make_plan(
         config,
         gammas=numbers("--gamma", varied["gamma"]) if varied["gamma"] is not None else (),
@@ -96,11 +109,17 @@ def _run(words: list[str], varied: dict[str, Any], out: Path, replicates: int | 
         grid=varied["grid"],
         preset=varied["preset"],
         baseline=varied["baseline"],
-        seeds=3 if varied["seeds"] is None else varied["seeds"],
+        seeds=seeds,
+        seeds_of=seeds_of,
     )
+    if varied["pilot"] is not None and not varied["tune"]:
+        raise RetinaError("ablate: --pilot has no effect without --tune; leave it out")
+    share = SHARE if varied["pilot"] is None else varied["pilot"]
     study = api.ablate(
         plan,
         out,
+        search=read_search(varied["tune"], share) if varied["tune"] else None,
+        seconds=seconds_of("--for", varied["for"]) if varied["for"] is not None else None,
         executor=varied["executor"] or "local",
         retries=1 if varied["retries"] is None else varied["retries"],
         replicates=replicates,

@@ -182,14 +182,23 @@ def read_yaml(path: Path, where: str) -> Any:
         raise RetinaError(f"{where}: {line}not valid YAML: {problem}") from None
 
 
+def parse_value(text: str, where: str) -> Any:
+    """Return the value of a text as a configuration reads it: `1e-3` is a number, `none` is text.
+
+    Raises:
+        RetinaError: it is not YAML; `where` starts the message.
+    """
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506
+    except yaml.YAMLError:
+        raise RetinaError(f"{where}: the value is not valid YAML; put it in quotes") from None
+
+
 def _apply(tree: dict, override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise RetinaError(f"override '{override}': expected key.path=value, for instance run.seed=1")
-    try:
-        value = yaml.load(text, _Loader)  # noqa: S506
-    except yaml.YAMLError:
-        raise RetinaError(f"override '{override}': the value is not valid YAML; put it in quotes") from None
+    value = parse_value(text, f"override '{override}'")
     *parents, last = key.split(".")
     node = tree
     for name in parents:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from retina import config
+from retina.data.batches import plan
 from retina.data.dataset import DetectionDataset
 from retina.data.ground_truth import Results, ground_truth
-from retina.doctor.coverage import Coverage, coverage, resized_sides
+from retina.doctor.coverage import Coverage, coverage, pyramid_levels, resized_sides
 from retina.doctor.statistics import SIDE_EDGES, SIZES, Histogram, histogram
 from retina.evaluation.coco import evaluate_as
-from retina.ops.anchors import base_anchors
+from retina.ops.anchors import base_anchors, level_shapes
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class AnchorReport:
         canvas_side: boxes by the square root of their area on the canvas; `canvas_side_covered` those of each bin
             that have a positive anchor.
         levels: the positives on each pyramid level.
+        anchors: all anchors of the examined images together.
         vanished: boxes with a side below one canvas pixel, which training drops.
         outbid: boxes that reach the overlap of a positive, but whose every such anchor overlaps another box more.
         forced_only: boxes without a positive that `assignment.force_match` would give one.
@@ -79,10 +82,17 @@ class AnchorReport:
     canvas_side: Histogram
     canvas_side_covered: tuple[int, ...]
     levels: tuple[Level, ...]
+    anchors: int
     vanished: int
     outbid: int
     forced_only: int
     ceilings: dict[str, dict[str, float]]
+
+    @property
+    def background_per_positive(self) -> float:
+        """Anchors that are not positive, over those that are: the imbalance that focal loss is made for."""
+        positives = sum(level.positives for level in self.levels)
+        return (self.anchors - positives) / positives if positives else math.inf
 
 
 def report(
@@ -118,6 +128,7 @@ def report(
         canvas_side=by_side,
         canvas_side_covered=tuple(np.histogram(_inside(sides[covered], by_side), by_side.edges)[0].tolist()),
         levels=_levels(assigned, anchors),
+        anchors=_anchors(dataset, settings),
         vanished=int((~placed.trained).sum()),
         outbid=int((assigned.reached & ~covered).sum()),
         forced_only=int((forced.covered & ~covered).sum()),
@@ -154,6 +165,16 @@ def ceiling(dataset: DetectionDataset, rows: np.ndarray, settings: config.Evalua
         dataset.labels[rows].astype(np.int64),
     )
     return evaluate_as(settings, ground_truth(dataset), oracle).metrics
+
+
+def _anchors(dataset: DetectionDataset, settings: config.Config) -> int:
+    """Anchors of all images on their canvases."""
+    geometry, fpn = plan.fit(dataset.sizes, settings.data.resize), settings.model.fpn
+    images = np.bincount(geometry.canvas_of, minlength=len(geometry.canvases)).tolist()
+    levels = pyramid_levels(fpn)
+    cells = [sum(height * width for height, width in level_shapes(c, levels)) for c in geometry.canvases.tolist()]
+    shapes = len(settings.anchors.scales) * len(settings.anchors.ratios)
+    return shapes * sum(count * area for count, area in zip(images, cells, strict=True))
 
 
 def _at_size(dataset: DetectionDataset, settings: config.Config, short: int) -> AtSize:

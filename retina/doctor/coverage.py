@@ -143,7 +143,7 @@ def coverage(
     `force_match: ties` all of a box's best anchors are positive, and still learn the box that they overlap most.
     """
     placed = place(dataset, resize)
-    levels = _levels(fpn)
+    levels = pyramid_levels(fpn)
     best = overlaps(placed.boxes, placed.canvas, anchors, fpn)
     reached = np.zeros(len(best), bool)
     positives = np.zeros((len(best), len(levels)), np.int64)
@@ -170,14 +170,15 @@ def coverage(
 # ------------------------------------------------------------------------------------------------- grids and windows
 
 
-def _levels(fpn: config.Fpn) -> tuple[int, ...]:
+def pyramid_levels(fpn: config.Fpn) -> tuple[int, ...]:
+    """Return the levels that have anchors."""
     return tuple(range(fpn.min_level, fpn.max_level + 1))
 
 
 def _grids(canvas: np.ndarray, anchors: config.Anchors, fpn: config.Fpn) -> Iterator[_Grid]:
     """The levels of each box's canvas, finest first: the order of the network's anchors."""
     distinct, which = np.unique(canvas.reshape(-1, 2), axis=0, return_inverse=True)
-    levels = _levels(fpn)
+    levels = pyramid_levels(fpn)
     # [canvases, L, 2]
     cells = np.array([level_shapes(tuple(size), levels) for size in distinct.tolist()]).reshape(-1, len(levels), 2)
     first = np.zeros(len(distinct), np.int64)
@@ -349,7 +350,7 @@ def _corners(canvas: np.ndarray, anchor: np.ndarray, anchors: config.Anchors, fp
     corners = np.zeros((len(anchor), 4), np.float32)
     for size in np.unique(canvas, axis=0):
         here = (canvas == size).all(axis=1)
-        corners[here] = pyramid_anchors(anchors, (int(size[0]), int(size[1])), _levels(fpn))[anchor[here]]
+        corners[here] = pyramid_anchors(anchors, (int(size[0]), int(size[1])), pyramid_levels(fpn))[anchor[here]]
     return corners
 
 

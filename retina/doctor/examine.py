@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -197,6 +198,8 @@ def _figure(anchor_report: AnchorReport, name: str) -> str:
 def _anchors_json(anchor_report: AnchorReport) -> dict[str, Any]:
     tree = asdict(anchor_report)
     tree["total"]["share"] = anchor_report.total.share
+    imbalance = anchor_report.background_per_positive
+    tree["background_per_positive"] = imbalance if math.isfinite(imbalance) else None
     for at_size, size in zip(tree["training"], anchor_report.training, strict=True):
         at_size["total"]["share"] = size.total.share
         for name, share in size.classes.items():

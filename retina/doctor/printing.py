@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from retina.doctor.ceiling import Share
@@ -116,6 +117,13 @@ def _levels(terminal: Console, examined: Examination) -> None:
         for level in report.levels
     ]
     terminal.print(f"positive anchors in {name}: {'; '.join(parts)}", markup=False, soft_wrap=True)
+    if math.isfinite(report.background_per_positive):
+        terminal.print(
+            f"imbalance in {name}: {report.background_per_positive:,.0f} background anchors for each positive; "
+            "`retina guide ablation` says what that means for γ",
+            markup=False,
+            soft_wrap=True,
+        )
     for name, report in examined.anchors.items():
         if report.training:
             shares = ", ".join(f"{at_size.short}: {at_size.total.share:.1%}" for at_size in report.training)

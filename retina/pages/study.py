@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from retina.ablation.execute import duration
 from retina.ablation.plan import Plan
 from retina.ablation.presets import NAMES, PRESETS
 from retina.ablation.results import SettingResult, StudyResult, collect, from_json
-from retina.ablation.tables import cells, header, title
+from retina.ablation.tables import cells, header, seed_range, title
 from retina.config.reading import write_yaml
 from retina.drawing import furniture
 from retina.drawing.charts import Estimate, Forest, forest, lines
@@ -213,7 +214,7 @@ def _tiles(result: StudyResult) -> Iterator[tuple[str, str]]:
             sure = "significant" if row.significant else "not significant"
             ends = f"{furniture.signed(difference.low)} to {furniture.signed(difference.high)}"
             yield furniture.signed(difference.value), f"against the baseline, {ends}; {sure}"
-    yield f"{len(result.settings)} × {result.plan.seeds}", "settings × seeds"
+    yield f"{len(result.settings)}", f"settings, {seed_range(result.plan)} of each"
     finished = sum(trial.outcome.status == "finished" for trial in result.trials)
     yield f"{finished} of {len(result.trials)}", "trainings finished"
     if result.images:
@@ -249,7 +250,8 @@ def _grid(plan: Plan) -> str:
 
 def _commands(study: Study, plan: Plan) -> list[str]:
     given = ["--preset", plan.preset or ""] if _is_preset(plan) else ["--grid", "grid.yaml"]
-    given += ["--seeds", str(plan.seeds), "--baseline", plan.baseline]
+    others = [f"{setting.name}={setting.seeds}" for setting in plan.settings if setting.seeds is not None]
+    given += ["--seeds", ",".join([str(plan.seeds), *others]), "--baseline", plan.baseline]
     place = shlex.quote(str(study.path))
     trial = plan.trials[0].name
     return [
@@ -260,4 +262,5 @@ def _commands(study: Study, plan: Plan) -> list[str]:
 
 
 def _is_preset(plan: Plan) -> bool:
-    return plan.preset is not None and plan.settings == PRESETS[plan.preset].settings
+    settings = tuple(replace(setting, seeds=None) for setting in plan.settings)
+    return plan.preset is not None and settings == PRESETS[plan.preset].settings

@@ -15,8 +15,10 @@ import yaml
 import retina
 from retina import config as configuration
 from retina.ablation.directory import Outcome, Study
-from retina.ablation.execute import _RETINA, duration, run_locally, run_on_ray, run_trial, work_of
+from retina.ablation.execute import _RETINA, duration, run_locally, run_on_ray, run_trial, seconds_of, work_of
 from retina.ablation.plan import make_plan
+from retina.ablation.results import collect
+from retina.ablation.tables import title
 from retina.errors import Interrupted, RetinaError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,8 +34,9 @@ def run(bench, retries: int = 1) -> None:
 
 
 def test_another_plan_is_refused_and_the_changes_named(bench, base):
-    other = make_plan(base, pairs=[(0.0, 0.75), (2.0, 0.25)], seeds=3)
-    with pytest.raises(RetinaError, match=r"changed: setting 'gamma5_alpha0.25' is gone, seeds \(2 → 3\)\. Repeat"):
+    other = make_plan(base, pairs=[(0.0, 0.75), (2.0, 0.25)], seeds=1)
+    gone = r"changed: seeds of 'gamma0_alpha0.75' \(2 → 1\), .*, setting 'gamma5_alpha0.25' is gone\. Repeat"
+    with pytest.raises(RetinaError, match=gone):
         Study.start(bench.study.path, other)
     assert Study.start(bench.study.path, bench.study.plan).plan == bench.study.plan
     assert Study.open(bench.study.path).plan == bench.study.plan
@@ -263,6 +266,45 @@ def test_a_signal_reaches_the_trial_and_the_study_goes_on_later(bench, number):
     run(bench)
     assert bench.calls == [*NAMES[:2], f"{NAMES[1]} resumed", *NAMES[2:]]
     assert set(bench.statuses().values()) == {"finished"}
+
+
+def test_a_study_whose_time_is_up_ends_after_a_checkpoint_and_goes_on_later(bench):
+    bench.behave(NAMES[1], "waits ok")
+
+    def words(until):
+        return {"retries": 0, "say": bench.said.append, "again": "AGAIN", "until": until, "program": bench.program}
+
+    with pytest.raises(Interrupted, match="^the time is up: 1 of 6 trials are done; resume with: AGAIN"):
+        run_locally(bench.study, **words(time.monotonic() + 1.5))
+    assert bench.calls == NAMES[:2] and bench.statuses()[NAMES[1]] == "pending"
+    with pytest.raises(Interrupted, match="^the time is up: 1 of 6"):
+        run_locally(bench.study, **words(time.monotonic()))
+    assert bench.calls == NAMES[:2]
+    run(bench)
+    assert bench.calls == [*NAMES[:2], f"{NAMES[1]} resumed", *NAMES[2:]]
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90m", 5400), ("1.5h", 5400), (" 30s", 30)])
+def test_durations_are_read(text, seconds):
+    assert seconds_of("--for", text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "90", "m", "-5m", "1h30m", "0m", "nan h"])
+def test_durations_that_are_none(text):
+    with pytest.raises(RetinaError, match="--for: expected a duration such as 90m"):
+        seconds_of("--for", text)
+
+
+def test_seeds_are_added_to_a_finished_study(bench, base):
+    run(bench)
+    pairs = [(0.0, 0.75), (2.0, 0.25), (5.0, 0.25)]
+    more = make_plan(base, pairs=pairs, seeds=2, seeds_of={"gamma2_alpha0.25": 3})
+    grown = bench._replace(study=Study.start(bench.study.path, more))
+    run(grown)
+    assert bench.calls == [*NAMES, "gamma2_alpha0.25_2"]
+    result = collect(Study.open(bench.study.path), replicates=50)
+    assert [row.figures["AP"].count for row in result.settings] == [2, 3, 2]
+    assert "2 to 3 seeds" in title(result)
 
 
 def test_a_trial_that_was_told_to_stop_by_others_stops_the_study(bench):

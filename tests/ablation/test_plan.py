@@ -4,7 +4,7 @@ import pytest
 
 from retina import config as configuration
 from retina.ablation.directory import Study
-from retina.ablation.plan import Plan, changes, make_plan, number_pairs, numbers, numbers_or_none, varied
+from retina.ablation.plan import Plan, changes, make_plan, number_pairs, numbers, numbers_or_none, seed_counts, varied
 from retina.ablation.presets import PRESETS
 from retina.errors import RetinaError
 
@@ -281,15 +281,56 @@ def test_changes_are_named(base, plan):
     def changed(**arguments):
         given = {"pairs": [(0.0, 0.75), (2.0, 0.25), (5.0, 0.25)], "seeds": 2, **arguments}
         config = given.pop("config", base)
-        return changes(plan.to_tree(), make_plan(config, **given).to_tree())
+        return changes(plan, make_plan(config, **given))
 
     assert changed() == []
-    assert changed(seeds=3) == ["seeds (2 → 3)"]
+    assert changed(seeds=1) == [f"seeds of '{setting.name}' (2 → 1)" for setting in plan.settings]
+    assert changed(seeds_of={"gamma2_alpha0.25": 1}) == ["seeds of 'gamma2_alpha0.25' (2 → 1)"]
     assert changed(baseline="gamma5_alpha0.25") == ["baseline (gamma0_alpha0.75 → gamma5_alpha0.25)"]
     assert changed(pairs=[(0.0, 0.75), (2.0, 0.25)]) == ["setting 'gamma5_alpha0.25' is gone"]
     assert changed(pairs=[(0.0, 0.75), (5.0, 0.25), (2.0, 0.25)]) == ["the order of the settings"]
     other = configuration.override(base, ["schedule.steps=5"])
     assert changed(config=other) == ["schedule.steps (4 → 5)"]
+    with_sgd = configuration.override(base, ["loss.classification={kind: focal, gamma: 1.0}"])
+    assert changed(config=with_sgd) == ["loss.classification.gamma (2.0 → 1.0)"]
+
+
+def test_more_seeds_and_further_settings_are_no_change(base, plan):
+    def grown(**arguments):
+        given = {"pairs": [(0.0, 0.75), (2.0, 0.25), (5.0, 0.25)], "seeds": 2, **arguments}
+        return changes(plan, make_plan(base, **given))
+
+    assert grown(seeds=3) == []
+    assert grown(seeds_of={"gamma2_alpha0.25": 5}) == []
+    assert grown(seeds=1, seeds_of={setting.name: 2 for setting in plan.settings}) == []
+    assert grown(pairs=[(0.0, 0.75), (1.0, 0.25), (2.0, 0.25), (5.0, 0.25)], baseline="gamma0_alpha0.75") == []
+
+
+# -------------------------------------------------------------------------------------------------- seeds of settings
+
+
+def test_settings_may_have_more_seeds_than_others(base):
+    plan = make_plan(base, pairs=[(0.0, 0.75), (2.0, 0.25)], seeds=1, seeds_of={"gamma2_alpha0.25": 3})
+    assert [trial.name for trial in plan.trials] == [
+        "gamma0_alpha0.75_0", "gamma2_alpha0.25_0", "gamma2_alpha0.25_1", "gamma2_alpha0.25_2",
+    ]  # fmt: skip
+    assert [plan.seeds_of(setting) for setting in plan.settings] == [1, 3]
+    assert plan.most_seeds == 3
+    with pytest.raises(RetinaError, match="expected one of the settings gamma0_alpha0.75, gamma2_alpha0.25, got 'a'"):
+        make_plan(base, pairs=[(0.0, 0.75), (2.0, 0.25)], seeds_of={"a": 3})
+    with pytest.raises(RetinaError, match="--seeds: expected at least 1, got 0"):
+        make_plan(base, pairs=[(0.0, 0.75), (2.0, 0.25)], seeds_of={"gamma0_alpha0.75": 0})
+
+
+def test_numbers_of_seeds_are_read():
+    assert seed_counts("3") == (3, {})
+    assert seed_counts("3,gamma2_alpha0.25=5, a=b=1") == (3, {"gamma2_alpha0.25": 5, "a=b": 1})
+
+
+@pytest.mark.parametrize("text", ["", "x", "3,5", "3,a=", "3,a=x", "-1", "1.5", "a=3"])
+def test_numbers_of_seeds_that_are_none(text):
+    with pytest.raises(RetinaError, match="--seeds: expected a number, then NAME=NUMBER"):
+        seed_counts(text)
 
 
 def test_the_last_evaluation_of_epochs_is_at_the_steps_that_the_run_kept(base, tmp_path):

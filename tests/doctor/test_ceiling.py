@@ -83,6 +83,19 @@ def test_shares_by_class_size_and_level():
     # Besides its own anchor, those one cell to each side, with 0.6 nearly; the diagonal ones have 0.4.
     assert (level.level, level.sides, level.positives, level.boxes) == (3, (32.0, 32.0), 30 * 5, 30)
     assert found.forced_only == 10 and found.vanished == 0 and found.outbid == 0
+    assert found.anchors == len(planted()) * 8 * 8  # 64 px at stride 8, one shape
+    assert found.background_per_positive == pytest.approx((found.anchors - 150) / 150)
+
+
+def test_anchors_are_counted_on_each_canvas_and_level():
+    deeper = settings(model__fpn__max_level=4, anchors__ratios=[0.5, 1.0])
+    found = report(table([(64, 64), (32, 64)], [[[4, 4, 36, 36]], []]), deeper, 2)
+    # Two shapes on P3 and P4; the second image stays 32 x 64, as its long side is at the limit.
+    assert found.anchors == 2 * (8 * 8 + 4 * 4) + 2 * (4 * 8 + 2 * 4)
+
+
+def test_without_a_positive_anchor_the_imbalance_has_no_bound():
+    assert report(planted(), settings(anchors__size=0.5), 40).background_per_positive == float("inf")
 
 
 def test_a_hopeless_set_up_is_refused_with_the_remedy_and_the_way_round():

@@ -54,7 +54,7 @@ SPLITS = tuple(SPELLINGS)
 
 LAYOUTS = {
     "Ultralytics and Roboflow: data.yaml with names and train, val and test": ("*.yaml", "*.yml"),
-    "YOLO: images/x.jpg, labels/x.txt, classes.txt (Label Studio, or in train, val and test)": (
+    "YOLO: images/x.jpg, labels/x.txt, classes.txt (Label Studio, or around or in train, val and test)": (
         "images",
         "labels/*.txt",
         "classes.txt",
@@ -545,8 +545,8 @@ def _split(file: Path, tree: dict[Any, Any], split: str) -> Any:
 def sections(folder: Path, images: Path | None = None) -> dict[str, config.Source]:
     """Return the splits of a folder of this format, none if it is no such folder.
 
-    A folder without a list of its splits is one split, called as the folder is, or one for each folder in it that is
-    called like a split.
+    A folder without a list of its splits is one split, called as the folder is, or one for each folder in it, or in
+    its `images`, that is called like a split.
 
     Raises:
         RetinaError: several files say what the splits are.
@@ -560,6 +560,10 @@ def sections(folder: Path, images: Path | None = None) -> dict[str, config.Sourc
     if listing:
         return sections_of_file(listing[0])
     if (folder / "images").is_dir() and _holds_labels(folder):
+        parts = {} if files(folder / "images") else split_folders(folder / "images")
+        if parts:
+            names = _names_file(folder, folder / "labels")
+            return {split: config.YoloSource(images=home, names=names) for split, home in parts.items()}
         return {folder.absolute().name: config.YoloSource(images=folder / "images")}
     if _labels_beside(folder):
         return {folder.absolute().name: config.YoloSource(images=folder, names=_names_file(folder))}

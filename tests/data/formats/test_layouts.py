@@ -91,7 +91,15 @@ def test_yolo_by_its_folder_and_as_plain_folders(tmp_path, third):
         picture(tmp_path / "images" / split / f"{split}.png")
         write(tmp_path / "labels" / split / f"{split}.txt", "0 0.5 0.5 0.2 0.2\n")
     write(tmp_path / "labels" / "classes.txt", "cat\n")
+    assert both(tmp_path) == (["train", "val"], ["train", "val"])
+    (tmp_path / "labels" / "classes.txt").rename(tmp_path / "classes.txt")
+    tables = read_splits(open_target(str(tmp_path), []))[0]
+    assert {name: (len(table), table.boxes.tolist()) for name, table in tables.items()} == {
+        split: (1, tables["train"].boxes.tolist()) for split in ("train", "val")
+    }
+    picture(tmp_path / "images" / "loose.png")  # belongs to no split: all is one
     assert both(tmp_path) == ([tmp_path.name], [tmp_path.name])
+    (tmp_path / "images" / "loose.png").unlink()
     write(tmp_path / "data.yaml", f"train: images/train\n{third}: images/{third}\nnames: [cat]\n")
     for path in (tmp_path, tmp_path / "data.yaml"):
         assert both(path) == (["train", "val"], ["train", "val"])
