@@ -15,7 +15,6 @@ Exits with 0 if memory grew by less than 5 % and both folders hold the same file
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import random
 import signal
@@ -31,6 +30,7 @@ from PIL import Image
 import retina
 from retina import config
 from retina.data.formats.digits import read_digits
+from retina.data.images import table_image
 
 GOAL = 0.05
 SETTINGS = [
@@ -46,7 +46,8 @@ SETTINGS = [
 
 def draw(folder: Path, count: int, rng: np.random.Generator) -> None:
     """Write the images."""
-    boards = [Image.open(io.BytesIO(board)) for board in read_digits("test", images=40, size=256).images]
+    table = read_digits("test", images=40, size=256)
+    boards = [Image.fromarray(table_image(table, row)) for row in range(len(table))]
     for number in range(count):
         file = folder / f"{number % 20:02}" / f"{number:05}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +55,7 @@ def draw(folder: Path, count: int, rng: np.random.Generator) -> None:
             file.write_bytes(b"damaged")
         else:
             width, height = rng.integers(320, 641, 2).tolist()
-            boards[number % len(boards)].convert("RGB").resize((width, height)).save(file, quality=90)
+            boards[number % len(boards)].resize((width, height)).save(file, quality=90)
 
 
 def start(run: Path, images: Path, out: Path) -> subprocess.Popen:
