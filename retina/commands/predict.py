@@ -50,7 +50,7 @@ def predict(
         ),
     ] = None,
     link: Annotated[bool, typer.Option("--link", help="Of --to: hard links in the place of copies.")] = False,
-    pictures: Annotated[bool, typer.Option("--pictures/--no-pictures", help="Draw the boxes.")] = True,
+    no_pictures: Annotated[bool, typer.Option("--no-pictures", help="Draw nothing.")] = False,
     as_json: Json = False,
 ) -> None:
     """Detect objects in images; writes pictures with boxes, and the detections."""
@@ -65,7 +65,7 @@ def predict(
 
     predictions = api.predict_each(
         run, files, out, score=_score(score), checkpoint=checkpoint, overrides=overrides, tile=tile, overlap=overlap,
-        pictures=pictures, to=to or (), link=link, say=say,
+        pictures=not no_pictures, to=to or (), link=link, say=say,
     )  # fmt: skip
     count = left_out = 0
     for row in predictions:
