@@ -8,7 +8,7 @@ from retina.doctor.advice import coverage_findings
 from retina.doctor.canvases import canvas_findings
 from retina.doctor.ceiling import report
 from retina.doctor.coverage import sampled
-from retina.doctor.findings import Finding, ordered
+from retina.doctor.findings import Finding, count, ordered
 from retina.doctor.statistics import split_findings, table_findings
 from retina.errors import RetinaError
 
@@ -42,7 +42,8 @@ def check(settings: config.Config, train: DetectionDataset, validation: Detectio
     """Run the preflight as `run.preflight` says.
 
     Returns:
-        Lines for the log: warnings, and errors where they are not refused.
+        Lines for the log: warnings, and errors where they are not refused, each with its remedy; where there are none,
+        a line that says so.
 
     Raises:
         RetinaError: the set-up is hopeless and `run.preflight` is "refuse"; the message gives each reason and remedy.
@@ -52,11 +53,14 @@ def check(settings: config.Config, train: DetectionDataset, validation: Detectio
     findings = preflight(settings, train, validation)
     errors = [finding for finding in findings if finding.grade == "error"]
     if errors and settings.run.preflight == "refuse":
-        reasons = "; ".join(f"{_sentence(finding)}: {finding.remedy}" for finding in errors)
+        reasons = "; ".join(map(_sentence, errors))
         raise RetinaError(f"preflight: {reasons}. See `retina doctor CONFIG`; to train anyway, set run.preflight=warn")
     shown = [finding for finding in findings if finding.grade != "note"]
-    return tuple(f"preflight: {finding.grade}: {_sentence(finding)}" for finding in shown)
+    if not shown:
+        return (f"preflight: no fault in the {count(len(train), 'training image')} and their anchors.",)
+    return tuple(f"preflight: {finding.grade}: {_sentence(finding)}." for finding in shown)
 
 
 def _sentence(finding: Finding) -> str:
-    return f"{finding.split}: {finding.message}" if finding.split else finding.message
+    """What a finding says, where, and what to do about it."""
+    return ": ".join(filter(None, (finding.split, finding.message, finding.remedy)))

@@ -134,6 +134,15 @@ def test_a_class_that_is_never_trained_is_told():
     lines = check(settings(run__preflight="warn"), planted().subset(range(20)), planted())
     (line,) = [line for line in lines if "none in train" in line]
     assert line.startswith("preflight: warning: validation: 1 class")
+    (finding,) = [one for one in preflight(settings(), planted().subset(range(20)), planted()) if one.message in line]
+    assert finding.remedy and line.endswith(f"{finding.message}: {finding.remedy}.")
+
+
+def test_data_without_fault_is_called_that(monkeypatch):
+    monkeypatch.setattr("retina.doctor.preflight.preflight", lambda *_: ())
+    assert check(settings(), planted(), planted()) == (
+        "preflight: no fault in the 40 training images and their anchors.",
+    )
 
 
 def test_no_training_box_at_all_is_hopeless():
