@@ -5,8 +5,8 @@
 
 The images are JPEG files of digits in folders, between 320 and 640 pixels, one in a hundred of them damaged. `retina
 predict` detects in all of them, watched from outside: resident memory (VmRSS) after a quarter of the images, when every
-buffer has been used, and at the end. Then a second prediction is killed (SIGKILL) at moments drawn evenly from the
-first one's time, half a line is added to what it left, and the same command goes on. Without a run a tiny detector is
+buffer has been used, and at the end. Then a second prediction is killed (SIGKILL) when it comes to images drawn at
+random, half a line is added to what it left, and the same command goes on. Without a run a tiny detector is
 trained first, whose detections mean nothing.
 
 Exits with 0 if memory grew by less than 5 % and both folders hold the same files, bit for bit.
@@ -118,9 +118,10 @@ def main() -> None:
         seconds = time.perf_counter() - begin
         growth = last / base - 1
         print(f"{arguments.images} images in {seconds:.0f} s; memory {growth:+.2%} (goal: less than {GOAL:.0%})")
-        for _ in range(arguments.kills):
+        for moment in sorted(chance.uniform(0, arguments.images) for _ in range(arguments.kills)):
             process = start(run, folder / "images", folder / "killed")
-            time.sleep(chance.uniform(0.2, 0.5) * seconds)
+            while process.poll() is None and lines(folder / "killed") < moment:
+                time.sleep(0.01)
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
             print(f"killed after {lines(folder / 'killed')} images")

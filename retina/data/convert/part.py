@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from retina.data.dataset import DetectionDataset
+from retina.data.image_files import place_image
 from retina.data.stored import TableImage
 from retina.errors import RetinaError
 from retina.files import IMAGE_SUFFIXES
@@ -65,6 +66,15 @@ class Part:
     def stems(self) -> tuple[str, ...]:
         """[N] the names without extension."""
         return tuple(Path(name).stem for name in self.names)
+
+
+def place_images(part: Part, folder: Path, *, link: bool, tick: Callable[[], None]) -> None:
+    """Write the images of a part into a folder; those that are there already are taken for written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for row, name in enumerate(part.names):
+        rotated = part.rotations[row] != 1
+        place_image(part.table.images[row], str(part.table.image_ids[row]), folder / name, rotated=rotated, link=link)
+        tick()
 
 
 def without(table: DetectionDataset, gone: np.ndarray) -> DetectionDataset:

@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from retina import config
-from retina.data.convert.part import Part
+from retina.data.convert.part import Part, place_images
 from retina.data.dataset import (
     DetectionDataset,
     Difficult,
@@ -33,7 +33,7 @@ from retina.data.dataset import (
 from retina.data.detections import short, to_xywh
 from retina.data.folders import LOOKED_AT, files, files_of_splits, split_of
 from retina.data.formats import text
-from retina.data.image_files import NO_SIZE_PIXELS, guess_folder, image_size, locate_images, place_image, within
+from retina.data.image_files import NO_SIZE_PIXELS, guess_folder, image_size, locate_images, within
 from retina.errors import RetinaError
 from retina.files import write_text
 
@@ -372,12 +372,9 @@ def unheld(table: DetectionDataset) -> tuple[np.ndarray, str]:
 
 def write(part: Part, folder: Path, *, link: bool, tick: Callable[[], None]) -> None:
     """Write a split; images that are there already are taken for written."""
-    images, table = folder / "images" / part.split, part.table
-    images.mkdir(parents=True, exist_ok=True)
-    lines = [(*_NEEDED, *_OPTIONAL)]
+    place_images(part, folder / "images" / part.split, link=link, tick=tick)
+    table, lines = part.table, [(*_NEEDED, *_OPTIONAL)]
     for row, name in enumerate(part.names):
-        rotated = part.rotations[row] != 1
-        place_image(table.images[row], str(table.image_ids[row]), images / name, rotated=rotated, link=link)
         height, width = table.sizes[row].tolist()
         objects = [column.tolist() for column in table.objects(row)]
         for box, label, crowd, difficult, area in zip(*objects, strict=True):
@@ -385,7 +382,6 @@ def write(part: Part, folder: Path, *, link: bool, tick: Callable[[], None]) -> 
             lines.append((name, *map(repr, box), table.class_names[label], width, height, *flags, repr(area)))
         if not objects[0]:
             lines.append((name, *[""] * 5, width, height, "", "", ""))
-        tick()
     _write_rows(folder / f"{part.split}.csv", lines)
     _write_rows(folder / "classes.csv", list(zip(table.class_names, table.category_ids, strict=True)))
 

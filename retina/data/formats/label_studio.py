@@ -16,9 +16,8 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 import numpy as np
 
-from retina.data.convert.part import Part
+from retina.data.convert.part import Part, place_images
 from retina.data.dataset import DetectionDataset
-from retina.data.image_files import place_image
 from retina.files import write_text, written
 from retina.palette import class_colour
 
@@ -37,12 +36,7 @@ def unheld(table: DetectionDataset) -> tuple[np.ndarray, str]:
 
 def write(part: Part, folder: Path, *, link: bool, tick: Callable[[], None]) -> None:
     """Write a split; images that are there already are taken for written."""
-    images = folder / "images" / part.split
-    images.mkdir(parents=True, exist_ok=True)
-    for row, name in enumerate(part.names):
-        rotated = part.rotations[row] != 1
-        place_image(part.table.images[row], str(part.table.image_ids[row]), images / name, rotated=rotated, link=link)
-        tick()
+    place_images(part, folder / "images" / part.split, link=link, tick=tick)
     write_text(folder / "label_config.xml", _interface(part.table.class_names))
     with written(folder / "tasks.json") as temporary, open(temporary, "w", encoding="utf-8") as file:
         for row in range(len(part.table)):
