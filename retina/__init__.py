@@ -16,8 +16,8 @@ __version__ = "0.1.0"
 # The verbs: each is a function of `retina.api`.
 _VERBS = (
     "ablate", "benchmark", "browse", "compare", "compare_settings", "convert", "evaluate", "examine", "export_weights",
-    "import_weights", "init", "judge", "load", "load_split", "loss_distribution", "predict", "score", "summarise_study",
-    "train", "write_report",
+    "import_weights", "init", "judge", "load", "load_split", "loss_distribution", "predict", "predict_each", "score",
+    "summarise_study", "train", "write_report",
 )  # fmt: skip
 
 # The things that verbs take and give, and where they stand.

@@ -9,10 +9,12 @@ from __future__ import annotations
 import importlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
+
+import numpy as np
 
 from retina import config
 from retina.ablation.directory import Study
@@ -25,12 +27,13 @@ from retina.ablation.results import StudyResult, collect
 from retina.ablation.runs import SettingsComparison
 from retina.ablation.runs import compare_settings as compare_matches_of_settings
 from retina.ablation.tables import seed_range, total_length
+from retina.data.convert import preannotations
 from retina.data.convert.converting import convert
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import Pixels
 from retina.data.formats import Format, text
 from retina.data.ground_truth import FileTruth, GroundTruth, Results, file_truth
-from retina.data.image_files import image_files
+from retina.data.image_files import image_files, named_images
 from retina.data.load import (
     ResultFormat,
     Split,
@@ -41,18 +44,20 @@ from retina.data.load import (
     result_format,
     truth_format,
 )
+from retina.data.tiles import check_tiles
 from retina.doctor.targets import open_target
 from retina.drawing.evaluation_files import write_score, write_sheet
-from retina.drawing.prediction_files import write_predictions
+from retina.drawing.prediction_files import PredictionFolder
 from retina.errors import RetinaError
 from retina.evaluation.coco import AreaRanges, Engine
 from retina.evaluation.comparison import Comparison, check_same_truth
 from retina.evaluation.comparison import compare as compare_matches
+from retina.evaluation.document import read_thresholds
 from retina.evaluation.judging import LEAST_REPLICATES, Protocol, Score
 from retina.evaluation.judging import judge as judge_tables
 from retina.evaluation.matching import match
 from retina.evaluation.voc import Difficult
-from retina.files import IMAGE_SUFFIXES, exists, write_text
+from retina.files import exists, write_text
 from retina.output import Watch, unwatched
 from retina.pages import study as study_page
 from retina.runs.directory import RunDirectory
@@ -72,6 +77,7 @@ if TYPE_CHECKING:
 
 # Verbs and helpers that bring in Keras, and where they stand.
 _HEAVY = {
+    "Detections": "retina.inference",
     "benchmark": "retina.export.benchmark",
     "browse": "retina.pages.browse",
     "compare_runs": "retina.pages.comparison:write",
@@ -88,6 +94,7 @@ _HEAVY = {
     "inference_in_words": "retina.runs.loading",
     "load": "retina.export.loading",
     "loss_distribution": "retina.ablation.sampling",
+    "pixels_of": "retina.inference",
     "print_examination": "retina.doctor.printing",
     "time_steps": "retina.training.timing",
     "train_by_config": "retina.training.train:train",
@@ -96,8 +103,8 @@ _HEAVY = {
 
 __all__ = [
     "ablate", "benchmark", "browse", "compare", "compare_settings", "convert", "evaluate", "examine", "export",
-    "export_weights", "import_weights", "init", "judge", "load", "load_split", "loss_distribution", "predict", "score",
-    "summarise_study", "train", "write_report",
+    "export_weights", "import_weights", "init", "judge", "load", "load_split", "loss_distribution", "predict",
+    "predict_each", "score", "summarise_study", "train", "write_report",
 ]  # fmt: skip
 
 
@@ -726,94 +733,149 @@ def predict(
     run_or_export: str | Path,
     images: str | Path | Sequence[str | Path],
     out: str | Path = "predictions",
-    *,
-    score: float = 0.4,
-    checkpoint: str = "best",
-    overrides: Sequence[str] = (),
-    say: Callable[[str], None] = lambda text: None,
+    **options: Any,
 ) -> list[Prediction]:
-    """Detect objects in image files, and write pictures with boxes, `detections.json` and `settings.json`.
-
-    Everything is detected before anything is written. An image that can't be read has an `error` in the place of its
-    detections, and the others are written.
+    """Detect objects in image files, and write pictures with boxes and the detections.
 
     Args:
         run_or_export: a run directory or an export.
-        images: a file, several, or folders, whose images are taken in the order of their names.
+        images: a file, folder, pattern or list of files, or several.
         out: the folder to write.
-        score: leave out detections below it.
-        checkpoint: of a run: `best`, `latest` or `step_N`.
-        overrides: of a run: `key.path=value` of the section `inference`.
-        say: called with a line on the settings of the inference, and what loading the run had to say.
+        options: as of `predict_each`.
 
     Returns:
         Of each image `file`, `detections` (see `Detections`), `picture` and `error`.
 
     Raises:
-        RetinaError: no such image, no image that can be read, a picture would overwrite an image, or `score` lies
-            below the detector's own threshold.
+        RetinaError: as `predict_each`.
 
     Example:
 
     >>> retina.predict("runs/digits", "dog.png", "pictures")[0].picture.name
     'dog.png'
     """
-    files = _image_files([Path(path) for path in ([images] if isinstance(images, str | Path) else images)])
+    return list(predict_each(run_or_export, images, out, **options))
+
+
+def predict_each(
+    run_or_export: str | Path,
+    images: str | Path | Sequence[str | Path],
+    out: str | Path = "predictions",
+    *,
+    score: float | str | Path = 0.4,
+    checkpoint: str = "best",
+    overrides: Sequence[str] = (),
+    tile: int | None = None,
+    overlap: float | None = None,
+    pictures: bool = True,
+    to: Sequence[str] = (),
+    link: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> Iterator[Prediction]:
+    """Detect objects in image files, and yield what is detected image by image, written before.
+
+    The same call goes on with one that was cut off, see `retina.drawing.prediction_files`. An image that can't be read
+    has an `error` in the place of its detections, and the others are written. Memory does not grow with the images.
+
+    Args:
+        run_or_export: a run directory or an export.
+        images: a file, folder, pattern or list of files, or several; see `retina.data.image_files.named_images`.
+        out: the folder to write.
+        score: leave out detections below it; or the `metrics.json` of `retina evaluate --out`, or its folder: those
+            below their class's threshold of the largest F1.
+        checkpoint: of a run: `best`, `latest` or `step_N`.
+        overrides: of a run: `key.path=value` of the section `inference`.
+        tile, overlap: of large images, see `retina.inference.Predictor.predict`.
+        pictures: whether pictures are drawn.
+        to: formats (coco, voc, yolo, csv, label-studio) in which the images and their boxes are written at the end, a
+            folder in `out` for each.
+        link: of these folders: hard links in the place of copies.
+        say: called with a line on the settings of the inference, and what loading and writing had to say.
+
+    Returns:
+        Of each image `file`, `detections` (see `Detections`), `picture` and `error`.
+
+    Raises:
+        RetinaError: no such image, no image that can be read, a picture would overwrite an image, `score` lies below
+            the detector's own threshold, a folder of `to` is there already, or a setting has no effect.
+
+    Example:
+
+    >>> for each in retina.predict_each("runs/digits", "dog.png", "each"):
+    ...     print(each.file.name, each.picture.name)
+    dog.png dog.png
+    """
+    home = Path(out)
+    check_tiles(tile, overlap)
+    preannotations.check_folders(home, to, link)
+    files = named_images([images] if isinstance(images, str | Path) else images, home)
     predictor = _heavy("load")(run_or_export, checkpoint, overrides)
-    inference = predictor.config.inference
-    if score < inference.score_threshold:
+    inference, names = predictor.config.inference, predictor.class_names
+    by_class = None if isinstance(score, float | int) else read_thresholds(Path(score), names)
+    thresholds = np.full(len(names), score, np.float32) if by_class is None else by_class
+    least = score if isinstance(score, float | int) else float(thresholds.min())
+    if least < inference.score_threshold:
         raise RetinaError(
-            f"--score {score}: the run's inference.score_threshold is {inference.score_threshold}; nothing below it is "
-            f"detected: of a run, give inference.score_threshold={score} as well"
+            f"--score {least:g}: the run's inference.score_threshold is {inference.score_threshold}; nothing below it "
+            f"is detected: of a run, give inference.score_threshold={least:g} as well"
         )
-    detections: dict[Path, Detections] = {}
-    errors: dict[Path, RetinaError] = {}
-    for file in dict.fromkeys(files):
-        try:
-            (of_image,) = predictor.predict(file)
-            detections[file] = of_image.above(score)
-        except RetinaError as error:
-            errors[file] = error
-    readable = [file for file in files if file in detections]
-    if not readable:
-        raise errors[files[0]]
+    _refuse_unreadable(files, predictor.config.data)
     settings = {
         "detector": str(run_or_export),
         "checkpoint": checkpoint,
-        "score": score,
+        "weights": predictor.digest(),
+        "score": score if by_class is None else dict(zip(names, by_class.tolist(), strict=True)),
+        "tile": tile,
+        "overlap": overlap,
+        "data": predictor.config.data.model_dump(mode="json", include={"resize", "orientation", "depth"}),
         "inference": inference.model_dump(mode="json"),
-        "left_out": {str(file): str(error) for file, error in errors.items()},
     }
-    tables = [detections[file] for file in readable]
-    pictures = write_predictions(Path(out), readable, tables, predictor.class_names, settings, predictor.config.data)
+    folder = PredictionFolder(home, files, settings, names, pictures=pictures)
     for line in (*predictor.notes, f"detects: {_heavy('inference_in_words')(inference)}"):
         say(line)
-    drawn = iter(pictures)
-    return [
-        Prediction(file, detections[file], next(drawn))
-        if file in detections
-        else Prediction(file, None, None, str(errors[file]))
-        for file in files
-    ]
+    if folder.done:
+        say(f"{home}: goes on after {folder.done} of {len(files)} images, which an earlier call has done")
+
+    def detections_in(file: Path) -> tuple[np.ndarray, Detections]:
+        pixels = _heavy("pixels_of")(file, predictor.config.data)
+        return pixels, predictor.predict(pixels, tile=tile, overlap=overlap)[0].above(thresholds)
+
+    def each() -> Iterator[Prediction]:
+        for entry in folder.run(detections_in):
+            yield _prediction(home, entry)
+        if to:
+            upright = predictor.config.data.orientation == "upright"
+            table, scores = preannotations.table_of(folder.entries(), names, upright)
+            for format in to:
+                for note in preannotations.write(table, scores, home, format, link=link):
+                    say(note)
+
+    return each()
 
 
-def _image_files(paths: Sequence[Path]) -> list[Path]:
-    files = []
-    for path in paths:
-        if not exists(path):
-            raise RetinaError(f"{path}: no such image")
-        if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
-            if not inside:
-                raise RetinaError(
-                    f"{path}: no image in this folder; expected files ending in {', '.join(IMAGE_SUFFIXES)}"
-                )
-            files += inside
-        elif path.is_file():
-            files.append(path)
-        else:
-            raise RetinaError(f"{path}: no such image; expected a file or a folder, got a device, a pipe or a socket")
-    return files
+def _refuse_unreadable(files: Sequence[Path], data: config.Data) -> None:
+    """Check, before anything is written, that some file is an image.
+
+    Raises:
+        RetinaError: none is; the message is the first one's.
+    """
+    errors: list[RetinaError] = []
+    for file in files:
+        try:
+            _heavy("pixels_of")(file, data)
+            return
+        except RetinaError as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def _prediction(folder: Path, entry: dict[str, Any]) -> Prediction:
+    """A line of the predictions, as an object."""
+    file = Path(entry["image"])
+    if "error" in entry:
+        return Prediction(file, None, None, entry["error"])
+    picture = None if entry["picture"] is None else folder / entry["picture"]
+    return Prediction(file, _heavy("Detections").from_list(entry["detections"]), picture)
 
 
 # -------------------------------------------------------------------------------------------------------- ablation

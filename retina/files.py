@@ -74,13 +74,18 @@ def bare_name(path: str | Path) -> str:
     return Path(path).absolute().stem or "data"
 
 
+def partial(path: Path) -> Path:
+    """Return the temporary name of a file that is being written."""
+    return path.with_name(f".partial.{path.name}")
+
+
 @contextmanager
 def written(path: Path) -> Iterator[Path]:
     """Gives a temporary name of the same suffix in the same folder; on success it becomes `path`, else it is removed.
 
     The data reaches the disk before the name does, so that a power cut leaves the old file or the new one.
     """
-    temporary = path.with_name(f".partial.{path.name}")
+    temporary = partial(path)
     try:
         yield temporary
         with open(temporary, "rb") as file:

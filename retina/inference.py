@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from retina.config import Config, Data, Evaluation
+from retina.config import Config, Data, Evaluation, Inference
 from retina.data.batches.evaluation import canvas_image, translated
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import DetectionTable, concatenate, to_xywh
 from retina.data.ground_truth import GroundTruth, Results
 from retina.data.images import as_configured, load_image
+from retina.data.tiles import TileDetections, check_tiles, merged, tiling
 from retina.errors import RetinaError
 from retina.evaluation.coco import evaluate_as
 from retina.models.detector import Detector
@@ -55,15 +57,22 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def above(self, score: float) -> Detections:
+    def above(self, score: float | np.ndarray) -> Detections:
         """The detections of at least this score.
 
         Args:
-            score: from 0 to 1.
+            score: from 0 to 1, or [K], one for each class.
         """
-        keep = self.scores >= score
+        keep = self.scores >= (np.asarray(score)[self.labels] if np.ndim(score) else score)
         names = tuple(np.asarray(self.names, object)[keep])
         return Detections(self.boxes[keep], self.scores[keep], self.labels[keep], names)
+
+    @classmethod
+    def from_list(cls, rows: Sequence[dict[str, Any]]) -> Detections:
+        """Return the detections of `to_list`."""
+        boxes, scores, labels = ([row[name] for row in rows] for name in ("box", "score", "label"))
+        arrays = np.array(boxes, np.float32).reshape(-1, 4), np.array(scores, np.float32), np.array(labels, np.int32)
+        return cls(*arrays, tuple(row["name"] for row in rows))
 
     def to_list(self) -> list[dict[str, Any]]:
         """Plain values for JSON: `name`, `label`, `score`, `box` (xyxy)."""
@@ -233,47 +242,103 @@ class Predictor:
         self.class_names = detector.class_names
         self.run = compile_inference(detector)
 
-    def predict(self, images: Any) -> list[Detections]:
+    def predict(self, images: Any, *, tile: int | None = None, overlap: float | None = None) -> list[Detections]:
         """Detect objects.
 
         Args:
             images: one or several paths, encoded images as bytes, Pillow images, or uint8 RGB arrays [H, W, 3]; sizes
                 may differ. With `data.orientation: upright` files are turned as EXIF says, and boxes are those of the
                 upright picture; arrays and Pillow images stay as they are.
+            tile: side in pixels of the tiles that larger images are detected in, see `retina.data.tiles`; None: each
+                image as a whole.
+            overlap: share of a tile's side that neighbours have in common, 0.2 by default.
 
         Returns:
-            One `Detections` an image, in the order given.
+            One `Detections` an image, in the order given. Of tiles each has up to `inference.max_detections`.
 
         Raises:
             RetinaError: a file is missing, no image or of more than `data.max_pixels`, or an array is no [H, W, 3]
-                uint8.
+                uint8; or a tile is out of its range.
         """
-        return list(self.stream(images))
+        return list(self.stream(images, tile=tile, overlap=overlap))
 
     def _repr_html_(self) -> str:
         table: str = self.detector._repr_html_()
         return table
 
-    def stream(self, images: Any) -> Iterable[Detections]:
+    def stream(self, images: Any, *, tile: int | None = None, overlap: float | None = None) -> Iterable[Detections]:
         """`predict`, an image at a time.
 
         Args:
-            images: as of `predict`.
+            images, tile, overlap: as of `predict`.
 
         Raises:
             RetinaError: as `predict`.
         """
+        check_tiles(tile, overlap)
         for image in each_image(images):
             pixels = pixels_of(image, self.config.data)
-            canvas, scale, size = canvas_image(pixels, self.config.data.resize)
-            batch = {
-                "images": canvas[None],
-                "scale": scale[None].astype(np.float32),
-                "size": size[None].astype(np.int32),
-            }
-            detections = {name: value[0] for name, value in self.run(batch).items()}
-            boxes, scores, labels = (detections[name][detections["valid"]] for name in ("boxes", "scores", "labels"))
-            yield Detections(boxes, scores, labels, tuple(self.class_names[k] for k in labels))
+            if tile is None:
+                yield from self._detect([pixels])
+            else:
+                yield detect_in_tiles(self._detect, pixels, self.class_names, self.config.inference, tile, overlap)
+
+    def digest(self) -> str:
+        """A digest of the weights."""
+        content = hashlib.sha256()
+        for variable in self.detector.variables:
+            content.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).tobytes())
+        return content.hexdigest()
+
+    def _detect(self, images: Sequence[np.ndarray]) -> list[Detections]:
+        """The detections in images of one size, which go through the network together."""
+        shown = [canvas_image(pixels, self.config.data.resize) for pixels in images]
+        canvas, scale, size = (np.stack(column) for column in zip(*shown, strict=True))
+        detections = self.run({"images": canvas, "scale": scale.astype(np.float32), "size": size.astype(np.int32)})
+        columns = zip(*(detections[name] for name in ("boxes", "scores", "labels", "valid")), strict=True)
+        return [
+            _named(boxes[valid], scores[valid], labels[valid], self.class_names)
+            for boxes, scores, labels, valid in columns
+        ]
+
+
+def detect_in_tiles(
+    detect: Callable[[Sequence[np.ndarray]], list[Detections]],
+    pixels: np.ndarray,
+    class_names: Sequence[str],
+    inference: Inference,
+    tile: int,
+    overlap: float | None = None,
+) -> Detections:
+    """Return the detections in an image [H, W, 3] by its tiles, and of objects too large for these by the whole.
+
+    Args:
+        detect: from images of one size to their detections; it is given up to `inference.batch_size`.
+        inference: its NMS IoU and classes are those of the suppression across tiles.
+        tile, overlap: see `retina.data.tiles.tiling`.
+    """
+    size = pixels.shape[0], pixels.shape[1]
+    tiles = tiling(*size, tile, 0.2 if overlap is None else overlap)
+    (whole,) = detect([pixels])
+    if len(tiles.windows) == 1:
+        return whole
+    parts = [whole]
+    for start in range(0, len(tiles.windows), inference.batch_size):
+        windows = tiles.windows[start : start + inference.batch_size].tolist()
+        parts += detect([np.ascontiguousarray(pixels[y1:y2, x1:x2]) for x1, y1, x2, y2 in windows])
+    corners = np.concatenate([[[0, 0]], tiles.windows[:, :2]])
+    table = TileDetections(
+        np.repeat(np.arange(len(parts)) - 1, [len(part) for part in parts]),
+        np.concatenate([part.boxes + np.tile(corner, 2) for part, corner in zip(parts, corners, strict=True)]),
+        np.concatenate([part.scores for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+    )
+    table = merged(table, size, tiles, iou=inference.nms_iou, class_agnostic=inference.class_agnostic)
+    return _named(table.boxes.astype(np.float32), table.scores, table.labels, class_names)
+
+
+def _named(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> Detections:
+    return Detections(boxes, scores, labels, tuple(class_names[k] for k in labels))
 
 
 def build_detector(config: Config, class_names: Sequence[str], *, load_weights: bool = True) -> Detector:

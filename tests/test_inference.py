@@ -12,7 +12,7 @@ from retina import config
 from retina.data.batches.evaluation import evaluation_batches
 from retina.data.dataset import DetectionDataset
 from retina.errors import RetinaError
-from retina.inference import CocoMetrics, Detections, Predictor, build_detector, detect
+from retina.inference import CocoMetrics, Detections, Predictor, build_detector, detect, detect_in_tiles
 
 SETTINGS = config.parse(
     {
@@ -269,3 +269,55 @@ def test_coco_metrics_serialise_and_refuse():
         metric.result()
     with pytest.raises(RetinaError, match="CocoMetrics: sample_weight"):
         metric.update_state({}, {}, np.ones(1))
+
+
+# ----------------------------------------------------------------------------------------------------------- tiles
+
+
+def test_tiles_go_to_the_detector_in_batches_of_one_size_and_come_back_in_their_places():
+    """The objects are squares of a grey of their own, which the detector sees without error."""
+    image = np.zeros((150, 330, 3), np.uint8)
+    corners = [(5, 5), (85, 30), (95, 100), (170, 70), (250, 10), (310, 130)]
+    for grey, (x, y) in enumerate(corners, start=1):
+        image[y : y + 20, x : x + 20] = grey
+    batches = []
+
+    def squares(images):
+        batches.append([pixels.shape for pixels in images])
+        return [_squares(pixels[..., 0]) for pixels in images]
+
+    found = detect_in_tiles(squares, image, ("square",) * 7, config.Inference(batch_size=3), 100, 0.3)
+    boxes = [[x, y, x + 20, y + 20] for x, y in corners]
+    assert sorted(found.boxes.tolist()) == sorted(boxes) and len(found.names) == len(boxes)
+    assert found.boxes.dtype == found.scores.dtype == np.float32
+    assert batches == [[(150, 330, 3)], *[[(100, 100, 3)] * 3] * 3, [(100, 100, 3)]]
+
+
+def _squares(grey: np.ndarray) -> Detections:
+    boxes = []
+    for value in np.unique(grey[grey > 0]):
+        rows, columns = np.nonzero(grey == value)
+        boxes.append([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+    array = np.array(boxes, np.float32).reshape(-1, 4)
+    labels = np.zeros(len(array), np.int32)
+    return Detections(array, np.full(len(array), 0.5, np.float32), labels, ("square",) * len(array))
+
+
+def test_an_image_of_one_tile_is_detected_as_ever(predictor):
+    image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)
+    (whole,), (tiled,) = predictor.predict(image), predictor.predict(image, tile=90)
+    np.testing.assert_array_equal(whole.boxes, tiled.boxes)
+    (tiles,) = predictor.predict(image, tile=40, overlap=0.5)
+    assert tiles.boxes.shape == (len(tiles), 4) and (tiles.boxes >= 0).all() and (tiles.boxes[:, 2] <= 90).all()
+    with pytest.raises(RetinaError, match="--tile 8: expected at least 32 pixels"):
+        predictor.predict(image, tile=8)
+
+
+def test_the_digest_is_that_of_the_weights(predictor):
+    before = predictor.digest()
+    bias = predictor.detector.trainable_variables[-1]
+    value = keras.ops.convert_to_numpy(bias)
+    bias.assign(value + 1)
+    assert predictor.digest() != before
+    bias.assign(value)
+    assert predictor.digest() == before

@@ -25,7 +25,7 @@ def convert(
         typer.Argument(metavar="SRC", help="A configuration or run, data of any format, or a TFDS name."),
     ],
     folder: Annotated[Path, typer.Argument(metavar="DST", help="A new folder.")],
-    to: Annotated[Literal["coco", "voc", "yolo", "tfds"], typer.Option(help="The format to write.")],
+    to: Annotated[Literal["coco", "voc", "yolo", "csv", "tfds"], typer.Option(help="The format to write.")],
     split: Annotated[
         list[str] | None, typer.Option(help="NAME or NAME=NEW of the source's splits, repeatable; all if left out.")
     ] = None,

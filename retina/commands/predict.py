@@ -1,10 +1,10 @@
-"""`retina predict`: parses, detects, writes pictures, prints."""
+"""`retina predict`: parses, detects, writes, prints."""
 
 from __future__ import annotations
 
-import json
+import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,12 +23,34 @@ def predict(
     images: Annotated[
         list[str],
         typer.Argument(
-            metavar="IMAGE... [KEY.PATH=VALUE]...", help="Image files, or folders of them; inference.* settings."
+            metavar="IMAGE... [KEY.PATH=VALUE]...",
+            help="Image files, folders, patterns ('a/**/*.jpg') and lists (names.txt); inference.* settings.",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the pictures and detections.json.")] = Path("predictions"),
-    score: Annotated[float, typer.Option(min=0.0, max=1.0, help="Leave out detections below this score.")] = 0.4,
+    out: Annotated[Path, typer.Option(help="Folder for what is detected; an earlier call is gone on with.")] = Path(
+        "predictions"
+    ),
+    score: Annotated[
+        str,
+        typer.Option(
+            metavar="NUMBER|FILE",
+            help="Leave out detections below it; by class: the metrics.json of retina evaluate --out.",
+        ),
+    ] = "0.4",
     checkpoint: Checkpoint = "best",
+    tile: Annotated[
+        int | None, typer.Option(metavar="PIXELS", help="Detect in tiles of this side: small objects in large images.")
+    ] = None,
+    overlap: Annotated[float | None, typer.Option(help="Share of a tile that neighbours have in common: 0.2.")] = None,
+    to: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FORMAT",
+            help="Also as a dataset to correct, in OUT/FORMAT: coco, voc, yolo, csv, label-studio; repeatable.",
+        ),
+    ] = None,
+    link: Annotated[bool, typer.Option("--link", help="Of --to: hard links in the place of copies.")] = False,
+    no_pictures: Annotated[bool, typer.Option("--no-pictures", help="Draw nothing.")] = False,
     as_json: Json = False,
 ) -> None:
     """Detect objects in images; writes pictures with boxes, and the detections."""
@@ -37,30 +59,39 @@ def predict(
     if not files:
         raise RetinaError(f"predict: expected an image or a folder, got the override '{overrides[0]}' alone")
     error = console(stderr=True)
-    predictions = api.predict(
-        run,
-        files,
-        out,
-        score=score,
-        checkpoint=checkpoint,
-        overrides=overrides,
-        say=lambda line: error.print(line, markup=False, soft_wrap=True),
-    )
-    if as_json:
-        trees = [_as_tree(row.file, row.detections) for row in predictions if row.detections is not None]
-        print(json.dumps(trees, indent=2))
+
+    def say(line: str) -> None:
+        error.print(line, markup=False, soft_wrap=True)
+
+    predictions = api.predict_each(
+        run, files, out, score=_score(score), checkpoint=checkpoint, overrides=overrides, tile=tile, overlap=overlap,
+        pictures=not no_pictures, to=to or (), link=link, say=say,
+    )  # fmt: skip
+    count = left_out = 0
     for row in predictions:
+        count += 1
         if row.detections is None:
-            error.print(f"retina: {row.error}", markup=False, soft_wrap=True)
+            left_out += 1
+            say(f"retina: {row.error}")
         elif not as_json:
-            print(f"{row.file}: {_in_words(row.detections)}  →  {row.picture}")
-    left_out = sum(row.detections is None for row in predictions)
+            print(f"{row.file}: {_in_words(row.detections)}" + (f"  →  {row.picture}" if row.picture else ""))
+    if as_json:
+        with open(out / "detections.json", encoding="utf-8") as tree:
+            for line in tree:
+                print(line, end="")
     if left_out:
-        raise RunFailed(f"{left_out} of {len(predictions)} images could not be read; the others are in {out}")
+        raise RunFailed(f"{left_out} of {count} images could not be read; the others are in {out}")
 
 
-def _as_tree(file: Path, detections: Detections) -> dict[str, Any]:
-    return {"image": str(file), "detections": detections.to_list()}
+def _score(word: str) -> float | Path:
+    number: float | None = None
+    with contextlib.suppress(ValueError):
+        number = float(word)
+    if number is None:
+        return Path(word)
+    if not 0 <= number <= 1:
+        raise typer.BadParameter(f"{word} is not in the range 0<=x<=1.", param_hint="'--score'")
+    return number
 
 
 def _in_words(detections: Detections) -> str:

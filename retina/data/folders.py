@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from retina.errors import RetinaError
@@ -29,6 +29,34 @@ def files(folder: Path, endings: Sequence[str] = IMAGE_SUFFIXES) -> list[Path]:
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if entry.name.lower().endswith(tuple(endings)) and entry.is_file()]
     return [folder / name for name in sorted(names) if not name.startswith(".")]
+
+
+def files_below(folder: str) -> Iterator[str]:
+    """Yield every file of a folder and its subfolders, in no order; hidden ones left out. Links are followed, but into
+    no folder twice: they may lead around in a circle.
+
+    Raises:
+        RetinaError: a folder can't be read.
+    """
+    yield from _below(folder, set())
+
+
+def _below(folder: str, visited: set[tuple[int, int]]) -> Iterator[str]:
+    try:
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in visited:
+            return
+        visited.add((status.st_dev, status.st_ino))
+        entries = list(os.scandir(folder))
+    except OSError as error:
+        raise RetinaError(f"{folder}: cannot read this folder of images: {error.strerror}; check the path") from None
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue  # such as the ._ companions that macOS writes
+        if entry.is_dir():
+            yield from _below(entry.path, visited)
+        else:
+            yield entry.path
 
 
 def subfolders(folder: Path) -> list[Path]:

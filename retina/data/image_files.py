@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import io
+import itertools
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -15,11 +17,11 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from retina.data.detections import short
-from retina.data.folders import LOOKED_AT, subfolders
+from retina.data.folders import LOOKED_AT, files_below, subfolders
 from retina.data.headers import QUARTER_TURNS, orientation, tiff_size
 from retina.data.stored import TableImage, encoded
 from retina.errors import RetinaError
-from retina.files import IMAGE_SUFFIXES, refuse_special
+from retina.files import IMAGE_SUFFIXES, exists, partial, refuse_scheme, refuse_special
 
 # What Label Studio puts before the names of uploads, and its address of a file of the server.
 _UPLOADED = re.compile(r"[0-9a-f]{8}-(?P<name>.+)")
@@ -265,6 +267,73 @@ def image_files(folder: Path) -> dict[str, Path]:
     return by_stem
 
 
+def named_images(words: Sequence[str | Path], leaving_out: Path | None = None) -> list[Path]:
+    """Return the images that a user names, each once, in the order given.
+
+    Args:
+        words: image files; folders, whose images and those of their subfolders come in the order of their paths;
+            patterns such as `photographs/**/*.jpg`, where no file is called so; and `.txt` lists, a file, folder or
+            pattern a line, relative to the folder of the list.
+        leaving_out: a folder that is passed over where it lies below one that is named: that of the results.
+
+    Raises:
+        RetinaError: there is no such image, a folder or pattern has none, a list can't be read, or a URL.
+    """
+    for word in words:
+        refuse_scheme(word)
+    return list(dict.fromkeys(file for word in words for file in _named(Path(word), leaving_out)))
+
+
+def _named(path: Path, leaving_out: Path | None) -> list[Path]:
+    if not exists(path):
+        matches = sorted(map(Path, glob.glob(str(path), recursive=True))) if glob.has_magic(str(path)) else []
+        images = [file for file in matches if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()]
+        if not images:
+            raise RetinaError(f"{path}: no such image")
+        plain = itertools.takewhile(lambda part: not glob.has_magic(part), path.parts)
+        return _outside(images, Path(*plain), leaving_out)
+    if path.is_dir():
+        images = sorted(map(Path, files_below(str(path))))
+        images = _outside([file for file in images if file.suffix.lower() in IMAGE_SUFFIXES], path, leaving_out)
+        if not images:
+            raise RetinaError(f"{path}: no image in this folder; expected files ending in {', '.join(IMAGE_SUFFIXES)}")
+        return images
+    if not path.is_file():
+        raise RetinaError(f"{path}: no such image; expected a file or a folder, got a device, a pipe or a socket")
+    return _listed(path, leaving_out) if path.suffix.lower() == ".txt" else [path]
+
+
+def _listed(file: Path, leaving_out: Path | None) -> list[Path]:
+    """The images of a list."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RetinaError(f"{file}: expected a list of images, a name a line, cannot read it: {error}") from None
+    images: list[Path] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        refuse_scheme(line.strip())
+        path = file.parent / line.strip()
+        if path.suffix.lower() == ".txt":
+            raise RetinaError(f"{file}: line {number}: expected an image, a folder or a pattern, got the list {path}")
+        try:
+            images += _named(path, leaving_out)
+        except RetinaError as error:
+            raise RetinaError(f"{file}: line {number}: {error}") from None
+    if not images:
+        raise RetinaError(f"{file}: expected a list of images, a name a line, it is empty")
+    return images
+
+
+def _outside(files: list[Path], named: Path, folder: Path | None) -> list[Path]:
+    """The files that don't lie in the folder, if that is below `named`."""
+    top = None if folder is None else folder.resolve()
+    if top is None or named.resolve() not in top.parents:
+        return files
+    return [file for file in files if top not in file.resolve().parents]
+
+
 def image_sizes(
     name: str, files: Sequence[str], unreadable: tuple[int, int] | None = None, upright: bool = False
 ) -> list[tuple[int, int]]:
@@ -412,7 +481,7 @@ def placed(path: Path) -> Iterator[Path]:
     The name is the same each time, so that a conversion that goes on after a kill leaves no stray file. Unlike
     `retina.files.written` it does not wait for the disk: with 100,000 images that would take longer than the rest.
     """
-    temporary = path.with_name(f".partial.{path.name}")
+    temporary = partial(path)
     try:
         yield temporary
         temporary.replace(path)

@@ -1,20 +1,37 @@
-"""The files of `retina predict`: a picture for each image, and `detections.json`."""
+"""The folder of a prediction: a line and a picture an image, as they come, and at the end `detections.json`.
+
+| file | content |
+|---|---|
+| `settings.json` | what decides on the detections, the digest of the weights among it; at the end also `left_out`, the images that can't be read and why |
+| `detections.jsonl` | a line an image: `image`; `file`, its bytes and time of change (ns); `picture`; `size`, height and width; `detections`, or `error` |
+| `detections.json` | at the end: a list of `image` and `detections`, in the order given |
+| `<stem>.png` | the image with boxes (numbered where stems repeat) |
+
+A prediction that was cut off goes on where it stopped, if settings, images and pictures are those of the lines that are
+there. All else that an earlier prediction wrote is removed.
+"""  # noqa: E501
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from itertools import chain, count
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from retina import config
-from retina.data.images import as_configured, load_image
 from retina.drawing.pictures import draw
 from retina.errors import RetinaError
-from retina.files import write_text, written
+from retina.files import partial, write_text, written
+
+LINES = "detections.jsonl"
+_SETTINGS, _TREE = "settings.json", "detections.json"
+
+Entry = dict[str, Any]
+"""A line of `detections.jsonl`."""
 
 
 class ImageDetections(Protocol):
@@ -29,54 +46,176 @@ class ImageDetections(Protocol):
     def to_list(self) -> list[dict[str, Any]]: ...
 
 
-def write_predictions(
-    folder: Path,
-    files: Sequence[Path],
-    predictions: Sequence[ImageDetections],
-    class_names: Sequence[str],
-    settings: Mapping[str, Any] | None = None,
-    data: config.Data | None = None,
-) -> list[Path]:
-    """Write `<stem>.png` for each image (numbered where stems repeat), `detections.json`, and `settings.json` if given.
+class PredictionFolder:
+    """A folder of predictions that is being written; `done` images of `files` are in it already.
 
     Args:
-        data: the section by which the images were read; None: as stored.
-
-    Returns:
-        The pictures' paths, in the order of `files`.
+        folder: made if it is not there.
+        files: the images, in the order of the predictions.
+        settings: plain values for `settings.json`; other ones than those in the folder begin anew.
+        class_names: K names, for the pictures.
+        pictures: whether pictures are drawn.
 
     Raises:
         RetinaError: the folder can't be written, or a picture would overwrite one of `files`.
     """
-    from PIL import Image
 
-    pictures = _distinct_names(folder, files)
-    inputs = {file.resolve() for file in files}
-    for picture in pictures:
-        if picture.resolve() in inputs:
-            raise RetinaError(f"{picture}: the picture would overwrite this input image; choose another --out")
+    def __init__(
+        self,
+        folder: Path,
+        files: Sequence[Path],
+        settings: Mapping[str, Any],
+        class_names: Sequence[str],
+        *,
+        pictures: bool = True,
+    ):
+        self.path, self._files, self._class_names = folder, files, class_names
+        self._settings = json.loads(json.dumps({**settings, "pictures": pictures}))
+        self._pictures = _distinct_names(files) if pictures else [None] * len(files)
+        inputs = {file.resolve() for file in files}
+        for picture in filter(None, self._pictures):
+            if (folder / picture).resolve() in inputs:
+                raise RetinaError(
+                    f"{folder / picture}: the picture would overwrite this input image; choose another --out"
+                )
+        with self._writing():
+            folder.mkdir(parents=True, exist_ok=True)
+            self.done, end = self._usable() if self._known_settings() == self._settings else (0, 0)
+            self._clear(end, inputs)
+            write_text(folder / _SETTINGS, json.dumps(self._settings, indent=2) + "\n")
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield the lines that are there."""
+        if (self.path / LINES).is_file():
+            with open(self.path / LINES, "rb") as file:
+                yield from map(json.loads, file)
+
+    def run(self, detections_in: Callable[[Path], tuple[np.ndarray, ImageDetections]]) -> Iterator[Entry]:
+        """Yield the lines that are there, then each further image's once it is written; at the end finish the folder.
+
+        Args:
+            detections_in: gives the pixels [H, W, 3] uint8 RGB of a file, and the detections in it. A `RetinaError`
+                leaves it out.
+
+        Raises:
+            RetinaError: the folder can't be written.
+        """
+        yield from self.entries()
+        for file in self._files[self.done :]:
+            try:
+                pixels, detections = detections_in(file)
+            except RetinaError as error:
+                yield self._append(error=str(error))
+            else:
+                yield self._write(pixels, detections)
+        self._finish()
+
+    def _write(self, pixels: np.ndarray, detections: ImageDetections) -> Entry:
+        picture = self._pictures[self.done]
+        # The line first: a picture without one would be left behind, one that is missing is drawn when it goes on.
+        entry = self._append(picture=picture, size=list(pixels.shape[:2]), detections=detections.to_list())
+        if picture is not None:
+            self._draw(self.path / picture, pixels, detections)
+        return entry
+
+    def _finish(self) -> None:
+        left_out = {entry["image"]: entry["error"] for entry in self.entries() if "error" in entry}
+        with self._writing(), written(self.path / _TREE) as temporary, open(temporary, "w", encoding="utf-8") as file:
+            file.write("[")
+            readable = (entry for entry in self.entries() if "error" not in entry)
+            for number, entry in enumerate(readable):
+                tree = {"image": entry["image"], "detections": entry["detections"]}
+                file.write(("," if number else "") + "\n" + json.dumps(tree))
+            file.write("\n]\n")
+        with self._writing():
+            write_text(self.path / _SETTINGS, json.dumps({**self._settings, "left_out": left_out}, indent=2) + "\n")
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or error
+            raise RetinaError(f"{self.path}: cannot write the predictions: {reason}; choose another --out") from None
+
+    def _append(self, **fields: Any) -> Entry:
+        file = self._files[self.done]
+        entry = {"image": str(file), "file": _state(file), **fields}
+        with self._writing(), open(self.path / LINES, "ab") as lines:
+            lines.write(json.dumps(entry).encode() + b"\n")
+        self.done += 1
+        return entry
+
+    def _draw(self, picture: Path, pixels: np.ndarray, detections: ImageDetections) -> None:
+        from PIL import Image
+
+        drawn = draw(pixels, detections.boxes, detections.labels, self._class_names, scores=detections.scores)
+        with self._writing(), written(picture) as temporary:
+            Image.fromarray(drawn).save(temporary)
+
+    def _known_settings(self) -> Any:
+        """The settings of the prediction that is there, or None."""
+        try:
+            tree = json.loads((self.path / _SETTINGS).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return {key: value for key, value in tree.items() if key != "left_out"} if isinstance(tree, dict) else None
+
+    def _usable(self) -> tuple[int, int]:
+        """The number of lines to go on after, and of their bytes."""
+        done = end = 0
+        if not (self.path / LINES).is_file():
+            return 0, 0
+        with open(self.path / LINES, "rb") as lines:
+            for line, file, picture in zip(lines, self._files, self._pictures, strict=False):
+                entry = _parsed(line)
+                same = entry and entry.get("image") == str(file) and entry.get("file") == _state(file)
+                if not same or ("error" not in entry and picture is not None and not (self.path / picture).is_file()):
+                    break
+                done, end = done + 1, end + len(line)
+        return done, end
+
+    def _clear(self, end: int, inputs: set[Path]) -> None:
+        """Remove what an earlier prediction wrote, but for the first `end` bytes of its lines and their pictures."""
+        if not (self.path / LINES).is_file():
+            return
+        with open(self.path / LINES, "rb") as lines:
+            lines.seek(end)
+            for name in filter(None, (_parsed(line).get("picture") for line in lines)):
+                picture = self.path / Path(name).name
+                if picture.resolve() not in inputs:
+                    picture.unlink(missing_ok=True)
+                    partial(picture).unlink(missing_ok=True)
+        (self.path / _TREE).unlink(missing_ok=True)
+        os.truncate(self.path / LINES, end)
+
+
+def _parsed(line: bytes) -> Entry:
+    """A line of `detections.jsonl`; empty if it was written by halves, or is none."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for file, detections, picture in zip(files, predictions, pictures, strict=True):
-            image = load_image(str(file) if data is None else as_configured(str(file), data))
-            drawn = draw(image, detections.boxes, detections.labels, class_names, scores=detections.scores)
-            with written(picture) as temporary:
-                Image.fromarray(drawn).save(temporary)
-        tree = [{"image": str(f), "detections": d.to_list()} for f, d in zip(files, predictions, strict=True)]
-        write_text(folder / "detections.json", json.dumps(tree, indent=2) + "\n")
-        if settings is not None:
-            write_text(folder / "settings.json", json.dumps(settings, indent=2) + "\n")
-    except OSError as error:
-        reason = error.strerror or error
-        raise RetinaError(f"{folder}: cannot write the predictions: {reason}; choose another --out") from None
-    return pictures
+        entry = json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        entry = None
+    return entry if isinstance(entry, dict) else {}
 
 
-def _distinct_names(folder: Path, files: Sequence[Path]) -> list[Path]:
+def _state(file: Path) -> list[int] | None:
+    """The bytes of a file and the time of its last change, by which a changed one is recognised."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _distinct_names(files: Sequence[Path]) -> list[str | None]:
     taken: set[str] = set()
-    out = []
+    numbers: dict[str, Iterator[int]] = {}
+    names: list[str | None] = []
     for file in files:
-        candidates = chain([file.stem], (f"{file.stem}_{number}" for number in count(2)))
-        taken.add(name := next(name for name in candidates if name not in taken))
-        out.append(folder / f"{name}.png")
-    return out
+        name = file.stem
+        while name.casefold() in taken:
+            name = f"{file.stem}_{next(numbers.setdefault(file.stem, count(2)))}"
+        taken.add(name.casefold())
+        names.append(f"{name}.png")
+    return names

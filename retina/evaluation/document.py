@@ -24,10 +24,15 @@ and, after an assessment (`retina evaluate`, `retina score`):
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from retina.errors import RetinaError
 from retina.evaluation.assessment import Assessment, Intervals
 from retina.evaluation.coco import Metrics
 from retina.evaluation.confusion import Confusion
@@ -89,6 +94,32 @@ def to_json(metrics: Metrics, assessment: Assessment | None = None) -> dict[str,
         "calibration": assessment.calibration and _calibration(assessment.calibration),
         "confusion": _confusion(assessment.confusion),
     }
+
+
+def read_thresholds(path: Path, class_names: Sequence[str]) -> np.ndarray:
+    """Return the score of the largest F1 of each class [K] from a `metrics.json`, or from the folder that holds it.
+
+    A class that the evaluation could not judge, for it had no box or none of its was detected, has that of all classes.
+
+    Raises:
+        RetinaError: the file can't be read, holds no operating points, or is of other classes.
+    """
+    file = path / "metrics.json" if path.is_dir() else path
+    try:
+        points = json.loads(file.read_text(encoding="utf-8"))["operating_points"]
+        overall, per_class = points["overall"]["threshold"], points["per_class"]
+        given = {name: point["threshold"] for name, point in per_class.items()}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        fault = error.strerror if isinstance(error, OSError) else "it holds no thresholds"
+        raise RetinaError(
+            f"{file}: expected a number, or the metrics.json of an evaluation with its thresholds, {fault}; make one "
+            "with retina evaluate RUN --out DIR"
+        ) from None
+    if list(given) != list(class_names):
+        raise RetinaError(f"{file}: its classes {list(given)} are not the detector's {list(class_names)}")
+    if overall is None:
+        raise RetinaError(f"{file}: no score finds a box in that evaluation, so it has no thresholds; give a number")
+    return np.array([overall if threshold is None else threshold for threshold in given.values()], np.float32)
 
 
 def area_in_words(low: float, high: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ from retina.data.detections import DetectionTable
 from retina.data.ground_truth import results
 from retina.data.load import Split
 from retina.data.stored import path_or_bytes
+from retina.data.tiles import check_tiles
 from retina.errors import RetinaError
 from retina.evaluation.coco import Metrics, evaluate_as
 from retina.export.certificate import table_of
 from retina.export.description import portable
 from retina.export.runner import Runner, format_of, open_artefact
-from retina.inference import Detections, Predictor, each_image, pixels_of
+from retina.inference import Detections, Predictor, detect_in_tiles, each_image, pixels_of
 from retina.output import Watch, unwatched
 from retina.runs import loading
 from retina.runs.loading import OF_EVALUATION, Detected, check_sections, of_section, split_for
@@ -33,16 +35,30 @@ class ExportedPredictor:
         self.path, self.class_names = runner.path, runner.class_names
         self.config = _with_places(configuration.parse(runner.document["config"], str(runner.path)), runner.path)
 
-    def predict(self, images: Any) -> list[Detections]:
+    def predict(self, images: Any, *, tile: int | None = None, overlap: float | None = None) -> list[Detections]:
         """Detects objects; see `retina.inference.Predictor.predict`."""
-        return list(self.stream(images))
+        return list(self.stream(images, tile=tile, overlap=overlap))
 
-    def stream(self, images: Any) -> Iterable[Detections]:
+    def stream(self, images: Any, *, tile: int | None = None, overlap: float | None = None) -> Iterable[Detections]:
         """`predict`, an image at a time."""
+        check_tiles(tile, overlap)
         for image in each_image(images):
+            if tile is not None:
+                pixels = pixels_of(image, self.config.data)
+                inference = self.config.inference
+                yield detect_in_tiles(self.runner.detect, pixels, self.class_names, inference, tile, overlap)
+                continue
             readable = isinstance(image, (str, Path, bytes))
             given = Path(image) if isinstance(image, str) else image if readable else pixels_of(image)
             yield from self.runner.detect([given])
+
+    def digest(self) -> str:
+        """A digest of the export's files."""
+        files = sorted(file for file in self.path.rglob("*") if file.is_file()) if self.path.is_dir() else [self.path]
+        content = hashlib.sha256()
+        for file in files:
+            content.update(hashlib.sha256(file.read_bytes()).digest())
+        return content.hexdigest()
 
 
 def _with_places(config: configuration.Config, export: Path) -> configuration.Config:

@@ -206,8 +206,8 @@ def test_yolo_layout(tmp_path):
     assert load_split(data, "train").image_ids == ("p0", "p1", "p2")
 
 
-@pytest.mark.parametrize("first", ["coco", "voc", "yolo"])
-@pytest.mark.parametrize("second", ["coco", "voc", "yolo"])
+@pytest.mark.parametrize("first", ["coco", "voc", "yolo", "csv"])
+@pytest.mark.parametrize("second", ["coco", "voc", "yolo", "csv"])
 def test_each_format_converts_into_each(tmp_path, first, second):
     file = write_coco(tmp_path / "src")
     convert(file, tmp_path / "one", first, images=tmp_path / "src/photos", splits=["all=train"])

@@ -2,7 +2,6 @@
 
 import io
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +20,6 @@ from retina.drawing.evaluation_files import (
     write_score,
 )
 from retina.drawing.pictures import contact_sheet, draw
-from retina.drawing.prediction_files import write_predictions
 from retina.errors import RetinaError
 from retina.evaluation import coco
 from retina.evaluation.assessment import assess
@@ -167,56 +165,3 @@ def test_surroundings_stay_inside(box, expected):
     left, top, right, bottom = surroundings(np.array(box, float), width, height)
     assert (left, top, right, bottom) == expected
     assert 0 <= left < right <= width and 0 <= top < bottom <= height
-
-
-# --------------------------------------------------------------------------------------------------- predictions
-
-
-@pytest.fixture
-def images(tmp_path) -> list[Path]:
-    folder = tmp_path / "images"
-    (folder / "b").mkdir(parents=True)
-    files = [folder / "cat.png", folder / "b" / "cat.png", folder / "cat_2.png"]
-    for number, file in enumerate(files):
-        file.write_bytes(png(50 * number))
-    return files
-
-
-def test_no_images_give_an_empty_list(tmp_path):
-    assert write_predictions(tmp_path / "out", [], [], ("a",)) == []
-    assert json.loads((tmp_path / "out" / "detections.json").read_text()) == []
-
-
-def test_pictures_of_equal_stems_are_all_kept(tmp_path, images):
-    pictures = write_predictions(tmp_path / "out", images, [NOTHING] * 3, ("a",))
-    assert [p.name for p in pictures] == ["cat.png", "cat_2.png", "cat_2_2.png"]
-    for number, picture in enumerate(pictures):
-        # Small images are shown enlarged.
-        np.testing.assert_array_equal(np.unique(np.asarray(Image.open(picture))), [50 * number])
-
-
-def test_boxes_are_drawn_and_listed(tmp_path, images):
-    box = np.array([[10, 10, 30, 30]], np.float32)
-    found = Detections(box, np.array([0.5], np.float32), np.array([0], np.int32), ("a",))
-    (picture,) = write_predictions(tmp_path / "out", images[:1], [found], ("a",))
-    assert (np.asarray(Image.open(picture)) != 0).any()
-    assert json.loads((tmp_path / "out" / "detections.json").read_text()) == [
-        {"image": str(images[0]), "detections": [{"name": "a", "label": 0, "score": 0.5, "box": [10, 10, 30, 30]}]}
-    ]
-
-
-def test_an_input_image_is_never_overwritten(tmp_path, images):
-    before = [file.read_bytes() for file in images]
-    with pytest.raises(
-        RetinaError, match="cat.png: the picture would overwrite this input image; choose another --out"
-    ):
-        write_predictions(images[0].parent, images[:1], [NOTHING], ("a",))
-    with pytest.raises(RetinaError, match="overwrite"):
-        write_predictions(images[0].parent / "b" / "..", images, [NOTHING] * 3, ("a",))
-    assert [file.read_bytes() for file in images] == before
-
-
-def test_a_predictions_folder_that_cannot_be_written(tmp_path, images):
-    (tmp_path / "file").write_text("mine")
-    with pytest.raises(RetinaError, match="file: cannot write the predictions: .*; choose another --out"):
-        write_predictions(tmp_path / "file", images[:1], [NOTHING], ("a",))

@@ -127,6 +127,28 @@ def test_predict_goes_on_past_a_bad_image_with_its_own_inference_settings(
     assert boxes and all(iou(a, b) <= 0.3 + 1e-6 for a, b in itertools.combinations(boxes, 2))
 
 
+def test_predict_in_tiles_as_a_dataset_and_again(monkeypatch, capsys, trained, pictures, tmp_path):
+    for number, picture in enumerate(pictures):
+        shutil.copytree(picture.parent, tmp_path / "photographs" / str(number))
+    out = tmp_path / "p"
+    command = ["predict", trained.run, tmp_path / "photographs", "--out", out, "--tile", "40", "--no-pictures"]
+    options = ["--to", "coco", "--to", "label-studio", "--link", "--json", "--score", "0.1"]
+    code, printed, err = main(monkeypatch, capsys, *command, *options)
+    tree, files = json.loads(printed), len(pictures) * len(list(pictures[0].parent.iterdir()))
+    assert code == 0 and len(tree) == files and (out / "detections.json").read_text() == printed
+    count = sum(len(entry["detections"]) for entry in tree)
+    assert count and f"{out / 'coco'}: {files} images, {count} boxes" in err.splitlines()
+    assert not list(out.glob("*.png")) and (out / "label-studio" / "tasks.json").is_file()
+    code, _, err = main(monkeypatch, capsys, *command, "--score", "0.1")
+    assert code == 2 and "coco: it holds a dataset already, whose boxes may have been corrected" in err
+    for name in ("coco", "label-studio"):
+        shutil.rmtree(out / name)
+    code, printed, err = main(monkeypatch, capsys, *command, "--score", "0.1")
+    assert code == 0 and f"{out}: goes on after {files} of {files} images" in err and printed.count("\n") == files
+    code, _, err = main(monkeypatch, capsys, *command, "--score", trained.run)
+    assert code == 2 and "expected a number, or the metrics.json of an evaluation" in err
+
+
 def iou(a, b):
     sides = [max(0.0, min(a[i + 2], b[i + 2]) - max(a[i], b[i])) for i in (0, 1)]
     areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]

@@ -36,6 +36,7 @@ ON_A_RUN = [
         *commands(f"{GUIDE}evaluation.md", "How good, how sure, and why"),
         *commands(f"{GUIDE}evaluation.md", "The report"),
         *commands(f"{GUIDE}export.md", "Commands"),
+        *commands(f"{GUIDE}prediction.md", "Many photographs"),
     ]
     if " train " not in line and "onnx" not in line
 ]
@@ -109,7 +110,7 @@ def yolo_files(folder: Path) -> None:
 
 def test_the_commands_are_there():
     counts = len(SCORE), len(COMPARE), len(RUNS), len(SETTINGS), len(ON_A_RUN), len(ON_A_FOLDER)
-    assert counts == (3, 3, 1, 1, 10, 2)
+    assert counts == (3, 3, 1, 1, 12, 2)
 
 
 @pytest.mark.parametrize("line", FILES)
@@ -160,6 +161,8 @@ def runs(trained, tmp_path) -> Path:
         shutil.copytree(trained.run, tmp_path / "runs" / name)
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "IMAGE…", "PNG")
+    (tmp_path / "photographs").mkdir()
+    Image.fromarray(noise).save(tmp_path / "photographs" / "noise.png")
     return tmp_path / "runs"
 
 

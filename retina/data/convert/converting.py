@@ -26,7 +26,7 @@ from retina.data.convert.part import HOLDS, Choice, Part, Spec, Target, file_nam
 from retina.data.convert.verify import differences, differing_texts, undecodable
 from retina.data.dataset import DetectionDataset, InvalidBoxes
 from retina.data.folders import split_of
-from retina.data.formats import Format, coco, tfds, voc, yolo
+from retina.data.formats import Format, coco, csv, label_studio, tfds, voc, yolo
 from retina.data.headers import UPRIGHT
 from retina.data.image_files import Header, read_header, upright_boxes
 from retina.data.load import read_source
@@ -155,18 +155,60 @@ def convert(
     tables = {called.get(name, name): _read(origin, section) for name, section in origin.splits.items()}
     _refuse_different_classes(tables)
     spec = spec or ("voc" if origin.format == "voc" or any(t.difficult.any() for t in tables.values()) else "coco")
-    options = tfds.Options(spec, file_format or "tfrecord", shard_bytes or _SHARD)
+    return write_tables(
+        tables,
+        home,
+        to,
+        crowd=crowd,
+        difficult=difficult,
+        upright=upright,
+        link=link,
+        options=tfds.Options(spec, file_format or "tfrecord", shard_bytes or _SHARD),
+        resume=resume,
+        progress=progress,
+        depth=origin.data.depth,
+    )
+
+
+def write_tables(
+    tables: dict[str, DetectionDataset],
+    home: Path,
+    to: Target,
+    *,
+    crowd: Choice | None = None,
+    difficult: Choice | None = None,
+    upright: bool = False,
+    link: bool = False,
+    options: tfds.Options | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+    depth: config.Depth | None = None,
+    scores: dict[str, np.ndarray] | None = None,
+) -> Conversion:
+    """Write tables by their splits into a new folder, and check what was written; the arguments are those of `convert`.
+
+    Args:
+        options: of TFDS.
+        depth: how the images are read.
+        scores: [M] of the boxes of each split, which Label Studio shows.
+
+    Raises:
+        RetinaError: as `convert`, of the target.
+    """
     report = progress or (lambda step, done, total: None)
-    parts, notes, renamed = _plan(tables, f"tfds-{spec}" if to == "tfds" else to, crowd, difficult, upright, report)
-    notes += _check(to, parts, options)
-    settings = [to, sorted(origin.splits), upright, link, *(options if to == "tfds" else ())]
+    holds = f"tfds-{options.spec}" if to == "tfds" and options else to
+    parts, notes, renamed = _plan(tables, holds, crowd, difficult, upright, report)
+    if scores is not None and to == "label-studio":  # which holds every box, so that scores stay beside theirs
+        parts = [replace(part, scores=scores[part.split]) for part in parts]
+    notes += tfds.check(parts, options) if to == "tfds" and options else _MODULES[to].check(parts)
+    settings = [to, sorted(tables), upright, link, *(options if to == "tfds" and options else ())]
     _open(home, _fingerprint(parts, settings), resume)
     _write(to, parts, home, options, link, report)
     problems, data = _verify(to, parts, home, report)
     if not upright and any(table.orientation for table in tables.values()):
         data["orientation"] = "stored"
-    if origin.data.depth is not None:  # the images are copied as they are
-        data["depth"] = origin.data.depth.model_dump(mode="json")
+    if depth is not None:  # the images are copied as they are
+        data["depth"] = depth.model_dump(mode="json")
     damaged = _damaged(parts, report)
     notes += damaged
     done = Conversion(
@@ -182,6 +224,11 @@ def convert(
     if not problems:
         _close(home, done)
     return done
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Return whether a folder holds a conversion that was cut off."""
+    return (folder / _STATE).is_file()
 
 
 def _refuse_idle(to: Target, link: bool, *of_tfds: object) -> None:
@@ -244,7 +291,7 @@ def _plan(
             report("headers", done, total)
         table, rotations, said = _upright(table, headers, upright)
         table, lost = fitted(whole_corners(table), HOLDS[holds], crowd, difficult)
-        gone, why = _unheld(holds, table)
+        gone, why = _MODULES.get(holds, tfds).unheld(table)
         if gone.any():
             lost += (f"{table.name}: {int(gone.sum())} of {len(gone)} boxes left out: {why}",)
         turned[split] = without(table, gone), headers, rotations
@@ -312,27 +359,22 @@ def _upright(
 # ---------------------------------------------------------------------------------------------------- by the format
 
 
-def _unheld(holds: str, table: DetectionDataset) -> tuple[np.ndarray, str]:
-    return {"coco": coco.unheld, "voc": voc.unheld, "yolo": yolo.unheld}.get(holds, tfds.unheld)(table)
+_MODULES: dict[str, Any] = {"coco": coco, "voc": voc, "yolo": yolo, "csv": csv, "label-studio": label_studio}
 
 
-def _check(to: Target, parts: Sequence[Part], options: tfds.Options) -> tuple[str, ...]:
-    if to == "tfds":
-        return tfds.check(parts, options)
-    return {"coco": coco.check, "voc": voc.check, "yolo": yolo.check}[to](parts)
-
-
-def _write(to: Target, parts: Sequence[Part], home: Path, options: tfds.Options, link: bool, report: Progress) -> None:
+def _write(
+    to: Target, parts: Sequence[Part], home: Path, options: tfds.Options | None, link: bool, report: Progress
+) -> None:
     tick = _counter("writing", parts, report)
     try:
         for part in parts:
-            if to == "tfds":
+            if to == "tfds" and options:
                 tfds.write(part, home, options, tick=tick)
             else:
-                {"coco": coco.write, "voc": voc.write, "yolo": yolo.write}[to](part, home, link=link, tick=tick)
+                _MODULES[to].write(part, home, link=link, tick=tick)
         if to == "yolo":
             yolo.finish(parts, home)
-        elif to == "tfds":
+        elif to == "tfds" and options:
             tfds.finish(parts, home, options)
     except OSError as error:
         raise RetinaError(
@@ -355,14 +397,18 @@ def _counter(step: str, parts: Sequence[Part], report: Progress) -> Callable[...
 
 def _verify(to: Target, parts: Sequence[Part], home: Path, report: Progress) -> tuple[tuple[str, ...], dict[str, Any]]:
     """The faults of the written files, and the section `data` by which they are read."""
-    module = {"coco": coco, "voc": voc, "yolo": yolo, "tfds": tfds}[to]
+    module = tfds if to == "tfds" else _MODULES[to]
     problems: list[str] = []
     tree: dict[str, Any] = {}
+    if to == "label-studio":  # which reads it; it exports COCO and YOLO
+        return (), {}
     tick = _counter("checking", parts, report)
     for part in parts:
         section = module.source(home, part.split, part.table.class_names)
         # Upright copies have no rotation left, others their boxes in stored pixels.
-        data = config.Data(train=section, validation=section, orientation="stored")
+        # VOC's files tell only the classes that occur, which may be none.
+        names = part.table.class_names if to == "voc" else None
+        data = config.Data(train=section, validation=section, orientation="stored", classes=names)
         try:
             table = read_source(data, section, "written")
             faults = differences(part, table, module.tolerance(part.table), tick)
@@ -417,6 +463,7 @@ def _fingerprint(parts: Sequence[Part], settings: Sequence[object]) -> str:
         ):
             digest.update(column.tobytes())
         digest.update(part.rotations.tobytes())
+        digest.update(b"" if part.scores is None else part.scores.tobytes())
     return digest.hexdigest()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -11,11 +11,12 @@ from typing import Literal
 import numpy as np
 
 from retina.data.dataset import DetectionDataset
+from retina.data.image_files import place_image
 from retina.data.stored import TableImage
 from retina.errors import RetinaError
 from retina.files import IMAGE_SUFFIXES
 
-Target = Literal["coco", "voc", "yolo", "tfds"]
+Target = Literal["coco", "voc", "yolo", "csv", "label-studio", "tfds"]
 Spec = Literal["coco", "voc"]
 Choice = Literal["keep", "drop"]
 
@@ -38,6 +39,8 @@ HOLDS: dict[str, Holds] = {
     "coco": Holds("COCO JSON", crowd=True, difficult=False, areas="exact"),
     "voc": Holds("Pascal VOC", crowd=False, difficult=True, areas="no"),
     "yolo": Holds("YOLO", crowd=False, difficult=False, areas="no"),
+    "csv": Holds("CSV", crowd=True, difficult=True, areas="exact"),
+    "label-studio": Holds("Label Studio", crowd=False, difficult=False, areas="no"),
     "tfds-coco": Holds("TFDS with COCO's features", crowd=True, difficult=False, areas="whole"),
     "tfds-voc": Holds("TFDS with VOC's features", crowd=False, difficult=True, areas="no"),
 }
@@ -48,7 +51,8 @@ class Part:
     """A split as it will be read again.
 
     `table`: boxes and sizes of the written images; `names` [N] their file names; `suffixes` [N] by their content;
-    `rotations` [N] the EXIF orientation that is undone on writing, 1 for images that are copied byte for byte.
+    `rotations` [N] the EXIF orientation that is undone on writing, 1 for images that are copied byte for byte; `scores`
+    [M] of boxes that are detections.
     """
 
     split: str
@@ -56,11 +60,21 @@ class Part:
     names: tuple[str, ...]
     suffixes: tuple[str, ...]
     rotations: np.ndarray
+    scores: np.ndarray | None = None
 
     @property
     def stems(self) -> tuple[str, ...]:
         """[N] the names without extension."""
         return tuple(Path(name).stem for name in self.names)
+
+
+def place_images(part: Part, folder: Path, *, link: bool, tick: Callable[[], None]) -> None:
+    """Write the images of a part into a folder; those that are there already are taken for written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for row, name in enumerate(part.names):
+        rotated = part.rotations[row] != 1
+        place_image(part.table.images[row], str(part.table.image_ids[row]), folder / name, rotated=rotated, link=link)
+        tick()
 
 
 def without(table: DetectionDataset, gone: np.ndarray) -> DetectionDataset:

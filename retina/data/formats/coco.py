@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, TextIO
 import numpy as np
 
 from retina import config
-from retina.data.convert.part import Part
+from retina.data.convert.part import Part, place_images
 from retina.data.dataset import DetectionDataset, RawObjects, Records, distinct_names, first_repeated, merging_advice
 from retina.data.detections import LARGEST, DetectionTable, Pixels, beyond, is_name, is_number, short, to_continuous
 from retina.data.folders import LOOKED_AT, files, files_of_splits
@@ -33,7 +33,7 @@ from retina.data.ground_truth import (
     results,
     rows_of_stems,
 )
-from retina.data.image_files import guess_folder, locate_images, place_image, readings, stem
+from retina.data.image_files import guess_folder, locate_images, readings, stem
 from retina.errors import RetinaError
 from retina.files import written
 
@@ -757,13 +757,9 @@ def unheld(table: DetectionDataset) -> tuple[np.ndarray, str]:
 
 def write(part: Part, folder: Path, *, link: bool, tick: Callable[[], None]) -> None:
     """Write a split; images that are there already are taken for written."""
-    images, annotations = folder / "images" / part.split, folder / "annotations"
-    images.mkdir(parents=True, exist_ok=True)
+    annotations = folder / "annotations"
     annotations.mkdir(parents=True, exist_ok=True)
-    for row, name in enumerate(part.names):
-        rotated = part.rotations[row] != 1
-        place_image(part.table.images[row], str(part.table.image_ids[row]), images / name, rotated=rotated, link=link)
-        tick()
+    place_images(part, folder / "images" / part.split, link=link, tick=tick)
     with written(annotations / f"instances_{part.split}.json") as temporary, open(temporary, "w") as file:
         _write_json(file, part)
 

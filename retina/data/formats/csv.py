@@ -14,14 +14,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from retina import config
+from retina.data.convert.part import Part, place_images
 from retina.data.dataset import (
+    DetectionDataset,
     Difficult,
     RawObjects,
     Records,
@@ -33,6 +35,7 @@ from retina.data.folders import LOOKED_AT, files, files_of_splits, split_of
 from retina.data.formats import text
 from retina.data.image_files import NO_SIZE_PIXELS, guess_folder, image_size, locate_images, within
 from retina.errors import RetinaError
+from retina.files import write_text
 
 _BOX = ("x1", "y1", "x2", "y2")
 _NEEDED = ("image", *_BOX, "label")
@@ -343,3 +346,59 @@ def _sizes(
     for row in np.flatnonzero(measured).tolist():
         sizes[row] = image_size(Path(paths[row]), unreadable, upright)
     return sizes.astype(np.int32), measured
+
+
+# ----------------------------------------------------------------------------------------------------------- writing
+
+
+def check(parts: Sequence[Part]) -> tuple[str, ...]:
+    """Return notes on what is lost.
+
+    Raises:
+        RetinaError: the name of a class begins or ends with a blank, which readers cut off.
+    """
+    for called in parts[0].table.class_names:
+        if called != called.strip():
+            raise RetinaError(f"{parts[0].table.name}: class {called!r}: CSV can't hold its blanks; rename it")
+    if any(isinstance(identifier, int) for part in parts for identifier in part.table.image_ids):
+        return ("CSV: the names of the files take the place of image ids",)
+    return ()
+
+
+def unheld(table: DetectionDataset) -> tuple[np.ndarray, str]:
+    """[M] the boxes that can't be written, and why: none."""
+    return np.zeros(len(table.boxes), np.bool_), ""
+
+
+def write(part: Part, folder: Path, *, link: bool, tick: Callable[[], None]) -> None:
+    """Write a split; images that are there already are taken for written."""
+    place_images(part, folder / "images" / part.split, link=link, tick=tick)
+    table, lines = part.table, [(*_NEEDED, *_OPTIONAL)]
+    for row, name in enumerate(part.names):
+        height, width = table.sizes[row].tolist()
+        objects = [column.tolist() for column in table.objects(row)]
+        for box, label, crowd, difficult, area in zip(*objects, strict=True):
+            flags = int(crowd), int(difficult)
+            lines.append((name, *map(repr, box), table.class_names[label], width, height, *flags, repr(area)))
+        if not objects[0]:
+            lines.append((name, *[""] * 5, width, height, "", "", ""))
+    _write_rows(folder / f"{part.split}.csv", lines)
+    _write_rows(folder / "classes.csv", list(zip(table.class_names, table.category_ids, strict=True)))
+
+
+def _write_rows(file: Path, rows: Sequence[Sequence[object]]) -> None:
+    lines = io.StringIO(newline="")
+    csv.writer(lines, lineterminator="\n").writerows(rows)
+    write_text(file, lines.getvalue())
+
+
+def source(folder: Path, split: str, names: Sequence[str]) -> config.CsvSource:
+    """Return the section of a configuration that reads the split."""
+    return config.CsvSource(
+        annotations=folder / f"{split}.csv", images=folder / "images" / split, classes=folder / "classes.csv"
+    )
+
+
+def tolerance(table: DetectionDataset) -> np.ndarray:
+    """[M] by how many pixels a corner may differ when it is read again: all digits are written."""
+    return np.full(len(table.boxes), 1e-9)

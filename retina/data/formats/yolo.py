@@ -36,7 +36,7 @@ from retina.data.dataset import (
     suggest,
 )
 from retina.data.detections import short
-from retina.data.folders import LOOKED_AT, SPELLINGS, files, split_folders, split_of
+from retina.data.folders import LOOKED_AT, SPELLINGS, files, files_below, split_folders, split_of
 from retina.data.formats import text
 from retina.data.image_files import (
     NO_SIZE_FRACTIONS,
@@ -732,32 +732,13 @@ def _joined(root: Path, entry: str) -> Path | None:
 def _of_folder(folder: Path, others: Counter[str]) -> list[str]:
     """The images of a folder and its subfolders, sorted; other files are counted by their ending."""
     images: list[str] = []
-    for entry in _walk(str(folder), set()):
+    for entry in files_below(str(folder)):
         suffix = os.path.splitext(entry)[1].lower()
         if suffix in IMAGE_SUFFIXES:
             images.append(entry)
         elif suffix not in _COMPANIONS:
             others[suffix or os.path.basename(entry)] += 1
     return sorted(images)
-
-
-def _walk(folder: str, visited: set[tuple[int, int]]) -> Iterator[str]:
-    """Every file below a folder. Links are followed, but into no folder twice: they may lead around in a circle."""
-    try:
-        status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in visited:
-            return
-        visited.add((status.st_dev, status.st_ino))
-        entries = list(os.scandir(folder))
-    except OSError as error:
-        raise RetinaError(f"{folder}: cannot read this folder of images: {error.strerror}; check the path") from None
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue  # such as the ._ companions that macOS writes
-        if entry.is_dir():
-            yield from _walk(entry.path, visited)
-        else:
-            yield entry.path
 
 
 def _left_out(name: str, others: Counter[str]) -> tuple[str, ...]:

@@ -1,0 +1,158 @@
+"""Tiles of a large image, and the detections in them as those of the image.
+
+A network sees an image at its training's scale, and loses what becomes too small. Tiles are windows of one size, at
+their own scale, that overlap. What they detect is brought together in two steps:
+
+1. By places alone: a box that ends at an inner edge of its tile, and lies in another tile away from that one's inner
+   edges, is left to the other tile, which sees all that this one sees of the object and more. It doesn't matter whether
+   the other tile found something, nor what: half an 8 may pass for a 3, with a high score.
+2. By suppression among what is left, of each class, across tiles: by IoU, as non-maximum suppression does; boxes that
+   end at an inner edge come last, whatever their scores, and go by intersection over their own area, since a part may
+   have a small IoU with the whole.
+
+Suppression by IoU alone leaves parts beside the wholes, and intersection over the smaller area for all boxes, as SAHI
+(arXiv:2202.06934) merges, also removes a small object in front of a large one of its class. Here only boxes at seams
+pay that price. Boxes of one tile are not compared again: the detector has done that, by its own settings.
+
+An object is whole in at least one tile if its sides are at most the overlap. Larger ones come from the image as a
+whole.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from retina.errors import RetinaError
+
+# Parts of a box's side, and pixels, within which its end counts as being at an edge: detected boxes are not exact.
+_NEAR, _NEAR_PIXELS = 0.1, 2.0
+
+
+class Tiling(NamedTuple):
+    """Tiles of an image: `windows` [T, 4] int64 xyxy pixels, all of one size, row by row; `overlap` in pixels, the
+    least of any two neighbours, along y and x, infinite along a side that one tile spans."""
+
+    windows: np.ndarray
+    overlap: tuple[float, float]
+
+
+def check_tiles(tile: int | None, overlap: float | None) -> None:
+    """Check the side and the overlap of tiles.
+
+    Raises:
+        RetinaError: one is out of its range, or there is an overlap without tiles.
+    """
+    if tile is None:
+        if overlap is not None:
+            raise RetinaError(f"--overlap {overlap:g}: it has no effect without --tile; give both, or leave it out")
+        return
+    if tile < 32:
+        raise RetinaError(f"--tile {tile}: expected at least 32 pixels; about the size of the training images is usual")
+    if overlap is not None and not 0 <= overlap <= 0.9:
+        raise RetinaError(f"--overlap {overlap:g}: expected a share of a tile's side, from 0 to 0.9; 0.2 is usual")
+
+
+def tiling(height: int, width: int, tile: int, overlap: float) -> Tiling:
+    """Return the fewest tiles that cover an image and overlap by at least a share of their side, evenly spread.
+
+    Args:
+        tile: side in pixels; along a side of the image that is shorter, the tile is as long as that.
+        overlap: share of a tile's side that neighbours have in common, at least.
+    """
+    ys, xs = (_starts(length, tile, overlap) for length in (height, width))
+    y, x = (part.ravel() for part in np.meshgrid(ys, xs, indexing="ij"))
+    windows = np.stack([x, y, x + min(tile, width), y + min(tile, height)], axis=1)
+    return Tiling(windows, (_least_overlap(ys, tile), _least_overlap(xs, tile)))
+
+
+def _starts(length: int, tile: int, overlap: float) -> np.ndarray:
+    """Start of each tile along a side of the image."""
+    if length <= tile:
+        return np.zeros(1, np.int64)
+    stride = max(int(tile * (1 - overlap)), 1)
+    gaps = -(-(length - tile) // stride)
+    # Floored: two neighbours are then at most `stride` apart, for (length - tile) / gaps is not more.
+    return np.arange(gaps + 1) * (length - tile) // gaps
+
+
+def _least_overlap(starts: np.ndarray, tile: int) -> float:
+    return float(tile - np.diff(starts).max()) if len(starts) > 1 else np.inf
+
+
+class TileDetections(NamedTuple):
+    """n detections of T tiles: `tile` [n] int64, the row of the window, or -1 for the whole image; `boxes` [n, 4] xyxy
+    in the image's pixels; `scores` [n] float32; `labels` [n] int32."""
+
+    tile: np.ndarray
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+
+    def rows(self, chosen: np.ndarray) -> TileDetections:
+        """The detections of a mask [n] or of rows."""
+        return TileDetections(*(column[chosen] for column in self))
+
+
+def merged(
+    detections: TileDetections, size: tuple[int, int], tiles: Tiling, *, iou: float, class_agnostic: bool = False
+) -> TileDetections:
+    """Return the detections of tiles as those of the image, by falling score; see the module's docstring.
+
+    Args:
+        size: height and width of the image.
+        iou: above which the lower-ranked of two boxes of different tiles goes; also of a part's share in another box.
+        class_agnostic: compares boxes of all classes.
+    """
+    detections = detections.rows(~shown_whole(detections, tiles))
+    cut = (detections.tile >= 0) & at_seam(detections.boxes, tiles.windows[detections.tile], size)
+    stays = ~cut
+    for row in np.flatnonzero(cut):
+        box = detections.boxes[row]
+        inside = (box[:2] >= tiles.windows[:, :2]).all(axis=1) & (box[2:] <= tiles.windows[:, 2:]).all(axis=1)
+        stays[row] = not (inside & ~at_seam(box, tiles.windows, size)).any()
+    order = np.flatnonzero(stays)
+    order = order[np.lexsort((-detections.scores[order], cut[order]))]
+    detections, cut = detections.rows(order), cut[order]
+    survivors = detections.rows(_unsuppressed(detections, cut, iou, class_agnostic))
+    return survivors.rows(np.argsort(-survivors.scores, kind="stable"))
+
+
+def shown_whole(detections: TileDetections, tiles: Tiling) -> np.ndarray:
+    """[n] True for a detection of the whole image of an object that some tile shows whole, and larger."""
+    sides = detections.boxes[:, 2:] - detections.boxes[:, :2]
+    return (detections.tile < 0) & (sides <= np.array(tiles.overlap[::-1])).all(axis=1)
+
+
+def at_seam(boxes: np.ndarray, windows: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """[...] True for a box that ends at, or beyond, an edge of a window that is not the image's edge.
+
+    Args:
+        boxes, windows: [..., 4] xyxy pixels of the image, of shapes that broadcast.
+        size: height and width of the image.
+    """
+    boxes = np.asarray(boxes, np.float64)
+    near = _NEAR_PIXELS + _NEAR * (boxes[..., 2:] - boxes[..., :2])
+    low = (boxes[..., :2] - windows[..., :2] <= near) & (windows[..., :2] > 0)
+    high = (windows[..., 2:] - boxes[..., 2:] <= near) & (windows[..., 2:] < np.array(size[::-1]))
+    return (low | high).any(axis=-1)
+
+
+def _unsuppressed(detections: TileDetections, cut: np.ndarray, iou: float, class_agnostic: bool) -> np.ndarray:
+    """[n] True for a detection that stays, greedily, in the given order."""
+    boxes = detections.boxes.astype(np.float64)
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    stays = np.ones(len(boxes), bool)
+    for row in range(len(boxes)):
+        if not stays[row]:
+            continue
+        later = slice(row + 1, None)
+        common = np.minimum(boxes[row, 2:], boxes[later, 2:]) - np.maximum(boxes[row, :2], boxes[later, :2])
+        shared = np.maximum(common, 0).prod(axis=1)
+        of = np.where(cut[later], areas[later], areas[row] + areas[later] - shared)
+        comparable = detections.tile[later] != detections.tile[row]
+        if not class_agnostic:
+            comparable &= detections.labels[later] == detections.labels[row]
+        stays[later] &= ~(comparable & (shared > iou * of))
+    return stays
