@@ -785,7 +785,7 @@ def predict_each(
             below their class's threshold of the largest F1.
         checkpoint: of a run: `best`, `latest` or `step_N`.
         overrides: of a run: `key.path=value` of the section `inference`.
-        tile, overlap: of large images, see `retina.inference.Predictor.predict`.
+        tile, overlap: of large images, as of `predict` of a `Predictor`.
         pictures: whether pictures are drawn.
         to: formats (coco, voc, yolo, csv, label-studio) in which the images and their boxes are written at the end, a
             folder in `out` for each.

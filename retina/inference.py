@@ -47,6 +47,9 @@ class Detections:
     >>> detections = retina.load("runs/digits").predict("dog.png")[0]
     >>> len(detections.above(0.99)), detections.above(0.99).to_list()
     (0, [])
+    >>> again = retina.Detections.from_list(detections.to_list())
+    >>> np.array_equal(again.boxes, detections.boxes)
+    True
     """
 
     boxes: np.ndarray
@@ -69,7 +72,11 @@ class Detections:
 
     @classmethod
     def from_list(cls, rows: Sequence[dict[str, Any]]) -> Detections:
-        """Return the detections of `to_list`."""
+        """Return the detections of `to_list`.
+
+        Args:
+            rows: a mapping of `name`, `label`, `score` and `box` (xyxy pixels) for each.
+        """
         boxes, scores, labels = ([row[name] for row in rows] for name in ("box", "score", "label"))
         arrays = np.array(boxes, np.float32).reshape(-1, 4), np.array(scores, np.float32), np.array(labels, np.int32)
         return cls(*arrays, tuple(row["name"] for row in rows))
@@ -235,6 +242,8 @@ class Predictor:
     2
     >>> [len(detections.boxes) <= 100 for detections in predictor.stream(image)]
     [True]
+    >>> len(predictor.digest())
+    64
     """
 
     def __init__(self, detector: Detector, config: Config, notes: Sequence[str] = ()):
@@ -284,7 +293,7 @@ class Predictor:
                 yield detect_in_tiles(self._detect, pixels, self.class_names, self.config.inference, tile, overlap)
 
     def digest(self) -> str:
-        """A digest of the weights."""
+        """Return the SHA-256 of the weights, in hexadecimal digits."""
         content = hashlib.sha256()
         for variable in self.detector.variables:
             content.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).tobytes())
