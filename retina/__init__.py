@@ -28,6 +28,7 @@ _HOMES = {
     "Detector": "retina.models.detector",
     "draw": "retina.drawing.notebook",
     "load_dataset": "retina.drawing.notebook",
+    "make_plan": "retina.ablation.plan",
     "show": "retina.drawing.notebook",
     "RetinaError": "retina.errors",
     "load_config": "retina.config:load",

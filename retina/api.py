@@ -149,6 +149,12 @@ def train(
 
     Raises:
         RetinaError, RunFailed, Interrupted, FloatingPointError: as `retina.training.train.train`, and as `init`.
+
+    Example:
+
+    >>> config = retina.load_config("digits.yaml", ["schedule.steps=2"])
+    >>> retina.train(config, "runs/new").name
+    'new'
     """
     if not isinstance(config_or_folder, config.Config):
         settings, run_dir = _heavy("init_run")(config_or_folder, run_dir, minutes=minutes, say=say)
@@ -193,13 +199,25 @@ def judge(
     """Return the figures of a run or an export on a split of its data, how sure they are, and what keeps them down.
 
     Args:
+        run_or_export: a run directory or an export.
+        split: `train`, `validation` or `test` of its data.
+        checkpoint: of a run: `best`, `latest` or `step_N`.
         protocol, replicates: see `score`.
         overrides: `key.path=value` of the sections `data`, `evaluation` and `inference`.
         out: a folder for metrics, detections, plots and pictures.
         watched: passes the batches on, for instance `retina.output.bar`.
 
+    Returns:
+        `score`, as of `retina.score`, and `notes`, what reading the data had to say.
+
     Raises:
         RetinaError: as `evaluate`; a setting has no effect; or `out` can't be written.
+
+    Example:
+
+    >>> figures, notes = retina.judge("runs/digits", "test", replicates=100)
+    >>> sorted(figures.coco.metrics)[:4]
+    ['AP', 'AP50', 'AP75', 'APl']
     """
     detected = _heavy("detect_split")(run_or_export, split, checkpoint=checkpoint, overrides=overrides, watched=watched)
     settings = detected.config.evaluation
@@ -228,13 +246,20 @@ def write_report(
     Args:
         runs: a run directory, a study's folder, or several run directories.
         out: the page; by default RUN/report/index.html, STUDY/study.html or comparison.html.
+        split: of runs, the data whose figures are shown: `train`, `validation` or `test`.
+        checkpoint: of runs: `best`, `latest` or `step_N`.
         overrides: `key.path=value` of the sections `data` and `evaluation`, of runs.
 
     Returns:
-        The page.
+        The page's path.
 
     Raises:
         RetinaError: not runs or a study, the page can't be written, or a setting has no effect on a study.
+
+    Example:
+
+    >>> retina.write_report("runs/digits").name
+    'index.html'
     """
     paths = [Path(runs)] if isinstance(runs, (str, Path)) else [Path(run) for run in runs]
     page = None if out is None else Path(out)
@@ -275,8 +300,16 @@ def examine(
         html: a file for all of it as one page.
         advance: called with the number of images that were opened since the last call.
 
+    Returns:
+        `findings`, worst first, `splits` with statistics of each, and `anchors` with a configuration.
+
     Raises:
         RetinaError: there is no such data, an option has no effect, or the page can't be written.
+
+    Example:
+
+    >>> retina.examine("pets").findings[0].code
+    'rare-classes'
     """
     page = None if html is None else Path(html)
     opened = open_target(target, list(overrides), images, data_dir, format)
@@ -315,15 +348,28 @@ def compare(
     Runs are evaluated again: detections that lie in them may be of another checkpoint or of other data.
 
     Args:
+        a, b: run directories; or files of COCO results, with `ground_truth`.
         ground_truth: anything that `retina.data.load.read_ground_truth` recognises; runs bring their own.
         split: of runs "train", "validation" (the default) or "test"; of a ground truth that has several, theirs, with
             commas between them ("2007/test,2012/val").
         checkpoint: of both runs, "best" by default.
         replicates, seed, level: see `retina.evaluation.comparison.compare`.
 
+    Returns:
+        `figures` with the difference B - A and its interval by AP, AP50 and AP75, `per_class`, `images`.
+
     Raises:
         RetinaError: not runs, or no results files; they are of different data or classes; a run's and the other's
             `evaluation.max_detections` differ; a setting without effect; or bad `replicates`, `seed` or `level`.
+
+    Example:
+
+    >>> detections = "runs/digits/eval/step_2/detections.json"
+    >>> compared = retina.compare(
+    ...     detections, detections, ground_truth="runs/digits", split="validation"
+    ... )
+    >>> compared.figures["AP"].difference
+    0.0
     """
     paths = Path(a), Path(b)
     _check_replicates(replicates)
@@ -355,11 +401,23 @@ def compare_settings(
     favours the setting with the most noise.
 
     Args:
+        a, b: run directories of each setting, one for each seed.
         split, checkpoint, replicates: as of `compare`.
         seed: of the resamples.
 
+    Returns:
+        `differences` B - A with intervals by AP, AP50 and AP75, and `significant`.
+
     Raises:
         RetinaError: as of `compare`; two runs of a setting have one seed, or the settings have other seeds.
+
+    Example:
+
+    >>> compared = retina.compare_settings(
+    ...     ["runs/a_0"], ["runs/b_0"], replicates=100
+    ... )
+    >>> compared.significant
+    False
     """
     _check_replicates(replicates)
     runs = [*map(Path, a), *map(Path, b)]
@@ -460,9 +518,11 @@ def score(
     images: str | Path | None = None,
     strict: bool = False,
 ) -> Score:
-    """The figures of `detections` on `ground_truth`, each a file or folder (see `retina.data`) or a table.
+    """Return the figures of `detections` on `ground_truth`, each a file or folder (see `retina.data`) or a table.
 
     Args:
+        ground_truth: boxes that are there: a file or folder of any format, a configuration, a run, or a table.
+        detections: COCO's results, VOC's or text files, or a table.
         protocol: "coco"; "voc07" (11 points), "voc10" (every point); or "pascal-devkit", both of the latter.
         engine, max_detections, area_ranges: of "coco", see `retina.evaluation.coco.evaluate`. By default those of the
             configuration or run that `ground_truth` is, else COCO's.
@@ -480,8 +540,18 @@ def score(
         strict: refuses detections of classes that the ground truth does not have, and of images outside it. They are
             left out otherwise, and `Score.detections.left_out` counts them.
 
+    Returns:
+        `coco` with `metrics` and `per_class` under "coco", `voc` under the others; `boxes`, how many counted.
+
     Raises:
         RetinaError: a file is missing or malformed, the two don't fit, or a setting has no effect.
+
+    Example:
+
+    >>> detections = "runs/digits/eval/step_2/detections.json"
+    >>> figures = retina.score("runs/digits", detections, splits=["validation"])
+    >>> figures.coco.metrics["AP"], figures.boxes
+    (0.0, 27)
     """
     given = {"engine": engine, "max_detections": max_detections, "area_ranges": area_ranges}
     _check_settings(protocol, given, replicates, iou, difficult, pixels, gt_pixels)
@@ -665,7 +735,25 @@ def predict(
     out: str | Path = "predictions",
     **options: Any,
 ) -> list[Prediction]:
-    """Detect objects in image files, and write pictures with boxes and the detections; see `predict_each`."""
+    """Detect objects in image files, and write pictures with boxes and the detections.
+
+    Args:
+        run_or_export: a run directory or an export.
+        images: a file, folder, pattern or list of files, or several.
+        out: the folder to write.
+        options: as of `predict_each`.
+
+    Returns:
+        The detections of each image, in the order given.
+
+    Raises:
+        RetinaError: as `predict_each`.
+
+    Example:
+
+    >>> retina.predict("runs/digits", "dog.png", "pictures")[0].picture.name
+    'dog.png'
+    """
     return list(predict_each(run_or_export, images, out, **options))
 
 
@@ -690,6 +778,7 @@ def predict_each(
     has an `error` in the place of its detections, and the others are written. Memory does not grow with the images.
 
     Args:
+        run_or_export: a run directory or an export.
         images: a file, folder, pattern or list of files, or several; see `retina.data.image_files.named_images`.
         out: the folder to write.
         score: leave out detections below it; or the `metrics.json` of `retina evaluate --out`, or its folder: those
@@ -703,9 +792,17 @@ def predict_each(
         link: of these folders: hard links in the place of copies.
         say: called with a line on the settings of the inference, and what loading and writing had to say.
 
+    Returns:
+        Of each image `file`, `detections` (see `Detections`), `picture` and `error`.
+
     Raises:
         RetinaError: no such image, no image that can be read, a picture would overwrite an image, `score` lies below
             the detector's own threshold, a folder of `to` is there already, or a setting has no effect.
+
+    Example:
+
+    >>> [row.picture.name for row in retina.predict_each("runs/digits", "dog.png", "pictures")]
+    ['dog.png']
     """
     home = Path(out)
     check_tiles(tile, overlap)
@@ -798,8 +895,8 @@ def ablate(
     """Train the trials of a plan that are still to do, and say which settings differ; a killed study goes on.
 
     Args:
-        plan: settings and seeds, as `retina.ablation.plan.make_plan` makes them. More seeds or settings than at the
-            last call are added to the study.
+        plan: settings and seeds, as `make_plan` makes them. More seeds or settings than at the last call are added to
+            the study.
         out: the study's folder.
         search: values that pilots choose from for each setting before the study starts.
         seconds: after them the running trial writes its checkpoint and the call ends; None for no limit.
@@ -809,9 +906,19 @@ def ablate(
         say: called with lines of progress.
         again: what goes on with an interrupted study, for its messages.
 
+    Returns:
+        `settings` with their figures over the seeds, and `conclusions`, sentences on what differs.
+
     Raises:
         RetinaError: the folder holds another study or can't be written, or a number is out of its range.
         Interrupted: a signal came, or the time is up; the same call goes on.
+
+    Example:
+
+    >>> config = retina.load_config("digits.yaml")
+    >>> plan = retina.make_plan(config, gammas=(0.0, 2.0), seeds=2)
+    >>> print(retina.ablate(plan, "study").conclusions[0])
+    γ 2, α 0.25: no significant difference from γ 0, α 0.25 (+0.000 AP, ...
     """
     until = math.inf if seconds is None else time.monotonic() + seconds
     _check_resamples(replicates)
@@ -844,8 +951,22 @@ def summarise_study(
 ) -> StudyResult:
     """Write a study's table, plots and page from its finished trials, and return its figures.
 
+    Args:
+        path: a study's folder.
+        replicates: resamples of seeds and images; 1000, or more for many settings, by default.
+        say: called with lines of progress.
+
+    Returns:
+        As of `ablate`.
+
     Raises:
         RetinaError: not a study's folder, it can't be written, or `replicates` is below 1.
+
+    Example:
+
+    >>> study = retina.summarise_study("study")
+    >>> [of_setting.setting.label for of_setting in study.settings]
+    ['γ 0, α 0.25', 'γ 2, α 0.25']
     """
     _check_resamples(replicates)
     study = Study.open(Path(path))

@@ -7,6 +7,14 @@ class RetinaError(ValueError):
     The command line prints it as one line and exits with code 2; every other exception is a defect of `retina`.
     `details` names each of many faults where the message shows the first few: all of a table's invalid boxes; then
     `images` are the ids of the images they are in.
+
+    Example:
+
+    >>> try:
+    ...     retina.load("runs/none")
+    ... except retina.RetinaError as error:
+    ...     print(error)
+    runs/none: ...
     """
 
     details: tuple[str, ...] = ()

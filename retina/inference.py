@@ -32,6 +32,21 @@ class Detections:
     """The detections in one image, by falling score.
 
     `boxes` [n, 4] float32 xyxy in the image's own pixels, `scores` [n] float32, `labels` [n] int32, `names` n strings.
+
+    Args:
+        boxes: [n, 4] float32 xyxy in the image's own pixels.
+        scores: [n] float32.
+        labels: [n] int32.
+        names: n strings.
+
+    Raises:
+        Nothing of its own.
+
+    Example:
+
+    >>> detections = retina.load("runs/digits").predict("dog.png")[0]
+    >>> len(detections.above(0.99)), detections.above(0.99).to_list()
+    (0, [])
     """
 
     boxes: np.ndarray
@@ -43,7 +58,11 @@ class Detections:
         return len(self.scores)
 
     def above(self, score: float | np.ndarray) -> Detections:
-        """The detections of at least this score, or that of their class [K]."""
+        """The detections of at least this score.
+
+        Args:
+            score: from 0 to 1, of all classes or of each [K].
+        """
         keep = self.scores >= (np.asarray(score)[self.labels] if np.ndim(score) else score)
         names = tuple(np.asarray(self.names, object)[keep])
         return Detections(self.boxes[keep], self.scores[keep], self.labels[keep], names)
@@ -106,7 +125,18 @@ class CocoMetrics(keras.metrics.Metric):
         evaluation: section of `retina.Config`: limits, areas and engine.
         name: as of any metric.
 
+    Raises:
+        RetinaError: see the methods.
+
     Example: a single box, found with any score, gives AP 1.
+
+    >>> metrics = retina.CocoMetrics()
+    >>> box = {"boxes": np.array([[[0.0, 0, 9, 9]]]), "labels": np.array([[0]])}
+    >>> scored = {"scores": np.array([[0.3]]), "num_detections": np.array([1])}
+    >>> metrics.update_state(box, {**box, **scored})
+    >>> round(metrics.result()["AP"], 3)
+    1.0
+    >>> metrics.reset_state()
     """
 
     of_detections = True
@@ -118,6 +148,7 @@ class CocoMetrics(keras.metrics.Metric):
 
     def reset_state(self) -> None:
         # Not a list of arrays: Keras would track it.
+        """Forget all batches."""
         self._rows = SimpleNamespace(images=0, truth=(), detected=())
 
     def update_state(self, y_true: Batch, y_pred: Batch, sample_weight: Any = None) -> None:
@@ -126,6 +157,7 @@ class CocoMetrics(keras.metrics.Metric):
         Args:
             y_true: `boxes` [B, G, 4] xyxy pixels, `labels` [B, G], -1 in empty slots or with `valid` [B, G]; `crowd`.
             y_pred: `boxes` [B, D, 4] xyxy pixels, `scores`, `labels` [B, D] and `num_detections` [B].
+            sample_weight: none.
 
         Raises:
             RetinaError: there are weights.
@@ -186,6 +218,23 @@ class Predictor:
     """A trained detector with its preprocessing: what `retina.load` returns.
 
     `notes` is what loading it had to say.
+
+    Args:
+        detector: a `Detector`.
+        config: the `Config` of its training.
+        notes: what loading it had to say.
+
+    Raises:
+        RetinaError: see `predict`.
+
+    Example:
+
+    >>> predictor = retina.load("runs/digits")
+    >>> image = np.zeros((48, 64, 3), "uint8")
+    >>> len(predictor.predict([image, "dog.png"]))
+    2
+    >>> [len(detections.boxes) <= 100 for detections in predictor.stream(image)]
+    [True]
     """
 
     def __init__(self, detector: Detector, config: Config, notes: Sequence[str] = ()):
@@ -218,7 +267,14 @@ class Predictor:
         return table
 
     def stream(self, images: Any, *, tile: int | None = None, overlap: float | None = None) -> Iterable[Detections]:
-        """`predict`, an image at a time."""
+        """`predict`, an image at a time.
+
+        Args:
+            images, tile, overlap: as of `predict`.
+
+        Raises:
+            RetinaError: as `predict`.
+        """
         check_tiles(tile, overlap)
         for image in each_image(images):
             pixels = pixels_of(image, self.config.data)
@@ -353,7 +409,7 @@ def _remedy(pixels: np.ndarray) -> str:
 def _tensorflow_forward(detector: Detector) -> Callable[[Batch], Batch]:
     import tensorflow as tf
 
-    return tf.function(_forward(detector), input_signature=_signature())
+    return tf.function(_forward(detector), input_signature=_signature(), autograph=False)
 
 
 def _forward(detector: Detector) -> Callable[[Batch], Batch]:

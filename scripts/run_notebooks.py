@@ -5,8 +5,8 @@
     scripts/run_notebooks.py notebooks/losses.ipynb
 
 A notebook that fails, or whose file would exceed 1.5 MB, stays as it was; the exit code is 1 then. It needs the extra
-`notebooks`. Times, the version of Python and standard error are not stored: other packages' warnings
-there name paths of the machine.
+`notebooks`. Times, the version of Python, the temporary folder's name and standard error are not stored: warnings of
+other packages name paths of the machine there.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def run(path: Path) -> None:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
-    text = nbformat.writes(notebook) + "\n"
+    text = nbformat.writes(notebook).replace(f"{folder}/", "") + "\n"
     if len(text.encode()) > MOST_BYTES:
         raise ValueError(f"{path.name}: expected at most {MOST_BYTES:,} bytes, got {len(text.encode()):,}")
     path.write_text(text, encoding="utf-8")

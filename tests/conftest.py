@@ -21,8 +21,17 @@ LONGEST = (
     "training/test_loop.py",
     "end_to_end/test_export.py",
     "end_to_end/test_notebooks.py",
+    "end_to_end/test_command_line.py",
+    "end_to_end/test_earlier_runs.py",
+    "data/test_orientation.py",
+    "data/test_robust_images.py",
+    "evaluation/test_engines.py",
+    "export/test_onnx.py",
+    "export/test_saved_model.py",
+    "training/test_resuming.py",
+    "training/test_step.py",
 )
-"""The files that take longest, minutes each."""
+"""The files that take longest, about a minute or more each."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -16,8 +16,9 @@ ROOT = Path(__file__).resolve().parents[1]
 GUIDE = ROOT / "retina" / "guide"
 README = ROOT / "README.md"
 PAGES = {path.relative_to(ROOT).as_posix(): path for path in (README, *sorted(GUIDE.glob("*.md")))}
-GENERATED = GUIDE / "settings.md"
-"""Written from the descriptions of the settings and kept current by a test; its numbers are defaults and bounds."""
+GENERATED = (GUIDE / "reference.md", GUIDE / "settings.md")
+"""Written from docstrings and from the descriptions of the settings, and kept current by tests; their numbers are
+examples, defaults and bounds."""
 
 
 KINDS = {"table_open": "table", "heading_open": "heading", "paragraph_open": "paragraph", "fence": "code"}

@@ -20,7 +20,7 @@ from tests.manual import text as markdown
 
 TOPICS = (
     "data", "training", "settings", "devices", "weights", "evaluation", "ablation", "prediction", "export", "python",
-    "commands", "measurements", "gpu", "errors",
+    "reference", "ecosystem", "commands", "measurements", "gpu", "errors",
 )  # fmt: skip
 HEAVY = ("tensorflow", "keras", "jax", "torch", "numpy", "matplotlib", "pandas")
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")

@@ -153,7 +153,7 @@ def make_plan(
     seeds: int = 3,
     seeds_of: Mapping[str, int] = MappingProxyType({}),
 ) -> Plan:
-    """Collect the settings in this order: preset, γ × α, pairs, grid.
+    """Return the plan of a study: settings in this order, preset, γ × α, pairs, grid.
 
     Args:
         config: the configuration that the settings vary.
@@ -165,9 +165,19 @@ def make_plan(
         seeds: trainings of each setting.
         seeds_of: trainings of single settings, by their names.
 
+    Returns:
+        The plan, for `retina.ablate`: `settings`, `trials`, `baseline`.
+
     Raises:
         RetinaError: there is nothing to vary, a setting is not valid or stands twice, changes the validation data, or
             there is no such baseline.
+
+    Example:
+
+    >>> config = retina.load_config()
+    >>> plan = retina.make_plan(config, gammas=(0.0, 2.0), seeds=3)
+    >>> [setting.label for setting in plan.settings], len(plan.trials)
+    (['γ 0, α 0.25', 'γ 2, α 0.25'], 6)
     """
     config = configuration.with_absolute_root(config)
     if config.data.validation is None:

@@ -20,22 +20,37 @@ _MOST_BACKGROUND = 10_000_000
 
 
 def loss_distribution(
-    run: Path, gammas: Sequence[float], *, images: int | None = None, checkpoint: str = "best", seed: int = 0
+    run: str | Path, gammas: Sequence[float], *, images: int | None = None, checkpoint: str = "best", seed: int = 0
 ) -> tuple[Samples, dict[float, dict[str, Distribution]]]:
     """Return samples of a run on its validation data, and by γ the distributions of `foreground` and `background`.
 
     Args:
+        run: a run directory.
+        gammas: values of γ, at least 0.
         images: number of images, drawn at random with `seed`; None takes all.
+        checkpoint: `best`, `latest` or `step_N`.
+        seed: of the images that are drawn.
+
+    Returns:
+        Samples, and by γ the distributions of `foreground` and `background`.
 
     Raises:
         RetinaError: no run, γ below 0, fewer than one image, or no foreground anchor in them.
+
+    Example:
+
+    >>> samples, by_gamma = retina.loss_distribution(
+    ...     "runs/digits", [0.0, 2.0], images=2
+    ... )
+    >>> sorted(by_gamma[2.0])
+    ['background', 'foreground']
     """
     for gamma in gammas:
         if not (math.isfinite(gamma) and gamma >= 0):
             raise RetinaError(f"--gamma: expected numbers of at least 0, got {gamma:g}")
     if images is not None and images < 1:
         raise RetinaError(f"--images: expected at least 1, got {images}")
-    samples = sample(run, images=images, checkpoint=checkpoint, seed=seed)
+    samples = sample(Path(run), images=images, checkpoint=checkpoint, seed=seed)
     if not len(samples.foreground):
         raise RetinaError(f"{run}: no anchor is foreground in {samples.images} validation images; take more --images")
     kinds = {"foreground": samples.foreground, "background": samples.background}

@@ -66,14 +66,23 @@ for _class in (_Loader, _Dumper):
 
 
 def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
-    """The configuration of a YAML file with `key.path=value` overrides (values are YAML) applied.
+    """Return the configuration of a YAML file with `key.path=value` overrides (values are YAML) applied.
 
     Args:
         path: the file; None means the packaged digits demo.
         overrides: for instance `["run.seed=3", "data.root=/data/coco"]`.
 
+    Returns:
+        The configuration, every default filled in.
+
     Raises:
         RetinaError: the file is missing or not YAML, a key is unknown, a value has the wrong type or range.
+
+    Example:
+
+    >>> config = retina.load_config(overrides=["run.seed=3"])
+    >>> config.run.seed
+    3
     """
     where = "digits demo" if path is None else str(path)
     tree = read_yaml(default_path() if path is None else Path(path), where)

@@ -308,6 +308,11 @@ class Run(Section):
     report: bool = True
     """Whether `retina train` ends with the run's page, `report/index.html` (in Python: `retina.write_report`)."""
 
+    trackers: tuple[Literal["wandb", "mlflow"], ...] = ()
+    """Services that are also sent the settings and the figures of `metrics.jsonl`: `wandb` (project `retina`) and
+    `mlflow`, each with the extra of its name, set up by its own environment variables (`WANDB_MODE=offline`,
+    `MLFLOW_TRACKING_URI`). A run that goes on is their same run. It changes no result."""
+
     preflight: Literal["refuse", "warn", "off"] = "refuse"
     """Check of the data before the first step, as by `retina doctor`: `refuse` ends the command where training would be
     hopeless, `warn` says so in the log and trains, `off` does not look."""

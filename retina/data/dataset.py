@@ -53,8 +53,35 @@ class DetectionDataset:
     Rows `offsets[i]:offsets[i + 1]` of the per-object arrays belong to image i. Boxes are absolute-pixel xyxy inside
     their image; labels are 0..K-1 and `category_ids` holds the source's own ids. The arrays are copied in.
 
+    Args:
+        name: for messages: the annotation file or the split.
+        class_names, category_ids: [K] names, and the source's own numbers.
+        image_ids, images: [N] ids, and paths or readers of bytes.
+        sizes: [N, 2] height and width in pixels.
+        offsets: [N + 1] rows of the per-object arrays.
+        boxes: [M, 4] xyxy pixels.
+        labels, crowd, difficult, areas: [M] 0..K-1, flags, and areas in square pixels.
+        notes: what reading had to say.
+        unused, open_classes, depth: what the readers of formats know.
+        orientations, orientation: [N] EXIF orientations, and what boxes belong to.
+
     Raises:
         RetinaError: the columns contradict each other, or a box is not inside its image.
+
+    Example:
+
+    >>> config = retina.load_config(overrides=["data.test.images=4"])
+    >>> table = retina.load_split(config.data, "test")
+    >>> len(table), len(table.subset([0, 2]))
+    (4, 2)
+    >>> table.rename({"0": "nil"}).class_names[0]
+    'nil'
+    >>> table.objects(0).boxes.shape[1], table.turns.tolist()
+    (4, [1, 1, 1, 1])
+    >>> table.photograph(0) == table.photographs[0]
+    True
+    >>> [len(part) for part in table.split(0.25, seed=0)]
+    [1, 3]
     """
 
     name: str  # for messages: the annotation file or the split
@@ -95,7 +122,14 @@ class DetectionDataset:
         return len(self.image_ids)
 
     def objects(self, index: int) -> Objects:
-        """The objects of image `index` (a row of the table), as views."""
+        """Return the G objects of an image: `boxes` [G, 4], `labels`, `crowd`, `difficult`, `areas` [G], as views.
+
+        Args:
+            index: a row of the table.
+
+        Raises:
+            IndexError: there is no such row.
+        """
         if not 0 <= index < len(self):
             self._fail(f"image {index} asked for, it has {len(self)} (0 to {len(self) - 1})", IndexError)
         rows = slice(self.offsets[index], self.offsets[index + 1])
@@ -103,6 +137,9 @@ class DetectionDataset:
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> DetectionDataset:
         """Return a new table of the images in `indices` (rows, in that order, each at most once).
+
+        Args:
+            indices: [n] rows, in the order of the new table, each at most once.
 
         Raises:
             RetinaError: an index is out of range, repeated or not whole.
@@ -132,21 +169,32 @@ class DetectionDataset:
 
     @property
     def turns(self) -> np.ndarray:
-        """[N] uint8: the EXIF orientation that reading each image carries out, 1 where it stays as stored."""
+        """The EXIF orientation that reading each image carries out, [N] uint8: 1 where it stays as stored."""
         assert self.orientations is not None, "set when the table was made"
         return self.orientations
 
     @property
     def photographs(self) -> list[Photograph]:
-        """[N]: the images as `retina.data.images.load_image` reads them."""
+        """The N images as `retina.data.images.load_image` reads them."""
         return [self.photograph(row) for row in range(len(self))]
 
     def photograph(self, row: int) -> Photograph:
-        """The image of a row as `retina.data.images.load_image` reads it."""
+        """The image of a row as `retina.data.images.load_image` reads it.
+
+        Args:
+            row: of the table.
+
+        Raises:
+            IndexError: there is no such row.
+        """
         return Photograph(self.images[row], bool(self.turns[row] != UPRIGHT), self.depth)
 
     def split(self, fraction: float, seed: int) -> tuple[DetectionDataset, DetectionDataset]:
         """Return two disjoint tables: a random `fraction` of the images (rounded) and the rest, in the table's order.
+
+        Args:
+            fraction: the share of the images in the first table, from 0 to 1.
+            seed: of the draw.
 
         Raises:
             RetinaError: either part would be empty.
@@ -159,6 +207,9 @@ class DetectionDataset:
 
     def rename(self, names: Mapping[str, str]) -> DetectionDataset:
         """Return a new table with classes called otherwise: `{old: new}`. Ids and labels stay.
+
+        Args:
+            names: new names by old ones.
 
         Raises:
             RetinaError: an old name is unknown, or two classes would share a name.

@@ -60,14 +60,25 @@ def load_split(data: config.Data, split: Split, *, keep_unusable: bool = False) 
     Relative paths are taken from `data.root`.
 
     Args:
+        data: the section `data` of a configuration.
+        split: `train`, `validation` or `test`.
         keep_unusable: for who wants to list them: images that can't be used stay in the table whatever
             `data.invalid_images` says, and none is decoded. An image whose size is not known otherwise and that has no
-            readable header gets one of the sizes `retina.data.image_files.NO_SIZE_*`.
+            readable header gets one of the sizes that `retina.data.image_files` names.
+
+    Returns:
+        The table.
 
     Raises:
         RetinaError: the split is not configured, its files are missing or malformed, it has invalid boxes and
             `data.invalid_boxes` is "error", or no image of it has a box that counts. An image is declared to have more
             than `data.max_pixels`, or with `data.invalid_images: skip` none can be used; otherwise no image is opened.
+
+    Example:
+
+    >>> config = retina.load_config(overrides=["data.test.images=4"])
+    >>> len(retina.load_split(config.data, "test"))
+    4
     """
     table, _, _ = _read_split(data, split, keep_unusable)
     return table

@@ -46,6 +46,10 @@ def draw(
         RetinaError: the image is none, fields are missing or of other shapes, or a label has no name.
 
     Example: `retina.draw("dog.jpg", retina.load("runs/dogs").predict("dog.jpg")[0])`.
+
+    >>> truth = {"boxes": [[8, 4, 30, 20]], "labels": [1]}
+    >>> retina.draw("dog.png", truth, class_names=["cat", "dog"]).shape[2]
+    3
     """
     pixels = load_image(image) if isinstance(image, str | Path | bytes) else np.asarray(image)
     shown, truth = (_boxes(part, where) for part, where in ((detections, "detections"), (ground_truth, "ground_truth")))
@@ -83,6 +87,9 @@ def show(
         RetinaError: as `draw`; there are no images; or lists of other lengths.
 
     Example: `retina.show(images, detector.predict(images))`.
+
+    >>> retina.show(["dog.png", "cat.png"]).mode
+    'RGB'
     """
     from PIL import Image
 
@@ -107,10 +114,16 @@ def load_dataset(
             configuration: `train` (the default), `validation` or `test`.
         format: of a folder that could be read as several.
 
+    Returns:
+        See `Dataset`.
+
     Raises:
         RetinaError: there is no such source or split, or its files are malformed.
 
     Example: `retina.load_dataset("data/pets").show(6)`.
+
+    >>> retina.load_dataset("pets").summary()["boxes_per_class"]
+    {'cat': 2, 'dog': 1}
     """
     if isinstance(source, config.Config):
         asked: Split = split or "train"  # type: ignore[assignment]
@@ -129,7 +142,25 @@ def load_dataset(
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images with boxes: `table` holds them (see `retina.DetectionDataset`), `settings` how they are read."""
+    """Images with boxes: what `retina.load_dataset` returns.
+
+    Args:
+        table: the images and boxes.
+        settings: how they are read and laid out, section `data` of a configuration.
+
+    Raises:
+        RetinaError: an image can't be read.
+
+    Example:
+
+    >>> dataset = retina.load_dataset("pets", "train")
+    >>> len(dataset), dataset.class_names, dataset.summary()["boxes"]
+    (3, ('cat', 'dog'), 3)
+    >>> dataset.image(0).shape, dataset.show(2).mode
+    ((30, 40, 3), 'RGB')
+    >>> len(list(dataset.as_dataset(batch_size=2)))
+    2
+    """
 
     table: DetectionDataset
     settings: config.Data
@@ -143,7 +174,11 @@ class Dataset:
         return self.table.class_names
 
     def image(self, row: int) -> np.ndarray:
-        """The image of a row, [H, W, 3] uint8 RGB."""
+        """Return the image of a row, [H, W, 3] uint8 RGB.
+
+        Args:
+            row: of the table.
+        """
         return load_image(self.table.photograph(row), max_pixels=self.settings.max_pixels)
 
     def summary(self) -> dict[str, Any]:
@@ -161,13 +196,19 @@ class Dataset:
         }
 
     def show(self, count: int = 9, *, columns: int = 3, max_side: int = 480) -> Image:
-        """The first `count` images with their boxes, as a picture that a notebook shows."""
+        """Return the first images with their boxes, as a picture that a notebook shows.
+
+        Args:
+            count: number of images at most.
+            columns: pictures in a row.
+            max_side: pictures with a longer side are reduced to it, in pixels.
+        """
         rows = range(min(count, len(self)))
         pictures = [draw(self.image(row), self.table.objects(row), class_names=self.class_names) for row in rows]
         return show(pictures, columns=columns, max_side=max_side)
 
     def as_dataset(self, batch_size: int = 8, *, steps: int | None = None, seed: int = 0) -> tf.data.Dataset:
-        """Training batches, shuffled and resized as `settings` say, for `Detector.fit`.
+        """Return training batches, shuffled and resized as `settings` say, for `Detector.fit`.
 
         Args:
             batch_size: B.

@@ -491,7 +491,7 @@ def _network(predictor: Predictor) -> Callable[[Any, Any], dict[str, Any]]:
 
     # As prediction computes it: operation by operation bfloat16 rounds more often than in a graph.
     specification = [tf.TensorSpec([None, None, None, 3], tf.uint8), tf.TensorSpec([None, 2], tf.int32)]
-    return tf.function(network, input_signature=specification)
+    return tf.function(network, input_signature=specification, autograph=False)
 
 
 def _decode(predictor: Predictor) -> Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]:
@@ -500,7 +500,7 @@ def _decode(predictor: Predictor) -> Callable[[dict[str, Any], dict[str, Any]], 
         return predictor.detector.decode
     import tensorflow as tf
 
-    return tf.function(predictor.detector.decode, reduce_retracing=True)
+    return tf.function(predictor.detector.decode, reduce_retracing=True, autograph=False)
 
 
 def _of_export(

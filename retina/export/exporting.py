@@ -72,15 +72,27 @@ def export(
     backend.
 
     Args:
+        run: a run directory.
+        format: `saved_model`, `onnx` or `litert`.
         out: the new folder or file; by default in the run's `export/`.
         precision: of an ONNX or LiteRT file, float32 by default.
         raw: of ONNX the network alone, for who resizes and decodes otherwise; other formats have it as a signature.
+        checkpoint: `best`, `latest` or `step_N`.
         split: what to certify on.
         certify_images: how many images of it, evenly spread; `export.certify` of the configuration by default.
         overrides: `key.path=value` of the sections `data`, `export` and `inference`.
 
+    Returns:
+        `path`, where it lies (`….refused` beside it where it failed), `certificate` and `notes`.
+
     Raises:
         RetinaError: no such run, checkpoint or data; the place is taken; or a setting without effect.
+
+    Example:
+
+    >>> exported = retina.export("runs/digits", out="served", certify_images=2)
+    >>> exported.path.name, exported.certificate.passed
+    ('served', True)
     """
     precision = _checked_precision(format, precision, raw)
     out = Path(out) if out is not None else _default_out(Path(run), format, precision, raw)

@@ -98,11 +98,11 @@ def _converted(predictor: Predictor, precision: Precision, images: Sequence[np.n
     ]
     geometry = [tf.TensorSpec([None, 2], tf.int32, name="size"), tf.TensorSpec([None, 2], tf.float32, name="scale")]
 
-    @tf.function(input_signature=[canvas_spec])
+    @tf.function(input_signature=[canvas_spec], autograph=False)
     def raw(canvas: tf.Tensor) -> dict[str, tf.Tensor]:
         return litert_graph.network(detector, canvas)
 
-    @tf.function(input_signature=[*predictions, canvas_spec, *geometry])
+    @tf.function(input_signature=[*predictions, canvas_spec, *geometry], autograph=False)
     def detect(
         logits: tf.Tensor, deltas: tf.Tensor, canvas: tf.Tensor, size: tf.Tensor, scale: tf.Tensor
     ) -> dict[str, tf.Tensor]:

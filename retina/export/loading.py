@@ -76,15 +76,24 @@ def _with_places(config: configuration.Config, export: Path) -> configuration.Co
 def load(
     run_or_export: str | Path, checkpoint: str = "best", overrides: Sequence[str] = ()
 ) -> Predictor | ExportedPredictor:
-    """The detector of a run directory, or an export.
+    """Return the detector of a run directory, or of an export.
 
     Args:
         run_or_export: a run directory, a SavedModel's folder, or a file ending in .onnx or .tflite.
         checkpoint: of a run: `best` (on the validation data), `latest` or `step_N`.
         overrides: of a run: `key.path=value` of the section `inference`, in place of the training's.
 
+    Returns:
+        What predicts (see `Predictor`), with `class_names`, `config` and `notes`.
+
     Raises:
         RetinaError: it is neither, or damaged; or a checkpoint or overrides of an export.
+
+    Example:
+
+    >>> predictor = retina.load("runs/digits")
+    >>> len(predictor.class_names), len(predictor.predict(["dog.png", "cat.png"]))
+    (10, 2)
     """
     path = Path(run_or_export)
     if format_of(path) is None and path.suffix.lower() not in (".onnx", ".tflite"):
@@ -120,7 +129,26 @@ def detect_split(
 def evaluate(
     run_or_export: str | Path, split: Split = "validation", *, checkpoint: str = "best", overrides: Sequence[str] = ()
 ) -> tuple[Metrics, DetectionTable, DetectionDataset]:
-    """COCO metrics of a run or an export on a split of its data; see `retina.runs.loading.evaluate`."""
+    """Return COCO's figures of a run or an export on a split of its data, with the detections behind them.
+
+    Args:
+        run_or_export: a run directory or an export.
+        split: `train`, `validation` or `test` of its data.
+        checkpoint: of a run: `best`, `latest` or `step_N`.
+        overrides: `key.path=value` of the sections `data`, `evaluation` and `inference`.
+
+    Returns:
+        The figures (`metrics`, `per_class`), all detections as a table, and the `DetectionDataset`.
+
+    Raises:
+        RetinaError: no such run, checkpoint or split; its classes are others; or an override has no effect.
+
+    Example:
+
+    >>> figures, detections, dataset = retina.evaluate("runs/digits", "test")
+    >>> figures.metrics["AP"], len(dataset)
+    (0.0, 8)
+    """
     detected = detect_split(run_or_export, split, checkpoint=checkpoint, overrides=overrides)
     metrics = evaluate_as(detected.config.evaluation, detected.truth, detected.results)
     return metrics, detected.table, detected.dataset

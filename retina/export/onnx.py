@@ -168,7 +168,7 @@ def _network(detector: Any, precision: Precision) -> Any:
     except ImportError as error:
         raise missing_extra("onnx", error) from None
 
-    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.float32, name="pixels")])
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.float32, name="pixels")], autograph=False)
     def network(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
         maps = detector.fpn(detector.backbone(pixels, training=False))
         return {"logits": detector.classification(maps), "deltas": detector.box(maps)}

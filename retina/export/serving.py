@@ -56,7 +56,7 @@ class Serving:
         self._resize, self._max_pixels = config.data.resize, config.data.max_pixels
         _, self._upright, self._depth = as_configured(b"", config.data)
         inputs, defaults = _inputs(), self._defaults()
-        network = tf.function(self.network, input_signature=[inputs["canvas"], inputs["size"]])
+        network = _function(self.network, [inputs["canvas"], inputs["size"]])
         self._network = _with_constants(network) if folded else network
 
         def detect(
@@ -76,9 +76,9 @@ class Serving:
             return self.of_images(images, self._limits(score_threshold, nms_iou, max_detections))
 
         limits = [inputs[name] for name in ("score_threshold", "nms_iou", "max_detections")]
-        self.detect = tf.function(detect, input_signature=[inputs["image_bytes"], *limits])
-        self.detect_images = tf.function(detect_images, input_signature=[inputs["images"], *limits])
-        self.stages = tf.function(self.intermediate, input_signature=[tf.TensorSpec([1], tf.string, "image_bytes")])
+        self.detect = _function(detect, [inputs["image_bytes"], *limits])
+        self.detect_images = _function(detect_images, [inputs["images"], *limits])
+        self.stages = _function(self.intermediate, [tf.TensorSpec([1], tf.string, "image_bytes")])
 
     def module(self) -> tf.Module:
         """The object to save, from which no way leads to the Keras model: weights, assets, functions for Python."""
@@ -91,13 +91,11 @@ class Serving:
 
     def signatures(self) -> dict[str, Callable]:
         """Signatures by name. Those with options also take the three settings, with their defaults on record."""
-        import tensorflow as tf
-
         inputs = _inputs()
         return {
-            "serving_default": tf.function(self.of_bytes, input_signature=[inputs["image_bytes"]]),
-            "images": tf.function(self.of_images, input_signature=[inputs["images"]]),
-            "raw": tf.function(self.raw, input_signature=[inputs["canvas"], inputs["size"]]),
+            "serving_default": _function(self.of_bytes, [inputs["image_bytes"]]),
+            "images": _function(self.of_images, [inputs["images"]]),
+            "raw": _function(self.raw, [inputs["canvas"], inputs["size"]]),
             "serving_with_options": self.detect,
             "images_with_options": self.detect_images,
         }
@@ -284,9 +282,14 @@ class Serving:
             checks.append(tf.debugging.Assert(tf.equal(nms_iou, trained.nms_iou), [idle, nms_iou]))
         with tf.control_dependencies(checks):
             given = {"score_threshold": score_threshold, "nms_iou": nms_iou, "max_detections": max_detections}
-            # AutoGraph would try to rewrite pydantic, and warn that it can't.
-            copy = tf.autograph.experimental.do_not_convert(trained.model_copy)
-            return copy(update={name: tf.identity(value) for name, value in given.items()})
+            return trained.model_copy(update={name: tf.identity(value) for name, value in given.items()})
+
+
+def _function(of: Callable, signature: list[tf.TensorSpec]) -> Any:
+    """Graph of a function. All its branches are TensorFlow's; AutoGraph would take seconds to look for others."""
+    import tensorflow as tf
+
+    return tf.function(of, input_signature=signature, autograph=False)
 
 
 def _inputs() -> dict[str, tf.TensorSpec]:

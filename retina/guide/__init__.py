@@ -14,7 +14,7 @@ from retina.errors import RetinaError
 _FOLDER = Path(__file__).parent
 _ORDER = (
     "data", "training", "settings", "devices", "weights", "evaluation", "ablation", "prediction", "export", "python",
-    "commands", "measurements", "gpu", "errors",
+    "reference", "ecosystem", "commands", "measurements", "gpu", "errors",
 )  # fmt: skip
 
 

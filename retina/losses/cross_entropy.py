@@ -22,7 +22,16 @@ def logistic(logits: Tensor, *, targets: Tensor) -> Tensor:
         targets: [...] in [0, 1] (not ±1), broadcast against `logits`. By name: Keras calls its losses with the targets
             first, and would exchange the two; in `compile` stands `retina.losses.Logistic()`.
 
+    Returns:
+        [...], of the broadcast shape.
+
+    Raises:
+        Nothing of its own: the backend's error where shapes can't be broadcast.
+
     Example: x = 0 gives ln 2 = 0.69315 for any y; x = ln 3 and y = 1, so p = 3/4, give ln(4/3) = 0.28768.
+
+    >>> retina.losses.logistic([0.0, 1.0986123], targets=[0, 1]).numpy().round(5)
+    array([0.69315, 0.28768], dtype=float32)
     """
     logits = floats(logits)
     targets = floats(targets, logits.dtype)
@@ -45,6 +54,11 @@ def softmax_cross_entropy(logits: Tensor, *, targets: Tensor, label_smoothing: f
             `tf.function`, `jax.jit`) such a label cannot raise: its sample's loss is NaN.
 
     Example: logits (ln 3, 0) make p = (3/4, 1/4): label 0 gives ln(4/3) = 0.28768, label 1 gives ln 4 = 1.38629.
+
+    >>> logits = [[1.0986123, 0.0], [1.0986123, 0.0]]
+    >>> losses = retina.losses.softmax_cross_entropy(logits, targets=[0, 1])
+    >>> losses.numpy().round(5)
+    array([0.28768, 1.38629], dtype=float32)
     """
     logits = floats(logits)
     targets, legal = class_targets(logits, targets, "softmax_cross_entropy")

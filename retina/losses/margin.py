@@ -22,11 +22,17 @@ def hinge(scores: Tensor, labels: Tensor, *, margin: float = 1.0) -> Tensor:
         labels: [...], -1 or 1, broadcast against `scores`.
         margin: the score from which on a sample adds nothing.
 
+    Returns:
+        [...], of the broadcast shape.
+
     Raises:
         RetinaError: a label is neither -1 nor 1. While traced (`fit`, `tf.function`, `jax.jit`) such a label cannot
             raise: its loss is NaN.
 
     Example: s = 0.5 gives 0.5 for y = 1 and 1.5 for y = -1.
+
+    >>> retina.losses.hinge([0.5, 0.5], [1, -1]).numpy()
+    array([0.5, 1.5], dtype=float32)
     """
     scores = floats(scores)
     values, legal = known(labels), None
@@ -45,6 +51,7 @@ def multiclass_hinge(scores: Tensor, labels: Tensor, *, margin: float = 1.0) -> 
     Args:
         scores: [..., K] float.
         labels: [...], 0..K-1, or one-hot [..., K].
+        margin: by how much the score of the class should exceed the others.
 
     Returns:
         [...].
@@ -54,6 +61,9 @@ def multiclass_hinge(scores: Tensor, labels: Tensor, *, margin: float = 1.0) -> 
             `tf.function`, `jax.jit`) such a label cannot raise: its sample's loss is NaN.
 
     Example: scores (3.2, 5.1, -1.7) and label 0 give max(0, 2.9) + max(0, -3.9) = 2.9.
+
+    >>> float(retina.losses.multiclass_hinge([3.2, 5.1, -1.7], 0))
+    2.89999...
     """
     scores = floats(scores)
     is_label, legal = class_mask(scores, labels, "multiclass_hinge")

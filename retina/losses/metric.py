@@ -34,6 +34,9 @@ def center_loss(features: Tensor, labels: Tensor, centers: Tensor) -> Tensor:
             `tf.function`, `jax.jit`) such a label cannot raise: its sample's loss is NaN.
 
     Example: x = (1, 2) and c_y = (0, 0) give ½ · 5 = 2.5.
+
+    >>> retina.losses.center_loss([[1, 2]], [0], [[0, 0], [5, 5]]).numpy()
+    array([2.5], dtype=float32)
     """
     offsets, _, legal = _offsets(floats(features), labels, floats(centers))
     return nan_unless(legal, 0.5 * ops.sum(ops.square(offsets), axis=-1))
@@ -49,10 +52,17 @@ def updated_centers(features: Tensor, labels: Tensor, centers: Tensor, rate: flo
         features, labels, centers: as in `center_loss`.
         rate: the paper's α, in [0, 1].
 
+    Returns:
+        [K, F].
+
     Raises:
         RetinaError: as `center_loss`.
 
     Example: c_j = 0, its samples 2 and 4, α = ½: 0 - ½ · (-2 - 4) / 3 = 1.
+
+    >>> retina.losses.updated_centers([[2], [4]], [0, 0], [[0], [9]], 0.5).numpy()
+    array([[1.],
+           [9.]], dtype=float32)
     """
     features, centers = floats(features), floats(centers)
     classes = centers.shape[0]
@@ -82,7 +92,8 @@ class Centers(keras.layers.Layer):
     word what a functional model's outputs don't need.
 
         features = keras.layers.Dense(2)(images)
-        features = Centers(10, weight=0.003)(features, labels)     # `labels` is a second input of the model
+        # labels is a second input of the model
+        features = Centers(10, weight=0.003)(features, labels)
         logits = keras.layers.Dense(10)(features)
 
     Args:
@@ -90,8 +101,20 @@ class Centers(keras.layers.Layer):
         rate: the paper's α, how far a batch moves the centres, in [0, 1]; its experiments use 0.5.
         weight: the paper's λ, or None to return the losses [B] and leave them to the caller.
 
+    Returns:
+        Called: [B], or with a `weight` the features [B, F].
+
     Raises:
-        RetinaError: an argument is out of range.
+        RetinaError: an argument is out of range; or without a `weight` it stands in a functional model.
+
+    Example:
+
+    >>> layer = retina.losses.Centers(classes=2, rate=0.5)
+    >>> layer(np.array([[2.0], [4.0]]), np.array([0, 0]), training=True).numpy()
+    array([2., 8.], dtype=float32)
+    >>> layer.centers.numpy()
+    array([[1.],
+           [0.]], dtype=float32)
     """
 
     def __init__(self, classes: int, rate: float = 0.5, weight: float | None = None, **kwargs: Any):
@@ -104,6 +127,14 @@ class Centers(keras.layers.Layer):
                 f"got {classes}, {rate} and {weight}; change them"
             )
         self.classes, self.rate, self.weight = int(classes), rate, weight
+
+    def __call__(self, features: Tensor, labels: Tensor, **settings: Any) -> Tensor:
+        if self.weight is None and isinstance(features, keras.KerasTensor):
+            raise RetinaError(
+                "Centers: in a functional model expected weight=, got None: Keras leaves out a layer whose losses no "
+                "output needs, and the centres would never move; give weight=, and go on with the features it returns"
+            )
+        return super().__call__(features, labels, **settings)
 
     def build(self, features_shape: tuple[int | None, ...], labels_shape: tuple[int | None, ...]) -> None:
         self.centers = self.add_weight(
@@ -143,7 +174,14 @@ def triplet(anchor: Tensor, positive: Tensor, negative: Tensor, *, margin: float
     Returns:
         [...].
 
+    Raises:
+        Nothing of its own: the backend's error where shapes can't be broadcast.
+
     Example: a = (0, 0), p = (1, 0), n = (0, 2): distances 1 and 4; margin 1 gives 0, margin 4 gives 1.
+
+    >>> a, p, n = [0.0, 0.0], [1.0, 0.0], [0.0, 2.0]
+    >>> float(retina.losses.triplet(a, p, n, margin=4.0))
+    1.0
     """
     anchor, positive, negative = floats(anchor), floats(positive), floats(negative)
     return ops.maximum(_squared_distance(anchor, positive) - _squared_distance(anchor, negative) + margin, 0.0)
@@ -158,6 +196,7 @@ def batch_hard_triplet(embeddings: Tensor, labels: Tensor, *, margin: float) -> 
     Args:
         embeddings: [B, F].
         labels: [B], equal for one class.
+        margin: how much farther the negative should be, in squared units of the embedding.
 
     Returns:
         [B]; 0 where the batch has no other sample of the class, or none of another class.
@@ -167,6 +206,10 @@ def batch_hard_triplet(embeddings: Tensor, labels: Tensor, *, margin: float) -> 
 
     Example: embeddings 0, 1, 3 with labels 0, 0, 1 and margin 4: 1 - 9 + 4 < 0 gives 0, 1 - 4 + 4 gives 1, and the
     last has no positive: 0.
+
+    >>> points = [[0.0], [1.0], [3.0]]
+    >>> retina.losses.batch_hard_triplet(points, [0, 0, 1], margin=4.0).numpy()
+    array([0., 1., 0.], dtype=float32)
     """
     embeddings, labels = floats(embeddings), ops.convert_to_tensor(labels)
     if differ(tuple(labels.shape), tuple(embeddings.shape[:1])):

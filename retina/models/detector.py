@@ -88,10 +88,10 @@ class Detector(keras.Model):
     `size` is then zero after normalising). `compile(optimizer=…)` and `fit` train it; the loss is built in.
 
     `fit`, `evaluate`, `predict` and their `…_on_batch` take what Keras' detectors take: images [B, H, W, 3] in any
-    dtype, sides multiples of 32, and `{"boxes" [B, G, 4], "classes" or "labels" [B, G]}` with -1 in empty slots, ragged
-    or as lists; or `{"images", "bounding_boxes"}`; as arrays, a `tf.data.Dataset`, a `keras.utils.PyDataset`, a
-    generator or a DataLoader. Arrays, each element of a PyDataset or a generator, and the first of a `tf.data.Dataset`
-    are checked; elsewhere a batch that can't be trained on has a loss of NaN. Batches of
+    dtype, sides multiples of 32 (to `predict` any), and `{"boxes" [B, G, 4], "classes" or "labels" [B, G]}` with -1 in
+    empty slots, ragged or as lists; or `{"images", "bounding_boxes"}`; as arrays, a `tf.data.Dataset`, a
+    `keras.utils.PyDataset`, a generator or a DataLoader. Arrays, each element of a PyDataset or a generator, and the
+    first of a `tf.data.Dataset` are checked; elsewhere a batch that can't be trained on has a loss of NaN. Batches of
     `retina.data.batches.training.training_batches` (`as_dataset()`) go on as they are.
 
     Args:
@@ -103,8 +103,37 @@ class Detector(keras.Model):
         pixel_range: of the images that `fit`, `evaluate` and `predict` are given: (0, 255) or (0, 1).
         load_weights: False leaves `model.weights` out, where a checkpoint will overwrite them.
 
+    Returns:
+        Called: `logits` [B, A, K] and `deltas` [B, A, 4], float32.
+
     Raises:
         RetinaError: a format or range is unknown.
+
+    Example:
+
+    >>> small = retina.config.Model(backbone="keras_cv/resnet10")
+    >>> detector = retina.Detector(["cat", "dog"], model=small)
+    >>> images = np.zeros((2, 64, 64, 3), "uint8")
+    >>> targets = {"boxes": [[[8, 8, 40, 40]]] * 2, "classes": [[0], [1]]}
+    >>> detector.compile("adam", metrics=[retina.CocoMetrics()])
+    >>> sorted(detector.fit(images, targets, verbose=0).history)[:2]
+    ['loss', 'loss_box']
+    >>> detector.evaluate(images, targets, return_dict=True, verbose=0)["AP"] <= 1
+    True
+    >>> figures = detector.train_on_batch(images, targets, return_dict=True)
+    >>> figures["positives"] > 0
+    True
+    >>> detector.test_on_batch(images, targets, return_dict=True)["loss"] > 0
+    True
+    >>> detector.inference = retina.config.Inference(max_detections=5)
+    >>> detector.predict(images, verbose=0)["boxes"].shape
+    (2, 5, 4)
+    >>> detector.predict_on_batch(images)["scores"].shape
+    (2, 5)
+    >>> size, scale = np.full((2, 2), 64, "int32"), np.ones((2, 2), "float32")
+    >>> batch = {"images": images, "size": size, "scale": scale}
+    >>> tuple(detector.decode(detector(batch), batch)["valid"].shape)
+    (2, 5)
     """
 
     def __init__(
@@ -163,7 +192,7 @@ class Detector(keras.Model):
         class_names: Sequence[str] | None = None,
         **arguments: Any,
     ) -> Detector:
-        """A detector whose weights are trained.
+        """Return a detector whose weights are trained.
 
         Args:
             preset: a run directory or a checkpoint (.npz) of one; a published detector's name
@@ -176,6 +205,12 @@ class Detector(keras.Model):
 
         Raises:
             RetinaError: there is no such preset, its weights don't fit, or a classifier's classes are not given.
+
+        Example:
+
+        >>> detector = retina.Detector.from_preset("runs/digits", num_classes=3)
+        >>> detector.class_names
+        ('0', '1', '2')
         """
         from retina.training.fine_tuning import detector_of_preset
 
@@ -239,9 +274,19 @@ class Detector(keras.Model):
     def decode(
         self, outputs: dict[str, Tensor], batch: Batch, inference: config.Inference | None = None
     ) -> dict[str, Tensor]:
-        """Detections in the original images' pixels: `boxes` [B, D, 4], `scores`, `labels` and `valid` [B, D].
+        """Return detections in the original images' pixels.
 
-        `inference` replaces the configuration's, for a graph whose caller decides on limits (see `decode`).
+        Args:
+            outputs: of the network, `logits` [B, A, K] and `deltas` [B, A, 4].
+            batch: `images` [B, H, W, 3], `size` [B, 2], what of them is not padding, and `scale` [B, 2], their sides
+                divided by the originals'.
+            inference: in place of the configuration's.
+
+        Returns:
+            `boxes` [B, D, 4], `scores`, `labels` and `valid` [B, D].
+
+        Raises:
+            Nothing of its own.
         """
         return decode(
             outputs,
@@ -279,7 +324,11 @@ class Detector(keras.Model):
 
     @property
     def inference(self) -> config.Inference:
-        """The way from outputs to detections; may be set after training."""
+        """The way from outputs to detections; may be set after training.
+
+        Raises:
+            RetinaError: it is set to something other than a `retina.config.Inference`.
+        """
         return self.sections.inference
 
     @inference.setter
@@ -306,7 +355,10 @@ class Detector(keras.Model):
         """`keras.Model.compile`; the loss is built in (`loss=` of the constructor).
 
         Args:
+            optimizer: as of `keras.Model.compile`.
+            loss, loss_weights, weighted_metrics: none; the loss is built in.
             metrics: `[retina.CocoMetrics()]`, or none.
+            settings: the other arguments of `keras.Model.compile`.
 
         Raises:
             RetinaError: a loss, weights of losses or other metrics are given.
@@ -352,8 +404,18 @@ class Detector(keras.Model):
         """`keras.Model.fit` of images and boxes, see the class.
 
         Args:
+            x, y: images and boxes, or batches of both, see the class.
+            batch_size: B, of arrays; 32 by default.
+            epochs: number of times that the data are gone through.
+            verbose, callbacks: as of `keras.Model.fit`.
+            validation_split: share of arrays that is held back, from 0 to 1.
+            validation_data: as `x`, or a tuple of `x`, `y` and weights.
             sample_weight: [B] of images, as the third part of an element of other data: an image's loss, not its
                 number of objects, counts so many times.
+            settings: the other arguments of `keras.Model.fit`.
+
+        Returns:
+            Keras' `History`.
 
         Raises:
             RetinaError: images, boxes, classes or weights are unusable (of a graph's batch: at the epoch's end); or
@@ -375,9 +437,20 @@ class Detector(keras.Model):
             return super().fit(data, **dict(zip(names, values, strict=True)), **settings)
 
     def evaluate(self, x: Any = None, y: Any = None, batch_size: int | None = None, **settings: Any) -> Any:
-        """`keras.Model.evaluate` of images and boxes, see the class; raises as `fit`.
+        """`keras.Model.evaluate` of images and boxes, see the class.
 
         With `retina.CocoMetrics` the data are read a second time for the detections, and their figures come last.
+
+        Args:
+            x, y: as of `fit`.
+            batch_size: B, of arrays.
+            settings: the other arguments of `keras.Model.evaluate`.
+
+        Returns:
+            The figures, as `keras.Model.evaluate` returns them.
+
+        Raises:
+            RetinaError: as `fit`.
         """
         _refuse_class_weight(settings)
         # `fit` has turned its validation data into batches before.
@@ -430,8 +503,11 @@ class Detector(keras.Model):
         """Detect objects in images, see the class; `detector(images)` gives the raw outputs.
 
         Args:
+            x: images, see the class.
+            batch_size: B, of arrays.
             names: of what is returned: `retina`, or as another package calls scores and labels, `keras_hub`
                 (`confidence`, `labels`) or `keras_cv` (`confidence`, `classes`).
+            settings: the other arguments of `keras.Model.predict`.
 
         Returns:
             `boxes` [B, D, 4] float32 in `bounding_box_format`, `scores` [B, D] float32, `labels` [B, D] int32 and
@@ -451,15 +527,50 @@ class Detector(keras.Model):
         return {_NAMES[names].get(name, name): value for name, value in detections.items()}
 
     def train_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, **settings: Any) -> Any:
+        """Update the weights by one batch.
+
+        Args:
+            x, y, sample_weight: as of `fit`.
+            settings: the other arguments of `keras.Model.train_on_batch`.
+
+        Returns:
+            The figures, as `keras.Model.train_on_batch` returns them.
+
+        Raises:
+            RetinaError: as `fit`, at once.
+        """
         _refuse_class_weight(settings)
         batch = keras_inputs.checked_batch(x, y, self.convention, sample_weight)
         self._keep_size(batch)
         return super().train_on_batch(batch, **settings)
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, **settings: Any) -> Any:
+        """Return the loss and its parts of one batch.
+
+        Args:
+            x, y, sample_weight: as of `fit`.
+            settings: the other arguments of `keras.Model.test_on_batch`.
+
+        Returns:
+            The figures, as `keras.Model.test_on_batch` returns them.
+
+        Raises:
+            RetinaError: as `fit`, at once.
+        """
         return super().test_on_batch(keras_inputs.checked_batch(x, y, self.convention, sample_weight), **settings)
 
     def predict_on_batch(self, x: Any) -> dict[str, np.ndarray]:
+        """Detect objects in one batch of images.
+
+        Args:
+            x: [B, H, W, 3], as of `predict`.
+
+        Returns:
+            As of `predict`.
+
+        Raises:
+            RetinaError: images are unusable.
+        """
         return super().predict_on_batch(keras_inputs.checked_batch(x, None, self.convention))
 
     # Keras' steps take the backend's state before the data on JAX, and return it after the outputs.
@@ -514,6 +625,14 @@ class Detector(keras.Model):
         Raises:
             RetinaError: an unknown format, a setting without effect, the place is taken, the backend is not TensorFlow,
                 or nothing tells the size of images.
+
+        Example:
+
+        >>> detector = retina.load("runs/digits").detector
+        >>> square = retina.config.Resize(short=64, long=64, multiple=32)
+        >>> detector.export("saved", resize=square)
+        >>> retina.load("saved").class_names[:2]
+        ('0', '1')
         """
         from retina.export.exporting import export_detector
 

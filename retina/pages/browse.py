@@ -65,6 +65,11 @@ def browse(
 
     Raises:
         RetinaError: the source can't be read, there is no such split, a limit below 1, or the page can't be written.
+
+    Example:
+
+    >>> retina.browse("pets", split="train", out="pets.html").name
+    'pets.html'
     """
     if limit < 1:
         raise RetinaError(f"limit: expected at least 1 image, got {limit}; leave it out for a page of moderate size")

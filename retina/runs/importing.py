@@ -83,9 +83,21 @@ def import_run(
             `data.crowd`; of a backbone all.
         overrides: `key.path=value` of the resulting configuration.
 
+    Returns:
+        The report: where each tensor went, and which have no place here.
+
     Raises:
         RetinaError: the file can't be read or is not of this kind, the classes don't fit it, `out` is not empty, or
             `overrides` ask for another network than the file's. Nothing is written then.
+
+    Example:
+
+    >>> names = ["cat", "dog"]
+    >>> report = retina.import_weights(
+    ...     "torchvision", "model.safetensors", "runs/theirs", classes=names
+    ... )
+    >>> retina.load("runs/theirs").class_names
+    ('cat', 'dog')
     """
     out = Path(out)
     _refuse_taken(out)

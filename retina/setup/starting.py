@@ -97,8 +97,17 @@ def init(
         since: `time.monotonic()` at which `minutes` began; None begins with the training.
         say: called with lines on what is done, and what was decided.
 
+    Returns:
+        The configuration that was written.
+
     Raises:
         RetinaError: the folder can't be read or divided, `out` exists, or an override is wrong.
+
+    Example:
+
+    >>> config = retina.init("pets", "pets.yaml", overrides=["schedule.steps=20"])
+    >>> config.schedule.steps, config.data.classes
+    (20, ('cat', 'dog'))
     """
     file = Path(f"{bare_name(folder)}.yaml" if out is None else out)
     lists = file.absolute().with_name(f"{file.stem}_splits")

@@ -69,6 +69,11 @@ def detector_of_preset(preset: str | Path, class_names: Sequence[str] | None, **
                 "class_names= or num_classes="
             )
         return Detector(class_names, **{"model": _of_classifier(name), **arguments})
+    if (Path(name) / "saved_model.pb").is_file() or Path(name).suffix.lower() in (".onnx", ".tflite"):
+        raise RetinaError(
+            f"Detector.from_preset: {name}: expected weights to train on, got an export, a graph without any; give the "
+            "run that it was made of, or predict with it by retina.load"
+        )
     try:
         saved = read_initial(Path(name))
     except RetinaError as error:

@@ -29,6 +29,7 @@ from retina.runs.directory import BEST, LATEST, RunDirectory, resume_command, st
 from retina.runs.environment import describe_environment, devices, long_lived_objects_set_aside, memory, trim_memory
 from retina.runs.interruption import Interrupted, InterruptionGuard
 from retina.runs.state import Progress, after_evaluation, is_due, stops_early
+from retina.runs.trackers import tracked
 from retina.training.callbacks import Callbacks
 from retina.training.devices import ALONE, Distribution, distribute, make_deterministic
 from retina.training.optimizer import learning_rate
@@ -155,6 +156,7 @@ class Loop:
     def run(self) -> Path:
         """Train to the end of the run, and return the run directory."""
         with (
+            tracked(self.directory.path if self.hosts.chief else None, self.config) as self.track,
             self.report,
             # Around the writer: a signal must not end the run while its last checkpoint is being written.
             self.interruption,
@@ -306,6 +308,7 @@ class Loop:
             if self.hosts.chief:
                 self.directory.append_metrics(self.line)
             self.tensorboard.scalars("train", self.line)
+        self.track("train", self.line)
         remaining = (self.steps - step) * self.settings.batch_size / scalars["images_per_second"]
         self.report.scalars(self.line, remaining)
 
@@ -319,6 +322,7 @@ class Loop:
             )
             if figures is None:
                 return False
+            self.track("validation", {"step": step, **figures})
             metric, early = self.config.evaluation.metric, self.settings.early_stopping
             self.progress = after_evaluation(self.progress, step, figures, metric, early)
             # The pipeline's functions hold each other in cycles, and with as many objects as TensorFlow keeps alive

@@ -25,7 +25,7 @@ from retina.runs.state import Progress
 # evaluations also decide which checkpoint is the best, and when early stopping ends the run),
 _FREE = (
     "run.keep", "run.checkpoint_every", "run.checkpoint_minutes", "run.report", "run.evaluate_every", "run.log_every",
-    "run.pictures", "run.early_stopping", "run.compilation_cache", "export",
+    "run.pictures", "run.trackers", "run.early_stopping", "run.compilation_cache", "export",
 )  # fmt: skip
 # the length of the run, which shapes its learning rate from here on (`longer`),
 _LENGTH = ("schedule.steps", "schedule.epochs")

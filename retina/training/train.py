@@ -24,6 +24,7 @@ from retina.runs import checkpoint as checkpoints
 from retina.runs.directory import RunDirectory, refuse_if_used, resume_command, storage_errors_explained, storing
 from retina.runs.hosts import Hosts, check_same_config
 from retina.runs.state import Progress, stops_early
+from retina.runs.trackers import check_installed
 from retina.training.devices import cache_compilations, check_determinism
 from retina.training.loop import STANDARD, Collaborators, Data, Loop
 from retina.training.resuming import (
@@ -71,6 +72,7 @@ def train(
             names the step, its images and the tensor; see `retina.training.replay`.
     """
     path = Path(run_dir)
+    check_installed(config.run.trackers)
     config = with_absolute_paths(config)
     cache_compilations(config.run)
     distribution = collaborators.distribute(config.run)

@@ -95,9 +95,9 @@ VALID = {
     "GIF": encoded("GIF", PICTURE),
     "GIF, animated": encoded("GIF", PICTURE, save_all=True, append_images=[OTHER]),
 }
-DECODE = tf.function(pixels.decode, input_signature=[tf.TensorSpec([], tf.string)])
+DECODE = tf.function(pixels.decode, input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
 TRAINING = decoding.decoder()
-HEADER = tf.function(pixels.header_size, input_signature=[tf.TensorSpec([], tf.string)])
+HEADER = tf.function(pixels.header_size, input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
 
 
 def by_pillow(content: bytes, folder) -> np.ndarray:

@@ -162,6 +162,38 @@ def shorten(notebook: nbformat.NotebookNode, replacements: dict[str, str]) -> No
             cell.source = cell.source.replace(old, new)
 
 
+SHORTER = {
+    "own_data": ({"STEPS = 400": "STEPS = 2", '"train": 120, "val": 24': '"train": 24, "val": 8'}, 3),
+    "keras_training": ({"EPOCHS = 12": "EPOCHS = 1", "made(96, seed=0)": "made(16, seed=0)"}, 3),
+    "export": (
+        {"STEPS = 300": "STEPS = 2", "train.images=400": "train.images=16", "certify_images=16": "certify_images=2"},
+        2,
+    ),
+}
+"""What each notebook is shortened by, and how many pictures it shows."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHORTER)
+def test_runs_from_top_to_bottom(name: str, tmp_path: Path) -> None:
+    notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+    replacements, pictures = SHORTER[name]
+    shorten(notebook, replacements)
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == pictures
+
+
+def test_every_notebook_is_run() -> None:
+    assert {path.stem for path in NOTEBOOKS.glob("*.ipynb")} == {*SHORTER, "quickstart", "losses"}
+
+
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.name)
+def test_opens_with_what_one_will_see(path: Path) -> None:
+    first = nbformat.read(path, as_version=4).cells[0]
+    assert first.cell_type == "markdown" and first.source.startswith("# ") and len(first.source.split()) > 15
+
+
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.name)
 def test_is_stored_with_its_outputs(path: Path) -> None:
     """As `scripts/run_notebooks.py` leaves it: executed from top to bottom, without an error, small."""

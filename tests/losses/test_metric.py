@@ -76,6 +76,12 @@ def test_the_layer_refuses(arguments):
         Centers(**arguments)
 
 
+def test_a_functional_model_would_leave_the_losses_out():
+    features, labels = keras.Input((2,)), keras.Input((), dtype="int32")
+    with pytest.raises(RetinaError, match="Centers: in a functional model expected weight=, got None"):
+        Centers(2)(features, labels)
+
+
 def test_the_layer_adds_nothing_for_no_samples():
     layer = Centers(2, weight=0.5)
     layer(tensor(np.zeros((0, 3))), ops.convert_to_tensor(np.zeros(0, np.int32)), training=True)

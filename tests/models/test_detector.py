@@ -445,6 +445,21 @@ def test_predict_decodes_and_takes_new_thresholds(compiled):
         compiled.inference = {"max_detections": 3}
 
 
+def test_predict_pads_images_of_any_size(compiled):
+    """The padding is that of our own batches: nothing is detected in it, and it changes no score."""
+    images, _, batch = usual()
+    size = np.array([[50, 70]] * 2, np.int32)
+    inside = np.zeros_like(images)
+    inside[:, :50, :70] = images[:, :50, :70]
+    padded = {"images": inside, "size": size, "scale": batch["scale"]}
+    expected = compiled.decode(compiled(padded), tensors(padded))
+    found = compiled.predict_on_batch(images[:, :50, :70])
+    boxes = from_xyxy(expected["boxes"], "xywh", ops.convert_to_tensor(size))
+    np.testing.assert_allclose(found["boxes"], boxes, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(found["scores"], expected["scores"], rtol=0, atol=1e-5)
+    assert (found["boxes"][..., :2] + found["boxes"][..., 2:] <= [70.001, 50.001]).all()
+
+
 def test_a_batch_that_a_graph_cannot_refuse_has_a_loss_of_nan(compiled):
     images, targets, _ = usual("xywh")
     batch = to_batch(images, {**targets, "classes": np.array([[3, 0], [1, -1]])}, compiled.convention)
@@ -503,7 +518,7 @@ def test_one_class():
         (lambda d, x, y: d.fit(Elements((x, y)), y), "leave y out"),
         (lambda d, x, y: d.evaluate(Elements(*[(x, y)] * 3, (x, {**y, "boxes": 3 * y["boxes"]})), verbose=0), "inside"),
         (lambda d, x, y: d.evaluate(of_tensorflow(x, {**y, "boxes": 3 * y["boxes"]})), "inside the image"),
-        (lambda d, x, y: d.predict(x[:, :50]), "multiples of 32"),
+        (lambda d, x, y: d.evaluate(x[:, :50], y), "multiples of 32"),
     ],
 )
 def test_what_the_methods_of_keras_refuse(compiled, call, message):

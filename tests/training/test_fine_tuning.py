@@ -284,3 +284,15 @@ def test_from_preset_of_a_classifier(of_tiny_backbones):
 def test_from_preset_refuses(arguments, message):
     with pytest.raises(RetinaError, match=message):
         Detector.from_preset(**arguments)
+
+
+@pytest.mark.parametrize("export", ["saved_model", "model.onnx", "model.tflite"])
+def test_from_preset_refuses_an_export(export, tmp_path):
+    path = tmp_path / export
+    if path.suffix:
+        path.touch()
+    else:
+        path.mkdir()
+        (path / "saved_model.pb").touch()
+    with pytest.raises(RetinaError, match="expected weights to train on, got an export.*give the run"):
+        Detector.from_preset(path)

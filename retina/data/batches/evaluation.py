@@ -320,7 +320,9 @@ def _batches(
         with tf.control_dependencies([here]):
             return {key: tf.ensure_shape(value, shapes[key]) for key, value in batch.items()}
 
-    batches = slots.map(example, num_parallel_calls=parallel_calls, deterministic=True)
+    # Nothing here is for AutoGraph to rewrite, and looking for it takes longer than the reading of many images.
+    plain = tf.autograph.experimental.do_not_convert
+    batches = slots.map(plain(example), num_parallel_calls=parallel_calls, deterministic=True)
     batches = batches.batch(batch_size, drop_remainder=True).ignore_errors(log_warning=True)
     shapes = {key: spec.shape for key, spec in batches.element_spec.items()}
     if len(canvases) == 1:
@@ -330,7 +332,7 @@ def _batches(
         for key, spec in batches.element_spec.items()
     }
     batches = batches.concatenate(tf.data.Dataset.from_tensors(nothing))
-    batches = tf.data.Dataset.zip(slots.batch(batch_size, drop_remainder=True), batches).map(checked)
+    batches = tf.data.Dataset.zip(slots.batch(batch_size, drop_remainder=True), batches).map(plain(checked))
     options = tf.data.Options()
     options.deterministic = True
     return (

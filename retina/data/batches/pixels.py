@@ -45,7 +45,7 @@ def read(
     def attempt(image: tf.Tensor) -> tf.Tensor:
         return decode(limited(tf.io.read_file(image) if from_file else image, max_pixels), depth)
 
-    tried = tf.data.Dataset.from_tensors(image).map(attempt).ignore_errors()
+    tried = tf.data.Dataset.from_tensors(image).map(tf.autograph.experimental.do_not_convert(attempt)).ignore_errors()
     failed = tf.data.Dataset.from_tensors(tf.zeros([0, 0, 3], tf.uint8))
     return tried.concatenate(failed).take(1).get_single_element()
 
