@@ -47,7 +47,7 @@ class Detections:
     >>> detections = retina.load("runs/digits").predict("dog.png")[0]
     >>> len(detections.above(0.99)), detections.above(0.99).to_list()
     (0, [])
-    >>> again = retina.Detections.from_list(detections.to_list())
+    >>> again = type(detections).from_list(detections.to_list())
     >>> np.array_equal(again.boxes, detections.boxes)
     True
     """
