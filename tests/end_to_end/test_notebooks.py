@@ -166,7 +166,12 @@ SHORTER = {
     "own_data": ({"STEPS = 400": "STEPS = 2", '"train": 120, "val": 24': '"train": 24, "val": 8'}, 3),
     "keras_training": ({"EPOCHS = 12": "EPOCHS = 1", "made(96, seed=0)": "made(16, seed=0)"}, 3),
     "export": (
-        {"STEPS = 300": "STEPS = 2", "train.images=400": "train.images=16", "certify_images=16": "certify_images=2"},
+        {
+            "STEPS = 300": "STEPS = 2",
+            '"run.pictures=0"': '"run.pictures=0", "schedule.warmup_steps=1"',
+            "train.images=400": "train.images=16",
+            "certify_images=16": "certify_images=2",
+        },
         2,
     ),
 }
