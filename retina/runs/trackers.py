@@ -110,7 +110,7 @@ class _Tracker:
 def _wandb(path: Path, identity: str, config: Config) -> Iterator[Send]:
     import wandb
 
-    with wandb.init(
+    run = wandb.init(
         project="retina",
         name=path.name,
         id=identity,
@@ -120,8 +120,13 @@ def _wandb(path: Path, identity: str, config: Config) -> Iterator[Send]:
         # Otherwise a run that the caller has opened would be taken, and closed at the end.
         reinit="default" if wandb.run is None else "create_new",
         settings={"finish_timeout": float(os.environ.get("WANDB_FINISH_TIMEOUT", _LONGEST_FINISH))},
-    ) as run:
+    )
+    exit_code = 1
+    try:
         yield lambda figures, step: run.log(figures, step=step)
+        exit_code = 0
+    finally:
+        run.finish(exit_code)  # a `with` would print a traceback of every signal
 
 
 @contextmanager

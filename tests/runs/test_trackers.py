@@ -25,12 +25,11 @@ class Imitation:
         self.calls, self.known, self.fails = [], list(known), set()
 
     def _called(self, name, arguments=(), settings=None):
-        self.calls.append((name, arguments, settings))
+        self.calls.append((name, arguments, settings or {}))
         if name in self.fails:
             raise ConnectionError(f"{name}:\nno route")
 
     def __enter__(self):
-        self._called("enter")
         return self
 
     def __exit__(self, kind, error, trace):
@@ -84,7 +83,7 @@ def test_lines_are_sent_with_their_step_and_undefined_figures_left_out(packages,
     sent = [arguments[0] for arguments, _ in of(packages["mlflow"], "log_params")]
     assert max(map(len, sent)) <= 100 and {**sent[0], **sent[-1]}.keys() >= {"data.root"}
     assert sum(map(len, sent)) == len(opened["config"])
-    assert len(of(packages["wandb"], "exit")) == len(of(packages["mlflow"], "exit")) == 1
+    assert of(packages["wandb"], "finish") == [((0,), {})] and of(packages["mlflow"], "exit") == [((None,), {})]
 
 
 def test_a_run_that_goes_on_is_the_same_run(packages, pets):
@@ -141,7 +140,7 @@ def test_without_trackers_a_run_has_no_id_for_them(pets):
         ("mlflow", "exit", "closing"),
         ("wandb", "init", "opening"),
         ("wandb", "log", "sending"),
-        ("wandb", "exit", "closing"),
+        ("wandb", "finish", "closing"),
     ],
 )
 def test_a_service_that_fails_is_a_line_and_the_run_goes_on_without_it(packages, pets, name, call, action):
@@ -161,9 +160,10 @@ def test_a_service_that_fails_is_a_line_and_the_run_goes_on_without_it(packages,
         f"warning: run.trackers: {name}: {action} failed: ConnectionError: {call}: no route; nothing more is sent to it"
     ]
     assert len(of(packages[name], call)) == 1
-    assert len(of(other, "log")) + len(of(other, "log_metrics")) == 2 and of(other, "exit")
-    # What was opened is closed, once.
-    assert len(of(packages[name], "exit")) == len(of(packages[name], "enter"))
+    assert len(of(other, "log")) + len(of(other, "log_metrics")) == 2
+    # What was opened is closed, once, and is told of the error.
+    assert of(packages["wandb"], "finish") == ([] if call == "init" else [((1,), {})])
+    assert [arguments != (None,) for arguments, _ in of(packages["mlflow"], "exit")] == [True] * (call != "search_runs")
 
 
 def test_a_service_that_is_lost_is_closed_at_once_and_says_so_when_that_fails_too(packages, pets):
