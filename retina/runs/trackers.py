@@ -90,7 +90,7 @@ class _Tracker:
             self._send(figures, step)
         except Exception as error:
             self._warn("sending", error)
-            # At once, while no checkpoint or exit code depends on it: closing may wait for the service, too.
+            # Now, not at the run's end: closing may wait for the service as well, and the exit code would wait with it.
             self.__exit__(type(error), error, error.__traceback__)
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
