@@ -311,7 +311,8 @@ class Run(Section):
     trackers: tuple[Literal["wandb", "mlflow"], ...] = ()
     """Services that are also sent the settings and the figures of `metrics.jsonl`: `wandb` (project `retina`) and
     `mlflow`, each with the extra of its name, set up by its own environment variables (`WANDB_MODE=offline`,
-    `MLFLOW_TRACKING_URI`). A run that goes on is their same run. It changes no result."""
+    `MLFLOW_TRACKING_URI`). A run that goes on is their same run. A service that fails is a warning in the log, and the
+    run goes on without it. It changes no result."""
 
     preflight: Literal["refuse", "warn", "off"] = "refuse"
     """Check of the data before the first step, as by `retina doctor`: `refuse` ends the command where training would be

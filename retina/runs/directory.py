@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import re
+import secrets
 import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -25,7 +26,7 @@ T = TypeVar("T")
 BEST, LATEST = "best", "latest"
 SETUP = "setup"
 """Folder in a run that is written before it starts: the configuration with its reasons, and lists of images."""
-_CONFIG, _ENVIRONMENT, _DATA = "config.yaml", "environment.json", "data.json"
+_CONFIG, _ENVIRONMENT, _DATA, _TRACKER_ID = "config.yaml", "environment.json", "data.json", "tracker_id"
 _STEP = re.compile(r"step_(\d+)")
 # Errors that say that the disk is full, or that the folder may no longer be written.
 _STORAGE_ERRORS = (
@@ -35,7 +36,7 @@ _STORAGE_ERRORS = (
 
 class RunDirectory:
     """Directory of a run: `config.yaml`, `environment.json`, `data.json`, `log.txt`, `metrics.jsonl`, `checkpoints/`,
-    `eval/step_N/`, `tensorboard/`."""
+    `eval/step_N/`, `tensorboard/`; with `run.trackers`, `tracker_id`."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -232,6 +233,13 @@ class RunDirectory:
         """Write the fingerprints of the tables that the run goes on with, by split, if they are new."""
         if fingerprints != self.fingerprints():
             write_text(self.path / _DATA, json.dumps(fingerprints, indent=2) + "\n")
+
+    def tracker_id(self) -> str:
+        """Return the id by which trackers know this run again: random, so that no other run has it; made if missing."""
+        file = self.path / _TRACKER_ID
+        if not file.is_file():
+            write_text(file, f"{secrets.token_hex(8)}\n")
+        return file.read_text(encoding="utf-8").strip()
 
     def _read(self, name: str) -> dict[str, Any]:
         try:

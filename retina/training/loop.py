@@ -156,7 +156,7 @@ class Loop:
     def run(self) -> Path:
         """Train to the end of the run, and return the run directory."""
         with (
-            tracked(self.directory.path if self.hosts.chief else None, self.config) as self.track,
+            tracked(self.directory.path if self.hosts.chief else None, self.config, self.report.say) as self.track,
             self.report,
             # Around the writer: a signal must not end the run while its last checkpoint is being written.
             self.interruption,

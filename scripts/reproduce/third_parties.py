@@ -82,6 +82,12 @@ last = [line for line in lines if "loss" in line][-1]
 assert abs(sent.data.metrics["train/loss"] - last["loss"]) < 1e-6, (sent.data.metrics, last)
 assert "validation/AP" in sent.data.metrics and sent.data.params["run.seed"] == str(config.run.seed)
 assert list(run.glob("wandb/offline-run-*/*.wandb"))
+longer = retina.load_config("shapes.yaml", ["run.trackers=[wandb, mlflow]", "run.log_every=1", "schedule.steps=4"])
+retina.train(longer, run, resume=True)
+(sent,) = mlflow.search_runs(output_format="list")
+assert sent.data.params["schedule.steps"] == "2" and "nothing more is sent" not in (run / "log.txt").read_text()
+history = mlflow.MlflowClient().get_metric_history(sent.info.run_id, "train/loss")
+assert [figure.step for figure in history] == [1, 2, 3, 4]
 """
 
 

@@ -275,6 +275,20 @@ def test_a_run_in_another_environment_says_what_it_may_cost(go, tmp_path):
     assert "another environment: backend (jax → tensorflow), devices (['cpu:0'] → None)" in log
 
 
+@pytest.mark.parametrize("call", ["search_runs", "log_metrics"])
+def test_a_tracker_that_fails_costs_no_step_and_hides_no_signal(go, tmp_path, monkeypatch, call):
+    """It is lost at the step of the signal, before the checkpoint; or at the start."""
+    stand_in = {"search_runs": lambda **_: [], "start_run": lambda **_: contextlib.nullcontext()}
+    stand_in |= {"log_params": lambda _: None, call: lambda *_, **__: 1 / 0}
+    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(**stand_in))
+    path, callbacks = tmp_path / "run", [After(3, lambda _: os.kill(os.getpid(), signal.SIGTERM))]
+    with pytest.raises(Interrupted, match="SIGTERM after step 3 of 20; the checkpoint is written"):
+        go(path, "run.trackers=[mlflow]", callbacks=callbacks)
+    assert RunDirectory(path).steps() == [3]
+    assert (path / "log.txt").read_text().count("warning: run.trackers: mlflow: ") == 1
+    assert go(path, "run.trackers=[]", resume=True).steps()[-1] == 20
+
+
 def test_two_processes_do_not_train_one_run(go, tmp_path):
     with pytest.raises(Interrupted):
         go(tmp_path / "run", callbacks=[After(2, lambda _: os.kill(os.getpid(), signal.SIGINT))])
