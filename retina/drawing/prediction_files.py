@@ -57,10 +57,11 @@ class PredictionFolder:
             folder begin anew.
         class_names: K names, for the pictures.
         pictures: whether pictures are drawn.
+        datasets: folders with datasets of an earlier call, which were begun once its prediction was finished.
 
     Raises:
         RetinaError: the folder can't be written; another process predicts into it; or what no prediction wrote would
-            be overwritten, such as one of `files`.
+            be overwritten, such as one of `files`; or `datasets` are those of another prediction.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class PredictionFolder:
         class_names: Sequence[str],
         *,
         pictures: bool = True,
+        datasets: Sequence[Path] = (),
     ):
         self.path, self._files, self._class_names = folder, files, class_names
         self._settings = json.loads(json.dumps({**settings, "pictures": pictures}))
@@ -88,6 +90,11 @@ class PredictionFolder:
             known = self._known_settings()
             self._refuse_foreign(known)
             self.done, end = self._usable() if known == self._settings else (0, 0)
+            if datasets and self.done < len(files):
+                raise RetinaError(
+                    f"{datasets[0]}: expected the dataset of this prediction, it is that of other images or settings; "
+                    "move it away, or choose another --out"
+                )
             self._clear(end, inputs)
             write_text(folder / _SETTINGS, json.dumps(self._settings, indent=2) + "\n")
             self._lock = lock.pop_all()  # until the end of `run`
@@ -98,12 +105,17 @@ class PredictionFolder:
             with open(self.path / LINES, "rb") as file:
                 yield from map(json.loads, file)
 
-    def run(self, detections_in: Callable[[Path], tuple[np.ndarray, ImageDetections]]) -> Iterator[Entry]:
+    def run(
+        self,
+        detections_in: Callable[[Path], tuple[np.ndarray, ImageDetections]],
+        finish: Callable[[], None] = lambda: None,
+    ) -> Iterator[Entry]:
         """Yield the lines that are there, then each further image's once it is written; at the end finish the folder.
 
         Args:
             detections_in: gives the pixels [H, W, 3] uint8 RGB of a file, and the detections in it. A `RetinaError`
                 leaves it out.
+            finish: called at the end, while the folder is still locked.
 
         Raises:
             RetinaError: the folder can't be written.
@@ -118,6 +130,7 @@ class PredictionFolder:
                 else:
                     yield self._write(pixels, detections)
             self._finish()
+            finish()
 
     def _write(self, pixels: np.ndarray, detections: ImageDetections) -> Entry:
         picture = self._pictures[self.done]
