@@ -796,8 +796,9 @@ def predict_each(
         Of each image `file`, `detections` (see `Detections`), `picture` and `error`.
 
     Raises:
-        RetinaError: no such image, no image that can be read, a picture would overwrite an image, `score` lies below
-            the detector's own threshold, a folder of `to` is there already, or a setting has no effect.
+        RetinaError: no such image, no image that can be read, a file in `out` that no prediction wrote would be
+            overwritten, another process predicts into `out`, `score` lies below the detector's own threshold, a folder
+            of `to` is there already, or a setting has no effect.
 
     Example:
 
