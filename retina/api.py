@@ -20,7 +20,6 @@ from retina import __version__, config
 from retina.ablation.directory import Study
 from retina.ablation.execute import run_locally, run_on_ray
 from retina.ablation.outputs import write_outputs
-from retina.ablation.pilots import FOLDER as PILOTS
 from retina.ablation.pilots import Search, pilot_plan, tuned_plan
 from retina.ablation.plan import Plan
 from retina.ablation.results import StudyResult, collect
@@ -951,7 +950,7 @@ def ablate(
         return summarise_study(study.path, replicates=replicates, say=say)
 
     if search is not None:
-        pilots = Study.start(Path(out) / PILOTS, pilot_plan(plan, search))
+        pilots = Study.start_pilots(Path(out), pilot_plan(plan, search))
         run(pilots)
         plan = tuned_plan(plan, search, pilots)
         for sentence in plan.tuning:

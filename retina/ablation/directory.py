@@ -17,7 +17,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -30,6 +30,7 @@ from retina.files import write_text
 # A "pending" trial has not started, or was interrupted.
 Status = Literal["finished", "diverged", "failed", "pending"]
 
+PILOTS = "pilots"
 _LOCK_SECONDS = 20.0
 
 
@@ -73,16 +74,36 @@ class Study:
                     f"{path}: a study with another plan is here; changed: {', '.join(changed[:6])}{more}. Repeat "
                     "the command that started it, or choose another --out"
                 )
-        elif path.exists() and (not path.is_dir() or any(entry.name != "pilots" for entry in path.iterdir())):
-            raise RetinaError(f"{path}: expected a new folder or a study, found something else; choose another --out")
+        else:
+            _refuse_other(path)
+        study = cls(path, plan)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            if plan != before:
+            if before is None:
                 write_text(file, write_yaml(plan.to_tree()))
+            elif plan != before:
+                with study.locked():  # a study at work reads its plan again at its end
+                    write_text(file, write_yaml(plan.to_tree()))
             (path / "trials").mkdir(exist_ok=True)
         except OSError as error:
             raise RetinaError(f"{path}: cannot write the study: {error.strerror}; choose another --out") from None
-        return cls(path, plan)
+        return study
+
+    @classmethod
+    def start_pilots(cls, path: Path, plan: Plan) -> Study:
+        """Start the pilots of the study at `path`, or open them if there are some.
+
+        Raises:
+            RetinaError: as `start`; or a study without pilots is at `path`.
+        """
+        if not (path / "study.yaml").is_file():
+            _refuse_other(path)
+        elif not cls.open(path).plan.tuning:
+            raise RetinaError(f"{path}: the study here began without --tune; leave it out, or choose another --out")
+        home = path / PILOTS
+        if (home / "study.yaml").is_file():  # further values may come before the first
+            plan = replace(plan, baseline=cls.open(home).plan.baseline)
+        return cls.start(home, plan)
 
     @classmethod
     def open(cls, path: Path) -> Study:
@@ -166,6 +187,12 @@ class Study:
                         ) from None
                     time.sleep(0.1)
             yield file.fileno()
+
+
+def _refuse_other(path: Path) -> None:
+    """Raise RetinaError if a folder holds anything but pilots."""
+    if path.exists() and (not path.is_dir() or any(entry.name != PILOTS for entry in path.iterdir())):
+        raise RetinaError(f"{path}: expected a new folder or a study, found something else; choose another --out")
 
 
 def _read_record(file: Path) -> Outcome | None:

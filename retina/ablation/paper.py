@@ -9,6 +9,7 @@ from retina.ablation.presets import NAMES
 from retina.ablation.results import SettingResult, StudyResult
 from retina.ablation.statistics import LEVEL, Spread
 from retina.ablation.tables import seed_range
+from retina.config import Config
 
 # What LaTeX reads otherwise; Greek letters stand in the labels of settings.
 _LATEX = {
@@ -68,7 +69,7 @@ def methods(result: StudyResult) -> str:
     config, seeds = plan.config, plan.most_seeds
     sentences = [
         f"{config.model.backbone} with a feature pyramid P{config.model.fpn.min_level} to "
-        f"P{config.model.fpn.max_level}, trained for {config.schedule.length} steps of {config.run.batch_size} images "
+        f"P{config.model.fpn.max_level}, trained for {_length(config)} of {config.run.batch_size} images "
         f"with {config.optimizer.kind}, but for what the settings change.",
         f"Mean{' ± sample standard deviation' if seeds > 1 else ''} over {seed_range(plan)} of COCO's figures on "
         f"{result.images} validation images, after the last step; the best of a column is bold.",
@@ -91,6 +92,12 @@ def methods(result: StudyResult) -> str:
     if missing:
         sentences.append(f"{missing} of {len(result.trials)} trainings have no figures: diverged, failed or pending.")
     return " ".join(sentences)
+
+
+def _length(config: Config) -> str:
+    """Return the length of a training in words."""
+    schedule = config.schedule
+    return f"{schedule.epochs:g} epochs in steps" if schedule.steps is None else f"{schedule.steps} steps"
 
 
 def _columns() -> list[str]:

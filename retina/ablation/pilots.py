@@ -19,7 +19,6 @@ from retina.config import Config
 from retina.config.reading import parse_value
 from retina.errors import RetinaError
 
-FOLDER = "pilots"
 SHARE = 0.25
 _ALPHA = "loss.classification.alpha"
 
@@ -83,24 +82,29 @@ def tuned_plan(plan: Plan, search: Search, pilots: Study) -> Plan:
     """Return the plan with the values that the pilots chose for each setting, and sentences on the choice.
 
     Raises:
-        RetinaError: no pilot of a setting has a figure.
+        RetinaError: a pilot failed, which may succeed at the next call, or all pilots of a setting diverged.
     """
+    failed = [
+        trial.name for trial in pilots.plan.trials if pilots.outcome(trial).status not in ("finished", "diverged")
+    ]
+    if failed:
+        raise RetinaError(
+            f"{pilots.path}: the pilot {failed[0]} failed, and without it nothing is chosen; see "
+            f"trials/{failed[0]}.log there, and repeat the command, or choose other values and another --out"
+        )
     settings, sentences = {}, []
     for setting in plan.settings:
         figures = [(_figure(pilots, setting, values), values) for values in search.combinations]
         known = [(figure, values) for figure, values in figures if figure is not None]
         if not known:
             raise RetinaError(
-                f"{pilots.path}: no pilot of '{setting.name}' has a figure (diverged or failed); look at its logs, "
-                "or try other values"
+                f"{pilots.path}: no pilot of '{setting.name}' has a figure, all diverged; try other values"
             )
         best, values = max(known, key=lambda pair: pair[0])
         settings[setting.name] = _with_values(setting, values)
         sentences.append(_sentence(setting, values, best, figures, search))
-    steps = pilots.plan.trial_config(pilots.plan.trials[0]).schedule.length
-    intro = (
-        f"Pilots of {steps} steps and a single seed chose {' and '.join(search.keys)} on the same validation images."
-    )
+    keys = " and ".join(search.keys)
+    intro = f"Pilots of {search.share:.3g} of the length and a single seed chose {keys} on the same validation images."
     tuned = replace(
         plan, settings=tuple(settings.values()), baseline=settings[plan.baseline].name, tuning=(intro, *sentences)
     )
@@ -134,7 +138,7 @@ def _with_values(setting: Setting, values: Values) -> Setting:
     loss = setting.overrides.get("loss.classification", {})
     if _ALPHA not in values or loss.get("kind") != "focal":
         return replace(setting, label=_label(setting, values), overrides={**setting.overrides, **values})
-    renamed = focal(loss["gamma"], values[_ALPHA], setting.paper)
+    renamed = focal(loss["gamma"], values[_ALPHA], setting.paper if values[_ALPHA] == loss["alpha"] else {})
     rest = {key: value for key, value in values.items() if key != _ALPHA}
     overrides = {**setting.overrides, **renamed.overrides, **rest}
     return replace(renamed, label=_label(renamed, rest), overrides=overrides, seeds=setting.seeds)

@@ -395,6 +395,7 @@ def _check_names(names: list[str]) -> None:
 
 def check(plan: Plan) -> None:
     """Raise RetinaError if two settings are the same, one is not valid or can't be compared, or seeds are missing."""
+    _check_names([setting.name for setting in plan.settings])
     if (fewest := min(plan.seeds, *map(plan.seeds_of, plan.settings))) < 1:
         raise RetinaError(f"--seeds: expected at least 1, got {fewest}; 3 is usual")
     last = plan.config.run.seed + plan.most_seeds - 1

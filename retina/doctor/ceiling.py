@@ -14,7 +14,7 @@ from retina.data.ground_truth import Results, ground_truth
 from retina.doctor.coverage import Coverage, coverage, pyramid_levels, resized_sides
 from retina.doctor.statistics import SIDE_EDGES, SIZES, Histogram, histogram
 from retina.evaluation.coco import evaluate_as
-from retina.ops.anchors import base_anchors, level_shapes
+from retina.ops.anchors import base_anchors, count_per_cell, level_shapes
 
 
 @dataclass(frozen=True)
@@ -173,8 +173,7 @@ def _anchors(dataset: DetectionDataset, settings: config.Config) -> int:
     images = np.bincount(geometry.canvas_of, minlength=len(geometry.canvases)).tolist()
     levels = pyramid_levels(fpn)
     cells = [sum(height * width for height, width in level_shapes(c, levels)) for c in geometry.canvases.tolist()]
-    shapes = len(settings.anchors.scales) * len(settings.anchors.ratios)
-    return shapes * sum(count * area for count, area in zip(images, cells, strict=True))
+    return count_per_cell(settings.anchors) * sum(count * area for count, area in zip(images, cells, strict=True))
 
 
 def _at_size(dataset: DetectionDataset, settings: config.Config, short: int) -> AtSize:

@@ -10,6 +10,7 @@ from PIL import Image
 from rich.console import Console
 from scipy.stats import ttest_rel
 
+from retina import config as configuration
 from retina.ablation.directory import Outcome, Study
 from retina.ablation.execute import run_locally
 from retina.ablation.outputs import csv_text, plain_text, settings_csv_text, write_outputs
@@ -350,6 +351,13 @@ def test_the_methods_have_the_study_s_numbers(plan):
         assert part in text
     lost = made(plan, [[0.3, np.nan], *CLEAR[1:]])
     assert "1 of 6 trainings have no figures" in methods(lost)
+
+
+def test_the_methods_of_a_schedule_in_epochs(base):
+    epochs = configuration.override(base, ["schedule.epochs=2.5"])
+    counted = make_plan(epochs, pairs=[(0.0, 0.75), (2.0, 0.25), (5.0, 0.25)], seeds=2)
+    text = methods(made(counted, CLEAR))
+    assert f"trained for 2.5 epochs in steps of {epochs.run.batch_size} images" in text
 
 
 def test_latex_reads_what_was_written():

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -85,6 +86,11 @@ def test_pilots_scale_milestones_and_epochs(base):
     assert (config.schedule.epochs, config.schedule.steps) == (1.5, None)
 
 
+def test_a_value_that_is_given_twice_is_refused(plan):
+    with pytest.raises(RetinaError, match="'gamma0_alpha0.75_learning_rate=0.001' is given 2 times"):
+        pilot_plan(plan, read_search(["optimizer.learning_rate=0.001,1e-3"]))
+
+
 def test_pilots_that_are_the_same_are_refused(base):
     plan = make_plan(base, pairs=[(0.0, 0.25), (0.0, 0.5)])
     with pytest.raises(RetinaError, match="the same configuration"):
@@ -117,12 +123,57 @@ def test_a_setting_is_named_after_the_alpha_that_was_chosen(tmp_path, base):
         ("gamma2_alpha0.5", "γ 2, α 0.5", None),
     ]
     assert tuned.baseline == "gamma2_alpha0.5"
+    assert [bool(setting.paper) for setting in tuned.settings] == [False, False]
     assert not any("end of the range" in sentence for sentence in tuned.tuning)
+
+
+def test_figures_of_the_paper_stay_with_its_alpha_alone(tmp_path, base):
+    plan = make_plan(base, preset="table1b")
+    alphas = Search({"loss.classification.alpha": (0.25, 0.3)})
+    plan = replace(plan, settings=plan.settings[4:6], baseline="gamma1_alpha0.25")
+    tuned = tuned_plan(plan, alphas, pilots_with(tmp_path, plan, alphas, (0.1, 0.2, 0.2, 0.1)))
+    assert [bool(setting.paper) for setting in tuned.settings] == [False, True]
+
+
+def test_nothing_is_chosen_while_a_pilot_has_failed(tmp_path, plan):
+    """It is tried again at the next call, and may then be the best."""
+    pilots = pilots_with(tmp_path, plan, RATES, (0.1, 0.2, 0.4, 0.3, None, 0.1))
+    pilots.record(pilots.plan.trials[4], Outcome("failed", 2, 1.0, "out of memory"))
+    with pytest.raises(RetinaError, match=r"the pilot gamma5_alpha0.25_learning_rate=0.01_0 failed, .* repeat the"):
+        tuned_plan(plan, RATES, pilots)
+
+
+def test_pilots_can_be_given_further_values(tmp_path, plan):
+    home = tmp_path / "study"
+    Study.start_pilots(home, pilot_plan(plan, RATES))
+    lower = Search({"optimizer.learning_rate": (0.005, 0.01, 0.02)}, share=0.5)
+    grown = Study.start_pilots(home, pilot_plan(plan, lower))
+    assert len(grown.plan.trials) == 9
+
+
+def test_pilots_do_not_start_where_their_study_can_not(tmp_path, plan):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(RetinaError, match="expected a new folder or a study"):
+        Study.start_pilots(tmp_path, pilot_plan(plan, RATES))
+    Study.start(tmp_path / "untuned", plan)
+    with pytest.raises(RetinaError, match="began without --tune"):
+        Study.start_pilots(tmp_path / "untuned", pilot_plan(plan, RATES))
+    assert not list(tmp_path.rglob("pilots"))
+
+
+def test_a_study_at_work_is_not_given_another_plan(tmp_path, base, plan, monkeypatch):
+    monkeypatch.setattr("retina.ablation.directory._LOCK_SECONDS", 0.0)
+    study = Study.start(tmp_path / "study", plan)
+    more = replace(plan, seeds=3)
+    with study.locked(), pytest.raises(RetinaError, match="another study or one of its trials is running"):
+        Study.start(study.path, more)
+    assert Study.open(study.path).plan == plan
+    assert Study.start(study.path, more).plan == more == Study.open(study.path).plan
 
 
 def test_pilots_without_any_figure_are_refused(tmp_path, plan):
     pilots = pilots_with(tmp_path, plan, RATES, (None, None, 0.4, 0.3, 0.1, 0.1))
-    with pytest.raises(RetinaError, match="no pilot of 'gamma0_alpha0.75' has a figure"):
+    with pytest.raises(RetinaError, match="no pilot of 'gamma0_alpha0.75' has a figure, all diverged"):
         tuned_plan(plan, RATES, pilots)
 
 

@@ -94,6 +94,11 @@ def test_anchors_are_counted_on_each_canvas_and_level():
     assert found.anchors == 2 * (8 * 8 + 4 * 4) + 2 * (4 * 8 + 2 * 4)
 
 
+def test_anchors_of_given_sizes_are_counted():
+    given = settings(anchors={"sizes": [[32.0]], "ratios": [1.0]})
+    assert report(planted(), given, 40).anchors == len(planted()) * 8 * 8
+
+
 def test_without_a_positive_anchor_the_imbalance_has_no_bound():
     assert report(planted(), settings(anchors__size=0.5), 40).background_per_positive == float("inf")
 
