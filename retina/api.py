@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
 
 import numpy as np
 
-from retina import config
+from retina import __version__, config
 from retina.ablation.directory import Study
 from retina.ablation.execute import run_locally, run_on_ray
 from retina.ablation.outputs import write_outputs
@@ -67,9 +67,9 @@ if TYPE_CHECKING:
     from retina.doctor.examine import Examination
     from retina.export.benchmark import benchmark
     from retina.export.exporting import export
-    from retina.export.loading import evaluate, load
+    from retina.export.loading import ExportedPredictor, evaluate, load
     from retina.export.weights import export_weights
-    from retina.inference import Detections
+    from retina.inference import Detections, Predictor
     from retina.pages.browse import browse
     from retina.runs.importing import import_run as import_weights
     from retina.setup.starting import init
@@ -795,8 +795,9 @@ def predict_each(
         Of each image `file`, `detections` (see `Detections`), `picture` and `error`.
 
     Raises:
-        RetinaError: no such image, no image that can be read, a picture would overwrite an image, `score` lies below
-            the detector's own threshold, a folder of `to` is there already, or a setting has no effect.
+        RetinaError: no such image, no image that can be read, a file in `out` that no prediction wrote would be
+            overwritten, another process predicts into `out`, `score` lies below the detector's own threshold, a folder
+            of `to` is there already, or a setting has no effect.
 
     Example:
 
@@ -806,7 +807,7 @@ def predict_each(
     """
     home = Path(out)
     check_tiles(tile, overlap)
-    preannotations.check_folders(home, to, link)
+    datasets = preannotations.check_folders(home, to, link)
     files = named_images([images] if isinstance(images, str | Path) else images, home)
     predictor = _heavy("load")(run_or_export, checkpoint, overrides)
     inference, names = predictor.config.inference, predictor.class_names
@@ -822,14 +823,12 @@ def predict_each(
     settings = {
         "detector": str(run_or_export),
         "checkpoint": checkpoint,
-        "weights": predictor.digest(),
         "score": score if by_class is None else dict(zip(names, by_class.tolist(), strict=True)),
         "tile": tile,
         "overlap": overlap,
-        "data": predictor.config.data.model_dump(mode="json", include={"resize", "orientation", "depth"}),
-        "inference": inference.model_dump(mode="json"),
+        **_settings_of(predictor),
     }
-    folder = PredictionFolder(home, files, settings, names, pictures=pictures)
+    folder = PredictionFolder(home, files, settings, names, pictures=pictures, datasets=datasets)
     for line in (*predictor.notes, f"detects: {_heavy('inference_in_words')(inference)}"):
         say(line)
     if folder.done:
@@ -839,9 +838,7 @@ def predict_each(
         pixels = _heavy("pixels_of")(file, predictor.config.data)
         return pixels, predictor.predict(pixels, tile=tile, overlap=overlap)[0].above(thresholds)
 
-    def each() -> Iterator[Prediction]:
-        for entry in folder.run(detections_in):
-            yield _prediction(home, entry)
+    def write_datasets() -> None:
         if to:
             upright = predictor.config.data.orientation == "upright"
             table, scores = preannotations.table_of(folder.entries(), names, upright)
@@ -849,7 +846,22 @@ def predict_each(
                 for note in preannotations.write(table, scores, home, format, link=link):
                     say(note)
 
-    return each()
+    return (_prediction(home, entry) for entry in folder.run(detections_in, write_datasets))
+
+
+def _settings_of(predictor: Predictor | ExportedPredictor) -> dict[str, Any]:
+    """What decides on the detections of a predictor in an image, as plain values."""
+    import keras
+
+    return {
+        "retina": __version__,
+        "backend": keras.backend.backend(),
+        "weights": predictor.digest(),
+        "precision": predictor.config.run.precision,
+        "classes": list(predictor.class_names),
+        "data": predictor.config.data.model_dump(mode="json", include={"resize", "orientation", "depth", "max_pixels"}),
+        "inference": predictor.config.inference.model_dump(mode="json"),
+    }
 
 
 def _refuse_unreadable(files: Sequence[Path], data: config.Data) -> None:

@@ -108,6 +108,36 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+@contextmanager
+def locked(folder: Path, busy: str) -> Iterator[None]:
+    """Hold the lock of a folder, which the kernel releases however the process ends; nothing is written into it.
+
+    Systems and file systems without locks give no protection.
+
+    Args:
+        busy: what to say where another process holds it, and what to do.
+
+    Raises:
+        RetinaError: another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RetinaError(f"{folder}: {busy}") from None
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def write_text(path: Path, text: str) -> None:
     """In UTF-8; bytes of a file's name that are no text are written as escapes."""
     with written(path) as temporary:

@@ -13,6 +13,7 @@ from retina import api
 from retina.commands.options import DataDir, DataFormat, DataImages, Json
 from retina.config.reading import write_yaml
 from retina.data.convert.converting import Conversion
+from retina.data.convert.part import Written
 from retina.output import console
 from retina.startup import require_tensorflow
 
@@ -25,7 +26,7 @@ def convert(
         typer.Argument(metavar="SRC", help="A configuration or run, data of any format, or a TFDS name."),
     ],
     folder: Annotated[Path, typer.Argument(metavar="DST", help="A new folder.")],
-    to: Annotated[Literal["coco", "voc", "yolo", "csv", "tfds"], typer.Option(help="The format to write.")],
+    to: Annotated[Written, typer.Option(help="The format to write.")],
     split: Annotated[
         list[str] | None, typer.Option(help="NAME or NAME=NEW of the source's splits, repeatable; all if left out.")
     ] = None,

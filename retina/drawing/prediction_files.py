@@ -8,7 +8,8 @@
 | `<stem>.png` | the image with boxes (numbered where stems repeat) |
 
 A prediction that was cut off goes on where it stopped, if settings, images and pictures are those of the lines that are
-there. All else that an earlier prediction wrote is removed.
+there. All else that an earlier prediction wrote is removed. What anything else wrote is neither removed nor replaced:
+`settings.json` says whose a folder is. While a prediction runs it locks the folder.
 """  # noqa: E501
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,7 +26,7 @@ import numpy as np
 
 from retina.drawing.pictures import draw
 from retina.errors import RetinaError
-from retina.files import partial, write_text, written
+from retina.files import locked, partial, write_text, written
 
 LINES = "detections.jsonl"
 _SETTINGS, _TREE = "settings.json", "detections.json"
@@ -52,12 +53,15 @@ class PredictionFolder:
     Args:
         folder: made if it is not there.
         files: the images, in the order of the predictions.
-        settings: plain values for `settings.json`; other ones than those in the folder begin anew.
+        settings: plain values for `settings.json`, `detector` and `weights` among them; other ones than those in the
+            folder begin anew.
         class_names: K names, for the pictures.
         pictures: whether pictures are drawn.
+        datasets: folders with datasets of an earlier call, which were begun once its prediction was finished.
 
     Raises:
-        RetinaError: the folder can't be written, or a picture would overwrite one of `files`.
+        RetinaError: the folder can't be written; another process predicts into it; or what no prediction wrote would
+            be overwritten, such as one of `files`; or `datasets` are those of another prediction.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class PredictionFolder:
         class_names: Sequence[str],
         *,
         pictures: bool = True,
+        datasets: Sequence[Path] = (),
     ):
         self.path, self._files, self._class_names = folder, files, class_names
         self._settings = json.loads(json.dumps({**settings, "pictures": pictures}))
@@ -78,11 +83,21 @@ class PredictionFolder:
                 raise RetinaError(
                     f"{folder / picture}: the picture would overwrite this input image; choose another --out"
                 )
-        with self._writing():
+        with self._writing(), ExitStack() as lock:
             folder.mkdir(parents=True, exist_ok=True)
-            self.done, end = self._usable() if self._known_settings() == self._settings else (0, 0)
+            busy = "another prediction into this folder is running; wait for it, or choose another --out"
+            lock.enter_context(locked(folder, busy))
+            known = self._known_settings()
+            self._refuse_foreign(known)
+            self.done, end = self._usable() if known == self._settings else (0, 0)
+            if datasets and self.done < len(files):
+                raise RetinaError(
+                    f"{datasets[0]}: expected the dataset of this prediction, it is that of other images or settings; "
+                    "move it away, or choose another --out"
+                )
             self._clear(end, inputs)
             write_text(folder / _SETTINGS, json.dumps(self._settings, indent=2) + "\n")
+            self._lock = lock.pop_all()  # until the end of `run`
 
     def entries(self) -> Iterator[Entry]:
         """Yield the lines that are there."""
@@ -90,29 +105,40 @@ class PredictionFolder:
             with open(self.path / LINES, "rb") as file:
                 yield from map(json.loads, file)
 
-    def run(self, detections_in: Callable[[Path], tuple[np.ndarray, ImageDetections]]) -> Iterator[Entry]:
+    def run(
+        self,
+        detections_in: Callable[[Path], tuple[np.ndarray, ImageDetections]],
+        finish: Callable[[], None] = lambda: None,
+    ) -> Iterator[Entry]:
         """Yield the lines that are there, then each further image's once it is written; at the end finish the folder.
 
         Args:
             detections_in: gives the pixels [H, W, 3] uint8 RGB of a file, and the detections in it. A `RetinaError`
                 leaves it out.
+            finish: called at the end, while the folder is still locked.
 
         Raises:
             RetinaError: the folder can't be written.
         """
-        yield from self.entries()
-        for file in self._files[self.done :]:
-            try:
-                pixels, detections = detections_in(file)
-            except RetinaError as error:
-                yield self._append(error=str(error))
-            else:
-                yield self._write(pixels, detections)
-        self._finish()
+        with self._lock:
+            yield from self.entries()
+            for file in self._files[self.done :]:
+                try:
+                    pixels, detections = detections_in(file)
+                except RetinaError as error:
+                    yield self._append(error=str(error))
+                else:
+                    yield self._write(pixels, detections)
+            self._finish()
+            finish()
 
     def _write(self, pixels: np.ndarray, detections: ImageDetections) -> Entry:
         picture = self._pictures[self.done]
-        # The line first: a picture without one would be left behind, one that is missing is drawn when it goes on.
+        # The line first: a picture without one would be left behind, one that is missing is drawn when it goes on. An
+        # earlier picture of this name would pass for it.
+        if picture is not None:
+            with self._writing():
+                (self.path / picture).unlink(missing_ok=True)
         entry = self._append(picture=picture, size=list(pixels.shape[:2]), detections=detections.to_list())
         if picture is not None:
             self._draw(self.path / picture, pixels, detections)
@@ -153,13 +179,26 @@ class PredictionFolder:
         with self._writing(), written(picture) as temporary:
             Image.fromarray(drawn).save(temporary)
 
-    def _known_settings(self) -> Any:
+    def _known_settings(self) -> dict[str, Any] | None:
         """The settings of the prediction that is there, or None."""
         try:
             tree = json.loads((self.path / _SETTINGS).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        return {key: value for key, value in tree.items() if key != "left_out"} if isinstance(tree, dict) else None
+        # Without lines, an earlier version's, which had no digest of the weights.
+        needed = {"detector", "weights"} if os.path.lexists(self.path / LINES) else {"detector"}
+        if not isinstance(tree, dict) or not needed <= tree.keys():
+            return None
+        return {key: value for key, value in tree.items() if key != "left_out"}
+
+    def _refuse_foreign(self, known: Mapping[str, Any] | None) -> None:
+        """Check that no file has a name that is to be written but those of the prediction with the settings `known`."""
+        names = [] if known is not None else [_SETTINGS, LINES, _TREE]
+        if known is None or not known.get("pictures", True):
+            names += filter(None, self._pictures)
+        for name in names:
+            if os.path.lexists(self.path / name):
+                raise RetinaError(f"{self.path / name}: no prediction of retina wrote this file; choose another --out")
 
     def _usable(self) -> tuple[int, int]:
         """The number of lines to go on after, and of their bytes."""
@@ -177,6 +216,7 @@ class PredictionFolder:
 
     def _clear(self, end: int, inputs: set[Path]) -> None:
         """Remove what an earlier prediction wrote, but for the first `end` bytes of its lines and their pictures."""
+        (self.path / _TREE).unlink(missing_ok=True)
         if not (self.path / LINES).is_file():
             return
         with open(self.path / LINES, "rb") as lines:
@@ -186,7 +226,6 @@ class PredictionFolder:
                 if picture.resolve() not in inputs:
                     picture.unlink(missing_ok=True)
                     partial(picture).unlink(missing_ok=True)
-        (self.path / _TREE).unlink(missing_ok=True)
         os.truncate(self.path / LINES, end)
 
 

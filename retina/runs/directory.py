@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from retina import config
 from retina.errors import RetinaError, RunFailed
-from retina.files import exists, refuse_scheme, write_text
+from retina.files import exists, locked, refuse_scheme, write_text
 
 T = TypeVar("T")
 BEST, LATEST = "best", "latest"
@@ -84,30 +84,13 @@ class RunDirectory:
             )
         return cls(path)
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the run's lock: a second process must not train the same run.
-
-        The kernel releases the lock however the process ends. A file system without locks gives no protection.
+    def locked(self) -> AbstractContextManager[None]:
+        """Return the run's lock, to be entered: a second process must not train the same run.
 
         Raises:
-            RetinaError: another process holds it.
+            RetinaError: on entering, another process holds it.
         """
-        import fcntl
-
-        descriptor = os.open(self.path, os.O_RDONLY)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RetinaError(
-                    f"{self.path}: another process is training this run; wait for it, or end it first"
-                ) from None
-            except OSError:
-                pass
-            yield
-        finally:
-            os.close(descriptor)
+        return locked(self.path, "another process is training this run; wait for it, or end it first")
 
     def checkpoint_path(self, name: str) -> Path:
         """Return the file of the checkpoint `best`, `latest` or `step_N`.

@@ -435,6 +435,14 @@ def test_a_jpeg_is_encoded_again_and_says_so(tmp_path):
     assert np.abs(np.asarray(turned.convert("L")).astype(int) - ramp[::-1, ::-1]).max() <= 6
 
 
+@pytest.mark.parametrize("to", ["label-studio", "cocco"])
+def test_what_is_not_read_again_is_refused_before_anything_is_written(tmp_path, to):
+    """Label Studio's tasks are written of predictions alone: a file of them holds a single split."""
+    with pytest.raises(RetinaError, match=f"^to: expected one of coco, voc, yolo, csv, tfds, .*got '{to}'$"):
+        convert(write_coco(tmp_path / "src"), tmp_path / "dst", to, images=tmp_path / "src/photos")
+    assert not (tmp_path / "dst").exists()
+
+
 # --------------------------------------------------------------------------------------------------- killed and resumed
 
 CHILD = """

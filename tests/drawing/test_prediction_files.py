@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -15,6 +16,9 @@ from tests.drawing.test_evaluation_files import png
 
 NOTHING = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32), ())
 BOX = Detections(np.array([[10, 10, 30, 30]], np.float32), np.array([0.3], np.float32), np.array([0], np.int32), ("a",))
+
+SETTINGS = {"detector": "run", "weights": "digest", "score": 0.4}
+LINE = b'{"image": "x.jpg", "picture": "cat.png"}\n'
 
 
 @pytest.fixture
@@ -29,7 +33,7 @@ def images(tmp_path) -> list[Path]:
 
 def predict(out: Path, files: list[Path], detections=NOTHING, stop: int | None = None, settings=None, **options):
     """The lines of a prediction; with `stop` the process ends after so many."""
-    folder = PredictionFolder(out, files, settings or {"score": 0.4}, ("a",), **options)
+    folder = PredictionFolder(out, files, {**SETTINGS, **(settings or {})}, ("a",), **options)
     done, lines = folder.done, []
 
     def detect(file: Path):
@@ -87,6 +91,75 @@ def test_an_input_image_is_never_overwritten(tmp_path, images):
     assert [file.read_bytes() for file in images] == before
     predict(images[0].parent, images[:1], pictures=False)
     assert [file.read_bytes() for file in images] == before
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        {"detections.jsonl": LINE},
+        {"detections.jsonl": LINE, "settings.json": b'{"editor": "dark"}'},
+        {"detections.jsonl": LINE, "settings.json": b'{"detector": "run"}'},
+        {"detections.jsonl": LINE, "settings.json": b"[]"},
+        {"detections.json": b"[]"},
+        {"settings.json": b"half"},
+    ],
+)
+@pytest.mark.parametrize("pictures", [False, True])
+def test_what_no_prediction_wrote_is_neither_removed_nor_replaced(tmp_path, images, foreign, pictures):
+    out = tmp_path / "out"
+    out.mkdir()
+    for name, text in {"cat.png": b"a photograph", **foreign}.items():
+        (out / name).write_bytes(text)
+    before = content(out)
+    with pytest.raises(RetinaError, match="no prediction of retina wrote this file; choose another --out"):
+        predict(out, images, pictures=pictures)
+    assert content(out) == before
+
+
+def test_a_photograph_in_the_folder_is_not_replaced_by_a_picture(tmp_path, images):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "cat_2.png").write_bytes(b"a photograph")
+    for done in (0, 3):  # into the folder as it is, and with a prediction in it that drew no pictures
+        with pytest.raises(RetinaError, match="cat_2.png: no prediction of retina wrote this file; choose another"):
+            predict(out, images)
+        assert predict(out, images, pictures=False)[0] == done
+        assert (out / "cat_2.png").read_bytes() == b"a photograph"
+
+
+def test_a_folder_of_an_earlier_version_is_predicted_into(tmp_path, images):
+    out = tmp_path / "out"
+    out.mkdir()
+    for name, text in {"settings.json": b'{"detector": "a"}', "detections.json": b"[]", "cat.png": b"stale"}.items():
+        (out / name).write_bytes(text)
+    assert predict(out, images, stop=1)[0] == 0 and not (out / "detections.json").exists()
+    assert predict(out, images)[0] == 1 and Image.open(out / "cat.png").size
+
+
+def test_a_second_prediction_into_the_folder_is_refused_while_the_first_runs(tmp_path, images):
+    out = tmp_path / "out"
+    first = PredictionFolder(out, images, SETTINGS, ("a",))
+    rows = first.run(lambda file: (np.asarray(Image.open(file).convert("RGB")), NOTHING))
+    for _ in range(2):  # before the first image and after it
+        before = content(out)
+        with pytest.raises(RetinaError, match="out: another prediction into this folder is running; wait for it, or"):
+            predict(out, images[1:])
+        assert content(out) == before
+        next(rows)
+    assert len(list(rows)) == 1
+    assert predict(out, images)[0] == 3  # though the first is still there
+
+
+def test_a_stale_picture_does_not_pass_for_the_new_one_after_a_kill(tmp_path, images, monkeypatch):
+    predict(tmp_path / "whole", images, BOX)
+    out = tmp_path / "out"
+    predict(out, images, BOX, stop=1)
+    (out / "cat_2.png").write_bytes(b"stale")
+    with monkeypatch.context() as patch:
+        patch.setattr(PredictionFolder, "_draw", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            predict(out, images, BOX)
+    assert predict(out, images, BOX)[0] == 1 and content(out) == content(tmp_path / "whole")
 
 
 def test_a_predictions_folder_that_cannot_be_written(tmp_path, images):

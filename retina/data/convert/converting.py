@@ -16,13 +16,24 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from retina import config
 from retina.data.convert.origin import Origin, find_source
-from retina.data.convert.part import HOLDS, Choice, Part, Spec, Target, file_names, fitted, whole_corners, without
+from retina.data.convert.part import (
+    HOLDS,
+    Choice,
+    Part,
+    Spec,
+    Target,
+    Written,
+    file_names,
+    fitted,
+    whole_corners,
+    without,
+)
 from retina.data.convert.verify import differences, differing_texts, undecodable
 from retina.data.dataset import DetectionDataset, InvalidBoxes
 from retina.data.folders import split_of
@@ -93,7 +104,7 @@ class Conversion:
 def convert(
     source: str | Path,
     folder: str | Path,
-    to: Target,
+    to: Written,
     *,
     splits: Sequence[str] = (),
     images: Path | None = None,
@@ -117,7 +128,7 @@ def convert(
         source, splits, images, data_dir, format, invalid_boxes, orientation: see
             `retina.data.convert.origin.find_source`.
         folder: a new folder.
-        to: the format to write: `coco`, `voc`, `yolo` or `tfds`.
+        to: the format to write: `coco`, `voc`, `yolo`, `csv` or `tfds`.
         crowd, difficult: what becomes of boxes that the format can't mark: "keep" as ordinary ones or "drop".
         upright: images with an EXIF rotation are turned, their boxes with them; JPEGs are encoded again, at quality 95.
         link: hard links in the place of copies.
@@ -140,6 +151,8 @@ def convert(
     {'images': 3, 'boxes': 3}
     """
     home = Path(folder)
+    if to not in get_args(Written):
+        raise RetinaError(f"to: expected one of {', '.join(get_args(Written))}, which are read again, got '{to}'")
     _refuse_idle(to, link, spec, file_format, shard_bytes)
     _refuse_full(home, resume)  # before anything takes time
     origin = find_source(
@@ -181,6 +194,7 @@ def write_tables(
     link: bool = False,
     options: tfds.Options | None = None,
     resume: bool = False,
+    untouched: bool = False,
     progress: Progress | None = None,
     depth: config.Depth | None = None,
     scores: dict[str, np.ndarray] | None = None,
@@ -189,6 +203,7 @@ def write_tables(
 
     Args:
         options: of TFDS.
+        untouched: whether a finished folder into which the same was written stays as it is.
         depth: how the images are read.
         scores: [M] of the boxes of each split, which Label Studio shows.
 
@@ -202,7 +217,11 @@ def write_tables(
         parts = [replace(part, scores=scores[part.split]) for part in parts]
     notes += tfds.check(parts, options) if to == "tfds" and options else _MODULES[to].check(parts)
     settings = [to, sorted(tables), upright, link, *(options if to == "tfds" and options else ())]
-    _open(home, _fingerprint(parts, settings), resume)
+    fingerprint = _fingerprint(parts, settings)
+    counts = {part.split: {"images": len(part.table), "boxes": len(part.table.boxes)} for part in parts}
+    if untouched and is_finished(home) and _known(home) == fingerprint:
+        return Conversion(to, home, counts, (f"{home}: it was written before, and stays as it is",), renamed, (), {})
+    _open(home, fingerprint, resume)
     _write(to, parts, home, options, link, report)
     problems, data = _verify(to, parts, home, report)
     if not upright and any(table.orientation for table in tables.values()):
@@ -214,7 +233,7 @@ def write_tables(
     done = Conversion(
         target=to,
         folder=home,
-        splits={part.split: {"images": len(part.table), "boxes": len(part.table.boxes)} for part in parts},
+        splits=counts,
         notes=notes,
         renamed=renamed,
         problems=problems,
@@ -224,6 +243,11 @@ def write_tables(
     if not problems:
         _close(home, done)
     return done
+
+
+def is_finished(folder: Path) -> bool:
+    """Return whether a folder holds a conversion that came to its end."""
+    return (folder / REPORT).is_file() and not is_unfinished(folder)
 
 
 def is_unfinished(folder: Path) -> bool:

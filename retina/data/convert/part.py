@@ -16,7 +16,10 @@ from retina.data.stored import TableImage
 from retina.errors import RetinaError
 from retina.files import IMAGE_SUFFIXES
 
-Target = Literal["coco", "voc", "yolo", "csv", "label-studio", "tfds"]
+Written = Literal["coco", "voc", "yolo", "csv", "tfds"]
+"""What `retina convert` writes and reads again."""
+
+Target = Literal[Written, "label-studio"]
 Spec = Literal["coco", "voc"]
 Choice = Literal["keep", "drop"]
 

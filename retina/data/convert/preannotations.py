@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from retina.data.convert.converting import REPORT, is_unfinished, write_tables
+from retina.data.convert.converting import is_finished, is_unfinished, write_tables
 from retina.data.convert.part import Target
 from retina.data.dataset import DetectionDataset
 from retina.data.headers import UPRIGHT, orientation
@@ -19,8 +19,10 @@ FORMATS = ("coco", "voc", "yolo", "csv", "label-studio")
 _SPLIT = "train"
 
 
-def check_folders(home: Path, formats: Sequence[str], link: bool) -> None:
-    """Check that no folder of a format holds anything but what a call that was cut off has written.
+def check_folders(home: Path, formats: Sequence[str], link: bool) -> list[Path]:
+    """Return the folders that a call which was cut off has written, and check that no other holds anything.
+
+    Finished ones are among them while others of `formats` are to be written; `write` leaves them as they are.
 
     Raises:
         RetinaError: one does: it may have been corrected by hand; `link` has no effect; or an unknown format.
@@ -30,15 +32,22 @@ def check_folders(home: Path, formats: Sequence[str], link: bool) -> None:
     for format in formats:
         if format not in FORMATS:
             raise RetinaError(f"--to: expected one of {', '.join(FORMATS)}, got '{format}'")
+    cut_off = any(not is_finished(home / format) for format in formats)
     for format in FORMATS:
         folder = home / format
-        full = folder.is_dir() and any(folder.iterdir()) and not is_unfinished(folder)
-        # Without --to, folders that only are called so are none of ours.
-        if full and (format in formats or (folder / REPORT).is_file()):
+        refused = is_finished(folder)  # Without --to, folders that only are called so are none of ours.
+        if format in formats:
+            refused = not cut_off if refused else _filled(folder) and not is_unfinished(folder)
+        if refused:
             raise RetinaError(
                 f"{folder}: it holds a dataset already, whose boxes may have been corrected; move it away, or choose "
                 "another --out"
             )
+    return [home / format for format in formats if _filled(home / format)]
+
+
+def _filled(folder: Path) -> bool:
+    return folder.is_dir() and any(not entry.name.startswith(".partial.") for entry in folder.iterdir())
 
 
 def table_of(
@@ -81,7 +90,8 @@ def table_of(
 def write(table: DetectionDataset, scores: np.ndarray, home: Path, format: str, *, link: bool) -> tuple[str, ...]:
     """Write a table with its images into the folder `format` of `home`; return notes on what is otherwise there.
 
-    Images with an EXIF rotation are written upright, boxes with them: labelling tools show them so.
+    Images with an EXIF rotation are written upright, boxes with them: labelling tools show them so. A finished folder
+    stays as it is, for its boxes may have been corrected, if the same was written into it.
 
     Raises:
         RetinaError: it can't be written, or is not read again as it was.
@@ -93,6 +103,7 @@ def write(table: DetectionDataset, scores: np.ndarray, home: Path, format: str, 
         upright=True,
         link=link,
         resume=True,
+        untouched=True,
         scores={_SPLIT: scores},
     )
     if done.problems:
