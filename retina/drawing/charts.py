@@ -222,18 +222,23 @@ def _apart(low: float, high: float, log: bool) -> tuple[float, float]:
 
 def ticks(axis: Axis, about: int) -> list[tuple[float, str]]:
     """Return round values along an axis, roughly `about` of them: the place of each, and its text."""
-    if axis.log:
-        return [(axis.place(value), _tick_text(value)) for value in _log_ticks(axis.low, axis.high, about)]
+    values = _log_ticks(axis.low, axis.high, about) if axis.log else []
+    if len(values) < 2:  # also of a logarithmic axis too short for powers of ten
+        values = _even_ticks(axis, about)
+    return [(axis.place(value), _tick_text(value)) for value in values]
+
+
+def _even_ticks(axis: Axis, about: int) -> list[float]:
     raw = (axis.high - axis.low) / about
     magnitude = 10.0 ** math.floor(math.log10(raw))
     step = next(unit * magnitude for unit in (1, 2, 2.5, 5, 10) if unit * magnitude >= raw * 0.999)
     first = math.ceil(axis.low / step - 1e-9)
     count = math.floor(axis.high / step + 1e-9) - first + 1
-    return [(axis.place((first + i) * step), _tick_text((first + i) * step)) for i in range(count)]
+    return [(first + i) * step for i in range(count)]
 
 
 def _log_ticks(low: float, high: float, about: int) -> list[float]:
-    """Powers of ten; where fewer than three lie in the range also their doubles and fives, or else its ends."""
+    """Powers of ten; where fewer than three lie in the range also their doubles and fives."""
     powers = range(math.floor(math.log10(low) - 1e-9), math.ceil(math.log10(high) + 1e-9) + 1)
 
     def inside(*units: int) -> list[float]:
@@ -243,8 +248,7 @@ def _log_ticks(low: float, high: float, about: int) -> list[float]:
     decades = inside(1)
     if len(decades) >= 3:
         return decades[:: math.ceil(len(decades) / about)]
-    finer = inside(1, 2, 5)
-    return finer if len(finer) >= 2 else [low, high]
+    return inside(1, 2, 5)
 
 
 def _tick_text(value: float) -> str:

@@ -104,7 +104,8 @@ def test_a_logarithmic_axis_leaves_out_what_it_cannot_show() -> None:
     [
         (0.06, 2.0, ["0.1", "0.2", "0.5", "1", "2"]),
         (1e-6, 1.0, ["1e-06", "0.0001", "0.01", "1"]),
-        (2.1, 4.9, ["2.1", "4.9"]),
+        (2.1, 4.9, ["3", "4"]),
+        (2.13, 2.87, ["2.2", "2.4", "2.6", "2.8"]),
     ],
 )
 def test_ticks_of_a_logarithmic_axis(low: float, high: float, told: list[str]) -> None:
