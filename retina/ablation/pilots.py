@@ -122,7 +122,9 @@ def _shortened(config: Config, share: float) -> dict[str, Any]:
     if schedule.epochs is not None:
         overrides["schedule.epochs"] = schedule.epochs * share
     if milestones := getattr(schedule, "milestones", ()):
-        overrides["schedule.milestones"] = sorted({max(1, round(step * share)) for step in milestones})
+        # A milestone at the last step has no effect, and is refused.
+        places = {max(1, round(step * share)) for step in milestones}
+        overrides["schedule.milestones"] = sorted(places - {overrides.get("schedule.steps")})
     if "schedule.steps" in overrides:
         overrides["run.evaluate_every"] = overrides["schedule.steps"]
     return overrides

@@ -27,7 +27,7 @@ def predict(
             help="Image files, folders, patterns ('a/**/*.jpg') and lists (names.txt); inference.* settings.",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for what is detected; an earlier call is gone on with.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder of the detections; a call cut off there is resumed.")] = Path(
         "predictions"
     ),
     score: Annotated[

@@ -81,6 +81,11 @@ def test_pilots_scale_milestones_and_epochs(base):
     plan = make_plan(configuration.override(base, steps), gammas=[0.0, 2.0], alphas=[0.5])
     config = pilot_plan(plan, RATES).trial_config(pilot_plan(plan, RATES).trials[0])
     assert (config.schedule.steps, config.schedule.milestones) == (20, (10, 15))
+    late = ["schedule={kind: step, steps: 10, milestones: [4, 9]}", "run.evaluate_every=10"]
+    plan = make_plan(configuration.override(base, late), gammas=[0.0, 2.0], alphas=[0.5])
+    quarter = pilot_plan(plan, replace(RATES, share=0.25))
+    config = quarter.trial_config(quarter.trials[0])
+    assert (config.schedule.steps, config.schedule.milestones) == (2, (1,))
     plan = make_plan(configuration.override(base, ["schedule.epochs=3"]), gammas=[0.0, 2.0], alphas=[0.5])
     config = pilot_plan(plan, RATES).trial_config(pilot_plan(plan, RATES).trials[0])
     assert (config.schedule.epochs, config.schedule.steps) == (1.5, None)

@@ -1,4 +1,4 @@
-"""The folder of a prediction: pictures and lines as they come, gone on with after a kill, and nothing stale."""
+"""The folder of a prediction: pictures and lines as they come, resumed after a kill, and nothing stale."""
 
 import json
 import shutil
