@@ -6,6 +6,7 @@ scripts/api_reference.py > retina/guide/reference.md
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import inspect
 import re
@@ -174,5 +175,6 @@ def default(value: Any) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     sys.path.insert(0, str(ROOT))
     print(page(), end="")
