@@ -87,10 +87,10 @@ class Detector(keras.Model):
     Called with `images` [B, H, W, 3] (0…255, RGB) or with a batch (a dict with `images` and `size`; the padding beyond
     `size` is then zero after normalising). `compile(optimizer=…)` and `fit` train it; the loss is built in.
 
-    `fit`, `evaluate`, `predict` and their `…_on_batch` take what Keras' detectors take: images [B, H, W, 3] in any
-    dtype, sides multiples of 32 (to `predict` any), and `{"boxes" [B, G, 4], "classes" or "labels" [B, G]}` with -1 in
-    empty slots, ragged or as lists; or `{"images", "bounding_boxes"}`; as arrays, a `tf.data.Dataset`, a
-    `keras.utils.PyDataset`, a generator or a DataLoader. Arrays, each element of a PyDataset or a generator, and the
+    `fit`, `evaluate`, `predict` and their `…_on_batch` take what Keras' detectors take: images [B, H, W, 3] of one
+    size, any, in any dtype, and `{"boxes" [B, G, 4], "classes" or "labels" [B, G]}` with -1 in empty slots, ragged or
+    as lists; or `{"images", "bounding_boxes"}`; as arrays, a `tf.data.Dataset`, a `keras.utils.PyDataset`, a generator
+    or a DataLoader. Arrays, each element of a PyDataset or a generator, and the
     first of a `tf.data.Dataset` are checked; elsewhere a batch that can't be trained on has a loss of NaN. Batches of
     `retina.data.batches.training.training_batches` (`as_dataset()`) go on as they are.
 
@@ -578,16 +578,16 @@ class Detector(keras.Model):
     def train_step(self, *arguments: Any) -> Any:
         batch = self._batch(arguments[-1])
         self._keep_size(batch)
-        return super().train_step(*arguments[:-1], batch)
+        return super().train_step(*arguments[:-1], keras_inputs.padded(batch))
 
     def test_step(self, *arguments: Any) -> Any:
-        return super().test_step(*arguments[:-1], self._batch(arguments[-1]))
+        return super().test_step(*arguments[:-1], keras_inputs.padded(self._batch(arguments[-1])))
 
     def predict_step(self, *arguments: Any) -> Any:
         x, _, _ = keras.utils.unpack_x_y_sample_weight(arguments[-1])
         if isinstance(x, dict) and "bounding_boxes" in x:
             x = x["images"]
-        batch = keras_inputs.to_batch(x, None, self.convention)
+        batch = keras_inputs.padded(keras_inputs.to_batch(x, None, self.convention))
         outputs = super().predict_step(*arguments[:-1], batch)
         if len(arguments) == 1:
             return self._detections(outputs, batch)

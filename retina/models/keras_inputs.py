@@ -101,7 +101,7 @@ def to_batch(x: Any, y: Any, convention: Convention, weights: Any = None) -> Bat
 
     Args:
         x: images [B, H, W, 3] in any dtype; or `{"images", "bounding_boxes"}`; or a batch, which is returned as it is.
-            Sides are multiples of 32; where detections are asked for, others are padded.
+            Of one size, which `padded` brings to multiples of 32 inside the step.
         y: `{"boxes" [B, G, 4], "classes" or "labels" [B, G]}`, empty slots of class -1; ragged, or lists of B arrays;
             None, where detections are asked for.
         weights: [B] of the images, at least 0; None for 1.
@@ -124,9 +124,9 @@ def to_batch(x: Any, y: Any, convention: Convention, weights: Any = None) -> Bat
                 "out or rename the others"
             )
         x, y = x["images"], x.get("bounding_boxes", y)
-    images, (height, width) = _images(x, convention, pad=y is None)
-    count = ops.shape(images)[0]
-    sides = np.array([height or 0, width or 0], np.int32)
+    images = _images(x, convention)
+    count, height, width = ops.shape(images)[0], images.shape[1], images.shape[2]
+    sides = np.array([height, width], np.int32)
     batch = {
         "images": images,
         "size": ops.broadcast_to(ops.convert_to_tensor(sides), (count, 2)),
@@ -152,34 +152,30 @@ def _weighable(weights: Tensor) -> Tensor:
     return ops.logical_and(weights >= 0, ops.isfinite(weights))
 
 
-def _images(images: Any, convention: Convention, pad: bool) -> tuple[Tensor, tuple[int, int]]:
-    """Images from 0 to 255, with `pad` padded at the bottom and on the right to multiples of 32; and their (height,
-    width) without the padding."""
+def _images(images: Any, convention: Convention) -> Tensor:
+    """Images [B, H, W, 3] from 0 to 255."""
     images = np.stack([np.asarray(image) for image in images]) if _same_shapes(images) else images
     shape = getattr(images, "shape", None)
-    if hasattr(images, "to_tensor") or shape is None or len(shape) != 4 or shape[-1] != 3:
+    if hasattr(images, "to_tensor") or shape is None or len(shape) != 4 or shape[-1] != 3 or 0 in shape[1:3]:
         got = "images of several sizes" if shape is None or hasattr(images, "to_tensor") else list(shape)
         raise RetinaError(f"images: expected [B, H, W, 3] of one size, got {got}; resize or pad them to one size")
-    height, width = shape[1:3]
-    if height is None or width is None:
+    if None in shape[1:3]:
         raise RetinaError(
             "images: expected a size that is known in advance, got [B, None, None, 3]; batch images of one size "
             "(tf.data: .map with tf.ensure_shape)"
         )
-    upper = [-(-max(side, 1) // STRIDE) * STRIDE for side in (height, width)]
-    if pad and 0 not in (height, width):
-        widths = ((0, 0), (0, upper[0] - height), (0, upper[1] - width), (0, 0))
-        if any(map(any, widths)):
-            images = np.pad(images, widths) if isinstance(images, np.ndarray) else ops.pad(images, widths)
-    elif [height, width] != upper:
-        raise RetinaError(
-            f"images: expected sides that are multiples of {STRIDE}, got {height} x {width}; pad them "
-            f"at the bottom and on the right to {upper[0]} x {upper[1]}"
-        )
     if convention.pixel_range == (0, 1):
         scaled = ops.cast(images, "float32") * 255.0
         images = ops.convert_to_numpy(scaled) if isinstance(images, np.ndarray) else scaled
-    return images, (height, width)
+    return images
+
+
+def padded(batch: Batch) -> Batch:
+    """The batch, in a step: its images padded at the bottom and on the right to multiples of 32. `size` stays."""
+    missing = [-(side or 0) % STRIDE for side in batch["images"].shape[1:3]]
+    if not any(missing):
+        return batch
+    return {**batch, "images": ops.pad(batch["images"], ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)))}
 
 
 def _same_shapes(images: Any) -> bool:

@@ -140,7 +140,7 @@ def with_box(box, label=0, images=IMAGES):
         (*with_box(BOX, 0.5), "classes from 0 to 2"),
         (*with_box(BOX, images=IMAGES / 255), r"pixel_range=\(0, 1\)"),
         (*with_box(BOX, images=IMAGES - 210.0), "got -10 to -10"),
-        (*with_box(BOX, images=IMAGES[:, :40]), "pad them at the bottom and on the right to 64 x 128"),
+        (*with_box(BOX, images=IMAGES[:, :0]), r"of one size, got \[2, 0, 128, 3\]"),
         (*with_box(BOX, images=IMAGES[..., 0]), r"got \[2, 64, 128\]"),
         (*with_box(BOX, images=[IMAGES[0], IMAGES[0, :32]]), "of several sizes"),
         (*with_box(BOX, images=IMAGES[:1]), "expected boxes of 1 images, got 2"),
