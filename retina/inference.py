@@ -125,8 +125,8 @@ class CocoMetrics(keras.metrics.Metric):
     """COCO's figures of detections, by the evaluator of `retina evaluate`, once all images are in.
 
     `detector.compile(metrics=[retina.CocoMetrics()])` makes `evaluate` report `AP`, `AP50`, …, and `fit` `val_AP`, … of
-    its validation data, which callbacks take: `keras.callbacks.EarlyStopping(monitor="val_AP", mode="max")`. Areas are
-    those on the images that the detector is given.
+    its validation data, which callbacks take: `keras.callbacks.EarlyStopping(monitor="val_AP")`. Areas are those on
+    the images that the detector is given.
 
     Args:
         evaluation: section of `retina.Config`: limits, areas and engine.

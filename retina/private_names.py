@@ -7,8 +7,9 @@ inside the functions, so that importing this module costs nothing.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -90,6 +91,23 @@ def updates_in_turn(condition: Callable[[], bool]) -> Callable[[Optimizer], Opti
         return optimizer
 
     return decorate
+
+
+def directions(rising: Iterable[str], falling: Iterable[str]) -> keras.metrics.Metric:
+    """Return a metric without a value that tells Keras' callbacks which way figures get better, by their names.
+
+    They look for it at the metrics that `compile` wraps, which Keras computes from outputs in every step. Figures of
+    detections are no such metrics, and no public name tells of others.
+    """
+    from keras.src.trainers.compile_utils import MetricsList
+
+    class Directions(MetricsList):
+        def result(self) -> dict[str, Any]:
+            return {}
+
+    names = {**dict.fromkeys(falling, "down"), **dict.fromkeys(rising, "up")}
+    entries = [SimpleNamespace(name=name, _direction=way, reset_state=lambda: None) for name, way in names.items()]
+    return Directions(entries)
 
 
 def with_constant_weights(function: Any) -> Any:

@@ -25,7 +25,7 @@ from retina.models.heads import box_subnet, classification_subnet
 from retina.models.objective import LevelLogits, Objective, Sums
 from retina.ops.anchors import count_per_cell, level_anchors
 from retina.output import html_table
-from retina.private_names import all_layers
+from retina.private_names import all_layers, directions
 
 Tensor = Any
 Batch = dict[str, Tensor]
@@ -116,6 +116,8 @@ class Detector(keras.Model):
     >>> images = np.zeros((2, 64, 64, 3), "uint8")
     >>> targets = {"boxes": [[[8, 8, 40, 40]]] * 2, "classes": [[0], [1]]}
     >>> detector.compile("adam", metrics=[retina.CocoMetrics()])
+    >>> detector.metrics[0].name
+    'loss'
     >>> sorted(detector.fit(images, targets, verbose=0).history)[:2]
     ['loss', 'loss_box']
     >>> detector.evaluate(images, targets, return_dict=True, verbose=0)["AP"] <= 1
@@ -181,7 +183,7 @@ class Detector(keras.Model):
             name: keras.metrics.Mean(name=name) for name in ("loss_classification", "loss_box", "positives")
         }
         # Not for Keras to compute inside its steps, which it would if it saw them.
-        self.detection_metrics = SimpleNamespace(of_epoch=())
+        self.detection_metrics = SimpleNamespace(of_epoch=(), rising=())
         self.build((None, None, None, 3))
 
     @classmethod
@@ -380,6 +382,19 @@ class Detector(keras.Model):
         super().compile(optimizer=optimizer, **settings)
         self.detection_metrics.of_epoch = tuple(metrics)
 
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """Keras' metrics, and what tells callbacks which way the detector's figures get better.
+
+        Returns:
+            As of `keras.Model.metrics`, and of one more metric that has no value.
+
+        Raises:
+            Nothing of its own.
+        """
+        losses = [name for name in self.trackers if name != "positives"]
+        return [*super().metrics, directions(self.detection_metrics.rising, losses)]
+
     def get_compile_config(self) -> dict[str, Any]:
         metrics = [keras.saving.serialize_keras_object(metric) for metric in self.detection_metrics.of_epoch]
         return {**super().get_compile_config(), **({"metrics": metrics} if metrics else {})}
@@ -479,7 +494,9 @@ class Detector(keras.Model):
             )
             for metric in metrics:
                 metric.update_state(batch, detections)
-        return {name: value for metric in metrics for name, value in metric.result().items()}
+        figures = {name: value for metric in metrics for name, value in metric.result().items()}
+        self.detection_metrics.rising = tuple(figures)
+        return figures
 
     def _refuse_unusable(self) -> keras.callbacks.Callback:
         """A callback that raises at the end of an epoch whose loss is NaN because of its data."""

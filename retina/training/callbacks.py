@@ -7,6 +7,8 @@ from typing import Any
 
 import keras
 
+from retina.models.detector import Detector
+
 
 class Callbacks:
     """Caller of Keras callbacks: it calls them as `fit` would, with the detector as their model.
@@ -31,7 +33,7 @@ class Callbacks:
     def __init__(
         self,
         callbacks: Sequence[keras.callbacks.Callback],
-        model: keras.Model,
+        model: Detector,
         optimizer: keras.optimizers.Optimizer,
         *,
         every: int,
@@ -83,6 +85,8 @@ class Callbacks:
 
     def test_end(self, step: int, line: Mapping[str, float], figures: Mapping[str, float]) -> None:
         """Call them after the evaluation that ends an epoch."""
+        if self._callbacks:
+            self._model.detection_metrics.rising = tuple(figures)
         self._call("on_test_end", logs=figures)
         logs = {name: value for name, value in line.items() if name != "step"}
         logs |= {f"val_{name}": value for name, value in figures.items()}

@@ -400,8 +400,8 @@ def test_fit_takes_batches_of_several_lengths_and_gives_the_loss_of_the_step(com
         batch = padded(tensors(checked_batch(*element, detector.convention)))
         expected.append(float(detector.loss_sums(detector(batch, training=True), batch).losses()["loss"]))
     detector.set_weights(compiled.get_weights())  # the statistics of batch normalisation, too
-    best = keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", monitor="val_AP", mode="max", save_best_only=True)
-    stop = keras.callbacks.EarlyStopping(monitor="val_AP", mode="max")
+    best = keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", monitor="val_AP", save_best_only=True)
+    stop = keras.callbacks.EarlyStopping(monitor="val_AP")
     validation = {"validation_data": (images, targets), "callbacks": [best, stop]}
     history = detector.fit(Elements(*elements), shuffle=False, verbose=0, **validation)
     counts = [len(element[0]) for element in elements]
@@ -409,6 +409,7 @@ def test_fit_takes_batches_of_several_lengths_and_gives_the_loss_of_the_step(com
     assert history.history["val_loss"][0] > 0
     ((figure,),) = (history.history[name] for name in ("val_AP",))
     assert stop.best == figure and 0 <= figure < 1
+    assert stop.monitor_op is best.monitor_op is ops.greater  # though nobody gave mode="max"
     # What the callback saved is the model, metric included, and finds what the metric was given.
     loaded = keras.saving.load_model(tmp_path / "best.keras")
     assert loaded.get_config() == detector.get_config()

@@ -5,6 +5,7 @@ A training with them takes a tenth of a second; the loop, the checkpoints and th
 
 import contextlib
 import json
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -119,7 +120,7 @@ def build(config, names, load_weights=True):
     random = np.random.default_rng(config.run.seed)
     for variable in model.trainable_variables:
         variable.assign(random.normal(size=variable.shape))
-    model.weights_report = None
+    model.weights_report, model.detection_metrics = None, SimpleNamespace()
     return model
 
 
