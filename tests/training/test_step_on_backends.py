@@ -23,7 +23,7 @@ import numpy as np
 from retina.startup import import_tensorflow_quietly
 import_tensorflow_quietly()
 from retina import config
-from retina.models.keras_inputs import checked_batch
+from retina.models.keras_inputs import checked_batch, padded
 from retina.runs.checkpoint import gather
 from retina.training.optimizer import build_optimizer
 from retina.training.step import build_step
@@ -102,8 +102,8 @@ def modes():
     return {"losses": losses, "changed": changed}
 
 def fitted():
-    # The loss of Keras' fit on arrays, and of a step on the same: images with and without boxes, and a single one.
-    images = four_images()["images"]
+    # The loss of Keras' fit on arrays, and of a step on the same, padded: images with and without boxes, and a single one.
+    images = four_images()["images"][:, :60, :61]
     boxes = [[[4, 4, 36, 36], [20, 10, 60, 40]], [], [], [[10, 20, 40, 60]]]
     targets = {"boxes": boxes, "classes": [[0, 1], [], [], [1]]}
     pairs = []
@@ -113,12 +113,35 @@ def fitted():
         other, _, _ = small("float32", config.Run(), config.Loss())
         other.compile(optimizer="sgd")
         history = other.fit(x, y, batch_size=len(x), verbose=0).history
-        line = numbers(step(checked_batch(x, y, detector.convention)))
+        line = numbers(step(padded(checked_batch(x, y, detector.convention))))
         names = ("loss", "loss_classification", "loss_box", "positives")
         pairs.append([[line[name], history[name][0]] for name in names])
     return pairs
 
+def loaded():
+    # PyTorch's DataLoader, at a size that the strides don't divide, and the same as arrays.
+    from torch.utils.data import DataLoader
+    from retina.inference import CocoMetrics
+    images = four_images()["images"][:, :60, :50]
+    boxes = np.array([[[4, 4, 36, 36], [20, 10, 50, 40]], *[[[10, 20, 40, 60], [0] * 4]] * 3], "float32")
+    classes = np.array([[0, 1], *[[1, -1]] * 3])
+    rows = [(image, {"boxes": b, "labels": k}) for image, b, k in zip(images, boxes, classes)]
+    found = []
+    for x, y in ((DataLoader(rows, batch_size=2), None), (images, {"boxes": boxes, "labels": classes})):
+        detector = small("float32", config.Run(), config.Loss())[0]
+        detector.compile(optimizer="sgd", metrics=[CocoMetrics()])
+        settings = {} if y is None else {"batch_size": 2, "shuffle": False}
+        history = detector.fit(x, y, epochs=2, verbose=0, **settings).history
+        size = {} if y is None else {"batch_size": 2}
+        figures = detector.evaluate(x, y, verbose=0, return_dict=True, **size)
+        detections = detector.predict(x, verbose=0, **size)
+        losses = {f"fit_{k}": v for k, v in history.items()}
+        found.append({**losses, **figures, "boxes": detections["boxes"].ravel().tolist()})
+    return found
+
 parts = {"everything": everything(sys.argv[1]), "half": half(), "outside": outside(), "modes": modes()}
+if sys.argv[2] == "torch":
+    parts["loaded"] = loaded()
 print(json.dumps({**parts, "fitted": fitted()}))
 """
 
@@ -153,6 +176,16 @@ def test_fit_on_arrays_gives_the_loss_of_a_step_on_the_same(results, backend):
         for of_step, of_fit in pairs:
             assert of_fit == pytest.approx(of_step, rel=1e-6, abs=1e-7)
         assert pairs[0][0] > 0 and bool(pairs[-1][0]) == positives
+
+
+@pytest.mark.skipif("torch" not in BACKENDS, reason="torch is not installed")
+def test_a_data_loader_gives_what_arrays_give(results):
+    """`fit`, `evaluate` with its figures, and `predict`."""
+    of_loader, of_arrays = results["torch"][0]["loaded"]
+    assert of_loader.keys() == of_arrays.keys() >= {"fit_loss", "loss", "AP", "boxes"}
+    for name, value in of_arrays.items():
+        np.testing.assert_allclose(of_loader[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+    assert any(of_loader["boxes"])
 
 
 @pytest.mark.parametrize("backend", OTHERS)
