@@ -12,6 +12,7 @@ from retina.errors import RetinaError
 from retina.losses.arguments import floats, smoothed
 from retina.losses.cross_entropy import logistic
 from retina.losses.labels import class_targets, nan_unless
+from retina.ops.derivative import with_slope
 
 Tensor = Any
 
@@ -202,17 +203,10 @@ def _focal_term(wrongness: Tensor, gamma: float) -> Tensor:
     # The derivative σ^γ·(σ + γ·(1 - σ)·softplus) is written out: it shares its parts with the value, which no
     # backend finds out by itself. It is computed beside the value, so that it is all that waits for the backward pass:
     # a tensor as large as the logits instead of four.
-    @ops.custom_gradient
-    def term(z: Tensor) -> tuple[Tensor, Any]:
+    def term(z: Tensor) -> tuple[Tensor, Tensor]:
         cross_entropy = ops.softplus(z)
         probability = ops.sigmoid(z)
         weight = ops.square(probability) if gamma == 2 else ops.exp(-gamma * ops.softplus(-z))
-        slope = weight * (probability + gamma * ops.sigmoid(-z) * cross_entropy)
+        return weight * cross_entropy, weight * (probability + gamma * ops.sigmoid(-z) * cross_entropy)
 
-        def gradient(*args: Tensor, upstream: Tensor = None) -> Tensor:
-            (upstream,) = args if upstream is None else (upstream,)
-            return upstream * slope
-
-        return weight * cross_entropy, gradient
-
-    return term(wrongness)
+    return with_slope(term)(wrongness)

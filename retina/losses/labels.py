@@ -16,14 +16,14 @@ Tensor = Any
 
 
 def known(values: Tensor) -> np.ndarray | None:
-    """The values as an array, or None while a function is traced or compiled and they don't exist yet."""
+    """The values as an array, or None while a function is traced, compiled or transformed and they don't exist yet."""
     # TensorFlow's tensors have `numpy` where they have values; asking a symbolic one for them warns before it fails.
     symbolic = keras.backend.backend() == "tensorflow" and ops.is_tensor(values) and not hasattr(values, "numpy")
     if symbolic or isinstance(values, keras.KerasTensor):
         return None
     try:
         return np.asarray(ops.convert_to_numpy(values))
-    except TypeError:  # JAX's answer to a tracer
+    except (TypeError, RuntimeError):  # JAX's answer to a tracer, PyTorch's inside of torch.func's transforms
         return None
 
 

@@ -24,7 +24,7 @@ from retina.ops import boxes as box_ops
 from retina.ops.anchors import level_anchors
 from retina.ops.assignment import match
 from retina.ops.nms import nms, stable_top_k
-from tests.gradient import value_and_gradient
+from tests.gradient import forward_derivative, second_derivative, value_and_gradient
 
 CANVAS = (64, 96)
 ANCHORS = config.Anchors(size=2.0, scales=(1.0, 1.5), ratios=(0.25, 1.0, 4.0))
@@ -86,6 +86,13 @@ def functions():
         for alpha in (None, 0.25):
             focal = lambda x, a=alpha, g=gamma: losses.sigmoid_focal(x, targets=tensor(targets), alpha=a, gamma=g)  # noqa: E731
             keep(f"focal/{alpha}/{gamma}", focal, logits)
+    three = lambda x: ops.stack([x, -0.5 * x, 0 * x], axis=-1)  # noqa: E731
+    again = {
+        "focal/2": (lambda x: losses.sigmoid_focal(x, targets=tensor(targets), alpha=0.25, gamma=2.0), logits),
+        "softmax_focal": (lambda x: losses.softmax_focal(three(x), targets=np.arange(241) % 3, gamma=0.5), logits),
+    }
+    for name, (function, x) in again.items():
+        out[f"{name}/second"], out[f"{name}/forward"] = second_derivative(function, x), forward_derivative(function, x)
     errors = np.linspace(-3, 3, 62).astype(np.float32)
     keep("huber", lambda x: losses.huber(x, tensor(np.zeros_like(errors)), delta=1 / 9), errors)
     keep("smooth_l1", lambda x: losses.smooth_l1(x, tensor(np.zeros_like(errors)), beta=1 / 9), errors)

@@ -8,7 +8,7 @@ from keras import ops
 
 from retina.losses.focal import sigmoid_focal, sigmoid_focal_hard
 from tests import reference
-from tests.gradient import value_and_gradient
+from tests.gradient import forward_derivative, second_derivative, value_and_gradient
 
 # Within float32's range and far beyond it: the sigmoid of 20 rounds to 1, that of -200 to 0.
 LOGITS = np.concatenate([[-200, -100, -88, -50, -20], np.linspace(-12, 12, 49), [20, 50, 88, 100, 200]]).astype(
@@ -70,6 +70,18 @@ def test_float64_follows_the_formula_to_its_own_precision(alpha, gamma):
     np.testing.assert_allclose(value, reference.focal(logits, targets, alpha, gamma), rtol=5e-13, atol=1e-290)
     expected = reference.focal_gradient(logits, targets, alpha, gamma)
     np.testing.assert_allclose(gradient, expected, rtol=5e-13, atol=1e-290)
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
+def test_second_derivative_and_forward_mode(gamma):
+    """tests/backends holds the other backends to these."""
+    logits, targets = np.linspace(-12, 12, 49), np.resize([0.0, 1.0, 0.3], 49)
+    focal = lambda x: sigmoid_focal(x, targets=targets, alpha=0.25, gamma=gamma)  # noqa: E731
+    slope = lambda x: reference.focal_gradient(x, targets, 0.25, gamma)  # noqa: E731
+    np.testing.assert_allclose(forward_derivative(focal, logits), slope(logits), rtol=5e-13)
+    # Central differences of step h err by h² times the third derivative of the slope, and by ε/h.
+    differences = (slope(logits + 1e-5) - slope(logits - 1e-5)) / 2e-5
+    np.testing.assert_allclose(second_derivative(focal, logits), differences, rtol=1e-8, atol=1e-9)
 
 
 @pytest.mark.parametrize("gamma", GAMMAS)

@@ -102,7 +102,7 @@ def modes():
     return {"losses": losses, "changed": changed}
 
 def fitted():
-    # The loss of Keras' fit on arrays, and of a step on the same, padded: images with and without boxes, and a single one.
+    # The loss of Keras' fit on arrays, and of a step on the same, padded: images with and without boxes, and one alone.
     images = four_images()["images"][:, :60, :61]
     boxes = [[[4, 4, 36, 36], [20, 10, 60, 40]], [], [], [[10, 20, 40, 60]]]
     targets = {"boxes": boxes, "classes": [[0, 1], [], [], [1]]}
