@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -35,6 +36,7 @@ def run(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     about = {"kernelspec": notebook.metadata.kernelspec, "language_info": {"name": "python"}}
     with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(ROOT / "notebooks" / "data", Path(folder, "data"))
         NotebookClient(notebook, timeout=3600, record_timing=False, resources={"metadata": {"path": folder}}).execute()
     notebook.metadata = nbformat.from_dict(about)
     for cell in notebook.cells:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -174,6 +175,7 @@ SHORTER = {
         },
         2,
     ),
+    "ablation": ({}, 2),
 }
 """What each notebook is shortened by, and how many pictures it shows."""
 
@@ -184,6 +186,7 @@ def test_runs_from_top_to_bottom(name: str, tmp_path: Path) -> None:
     notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
     replacements, pictures = SHORTER[name]
     shorten(notebook, replacements)
+    shutil.copytree(NOTEBOOKS / "data", tmp_path / "data")
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert sum("image/png" in output.get("data", {}) for output in outputs) == pictures
