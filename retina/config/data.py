@@ -240,6 +240,23 @@ class Depth(Section):
         return self
 
 
+class RepeatSampling(Section):
+    """Images of rare classes shown several times an epoch (repeat factor sampling, arXiv:1908.03195, appendix B).
+
+    A class that is in the share f of the training images has the factor max(1, √(threshold / f)), an image the largest
+    factor of its classes. It is shown that often in the mean over epochs: in each as often as the factor's whole part
+    or once more, as the run's seed and the epoch draw it. Mosaics and mixups take their further images evenly.
+    """
+
+    kind: Literal["repeat"] = "repeat"
+    """Repeat factor sampling."""
+
+    threshold: Annotated[Float, Field(gt=0, le=1)]
+    """Share of the training images below which a class is rare: images of a class in a quarter of that share are shown
+    twice as often. The paper takes 0.001 for the 1,200 classes of LVIS; with few classes it must be far larger. Crowds
+    and difficult boxes don't count."""
+
+
 class Resize(Section):
     """Aspect-preserving resize of an image onto a canvas, which is padded at the bottom and on the right.
 
@@ -364,6 +381,10 @@ class Data(Section):
 
     augment: Augment = Augment()
     """Random changes of training images."""
+
+    sampling: RepeatSampling | None = None
+    """Frequency of training images; null, the default, shows each once an epoch. `schedule.epochs` then counts epochs
+    with the repeated images."""
 
     @field_validator("root")
     @classmethod

@@ -212,7 +212,7 @@ def with_absolute_paths(config: Config) -> Config:
 
 def _with_steps(config: Config, train_data: DetectionDataset) -> tuple[Config, tuple[str, ...]]:
     """Return the configuration with steps in the place of epochs, and a line on that for the log."""
-    resolved = plan.with_steps(config, train_data.sizes)
+    resolved = plan.with_steps(config, train_data)
     return resolved, (f"schedule.epochs: {config.schedule.epochs:g} epochs are {resolved.schedule.length} steps",)
 
 
