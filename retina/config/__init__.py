@@ -17,6 +17,7 @@ from retina.config.data import (
     Resize,
     Source,
     TfdsSource,
+    Tiles,
     VocSource,
     YoloSource,
 )
@@ -121,6 +122,7 @@ __all__ = [
     "Source",
     "StepSchedule",
     "TfdsSource",
+    "Tiles",
     "Varifocal",
     "VocSource",
     "YoloSource",

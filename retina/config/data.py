@@ -240,6 +240,19 @@ class Depth(Section):
         return self
 
 
+class Tiles(Section):
+    """Windows of one size that images are cut into, evenly spread, as `retina predict --tile SIZE --overlap SHARE`
+    cuts them."""
+
+    size: Annotated[Int, Field(ge=32)]
+    """Side of a tile in pixels of the image; along a side of the image that is shorter, it is as long as that. About
+    the size of the training images is usual."""
+
+    overlap: Annotated[Float, Field(ge=0, le=0.9)] = 0.2
+    """Share of a tile's side that neighbours have in common, at least: an object is whole in some tile if its sides are
+    at most so much of `size`."""
+
+
 class RepeatSampling(Section):
     """Images of rare classes shown several times an epoch (repeat factor sampling, arXiv:1908.03195, appendix B).
 
