@@ -223,7 +223,7 @@ def judge(
     figures = judge_tables(
         detected.truth, detected.results, protocol=protocol, settings=settings, replicates=replicates
     )
-    inference = _heavy("inference_in_words")(detected.config.inference)
+    inference = _heavy("inference_in_words")(detected.config.inference, settings.tiles)
     figures = replace(figures, conventions={"inference": inference, **figures.conventions})
     if out is not None:
         out = Path(out)

@@ -18,7 +18,8 @@ from retina.data.batches.evaluation import canvas_image, translated
 from retina.data.dataset import DetectionDataset
 from retina.data.detections import DetectionTable, concatenate, to_xywh
 from retina.data.ground_truth import GroundTruth, Results
-from retina.data.images import as_configured, load_image
+from retina.data.images import as_configured, load_image, size_fault
+from retina.data.limits import image_name
 from retina.data.tiles import TileDetections, check_tiles, merged, tiling
 from retina.errors import RetinaError
 from retina.evaluation.coco import evaluate_as
@@ -319,15 +320,51 @@ class Predictor:
         return content.hexdigest()
 
     def _detect(self, images: Sequence[np.ndarray]) -> list[Detections]:
-        """The detections in images of one size, which go through the network together."""
-        shown = [canvas_image(pixels, self.config.data.resize) for pixels in images]
-        canvas, scale, size = (np.stack(column) for column in zip(*shown, strict=True))
-        detections = self.run({"images": canvas, "scale": scale.astype(np.float32), "size": size.astype(np.int32)})
-        columns = zip(*(detections[name] for name in ("boxes", "scores", "labels", "valid")), strict=True)
-        return [
-            _named(boxes[valid], scores[valid], labels[valid], self.class_names)
-            for boxes, scores, labels, valid in columns
-        ]
+        return detect_images(self.run, self.config, self.class_names, images)
+
+
+def detect_images(
+    run: Callable[[Batch], dict[str, np.ndarray]],
+    config: Config,
+    class_names: Sequence[str],
+    images: Sequence[np.ndarray],
+) -> list[Detections]:
+    """Return the detections in images [H, W, 3] of one size, which go through the network together; `run` is of
+    `compile_inference`."""
+    shown = [canvas_image(pixels, config.data.resize) for pixels in images]
+    canvas, scale, size = (np.stack(column) for column in zip(*shown, strict=True))
+    detections = run({"images": canvas, "scale": scale.astype(np.float32), "size": size.astype(np.int32)})
+    columns = zip(*(detections[name] for name in ("boxes", "scores", "labels", "valid")), strict=True)
+    return [_named(boxes[valid], scores[valid], labels[valid], class_names) for boxes, scores, labels, valid in columns]
+
+
+def detect_rows(
+    detect: Callable[[Sequence[np.ndarray]], list[Detections]],
+    dataset: DetectionDataset,
+    rows: Iterable[int],
+    config: Config,
+) -> DetectionTable:
+    """Return the detections in rows of a dataset, by the tiles of `evaluation.tiles`.
+
+    Args:
+        detect: as of `detect_in_tiles`.
+
+    Raises:
+        RetinaError: an image can't be read, or is of another size than declared.
+    """
+    tiles = config.evaluation.tiles
+    assert tiles is not None, "evaluations without tiles read batches"
+    tables = []
+    for row in rows:
+        pixels = load_image(dataset.photograph(row), image_name(dataset, row), max_pixels=config.data.max_pixels)
+        fault = size_fault(dataset, row, pixels.shape[:2])
+        if fault is not None:
+            raise fault
+        detections = detect_in_tiles(detect, pixels, dataset.class_names, config.inference, tiles.size, tiles.overlap)
+        tables.append(
+            DetectionTable(np.full(len(detections), row), detections.boxes, detections.scores, detections.labels)
+        )
+    return concatenate(tables)
 
 
 def detect_in_tiles(

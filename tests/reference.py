@@ -155,8 +155,25 @@ def match(anchor_boxes, boxes, valid, crowd, positive_iou=0.5, negative_iou=0.4,
     return np.array(rows), np.array(ignored)
 
 
-def loss_sums(logits, deltas, anchor_boxes, batch, alpha=0.25, gamma=2.0, delta=1 / 9, weight=9.0, **matching):
-    """Summed focal and weighted Huber loss of a batch, and the number of positives."""
+def effective_number(boxes, beta):
+    """arXiv:1901.05555, equation 2, as the sum of the proof of proposition 1."""
+    return sum(as_float64(beta) ** power for power in range(boxes))
+
+
+def loss_sums(
+    logits,
+    deltas,
+    anchor_boxes,
+    batch,
+    alpha=0.25,
+    gamma=2.0,
+    delta=1 / 9,
+    weight=9.0,
+    class_weights=(1.0,) * 9,
+    **matching,
+):
+    """Summed focal and weighted Huber loss of a batch, and the number of positives; the focal loss of a positive anchor
+    times its class' weight, as arXiv:1901.05555 weighs a sample (section 4.2)."""
     classification, box, positives = 0.0, 0.0, 0
     for i in range(len(logits)):
         fields = [np.asarray(batch[name])[i] for name in ("boxes", "valid", "crowd")]
@@ -164,13 +181,14 @@ def loss_sums(logits, deltas, anchor_boxes, batch, alpha=0.25, gamma=2.0, delta=
         for a, row in enumerate(rows):
             if ignored[a]:
                 continue
-            target = np.zeros(logits.shape[-1])
+            target, factor = np.zeros(logits.shape[-1]), 1.0
             if row >= 0:
                 positives += 1
                 target[np.asarray(batch["labels"])[i, row]] = 1.0
+                factor = class_weights[np.asarray(batch["labels"])[i, row]]
                 goal = encode(anchor_boxes[a], fields[0][row])
                 box += weight * huber(deltas[i, a], goal, delta).sum()
-            classification += focal(logits[i, a], target, alpha, gamma).sum()
+            classification += factor * focal(logits[i, a], target, alpha, gamma).sum()
     return classification, box, positives
 
 

@@ -1,6 +1,8 @@
 """Prediction and evaluation run the same network on the same pixels; what `predict` takes and refuses."""
 
+import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -12,7 +14,18 @@ from retina import config
 from retina.data.batches.evaluation import evaluation_batches
 from retina.data.dataset import DetectionDataset
 from retina.errors import RetinaError
-from retina.inference import CocoMetrics, Detections, Predictor, build_detector, detect, detect_in_tiles
+from retina.inference import (
+    CocoMetrics,
+    Detections,
+    Predictor,
+    build_detector,
+    detect,
+    detect_images,
+    detect_in_tiles,
+    detect_rows,
+)
+from retina.training.devices import Distribution
+from retina.training.validation import Evaluator
 
 SETTINGS = config.parse(
     {
@@ -311,6 +324,26 @@ def test_an_image_of_one_tile_is_detected_as_ever(predictor):
     assert tiles.boxes.shape == (len(tiles), 4) and (tiles.boxes >= 0).all() and (tiles.boxes[:, 2] <= 90).all()
     with pytest.raises(RetinaError, match="--tile 8: expected at least 32 pixels"):
         predictor.predict(image, tile=8)
+
+
+def test_evaluations_in_tiles_detect_what_predictions_in_tiles_do(predictor, photographs):
+    """Of a run's evaluation and of a training's."""
+    tiles = config.Evaluation(tiles=config.Tiles(size=40, overlap=0.5))
+    settings = SETTINGS.model_copy(update={"evaluation": tiles})
+    predicted = predictor.predict(list(photographs.images), tile=40, overlap=0.5)
+    evaluator = Evaluator(settings, photographs, None, predictor.detector, Distribution())
+    detector = partial(detect_images, predictor.run, settings, photographs.class_names)
+    for table in (
+        detect_rows(detector, photographs, range(len(photographs)), settings),
+        evaluator.detect(evaluator.batches),
+    ):
+        assert table.image.tolist() == np.repeat(np.arange(5), [len(found) for found in predicted]).tolist()
+        for name in ("boxes", "scores", "labels"):
+            expected = np.concatenate([getattr(found, name) for found in predicted])
+            assert getattr(table, name).tobytes() == expected.tobytes()
+    other = dataclasses.replace(photographs, sizes=photographs.sizes + 1)
+    with pytest.raises(RetinaError, match="0.png: expected 97x65 pixels .* as declared, the image has 96x64"):
+        detect_rows(detector, other, [0], settings)
 
 
 def test_the_digest_is_that_of_the_weights(predictor):

@@ -240,6 +240,36 @@ class Depth(Section):
         return self
 
 
+class Tiles(Section):
+    """Windows of one size that images are cut into, evenly spread, as `retina predict --tile SIZE --overlap SHARE`
+    cuts them."""
+
+    size: Annotated[Int, Field(ge=32)]
+    """Side of a tile in pixels of the image; along a side of the image that is shorter, it is as long as that. About
+    the size of the training images is usual."""
+
+    overlap: Annotated[Float, Field(ge=0, le=0.9)] = 0.2
+    """Share of a tile's side that neighbours have in common, at least: an object is whole in some tile if its sides are
+    at most so much of `size`."""
+
+
+class RepeatSampling(Section):
+    """Images of rare classes shown several times an epoch (repeat factor sampling, arXiv:1908.03195, appendix B).
+
+    A class that is in the share f of the training images has the factor max(1, √(threshold / f)), an image the largest
+    factor of its classes. It is shown that often in the mean over epochs: in each as often as the factor's whole part
+    or once more, as the run's seed and the epoch draw it. Mosaics and mixups take their further images evenly.
+    """
+
+    kind: Literal["repeat"] = "repeat"
+    """Repeat factor sampling."""
+
+    threshold: Annotated[Float, Field(gt=0, le=1)]
+    """Share of the training images below which a class is rare: images of a class in a quarter of that share are shown
+    twice as often. The paper takes 0.001 for the 1,200 classes of LVIS; with few classes it must be far larger. Crowds
+    and difficult boxes don't count."""
+
+
 class Resize(Section):
     """Aspect-preserving resize of an image onto a canvas, which is padded at the bottom and on the right.
 
@@ -364,6 +394,10 @@ class Data(Section):
 
     augment: Augment = Augment()
     """Random changes of training images."""
+
+    sampling: RepeatSampling | None = None
+    """Frequency of training images; null, the default, shows each once an epoch. `schedule.epochs` then counts epochs
+    with the repeated images."""
 
     @field_validator("root")
     @classmethod

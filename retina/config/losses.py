@@ -202,6 +202,36 @@ class ImageNormalizer(Section):
 Normalizer = Annotated[Union[BatchNormalizer, EmaNormalizer, ImageNormalizer], Field(discriminator="kind")]
 
 
+class GivenWeights(Section):
+    """Factors of the classification loss of positive anchors, by their class; background anchors count once."""
+
+    kind: Literal["given"] = "given"
+    """Weights written down."""
+
+    weights: dict[str, PositiveFloat] = Field(min_length=1)
+    """Class names and their weights; a class that is not named weighs 1."""
+
+
+class EffectiveWeights(Section):
+    """Weights in proportion to 1 / Eₙ, the effective number of a class' boxes: Eₙ = (1 - βⁿ) / (1 - β) of n training
+    boxes (arXiv:1901.05555, eq. 2 and section 4).
+
+    As in that paper's code a weight multiplies the loss of a sample, here of a positive anchor summed over all classes;
+    background anchors have no class and count once. The paper's weights add up to K. These are 1 in the mean over the
+    training boxes, so that positives together weigh against the background what they do without.
+    """
+
+    kind: Literal["effective"] = "effective"
+    """Weights by the numbers of training boxes, neither crowd nor difficult; the log says which."""
+
+    beta: Annotated[Float, Field(gt=0, lt=1)] = 0.999
+    """Share β: near 0 all classes weigh alike, near 1 inversely to their numbers. The paper tries 0.9 to 0.9999; at
+    0.999 a class gains little weight for being rarer than others of several thousand boxes."""
+
+
+ClassWeights = Annotated[Union[GivenWeights, EffectiveWeights], Field(discriminator="kind")]
+
+
 class Loss(Section):
     """The objective: the classification loss summed over anchors and classes, the box loss over positive anchors, both
     divided by the same number (arXiv:1708.02002, section 4.1)."""
@@ -214,3 +244,7 @@ class Loss(Section):
 
     normalizer: Normalizer = BatchNormalizer()
     """Divisor of both losses."""
+
+    class_weights: ClassWeights | None = None
+    """Weights of the classes, for data where some are rare; null, the default, is the paper's: all weigh alike. They
+    change neither the box loss nor the divisor, and hard example mining ranks by the weighted losses."""

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from retina.config.data import Data
+from retina.config.data import Data, Tiles
 from retina.config.losses import Loss
 from retina.config.model import Anchors, Assignment, Model
 from retina.config.recipe import Optimizer, Run, Schedule, Sgd
@@ -88,6 +88,11 @@ class Evaluation(Section):
     )
     """Ranges of the objects' areas in square pixels, both ends included, by the letters that name their figures: `s`
     gives APs and ARs. The default is COCO's, with bounds at 32 x 32 and 96 x 96 pixels."""
+
+    tiles: Tiles | None = None
+    """Tiles that images are detected in, and as a whole for objects too large for these; the figures are of the whole
+    images, as `retina score` gives them for `retina predict --tile`. Null, the default, detects in whole images alone.
+    For large images: training then evaluates on one device."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Evaluation:

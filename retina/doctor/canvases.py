@@ -24,12 +24,12 @@ def canvas_findings(dataset: DetectionDataset, settings: config.Config, split: s
     The multiple that is proposed is the largest of those whose padding is within a point of the least. What each
     multiple pads is said in any case, and what it pads with six canvases, each of which takes a compilation.
     """
-    resize, batch_size = settings.data.resize, settings.run.batch_size
-    padding, repeats, canvases = _shares(dataset, resize, batch_size)
-    others = {multiple: _shares(dataset, _at(resize, multiple), batch_size)[0] for multiple in _MULTIPLES}
+    most, batch_size = settings.data.resize.max_canvases, settings.run.batch_size
+    padding, repeats, canvases = _shares(dataset, settings.data, batch_size)
+    others = {multiple: _shares(dataset, _at(settings.data, multiple), batch_size)[0] for multiple in _MULTIPLES}
     least = min(others.values())
     best = max(multiple for multiple, share in others.items() if share <= least + 0.01)
-    more = _shares(dataset, _at(resize, best, max(resize.max_canvases, _MORE_CANVASES)), batch_size)
+    more = _shares(dataset, _at(settings.data, best, max(most, _MORE_CANVASES)), batch_size)
     listed = ", ".join(f"{multiple} {share:.1%}" for multiple, share in others.items())
     saves = padding >= _MUCH and padding - others[best] >= _WORTH
     yield Finding(
@@ -51,13 +51,14 @@ def canvas_findings(dataset: DetectionDataset, settings: config.Config, split: s
         )
 
 
-def _at(resize: config.Resize, multiple: int, canvases: int | None = None) -> config.Resize:
-    return resize.model_copy(update={"multiple": multiple, "max_canvases": canvases or resize.max_canvases})
+def _at(data: config.Data, multiple: int, canvases: int | None = None) -> config.Data:
+    update = {"multiple": multiple, "max_canvases": canvases or data.resize.max_canvases}
+    return data.model_copy(update={"resize": data.resize.model_copy(update=update)})
 
 
-def _shares(dataset: DetectionDataset, resize: config.Resize, batch_size: int) -> tuple[float, float, int]:
+def _shares(dataset: DetectionDataset, data: config.Data, batch_size: int) -> tuple[float, float, int]:
     """The shares of padding and of repeats, and the number of canvases, in the mean of the sizes of training."""
-    geometries = plan.fit_training(dataset.sizes, resize, batch_size=batch_size)
+    geometries = plan.training_geometries(dataset, data, batch_size=batch_size)
     padding = float(np.mean([plan.padding(geometry) for geometry in geometries]))
     canvases = sum(len(geometry.canvases) for geometry in geometries)
     return padding, plan.repeats(geometries[0], batch_size=batch_size), canvases

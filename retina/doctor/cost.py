@@ -83,9 +83,9 @@ def estimate(settings: config.Config, dataset: DetectionDataset) -> Cost:
     """
     import keras
 
-    settings = plan.with_steps(settings, dataset.sizes)
+    settings = plan.with_steps(settings, dataset)
     steps = settings.schedule.length
-    geometries = plan.fit_training(dataset.sizes, settings.data.resize, batch_size=settings.run.batch_size)
+    geometries = plan.training_geometries(dataset, settings.data, batch_size=settings.run.batch_size)
     largest = geometries[-1]
     areas = largest.canvases.astype(np.int64).prod(axis=1)
     height, width = (int(side) for side in largest.canvases[int(areas.argmax())])

@@ -20,7 +20,9 @@ FEW_BOXES = 10
 FEW_IMAGES = 50
 SIDE_EDGES = tuple(2.0 ** (step / 2) for step in range(0, 25))
 ASPECT_EDGES = tuple(2.0 ** (step / 2) for step in range(-8, 9))
-_NOTED_IMBALANCE, _WARNED_IMBALANCE = 20, 100
+_NOTED_IMBALANCE, _WARNED_IMBALANCE = 10, 100
+# A class in at most this share of the images can be shown twice as often (`data.sampling`).
+_REPEATABLE = 0.25
 # A smaller share of a split's images in another split hardly changes its figures: by half a percent of AP at most.
 _LEAKAGE = 0.005
 # A larger share of label files that no image claims is not a few leftovers: images are trained as background.
@@ -276,9 +278,19 @@ def _classes(dataset: DetectionDataset, stats: Statistics, split: str, training:
             "warning" if ratio >= _WARNED_IMBALANCE else "note",
             "class-imbalance",
             f"{most} has {present[most]} boxes, {least} {present[least]}: {ratio:.0f} to 1",
-            "every class has the same weight in AP: look at the AP of each class, and add images of the rare classes",
+            "every class has the same weight in AP: look at the AP of each class, add images of the rare classes, or "
+            f"try {_balancing(stats, least)}",
             split,
         )
+
+
+def _balancing(stats: Statistics, rarest: str) -> str:
+    """Settings for classes of very different numbers, by the share of the images that the rarest is in."""
+    weights, share = "loss.class_weights.kind=effective", stats.class_images[rarest] / stats.images
+    if share > _REPEATABLE:
+        return weights
+    sampling = override_line("data.sampling", {"kind": "repeat", "threshold": float(f"{4 * share:.2g}")})
+    return f"{weights}, or {sampling}, which shows images of {rarest} twice as often"
 
 
 def _repeated_boxes(dataset: DetectionDataset, split: str) -> Iterator[Finding]:

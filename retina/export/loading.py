@@ -19,7 +19,7 @@ from retina.evaluation.coco import Metrics, evaluate_as
 from retina.export.certificate import table_of
 from retina.export.description import portable
 from retina.export.runner import Runner, format_of, open_artefact
-from retina.inference import Detections, Predictor, detect_in_tiles, each_image, pixels_of
+from retina.inference import Detections, Predictor, detect_in_tiles, detect_rows, each_image, pixels_of
 from retina.output import Watch, unwatched
 from retina.runs import loading
 from retina.runs.loading import OF_EVALUATION, Detected, check_sections, of_section, split_for
@@ -122,7 +122,11 @@ def detect_split(
     check_sections(overrides, OF_EVALUATION, "an evaluation")
     predictor = load(run_or_export, checkpoint, of_section(overrides, "inference"))
     dataset, truth, config = split_for(predictor, split, of_section(overrides, "data", "evaluation"))
-    table = table_of(list(predictor.stream(watched(_files(dataset), len(dataset)))))
+    if config.evaluation.tiles is None:
+        table = table_of(list(predictor.stream(watched(_files(dataset), len(dataset)))))
+    else:
+        assert isinstance(predictor, ExportedPredictor), "a run is evaluated above"
+        table = detect_rows(predictor.runner.detect, dataset, watched(range(len(dataset)), len(dataset)), config)
     return Detected(table, dataset, results(table, dataset), truth, config)
 
 

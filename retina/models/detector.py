@@ -17,6 +17,7 @@ from keras import ops
 
 from retina import config
 from retina.errors import RetinaError
+from retina.losses.class_weights import class_weights
 from retina.models import backbones, keras_inputs
 from retina.models.decode import decode
 from retina.models.fpn import FeaturePyramid
@@ -257,7 +258,10 @@ class Detector(keras.Model):
     def objective(self, canvas: tuple[int, int]) -> Objective:
         """The training objective on a canvas (height, width)."""
         anchors, assignment, loss = self.sections.anchors, self.sections.assignment, self.sections.loss
-        return Objective(self.level_anchors(canvas), assignment, loss, anchors.box_weights, anchors.max_size_ratio)
+        weights = None if loss.class_weights is None else class_weights(loss.class_weights, self.class_names)
+        return Objective(
+            self.level_anchors(canvas), assignment, loss, anchors.box_weights, anchors.max_size_ratio, weights
+        )
 
     def loss_sums(self, outputs: dict[str, Tensor], batch: Batch) -> Sums:
         """The batch's summed losses, its number of positive anchors, and further figures of its training."""

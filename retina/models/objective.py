@@ -100,6 +100,9 @@ class Objective:
         level_anchors: [A_l, 4] float32 of each pyramid level, in the order of the network's outputs.
         assignment, loss: sections of the configuration.
         box_weights, max_size_ratio: of the box encoding, as in `config.Anchors`.
+        class_weights: [K] factors of the classification loss of positive anchors, summed over classes, by the class of
+            their box; None leaves them alike. Ignored anchors add nothing, background anchors count once, and the
+            divisor is the number of positives, unweighted.
     """
 
     level_anchors: Sequence[np.ndarray]
@@ -107,6 +110,7 @@ class Objective:
     loss: config.Loss
     box_weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
     max_size_ratio: float = box_ops.MAX_SIZE_RATIO
+    class_weights: np.ndarray | None = None
 
     def sums(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> Sums:
         """Match anchors to boxes and sum both losses over the batch.
@@ -134,7 +138,7 @@ class Objective:
             logits = LevelLogits([logits], None, logits.shape[-1])
         level_sizes = [len(anchors) for anchors in self.level_anchors]
         of_anchors, probabilities = _classification_losses(
-            logits, batch["labels"], matches, self.loss.classification, pairs, level_sizes
+            logits, batch["labels"], matches, self.loss.classification, pairs, level_sizes, self.class_weights
         )
         classification, foreground, background = _classification_sums(
             of_anchors, matches, self.loss.classification, weights
@@ -192,8 +196,10 @@ def _classification_losses(
     kind: config.ClassificationLoss,
     pairs: _Pairs,
     level_sizes: Sequence[int],
+    class_weights: np.ndarray | None,
 ) -> tuple[Tensor, Tensor]:
-    """The loss of each anchor [B, A], and σ(logit) of each `OBSERVED`th anchor, both summed over classes."""
+    """The loss of each anchor [B, A], weighted by its class, and σ(logit) of each `OBSERVED`th anchor, both summed over
+    classes."""
     # Background anchors get class -1, which no class equals.
     anchor_labels = ops.take_along_axis(ops.cast(labels, "int32"), matches.index, axis=1)
     anchor_labels = ops.where(matches.positive, anchor_labels, -1)
@@ -220,8 +226,11 @@ def _classification_losses(
         )
         for level, start, size in zip(logits.levels, starts, sizes, strict=True)
     ]
-    losses, observed = zip(*of_levels, strict=True)
-    return ops.concatenate(losses, axis=1), ops.concatenate(observed, axis=1)
+    losses, observed = (ops.concatenate(parts, axis=1) for parts in zip(*of_levels, strict=True))
+    if class_weights is not None:
+        with_background = ops.convert_to_tensor(np.concatenate([[1.0], class_weights]), losses.dtype)
+        losses = losses * ops.take(with_background, anchor_labels + 1)
+    return losses, observed
 
 
 def _in_float(level: Tensor, bias: Tensor, classes: int) -> Tensor:

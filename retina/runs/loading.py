@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -16,7 +17,7 @@ from retina.data.ground_truth import GroundTruth, Results, results
 from retina.data.load import Split, read_split
 from retina.errors import RetinaError
 from retina.evaluation.coco import Metrics, evaluate_as
-from retina.inference import Predictor, build_detector, detect
+from retina.inference import Predictor, build_detector, detect, detect_images, detect_rows
 from retina.output import Watch, unwatched
 from retina.runs.checkpoint import Checkpoint, read, restore
 from retina.runs.directory import RunDirectory
@@ -107,8 +108,8 @@ def of_section(overrides: Sequence[str], *sections: str) -> list[str]:
     return [text for text in overrides if text.startswith(tuple(f"{section}." for section in sections))]
 
 
-def inference_in_words(settings: configuration.Inference) -> str:
-    """Return the settings of `inference` that decide on the detections, in one line."""
+def inference_in_words(settings: configuration.Inference, tiles: configuration.Tiles | None = None) -> str:
+    """Return the settings of `inference`, and of `evaluation.tiles`, that decide on the detections, in one line."""
     across = "all classes together" if settings.class_agnostic else "each class"
     per = "a level" if settings.candidates_per == "level" else "an image"
     kind, where = {
@@ -117,9 +118,12 @@ def inference_in_words(settings: configuration.Inference) -> str:
         "gaussian": ("Gaussian Soft-NMS", f"with sigma {settings.soft_sigma:g}"),
     }[settings.suppression]
     cut = {"before": "", "after": ", boxes cut to the image after that", "none": ", boxes not cut to the image"}
+    parts = (
+        "" if tiles is None else f", in tiles of {tiles.size} pixels with an overlap of {tiles.overlap:g}, and whole"
+    )
     return (
         f"scores above {settings.score_threshold:g}, up to {settings.candidates} candidates {per}, {kind} of {across} "
-        f"{where}{cut[settings.clip]}, up to {settings.max_detections} detections an image"
+        f"{where}{cut[settings.clip]}, up to {settings.max_detections} detections an image{parts}"
     )
 
 
@@ -171,8 +175,12 @@ def detect_split(
     check_sections(overrides, OF_EVALUATION, "an evaluation")
     predictor = load(run, checkpoint, of_section(overrides, "inference"))
     dataset, truth, config = split_for(predictor, split, of_section(overrides, "data", "evaluation"))
-    batches = evaluation_batches(dataset, config.data, batch_size=config.inference.batch_size)
-    table = detect(predictor.run, dataset, watched(batches, len(batches)))
+    if config.evaluation.tiles is None:
+        batches = evaluation_batches(dataset, config.data, batch_size=config.inference.batch_size)
+        table = detect(predictor.run, dataset, watched(batches, len(batches)))
+    else:
+        images = partial(detect_images, predictor.run, config, dataset.class_names)
+        table = detect_rows(images, dataset, watched(range(len(dataset)), len(dataset)), config)
     return Detected(table, dataset, results(table, dataset), truth, config)
 
 

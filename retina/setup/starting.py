@@ -435,7 +435,7 @@ def _with_length(
     """
     settings, train = draft.config(), tables["train"]
     batch = settings.run.batch_size
-    geometries = plan.fit_training(train.sizes, settings.data.resize, batch_size=batch)
+    geometries = plan.training_geometries(train, settings.data, batch_size=batch)
     canvases = sum(len(geometry.canvases) for geometry in geometries)
     work = Work(len(train), batch, len(tables["validation"]), canvases)
     if draft.gives("schedule.steps", "schedule.epochs"):
@@ -443,7 +443,7 @@ def _with_length(
             raise RetinaError(
                 "--minutes: it has no effect where schedule.steps or schedule.epochs are given; leave it out"
             )
-        steps = plan.with_steps(settings, train.sizes).schedule.length
+        steps = plan.with_steps(settings, train).schedule.length
         evaluations = steps // (settings.run.evaluate_every or steps)
         return draft, decisions.seconds(steps, evaluations, work, speed)
     left = None if minutes is None else minutes - spent / 60

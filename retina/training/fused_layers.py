@@ -1,7 +1,8 @@
 """Layers of a backbone as a training step computes them: fewer passes over memory, the same variables and classes.
 
 - `fold_frozen_batch_norms`: a frozen normalisation becomes part of the convolution before it.
-- `rectify_by_results`: on JAX a ReLU's gradient is taken from its result (`retina.ops.rectifier`).
+- `shorten_gradients`: on JAX a ReLU's gradient is taken from its result (`retina.ops.rectifier`), and a max pooling's
+  is gathered (`retina.ops.pooling`).
 - `fuse_batch_norms`: on TensorFlow a normalisation that trains is a single kernel, over all replicas if asked for.
 
 A layer's class stays what it was, since a saved Keras model names its layers by their classes: a callback may save it
@@ -22,6 +23,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from retina.ops.pooling import max_pool
 from retina.ops.rectifier import relu
 from retina.private_names import all_layers, uncast_variables
 
@@ -93,14 +95,22 @@ def fuse_batch_norms(model: keras.Model, replicas: int = 1) -> None:
             layer.call = partial(over_replicas if layer.synchronized and replicas > 1 else fused, layer)
 
 
-def rectify_by_results(model: keras.Model) -> None:
-    """Let a model's plain ReLUs take their gradients from their results."""
+def shorten_gradients(model: keras.Model) -> None:
+    """Let a model's plain ReLUs and max poolings take the gradients that need fewer passes over memory."""
     for layer in all_layers(model):
         if (type(layer) is keras.layers.Activation and layer.activation is keras.activations.relu) or (
             type(layer) is keras.layers.ReLU
             and (layer.max_value, layer.negative_slope, layer.threshold) == (None, 0.0, 0.0)
         ):
             layer.call = relu
+        elif type(layer) is keras.layers.MaxPooling2D and _is_plain(layer):
+            layer.call = partial(max_pool, size=layer.pool_size[0], stride=layer.strides[0])
+
+
+def _is_plain(layer: keras.layers.MaxPooling2D) -> bool:
+    """Whether it pools squares over channels-last maps without padding."""
+    square = len({*layer.pool_size}) == len({*layer.strides}) == 1
+    return square and layer.padding == "valid" and layer.data_format == "channels_last"
 
 
 def fold_frozen_batch_norms(model: keras.Model) -> None:

@@ -293,7 +293,7 @@ class Loop:
                 self.report.say(note)
         if self.validation is None:
             self.report.say("no validation data: nothing is evaluated, and the newest checkpoint counts as the best")
-        for line in (described(self.config.data), *how_read()):
+        for line in (*described(self.data.train, self.config.data), *how_read()):
             self.report.say(line)
         for note in self.notes:
             self.report.say(note)

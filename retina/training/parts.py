@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import keras
+import numpy as np
 
-from retina.config import Config
+from retina.config import Config, GivenWeights
 from retina.data.dataset import DetectionDataset
 from retina.inference import build_detector
+from retina.losses.class_weights import class_weights
 from retina.models.detector import Detector
 from retina.runs.checkpoint import Checkpoint, extra_of, restore
 from retina.training.devices import ALONE, Distribution
@@ -65,8 +67,9 @@ def _detector(
 ) -> tuple[Detector, tuple[str, ...]]:
     """Return the detector with its first weights, and notes; with `saved` its weights are still to be restored."""
     keras.utils.set_random_seed(config.run.seed)
+    config, weighting = _with_class_weights(config, data)
     detector = build_detector(config, data.class_names, load_weights=saved is None)
-    notes = _weights_notes(config, detector) if saved is None else []
+    notes = weighting + (_weights_notes(config, detector) if saved is None else [])
     if saved is None and config.model.init_from is not None:
         notes += initialise(detector, read_initial(config.model.init_from), config)
     if config.optimizer.base_batch_size is not None:
@@ -76,6 +79,19 @@ def _detector(
             f"{config.optimizer.base_batch_size}, here {config.run.batch_size}"
         )
     return detector, tuple(notes)
+
+
+def _with_class_weights(config: Config, data: DetectionDataset) -> tuple[Config, list[str]]:
+    """Return the configuration with `loss.class_weights` in numbers, and a line on them for the log."""
+    section = config.loss.class_weights
+    if section is None:
+        return config, []
+    counted = data.labels[~(data.crowd | data.difficult)]
+    values = class_weights(section, data.class_names, np.bincount(counted, minlength=len(data.class_names)))
+    weights = dict(zip(data.class_names, values.tolist(), strict=True))
+    loss = config.loss.model_copy(update={"class_weights": GivenWeights(weights=weights)})
+    listed = ", ".join(f"{name} {weight:.3g}" for name, weight in weights.items())
+    return config.model_copy(update={"loss": loss}), [f"class weights ({section.kind}): {listed}"]
 
 
 def _weights_notes(config: Config, detector: Detector) -> list[str]:

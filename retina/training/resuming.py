@@ -266,7 +266,7 @@ def _used(data: DetectionDataset, config: Config, steps: int) -> np.ndarray:
     """Return the rows that the first steps of a run have read; all of them where an example is made of several."""
     if images_per_example(config.data.augment) > 1 or config.data.cache != "none":
         return np.arange(len(data) if steps else 0)
-    geometry = plan.fit_training(data.sizes, config.data.resize)[0]
+    geometry = plan.training_geometries(data, config.data, batch_size=config.run.batch_size)[0]
     per_epoch = plan.training_steps(geometry, batch_size=config.run.batch_size)
     parts = [np.zeros(0, np.int64)]
     for epoch in range(-(-steps // per_epoch)):

@@ -22,7 +22,7 @@ from retina.inference import jax_or_numpy
 from retina.models.detector import Detector
 from retina.models.objective import Sums
 from retina.training.devices import ALONE, Distribution
-from retina.training.fused_layers import fold_frozen_batch_norms, fuse_batch_norms, rectify_by_results
+from retina.training.fused_layers import fold_frozen_batch_norms, fuse_batch_norms, shorten_gradients
 from retina.training.update import Update
 
 Tensor = Any
@@ -287,7 +287,7 @@ class JaxStep(Step):
         super().__init__(update)
         import jax
 
-        rectify_by_results(update.detector.backbone)
+        shorten_gradients(update.detector.backbone)
         self._mesh = None if engine is None else _Mesh(engine.device_mesh.backend_mesh)
         detector, parts, mesh = update.detector, update.parts, self._mesh
 

@@ -87,7 +87,7 @@ def time_steps(config: Config, data: DetectionDataset, steps: int, collaborators
         step=median,
         images_per_second=batch_size * int(usual.sum()) / float(later[usual].sum()),
         data_wait=float(waited[usual].sum() / later[usual].sum()),
-        hours=plan.with_steps(config, data.sizes).schedule.length * float(later[usual].mean()) / 3600,
+        hours=plan.with_steps(config, data).schedule.length * float(later[usual].mean()) / 3600,
         memory=memory(),
         devices=distribution.names or tuple(devices()),
     )

@@ -18,6 +18,7 @@ from retina.data.fingerprint import Fingerprints, fingerprint
 from retina.data.ground_truth import GroundTruth, ground_truth
 from retina.data.load import check_same_classes, load_split, read_split
 from retina.data.orientation import settled
+from retina.errors import RetinaError
 from retina.models import backbones
 from retina.models.efficientnet_lite import INSTALLED
 from retina.runs import checkpoint as checkpoints
@@ -83,6 +84,11 @@ def train(
         train_data = hosts.together(lambda: load_split(config.data, "train")) if train_data is None else train_data
         config, length = _with_steps(config, train_data)
     distribution.slots(config.run.batch_size, config.run.accumulate)  # its error comes before the work
+    if config.evaluation.tiles is not None and distribution.replicas > 1:
+        raise RetinaError(
+            f"evaluation.tiles: expected one device, got {distribution.replicas}; set run.devices: 1, or leave the "
+            "tiles out and measure them afterwards: retina evaluate RUN evaluation.tiles.size=N"
+        )
     if config.run.deterministic:
         hosts.together(check_determinism)
     start = _start(hosts, path, config, resume)
@@ -212,7 +218,7 @@ def with_absolute_paths(config: Config) -> Config:
 
 def _with_steps(config: Config, train_data: DetectionDataset) -> tuple[Config, tuple[str, ...]]:
     """Return the configuration with steps in the place of epochs, and a line on that for the log."""
-    resolved = plan.with_steps(config, train_data.sizes)
+    resolved = plan.with_steps(config, train_data)
     return resolved, (f"schedule.epochs: {config.schedule.epochs:g} epochs are {resolved.schedule.length} steps",)
 
 

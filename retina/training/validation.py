@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from retina.data.ground_truth import GroundTruth, Results, results
 from retina.drawing.evaluation_files import pictures_with_truth, write_evaluation
 from retina.evaluation.coco import Metrics, evaluate_as
 from retina.evaluation.matching import match
-from retina.inference import compile_inference, detect
+from retina.inference import compile_inference, detect, detect_images, detect_rows
 from retina.models.detector import Detector
 from retina.private_names import all_layers
 from retina.runs.directory import RunDirectory, storing
@@ -70,7 +70,10 @@ class Evaluator:
 
     @cached_property
     def batches(self) -> Iterable[Any]:
-        """The batches of this host's share, made once: each time would trace the pipeline and fragment the heap."""
+        """The batches of this host's share, made once: each time would trace the pipeline and fragment the heap; with
+        `evaluation.tiles` the rows."""
+        if self.config.evaluation.tiles is not None:
+            return range(len(self.dataset))
         return evaluation_batches(
             self.dataset,
             self.config.data,
@@ -79,8 +82,11 @@ class Evaluator:
         )
 
     def detect(self, batches: Iterable[Any]) -> DetectionTable:
-        """Return the detections in the batches."""
-        return detect(self._infer, self.dataset, batches)
+        """Return the detections in `batches`, or some of them."""
+        if self.config.evaluation.tiles is None:
+            return detect(self._infer, self.dataset, batches)
+        images = partial(detect_images, self._infer, self.config, self.dataset.class_names)
+        return detect_rows(images, self.dataset, batches, self.config)
 
     def evaluate(self, table: DetectionTable) -> Evaluation:
         """Return the metrics of the detections of all hosts."""

@@ -8,6 +8,8 @@ from retina.ablation.plan import Plan, changes, make_plan, number_pairs, numbers
 from retina.ablation.presets import PRESETS
 from retina.errors import RetinaError
 
+GRIDS = sorted((configuration.default_path().parent / "grids").glob("*.yaml"))
+
 
 def names(plan: Plan) -> list[str]:
     return [setting.name for setting in plan.settings]
@@ -17,6 +19,11 @@ def losses(plan: Plan) -> list[tuple]:
     trials = plan.trials[: len(plan.settings)]
     found = [plan.trial_config(trial).loss.classification for trial in trials]
     return [(loss.kind, loss.gamma, loss.alpha) for loss in found]
+
+
+@pytest.mark.parametrize("file", GRIDS, ids=lambda file: file.stem)
+def test_the_grids_of_the_package_are_settings(base, file):
+    assert len(make_plan(base, grid=file).settings) >= 2
 
 
 # ----------------------------------------------------------------------------------------------- nothing, and wrong

@@ -133,12 +133,15 @@ def functions():
         "quality_focal": (config.QualityFocal(), huber),
         "varifocal": (config.Varifocal(), huber),
         "of_images": (focal, huber, config.ImageNormalizer()),
+        "class_weights": (focal, huber),
     }
     for name, kinds in objectives.items():
         chosen = config.Loss(**dict(zip(("classification", "box", "normalizer"), kinds, strict=False)))
 
-        def loss(chosen=chosen, logits=logits, deltas=deltas, part="loss"):
-            objective = Objective(levels, config.Assignment(), chosen)
+        weights = np.array([0.5, 1.0, 4.0]) if name == "class_weights" else None
+
+        def loss(chosen=chosen, logits=logits, deltas=deltas, part="loss", weights=weights):
+            objective = Objective(levels, config.Assignment(), chosen, class_weights=weights)
             return objective.sums({"logits": tensor(logits), "deltas": tensor(deltas)}, fields).losses()[part]
 
         keep(f"loss/{name}/logits", lambda x, loss=loss: loss(logits=x), logits)

@@ -85,6 +85,15 @@ def test_a_hundredfold_imbalance_is_a_warning():
     assert codes(dataset) == {"class-imbalance": "warning"}
 
 
+@pytest.mark.parametrize(("images", "sampling"), [(21, "'data.sampling={kind: repeat, threshold: 0.19}'"), (2, None)])
+def test_an_imbalance_names_the_settings_that_help(images, sampling):
+    each = 420 // images
+    dataset = table([(64, 320)] * images, [many(each)] * images, [1] * 20 + [0] * 400, ("a", "b"))
+    (finding,) = table_findings(dataset, "train", training=True)
+    assert "try loss.class_weights.kind=effective" in finding.remedy
+    assert ("data.sampling" in finding.remedy) == (sampling is not None) and (sampling or "") in finding.remedy
+
+
 def test_outside_training_few_boxes_of_a_class_are_no_matter():
     dataset = table([(64, 64)], [many(20)], labels=[0] * 19 + [1], names=("a", "b", "c"))
     assert codes(dataset, "test", training=False) == {"class-without-boxes": "note"}

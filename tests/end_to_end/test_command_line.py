@@ -175,6 +175,32 @@ def test_evaluate_by_other_inference_settings_and_an_edited_config(monkeypatch, 
     assert "(inference.max_detections (20 → 7))" in tree["notes"][0]
 
 
+def test_evaluate_in_tiles_scores_what_predict_in_tiles_detects(monkeypatch, capsys, trained, tmp_path):
+    data = package.load_split(package.load_config(trained.run / "config.yaml").data, "validation")
+    (tmp_path / "images").mkdir()
+    for identifier, image in zip(data.image_ids, data.images, strict=True):
+        (tmp_path / "images" / f"{identifier}.png").write_bytes(image)
+    tiles = ["evaluation.tiles.size=48", "evaluation.tiles.overlap=0.5"]
+    options = ["--replicates", "0", "--json", "--out", tmp_path / "scores"]
+    code, out, err = main(monkeypatch, capsys, "evaluate", trained.run, *tiles, *options)
+    assert code == 0, err
+    assert json.loads(out)["conventions"]["inference"].endswith(
+        "up to 20 detections an image, in tiles of 48 pixels with an overlap of 0.5, and whole"
+    )
+    files = [tmp_path / "images" / f"{identifier}.png" for identifier in data.image_ids]
+    predicted = package.load(trained.run).predict(files, tile=48, overlap=0.5)
+    expected = [
+        (identifier, data.category_ids[label], float(score), [x1, y1, x2 - x1, y2 - y1])
+        for identifier, found in zip(data.image_ids, predicted, strict=True)
+        for (x1, y1, x2, y2), score, label in zip(
+            found.boxes.astype(float).tolist(), found.scores, found.labels, strict=True
+        )
+    ]
+    scored = json.loads((tmp_path / "scores" / "detections.json").read_text())
+    rows = [(d["image_id"], d["category_id"], d["score"], d["bbox"]) for d in scored]
+    assert sorted(rows) == sorted(expected) and expected
+
+
 def test_config_prints_what_it_reads_again(retina, tmp_path):
     done = retina(tmp_path, "config", "run.seed=7", "optimizer.learning_rate=1e-3")
     assert done.code == 0 and done.err == ""

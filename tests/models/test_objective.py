@@ -43,10 +43,10 @@ def empty_batch(images=1, slots=2):
     return batch_of(np.zeros((images, slots, 4)), valid=np.zeros((images, slots)))
 
 
-def sums_of(logits, deltas, batch, anchors=ANCHORS, assignment=PAPER, loss=PAPERS_LOSS):
+def sums_of(logits, deltas, batch, anchors=ANCHORS, assignment=PAPER, loss=PAPERS_LOSS, **further):
     outputs = {"logits": ops.convert_to_tensor(logits), "deltas": ops.convert_to_tensor(deltas)}
     batch = {name: ops.convert_to_tensor(field) for name, field in batch.items()}
-    return Objective([anchors], assignment, loss).sums(outputs, batch)
+    return Objective([anchors], assignment, loss, **further).sums(outputs, batch)
 
 
 def numbers(sums):
@@ -375,6 +375,33 @@ def test_mining_is_divided_by_all_positives():
     np.testing.assert_allclose(float(found["loss_classification"]), losses[[0, 2]].sum() / 2, rtol=1e-6)
 
 
+@pytest.mark.parametrize("kind", CLASSIFICATION_LOSSES[:2] + CLASSIFICATION_LOSSES[4:], ids=kinds[:2] + kinds[4:])
+def test_class_weights_multiply_the_positives_of_their_class_alone(kind):
+    logits, deltas = outputs_of()
+    batch = batch_of([[[0, 0, 10, 9], [20, 0, 30, 10]]], labels=[[1, 0]])  # the third anchor is background
+
+    def sums(weights):
+        loss = config.Loss(classification=kind)
+        return sums_of(logits, deltas, batch, loss=loss, class_weights=weights and np.array(weights))
+
+    plain, none, first, second = (sums(weights) for weights in (None, [0.0, 0.0], [1.0, 0.0], [0.0, 1.0]))
+    weighted = sums([0.5, 3.0])
+    assert numbers(sums([1.0, 1.0])) == numbers(plain) and float(first.foreground) > 0 < float(second.foreground)
+    np.testing.assert_allclose(none.classification, plain.background, rtol=1e-6)
+    expected = float(plain.background) + 0.5 * float(first.foreground) + 3.0 * float(second.foreground)
+    np.testing.assert_allclose(weighted.classification, expected, rtol=1e-6)
+    assert float(weighted.box) == float(plain.box) and float(weighted.positives) == 2
+
+
+def test_mining_ranks_by_the_weighted_losses():
+    logits, deltas = np.zeros((1, 3, 2), np.float32), outputs_of()[1]
+    logits[0, 0] = 1.0  # the hardest without weights
+    batch = batch_of([[[0, 0, 10, 10], [20, 0, 30, 10]]], labels=[[0, 1]])
+    loss = config.Loss(classification=config.Ohem(hardest=1, ratio=None))
+    found = sums_of(logits, deltas, batch, loss=loss, class_weights=np.array([1.0, 5.0])).classification
+    np.testing.assert_allclose(found, 5 * 2 * math.log(2), rtol=1e-6)
+
+
 # --------------------------------------------------------------------------------------------- reference, invariances
 
 
@@ -389,13 +416,14 @@ def random_case(seed, images=2, classes=3):
     return anchors, batch_of(boxes, labels, random.random((images, 4)) < 0.8, crowd)
 
 
-def test_equals_reference():
+@pytest.mark.parametrize("weights", [{}, {"class_weights": np.array([0.25, 1.5, 6.0])}], ids=["plain", "weighted"])
+def test_equals_reference(weights):
     positives = 0
     for seed in range(5):
         anchors, batch = random_case(seed)
         logits, deltas = outputs_of(2, len(anchors), 3, seed)
-        expected = reference.loss_sums(logits, deltas, anchors, batch)
-        found = numbers(sums_of(logits, deltas, batch, anchors=anchors))
+        expected = reference.loss_sums(logits, deltas, anchors, batch, **weights)
+        found = numbers(sums_of(logits, deltas, batch, anchors=anchors, **weights))
         # rtol: sums of some hundred float32 terms.
         np.testing.assert_allclose(found, expected, rtol=2e-6)
         positives += found[2]
@@ -445,8 +473,12 @@ def test_the_order_of_an_images_boxes_never_matters():
     )
 
 
-@pytest.mark.parametrize("kind", CLASSIFICATION_LOSSES, ids=kinds)
-def test_levels_give_what_joined_logits_give(kind):
+@pytest.mark.parametrize(
+    ("kind", "weights"),
+    [(kind, None) for kind in CLASSIFICATION_LOSSES] + [(config.Focal(), np.array([0.5, 3.0]))],
+    ids=[*kinds, "class_weights"],
+)
+def test_levels_give_what_joined_logits_give(kind, weights):
     """Values and the gradients of each level and of the bias, observed probabilities included."""
     random = np.random.default_rng(5)
     shapes, anchors_per_cell, classes = ((3, 4), (2, 3), (1, 1)), 3, 2
@@ -457,7 +489,7 @@ def test_levels_give_what_joined_logits_give(kind):
     deltas = random.normal(0, 0.3, (2, sum(sizes), 4)).astype(np.float32)
     levels = [random.normal(0, 2, (2, *shape, anchors_per_cell * classes)).astype(np.float32) for shape in shapes]
     bias = random.normal(-1, 1, anchors_per_cell * classes).astype(np.float32)
-    objective = Objective(level_anchors, PAPER, config.Loss(classification=kind))
+    objective = Objective(level_anchors, PAPER, config.Loss(classification=kind), class_weights=weights)
 
     def total(logits):
         sums = objective.sums({"logits": logits, "deltas": ops.convert_to_tensor(deltas)}, batch)

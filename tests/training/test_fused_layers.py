@@ -10,9 +10,16 @@ import tensorflow as tf
 from retina import config
 from retina.models import backbones
 from retina.models.detector import Detector
-from retina.ops import rectifier
+from retina.ops import pooling, rectifier
 from retina.private_names import all_layers
-from retina.training.fused_layers import _folded, fold_frozen_batch_norms, fuse_batch_norms, fused, over_replicas
+from retina.training.fused_layers import (
+    _folded,
+    fold_frozen_batch_norms,
+    fuse_batch_norms,
+    fused,
+    over_replicas,
+    shorten_gradients,
+)
 
 
 def layer(policy: str, way=None) -> keras.layers.BatchNormalization:
@@ -186,3 +193,25 @@ def test_a_rectifier_passes_gradients_where_its_result_is_not_zero():
             y = function(x)
         np.testing.assert_array_equal(y, [0, 0, 0, 0.5, 2])
         np.testing.assert_array_equal(tape.gradient(y, x), [0, 0, 0, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "stride"), [((2, 13, 16, 3), 3, 2), ((1, 8, 7, 2), 2, 2), ((1, 9, 9, 1), 3, 1)]
+)
+def test_a_max_pooling_passes_gradients_to_the_first_of_the_largest(shape, size, stride):
+    random = np.random.default_rng(6)
+    x = tf.constant(random.integers(0, 4, shape), tf.float32)  # whole numbers: many ties, no rounding
+    y = tf.nn.max_pool2d(x, size, stride, "VALID")
+    upstream = tf.constant(random.integers(-9, 9, y.shape), tf.float32)
+    for function in (pooling.max_pool, pooling._gathered):
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(x)
+            expected, value = tf.nn.max_pool2d(x, size, stride, "VALID"), function(x, size, stride)
+        np.testing.assert_array_equal(value, expected)
+        np.testing.assert_array_equal(tape.gradient(value, x, upstream), tape.gradient(expected, x, upstream))
+
+
+def test_the_pooling_of_our_own_residual_network_is_shortened():
+    network = backbones.build("resnet18")
+    shorten_gradients(network)
+    assert "call" in vars(network.get_layer("maxpool")) and "call" in vars(network.get_layer("layer1_0_relu"))

@@ -1,4 +1,4 @@
-"""The images of each batch and their places in it: pure functions of the image sizes, the seed and the epoch.
+"""The images of each batch and their places in it: pure functions of the table, the seed and the epoch.
 
 An image is resized with its aspect kept and padded to a *canvas*. Images that share a canvas share batches, so that the
 shapes a compiled step sees are few and static.
@@ -6,15 +6,18 @@ shapes a compiled step sees are few and static.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from retina import config
+from retina.data.dataset import DetectionDataset
 from retina.errors import RetinaError
 
 # Boxes are padded to a multiple of this, so that data sets that differ by a few boxes share a compiled step.
 _BOX_MULTIPLE = 8
+# Factors of repeated images are whole numbers of this part, so that their sums are exact in any order.
+ONCE = 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,11 +25,13 @@ class Geometry:
     """Layout of N images on C canvases, all (height, width) in pixels.
 
     `resized` [N,2] int32 is an image's size before padding, `canvas_of` [N] int32 its row in `canvases` [C,2] int32.
+    `factors` [N] int64 are the `repeat_factors` of training images; None shows each once an epoch.
     """
 
     resized: np.ndarray
     canvas_of: np.ndarray
     canvases: np.ndarray
+    factors: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +81,41 @@ def fit(sizes: np.ndarray, resize: config.Resize) -> Geometry:
     return Geometry(resized[which], merged[canvas_of][which].astype(np.int32), canvases.astype(np.int32))
 
 
+def training_geometries(dataset: DetectionDataset, data: config.Data, *, batch_size: int) -> tuple[Geometry, ...]:
+    """Return `fit_training` of a training split, with its images as often as `data.sampling` says.
+
+    Raises:
+        RetinaError: a side is not positive, or the sampling has no effect.
+    """
+    factors = None if data.sampling is None else repeat_factors(dataset, data.sampling)
+    geometries = fit_training(dataset.sizes, data.resize, batch_size=batch_size)
+    return tuple(replace(geometry, factors=factors) for geometry in geometries)
+
+
+def repeat_factors(dataset: DetectionDataset, sampling: config.RepeatSampling) -> np.ndarray:
+    """Return how often each image is shown in the mean over epochs, [N] int64 in units of `ONCE`: at least once.
+
+    Raises:
+        RetinaError: none is shown more than once.
+    """
+    classes = len(dataset.class_names)
+    image = np.repeat(np.arange(len(dataset)), np.diff(dataset.offsets))
+    counted = ~(dataset.crowd | dataset.difficult)
+    present = np.unique(np.stack([image[counted], dataset.labels[counted]]), axis=1)
+    share = np.bincount(present[1], minlength=classes) / max(len(dataset), 1)
+    of_class = np.sqrt(sampling.threshold / np.where(share > 0, share, 1.0))
+    exact = np.ones(len(dataset))
+    np.maximum.at(exact, present[0], of_class[present[1]])
+    factors = np.round(exact * ONCE).astype(np.int64)
+    if len(dataset) and factors.max() == ONCE:
+        raise RetinaError(
+            "data.sampling.threshold: expected more than the share of the training images that the rarest class is in, "
+            f"{share[share > 0].min(initial=1.0):.3g}, got {sampling.threshold:g}, which repeats none; raise it, or "
+            "leave data.sampling out"
+        )
+    return factors
+
+
 def fit_training(sizes: np.ndarray, resize: config.Resize, *, batch_size: int = 1) -> tuple[Geometry, ...]:
     """Lays images out for training: for each of `resize.train_short` in order, or else once, for `short`.
 
@@ -108,7 +148,8 @@ def training_plan(geometry: Geometry, *, batch_size: int, seed: int, epoch: int)
     """The batches of one epoch: each image at least once, in an order drawn from (seed, epoch) alone.
 
     The last batch of a canvas is completed from the start of that canvas' own order, so some images repeat; the number
-    of batches S is the same in every epoch. `sample` is (epoch * S + step) * B + slot.
+    of batches S is the same in every epoch. `sample` is (epoch * S + step) * B + slot. Images with `factors` are
+    repeated canvas by canvas.
 
     Raises:
         RetinaError: there is no image, or the seed does not fit into 63 bits.
@@ -121,7 +162,11 @@ def training_plan(geometry: Geometry, *, batch_size: int, seed: int, epoch: int)
     random = np.random.Generator(np.random.Philox(key=np.array([seed, epoch], np.uint64)))
     order = random.permutation(count)
     groups = _by_canvas(geometry, order)
-    index = np.concatenate([np.resize(rows, (-(-len(rows) // batch_size), batch_size)) for rows in groups])
+    if geometry.factors is not None:
+        groups = [_repeated(rows, geometry.factors[rows], random) for rows in groups]
+    batches = -(-_shown(geometry) // batch_size)
+    shapes = [(count, batch_size) for count in batches[batches > 0].tolist()]
+    index = np.concatenate([np.resize(rows, shape) for rows, shape in zip(groups, shapes, strict=True)])
     canvas = geometry.canvas_of[index[:, 0]]
     shuffled = random.permutation(len(index))
     index = index[shuffled].astype(np.int64)
@@ -157,19 +202,19 @@ def padding(geometry: Geometry) -> float:
 def repeats(geometry: Geometry, *, batch_size: int) -> float:
     """Share of the images of an epoch of `training_plan` that complete a batch; 0 without an image."""
     slots = training_steps(geometry, batch_size=batch_size) * batch_size
-    return 1.0 - len(geometry.canvas_of) / slots if slots else 0.0
+    return 1.0 - int(_shown(geometry).sum()) / slots if slots else 0.0
 
 
 def training_steps(geometry: Geometry, *, batch_size: int) -> int:
     """S: the number of batches of an epoch of `training_plan`."""
-    return int((-(-np.bincount(geometry.canvas_of) // batch_size)).sum())
+    return int((-(-_shown(geometry) // batch_size)).sum())
 
 
-def with_steps(settings: config.Config, sizes: np.ndarray) -> config.Config:
+def with_steps(settings: config.Config, dataset: DetectionDataset) -> config.Config:
     """Return the configuration with `schedule.epochs` turned into steps, to the nearest, but at least one.
 
     Args:
-        sizes: [N,2] (height, width) of the training images as stored, pixels.
+        dataset: the training split.
 
     Raises:
         RetinaError: the warm-up or a milestone does not fit into the steps, or there is no image.
@@ -178,9 +223,8 @@ def with_steps(settings: config.Config, sizes: np.ndarray) -> config.Config:
     if epochs is None:
         return settings
     batch_size = settings.run.batch_size
-    per_epoch = training_steps(
-        fit_training(sizes, settings.data.resize, batch_size=batch_size)[0], batch_size=batch_size
-    )
+    (geometry, *_) = training_geometries(dataset, settings.data, batch_size=batch_size)
+    per_epoch = training_steps(geometry, batch_size=batch_size)
     tree = settings.model_dump(mode="json")
     tree["schedule"] |= {"steps": max(round(epochs * per_epoch), 1), "epochs": None}
     return config.parse(tree, f"schedule.epochs: {epochs:g} epochs of {per_epoch} steps")
@@ -209,6 +253,27 @@ def share(batch_size: int, *, parts: int, devices: int, first: int, stop: int) -
     """
     slots = np.arange(batch_size).reshape(parts, devices, -1)
     return slots[:, first:stop].transpose(1, 0, 2).ravel()
+
+
+def _shown(geometry: Geometry) -> np.ndarray:
+    """[C] int64: the most images that an epoch shows on each canvas, before batches are completed."""
+    canvases = len(geometry.canvases)
+    if geometry.factors is None:
+        return np.bincount(geometry.canvas_of, minlength=canvases)
+    total = np.zeros(canvases, np.int64)
+    np.add.at(total, geometry.canvas_of, geometry.factors)
+    return -(-total // ONCE)
+
+
+def _repeated(rows: np.ndarray, factors: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Return the rows, each as often as its factor says, in a new order.
+
+    Systematic sampling (Madow 1949): a comb of distance `ONCE` with a random start is laid over the factors in their
+    random order. An image has as many teeth as the whole part of its factor or one more, in the mean its factor; and so
+    has their sum, so that epochs have the same number of batches.
+    """
+    teeth = (np.cumsum(factors) + random.integers(ONCE)) // ONCE
+    return random.permutation(np.repeat(rows, np.diff(teeth, prepend=0)))
 
 
 def _numbers(index: np.ndarray) -> np.ndarray:

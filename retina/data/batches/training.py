@@ -24,11 +24,19 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 
-def described(data: config.Data) -> str:
-    """Return the log's line on how training images are read."""
-    if data.decode == "auto":
-        return "training images: JPEGs decoded by simplejpeg, reduced where they are shown small; resized by OpenCV"
-    return "training images: JPEGs decoded by simplejpeg in full; resized as for evaluation, bit for bit"
+def described(dataset: DetectionDataset, data: config.Data) -> tuple[str, ...]:
+    """Return the log's lines on how training images are read, and how often."""
+    how = (
+        "JPEGs decoded by simplejpeg, reduced where they are shown small; resized by OpenCV"
+        if data.decode == "auto"
+        else "JPEGs decoded by simplejpeg in full; resized as for evaluation, bit for bit"
+    )
+    lines = (f"training images: {how}",)
+    if data.sampling is None:
+        return lines
+    factors = plan.repeat_factors(dataset, data.sampling) / plan.ONCE
+    often = f"{(factors > 1).sum()} of them more than once an epoch, at most {factors.max():.3g} times"
+    return (*lines, f"training images: {often}; {factors.sum():.0f} images an epoch (data.sampling)")
 
 
 def training_batches(
@@ -58,7 +66,7 @@ def training_batches(
     """
     if not 0 <= first_step <= steps:
         raise RetinaError(f"training: expected 0 <= first step <= steps, got {first_step} and {steps}; raise the steps")
-    geometries = plan.fit_training(dataset.sizes, data.resize, batch_size=batch_size)
+    geometries = plan.training_geometries(dataset, data, batch_size=batch_size)
     # Its errors, also those of a run without steps.
     plan.training_plan(geometries[0], batch_size=batch_size, seed=seed, epoch=0)
     image_kind(dataset, data.max_pixels)

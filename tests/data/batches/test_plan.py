@@ -1,6 +1,7 @@
 """The plan: which image stands where in which batch."""
 
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -152,12 +153,12 @@ def test_epochs_are_turned_into_steps(epochs, steps):
     """Eight images in batches of 2, no canvas with fewer: 4 steps."""
     resize = "data.resize={short: 64, long: 128, multiple: 64}"
     given = config.load(None, [resize, "run.batch_size=2", f"schedule={{kind: step, epochs: {epochs}}}"])
-    resolved = plan.with_steps(given, MIXED)
+    resolved = plan.with_steps(given, SimpleNamespace(sizes=MIXED))
     assert (resolved.schedule.length, resolved.schedule.epochs) == (steps, None)
-    assert plan.with_steps(resolved, MIXED) is resolved
+    assert plan.with_steps(resolved, SimpleNamespace(sizes=MIXED)) is resolved
 
 
 def test_a_warm_up_that_does_not_fit_into_the_epochs_is_an_error():
     given = config.load(None, ["schedule={kind: cosine, epochs: 1, warmup_steps: 9}", "run.batch_size=2"])
     with pytest.raises(RetinaError, match=r"1 epochs of \d steps: .*warmup_steps \(9\) must not exceed steps"):
-        plan.with_steps(given, MIXED)
+        plan.with_steps(given, SimpleNamespace(sizes=MIXED))
