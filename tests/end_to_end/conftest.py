@@ -11,8 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-# Six updates of a small network: nothing is learned, but a prior of 0.2 gives it detections to talk about. The backbone is
-# the package's own: importing keras-cv takes each process seconds.
+# Six updates of a small network: nothing is learned, but a prior of 0.2 gives it detections to talk about. The backbone
+# is the package's own: importing keras-cv takes each process seconds.
 TINY = [
     "data.train={format: digits, split: train, images: 16, size: 64}",
     "data.validation={format: digits, split: validation, images: 6, size: 64}",
