@@ -11,14 +11,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-# Six updates of a small network: nothing is learned, but a prior of 0.2 gives it detections to talk about. The backbone
-# is the package's own: importing keras-cv takes each process seconds.
+# Six updates of a small network: nothing is learned, but a prior of 0.2 gives it detections to talk about.
 TINY = [
     "data.train={format: digits, split: train, images: 16, size: 64}",
     "data.validation={format: digits, split: validation, images: 6, size: 64}",
     "data.test={format: digits, split: test, images: 4, size: 64}",
     "data.resize={short: 64, long: 64, multiple: 32}",
-    "model.backbone=resnet10",
     "model.fpn={channels: 16, max_level: 5}",
     "model.head={channels: 16, layers: 1, prior: 0.2}",
     "schedule={kind: cosine, steps: 6, warmup_steps: 2}",
