@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -87,8 +88,30 @@ class Detections:
         return [{"name": name, "label": label, "score": score, "box": box} for name, label, score, box in rows]
 
 
-def compile_inference(detector: Detector, engine: Any = None) -> Callable[[Batch], dict[str, np.ndarray]]:
+class CompiledInference:
     """Network, decoding and NMS as one function from a batch to arrays `boxes`, `scores`, `labels`, `valid`.
+
+    `start` returns before an asynchronous device is done, `fetch` waits for it; a call does both.
+    """
+
+    def __init__(self, forward: Callable[[Batch], Batch]):
+        self._forward = forward
+
+    def start(self, batch: Batch) -> Batch:
+        """Return the detections as the backend's tensors."""
+        return self._forward({name: batch[name] for name in _INPUTS})
+
+    @staticmethod
+    def fetch(detections: Batch) -> dict[str, np.ndarray]:
+        """Return what `start` gave as arrays."""
+        return {name: keras.ops.convert_to_numpy(value) for name, value in detections.items()}
+
+    def __call__(self, batch: Batch) -> dict[str, np.ndarray]:
+        return self.fetch(self.start(batch))
+
+
+def compile_inference(detector: Detector, engine: Any = None) -> CompiledInference:
+    """Return the inference of a detector, with its present weights at each call.
 
     Args:
         engine: under which the detector was made: a `tf.distribute.MirroredStrategy`, whose replicas each take an equal
@@ -97,21 +120,17 @@ def compile_inference(detector: Detector, engine: Any = None) -> Callable[[Batch
     """
     backend = keras.backend.backend()
     forward = _FORWARD[backend](detector) if engine is None else _FORWARD_ON_DEVICES[backend](detector, engine)
-
-    def run(batch: Batch) -> dict[str, np.ndarray]:
-        detections = forward({name: batch[name] for name in _INPUTS})
-        return {name: keras.ops.convert_to_numpy(value) for name, value in detections.items()}
-
-    return run
+    return CompiledInference(forward)
 
 
-def detect(
-    run: Callable[[Batch], dict[str, np.ndarray]], dataset: DetectionDataset, batches: Iterable[Batch]
-) -> DetectionTable:
-    """The detections in `batches` of a dataset (`evaluation_batches`: all of it, or one host's
-    share), with `run` from `compile_inference`."""
+def detect(run: CompiledInference, dataset: DetectionDataset, batches: Iterable[Batch]) -> DetectionTable:
+    """Return the detections in `batches` of a dataset (`evaluation_batches`: all of it, or one host's share)."""
+    nothing: tuple[Batch, np.ndarray] = {}, np.empty(0)
     with translated(dataset):
-        return concatenate([_table(run(batch), np.asarray(batch["index"])) for batch in batches])
+        started = ((run.start(batch), np.asarray(batch["index"])) for batch in batches)
+        # A GPU has the next batch before the last is fetched.
+        pairs = pairwise(chain(started, [nothing]))
+        return concatenate([_table(run.fetch(detections), index) for (detections, index), _ in pairs])
 
 
 def _table(detections: dict[str, np.ndarray], index: np.ndarray) -> DetectionTable:

@@ -100,19 +100,23 @@ def _candidates(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """A level's best pairs: anchors, deltas [B, N, 4], logits (-inf below the threshold), labels [B, N].
 
-    The best N pairs lie on the N anchors with the best top class, so that only those anchors' classes are sorted.
+    The best N pairs lie on the N anchors with the best top class, so that only those anchors' classes are sorted; with
+    a single class, or N anchors at most, there is nothing to choose first.
     """
-    classes = logits.shape[-1]
-    anchor_count = _least(inference.candidates, ops.shape(logits)[1])
-    _, rows = stable_top_k(ops.max(logits, axis=-1), anchor_count)
-    # Sorted rows keep equal scores in the order of the flat (anchor, class) index.
-    rows = ops.sort(rows, axis=-1)
-    logits = ops.take_along_axis(logits, rows[..., None], axis=1)
+    classes, anchor_count = logits.shape[-1], ops.shape(logits)[1]
+    few = isinstance(anchor_count, int) and anchor_count <= inference.candidates
+    rows = None
+    if classes > 1 and not few:
+        anchor_count = _least(inference.candidates, anchor_count)
+        _, rows = stable_top_k(ops.max(logits, axis=-1), anchor_count)
+        # Sorted rows keep equal scores in the order of the flat (anchor, class) index.
+        rows = ops.sort(rows, axis=-1)
+        logits = ops.take_along_axis(logits, rows[..., None], axis=1)
 
     pair_count = _least(inference.candidates, anchor_count * classes)
     top, pairs = stable_top_k(ops.reshape(logits, (-1, anchor_count * classes)), pair_count)
-    labels = pairs % classes
-    rows = ops.take_along_axis(rows, pairs // classes, axis=1)
+    labels, places = pairs % classes, pairs // classes
+    rows = places if rows is None else ops.take_along_axis(rows, places, axis=1)
 
     anchors = ops.take(ops.convert_to_tensor(anchors), rows, axis=0)
     deltas = ops.take_along_axis(deltas, rows[..., None], axis=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -45,10 +46,7 @@ def nms(boxes: Tensor, scores: Tensor, labels: Tensor, *, iou_threshold: Tensor,
     slots = ops.arange(max_detections, dtype="int32")[None, :]
     chosen = ops.full((batch, max_detections), -1, dtype="int32")
 
-    def some_left(step: Tensor, left: Tensor, chosen: Tensor) -> Tensor:
-        return ops.logical_and(step < max_detections, ops.any(left > -math.inf))
-
-    def keep_best(step: Tensor, left: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def keep_best(step: Tensor, left: Tensor, chosen: Tensor) -> tuple[Tensor, ...]:
         best = _first_largest(left)
         exists = ops.take_along_axis(left, best, axis=1) > -math.inf
         box = ops.take_along_axis(boxes, best[:, :, None], axis=1)
@@ -57,10 +55,9 @@ def nms(boxes: Tensor, scores: Tensor, labels: Tensor, *, iou_threshold: Tensor,
         # The chosen one is removed by its row: the IoU of an empty box with itself is 0.
         left = ops.where(ops.logical_or(suppressed, rows == best), -math.inf, left)
         chosen = ops.where(ops.logical_and(slots == step, exists), best, chosen)
-        return step + 1, left, chosen
+        return left, chosen
 
-    start = (ops.zeros((), dtype="int32"), scores, chosen)
-    return ops.while_loop(some_left, keep_best, start)[2]
+    return _repeat(keep_best, (scores, chosen), max_detections)[1]
 
 
 def soft_nms(
@@ -96,9 +93,6 @@ def soft_nms(
     chosen = ops.full((batch, max_detections), -1, dtype="int32")
     lowered = ops.full((batch, max_detections), -math.inf, dtype=log_scores.dtype)
 
-    def some_left(step: Tensor, left: Tensor, chosen: Tensor, lowered: Tensor) -> Tensor:
-        return ops.logical_and(step < max_detections, ops.any(left > -math.inf))
-
     def keep_best(step: Tensor, left: Tensor, chosen: Tensor, lowered: Tensor) -> tuple[Tensor, ...]:
         best = _first_largest(left)
         score = ops.take_along_axis(left, best, axis=1)
@@ -112,10 +106,36 @@ def soft_nms(
         left = ops.where(same_class, left + factor, left)
         left = ops.where(ops.logical_or(left <= least, rows == best), -math.inf, left)
         here = ops.logical_and(slots == step, score > -math.inf)
-        return step + 1, left, ops.where(here, best, chosen), ops.where(here, score, lowered)
+        return left, ops.where(here, best, chosen), ops.where(here, score, lowered)
 
-    start = (ops.zeros((), dtype="int32"), _with_one_zero(log_scores), chosen, lowered)
-    return ops.while_loop(some_left, keep_best, start)[2:]
+    return _repeat(keep_best, (_with_one_zero(log_scores), chosen, lowered), max_detections)[1:]
+
+
+def _repeat(
+    keep_best: Callable[..., tuple[Tensor, ...]], state: tuple[Tensor, ...], max_detections: Tensor
+) -> tuple[Tensor, ...]:
+    """Apply `keep_best(step, *state)`, where state[0] [B, N] holds the scores of what is left, until nothing is left or
+    `max_detections` are chosen. A step with nothing left changes nothing."""
+    if isinstance(max_detections, int) and _host_waits(state[0]):
+        return ops.fori_loop(0, max_detections, lambda step, state: keep_best(step, *state), state)
+
+    def some_left(step: Tensor, left: Tensor, *_: Tensor) -> Tensor:
+        return ops.logical_and(step < max_detections, ops.any(left > -math.inf))
+
+    def counted(step: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        return step + 1, *keep_best(step, *state)
+
+    return ops.while_loop(some_left, counted, (ops.zeros((), dtype="int32"), *state))[1:]
+
+
+def _host_waits(values: Tensor) -> bool:
+    """Whether a condition on values stops the device at every step, until the host has read it: with JAX and PyTorch
+    off the CPU. On the CPU a loop of a fixed count would go on for nothing."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return bool(jax.default_backend() != "cpu")
+    return keras.backend.backend() == "torch" and values.device.type != "cpu"
 
 
 def _first_largest(values: Tensor) -> Tensor:

@@ -9,6 +9,12 @@ NONE = -np.inf
 A, B, FAR = [0, 0, 10, 10], [0, 0, 10, 8], [50, 50, 60, 60]  # IoU of A and B is 0.8
 
 
+@pytest.fixture(autouse=True, params=[False, True], ids=["until-none-left", "fixed-count"])
+def loop(request, monkeypatch):
+    """Both loops: the second is that of a GPU."""
+    monkeypatch.setattr("retina.ops.nms._host_waits", lambda values: request.param)
+
+
 def kept(boxes, scores, labels=None, iou_threshold=0.5, max_detections=4):
     boxes = np.asarray(boxes, np.float32).reshape(1, -1, 4)
     labels = np.zeros(boxes.shape[1]) if labels is None else labels
