@@ -12,6 +12,7 @@ LONGEST = (
     "end_to_end/test_ablate.py",
     "training/test_kills.py",
     "end_to_end/test_devices.py",
+    "end_to_end/test_without_tensorflow.py",
     "end_to_end/test_train.py",
     "runs/test_importing.py",
     "end_to_end/test_import.py",

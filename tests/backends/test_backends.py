@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.quick_jax import QUICK_JAX
+
 RUNNER = Path(__file__).parent / "runner.py"
 OTHERS = ("jax", "torch")
 
@@ -31,7 +33,7 @@ def run(backend, folder):
     target = folder / f"{backend}.npz"
     process = subprocess.run(
         [sys.executable, str(RUNNER), str(target), str(folder / "weights.npz")],
-        env={**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", "JAX_PLATFORMS": "cpu"},
+        env={**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", "JAX_PLATFORMS": "cpu", **QUICK_JAX},
         capture_output=True,
         text=True,
         timeout=600,

@@ -73,11 +73,15 @@ def test_either_order_of_bytes_and_either_width(kind):
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_a_header_that_is_cut_short_is_read_alike_by_both(kind):
+    import tensorflow as tf
+
+    # A graph, as in the reader: its loops take a tenth of the time.
+    in_graph = tf.function(exif.orientation, input_signature=[tf.TensorSpec((), tf.string)])
     content = photograph(6, kind)
     for length in [0, 1, 2, 3, 4, 8, 12, *range(20, len(content), 17)]:
-        assert orientation(content[:length]) == int(exif.orientation(content[:length]))
+        assert orientation(content[:length]) == int(in_graph(content[:length]))
     for nothing in (b"", b"\xff\xd8", b"GIF89a", b"BM", b"not an image", bytes(100)):
-        assert orientation(nothing) == int(exif.orientation(nothing)) == 1
+        assert orientation(nothing) == int(in_graph(nothing)) == 1
     assert orientation("no/such/file.jpg") == 1
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.quick_jax import QUICK_JAX
 from tests.scripts import load_script
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,7 +24,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(importlib.util.find_spec("jax
 
 @pytest.fixture(scope="module")
 def script():
-    return load_script("reproduce/devices")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in QUICK_JAX.items():
+            patch.setenv(name, value)  # the script's processes have this one's environment
+        yield load_script("reproduce/devices")
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ from retina.export.agreement import LIMITS
 from retina.export.certificate import Certificate, certify
 from retina.export.description import portable
 from retina.export.serving import Serving
+from tests.quick_jax import QUICK_JAX
 
 
 @pytest.fixture(scope="module")
@@ -298,7 +299,7 @@ def test_another_backend_exports_in_a_child_on_tensorflow(monkeypatch, exported,
 
 @pytest.mark.slow
 def test_a_run_of_another_backend_is_exported(retina, tiny, tmp_path):
-    environment = {"KERAS_BACKEND": "jax"}
+    environment = {"KERAS_BACKEND": "jax", **QUICK_JAX}
     done = retina(tmp_path, "train", *tiny, "--run-dir", "run", **environment)
     assert done.code == 0, done.err
     done = retina(tmp_path, "export", "run", "--certify", 3, **environment)

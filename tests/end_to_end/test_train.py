@@ -18,6 +18,7 @@ from retina.runs.checkpoint import read
 from retina.runs.directory import RunDirectory
 from retina.training.loop import Collaborators
 from retina.training.train import train
+from tests.quick_jax import QUICK_JAX
 
 LINE = {"step", "loss", "loss_classification", "loss_box", "learning_rate", "images_per_second"}
 WALL_CLOCK = {"images_per_second", "data_wait", "memory", "memory_peak", "device_memory_peak"}
@@ -341,14 +342,14 @@ def test_checkpoints_by_name(trained):
 def test_other_backends_train_resume_and_evaluate(backend, retina, tiny, tmp_path):
     pytest.importorskip(backend)
     settings = [*tiny, "run.deterministic=false"]
-    first = retina(tmp_path, "train", *settings, "--run-dir", "run", KERAS_BACKEND=backend)
+    first = retina(tmp_path, "train", *settings, "--run-dir", "run", KERAS_BACKEND=backend, **QUICK_JAX)
     assert first.code == 0, first.err
     assert json.loads((tmp_path / "run" / "environment.json").read_text())["backend"] == backend
     losses = [line["loss"] for line in RunDirectory(tmp_path / "run").metrics() if "loss" in line]
     assert len(losses) == 6 and np.isfinite(losses).all()
     # A checkpoint is the same on every backend.
     on_tensorflow, on_its_own = (
-        retina(tmp_path, "evaluate", "run", "--json", "--checkpoint", "latest", KERAS_BACKEND=name)
+        retina(tmp_path, "evaluate", "run", "--json", "--checkpoint", "latest", KERAS_BACKEND=name, **QUICK_JAX)
         for name in ("tensorflow", backend)
     )
     assert on_tensorflow.code == on_its_own.code == 0, on_its_own.err

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.quick_jax import QUICK_JAX
 from tests.scripts import load_script
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,6 +47,7 @@ def test_the_digits_train_alike_without_tensorflow(tmp_path):
     for name, python in {"with": sys.executable, "without": str(venv / "bin" / "python")}.items():
         run = tmp_path / name
         environment = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path)}
+        environment |= QUICK_JAX
 
         def retina(*words, python=python, environment=environment):
             command = [python, "-m", "retina", *map(str, words)]

@@ -7,6 +7,7 @@ directory.
     python -m tests.training.kills FOLDER SEED COUNT|all        prints JSON
 """
 
+import gc
 import json
 import os
 import random
@@ -96,6 +97,9 @@ def outcome(run: Path) -> tuple[dict, list, dict]:
 def main() -> None:
     folder, seed, count = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     data = read_digits("train", 8, 64), read_digits("validation", 4, 64)
+    # A training looks for garbage: in every fork, among all that was imported here, which took most of its time.
+    gc.collect()
+    gc.freeze()
     whole = folder / "whole"
     operations = child(whole, data, -1, resume=False)
     expected = outcome(whole)

@@ -34,10 +34,19 @@ class Step:
     def __init__(self, model, optimizer, bad=None):
         self.model, self.optimizer, self.bad = model, optimizer, bad or {}
         self.average = np.zeros(3, np.float32)
+        self.update = self._update
+        if keras.backend.backend() == "tensorflow":  # a hundred operations, which take milliseconds by themselves
+            import tensorflow as tf
 
-    def __call__(self, batch):
+            self.update = tf.function(self._update, input_signature=[tf.TensorSpec((), tf.float32)], autograph=False)
+
+    def _update(self, batch):
         weights = self.model.trainable_variables
         self.optimizer.apply([0.1 * v + batch for v in weights], weights)
+
+    def __call__(self, batch):
+        self.update(batch)
+        weights = self.model.trainable_variables
         last = keras.ops.convert_to_numpy(weights[-1].value)
         self.average = np.float32(0.9) * self.average + np.float32(0.1) * last
         scalars = {"loss": last[0], "loss_classification": last[1], "loss_box": last[2], "gradient_norm": batch}

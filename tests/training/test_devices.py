@@ -25,6 +25,7 @@ from retina.training import devices as distribution
 from retina.training.devices import ALONE, Distribution, cache_compilations, distribute
 from retina.training.resuming import replicas
 from retina.training.step import uses_xla
+from tests.quick_jax import QUICK_JAX
 
 HAS_JAX = importlib.util.find_spec("jax") is not None
 
@@ -339,7 +340,7 @@ def test_what_is_on_a_device_stays_there():
 def work(backend: str, devices: int, steps: int, cases: list) -> list[dict]:
     flags = f"--xla_force_host_platform_device_count={devices}"
     root = str(Path(__file__).resolve().parents[2])
-    environment = {**os.environ, "KERAS_BACKEND": backend, "XLA_FLAGS": flags, "PYTHONPATH": root}
+    environment = {**os.environ, "KERAS_BACKEND": backend, "XLA_FLAGS": flags, "PYTHONPATH": root, **QUICK_JAX}
     command = [sys.executable, "-m", "tests.training.devices_work", str(devices), str(steps), json.dumps(cases)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=root)
     assert done.returncode == 0, done.stderr

@@ -16,6 +16,7 @@ from retina.models.detector import Detector
 from retina.runs.checkpoint import gather, restore
 from retina.training.optimizer import build_optimizer
 from retina.training.step import build_step
+from tests.quick_jax import QUICK_JAX
 
 BACKENDS = [name for name in ("jax", "torch") if importlib.util.find_spec(name)]
 
@@ -105,10 +106,7 @@ def results(tmp_path_factory) -> dict[str, tuple[dict, dict[str, np.ndarray]]]:
 def start(backend: str, folder: Path) -> subprocess.Popen:
     code = f"{SHARED}\nprint(json.dumps(three_steps(sys.argv[1], sys.argv[2])))"
     arguments = [sys.executable, "-c", code, str(folder / "initial.npz"), str(folder / f"{backend}.npz")]
-    environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(Path(__file__).parents[2])}
-    if backend == "jax":
-        # Three steps don't repay XLA's optimiser, which is most of this test's time.
-        environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(Path(__file__).parents[2]), **QUICK_JAX}
     return subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from retina.runs.record import ModeLosses
+from tests.quick_jax import QUICK_JAX
 
 BACKENDS = [name for name in ("tensorflow", "jax", "torch") if importlib.util.find_spec(name)]
 OTHERS = [name for name in BACKENDS if name != "tensorflow"]
@@ -155,7 +156,7 @@ def results(tmp_path_factory) -> dict[str, tuple[dict, dict[str, np.ndarray]]]:
     processes = {
         name: subprocess.Popen(
             [sys.executable, "-c", WORK, str(folder / f"{name}.npz"), name],
-            env={**os.environ, "KERAS_BACKEND": name, "PYTHONPATH": str(Path(__file__).parents[2])},
+            env={**os.environ, "KERAS_BACKEND": name, "PYTHONPATH": str(Path(__file__).parents[2]), **QUICK_JAX},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
