@@ -829,7 +829,8 @@ def predict_each(
         **_settings_of(predictor),
     }
     folder = PredictionFolder(home, files, settings, names, pictures=pictures, datasets=datasets)
-    for line in (*predictor.notes, f"detects: {_heavy('inference_in_words')(inference)}"):
+    tiles = None if tile is None else config.Tiles(size=tile, **({} if overlap is None else {"overlap": overlap}))
+    for line in (*predictor.notes, f"detects: {_heavy('inference_in_words')(inference, tiles)}"):
         say(line)
     if folder.done:
         say(f"{home}: goes on after {folder.done} of {len(files)} images, which an earlier call has done")

@@ -153,7 +153,7 @@ class CocoMetrics(keras.metrics.Metric):
         name: as of any metric.
 
     Raises:
-        RetinaError: see the methods.
+        RetinaError: `evaluation` has tiles; and see the methods.
 
     Example: a single box, found with any score, gives AP 1.
 
@@ -170,6 +170,10 @@ class CocoMetrics(keras.metrics.Metric):
 
     def __init__(self, evaluation: Evaluation = Evaluation(), name: str = "coco", **kwargs: Any):  # noqa: B008 - frozen
         super().__init__(name=name, **kwargs)
+        if evaluation.tiles is not None:
+            raise RetinaError(
+                "CocoMetrics: evaluation.tiles: it has no effect on detections that are there; leave it out"
+            )
         self.evaluation = evaluation
         self.reset_state()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from retina.ablation.plan import varied
 from retina.ablation.presets import NAMES
 from retina.ablation.results import SettingResult, StudyResult
 from retina.ablation.statistics import LEVEL, Spread
@@ -83,8 +84,8 @@ def methods(result: StudyResult) -> str:
             f"bootstrap{test}."
         )
         sentences += [
-            f"Δ AP is the difference from {plan.setting(plan.baseline).label}, paired over seeds, which share first "
-            f"weights and order of the images; its {100 * LEVEL:g} % interval is from {result.replicates} bootstrap "
+            f"Δ AP is the difference from {plan.setting(plan.baseline).label}, paired over seeds, which share "
+            f"{_shared(result)}; its {100 * LEVEL:g} % interval is from {result.replicates} bootstrap "
             "replicates of seeds and images, not adjusted.",
             marks,
         ]
@@ -151,3 +152,13 @@ def _markdown(cell: Cell) -> str:
 
 def _piped(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
+
+
+def _shared(result: StudyResult) -> str:
+    """Return what trials of a seed have in common, by the keys in which the settings differ."""
+    keys = varied(result.plan)
+    same = {
+        "first weights": not any(key.startswith("model") for key in keys),
+        "order of the images": not any(key.startswith(("data", "run.batch_size")) for key in keys),
+    }
+    return " and ".join(name for name, holds in same.items() if holds) or "their random numbers"

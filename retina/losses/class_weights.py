@@ -33,10 +33,10 @@ def class_weights(section: ClassWeights, class_names: Sequence[str], boxes: np.n
             "loss.class_weights: effective needs the numbers of training boxes, which only retina.train counts; give "
             "{kind: given, weights: {…}}"
         )
-    if len(set(boxes.tolist())) == 1:
+    if len(set(boxes[boxes > 0].tolist())) <= 1:
         raise RetinaError(
-            f"loss.class_weights: effective has no effect: expected classes of different numbers, got {boxes[0]} boxes "
-            "of each; leave it out"
+            "loss.class_weights: effective has no effect: expected classes of different numbers of boxes, got "
+            f"{boxes.max(initial=0)} of each that has any; leave it out"
         )
     return effective_weights(boxes, section.beta)
 

@@ -202,7 +202,7 @@ def _focal_term(wrongness: Tensor, gamma: float) -> Tensor:
 
     # The derivative σ^γ·(σ + γ·(1 - σ)·softplus) is written out: it shares its parts with the value, which no
     # backend finds out by itself. It is computed beside the value, so that it is all that waits for the backward pass:
-    # a tensor as large as the logits instead of four.
+    # a tensor as large as the logits instead of four (on PyTorch its argument as well, for a second derivative).
     def term(z: Tensor) -> tuple[Tensor, Tensor]:
         cross_entropy = ops.softplus(z)
         probability = ops.sigmoid(z)

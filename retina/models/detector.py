@@ -117,8 +117,8 @@ class Detector(keras.Model):
     >>> images = np.zeros((2, 64, 64, 3), "uint8")
     >>> targets = {"boxes": [[[8, 8, 40, 40]]] * 2, "classes": [[0], [1]]}
     >>> detector.compile("adam", metrics=[retina.CocoMetrics()])
-    >>> detector.metrics[0].name
-    'loss'
+    >>> detector.metrics[0].name, detector.metrics_names[-1]
+    ('loss', 'positives')
     >>> sorted(detector.fit(images, targets, verbose=0).history)[:2]
     ['loss', 'loss_box']
     >>> detector.evaluate(images, targets, return_dict=True, verbose=0)["AP"] <= 1
@@ -398,6 +398,18 @@ class Detector(keras.Model):
         """
         losses = [name for name in self.trackers if name != "positives"]
         return [*super().metrics, directions(self.detection_metrics.rising, losses)]
+
+    @property
+    def metrics_names(self) -> list[str]:
+        """Names of `metrics` that have values.
+
+        Returns:
+            As of `keras.Model.metrics_names`.
+
+        Raises:
+            Nothing of its own.
+        """
+        return [metric.name for metric in super().metrics]
 
     def get_compile_config(self) -> dict[str, Any]:
         metrics = [keras.saving.serialize_keras_object(metric) for metric in self.detection_metrics.of_epoch]

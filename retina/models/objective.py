@@ -229,7 +229,8 @@ def _classification_losses(
     losses, observed = (ops.concatenate(parts, axis=1) for parts in zip(*of_levels, strict=True))
     if class_weights is not None:
         with_background = ops.convert_to_tensor(np.concatenate([[1.0], class_weights]), losses.dtype)
-        losses = losses * ops.take(with_background, anchor_labels + 1)
+        # A label beyond the last makes the loss NaN elsewhere; to look it up would be an error on a CPU.
+        losses = losses * ops.take(with_background, ops.clip(anchor_labels + 1, 0, len(class_weights)))
     return losses, observed
 
 

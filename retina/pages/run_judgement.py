@@ -73,15 +73,17 @@ def judge_run(
         raise RetinaError(f"--split: expected one of {', '.join(get_args(Split))}, got '{split}'; choose one of them")
     of = cast(Split, split)
     step = evaluation_step(record, checkpoint)
-    file = detections_file(record, step) if of == "validation" else None
+    settings = _overridden(record.config, overrides)
+    # With other tiles the run's own evaluation has other detections.
+    own = of == "validation" and settings.evaluation.tiles == record.config.evaluation.tiles
+    file = detections_file(record, step) if own else None
     predictable = record.config.data.validation is not None and _can_predict(record, step)
-    if file is None and of == "validation" and not predictable:
+    if file is None and own and not predictable:
         return _without_detections(record, of, checkpoint, step)
     if file is None:
         figures, evidence = _documented(_predicted(record, of, checkpoint, overrides), None)
         return Judgement(of, checkpoint, step, figures, evidence, overrides=overrides)
     stored = stored_figures(record, step)
-    settings = _overridden(record.config, overrides)
     try:
         dataset, truth = _split(settings.data, of)
         _check_classes(dataset, stored)

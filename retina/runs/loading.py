@@ -118,12 +118,13 @@ def inference_in_words(settings: configuration.Inference, tiles: configuration.T
         "gaussian": ("Gaussian Soft-NMS", f"with sigma {settings.soft_sigma:g}"),
     }[settings.suppression]
     cut = {"before": "", "after": ", boxes cut to the image after that", "none": ", boxes not cut to the image"}
+    unit = "an image" if tiles is None else "a tile"
     parts = (
         "" if tiles is None else f", in tiles of {tiles.size} pixels with an overlap of {tiles.overlap:g}, and whole"
     )
     return (
         f"scores above {settings.score_threshold:g}, up to {settings.candidates} candidates {per}, {kind} of {across} "
-        f"{where}{cut[settings.clip]}, up to {settings.max_detections} detections an image{parts}"
+        f"{where}{cut[settings.clip]}, up to {settings.max_detections} detections {unit}{parts}"
     )
 
 

@@ -86,8 +86,8 @@ def train(
     distribution.slots(config.run.batch_size, config.run.accumulate)  # its error comes before the work
     if config.evaluation.tiles is not None and distribution.replicas > 1:
         raise RetinaError(
-            f"evaluation.tiles: expected one device, got {distribution.replicas}; set run.devices: 1, or leave the "
-            "tiles out and measure them afterwards: retina evaluate RUN evaluation.tiles.size=N"
+            f"evaluation.tiles: expected one device on one host, got {distribution.replicas}; leave the tiles out and "
+            "measure them afterwards: retina evaluate RUN evaluation.tiles.size=N"
         )
     if config.run.deterministic:
         hosts.together(check_determinism)

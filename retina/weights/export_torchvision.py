@@ -294,6 +294,8 @@ def _training(config: Config, built: str) -> list[str]:
         elsewhere.append(f"loss.box {loss.box.model_dump(mode='json')} (the model here: {built} with weight 1)")
     if loss.classification != _FOCAL:
         elsewhere.append(f"loss.classification {loss.classification.model_dump(mode='json')} (the model here: focal)")
+    if loss.class_weights is not None:
+        elsewhere.append(f"loss.class_weights {loss.class_weights.kind} (the model here: none)")
     if loss.normalizer.kind != "image":
         elsewhere.append(f"loss.normalizer {loss.normalizer.kind} (the model here: image)")
     return [*lines, *(f"# torchvision can't train as this run did: {setting}" for setting in elsewhere)]

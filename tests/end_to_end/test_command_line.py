@@ -185,7 +185,7 @@ def test_evaluate_in_tiles_scores_what_predict_in_tiles_detects(monkeypatch, cap
     code, out, err = main(monkeypatch, capsys, "evaluate", trained.run, *tiles, *options)
     assert code == 0, err
     assert json.loads(out)["conventions"]["inference"].endswith(
-        "up to 20 detections an image, in tiles of 48 pixels with an overlap of 0.5, and whole"
+        "up to 20 detections a tile, in tiles of 48 pixels with an overlap of 0.5, and whole"
     )
     files = [tmp_path / "images" / f"{identifier}.png" for identifier in data.image_ids]
     predicted = package.load(trained.run).predict(files, tile=48, overlap=0.5)

@@ -43,7 +43,9 @@ def test_given_weights_are_by_name_and_1_elsewhere():
     [
         (config.GivenWeights(weights={"platelets": 4.0}), None, "got 'platelets'; the classes are RBC, WBC, Platelets"),
         (config.EffectiveWeights(), None, "only retina.train counts"),
-        (config.EffectiveWeights(), np.array([5, 5, 5]), "got 5 boxes of each"),
+        (config.EffectiveWeights(), np.array([5, 5, 5]), "got 5 of each"),
+        (config.EffectiveWeights(), np.array([5, 0, 5]), "got 5 of each that has any"),
+        (config.EffectiveWeights(), np.array([0, 0, 0]), "got 0 of each"),
     ],
 )
 def test_what_cannot_be_weighed(section, boxes, message):

@@ -393,6 +393,12 @@ def test_class_weights_multiply_the_positives_of_their_class_alone(kind):
     assert float(weighted.box) == float(plain.box) and float(weighted.positives) == 2
 
 
+def test_a_label_beyond_the_classes_is_no_error_of_the_lookup():
+    logits, deltas = outputs_of()
+    batch = batch_of([[[0, 0, 10, 9], [20, 0, 30, 10]]], labels=[[1, 7]])  # `fit` makes such a batch's loss NaN
+    assert np.isfinite(float(sums_of(logits, deltas, batch, class_weights=np.array([1.0, 2.0])).classification))
+
+
 def test_mining_ranks_by_the_weighted_losses():
     logits, deltas = np.zeros((1, 3, 2), np.float32), outputs_of()[1]
     logits[0, 0] = 1.0  # the hardest without weights

@@ -549,6 +549,15 @@ def test_commands_are_what_a_shell_takes(made):
     assert lines[4].endswith("--split validation --checkpoint best evaluation.metric=AP50")
 
 
+def test_other_tiles_are_detected_again(made, monkeypatch):
+    def predicted(record, split, checkpoint, overrides):
+        raise RetinaError(f"predicts {split} again with {' '.join(overrides)}")
+
+    monkeypatch.setattr("retina.pages.run_judgement._predicted", predicted)
+    with pytest.raises(RetinaError, match=r"predicts validation again with evaluation\.tiles\.size=64"):
+        judge_run(read_record(made), overrides=("evaluation.tiles.size=64",))
+
+
 def test_user_text_stays_text(page):
     assert "<script>alert" not in page and "<img src=x" not in page and "<b></h1>" not in page
     assert html.escape(EVIL) in page and "run &amp; &lt;b&gt;" in page

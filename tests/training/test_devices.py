@@ -19,7 +19,7 @@ from retina.data.batches.training import training_batches
 from retina.data.detections import DetectionTable
 from retina.data.formats.digits import read_digits
 from retina.errors import RetinaError, RunFailed
-from retina.inference import detect, jax_or_numpy
+from retina.inference import CompiledInference, detect, jax_or_numpy
 from retina.runs.hosts import Hosts, check_same_config, first_node, hosts_of
 from retina.training import devices as distribution
 from retina.training.devices import ALONE, Distribution, cache_compilations, distribute
@@ -180,12 +180,14 @@ def test_hosts_with_another_configuration_are_refused():
 def test_detections_come_together_in_the_order_of_one_host(images, data):
     """Equal scores are told apart by their order."""
 
-    def run(batch):
-        rows = np.asarray(batch["index"])
-        boxes = np.repeat(np.maximum(rows, 0)[:, None, None], 4, -1).astype(np.float32)
-        return {"boxes": boxes, "scores": np.ones((len(rows), 1), np.float32), "labels": np.zeros((len(rows), 1), int),
-                "valid": np.ones((len(rows), 1), bool)}  # fmt: skip
+    class OneOfEach(CompiledInference):
+        def start(self, batch):
+            rows = np.asarray(batch["index"])
+            boxes = np.repeat(np.maximum(rows, 0)[:, None, None], 4, -1).astype(np.float32)
+            return {"boxes": boxes, "scores": np.ones((len(rows), 1), np.float32),
+                    "labels": np.zeros((len(rows), 1), int), "valid": np.ones((len(rows), 1), bool)}  # fmt: skip
 
+    run = OneOfEach(lambda batch: batch)
     whole = detect(run, images, evaluation_batches(images, data, batch_size=2))
 
     def of_all(hosts: Hosts) -> DetectionTable:

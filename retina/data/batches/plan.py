@@ -107,11 +107,12 @@ def repeat_factors(dataset: DetectionDataset, sampling: config.RepeatSampling) -
     exact = np.ones(len(dataset))
     np.maximum.at(exact, present[0], of_class[present[1]])
     factors = np.round(exact * ONCE).astype(np.int64)
-    if len(dataset) and factors.max() == ONCE:
+    rarest = share[share > 0].min(initial=1.0)
+    if share.any() and factors.max() == ONCE:
+        remedy = "raise it, or leave data.sampling out" if rarest < 1 else "leave data.sampling out"
         raise RetinaError(
             "data.sampling.threshold: expected more than the share of the training images that the rarest class is in, "
-            f"{share[share > 0].min(initial=1.0):.3g}, got {sampling.threshold:g}, which repeats none; raise it, or "
-            "leave data.sampling out"
+            f"{rarest:.3g}, got {sampling.threshold:g}, which repeats none; {remedy}"
         )
     return factors
 

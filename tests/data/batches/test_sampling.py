@@ -59,6 +59,12 @@ def test_a_threshold_that_repeats_nothing_is_refused():
         training_batches(photographs(), sampled(0.05), batch_size=2, seed=0, steps=1)
 
 
+def test_without_a_box_that_counts_nothing_is_repeated():
+    dataset = photographs()
+    without = type(dataset)(**{**vars(dataset), "crowd": np.ones_like(dataset.crowd)})
+    assert (plan.repeat_factors(without, config.RepeatSampling(threshold=0.5)) == plan.ONCE).all()
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
 def test_epochs_repeat_images_as_often_as_their_factors(batch_size):
     dataset = photographs()

@@ -217,9 +217,11 @@ def test_keras_takes_the_batches_as_a_dataset(mixed):
     assert samples == [*range(8), *range(8)]
 
 
-def test_the_log_says_how_images_are_read():
-    assert "reduced where they are shown small; resized by OpenCV" in training.described(settings())
-    assert "in full; resized as for evaluation" in training.described(settings(decode="full"))
+def test_the_log_says_how_images_are_read(mixed):
+    (line,) = training.described(mixed, settings())
+    assert "reduced where they are shown small; resized by OpenCV" in line
+    (line,) = training.described(mixed, settings(decode="full"))
+    assert "in full; resized as for evaluation" in line
 
 
 def test_without_its_packages_it_is_refused(mixed, monkeypatch):
