@@ -337,9 +337,9 @@ def test_evaluations_in_tiles_detect_what_predictions_in_tiles_do(predictor, pho
         detect_rows(detector, photographs, range(len(photographs)), settings),
         evaluator.detect(evaluator.batches),
     ):
-        assert table.image.tolist() == np.repeat(np.arange(5), [len(found) for found in predicted]).tolist()
+        assert table.image.tolist() == np.repeat(np.arange(5), [len(detections) for detections in predicted]).tolist()
         for name in ("boxes", "scores", "labels"):
-            expected = np.concatenate([getattr(found, name) for found in predicted])
+            expected = np.concatenate([getattr(detections, name) for detections in predicted])
             assert getattr(table, name).tobytes() == expected.tobytes()
     other = dataclasses.replace(photographs, sizes=photographs.sizes + 1)
     with pytest.raises(RetinaError, match="0.png: expected 97x65 pixels .* as declared, the image has 96x64"):

@@ -75,10 +75,10 @@ def judge_run(
     step = evaluation_step(record, checkpoint)
     settings = _overridden(record.config, overrides)
     # With other tiles the run's own evaluation has other detections.
-    own = of == "validation" and settings.evaluation.tiles == record.config.evaluation.tiles
-    file = detections_file(record, step) if own else None
+    as_evaluated = of == "validation" and settings.evaluation.tiles == record.config.evaluation.tiles
+    file = detections_file(record, step) if as_evaluated else None
     predictable = record.config.data.validation is not None and _can_predict(record, step)
-    if file is None and own and not predictable:
+    if file is None and as_evaluated and not predictable:
         return _without_detections(record, of, checkpoint, step)
     if file is None:
         figures, evidence = _documented(_predicted(record, of, checkpoint, overrides), None)

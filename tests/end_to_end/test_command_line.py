@@ -191,9 +191,9 @@ def test_evaluate_in_tiles_scores_what_predict_in_tiles_detects(monkeypatch, cap
     predicted = package.load(trained.run).predict(files, tile=48, overlap=0.5)
     expected = [
         (identifier, data.category_ids[label], float(score), [x1, y1, x2 - x1, y2 - y1])
-        for identifier, found in zip(data.image_ids, predicted, strict=True)
+        for identifier, detections in zip(data.image_ids, predicted, strict=True)
         for (x1, y1, x2, y2), score, label in zip(
-            found.boxes.astype(float).tolist(), found.scores, found.labels, strict=True
+            detections.boxes.astype(float).tolist(), detections.scores, detections.labels, strict=True
         )
     ]
     scored = json.loads((tmp_path / "scores" / "detections.json").read_text())

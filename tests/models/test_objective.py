@@ -404,8 +404,8 @@ def test_mining_ranks_by_the_weighted_losses():
     logits[0, 0] = 1.0  # the hardest without weights
     batch = batch_of([[[0, 0, 10, 10], [20, 0, 30, 10]]], labels=[[0, 1]])
     loss = config.Loss(classification=config.Ohem(hardest=1, ratio=None))
-    found = sums_of(logits, deltas, batch, loss=loss, class_weights=np.array([1.0, 5.0])).classification
-    np.testing.assert_allclose(found, 5 * 2 * math.log(2), rtol=1e-6)
+    mined = sums_of(logits, deltas, batch, loss=loss, class_weights=np.array([1.0, 5.0])).classification
+    np.testing.assert_allclose(mined, 5 * 2 * math.log(2), rtol=1e-6)
 
 
 # --------------------------------------------------------------------------------------------- reference, invariances

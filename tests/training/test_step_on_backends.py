@@ -127,7 +127,7 @@ def loaded():
     boxes = np.array([[[4, 4, 36, 36], [20, 10, 50, 40]], *[[[10, 20, 40, 60], [0] * 4]] * 3], "float32")
     classes = np.array([[0, 1], *[[1, -1]] * 3])
     rows = [(image, {"boxes": b, "labels": k}) for image, b, k in zip(images, boxes, classes)]
-    found = []
+    of_each = []
     for x, y in ((DataLoader(rows, batch_size=2), None), (images, {"boxes": boxes, "labels": classes})):
         detector = small("float32", config.Run(), config.Loss())[0]
         detector.compile(optimizer="sgd", metrics=[CocoMetrics()])
@@ -137,8 +137,8 @@ def loaded():
         figures = detector.evaluate(x, y, verbose=0, return_dict=True, **size)
         detections = detector.predict(x, verbose=0, **size)
         losses = {f"fit_{k}": v for k, v in history.items()}
-        found.append({**losses, **figures, "boxes": detections["boxes"].ravel().tolist()})
-    return found
+        of_each.append({**losses, **figures, "boxes": detections["boxes"].ravel().tolist()})
+    return of_each
 
 parts = {"everything": everything(sys.argv[1]), "half": half(), "outside": outside(), "modes": modes()}
 if sys.argv[2] == "torch":
