@@ -114,7 +114,7 @@ def examine(target: Target, *, quick: bool = False, advance: Advance | None = No
     splits, findings = read_splits(target)
     training = next((name for name in _TRAINING_NAMES if name in splits), "")
     for name, table in splits.items():
-        findings += table_findings(table, name, training=name == training)
+        findings += table_findings(table, name, name == training, target.config)
         findings += fewness_findings(statistics(table), name, training=name == training)
     findings += split_findings(splits)
     limit, skip = configuration.MAX_PIXELS, False

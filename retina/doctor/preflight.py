@@ -26,7 +26,7 @@ def preflight(
     Args:
         images: size of the random sample of a larger training split whose coverage is computed.
     """
-    findings = list(table_findings(train, "train", training=True))
+    findings = list(table_findings(train, "train", True, settings))
     if validation is not None:
         findings += table_findings(validation, "validation", training=False)
         findings += split_findings({"train": train, "validation": validation})
