@@ -12,6 +12,7 @@ from retina import config
 from retina.config.reading import override_line
 from retina.data.dataset import DetectionDataset, class_list_advice
 from retina.data.stored import FileSlice, TableImage
+from retina.data.tiles import TileImage
 from retina.doctor.findings import Finding, count, listed, some
 
 # COCO's small, medium and large, in square pixels (cocodataset.org/#detection-eval).
@@ -382,6 +383,8 @@ def place_of(image: TableImage) -> str | FileSlice | None:
     """Return the place of an image, a normalised path; None for an image that memory or a library holds."""
     if isinstance(image, str):
         return os.path.normpath(image)
+    if isinstance(image, TileImage):
+        return place_of(image.whole)
     return image if isinstance(image, FileSlice) else None
 
 

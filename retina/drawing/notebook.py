@@ -15,7 +15,7 @@ from retina.data.dataset import DetectionDataset
 from retina.data.formats import Format
 from retina.data.formats.layouts import look
 from retina.data.images import load_image
-from retina.data.load import Split, load_split
+from retina.data.load import Split, load_split, load_training
 from retina.drawing.pictures import contact_sheet
 from retina.drawing.pictures import draw as draw_boxes
 from retina.errors import RetinaError
@@ -111,7 +111,7 @@ def load_dataset(
     Args:
         source: a folder or file (COCO, Pascal VOC, YOLO, CSV, labelme), the name of a TFDS dataset, or a configuration.
         split: by the name that the folder gives it; the default is its only one, or the one called `train`. Of a
-            configuration: `train` (the default), `validation` or `test`.
+            configuration: `train` (the default; in the tiles of `data.tiles`), `validation` or `test`.
         format: of a folder that could be read as several.
 
     Returns:
@@ -127,7 +127,8 @@ def load_dataset(
     """
     if isinstance(source, config.Config):
         asked: Split = split or "train"  # type: ignore[assignment]
-        return Dataset(load_split(source.data, asked), source.data)
+        table = load_training(source.data) if asked == "train" else load_split(source.data, asked)
+        return Dataset(table, source.data)
     layout = look(str(source), format=format)
     if layout.config is not None:
         return load_dataset(config.load(layout.config), split)

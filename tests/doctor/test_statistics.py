@@ -5,6 +5,7 @@ import pytest
 
 from retina import config as configuration
 from retina.data.stored import FileSlice
+from retina.data.tiles import in_tiles
 from retina.doctor.preflight import preflight
 from retina.doctor.statistics import split_findings, statistics, table_findings
 from tests.doctor.made import table
@@ -94,6 +95,18 @@ def test_an_imbalance_names_the_settings_that_help(images, sampling):
     (finding,) = table_findings(dataset, "train", training=True)
     assert "try loss.class_weights.kind=effective" in finding.remedy
     assert ("data.sampling" in finding.remedy) == (sampling is not None) and (sampling or "") in finding.remedy
+
+
+def test_tiles_are_parts_of_their_image_files():
+    settings = configuration.load(None, ["data.tiles.size=64"])
+    whole = table([(64, 96)] * 300, [[BOX]] * 300)
+    tiles, one = in_tiles(whole, settings.data.tiles), whole.subset([299])
+    (finding,) = split_findings({"train": tiles, "validation": one})
+    assert (finding.grade, finding.code) == ("error", "image-in-two-splits")
+    assert finding.message == "1 image file of validation (100.0%) also in train: 299.png"
+    codes = {finding.code for finding in preflight(settings, tiles, one)}
+    assert {"image-in-two-splits", "evaluated-without-tiles"} <= codes
+    assert "evaluated-without-tiles" not in {finding.code for finding in preflight(settings, tiles, None)}
 
 
 @pytest.mark.parametrize(
