@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -246,7 +246,10 @@ def in_tiles(table: DetectionDataset, tiles: config.TrainingTiles | None) -> Det
         )
     window = np.concatenate(windows)
     parts = [_cut(table, row, each, tiles.min_visible) for row, each in enumerate(windows)]
-    counts, *columns = (np.concatenate(part) for part in zip(*parts, strict=True))
+    counts = np.concatenate([count for count, _ in parts])
+    columns: dict[str, Any] = {
+        field: np.concatenate([getattr(objects, field) for _, objects in parts]) for field in Objects._fields
+    }
     sizes = window[:, [3, 2]] - window[:, [1, 0]]
     lengths = _BMP_HEADER + sizes[:, 0] * (-(-3 * sizes[:, 1] // 4) * 4)
     wholes, places = WholeImages(table), list(zip(image.tolist(), map(tuple, window.tolist()), strict=True))
@@ -258,13 +261,13 @@ def in_tiles(table: DetectionDataset, tiles: config.TrainingTiles | None) -> Det
         sizes=sizes,
         orientations=None,  # what is read of a tile is upright
         offsets=np.concatenate([[0], np.cumsum(counts)]),
-        **dict(zip(Objects._fields, columns, strict=True)),
+        **columns,
         notes=(*table.notes, note),
     )
 
 
-def _cut(table: DetectionDataset, row: int, windows: np.ndarray, min_visible: float) -> tuple[np.ndarray, ...]:
-    """The number of boxes [T] in each window of an image, and the columns of `Objects` of these, window by window."""
+def _cut(table: DetectionDataset, row: int, windows: np.ndarray, min_visible: float) -> tuple[np.ndarray, Objects]:
+    """The number of boxes [T] in each window of an image, and these boxes, window by window."""
     objects = table.objects(row)
     low = np.maximum(objects.boxes[:, :2], windows[:, None, :2])
     high = np.minimum(objects.boxes[:, 2:], windows[:, None, 2:])
@@ -273,11 +276,11 @@ def _cut(table: DetectionDataset, row: int, windows: np.ndarray, min_visible: fl
     sides = objects.boxes[box, 2:] - objects.boxes[box, :2]
     visible = ((high - low) / sides).prod(axis=1)
     corner = windows[tile, :2]
-    return (
-        np.bincount(tile, minlength=len(windows)),
+    cut = Objects(
         np.concatenate([low - corner, high - corner], axis=1),
         objects.labels[box],
         objects.crowd[box] | (visible < min_visible),
         objects.difficult[box],
         objects.areas[box] * visible,
     )
+    return np.bincount(tile, minlength=len(windows)), cut

@@ -206,11 +206,12 @@ def _emptiness(dataset: DetectionDataset, stats: Statistics, split: str) -> Iter
     if stats.empty_images:
         share = stats.empty_images / stats.images
         names = (str(dataset.image_ids[row]) for row in np.flatnonzero(np.diff(dataset.offsets) == 0))
+        unfinished = share > 0.5 and not isinstance(dataset.images[0], TileImage)
         yield Finding(
-            "warning" if share > 0.5 else "note",
+            "warning" if unfinished else "note",
             "images-without-boxes",
             f"{stats.empty_images} of {count(stats.images, 'image')} ({share:.0%}) have no box: they are background",
-            "make sure that they are empty and not just unfinished" if share > 0.5 else "",
+            "make sure that they are empty and not just unfinished" if unfinished else "",
             split,
             listed(names),
         )

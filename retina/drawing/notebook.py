@@ -20,6 +20,7 @@ from retina.drawing.pictures import contact_sheet
 from retina.drawing.pictures import draw as draw_boxes
 from retina.errors import RetinaError
 from retina.output import html_table
+from retina.palette import class_colour
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -54,12 +55,15 @@ def draw(
     pixels = load_image(image) if isinstance(image, str | Path | bytes) else np.asarray(image)
     shown, truth = (_boxes(part, where) for part, where in ((detections, "detections"), (ground_truth, "ground_truth")))
     most = max([-1, *shown["labels"].tolist(), *truth["labels"].tolist()])
-    names = list(class_names if class_names is not None else map(str, range(most + 1)))
-    if class_names is None and getattr(detections, "names", None) is not None:
+    known = class_names if class_names is not None else getattr(detections, "class_names", ())
+    names = list(known) or [str(label) for label in range(most + 1)]
+    if not known and getattr(detections, "names", None) is not None:
         for label, name in zip(shown["labels"].tolist(), detections.names, strict=True):
             names[label] = name
+    # Of a class that is not shown the name isn't known, and ranks would differ from one image to the next.
+    colours = None if known else [class_colour(label) for label in range(len(names))]
     truth_fields = {} if ground_truth is None else {f"truth_{name}": truth[name] for name in ("boxes", "labels")}
-    return draw_boxes(pixels, shown["boxes"], shown["labels"], names, shown["scores"], **truth_fields)
+    return draw_boxes(pixels, shown["boxes"], shown["labels"], names, shown["scores"], colours=colours, **truth_fields)
 
 
 def show(

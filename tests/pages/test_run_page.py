@@ -32,7 +32,7 @@ from retina.pages.run_sections import (
     error_rows,
     export_rows,
 )
-from retina.palette import class_hex
+from retina.palette import class_hexes
 from retina.runs.record import certificates, evaluation_step, read_record
 from tests.pages.runs import CATEGORIES, EVIL, IMAGES, NAMES, STEPS, make_run
 
@@ -492,7 +492,7 @@ def test_the_settings_show_what_differs_from_the_default(page):
 
 def test_classes_have_the_colours_of_their_boxes(page):
     shown = re.findall(r'<td class="named"><span class="key" style="background: (#\w+)"></span>', page)
-    assert shown == [class_hex(label) for label in range(len(NAMES))]
+    assert shown == class_hexes(NAMES) and shown != class_hexes(sorted(NAMES))
 
 
 # ------------------------------------------------------------------------------------- configuration, exports, texts
