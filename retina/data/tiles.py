@@ -237,7 +237,7 @@ def in_tiles(table: DetectionDataset, tiles: config.TrainingTiles | None) -> Det
     """
     if tiles is None:
         return table
-    windows = [tiling(*size, tiles.size, tiles.overlap).windows for size in table.sizes.tolist()]
+    windows = [tiling(h, w, tiles.size, tiles.overlap).windows for h, w in table.sizes.tolist()]
     image = np.repeat(np.arange(len(table)), [len(each) for each in windows])
     if len(image) == len(table):
         raise RetinaError(
