@@ -38,6 +38,7 @@ from retina.data.load import (
     Split,
     TruthFormat,
     load_split,
+    load_training,
     read_ground_truth,
     read_results,
     result_format,
@@ -324,7 +325,7 @@ def examine(
         raise RetinaError(f"--html: {page.absolute().parent}: no such folder; make it first")
     examined = _heavy("examine_target")(opened, quick=quick, advance=advance)
     if time is not None and opened.config is not None and examined.sound and "train" in examined.splits:
-        timing = _heavy("time_steps")(opened.config, load_split(opened.config.data, "train"), time)
+        timing = _heavy("time_steps")(opened.config, load_training(opened.config.data), time)
         examined = replace(examined, timing=timing._asdict())
     if page is not None:
         write_text(page, _heavy("examination_page")(examined))

@@ -40,6 +40,7 @@ class Detections:
         scores: [n] float32.
         labels: [n] int32.
         names: n strings.
+        class_names: those of the detector, K strings; () where they are not known. Colours go by them.
 
     Raises:
         Nothing of its own.
@@ -58,6 +59,7 @@ class Detections:
     scores: np.ndarray
     labels: np.ndarray
     names: tuple[str, ...]
+    class_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -70,7 +72,7 @@ class Detections:
         """
         keep = self.scores >= (np.asarray(score)[self.labels] if np.ndim(score) else score)
         names = tuple(np.asarray(self.names, object)[keep])
-        return Detections(self.boxes[keep], self.scores[keep], self.labels[keep], names)
+        return Detections(self.boxes[keep], self.scores[keep], self.labels[keep], names, self.class_names)
 
     @classmethod
     def from_list(cls, rows: Sequence[dict[str, Any]]) -> Detections:
@@ -407,7 +409,7 @@ def detect_in_tiles(
 
 
 def _named(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> Detections:
-    return Detections(boxes, scores, labels, tuple(class_names[k] for k in labels))
+    return Detections(boxes, scores, labels, tuple(class_names[k] for k in labels), tuple(class_names))
 
 
 def build_detector(config: Config, class_names: Sequence[str], *, load_weights: bool = True) -> Detector:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from retina.errors import RetinaError
 
 Colour = tuple[int, int, int]
@@ -22,7 +24,7 @@ BLACK: Colour = (0, 0, 0)
 
 
 def class_colour(index: int) -> Colour:
-    """The colour (r, g, b) of a class, the same in every terminal, picture, plot and page.
+    """The colour (r, g, b) of a number; of classes see `class_colours`.
 
     The first seven are Okabe and Ito's; further classes repeat them in lighter and darker shades, never the same twice
     among the first hundred.
@@ -44,10 +46,17 @@ def class_colour(index: int) -> Colour:
     return red, green, blue
 
 
-def class_hex(index: int) -> str:
-    """The colour of a class as `#rrggbb`, which CSS and terminals take.
+def class_colours(names: Sequence[str]) -> list[Colour]:
+    """The colours of the classes of a data set, in the order of their names.
 
-    Raises:
-        RetinaError: the index is negative.
+    A colour goes by the rank of the name, whatever the order in which the data list their classes: shorter names first,
+    so that numbers count. A function of each name alone would give two of three classes one base colour in 4 of 10 data
+    sets.
     """
-    return "#{:02x}{:02x}{:02x}".format(*class_colour(index))
+    ranks = {name: rank for rank, name in enumerate(sorted(set(names), key=lambda name: (len(name), name)))}
+    return [class_colour(ranks[name]) for name in names]
+
+
+def class_hexes(names: Sequence[str]) -> list[str]:
+    """`class_colours` as `#rrggbb`, which CSS and terminals take."""
+    return ["#{:02x}{:02x}{:02x}".format(*colour) for colour in class_colours(names)]

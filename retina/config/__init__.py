@@ -18,6 +18,7 @@ from retina.config.data import (
     Source,
     TfdsSource,
     Tiles,
+    TrainingTiles,
     VocSource,
     YoloSource,
 )
@@ -123,6 +124,7 @@ __all__ = [
     "StepSchedule",
     "TfdsSource",
     "Tiles",
+    "TrainingTiles",
     "Varifocal",
     "VocSource",
     "YoloSource",

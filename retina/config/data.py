@@ -12,6 +12,7 @@ from retina.config.augmentation import Augment
 from retina.config.selection import Relabel, Select, share_conflict
 from retina.config.values import (
     Float,
+    Fraction,
     Int,
     NonNegativeInt,
     PositiveInt,
@@ -253,6 +254,19 @@ class Tiles(Section):
     at most so much of `size`."""
 
 
+class TrainingTiles(Tiles):
+    """Tiles that training images are cut into, each an image of its own; those without boxes are background.
+
+    A tile is read from the whole image, which is decoded for it: where memory allows, `data.cache: memory` decodes each
+    only once. Splits to be evaluated stay whole; `evaluation.tiles` detects in them by tiles.
+    """
+
+    min_visible: Fraction = 0.7
+    """Share of a box's area that a tile must show for the box to be an object there, cut to the tile. What is left of
+    the others is neither object nor background, like a crowd. The default is that of DOTA's development kit
+    (arXiv:1711.10398), which marks them as difficult."""
+
+
 class RepeatSampling(Section):
     """Images of rare classes shown several times an epoch (repeat factor sampling, arXiv:1908.03195, appendix B).
 
@@ -388,6 +402,10 @@ class Data(Section):
     cache: Literal["none", "memory"] = "none"
     """Place where decoded images are kept; it is about speed alone. `memory` decodes every training image once, before
     the first step, and keeps the pixels; batches are the same. It is refused where they don't fit."""
+
+    tiles: TrainingTiles | None = None
+    """Tiles that training images are cut into, for photographs so large that `resize` would lose their objects, such as
+    orthophotos and slides. Null, the default, trains on whole images. Give `evaluation.tiles` the same size."""
 
     resize: Resize = Resize()
     """Sizes of images and canvases, in pixels."""

@@ -29,6 +29,7 @@ from retina.data.images import without_unusable
 from retina.data.limits import refuse_too_large
 from retina.data.orientation import oriented
 from retina.data.select import new_names, relabel, select_images, unknown_names, with_known_classes, without_crowds
+from retina.data.tiles import in_tiles
 from retina.errors import RetinaError
 from retina.files import exists
 from retina.output import console
@@ -82,6 +83,15 @@ def load_split(data: config.Data, split: Split, *, keep_unusable: bool = False) 
     """
     table, _, _ = _read_split(data, split, keep_unusable)
     return table
+
+
+def load_training(data: config.Data) -> DetectionDataset:
+    """Read the images to train on: those of the split `train`, in tiles where `data.tiles` says so.
+
+    Raises:
+        RetinaError: as `load_split`; or no image is larger than a tile.
+    """
+    return in_tiles(load_split(data, "train"), data.tiles)
 
 
 def read_split(data: config.Data, split: Split, *, keep_unusable: bool = False) -> SplitTables:

@@ -16,18 +16,31 @@ pay that price. Boxes of one tile are not compared again: the detector has done 
 
 An object is whole in at least one tile if its sides are at most the overlap. Larger ones come from the image as a
 whole.
+
+Training (`data.tiles`) takes the same windows, each as an image of a table: see `in_tiles`.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from retina import config
+from retina.data.batches.decoding import imported
+from retina.data.batches.table_reader import ImageError, TableReader
+from retina.data.dataset import DetectionDataset, Objects
+from retina.data.stored import StoredImage, TableImage
 from retina.errors import RetinaError
 
 # Parts of a box's side, and pixels, within which its end counts as being at an edge: detected boxes are not exact.
 _NEAR, _NEAR_PIXELS = 0.1, 2.0
+# Decoded images kept for further tiles: with tiles in order, as `data.cache` reads them, each image is decoded by few
+# of the threads; shuffled ones seldom meet.
+_DECODED = 2
+_BMP_HEADER = 54  # bytes
 
 
 class Tiling(NamedTuple):
@@ -156,3 +169,118 @@ def _unsuppressed(detections: TileDetections, cut: np.ndarray, iou: float, class
             comparable &= detections.labels[later] == detections.labels[row]
         stays[later] &= ~(comparable & (shared > iou * of))
     return stays
+
+
+# ------------------------------------------------------------------------------------------------ tiles of a table
+
+
+def noted(table: DetectionDataset, tiles: config.Tiles | None) -> DetectionDataset:
+    """Return the table with a note where `evaluation.tiles` cut none of its images."""
+    largest = table.sizes.max(initial=0)
+    if tiles is None or largest > tiles.size:
+        return table
+    note = (
+        f"{table.name}: evaluation.tiles.size: {tiles.size} has no effect: the longest side of an image is {largest} "
+        "pixels, so that each is detected as a whole"
+    )
+    return replace(table, notes=(*table.notes, note))
+
+
+class WholeImages:
+    """Reader of the images of a table, of which the last few stay decoded."""
+
+    def __init__(self, table: DetectionDataset):
+        self.table, self._reader = table, TableReader(table)
+        self._decoded = lru_cache(maxsize=_DECODED)(self._reader.read)
+
+    def read(self, row: int) -> np.ndarray:
+        """Return the image of a row, uint8 [h, w, 3], turned as the table says; it may be shared, and stays as it is.
+
+        Raises:
+            RetinaError: it can't be read.
+        """
+        try:
+            return self._decoded(row)[0]
+        except ImageError as error:
+            raise self._reader.reason(error) from None
+
+
+@dataclass(frozen=True, slots=True)
+class TileImage(StoredImage):
+    """A `window` x1, y1, x2, y2 of a row's image, encoded as a bitmap of `length` bytes: that costs least."""
+
+    images: WholeImages
+    row: int
+    window: tuple[int, int, int, int]
+    length: int
+
+    @property
+    def whole(self) -> TableImage:
+        """The image that it is a tile of."""
+        return self.images.table.images[self.row]
+
+    def read(self) -> bytes:
+        x1, y1, x2, y2 = self.window
+        _, content = imported("cv2").imencode(".bmp", self.images.read(self.row)[y1:y2, x1:x2, ::-1])
+        encoded: bytes = content.tobytes()
+        return encoded
+
+
+def in_tiles(table: DetectionDataset, tiles: config.TrainingTiles | None) -> DetectionDataset:
+    """Return the table with each image's tiles in its place, row by row; without tiles (None) as it is.
+
+    An id tells the tile's corner, "17 (480, 0)". Boxes are cut to their tiles; those of which less than
+    `tiles.min_visible` of the area is left become crowds.
+
+    Raises:
+        RetinaError: no image is larger than a tile.
+    """
+    if tiles is None:
+        return table
+    windows = [tiling(h, w, tiles.size, tiles.overlap).windows for h, w in table.sizes.tolist()]
+    image = np.repeat(np.arange(len(table)), [len(each) for each in windows])
+    if len(image) == len(table):
+        raise RetinaError(
+            f"data.tiles.size: expected less than the longest side of {table.name}'s images, "
+            f"{table.sizes.max(initial=0)} pixels, got {tiles.size}, which cuts none; leave data.tiles out"
+        )
+    window = np.concatenate(windows)
+    parts = [_cut(table, row, each, tiles.min_visible) for row, each in enumerate(windows)]
+    counts = np.concatenate([count for count, _ in parts])
+    columns: dict[str, Any] = {
+        field: np.concatenate([getattr(objects, field) for _, objects in parts]) for field in Objects._fields
+    }
+    sizes = window[:, [3, 2]] - window[:, [1, 0]]
+    lengths = _BMP_HEADER + sizes[:, 0] * (-(-3 * sizes[:, 1] // 4) * 4)
+    wholes, places = WholeImages(table), list(zip(image.tolist(), map(tuple, window.tolist()), strict=True))
+    note = f"{table.name}: data.tiles: {len(table)} images are {len(image)} tiles of up to {tiles.size} pixels"
+    return replace(
+        table,
+        image_ids=tuple(f"{table.image_ids[row]} ({x1}, {y1})" for row, (x1, y1, _, _) in places),
+        images=tuple(TileImage(wholes, *place, length) for place, length in zip(places, lengths.tolist(), strict=True)),
+        sizes=sizes,
+        orientations=None,  # what is read of a tile is upright
+        offsets=np.concatenate([[0], np.cumsum(counts)]),
+        **columns,
+        notes=(*table.notes, note),
+    )
+
+
+def _cut(table: DetectionDataset, row: int, windows: np.ndarray, min_visible: float) -> tuple[np.ndarray, Objects]:
+    """The number of boxes [T] in each window of an image, and these boxes, window by window."""
+    objects = table.objects(row)
+    low = np.maximum(objects.boxes[:, :2], windows[:, None, :2])
+    high = np.minimum(objects.boxes[:, 2:], windows[:, None, 2:])
+    tile, box = np.nonzero((low < high).all(axis=-1))
+    low, high = low[tile, box], high[tile, box]
+    sides = objects.boxes[box, 2:] - objects.boxes[box, :2]
+    visible = ((high - low) / sides).prod(axis=1)
+    corner = windows[tile, :2]
+    cut = Objects(
+        np.concatenate([low - corner, high - corner], axis=1),
+        objects.labels[box],
+        objects.crowd[box] | (visible < min_visible),
+        objects.difficult[box],
+        objects.areas[box] * visible,
+    )
+    return np.bincount(tile, minlength=len(windows)), cut

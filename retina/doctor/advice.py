@@ -121,3 +121,17 @@ def limit_findings(most_boxes: int, settings: config.Config, split: str) -> Iter
             f"raise inference.max_detections (and evaluation.max_detections); otherwise at most {limit} are returned",
             split,
         )
+
+
+def tile_findings(settings: config.Config) -> Iterator[Finding]:
+    """Yield a finding if training sees tiles, and evaluations see whole images at another scale."""
+    tiles, evaluated = settings.data.tiles, settings.data.validation is not None
+    if tiles is not None and evaluated and settings.evaluation.tiles is None:
+        yield Finding(
+            "warning",
+            "evaluated-without-tiles",
+            f"training sees tiles of {tiles.size} pixels (data.tiles), evaluations see whole images at data.resize",
+            f"to detect by the same tiles, set evaluation.tiles.size={tiles.size} "
+            f"evaluation.tiles.overlap={tiles.overlap:g}",
+            "validation",
+        )

@@ -9,7 +9,8 @@ from typing import Any
 
 from retina import config as configuration
 from retina.data.dataset import DetectionDataset
-from retina.doctor.advice import coverage_findings, limit_findings
+from retina.data.tiles import in_tiles
+from retina.doctor.advice import coverage_findings, limit_findings, tile_findings
 from retina.doctor.canvases import canvas_findings
 from retina.doctor.ceiling import AnchorReport, report
 from retina.doctor.cost import Cost, cost_findings, estimate
@@ -19,6 +20,7 @@ from retina.doctor.inspection import Images, duplicate_findings, image_findings,
 from retina.doctor.statistics import Statistics, fewness_findings, split_findings, statistics, table_findings
 from retina.doctor.suggest import Proposal, propose
 from retina.doctor.targets import Target, read_splits
+from retina.errors import RetinaError
 
 # The coverage of COCO's 118,000 images takes a minute; a sample of this size gives shares to within half a percent.
 ANCHOR_IMAGES = 10_000
@@ -114,7 +116,7 @@ def examine(target: Target, *, quick: bool = False, advance: Advance | None = No
     splits, findings = read_splits(target)
     training = next((name for name in _TRAINING_NAMES if name in splits), "")
     for name, table in splits.items():
-        findings += table_findings(table, name, training=name == training)
+        findings += table_findings(table, name, name == training, target.config)
         findings += fewness_findings(statistics(table), name, training=name == training)
     findings += split_findings(splits)
     limit, skip = configuration.MAX_PIXELS, False
@@ -129,16 +131,18 @@ def examine(target: Target, *, quick: bool = False, advance: Advance | None = No
     anchors: dict[str, AnchorReport] = {}
     suggestion, cost = None, None
     if target.config is not None:
-        samples = {name: sampled(table, ANCHOR_IMAGES) for name, table in splits.items()}
+        trained = _as_trained(splits, target.config, findings)
+        samples = {name: sampled(table, ANCHOR_IMAGES) for name, table in trained.items()}
         for name, table in samples.items():
-            anchors[name] = report(table, target.config, len(splits[name]), training=name == "train")
+            anchors[name] = report(table, target.config, len(trained[name]), training=name == "train")
             findings += coverage_findings(anchors[name], target.config, name)
-            findings += limit_findings(statistics(splits[name]).most_boxes, target.config, name)
+            findings += limit_findings(statistics(trained[name]).most_boxes, target.config, name)
+        findings += tile_findings(target.config)
         if "train" in samples:
-            findings += canvas_findings(splits["train"], target.config, "train")
+            findings += canvas_findings(trained["train"], target.config, "train")
             suggestion = _suggestion(samples, target.config, anchors)
             if not quick:
-                cost = estimate(target.config, splits["train"])
+                cost = estimate(target.config, trained["train"])
                 findings += cost_findings(cost)
         findings += _ceiling_findings(anchors, suggestion)
     return Examination(
@@ -152,6 +156,19 @@ def examine(target: Target, *, quick: bool = False, advance: Advance | None = No
         quick=quick,
         positive_iou=0.0 if target.config is None else target.config.assignment.positive_iou,
     )
+
+
+def _as_trained(
+    splits: dict[str, DetectionDataset], settings: configuration.Config, findings: list[Finding]
+) -> dict[str, DetectionDataset]:
+    """The splits as training and evaluation show them to the anchors: training images in tiles, if there are such."""
+    if "train" not in splits:
+        return splits
+    try:
+        return {**splits, "train": in_tiles(splits["train"], settings.data.tiles)}
+    except RetinaError as error:
+        findings.append(Finding("error", "tiles-without-effect", str(error), split="train"))
+        return splits
 
 
 def _suggestion(

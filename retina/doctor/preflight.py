@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from retina import config
 from retina.data.dataset import DetectionDataset
-from retina.doctor.advice import coverage_findings
+from retina.doctor.advice import coverage_findings, tile_findings
 from retina.doctor.canvases import canvas_findings
 from retina.doctor.ceiling import report
 from retina.doctor.coverage import sampled
@@ -26,9 +26,10 @@ def preflight(
     Args:
         images: size of the random sample of a larger training split whose coverage is computed.
     """
-    findings = list(table_findings(train, "train", training=True))
+    findings = list(table_findings(train, "train", True, settings))
     if validation is not None:
         findings += table_findings(validation, "validation", training=False)
+        findings += tile_findings(settings)
         findings += split_findings({"train": train, "validation": validation})
     if len(train):
         findings += canvas_findings(train, settings, "train")

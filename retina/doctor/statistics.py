@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from retina import config
 from retina.config.reading import override_line
 from retina.data.dataset import DetectionDataset, class_list_advice
 from retina.data.stored import FileSlice, TableImage
+from retina.data.tiles import TileImage
 from retina.doctor.findings import Finding, count, listed, some
 
 # COCO's small, medium and large, in square pixels (cocodataset.org/#detection-eval).
@@ -117,11 +119,14 @@ def figures_of(first: str, second: str) -> str:
     return f"figures of {second} are not independent of {first}, on which a checkpoint may have been chosen"
 
 
-def table_findings(dataset: DetectionDataset, split: str, training: bool) -> Iterator[Finding]:
+def table_findings(
+    dataset: DetectionDataset, split: str, training: bool, settings: config.Config | None = None
+) -> Iterator[Finding]:
     """Yield the findings of a split that need no image.
 
     Args:
         training: whether the split is trained on, so that classes without boxes matter.
+        settings: of the training, whose remedies are not proposed again; None where there are none.
     """
     stats = statistics(dataset)
     yield from _unused_labels(dataset, split)
@@ -137,6 +142,8 @@ def table_findings(dataset: DetectionDataset, split: str, training: bool) -> Ite
     yield from _emptiness(dataset, stats, split)
     yield from _special_boxes(stats, split)
     yield from _classes(dataset, stats, split, training)
+    if training:
+        yield from _imbalance(stats, split, settings)
     yield from _repeated_boxes(dataset, split)
 
 
@@ -199,11 +206,12 @@ def _emptiness(dataset: DetectionDataset, stats: Statistics, split: str) -> Iter
     if stats.empty_images:
         share = stats.empty_images / stats.images
         names = (str(dataset.image_ids[row]) for row in np.flatnonzero(np.diff(dataset.offsets) == 0))
+        unfinished = share > 0.5 and not isinstance(dataset.images[0], TileImage)
         yield Finding(
-            "warning" if share > 0.5 else "note",
+            "warning" if unfinished else "note",
             "images-without-boxes",
             f"{stats.empty_images} of {count(stats.images, 'image')} ({share:.0%}) have no box: they are background",
-            "make sure that they are empty and not just unfinished" if share > 0.5 else "",
+            "make sure that they are empty and not just unfinished" if unfinished else "",
             split,
             listed(names),
         )
@@ -270,27 +278,34 @@ def _classes(dataset: DetectionDataset, stats: Statistics, split: str, training:
             split,
             listed(rare),
         )
+
+
+def _imbalance(stats: Statistics, split: str, settings: config.Config | None) -> Iterator[Finding]:
     present = {name: boxes for name, boxes in stats.classes.items() if boxes}
     most, least = max(present, key=lambda name: present[name]), min(present, key=lambda name: present[name])
     ratio = present[most] / present[least]
-    if training and ratio >= _NOTED_IMBALANCE:
+    if ratio >= _NOTED_IMBALANCE:
+        untried = _balancing(stats, least, settings)
         yield Finding(
             "warning" if ratio >= _WARNED_IMBALANCE else "note",
             "class-imbalance",
             f"{most} has {present[most]} boxes, {least} {present[least]}: {ratio:.0f} to 1",
-            "every class has the same weight in AP: look at the AP of each class, add images of the rare classes, or "
-            f"try {_balancing(stats, least)}",
+            "every class has the same weight in AP: look at the AP of each class, add images of the rare classes"
+            + (f", or try {' or '.join(untried)}" if untried else ""),
             split,
         )
 
 
-def _balancing(stats: Statistics, rarest: str) -> str:
-    """Settings for classes of very different numbers, by the share of the images that the rarest is in."""
-    weights, share = "loss.class_weights.kind=effective", stats.class_images[rarest] / stats.images
-    if share > _REPEATABLE:
-        return weights
-    sampling = override_line("data.sampling", {"kind": "repeat", "threshold": float(f"{4 * share:.2g}")})
-    return f"{weights}, or {sampling}, which shows images of {rarest} twice as often"
+def _balancing(stats: Statistics, rarest: str, settings: config.Config | None) -> list[str]:
+    """Return the settings for classes of very different numbers that are not set, by the share of the images that the
+    rarest is in."""
+    share, balancing = stats.class_images[rarest] / stats.images, []
+    if settings is None or settings.loss.class_weights is None:
+        balancing.append("loss.class_weights.kind=effective")
+    if share <= _REPEATABLE and (settings is None or settings.data.sampling is None):
+        sampling = override_line("data.sampling", {"kind": "repeat", "threshold": float(f"{4 * share:.2g}")})
+        balancing.append(f"{sampling}, which shows images of {rarest} twice as often")
+    return balancing
 
 
 def _repeated_boxes(dataset: DetectionDataset, split: str) -> Iterator[Finding]:
@@ -369,6 +384,8 @@ def place_of(image: TableImage) -> str | FileSlice | None:
     """Return the place of an image, a normalised path; None for an image that memory or a library holds."""
     if isinstance(image, str):
         return os.path.normpath(image)
+    if isinstance(image, TileImage):
+        return place_of(image.whole)
     return image if isinstance(image, FileSlice) else None
 
 

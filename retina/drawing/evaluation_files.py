@@ -25,6 +25,7 @@ from retina.evaluation.document import to_json
 from retina.evaluation.judging import Score
 from retina.evaluation.mistakes import most_confident_mistakes, worst_images
 from retina.files import write_text, written
+from retina.palette import class_colours
 
 # A picture shows what a user would act on; the metrics take all detections above inference.score_threshold.
 SHOWN_SCORE = 0.4
@@ -202,6 +203,7 @@ def _mistakes(
                 scores=detections.scores[[mistake.row]],
                 truth_boxes=_corners(truth.boxes[about]) - shift,
                 truth_labels=truth.labels[about] + len(truth.class_names),
+                colours=2 * class_colours(truth.class_names),
             )
         )
     return cells

@@ -15,11 +15,12 @@ from retina.data.dataset import DetectionDataset
 from retina.data.formats import Format
 from retina.data.formats.layouts import look
 from retina.data.images import load_image
-from retina.data.load import Split, load_split
+from retina.data.load import Split, load_split, load_training
 from retina.drawing.pictures import contact_sheet
 from retina.drawing.pictures import draw as draw_boxes
 from retina.errors import RetinaError
 from retina.output import html_table
+from retina.palette import class_colour
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -54,12 +55,15 @@ def draw(
     pixels = load_image(image) if isinstance(image, str | Path | bytes) else np.asarray(image)
     shown, truth = (_boxes(part, where) for part, where in ((detections, "detections"), (ground_truth, "ground_truth")))
     most = max([-1, *shown["labels"].tolist(), *truth["labels"].tolist()])
-    names = list(class_names if class_names is not None else map(str, range(most + 1)))
-    if class_names is None and getattr(detections, "names", None) is not None:
+    known = class_names if class_names is not None else getattr(detections, "class_names", ())
+    names = list(known) or [str(label) for label in range(most + 1)]
+    if not known and getattr(detections, "names", None) is not None:
         for label, name in zip(shown["labels"].tolist(), detections.names, strict=True):
             names[label] = name
+    # Of a class that is not shown the name isn't known, and ranks would differ from one image to the next.
+    colours = None if known else [class_colour(label) for label in range(len(names))]
     truth_fields = {} if ground_truth is None else {f"truth_{name}": truth[name] for name in ("boxes", "labels")}
-    return draw_boxes(pixels, shown["boxes"], shown["labels"], names, shown["scores"], **truth_fields)
+    return draw_boxes(pixels, shown["boxes"], shown["labels"], names, shown["scores"], colours=colours, **truth_fields)
 
 
 def show(
@@ -111,7 +115,7 @@ def load_dataset(
     Args:
         source: a folder or file (COCO, Pascal VOC, YOLO, CSV, labelme), the name of a TFDS dataset, or a configuration.
         split: by the name that the folder gives it; the default is its only one, or the one called `train`. Of a
-            configuration: `train` (the default), `validation` or `test`.
+            configuration: `train` (the default; in the tiles of `data.tiles`), `validation` or `test`.
         format: of a folder that could be read as several.
 
     Returns:
@@ -127,7 +131,8 @@ def load_dataset(
     """
     if isinstance(source, config.Config):
         asked: Split = split or "train"  # type: ignore[assignment]
-        return Dataset(load_split(source.data, asked), source.data)
+        table = load_training(source.data) if asked == "train" else load_split(source.data, asked)
+        return Dataset(table, source.data)
     layout = look(str(source), format=format)
     if layout.config is not None:
         return load_dataset(config.load(layout.config), split)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from retina.errors import RetinaError
-from retina.palette import BLACK, WHITE, Colour, class_colour
+from retina.palette import BLACK, WHITE, Colour, class_colours
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
@@ -52,6 +52,7 @@ def draw(
     *,
     truth_boxes: np.ndarray | None = None,
     truth_labels: np.ndarray | None = None,
+    colours: Sequence[Colour] | None = None,
 ) -> np.ndarray:
     """Draw detections on an image, each an outline in the colour of its class and a chip with name and score.
 
@@ -68,6 +69,7 @@ def draw(
         style: sizes; the default suits screens.
         truth_boxes: [m, 4], like `boxes`.
         truth_labels: [m], like `labels`.
+        colours: of the K classes; the default goes by their names.
 
     Returns:
         [H * f, W * f, 3] uint8, where the whole number f is 1 unless the image is small (see `Style.min_side`).
@@ -87,13 +89,15 @@ def draw(
     truth = _shapes("truth_boxes", truth_boxes, truth_labels, None, class_names, image.shape, factor)
     missed = [shape for shape in truth if not _is_found(shape, detections)]
     pen = _pen(style, math.sqrt(canvas.shape[0] * canvas.shape[1]), len(detections) + len(missed))
+    colours = class_colours(class_names) if colours is None else colours
     for shape in detections:
-        _outline(canvas, shape.box, pen.line, class_colour(shape.label))
+        _outline(canvas, shape.box, pen.line, colours[shape.label])
     thin = max(1, pen.line // 2)
     for shape in truth:
         _outline(canvas, shape.box, thin + (shape in missed), WHITE, dash=3 * pen.line)
     if style.chips:
-        _draw_chips(canvas, [*missed, *detections], len(missed), pen)
+        grounds = [*(WHITE for _ in missed), *(colours[shape.label] for shape in detections)]
+        _draw_chips(canvas, [*missed, *detections], grounds, pen)
     return canvas
 
 
@@ -276,8 +280,8 @@ def _blend(canvas: np.ndarray, area: Rectangle, colour: Colour, cover: np.ndarra
 # -------------------------------------------------------------------------------------------------------- chips
 
 
-def _draw_chips(canvas: np.ndarray, shapes: list[_Shape], missed: int, pen: _Pen) -> None:
-    """Draw the chips of shapes, of which the first `missed` are ground truth. The last choose their place first."""
+def _draw_chips(canvas: np.ndarray, shapes: list[_Shape], colours: list[Colour], pen: _Pen) -> None:
+    """Draw the chips of shapes, each in its colour. The last choose their place first."""
     height, width = canvas.shape[:2]
     taken: list[Rectangle] = []
     chips = []
@@ -289,7 +293,7 @@ def _draw_chips(canvas: np.ndarray, shapes: list[_Shape], missed: int, pen: _Pen
         if place is None:
             continue
         taken.append(place)
-        chips.append((place, shapes[rank].text, WHITE if rank < missed else class_colour(shapes[rank].label)))
+        chips.append((place, shapes[rank].text, colours[rank]))
     for place, text, colour in reversed(chips):
         _chip(canvas, place, text, colour, pen)
 

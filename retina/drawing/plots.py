@@ -13,7 +13,7 @@ from retina.evaluation.assessment import Assessment
 from retina.evaluation.curves import confidence_curve, precision_recall
 from retina.evaluation.matching import RECALLS, Matches, interpolated_precision
 from retina.files import written
-from retina.palette import class_colour
+from retina.palette import Colour, class_colour, class_colours
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -80,7 +80,7 @@ def _precision_recall(axes: Axes, matches: Matches, names: tuple[str, ...]) -> N
     if not len(classes):
         return _nothing(axes, "no ground truth, so no recall")
     few = len(classes) <= _NAMED_CURVES
-    labels = []
+    labels, colours = [], class_colours(names)
     for k in classes:
         curve = precision_recall(matches, int(k), iou=0.5)
         assert curve is not None
@@ -89,7 +89,7 @@ def _precision_recall(axes: Axes, matches: Matches, names: tuple[str, ...]) -> N
         if few:
             labels.append(_label(names[k]))
         # The legend would leave out a name that begins with an underscore: it gets the names below.
-        style = {"color": _colour(int(k)), "label": f"class {k}"} if few else {"color": GREY, "alpha": 0.25}
+        style = {"color": _shares(colours[k]), "label": f"class {k}"} if few else {"color": GREY, "alpha": 0.25}
         axes.plot(curve.recall, curve.precision, linewidth=1.6 if few else 0.8, **style)
     if len(classes) > 1:
         labels.append("mean, interpolated")
@@ -197,7 +197,11 @@ def _nothing(axes: Axes, why: str) -> None:
 
 
 def _colour(index: int) -> tuple[float, float, float]:
-    red, green, blue = class_colour(index)
+    return _shares(class_colour(index))
+
+
+def _shares(colour: Colour) -> tuple[float, float, float]:
+    red, green, blue = colour
     return red / 255, green / 255, blue / 255
 
 

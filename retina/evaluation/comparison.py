@@ -22,7 +22,7 @@ from retina.data.ground_truth import GroundTruth
 from retina.errors import RetinaError
 from retina.evaluation.bootstrap import NAMES, Figures, Method, bootstrap, interval, observed, resampled
 from retina.evaluation.matching import Matches
-from retina.evaluation.tables import NONE, Column, class_cell, table
+from retina.evaluation.tables import NONE, Column, class_cells, table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -236,9 +236,10 @@ def class_comparison_table(comparison: Comparison, width: int | None = None, *, 
         width: of the terminal; None leaves no column out.
         coloured: the terminal shows colours, so classes are given theirs.
     """
+    cells = class_cells(comparison.per_class, coloured)
     rows = [
-        [class_cell(name, label, coloured), f"{comparison.boxes[name]:,}", *_cells(figures["AP"])]
-        for label, (name, figures) in enumerate(comparison.per_class.items())
+        [cells[name], f"{comparison.boxes[name]:,}", *_cells(figures["AP"])]
+        for name, figures in comparison.per_class.items()
     ]
     figures = [figures["AP"] for figures in comparison.per_class.values()]
     notes = [f"{NONE}: no ground truth"] if any(np.isnan(figure.difference) for figure in figures) else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from retina.evaluation.assessment import Assessment, Interval, Intervals
@@ -11,7 +11,7 @@ from retina.evaluation.document import area_in_words, flat_classes, voc_columns
 from retina.evaluation.judging import Score
 from retina.evaluation.tide import MEANINGS
 from retina.evaluation.voc import VocMetrics
-from retina.palette import class_hex
+from retina.palette import class_hexes
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -82,11 +82,13 @@ def table(
     return out
 
 
-def class_cell(name: str, label: int, coloured: bool) -> str:
-    """Return a class's name as a cell, after a square in the class's colour where the terminal shows colours."""
+def class_cells(names: Iterable[str], coloured: bool) -> dict[str, str]:
+    """Return the cell of each class's name, after a square in the class's colour where the terminal shows colours."""
     from rich.markup import escape
 
-    return f"[{class_hex(label)}]■[/] {escape(name)}" if coloured else escape(name)
+    names = list(names)
+    squares = [f"[{colour}]■[/] " if coloured else "" for colour in class_hexes(names)]
+    return {name: square + escape(name) for name, square in zip(names, squares, strict=True)}
 
 
 def value(figure: float) -> str:
@@ -124,13 +126,13 @@ def class_table(
         coloured: the terminal shows colours, so classes are given theirs.
     """
     intervals = assessment.intervals if assessment else None
-    rows = []
+    rows, cells = [], class_cells(metrics.per_class, coloured)
     for k, (name, figures) in enumerate(metrics.per_class.items()):
         values = [value(figures[key]) for key in ("AP", "AP50", "AP75")]
         ends = [_interval(intervals.per_class[name].get("AP"))] if intervals else []
         point = assessment.operating.per_class[k] if assessment else None
         best = [optional(point.f1), optional(point.threshold)] if point else []
-        rows.append([class_cell(name, k, coloured), f"{int(figures['boxes']):,}", values[0], *ends, *values[1:], *best])
+        rows.append([cells[name], f"{int(figures['boxes']):,}", values[0], *ends, *values[1:], *best])
     columns = [
         Column("class", "left"),
         Column("boxes"),
@@ -195,13 +197,10 @@ def voc_class_table(voc: Sequence[VocMetrics], width: int | None = None, *, colo
     """
     classes = flat_classes(voc)
     names = [name for name, _, _ in voc_columns(voc)]
+    cells = class_cells(classes, coloured)
     rows = [
-        [
-            class_cell(class_name, label, coloured),
-            f"{int(figures['boxes']):,}",
-            *(value(figures[f"AP_{name}"]) for name in names),
-        ]
-        for label, (class_name, figures) in enumerate(classes.items())
+        [cells[label], f"{int(figures['boxes']):,}", *(value(figures[f"AP_{name}"]) for name in names)]
+        for label, figures in classes.items()
     ]
     # The first figure always stays; each other one may be left out.
     groups = ["", *names[1:]]

@@ -135,7 +135,7 @@ def detections_of(outputs: Mapping[str, Any], class_names: Sequence[str]) -> Det
     """Detections of the first image in an export's outputs, whose slots after `num_detections` are empty."""
     count = int(outputs["num_detections"][0])
     boxes, scores, labels = (np.asarray(outputs[name])[0, :count] for name in ("boxes", "scores", "labels"))
-    return Detections(boxes, scores, labels, tuple(class_names[label] for label in labels))
+    return Detections(boxes, scores, labels, tuple(class_names[label] for label in labels), tuple(class_names))
 
 
 def pixels_of(image: np.ndarray | bytes | str | Path, document: Mapping[str, Any]) -> np.ndarray:

@@ -18,7 +18,7 @@ import numpy as np
 from retina import config as configuration
 from retina.data.dataset import DetectionDataset
 from retina.data.images import table_image
-from retina.data.load import Split, load_split
+from retina.data.load import Split, load_training
 from retina.data.orientation import settled
 from retina.errors import RetinaError
 from retina.export import litert, onnx, saved_model
@@ -240,7 +240,7 @@ def _write(
 
 
 def _representative(config: configuration.Config) -> list[np.ndarray]:
-    dataset = _spread(load_split(config.data, "train"), _REPRESENTATIVE)
+    dataset = _spread(load_training(config.data), _REPRESENTATIVE)
     return [table_image(dataset, row) for row in range(len(dataset))]
 
 

@@ -18,7 +18,7 @@ from retina.drawing import furniture
 from retina.errors import RetinaError
 from retina.files import write_text
 from retina.pages import gallery
-from retina.palette import class_hex
+from retina.palette import class_hexes
 
 _TEMPLATE = Path(__file__).with_name("browse.html.jinja")
 # Names of the kinds of defect in the table; the doctor says what to do about each.
@@ -116,11 +116,11 @@ def page(
         classes=[
             {
                 "name": name,
-                "colour": class_hex(label),
+                "colour": colour,
                 "boxes": stats.classes[name],
                 "images": stats.class_images[name],
             }
-            for label, name in enumerate(table.class_names)
+            for name, colour in zip(table.class_names, class_hexes(table.class_names), strict=True)
         ],
         defective=len(defects),
         kinds=[(_NAMES[code], code, number) for code, number in kinds(defects).items()],

@@ -22,7 +22,7 @@ from retina.evaluation.curves import threshold_index
 from retina.evaluation.matching import Matches
 from retina.evaluation.mistakes import worst_images
 from retina.evaluation.tide import KINDS, Tide
-from retina.palette import class_hex
+from retina.palette import class_hexes
 
 SCRIPT = Path(__file__).with_name("gallery.js")
 # With this many images a page stays below 10 MB, and its pictures are large enough to be judged.
@@ -150,7 +150,9 @@ def gallery_data(
             }
         )
     return {
-        "classes": [{"name": name, "colour": class_hex(k)} for k, name in enumerate(class_names)],
+        "classes": [
+            {"name": name, "colour": colour} for name, colour in zip(class_names, class_hexes(class_names), strict=True)
+        ],
         "runs": list(runs),
         "threshold": _score(threshold, "threshold"),
         "iou": iou,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import combinations
+from statistics import median
 from typing import Literal, NamedTuple
 
 from retina.drawing import furniture
@@ -19,8 +21,9 @@ SIGNS: dict[Verdict, str] = {"fine": "✓", "look": "!", "stop": "✕"}
 _FEW, _TOO_FEW = 0.9, 0.5
 # AP below which a detector has learned nothing to speak of.
 _NOTHING = 0.01
-# Share of AP that the last evaluation added, above which the curve still rises; AP that it may lose to chance.
-_RISING, _FELL = 0.05, 0.01
+# Share of AP that the last evaluation added, and that each of the last few does by their slope, above which the curve
+# still rises; AP that it may lose to chance.
+_RISING, _FEW_LAST, _FELL = 0.05, 5, 0.01
 # AP50 below which a detector finds too little for most uses, and the width of AP's interval that leaves much open.
 _LOW, _WIDE = 0.5, 0.1
 # AP50 that errors of one kind cost, above which they are worth a look.
@@ -134,7 +137,9 @@ def _learned(record: Record) -> _Judged | None:
     best, before, last = max(values, key=lambda pair: pair[1]), values[-2], values[-1]
     if best[1] == last[1]:
         course = f"was highest at the last evaluation, {last[1]:.3f} after {values[0][1]:.3f} at the first"
-        if last[1] - before[1] > _RISING * last[1] and len(values) > 2:
+        # A lucky last evaluation is no rise.
+        by_slope = _slope(values[-_FEW_LAST:]) * (last[0] - before[0])
+        if min(last[1] - before[1], by_slope) > _RISING * last[1] and len(values) > 2:
             advice = f"Still rising, by {last[1] - before[1]:.3f} since step {before[0]:,}: train longer."
             return _Judged("look", f"{text}; {metric} {course}. {advice}")
         return _Judged("fine", f"{text}; {metric} {course}.")
@@ -143,6 +148,11 @@ def _learned(record: Record) -> _Judged | None:
         advice = f"It may overfit: the checkpoint of step {best[0]:,} is the best; more images or augmentation help."
         return _Judged("look", f"{text}; {metric} {course}. {advice}")
     return _Judged("fine", f"{text}; {metric} {course}.")
+
+
+def _slope(values: Sequence[tuple[int, float]]) -> float:
+    """Return the median slope between any two values (Theil-Sen), by step."""
+    return median((y2 - y1) / (x2 - x1) for (x1, y1), (x2, y2) in combinations(values, 2))
 
 
 def _quality(figures: Figures, split: str, allowed: float | None) -> _Judged:

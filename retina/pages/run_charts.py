@@ -12,7 +12,7 @@ import numpy as np
 from retina.drawing.charts import Chart, Series, lines
 from retina.evaluation.curves import confidence_curve, precision_recall
 from retina.evaluation.matching import RECALLS, Matches, interpolated_precision
-from retina.palette import class_hex
+from retina.palette import class_hexes
 from retina.runs.record import Record
 
 # The axis of the time spent waiting reaches at least this far: a smaller share does not matter.
@@ -121,7 +121,7 @@ def _of_classes(matches: Matches, class_names: Sequence[str], per_class: dict[st
     if len(defined) > _MOST_CLASSES:
         defined = sorted(defined, key=lambda k: per_class[class_names[k]]["AP50"])[:_MOST_CLASSES]
         title += f", the {_MOST_CLASSES} worst"
-    series = []
+    series, colours = [], class_hexes(class_names)
     for k in defined:
         curve = precision_recall(matches, k, iou=0.5)
         if curve is not None and len(curve.recall):
@@ -133,7 +133,7 @@ def _of_classes(matches: Matches, class_names: Sequence[str], per_class: dict[st
                     class_names[k],
                     RECALLS[inside].tolist(),
                     envelope[at[inside]].tolist(),
-                    colour=class_hex(k),
+                    colour=colours[k],
                     cased=True,
                 )
             )

@@ -13,7 +13,7 @@ from retina.doctor.ceiling import AnchorReport, Share
 from retina.drawing import furniture
 from retina.evaluation.tide import IN_WORDS, MEANINGS
 from retina.pages.run_judgement import Judgement
-from retina.palette import class_hex
+from retina.palette import class_hexes
 from retina.runs.directory import shown
 from retina.runs.record import Record
 
@@ -149,16 +149,17 @@ def class_rows(figures: Figures) -> list[ClassRow]:
     """Return a row for each class, in the dataset's order: AP, AP50, AP75, then threshold, precision, recall, F1."""
     points = (figures.get("operating_points") or {}).get("per_class", {})
     ends = (figures.get("intervals") or {}).get("per_class", {})
+    classes = figures.get("per_class", {})
     return [
         ClassRow(
             name,
-            class_hex(label),
+            colour,
             int(values.get("boxes", 0)),
             tuple(_defined(values.get(key)) for key in ("AP", "AP50", "AP75")),
             interval(ends[name]["AP"]) if "AP" in ends.get(name, {}) else "",
             tuple(points.get(name, {}).get(key) for key in ("threshold", "precision", "recall", "f1")),
         )
-        for label, (name, values) in enumerate(figures.get("per_class", {}).items())
+        for colour, (name, values) in zip(class_hexes(list(classes)), classes.items(), strict=True)
     ]
 
 

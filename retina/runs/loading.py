@@ -15,6 +15,7 @@ from retina.data.dataset import DetectionDataset
 from retina.data.detections import DetectionTable
 from retina.data.ground_truth import GroundTruth, Results, results
 from retina.data.load import Split, read_split
+from retina.data.tiles import noted
 from retina.errors import RetinaError
 from retina.evaluation.coco import Metrics, evaluate_as
 from retina.inference import Predictor, build_detector, detect, detect_images, detect_rows
@@ -200,4 +201,5 @@ def split_for(
             f"{dataset.name}: its classes {list(dataset.class_names)} are not the checkpoint's "
             f"{list(predictor.class_names)}"
         )
+    dataset = noted(dataset, config.evaluation.tiles)
     return dataclasses.replace(dataset, notes=(*predictor.notes, *dataset.notes, *how_read())), truth, config

@@ -18,6 +18,7 @@ from retina.data.fingerprint import Fingerprints, fingerprint
 from retina.data.ground_truth import GroundTruth, ground_truth
 from retina.data.load import check_same_classes, load_split, read_split
 from retina.data.orientation import settled
+from retina.data.tiles import in_tiles, noted
 from retina.errors import RetinaError
 from retina.models import backbones
 from retina.models.efficientnet_lite import INSTALLED
@@ -82,7 +83,7 @@ def train(
     length: tuple[str, ...] = ()
     if config.schedule.epochs is not None:
         train_data = hosts.together(lambda: load_split(config.data, "train")) if train_data is None else train_data
-        config, length = _with_steps(config, train_data)
+        config, length = _with_steps(config, in_tiles(train_data, config.data.tiles))
     distribution.slots(config.run.batch_size, config.run.accumulate)  # its error comes before the work
     if config.evaluation.tiles is not None and distribution.replicas > 1:
         raise RetinaError(
@@ -190,7 +191,7 @@ def _prepare(
 def _load_data(
     config: Config, train_data: DetectionDataset | None, validation_data: DetectionDataset | None
 ) -> tuple[Config, Data]:
-    train_data = load_split(config.data, "train") if train_data is None else train_data
+    train_data = in_tiles(load_split(config.data, "train") if train_data is None else train_data, config.data.tiles)
     # What the training images decide holds for the others.
     section = settled(config.data, [train_data])
     validation: tuple[DetectionDataset, GroundTruth] | None = None
@@ -202,6 +203,7 @@ def _load_data(
     if validation is not None:
         check_same_classes(train_data, validation[0])
         section = settled(section, [train_data, validation[0]])
+        validation = (noted(validation[0], config.evaluation.tiles), validation[1])
     return config.model_copy(update={"data": section}), Data(train_data, validation)
 
 

@@ -114,6 +114,29 @@ def test_a_configuration_is_seen_through_its_anchors(planted, monkeypatch, capsy
     assert "prefers-color-scheme: dark" in text and "<svg" in text and "http://" not in text and len(text) < 2e6
 
 
+def test_anchors_and_canvases_are_those_of_the_tiles_that_training_sees(planted, monkeypatch, capsys):
+    quick = planted / "settings.yaml", "--quick", "--json"
+    _, out, _ = run(monkeypatch, capsys, *quick)
+    whole = json.loads(out)
+    code, out, _ = run(monkeypatch, capsys, *quick, "data.tiles.size=48")
+    tiles = json.loads(out)
+    sought = [finding for finding in tiles["findings"] if finding["code"] == "evaluated-without-tiles"]
+    assert [(finding["grade"], finding["split"]) for finding in sought] == [("warning", "validation")]
+    assert sought[0]["remedy"].endswith("set evaluation.tiles.size=48 evaluation.tiles.overlap=0.2")
+    assert code == 1 and tiles["splits"] == whole["splits"]  # faults of files stay those of files
+    shared = [finding["code"] for finding in tiles["findings"] if finding["code"].endswith("across-splits")]
+    assert shared == [finding["code"] for finding in whole["findings"] if finding["code"].endswith("across-splits")]
+    (before, after) = (tree["anchors"]["train"] for tree in (whole, tiles))
+    assert after["all_images"] == 6 * before["all_images"] and after["images"] == 6 * before["images"]
+    assert tiles["anchors"]["validation"] == whole["anchors"]["validation"]
+    same = ["data.tiles.size=48", "evaluation.tiles.size=48"]
+    _, out, _ = run(monkeypatch, capsys, *quick, *same)
+    assert "evaluated-without-tiles" not in {finding["code"] for finding in json.loads(out)["findings"]}
+    code, out, _ = run(monkeypatch, capsys, *quick, "data.tiles.size=96")
+    (nothing,) = [finding for finding in json.loads(out)["findings"] if finding["code"] == "tiles-without-effect"]
+    assert nothing["grade"] == "error" and "which cuts none; leave data.tiles out" in nothing["message"]
+
+
 def test_quick_reads_headers_only(planted, monkeypatch, capsys):
     code, out, _ = run(monkeypatch, capsys, planted / "settings.yaml", "--quick")
     assert code == 1 and "duplicate-images-across-splits" in out and "unreadable-images" not in out

@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
+from retina import config as configuration
 from retina.data.stored import FileSlice
+from retina.data.tiles import in_tiles
+from retina.doctor.preflight import preflight
 from retina.doctor.statistics import split_findings, statistics, table_findings
 from tests.doctor.made import table
 
@@ -92,6 +95,36 @@ def test_an_imbalance_names_the_settings_that_help(images, sampling):
     (finding,) = table_findings(dataset, "train", training=True)
     assert "try loss.class_weights.kind=effective" in finding.remedy
     assert ("data.sampling" in finding.remedy) == (sampling is not None) and (sampling or "") in finding.remedy
+
+
+def test_tiles_are_parts_of_their_image_files():
+    settings = configuration.load(None, ["data.tiles.size=64"])
+    whole = table([(64, 96)] * 300, [[BOX]] * 300)
+    tiles, one = in_tiles(whole, settings.data.tiles), whole.subset([299])
+    (finding,) = split_findings({"train": tiles, "validation": one})
+    assert (finding.grade, finding.code) == ("error", "image-in-two-splits")
+    assert finding.message == "1 image file of validation (100.0%) also in train: 299.png"
+    sparse = in_tiles(table([(64, 640)] * 20, [[BOX]] * 20), settings.data.tiles)
+    assert codes(sparse) == {"images-without-boxes": "note"}  # most tiles of a large image are background
+    names = {finding.code for finding in preflight(settings, tiles, one)}
+    assert {"image-in-two-splits", "evaluated-without-tiles"} <= names
+    assert "evaluated-without-tiles" not in {finding.code for finding in preflight(settings, tiles, None)}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "proposed"),
+    [
+        (["loss.class_weights.kind=effective"], {"data.sampling"}),
+        (["data.sampling={kind: repeat, threshold: 0.19}"], {"loss.class_weights"}),
+        (["loss.class_weights.kind=effective", "data.sampling={kind: repeat, threshold: 0.19}"], set()),
+    ],
+)
+def test_what_is_set_against_an_imbalance_is_not_proposed_again(overrides, proposed):
+    dataset = table([(64, 320)] * 21, [many(20)] * 21, [1] * 20 + [0] * 400, ("a", "b"))
+    findings = preflight(configuration.load(None, overrides), dataset, None)
+    (finding,) = [finding for finding in findings if finding.code == "class-imbalance"]
+    assert {name for name in ("data.sampling", "loss.class_weights") if name in finding.remedy} == proposed
+    assert finding.remedy.endswith("add images of the rare classes") == (not proposed)
 
 
 def test_outside_training_few_boxes_of_a_class_are_no_matter():

@@ -1,5 +1,6 @@
 """`retina.draw`, `retina.show` and `retina.load_dataset`."""
 
+import dataclasses
 import types
 
 import numpy as np
@@ -9,6 +10,7 @@ import retina
 from retina.drawing import pictures
 from retina.drawing.notebook import Dataset, draw, load_dataset, show
 from retina.errors import RetinaError
+from retina.inference import Detections
 from tests.data.formats import folders
 
 IMAGE = np.full((480, 640, 3), 128, np.uint8)
@@ -48,6 +50,16 @@ def test_names_of_detections_and_of_the_caller():
     expected = pictures.draw(IMAGE, BOXES, np.array(LABELS), ["cat", "dog"])
     np.testing.assert_array_equal(draw(IMAGE, named), expected)
     np.testing.assert_array_equal(draw(IMAGE, {**PLAIN, "scores": None}, class_names=["cat", "dog"]), expected)
+
+
+def test_a_class_has_its_colour_in_every_image_of_a_detector():
+    """Also where the others are not in the image, whose ranks decide on it."""
+    row, classes = {"boxes": BOXES[:1], "scores": np.array([0.5])}, ("dog", "ant", "cat")
+    expected = pictures.draw(IMAGE, BOXES[:1], [0], classes, [0.5])
+    detections = Detections(**row, labels=np.array([0]), names=("dog",), class_names=classes)
+    np.testing.assert_array_equal(draw(IMAGE, detections), expected)
+    np.testing.assert_array_equal(draw(IMAGE, detections.above(0.2)), expected)
+    assert (draw(IMAGE, dataclasses.replace(detections, class_names=())) != expected).any()
 
 
 def test_ground_truth_alone_is_dashed():

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from retina.drawing import pictures
-from retina.drawing.pictures import Style, class_colour, contact_sheet, draw
+from retina.drawing.pictures import Style, contact_sheet, draw
 from retina.errors import RetinaError
+from retina.palette import class_colour, class_colours, class_hexes
 
 NAMES = ("cat", "dog", "bird")
 GREY = np.full((480, 640, 3), 90, np.uint8)
@@ -94,6 +95,15 @@ def test_first_colours_are_okabe_and_itos_and_all_differ():
     assert len({class_colour(index) for index in range(100)}) == 100
     with pytest.raises(RetinaError, match="at least 0, got -1"):
         class_colour(-1)
+
+
+def test_a_class_has_its_colour_wherever_the_data_list_it():
+    assert class_colours(["b", "a", "10", "9"]) == [class_colour(rank) for rank in (2, 1, 3, 0)]
+    assert class_colours(["same", "same"]) == [class_colour(0)] * 2 and class_hexes(["x"]) == ["#e69f00"]
+    assert class_colours([str(number) for number in range(100)]) == [class_colour(rank) for rank in range(100)]
+    boxes, scores = [[100, 50, 300, 250], [350, 50, 400, 250]], [0.9, 0.8]
+    expected = draw(GREY, boxes, [0, 2], ("cat", "dog", "mouse"), scores)
+    np.testing.assert_array_equal(draw(GREY, boxes, [2, 1], ("dog", "mouse", "cat"), scores), expected)
 
 
 def test_text_on_every_class_colour_has_the_contrast_of_wcag_aa():

@@ -254,6 +254,22 @@ def test_python_loads_an_export(exported, trained):
         package.load("none.onnx")
 
 
+def test_an_export_is_evaluated_in_tiles_as_it_predicts_in_tiles(exported, trained):
+    folder, _ = exported
+    overrides = ("evaluation.tiles={size: 48, overlap: 0.5}",)
+    metrics, table, dataset = package.evaluate(folder, "test", overrides=overrides)
+    predicted = package.load(folder).predict(list(dataset.images), tile=48, overlap=0.5)
+    assert table.image.tolist() == np.repeat(np.arange(len(dataset)), [len(found) for found in predicted]).tolist()
+    for name in ("boxes", "scores", "labels"):
+        expected = np.concatenate([getattr(found, name) for found in predicted])
+        assert getattr(table, name).tobytes() == expected.tobytes(), name
+    of_run, detections, _ = package.evaluate(trained.run, "test", overrides=overrides)
+    assert len(table.scores) == len(detections.scores) > len(package.evaluate(folder, "test")[1].scores)
+    assert metrics.metrics == pytest.approx(of_run.metrics, abs=1e-6)
+    judged = package.judge(folder, "test", replicates=0, overrides=("evaluation.tiles.size=64",))
+    assert any("evaluation.tiles.size: 64 has no effect" in note for note in judged.notes)
+
+
 def test_an_export_takes_the_places_of_its_run(tmp_path):
     """Its own configuration says no absolute path; the run's does, if it is the same but for that."""
     config = configuration.load(None, ["data.root=/data/birds"])

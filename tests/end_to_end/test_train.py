@@ -2,10 +2,12 @@
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,7 +15,7 @@ from PIL import Image
 import retina as package
 from retina import config as configuration
 from retina.data.load import load_split
-from retina.errors import RetinaError
+from retina.errors import Interrupted, RetinaError
 from retina.runs.checkpoint import read
 from retina.runs.directory import RunDirectory
 from retina.training.loop import Collaborators
@@ -111,6 +113,27 @@ def test_the_log_has_a_time_on_every_line(trained):
     # the preflight and six steps' statistics warn of.
     assert len([line for line in lines if "warning: " not in line]) == 1 + 1 + 2 + 6 + 2 + 2
     assert all(line[4] == line[7] == "-" and line[10] == "T" and line[19:21] == "  " for line in lines)
+
+
+def test_a_training_in_tiles_stopped_and_resumed_is_uninterrupted_bit_for_bit(tiny, tmp_path):
+    tiles = "{size: 48, overlap: 0.25}"
+    config = configuration.load(None, [*tiny, f"data.tiles={tiles}", f"evaluation.tiles={tiles}"])
+    whole = train(config, tmp_path / "whole")
+    stop = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: os.kill(os.getpid(), signal.SIGTERM) if batch == 1 else None
+    )
+    with pytest.raises(Interrupted, match="SIGTERM after step 2 of 6"):
+        train(config, tmp_path / "stopped", callbacks=[stop])
+    resumed = train(config, tmp_path / "stopped", resume=True)
+    first, second = (read(RunDirectory.open(run).checkpoint_path("latest")) for run in (whole, resumed))
+    assert first.step == second.step == 6 and first.arrays.keys() == second.arrays.keys()
+    for name, array in first.arrays.items():
+        assert array.tobytes() == second.arrays[name].tobytes(), name
+    file = "eval/step_6/detections.json"
+    assert (whole / file).read_bytes() == (resumed / file).read_bytes()
+    assert {d["image_id"] for d in json.loads((whole / file).read_text())} <= set(range(6))  # of whole images
+    log = (whole / "log.txt").read_text()
+    assert "data.tiles: 16 images are 64 tiles of up to 48 pixels" in log and "no effect" not in log
 
 
 # ------------------------------------------------------------------------------------------------ killed and resumed

@@ -26,7 +26,7 @@ from retina.evaluation.tables import (
     voc_metrics_table,
 )
 from retina.evaluation.voc import evaluate_voc
-from retina.palette import class_colour
+from retina.palette import class_colours
 from tests.evaluation.made import drawn, found, truth
 
 BOX, FAR = (0, 0, 10, 10), (50, 50, 10, 10)
@@ -165,6 +165,5 @@ def test_classes_have_their_colours_where_the_terminal_shows_any(assessed):
     for console in (plain, coloured):
         print_score(console, score)
     assert "■" not in plain.file.getvalue()
-    for label, name in enumerate(CLASSES):
-        red, green, blue = class_colour(label)
+    for name, (red, green, blue) in zip(CLASSES, class_colours(CLASSES), strict=True):
         assert f"\x1b[38;2;{red};{green};{blue}m■\x1b[0m {name}" in coloured.file.getvalue()

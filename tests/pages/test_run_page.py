@@ -32,7 +32,7 @@ from retina.pages.run_sections import (
     error_rows,
     export_rows,
 )
-from retina.palette import class_hex
+from retina.palette import class_hexes
 from retina.runs.record import certificates, evaluation_step, read_record
 from tests.pages.runs import CATEGORIES, EVIL, IMAGES, NAMES, STEPS, make_run
 
@@ -418,6 +418,8 @@ def test_the_verdict_on_the_data(anchors, preflight, verdict, sentence):
         ([2.0, 1.0], [0.0, 0.001], "stop", "but AP is 0.001 at the end. Train longer"),
         ([2.0, 1.0], [0.3, 0.5, 0.51], "fine", "highest at the last evaluation, 0.510 after 0.300"),
         ([2.0, 1.0], [0.3, 0.4, 0.5], "look", "Still rising, by 0.100 since step 2: train longer."),
+        ([2.0, 1.0], [0.1, 0.2, 0.28, 0.35, 0.42], "look", "Still rising, by 0.070 since step 4: train longer."),
+        ([2.0, 1.0], [0.40, 0.41, 0.40, 0.41, 0.45], "fine", "highest at the last evaluation, 0.450"),
         ([2.0, 1.0], [0.3, 0.5, 0.495], "fine", "was highest at step 2 with 0.500, and 0.495 at the end."),
         ([2.0, 1.0], [0.3, 0.5, 0.4], "look", "It may overfit: the checkpoint of step 2 is the best"),
     ],
@@ -490,7 +492,7 @@ def test_the_settings_show_what_differs_from_the_default(page):
 
 def test_classes_have_the_colours_of_their_boxes(page):
     shown = re.findall(r'<td class="named"><span class="key" style="background: (#\w+)"></span>', page)
-    assert shown == [class_hex(label) for label in range(len(NAMES))]
+    assert shown == class_hexes(NAMES) and shown != class_hexes(sorted(NAMES))
 
 
 # ------------------------------------------------------------------------------------- configuration, exports, texts

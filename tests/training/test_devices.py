@@ -23,8 +23,10 @@ from retina.inference import CompiledInference, detect, jax_or_numpy
 from retina.runs.hosts import Hosts, check_same_config, first_node, hosts_of
 from retina.training import devices as distribution
 from retina.training.devices import ALONE, Distribution, cache_compilations, distribute
+from retina.training.loop import STANDARD
 from retina.training.resuming import replicas
 from retina.training.step import uses_xla
+from retina.training.train import train
 from tests.quick_jax import QUICK_JAX
 
 HAS_JAX = importlib.util.find_spec("jax") is not None
@@ -251,6 +253,14 @@ def test_as_many_devices_as_there_are():
     with pytest.raises(RetinaError, match=r"run.devices: expected at most the 1 that \w+ sees here \(CPU:0\), got 8;"):
         distribute(config.Run(batch_size=8, devices=8))
     assert distribute(config.Run(devices="all")) is ALONE  # one CPU
+
+
+def test_evaluations_in_tiles_are_for_one_device(tmp_path):
+    collaborators = STANDARD._replace(distribute=lambda run: Distribution(2))
+    settings = load(None, ["evaluation.tiles.size=48", "run.batch_size=8"])
+    with pytest.raises(RetinaError, match=r"evaluation.tiles: expected one device on one host, got 2; leave the tiles"):
+        train(settings, tmp_path / "run", collaborators=collaborators)
+    assert not (tmp_path / "run").exists()
 
 
 def test_several_hosts_need_jax_and_several_devices_not_torch(monkeypatch):

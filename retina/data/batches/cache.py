@@ -15,6 +15,7 @@ from retina.data.batches import augment
 from retina.data.batches.decoding import JPEG, most_halvings
 from retina.data.dataset import DetectionDataset
 from retina.data.stored import StoredImage, TableImage
+from retina.data.tiles import TileImage
 from retina.errors import RetinaError
 
 # Of the memory that is free when training starts, so that the model and the batches find room too.
@@ -142,6 +143,8 @@ def _is_jpeg(image: TableImage) -> bool:
     """True if the first bytes are those of a JPEG; what can't be read counts as one, and fails with its name later."""
     if isinstance(image, bytes):
         return image.startswith(JPEG)
+    if isinstance(image, TileImage):
+        return False  # a bitmap; reading it would decode the whole image
     try:
         if isinstance(image, StoredImage):
             return image.read().startswith(JPEG)

@@ -19,7 +19,7 @@ import numpy as np
 from retina.data.convert.part import Part, place_images
 from retina.data.dataset import DetectionDataset
 from retina.files import write_text, written
-from retina.palette import class_colour
+from retina.palette import class_hexes
 
 _MODEL = "retina"
 
@@ -49,8 +49,8 @@ def _interface(names: Sequence[str]) -> str:
     view = Element("View")
     SubElement(view, "Image", name="image", value="$image")
     labels = SubElement(view, "RectangleLabels", name="label", toName="image")
-    for label, name in enumerate(names):
-        SubElement(labels, "Label", value=name, background="#{:02x}{:02x}{:02x}".format(*class_colour(label)))
+    for name, colour in zip(names, class_hexes(names), strict=True):
+        SubElement(labels, "Label", value=name, background=colour)
     indent(view)
     return tostring(view, encoding="unicode") + "\n"
 
