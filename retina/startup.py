@@ -72,6 +72,10 @@ def garbage_left_alone() -> Iterator[None]:
     try:
         yield
     finally:
+        if not gc.get_freeze_count():  # what the caller has set aside stays so
+            # All objects into the oldest generation: as new ones they would be looked through at once.
+            gc.freeze()
+            gc.unfreeze()
         if enabled:
             gc.enable()
 

@@ -1,6 +1,8 @@
 """TensorFlow's chatter at its import, by the level that the user has set."""
 
 import gc
+import subprocess
+import sys
 
 import pytest
 
@@ -36,3 +38,12 @@ def test_garbage_is_left_alone_inside_the_context_and_looked_for_as_before_after
         assert (inside, gc.isenabled()) == ([False], enabled)
     finally:
         gc.enable()
+
+
+def test_what_was_made_inside_the_context_is_old():
+    code = (
+        "import gc; from retina.startup import garbage_left_alone\n"
+        "with garbage_left_alone(): made = []\n"
+        "print(any(old is made for old in gc.get_objects(generation=2)), gc.get_freeze_count())"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "True 0\n"
