@@ -89,7 +89,7 @@ def import_tensorflow_quietly() -> None:
     is left out: 0 nothing, 1 information, 2 warnings too.
     """
     # Images are decoded in threads, and standard error is one for all of them.
-    with _IMPORTING, garbage_left_alone():
+    with _IMPORTING:
         if "tensorflow" in sys.modules:
             return
         level = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -101,7 +101,7 @@ def import_tensorflow_quietly() -> None:
             import tensorflow
 
             return
-        with tempfile.TemporaryFile() as caught:
+        with garbage_left_alone(), tempfile.TemporaryFile() as caught:
             os.dup2(caught.fileno(), 2)
             try:
                 import tensorflow  # noqa: F401
