@@ -61,12 +61,15 @@ def prepare_keras() -> None:
 
 
 @contextmanager
-def garbage_left_alone() -> Iterator[None]:
-    """Look for no garbage inside the context, where a large package is imported.
+def garbage_left_alone(package: str) -> Iterator[None]:
+    """Look for no garbage inside the context, where a large package is imported for the first time.
 
     TensorFlow's import makes half a million objects that stay: looking through them again and again, as Python does
     while their number grows, takes a fifth of its time.
     """
+    if package in sys.modules:
+        yield
+        return
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -101,7 +104,7 @@ def import_tensorflow_quietly() -> None:
             import tensorflow
 
             return
-        with garbage_left_alone(), tempfile.TemporaryFile() as caught:
+        with garbage_left_alone("tensorflow"), tempfile.TemporaryFile() as caught:
             os.dup2(caught.fileno(), 2)
             try:
                 import tensorflow  # noqa: F401

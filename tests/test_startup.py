@@ -26,7 +26,7 @@ def test_lines_below_the_level_are_chatter(line):
 def test_garbage_is_left_alone_inside_the_context_and_looked_for_as_before_after_it(enabled):
     inside = []
 
-    @garbage_left_alone()
+    @garbage_left_alone("large")
     def fail():
         inside.append(gc.isenabled())
         raise ImportError
@@ -43,7 +43,13 @@ def test_garbage_is_left_alone_inside_the_context_and_looked_for_as_before_after
 def test_what_was_made_inside_the_context_is_old():
     code = (
         "import gc; from retina.startup import garbage_left_alone\n"
-        "with garbage_left_alone(): made = []\n"
+        "with garbage_left_alone('large'): made = []\n"
         "print(any(old is made for old in gc.get_objects(generation=2)), gc.get_freeze_count())"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "True 0\n"
+
+
+def test_of_what_is_imported_already_nothing_changes():
+    before = gc.isenabled()
+    with garbage_left_alone("gc"):
+        assert gc.isenabled() == before

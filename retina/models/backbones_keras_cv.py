@@ -3,9 +3,7 @@ for random weights."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import keras
@@ -84,7 +82,7 @@ _CSP_DARKNETS = {"tiny": (0.375, 0.33), "s": (0.5, 0.33), "m": (0.75, 0.67), "l"
 
 def _keras_cv() -> Any:
     require_tensorflow("model.backbone: keras-cv, which imports it (take resnet50 or its kin)")
-    with nullcontext() if "keras_cv" in sys.modules else garbage_left_alone():
+    with garbage_left_alone("keras_cv"):
         import keras_cv
 
     return keras_cv.models
