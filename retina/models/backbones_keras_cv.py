@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from retina.errors import RetinaError
-from retina.startup import require_tensorflow
+from retina.startup import garbage_left_alone, require_tensorflow
 
 # Blocks of each stage and whether they are bottlenecks (He et al. 2015, arXiv:1512.03385, table 1; 10 is common usage).
 _RESNETS = {
@@ -82,7 +82,8 @@ _CSP_DARKNETS = {"tiny": (0.375, 0.33), "s": (0.5, 0.33), "m": (0.75, 0.67), "l"
 
 def _keras_cv() -> Any:
     require_tensorflow("model.backbone: keras-cv, which imports it (take resnet50 or its kin)")
-    import keras_cv
+    with garbage_left_alone("keras_cv"):
+        import keras_cv
 
     return keras_cv.models
 

@@ -231,7 +231,7 @@ def test_huge_dimensions_are_refused_before_decoding(kind, monkeypatch):
 
 def test_the_limit_inside_a_graph():
     limited = {
-        limit: tf.function(lambda content, limit=limit: pixels.read(content, False, max_pixels=limit))
+        limit: tf.function(lambda content, limit=limit: pixels.read(content, False, max_pixels=limit), autograph=False)
         for limit in (HEIGHT * WIDTH, HEIGHT * WIDTH - 1, config.MAX_PIXELS)
     }
     for content in VALID.values():

@@ -1,6 +1,5 @@
 """One tiny run, trained once through the command line, for every test that needs a trained detector."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,6 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+from tests.threads import without_limits
 
 ROOT = Path(__file__).parents[2]
 
@@ -17,6 +18,7 @@ TINY = [
     "data.validation={format: digits, split: validation, images: 6, size: 64}",
     "data.test={format: digits, split: test, images: 4, size: 64}",
     "data.resize={short: 64, long: 64, multiple: 32}",
+    "model.backbone=resnet10",  # of our own: keras-cv alone takes seconds to import, in each process
     "model.fpn={channels: 16, max_level: 5}",
     "model.head={channels: 16, layers: 1, prior: 0.2}",
     "schedule={kind: cosine, steps: 6, warmup_steps: 2}",
@@ -32,11 +34,11 @@ class Finished(NamedTuple):
 
 
 def run_python(arguments: list[str], folder: Path, **environment: str) -> Finished:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("TF_CPP")}
+    inherited = {name: value for name, value in without_limits().items() if not name.startswith("TF_CPP")}
     done = subprocess.run(
         [sys.executable, *arguments],
         cwd=folder,
-        env={**kept, "PYTHONPATH": str(ROOT), **environment},
+        env={**inherited, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,
         timeout=1200,

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import random
 import shutil
 import signal
@@ -17,6 +16,7 @@ import pytest
 from retina import config as configuration
 from retina.data.load import load_split
 from retina.ops.anchors import level_anchors
+from tests.threads import without_limits
 
 ROOT = Path(__file__).parents[2]
 STUDY = ["--pairs", "0:0.75,2:0.25", "--seeds", "2", "--replicates", "20"]
@@ -141,7 +141,7 @@ def test_a_killed_study_gives_the_table_of_an_uninterrupted_one(retina, tiny, tm
 
 def kill(tiny: list[str], folder: Path, trial: str, seconds: float) -> None:
     """SIGKILL to the study's own process, so long after this trial has begun to write; the trial must end with it."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**without_limits(), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "retina", "ablate", *tiny, *STUDY, "--out", "killed"]
     process = subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

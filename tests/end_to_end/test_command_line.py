@@ -352,6 +352,7 @@ def test_a_folder_in_the_place_of_a_page(monkeypatch, capsys, tmp_path, command)
     data = tmp_path / "few.yaml"
     data.write_text(
         f"data: {{train: {few}train}}, validation: {few}validation}}}}\nschedule: {{kind: constant, steps: 1}}\n"
+        "model: {backbone: resnet10}\n"
     )
     words = [{"DATA": str(data), "FOLDER": str(tmp_path)}.get(word, word) for word in command.split()]
     code, _, err = main(monkeypatch, capsys, *words)

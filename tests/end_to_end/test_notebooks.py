@@ -30,7 +30,9 @@ def test_quickstart(tmp_path: Path) -> None:
     parameters.source = f'STEPS = 4\nRUN = "{tmp_path}/run"'
     shorten(notebook, {"data.train.images=1500": "data.train.images=48", "steps=20": "steps=2"})
     notebook.cells[3].source = notebook.cells[3].source.replace(
-        "overrides=[", 'overrides=["data.validation.images=8", "data.test.images=8", "schedule.warmup_steps=1", '
+        "overrides=[",
+        'overrides=["data.validation.images=8", "data.test.images=8", "schedule.warmup_steps=1", '
+        '"model.backbone=resnet10", ',
     )
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
     pictures = [

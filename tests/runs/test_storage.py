@@ -26,7 +26,7 @@ def data():
     return read_digits("train", 8, 64), read_digits("validation", 4, 64)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def go(data):
     """A training with stand-ins, but for TensorBoard's files, which are written as by any run."""
 
@@ -64,6 +64,12 @@ def wait_for(run, step):
 
 def arrays(run):
     return {name: array.tobytes() for name, array in read(run.checkpoint_path(LATEST)).arrays.items()}
+
+
+@pytest.fixture(scope="module")
+def whole(go, tmp_path_factory):
+    """The arrays of a run that could be written to its end."""
+    return arrays(go(tmp_path_factory.mktemp("whole") / "run"))
 
 
 # ---------------------------------------------------------------------------------------------- which error it is
@@ -134,7 +140,7 @@ def test_closing_hides_no_error_that_ends_the_run(tmp_path):
 # ------------------------------------------------------------------------------------------------ real full disks
 
 
-def test_a_file_that_may_grow_no_further(go, tmp_path):
+def test_a_file_that_may_grow_no_further(go, whole, tmp_path):
     """The kernel's own limit: EFBIG out of every write, TensorBoard's files included."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
@@ -147,7 +153,7 @@ def test_a_file_that_may_grow_no_further(go, tmp_path):
             go(tmp_path / "run", callbacks=[At(7, lower)])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert arrays(go(tmp_path / "run", resume=True)) == arrays(go(tmp_path / "whole"))
+    assert arrays(go(tmp_path / "run", resume=True)) == whole
 
 
 @pytest.fixture
@@ -176,7 +182,7 @@ def fill(folder):
 
 
 @pytest.mark.parametrize("step", [1, 7, 19])
-def test_a_full_file_system(go, tmp_path, small_disk, step):
+def test_a_full_file_system(go, whole, small_disk, step):
     """Whatever is the first to meet it: a line, TensorBoard's file, a checkpoint."""
     last = {1: None, 7: 5, 19: 16}[step]
     stands = rf"the last checkpoint is whole \(step {last}\)" if last else "it has no checkpoint yet"
@@ -189,4 +195,4 @@ def test_a_full_file_system(go, tmp_path, small_disk, step):
         go(small_disk / "run", callbacks=[At(step, full)])
     assert not list((small_disk / "run/checkpoints").glob(".partial.*"))
     (small_disk / "filler").unlink()
-    assert arrays(go(small_disk / "run", resume=True)) == arrays(go(tmp_path / "whole"))
+    assert arrays(go(small_disk / "run", resume=True)) == whole

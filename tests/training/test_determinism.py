@@ -1,12 +1,13 @@
 """`run.deterministic`: a step that is built again gives the same bits, or a resumed run could not equal another."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.threads import without_limits
 
 # Heads that all levels share, whose gradients are summed over levels and parts: what graph optimisers reorder.
 WORK = """
@@ -43,7 +44,7 @@ print(json.dumps(found))
 @pytest.mark.slow
 def test_a_step_that_is_compiled_again_gives_the_same_bits():
     """With TensorFlow's arithmetic optimiser on there are several results among five."""
-    environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**without_limits(), "KERAS_BACKEND": "tensorflow", "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run([sys.executable, "-c", WORK], env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.threads import without_limits
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -75,7 +77,7 @@ def test_a_real_training_under_float16_that_leaves_updates_out_ends_as_if_it_had
     options += ["--augment", augment, "--cache", cache]
     done = subprocess.run(
         [sys.executable, str(ROOT / "scripts" / "reproduce" / "kills.py"), *options],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**without_limits(), "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=1200,

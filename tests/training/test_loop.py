@@ -34,20 +34,29 @@ def data():
     return read_digits("train", 8, 64), read_digits("validation", 4, 64)
 
 
-@pytest.fixture
-def go(data, monkeypatch):
+@pytest.fixture(scope="module")
+def go(data):
     """`go(path, *overrides, using={…}, **arguments)`: a training with stand-ins.
 
     `using` holds the arguments of `stand_ins.collaborators`, the others are those of `train`.
     """
 
     def call(path, *overrides, using=None, **arguments):
-        monkeypatch.setattr(os, "fsync", lambda _: None)  # what is written is read by this machine alone, and soon
         config = configuration.load(None, [*stand_ins.SETTINGS, *overrides])
         arguments |= {"train_data": data[0], "validation_data": data[1]}
-        return RunDirectory(train(config, path, collaborators=stand_ins.collaborators(**(using or {})), **arguments))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "fsync", lambda _: None)  # what is written is read by this machine alone, and soon
+            return RunDirectory(
+                train(config, path, collaborators=stand_ins.collaborators(**(using or {})), **arguments)
+            )
 
     return call
+
+
+@pytest.fixture(scope="module")
+def whole(go, tmp_path_factory):
+    """An uninterrupted run of the usual settings, to compare with or to copy."""
+    return go(tmp_path_factory.mktemp("whole") / "run")
 
 
 def lines(run: RunDirectory) -> list[dict]:
@@ -82,18 +91,17 @@ class After(keras.callbacks.Callback):
 # ------------------------------------------------------------------------------------------ lines and checkpoints
 
 
-def test_lines_stand_on_a_grid_and_their_means_are_over_the_steps_between(go, tmp_path):
+def test_lines_stand_on_a_grid_and_their_means_are_over_the_steps_between(go, whole, tmp_path):
     run = go(tmp_path / "run", "run.log_every=1")
     often = {line["step"]: line["loss"] for line in run.metrics() if "loss" in line}
-    found = go(tmp_path / "other")
-    assert [line["step"] for line in found.metrics() if "loss" in line] == [3, 5, 6, 9, 10, 12, 15, 18, 20]
-    means = {line["step"]: line["loss"] for line in found.metrics() if "loss" in line}
+    assert [line["step"] for line in whole.metrics() if "loss" in line] == [3, 5, 6, 9, 10, 12, 15, 18, 20]
+    means = {line["step"]: line["loss"] for line in whole.metrics() if "loss" in line}
     assert means[3] == pytest.approx((often[1] + often[2] + often[3]) / 3, rel=1e-12)
     assert means[6] == often[6] and means[20] == pytest.approx((often[19] + often[20]) / 2, rel=1e-12)
 
 
-def test_lines_tell_memory_and_the_share_of_waiting(go, tmp_path):
-    for line in go(tmp_path / "run").metrics():
+def test_lines_tell_memory_and_the_share_of_waiting(whole):
+    for line in whole.metrics():
         if "loss" in line:
             assert 50 < line["memory"] <= line["memory_peak"] < 1e6
             assert 0 <= line["data_wait"] <= 1
@@ -132,8 +140,7 @@ def test_a_checkpoint_is_written_while_training_goes_on(go, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("number", [1, 4, 7])
-def test_a_signal_writes_a_checkpoint_and_the_resumed_run_has_the_same_lines(go, tmp_path, number):
-    whole = go(tmp_path / "whole")
+def test_a_signal_writes_a_checkpoint_and_the_resumed_run_has_the_same_lines(go, whole, tmp_path, number):
     stop = After(number, lambda _: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Interrupted, match=rf"SIGTERM after step {number} of 20; .* --run-dir \S*/stopped --resume$"):
         go(tmp_path / "stopped", callbacks=[stop])
@@ -143,8 +150,7 @@ def test_a_signal_writes_a_checkpoint_and_the_resumed_run_has_the_same_lines(go,
 
 
 @pytest.mark.parametrize("number", [5, 20])
-def test_a_signal_leaves_no_time_for_an_evaluation_which_the_resumed_run_makes(go, tmp_path, number):
-    whole = go(tmp_path / "whole")
+def test_a_signal_leaves_no_time_for_an_evaluation_which_the_resumed_run_makes(go, whole, tmp_path, number):
     stop = After(number, lambda _: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Interrupted, match=rf"SIGTERM after step {number} of 20; the checkpoint is written"):
         go(tmp_path / "stopped", callbacks=[stop])
@@ -175,8 +181,7 @@ def test_a_signal_within_an_evaluation_ends_it(go, tmp_path):
     assert_same(go(tmp_path / "stopped", "run.early_stopping={patience: 2}", resume=True), whole)
 
 
-def test_a_run_killed_behind_the_evaluation_that_it_had_to_make_up_for_has_it_once(go, tmp_path, monkeypatch):
-    whole = go(tmp_path / "whole")
+def test_a_run_killed_behind_the_evaluation_that_it_had_to_make_up_for_has_it_once(go, whole, tmp_path, monkeypatch):
     with pytest.raises(Interrupted):
         go(tmp_path / "run", callbacks=[After(10, lambda _: os.kill(os.getpid(), signal.SIGINT))])
 
@@ -203,8 +208,7 @@ def test_the_command_that_resumes_survives_a_shell(go, tmp_path, name, monkeypat
     assert (tmp_path / words[2]).samefile(tmp_path / name) and not words[2].startswith("-")
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(go, tmp_path):
-    whole = go(tmp_path / "whole")
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(go, whole, tmp_path):
     run = RunDirectory(tmp_path / "run")
     shutil.copytree(whole.path, run.path)
     path = run.checkpoint_path(LATEST)
@@ -217,8 +221,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(go, tmp_path)
     assert "resumed after step 16" in log
 
 
-def test_a_run_without_a_checkpoint_starts_anew_and_says_so(go, tmp_path):
-    whole = go(tmp_path / "whole")
+def test_a_run_without_a_checkpoint_starts_anew_and_says_so(go, whole, tmp_path):
     run = RunDirectory(tmp_path / "run")
     shutil.copytree(whole.path, run.path)
     shutil.rmtree(run.path / "checkpoints")
@@ -381,11 +384,11 @@ def alone(monkeypatch, data):
     return call
 
 
-def test_without_validation_data_the_newest_checkpoint_is_the_best(alone, go, tmp_path):
+def test_without_validation_data_the_newest_checkpoint_is_the_best(alone, whole, tmp_path):
     run = alone(tmp_path / "run")
     assert not (run.path / "eval").exists() and [line for line in run.metrics() if "split" in line] == []
     assert (run.steps(), run.pointed_step(BEST), run.pointed_step(LATEST)) == ([16, 20], 20, 20)
-    assert arrays(run) == arrays(go(tmp_path / "evaluated")), "evaluations change no weight"
+    assert arrays(run) == arrays(whole), "evaluations change no weight"
     assert "nothing is evaluated" in (run.path / "log.txt").read_text()
     assert list(run.fingerprints()) == ["train"]
 
@@ -436,23 +439,23 @@ def test_a_finished_run_says_how_it_goes_on(go, tmp_path, capsys):
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*") if path.is_file()}
 
 
-def test_epochs_become_steps_that_the_run_logs_and_keeps(go, tmp_path):
+def test_epochs_become_steps_that_the_run_logs_and_keeps(go, whole, tmp_path):
     """8 images in batches of 2: an epoch is 4 steps."""
     run = go(tmp_path / "run", "schedule={kind: cosine, epochs: 5, warmup_steps: 3}")
     assert "schedule.epochs: 5 epochs are 20 steps" in (run.path / "log.txt").read_text()
     schedule = configuration.load(run.path / "config.yaml").schedule
     assert (schedule.steps, schedule.epochs) == (20, None)
-    assert arrays(run) == arrays(go(tmp_path / "steps"))
+    assert arrays(run) == arrays(whole)
     again = go(tmp_path / "run", "schedule={kind: cosine, epochs: 7, warmup_steps: 3}", resume=True)
     assert again.pointed_step(LATEST) == 28
 
 
 @pytest.mark.parametrize("change", ["run.evaluate_every=4", "run.log_every=2", "run.keep=7", "run.pictures=0"])
-def test_what_changes_no_weight_may_change_on_resume(go, tmp_path, change):
+def test_what_changes_no_weight_may_change_on_resume(go, whole, tmp_path, change):
     with pytest.raises(Interrupted):
         go(tmp_path / "run", callbacks=[After(7, lambda _: os.kill(os.getpid(), signal.SIGTERM))])
     run = go(tmp_path / "run", change, resume=True)
-    assert arrays(run) == arrays(go(tmp_path / "whole"))
+    assert arrays(run) == arrays(whole)
     assert "resumed with a changed config: run." in (run.path / "log.txt").read_text()
     evaluated = [line["step"] for line in run.metrics() if "split" in line]
     assert evaluated == ([5, 8, 12, 16, 20] if "evaluate" in change else [5, 10, 15, 20])
@@ -529,7 +532,9 @@ def full(number: int, write, code: int = 28):
 
 
 @pytest.mark.parametrize("code", [28, 27, 122])  # ENOSPC, EFBIG, EDQUOT
-def test_a_full_disk_in_the_writing_thread_ends_the_run_and_the_last_checkpoint_stands(go, tmp_path, monkeypatch, code):
+def test_a_full_disk_in_the_writing_thread_ends_the_run_and_the_last_checkpoint_stands(
+    go, whole, tmp_path, monkeypatch, code
+):
     with monkeypatch.context() as here:
         here.setattr(checkpoints.np, "savez", full(3, np.savez, code))
         with pytest.raises(RunFailed, match=r"the run stopped.*: .*; the last checkpoint is whole.*--resume") as caught:
@@ -540,7 +545,7 @@ def test_a_full_disk_in_the_writing_thread_ends_the_run_and_the_last_checkpoint_
     assert sorted(path.name for path in (run.path / "checkpoints").iterdir()) == [
         "best", "latest", "step_4.npz", "step_5.npz",
     ]  # fmt: skip
-    assert_same(go(run.path, resume=True), go(tmp_path / "whole"))
+    assert_same(go(run.path, resume=True), whole)
 
 
 def test_a_full_disk_at_the_last_checkpoint_does_not_pass_for_a_finished_run(go, tmp_path, monkeypatch):
@@ -690,7 +695,7 @@ class Outside(stand_ins.Step):
         return scalars
 
 
-def test_what_a_callback_assigns_is_trained_on(go, tmp_path):
+def test_what_a_callback_assigns_is_trained_on(go, whole, tmp_path):
     def half(model):
         for variable in model.trainable_variables:
             variable.assign(0.5 * variable)
@@ -698,7 +703,7 @@ def test_what_a_callback_assigns_is_trained_on(go, tmp_path):
     inside = go(tmp_path / "inside", callbacks=[After(7, half)])
     using = {"step": lambda model, optimizer, *_: Outside(model, optimizer)}
     assert_same(go(tmp_path / "outside", using=using, callbacks=[After(7, half)]), inside)
-    assert arrays(go(tmp_path / "none")) != arrays(inside)
+    assert arrays(whole) != arrays(inside)
 
 
 def test_a_callback_that_assigns_weights_on_one_of_several_hosts_is_refused():
@@ -753,9 +758,9 @@ def test_a_callback_has_model_optimizer_parameters_and_the_steps_scalars(go, tmp
     assert looking.figures == run.metrics()[-1]["metrics"]
 
 
-def test_callbacks_change_nothing(go, tmp_path):
+def test_callbacks_change_nothing(go, whole, tmp_path):
     history = keras.callbacks.History()
-    assert_same(go(tmp_path / "with", callbacks=[history, After(99, print)]), go(tmp_path / "without"))
+    assert_same(go(tmp_path / "with", callbacks=[history, After(99, print)]), whole)
     assert len(history.history["val_AP50"]) == 4
 
 

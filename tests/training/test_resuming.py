@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -31,15 +32,16 @@ def data():
     return read_digits("train", 8, 64), read_digits("validation", 4, 64)
 
 
-@pytest.fixture
-def go(data, monkeypatch):
+@pytest.fixture(scope="module")
+def go(data):
     """`go(path, *overrides, tables=…, **arguments)`: a training with stand-ins."""
 
     def call(path, *overrides, tables=data, **arguments):
-        monkeypatch.setattr(os, "fsync", lambda _: None)
         config = configuration.load(None, [*stand_ins.SETTINGS, *overrides])
         arguments |= {"train_data": tables[0], "validation_data": tables[1]}
-        return RunDirectory(training.train(config, path, collaborators=stand_ins.collaborators(), **arguments))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "fsync", lambda _: None)
+            return RunDirectory(training.train(config, path, collaborators=stand_ins.collaborators(), **arguments))
 
     return call
 
@@ -57,12 +59,19 @@ class At(keras.callbacks.Callback):
             os.kill(os.getpid(), self.number)
 
 
-@pytest.fixture
-def stopped(go, tmp_path):
-    """A run that was interrupted after step 7."""
+@pytest.fixture(scope="module")
+def interrupted(go, tmp_path_factory):
+    """A run that was interrupted after step 7, to copy."""
+    path = tmp_path_factory.mktemp("interrupted") / "run"
     with pytest.raises(Interrupted):
-        go(tmp_path / "run", callbacks=[At(7)])
-    return RunDirectory(tmp_path / "run")
+        go(path, callbacks=[At(7)])
+    return path
+
+
+@pytest.fixture
+def stopped(interrupted, tmp_path):
+    """A run that was interrupted after step 7."""
+    return RunDirectory(shutil.copytree(interrupted, tmp_path / "run"))
 
 
 def command(monkeypatch, *arguments):

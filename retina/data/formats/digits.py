@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import io
 import zlib
+from collections.abc import Callable
+from functools import cache
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -33,7 +35,7 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 
 class _Handwriting(NamedTuple):
-    glyphs: list[Image.Image]  # [_GLYPH,_GLYPH] opacity, 0 to 255
+    glyph: Callable[[int], Image.Image]  # by its place in `labels`: [_GLYPH,_GLYPH] opacity, 0 to 255
     labels: list[int]
 
 
@@ -120,7 +122,8 @@ def _load(split: str) -> _Handwriting:
 
     bunch = load_digits()
     rows = sample_rows(bunch.target, split)
-    return _Handwriting([_glyph(bunch.images[row]) for row in rows], bunch.target[rows].tolist())
+    # A few images need a few digits: each is enlarged when it is first asked for.
+    return _Handwriting(cache(lambda number: _glyph(bunch.images[rows[number]])), bunch.target[rows].tolist())
 
 
 def _glyph(pixels: np.ndarray) -> Image.Image:
@@ -146,7 +149,7 @@ def _compose(
     count = 0 if rng.random() < _EMPTY else int(rng.integers(1, style.most + 1))
     for _ in range(count):
         row = int(rng.integers(len(handwriting.labels)))
-        opacity = _pose(handwriting.glyphs[row], style, rng)
+        opacity = _pose(handwriting.glyph(row), style, rng)
         place = _place(opacity, taken, boxes, size, rng)
         if place is None:
             continue
@@ -257,7 +260,7 @@ def _background(handwriting: _Handwriting, size: int, rng: np.random.Generator) 
 
 def _fragment(picture: Image.Image, handwriting: _Handwriting, size: int, rng: np.random.Generator) -> None:
     """A piece of a digit's stroke, too small to read: what a detector must learn to leave alone."""
-    glyph = handwriting.glyphs[int(rng.integers(len(handwriting.glyphs)))]
+    glyph = handwriting.glyph(int(rng.integers(len(handwriting.labels))))
     x, y = rng.integers(16, 32, 2).tolist()
     side = int(rng.integers(14, 20))
     length = round(size * rng.uniform(0.04, 0.14))
