@@ -73,7 +73,8 @@ class PixelNormalization(keras.layers.Layer):
         self.shift = (-np.asarray(mean, np.float64) / np.asarray(std, np.float64)).astype(np.float32)
 
     def call(self, images: Tensor, size: Tensor | None = None) -> Tensor:
-        pixels = ops.cast(images, "float32") * self.factor + self.shift
+        factor, shift = ops.convert_to_tensor(self.factor), ops.convert_to_tensor(self.shift)
+        pixels = ops.cast(images, "float32") * factor + shift
         if size is not None:
             _, height, width, _ = ops.shape(images)
             inside_y = ops.arange(height, dtype="int32")[None, :] < size[:, :1]
@@ -337,8 +338,11 @@ class Detector(keras.Model):
         if "usable" in x:  # NaN positives are the sign that the data are the cause
             usable = ops.all(x["usable"])
             loss, positives = (ops.where(usable, value, math.nan) for value in (loss, positives))
+        # Summed from the batch: at the end of a tf.data.Dataset of unknown length, TensorFlow would count a number that
+        # it knows before the read fails.
+        images = ops.sum(ops.ones_like(x["size"][:, 0], dtype="float32"))
         for name, tracker in self.trackers.items():
-            tracker.update_state(positives if name == "positives" else losses[name])
+            tracker.update_state(positives if name == "positives" else losses[name], sample_weight=images)
         return sum(self.losses, start=loss)  # of regularisers
 
     @property

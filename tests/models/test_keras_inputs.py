@@ -136,7 +136,7 @@ def with_box(box, label=0, images=IMAGES):
         ),
         (
             *with_box([50, 50, 20, 10]),
-            "a positive width and height, .* of class 0; correct it, or set its class to -1; as",
+            "a positive width and height, .* of class 0; correct it, or set its class to -1$",
         ),
         (*with_box([50, 50, 50, 60]), "a positive width"),
         (*with_box([100, 10, 140, 20]), "boxes inside the image, 128 x 64 pixels, .*; clip it"),
@@ -206,18 +206,20 @@ def test_ragged_classes_are_as_many_as_boxes():
         checked_batch(IMAGES, targets, THREE)
 
 
-def test_the_format_that_boxes_seem_to_have_is_named():
-    """Of all formats that every box of the batch would do in."""
-    for given, meant in (("xyxy", "xywh"), ("xyxy", "yxyx"), ("rel_xyxy", "xyxy"), ("xywh", "xyxy")):
-        targets = {"boxes": np.array([[SAME[meant]], [[90, 20, 30, 32] if meant == "xywh" else SAME[meant]]])}
-        if (given, meant) == ("xyxy", "yxyx"):
-            targets["boxes"] = np.array([[[20.0, 10, 52, 100]], [[20.0, 10, 52, 100]]])
-        if (given, meant) == ("xywh", "xyxy"):
-            targets["boxes"] = np.array([[[90.0, 20, 120, 52]], [BOX]])
-        with pytest.raises(
-            RetinaError, match=rf"as (\w+ or )*{meant} (or \w+ )*all would do: make the Detector with that"
-        ):
-            checked_batch(IMAGES, {**targets, "classes": np.zeros((2, 1))}, THREE._replace(box_format=given))
+@pytest.mark.parametrize(
+    ("given", "meant", "boxes"),
+    [
+        ("xyxy", "xywh", [[10, 20, 30, 32], [90, 20, 30, 32]]),
+        ("xyxy", "yxyx", [[20, 10, 52, 100]] * 2),
+        ("xywh", "xyxy", [BOX, [90, 20, 120, 52]]),
+        ("rel_xyxy", "xyxy", [BOX, BOX]),
+    ],
+)
+def test_formats_in_which_all_boxes_would_do_are_named(given, meant, boxes):
+    targets = {"boxes": np.array(boxes, np.float32)[:, None], "classes": np.zeros((2, 1))}
+    named = rf"as (\w+ or )*{meant} (or \w+ )*all would do: make the Detector with that bounding_box_format"
+    with pytest.raises(RetinaError, match=named):
+        checked_batch(IMAGES, targets, THREE._replace(box_format=given))
 
 
 def test_shares_of_the_sides_are_no_pixels():
