@@ -279,38 +279,44 @@ def losses_and_gradients(model, batch):
 
         state = [v.value for v in model.trainable_variables], [v.value for v in model.non_trainable_variables]
         (_, values), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(*state)
-        forward_mode(model, batch, state, gradients)
+        check_forward_mode(model, batch, gradients)
     else:
         import torch
 
         values = model.loss_sums(model(batch, training=True), batch).losses()
         gradients = torch.autograd.grad(values["loss"], [v.value for v in model.trainable_variables])
+        check_forward_mode(model, batch, gradients)
     numpy = ops.convert_to_numpy
     return {name: numpy(value) for name, value in values.items()}, [numpy(g) for g in gradients]
 
 
-def forward_mode(model, batch, state, gradients):
-    """On JAX the loss along a direction is the gradient's product with it, in a training step as well."""
-    import jax
-
+def check_forward_mode(model, batch, gradients):
+    """The loss along a direction is the gradient's product with it; on JAX that of a training step, whose gradients are
+    written out."""
     random = np.random.default_rng(11)
+    gradients = [ops.convert_to_numpy(g) for g in gradients]
     # No terms of opposite signs: nothing cancels.
-    directions = [np.asarray(g) * random.uniform(0.5, 1.5, g.shape).astype(np.float32) for g in gradients]
-    expected = sum(
-        np.vdot(g.astype(np.float64), d) for g, d in zip(map(np.asarray, gradients), directions, strict=True)
-    )
-    shorten_gradients(model.backbone)
+    directions = [tensor(g * random.uniform(0.5, 1.5, g.shape).astype(np.float32)) for g in gradients]
+    expected = sum(np.vdot(g, ops.convert_to_numpy(d)) for g, d in zip(gradients, directions, strict=True))
+    variables = [*model.trainable_variables, *model.non_trainable_variables]
+    frozen = [v.value for v in model.non_trainable_variables]
 
-    def loss(trainable, frozen):
-        variables = [*model.trainable_variables, *model.non_trainable_variables]
+    def loss(*trainable):
         with keras.StatelessScope(list(zip(variables, [*trainable, *frozen], strict=True))):
             return model.training_sums(batch).losses()["loss"]
 
-    def along(trainable, frozen, directions):
-        return jax.jvp(lambda trainable: loss(trainable, frozen), (trainable,), (directions,))[1]
+    if keras.backend.backend() == "jax":
+        import jax
 
+        shorten_gradients(model.backbone)
+        along = jax.jit(lambda *values: jax.jvp(loss, values, tuple(directions))[1])
+        slope = along(*(v.value for v in model.trainable_variables))
+    else:
+        import torch
+
+        slope = torch.func.jvp(loss, tuple(v.value.detach() for v in model.trainable_variables), tuple(directions))[1]
     assert expected > 0.1
-    np.testing.assert_allclose(jax.jit(along)(*state, directions), expected, rtol=1e-5)
+    np.testing.assert_allclose(ops.convert_to_numpy(slope), expected, rtol=1e-5)
 
 
 if __name__ == "__main__":
