@@ -297,7 +297,7 @@ def check_forward_mode(model, batch, gradients):
     gradients = [ops.convert_to_numpy(g) for g in gradients]
     # No terms of opposite signs: nothing cancels.
     directions = [tensor(g * random.uniform(0.5, 1.5, g.shape).astype(np.float32)) for g in gradients]
-    expected = sum(np.vdot(g, ops.convert_to_numpy(d)) for g, d in zip(gradients, directions, strict=True))
+    expected = sum(np.vdot(g.astype(np.float64), np.asarray(d)) for g, d in zip(gradients, directions, strict=True))
     variables = [*model.trainable_variables, *model.non_trainable_variables]
     frozen = [v.value for v in model.non_trainable_variables]
 
@@ -309,8 +309,8 @@ def check_forward_mode(model, batch, gradients):
         import jax
 
         shorten_gradients(model.backbone)
-        along = jax.jit(lambda *values: jax.jvp(loss, values, tuple(directions))[1])
-        slope = along(*(v.value for v in model.trainable_variables))
+        along = jax.jit(lambda values, directions: jax.jvp(loss, values, directions)[1])
+        slope = along(tuple(v.value for v in model.trainable_variables), tuple(directions))
     else:
         import torch
 
