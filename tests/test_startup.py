@@ -1,4 +1,7 @@
-"""TensorFlow's chatter at its import, by the level that the user has set."""
+"""TensorFlow's chatter at its import, by the level that the user has set; and what Keras knows after imports."""
+
+import subprocess
+import sys
 
 import pytest
 
@@ -16,3 +19,16 @@ LINES = {
 @pytest.mark.parametrize("line", LINES)
 def test_lines_below_the_level_are_chatter(line):
     assert "".join(level for level in "123" if _is_chatter(line, level)) == LINES[line]
+
+
+@pytest.mark.parametrize(
+    ("imports", "classes"),
+    [
+        ("import keras, retina", ["Detector", "CocoMetrics", "SigmoidFocal", "Centers", "AdamW"]),
+        ("import retina, keras; retina.Detector", ["Detector", "CocoMetrics"]),
+    ],
+)
+def test_keras_files_can_be_loaded_after(imports, classes):
+    program = f"{imports}; print([n for n in {classes} if not keras.saving.get_registered_object('retina>' + n)])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
