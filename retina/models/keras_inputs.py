@@ -266,7 +266,7 @@ def _counts(field: Any) -> list[int] | None:
 
 
 def _shape(x: Tensor, where: str) -> tuple[int | None, ...]:
-    if getattr(x.shape, "rank", 0) is None:
+    if getattr(x.shape, "rank", True) is None:
         raise RetinaError(
             f"{where}: expected a known number of axes, got a tensor of unknown shape; give it one (tf.data: .map with "
             "tf.ensure_shape)"
