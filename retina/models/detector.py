@@ -73,6 +73,7 @@ class PixelNormalization(keras.layers.Layer):
         self.shift = (-np.asarray(mean, np.float64) / np.asarray(std, np.float64)).astype(np.float32)
 
     def call(self, images: Tensor, size: Tensor | None = None) -> Tensor:
+        # Of tensors alone: torch.func can't mix its own with NumPy's arrays.
         factor, shift = ops.convert_to_tensor(self.factor), ops.convert_to_tensor(self.shift)
         pixels = ops.cast(images, "float32") * factor + shift
         if size is not None:

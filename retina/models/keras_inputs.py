@@ -344,7 +344,7 @@ def checked_batch(x: Any, y: Any, convention: Convention, weights: Any = None) -
             f"{batch['weight'][~good].tolist()[:3]}; correct them"
         )
     if "usable" in batch:
-        _check_boxes(batch, x["bounding_boxes"] if isinstance(x, dict) else y, convention)
+        _check_boxes(batch, x.get("bounding_boxes", y) if isinstance(x, dict) else y, convention)
     return batch
 
 

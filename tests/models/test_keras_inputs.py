@@ -60,6 +60,7 @@ def ragged():
         ),
         (IMAGES.astype(np.float64), {"boxes": np.array([[BOX] * 2] * 2), "classes": np.array([[2.0, -1.0], [0, 1]])}),
         ({"images": IMAGES, "bounding_boxes": Y}, None),
+        ({"images": IMAGES}, Y),
         (IMAGES, ragged),
     ],
 )
