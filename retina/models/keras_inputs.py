@@ -261,7 +261,7 @@ def _counts(field: Any) -> list[int] | None:
         lengths = field.row_lengths()
         return lengths.numpy().tolist() if hasattr(lengths, "numpy") else None
     if isinstance(field, list | tuple) or (isinstance(field, np.ndarray) and field.dtype == object):
-        return [len(row) for row in field if isinstance(row, list | tuple) or getattr(row, "ndim", 0)]
+        return [len(row) for row in field if isinstance(row, list | tuple) or getattr(row, "ndim", 0) > 0]
     return None
 
 
