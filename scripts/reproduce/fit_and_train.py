@@ -105,7 +105,7 @@ def main() -> None:
     data = (
         f"{{root: {arguments.data.resolve()}, classes: [RBC, WBC, Platelets], invalid_boxes: drop, "
         "train: {format: voc, splits: [train]}, validation: {format: voc, splits: [val]}, "
-        "resize: {short: 240, long: 320, multiple: 32}, "  # a canvas as `fit` pads to: statistics of batches see the padding
+        "resize: {short: 240, long: 320, multiple: 32}, "  # as `fit` pads: BN sees the padding
         "augment: {horizontal_flip: 0.5, vertical_flip: 0.5, scale: [1.0, 1.0]}}"
     )
     imagenet = ", weights: imagenet, pixel_mean: [127, 127, 127], pixel_std: [128, 128, 128]"
