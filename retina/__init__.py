@@ -1,12 +1,13 @@
 """RetinaNet-style one-stage detectors on Keras 3: training, evaluation and the losses around focal loss.
 
 `import retina` is light: a name is imported when it is first asked for, and TensorFlow and Keras with the first that
-needs them.
+needs them. Where Keras is imported already, its files can be loaded at once: what they may hold is registered.
 """
 
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import Any
 
 from retina.startup import prepare_keras
@@ -25,7 +26,7 @@ _HOMES = {
     "CocoMetrics": "retina.inference",
     "Config": "retina.config",
     "DetectionDataset": "retina.data.dataset",
-    "Detector": "retina.models.detector",
+    "Detector": "retina.inference",  # with the metric that a saved detector may hold
     "draw": "retina.drawing.notebook",
     "load_dataset": "retina.drawing.notebook",
     "make_plan": "retina.ablation.plan",
@@ -37,6 +38,9 @@ _HOMES = {
 # Rooms that can be used as `retina.losses` after `import retina` alone; `export` is a verb as well.
 _ROOMS = ("config", "data", "evaluation", "export", "losses", "models", "ops", "runs", "training")
 _HEAVY = ("CocoMetrics", "Detector", "losses", "models", "ops", "training")
+
+# Where classes stand that Keras writes into its files, and finds again only if they are imported.
+_REGISTERED = ("retina.inference", "retina.losses", "retina.training.optimizer")
 
 __all__ = ["__version__", "export", "losses", *_VERBS, *_HOMES]
 
@@ -56,3 +60,8 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+if "keras" in sys.modules:
+    for _module in _REGISTERED:
+        importlib.import_module(_module)

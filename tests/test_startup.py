@@ -1,4 +1,4 @@
-"""TensorFlow's chatter at its import, by the level that the user has set."""
+"""TensorFlow's chatter at its import, by the level that the user has set; and what Keras knows after imports."""
 
 import gc
 import subprocess
@@ -53,3 +53,16 @@ def test_of_what_is_imported_already_nothing_changes():
     before = gc.isenabled()
     with garbage_left_alone("gc"):
         assert gc.isenabled() == before
+
+
+@pytest.mark.parametrize(
+    ("imports", "classes"),
+    [
+        ("import keras, retina", ["Detector", "CocoMetrics", "SigmoidFocal", "Centers", "AdamW"]),
+        ("import retina, keras; retina.Detector", ["Detector", "CocoMetrics"]),
+    ],
+)
+def test_keras_files_can_be_loaded_after(imports, classes):
+    program = f"{imports}; print([n for n in {classes} if not keras.saving.get_registered_object('retina>' + n)])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

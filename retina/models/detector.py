@@ -9,7 +9,7 @@ from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import keras
 import numpy as np
@@ -51,6 +51,8 @@ _SECTION_KINDS: dict[str, type[config.Section]] = {
 }
 
 
+_PRECISIONS = get_args(config.Run.model_fields["precision"].annotation)
+
 # What other packages call the fields of detections.
 _NAMES: dict[str, dict[str, str]] = {
     "retina": {},
@@ -71,7 +73,9 @@ class PixelNormalization(keras.layers.Layer):
         self.shift = (-np.asarray(mean, np.float64) / np.asarray(std, np.float64)).astype(np.float32)
 
     def call(self, images: Tensor, size: Tensor | None = None) -> Tensor:
-        pixels = ops.cast(images, "float32") * self.factor + self.shift
+        # Of tensors alone: torch.func can't mix its own with NumPy's arrays.
+        factor, shift = ops.convert_to_tensor(self.factor), ops.convert_to_tensor(self.shift)
+        pixels = ops.cast(images, "float32") * factor + shift
         if size is not None:
             _, height, width, _ = ops.shape(images)
             inside_y = ops.arange(height, dtype="int32")[None, :] < size[:, :1]
@@ -108,7 +112,8 @@ class Detector(keras.Model):
         Called: `logits` [B, A, K] and `deltas` [B, A, 4], float32.
 
     Raises:
-        RetinaError: a format or range is unknown.
+        RetinaError: class names are none, or the same twice; a format, range, precision or argument is unknown, or a
+            section is of another type.
 
     Example:
 
@@ -154,6 +159,16 @@ class Detector(keras.Model):
         load_weights: bool = True,
         **kwargs: Any,
     ):
+        _check_arguments(
+            class_names,
+            precision,
+            kwargs,
+            model=model,
+            anchors=anchors,
+            assignment=assignment,
+            loss=loss,
+            inference=inference,
+        )
         # Keras would round float images to bfloat16 before they are normalised.
         super().__init__(dtype=precision, autocast=False, **{"name": "detector", **kwargs})
         self.class_names = tuple(class_names)
@@ -324,8 +339,11 @@ class Detector(keras.Model):
         if "usable" in x:  # NaN positives are the sign that the data are the cause
             usable = ops.all(x["usable"])
             loss, positives = (ops.where(usable, value, math.nan) for value in (loss, positives))
+        # Summed from the batch: at the end of a tf.data.Dataset of unknown length, TensorFlow would count a number that
+        # it knows before the read fails.
+        images = ops.sum(ops.ones_like(x["size"][:, 0], dtype="float32"))
         for name, tracker in self.trackers.items():
-            tracker.update_state(positives if name == "positives" else losses[name])
+            tracker.update_state(positives if name == "positives" else losses[name], sample_weight=images)
         return sum(self.losses, start=loss)  # of regularisers
 
     @property
@@ -455,7 +473,7 @@ class Detector(keras.Model):
         _refuse_class_weight(settings)
         data = keras_inputs.source(x, y, self.convention, sample_weight)
         if validation_data is not None:
-            parts = validation_data if isinstance(validation_data, tuple) else (validation_data,)
+            parts = tuple(validation_data) if isinstance(validation_data, list | tuple) else (validation_data,)
             images, targets, weights = keras.utils.unpack_x_y_sample_weight(parts)
             validation_data = keras_inputs.source(images, targets, self.convention, weights)
         self._keep_size(data)
@@ -627,7 +645,13 @@ class Detector(keras.Model):
         return self._detections(outputs[0], batch), *outputs[1:]
 
     def _batch(self, element: Any) -> Batch:
-        return keras_inputs.element_batch(element, self.convention)
+        batch = keras_inputs.element_batch(element, self.convention)
+        if "boxes" not in batch:
+            raise RetinaError(
+                "y: expected boxes and classes, got none; give y={'boxes': …, 'classes': …}, or in a dataset elements "
+                "(images, y)"
+            )
+        return batch
 
     def _detections(self, outputs: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         detections = self.decode(outputs, batch)
@@ -705,6 +729,33 @@ class Detector(keras.Model):
         size = values.get("image_size")  # absent from files of older versions
         detector.image_size = tuple(size) if size else None
         return detector
+
+
+def _check_arguments(class_names: Any, precision: str, others: dict[str, Any], **sections: config.Section) -> None:
+    """Refuse what no detector can be made of."""
+    names = [] if isinstance(class_names, str) or not hasattr(class_names, "__iter__") else list(class_names)
+    if not names or not all(isinstance(name, str) for name in names) or len({*names}) < len(names):
+        raise RetinaError(
+            f"Detector: class_names: expected the names of the classes, each once, got {class_names!r}; give a list, "
+            "such as ['cat', 'dog']"
+        )
+    if precision not in _PRECISIONS:
+        raise RetinaError(
+            f"Detector: precision: expected one of {', '.join(_PRECISIONS)}, got {precision!r}; choose one"
+        )
+    unknown = sorted({*others} - {"name", "trainable"})
+    if unknown:
+        raise RetinaError(
+            f"Detector: {', '.join(unknown)}: no such argument; backbone, head and first weights stand in "
+            "model=retina.config.Model(backbone=…), and classes in class_names"
+        )
+    for name, section in sections.items():
+        kind = _SECTION_KINDS[name]
+        if not isinstance(section, kind):
+            raise RetinaError(
+                f"Detector: {name}: expected a retina.config.{kind.__name__}, got {type(section).__name__}; give "
+                f"retina.config.{kind.__name__}(…)"
+            )
 
 
 def _refuse_class_weight(settings: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import types
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
@@ -142,9 +143,11 @@ def to_batch(x: Any, y: Any, convention: Convention, weights: Any = None) -> Bat
 
 
 def _weight(weights: Any, count: int | None) -> Tensor:
-    shape = tuple(np.shape(weights) if isinstance(weights, list | tuple) else weights.shape)
+    shape = tuple(weights.shape if hasattr(weights, "shape") else np.shape(weights))
     if shape[1:] not in ((), (1,)) or len(shape) == 0 or (None not in (shape[0], count) and shape[0] != count):
-        raise RetinaError(f"sample_weight: expected a number of each of {count} images, got the shape {list(shape)}")
+        raise RetinaError(
+            f"sample_weight: expected a number of each of {count} images, got the shape {list(shape)}; give [B] numbers"
+        )
     return ops.reshape(ops.cast(weights, "float32"), (-1, 1))
 
 
@@ -155,10 +158,13 @@ def _weighable(weights: Tensor) -> Tensor:
 def _images(images: Any, convention: Convention) -> Tensor:
     """Images [B, H, W, 3] from 0 to 255."""
     images = np.stack([np.asarray(image) for image in images]) if _same_shapes(images) else images
-    shape = getattr(images, "shape", None)
-    if hasattr(images, "to_tensor") or shape is None or len(shape) != 4 or shape[-1] != 3 or 0 in shape[1:3]:
-        got = "images of several sizes" if shape is None or hasattr(images, "to_tensor") else list(shape)
-        raise RetinaError(f"images: expected [B, H, W, 3] of one size, got {got}; resize or pad them to one size")
+    several = not hasattr(images, "shape") or hasattr(images, "to_tensor")
+    shape = (len(images),) if isinstance(images, list | tuple) else _shape(images, "images")
+    if 0 in shape[:3]:
+        raise RetinaError(f"images: expected at least one, with pixels, got {list(shape)}; leave empty batches out")
+    if several or len(shape) != 4 or shape[-1] != 3:
+        got = "images of several sizes" if several else list(shape)
+        raise RetinaError(f"images: expected [B, H, W, 3] of one size, got {got}; {_remedy(shape, several)}")
     if None in shape[1:3]:
         raise RetinaError(
             "images: expected a size that is known in advance, got [B, None, None, 3]; batch images of one size "
@@ -168,6 +174,22 @@ def _images(images: Any, convention: Convention) -> Tensor:
         scaled = ops.cast(images, "float32") * 255.0
         images = ops.convert_to_numpy(scaled) if isinstance(images, np.ndarray) else scaled
     return images
+
+
+def _remedy(shape: tuple[int | None, ...], several: bool) -> str:
+    """What makes images [B, H, W, 3] of an array of another shape."""
+    if several:
+        return "resize or pad them to one size"
+    if len(shape) == 3 and shape[-1] == 3:
+        return "give a single image as images[None], and batch a tf.data.Dataset: dataset.batch(8)"
+    if len(shape) == 3 or (len(shape) == 4 and shape[-1] == 1):
+        grey = "images[..., None]" if len(shape) == 3 else "images"
+        return f"repeat the value of grey images: np.repeat({grey}, 3, axis=-1)"
+    if len(shape) == 4 and shape[-1] == 4:
+        return "leave the fourth channel out: images[..., :3]"
+    if len(shape) == 4 and shape[1] == 3:
+        return "put the channels last: images.transpose(0, 2, 3, 1)"
+    return "give their pixels (retina.load(RUN).predict takes files)"
 
 
 def padded(batch: Batch) -> Batch:
@@ -184,28 +206,34 @@ def _same_shapes(images: Any) -> bool:
 
 def _targets(y: Any, convention: Convention, size: tuple[int, int], count: int | None) -> Batch:
     """`boxes`, `labels`, `valid`, `crowd` [B, G, …] and `usable` [B]."""
-    names = set(y) if isinstance(y, dict) else set()
-    if names not in ({"boxes", "classes"}, {"boxes", "labels"}):
-        got = f"the keys {sorted(names)}" if isinstance(y, dict) else type(y).__name__
-        raise RetinaError(f"y: expected a dictionary of 'boxes' and 'classes' (or 'labels'), got {got}; rename them")
-    boxes, labels = _padded(y["boxes"], 4), _padded(y["classes" if "classes" in y else "labels"], 0)
-    both = (tuple(boxes.shape), tuple(labels.shape))
-    known = [(a, b) for a, b in zip(both[0][:2], both[1][:2], strict=True) if a is not None and b is not None]
-    if len(both[0]) != 3 or both[0][2] not in (4, None) or len(both[1]) != 2 or any(a != b for a, b in known):
-        raise RetinaError(f"y: expected boxes [B, G, 4] and classes [B, G], got {list(both[0])} and {list(both[1])}")
+    fields = _fields(y)
+    boxes_of, classes_of = map(_counts, fields)
+    for row, counts in enumerate(zip(boxes_of or (), classes_of or (), strict=False)):
+        if counts[0] != counts[1]:
+            raise RetinaError(
+                f"y: image {row}: expected as many classes as boxes, got {counts[1]} and {counts[0]}; give each box "
+                "its class"
+            )
+    boxes, labels = _padded(fields[0], 4), _padded(fields[1], 0)
+    both = _shape(boxes, "boxes"), _shape(labels, "classes")
+    ranks = (len(both[0]), len(both[1]))
+    if ranks != (3, 2) or both[0][2] not in (4, None) or not _alike(*both):
+        remedies = {
+            (2, 1): "give each image an axis of its boxes: boxes[:, None], classes[:, None]",
+            (3, 3): "give numbers of classes: classes.argmax(-1)",
+        }
+        raise RetinaError(
+            f"y: expected boxes [B, G, 4] and classes [B, G], got {list(both[0])} and {list(both[1])}; "
+            + remedies.get(ranks, "give each box four numbers and a class, -1 in empty slots")
+        )
     if count is not None and both[0][0] not in (count, None):
-        raise RetinaError(f"y: expected boxes of {count} images, got {both[0][0]}")
+        raise RetinaError(
+            f"y: expected boxes of {count} images, got {both[0][0]}; an image without boxes has classes of -1"
+        )
     labels = ops.cast(labels, "float32")
     valid = labels >= 0
     boxes = to_xyxy(boxes, convention.box_format, size)
-    finite = ops.all(ops.isfinite(boxes), axis=-1)
-    positive = ops.logical_and(boxes[..., 2] > boxes[..., 0], boxes[..., 3] > boxes[..., 1])
-    limit = ops.convert_to_tensor([size[1], size[0]], "float32")
-    inside = ops.logical_and(
-        ops.all(boxes[..., :2] >= -_BEYOND, axis=-1), ops.all(boxes[..., 2:] <= limit + _BEYOND, axis=-1)
-    )
-    known_class = ops.logical_and(labels < convention.classes, labels == ops.floor(labels))
-    usable = ops.logical_and(ops.logical_and(finite, positive), ops.logical_and(inside, known_class))
+    usable = ops.all(ops.stack(_conditions(boxes, labels, size, convention.classes)), axis=0)
     usable = ops.where(valid, usable, labels == -1)
     return {
         "boxes": ops.where(valid[..., None], boxes, 0.0),
@@ -216,6 +244,53 @@ def _targets(y: Any, convention: Convention, size: tuple[int, int], count: int |
     }
 
 
+def _fields(y: Any) -> tuple[Any, Any]:
+    """The boxes and the classes of a dictionary."""
+    names = set(y) if isinstance(y, dict) else set()
+    if names not in ({"boxes", "classes"}, {"boxes", "labels"}):
+        got = f"the keys {sorted(names)}; rename them, or leave others out"
+        if not isinstance(y, dict):
+            got = f"{type(y).__name__}; give {{'boxes': [B, G, 4], 'classes': [B, G]}} of all images"
+        raise RetinaError(f"y: expected a dictionary of 'boxes' and 'classes' (or 'labels'), got {got}")
+    return y["boxes"], y["classes" if "classes" in y else "labels"]
+
+
+def _counts(field: Any) -> list[int] | None:
+    """Numbers of the rows that each image has of a field that is a list or ragged; None for others, and in graphs."""
+    if hasattr(field, "row_lengths"):
+        lengths = field.row_lengths()
+        return lengths.numpy().tolist() if hasattr(lengths, "numpy") else None
+    if isinstance(field, list | tuple) or (isinstance(field, np.ndarray) and field.dtype == object):
+        return [len(row) for row in field if isinstance(row, list | tuple) or getattr(row, "ndim", 0) > 0]
+    return None
+
+
+def _shape(x: Tensor, where: str) -> tuple[int | None, ...]:
+    if getattr(x.shape, "rank", True) is None:
+        raise RetinaError(
+            f"{where}: expected a known number of axes, got a tensor of unknown shape; give it one (tf.data: .map with "
+            "tf.ensure_shape)"
+        )
+    return tuple(x.shape)
+
+
+def _alike(boxes: tuple[int | None, ...], labels: tuple[int | None, ...]) -> bool:
+    return all(None in pair or pair[0] == pair[1] for pair in zip(boxes[:2], labels, strict=True))
+
+
+def _conditions(boxes: Tensor, labels: Tensor, size: tuple[Any, Any], classes: int) -> list[Tensor]:
+    """Whether boxes [..., 4] xyxy are finite, have an area and lie inside, and labels are classes; [...] each."""
+    limit = ops.convert_to_tensor([size[1], size[0]], "float32")
+    return [
+        ops.all(ops.isfinite(boxes), axis=-1),
+        ops.logical_and(boxes[..., 2] > boxes[..., 0], boxes[..., 3] > boxes[..., 1]),
+        ops.logical_and(
+            ops.all(boxes[..., :2] >= -_BEYOND, axis=-1), ops.all(boxes[..., 2:] <= limit + _BEYOND, axis=-1)
+        ),
+        ops.logical_and(labels < classes, labels == ops.floor(labels)),
+    ]
+
+
 def _padded(field: Any, width: int) -> Tensor:
     """A field of all images in one array, slots that an image doesn't use -1; `width` 4 for boxes, 0 for classes."""
     if hasattr(field, "to_tensor"):  # ragged, of TensorFlow
@@ -223,9 +298,11 @@ def _padded(field: Any, width: int) -> Tensor:
         return ops.reshape(field, (-1, ops.shape(field)[1], 4)) if width and field.shape[-1] is None else field
     if isinstance(field, np.ndarray) and field.dtype == object:
         field = list(field)
+    if isinstance(field, np.ndarray) and field.dtype.kind in "US":
+        field = field.tolist()
     if not isinstance(field, list | tuple):
         return field
-    rows = [np.asarray(row, np.float32) for row in field]
+    rows = [_numbers(row, width) for row in field]
     tail = (width,) if width else ()
     rows = [row.reshape(0, *tail) if row.size == 0 else row for row in rows]
     for row in rows:
@@ -236,6 +313,14 @@ def _padded(field: Any, width: int) -> Tensor:
     for image, row in zip(padded, rows, strict=True):
         image[: len(row)] = row
     return padded
+
+
+def _numbers(row: Any, width: int) -> np.ndarray:
+    try:
+        return np.asarray(row, np.float32)
+    except (TypeError, ValueError):
+        expected = "boxes [G, 4]" if width else "numbers of classes, their places in class_names from 0"
+        raise RetinaError(f"y: expected of each image {expected}, got {row}; correct it") from None
 
 
 def checked_batch(x: Any, y: Any, convention: Convention, weights: Any = None) -> Batch:
@@ -252,39 +337,79 @@ def checked_batch(x: Any, y: Any, convention: Convention, weights: Any = None) -
     batch = {
         name: value if isinstance(value, np.ndarray) else ops.convert_to_numpy(value) for name, value in batch.items()
     }
-    images = batch["images"]
-    if images.dtype.kind == "f" and images.size:
-        factor = 255 / convention.pixel_range[1]
-        least, most = float(images.min()), float(images.max())
-        if not (least >= 0 and most <= 255):
-            raise RetinaError(
-                f"images: expected pixels of {convention.pixel_range}, as pixel_range says, got {least / factor:g} to "
-                f"{most / factor:g}; give images that are not normalised, the detector does it"
-            )
-        if convention.pixel_range == (0, 255) and 0 < most <= 1:
-            raise RetinaError(
-                f"images: expected pixels from 0 to 255, the largest is {most:g}; multiply them by 255, or make the "
-                "Detector with pixel_range=(0, 1)"
-            )
+    _check_pixels(batch["images"], convention)
     if "weight" in batch and not (good := ops.convert_to_numpy(_weighable(batch["weight"]))).all():
         raise RetinaError(
             "sample_weight: expected finite numbers of at least 0, got "
             f"{batch['weight'][~good].tolist()[:3]}; correct them"
         )
-    if "usable" in batch and not batch["usable"].all():
-        raise RetinaError(_unusable(x, y, int(np.argmin(batch["usable"])), convention))
+    if "usable" in batch:
+        _check_boxes(batch, x.get("bounding_boxes", y) if isinstance(x, dict) else y, convention)
     return batch
 
 
-def _unusable(x: Any, y: Any, row: int, convention: Convention) -> str:
-    """The message on an image whose boxes or classes can't be trained on."""
-    y = x["bounding_boxes"] if isinstance(x, dict) else y
-    boxes = ops.convert_to_numpy(_padded(y["boxes"], 4))[row].tolist()
-    labels = ops.convert_to_numpy(_padded(y["classes" if "classes" in y else "labels"], 0))[row].tolist()
-    return (
-        f"y: image {row}: expected finite boxes in {convention.box_format} (bounding_box_format=), of positive width "
-        f"and height, inside the image, and classes from 0 to {convention.classes - 1} (empty slots: -1), got boxes "
-        f"{boxes} and classes {labels}; correct or clip them, or set the class to -1"
+def _check_pixels(images: np.ndarray, convention: Convention) -> None:
+    """Refuse pixels [B, H, W, 3] that are not those of the convention's range, brought to 0…255."""
+    if images.dtype.kind in "bOSU":
+        raise RetinaError(f"images: expected numbers from 0 to 255, got {images.dtype}; convert them to uint8")
+    if images.dtype == np.uint8:
+        return
+    factor = 255 / convention.pixel_range[1]
+    least, most = float(images.min()), float(images.max())
+    if not (least >= 0 and most <= 255):
+        remedy = "scale them" if least >= 0 else "give images that are not normalised, the detector does it"
+        raise RetinaError(
+            f"images: expected pixels of {convention.pixel_range}, as pixel_range says, got {least / factor:g} to "
+            f"{most / factor:g}; {remedy}"
+        )
+    if convention.pixel_range == (0, 255) and 0 < most <= 1 and images.dtype.kind not in "iu":
+        raise RetinaError(
+            f"images: expected pixels from 0 to 255, the largest is {most:g}; multiply them by 255, or make the "
+            "Detector with pixel_range=(0, 1)"
+        )
+
+
+def _check_boxes(batch: Batch, y: Any, convention: Convention) -> None:
+    """Refuse boxes and classes that can't be trained on, as the batch says, and name the first of them."""
+    size = tuple(batch["size"][0].tolist())
+    boxes, labels = (
+        np.asarray(ops.convert_to_numpy(_padded(field, width)), np.float32)
+        for field, width in zip(_fields(y), (4, 0), strict=True)
+    )
+    if batch["usable"].all():
+        pixels = batch["boxes"][batch["valid"]]
+        if len(pixels) and pixels.max() <= 1 and not convention.box_format.startswith("rel_"):
+            raise RetinaError(
+                f"y: expected boxes in {convention.box_format}, in pixels, none lies beyond the first; multiply them "
+                "by the sides, or make the Detector with bounding_box_format='rel_xyxy'"
+            )
+        return
+    used = labels >= 0
+
+    def conditions(box_format: str) -> list[np.ndarray]:
+        corners = to_xyxy(np.where(used[..., None], boxes, 0), box_format, size)
+        fulfilled = _conditions(corners, labels, size, convention.classes)
+        return [np.where(used, ops.convert_to_numpy(condition), True) for condition in fulfilled]
+
+    finite, solid, inside, known = conditions(convention.box_format)
+    known &= used | (labels == -1)
+    row, slot = np.argwhere(~(finite & solid & inside & known))[0].tolist()
+    others = [name for name in FORMATS if np.logical_and.reduce(conditions(name)[:3]).all()]
+    expected, remedy = next(
+        words
+        for condition, *words in (
+            (known, f"classes from 0 to {convention.classes - 1}, -1 in empty slots", "correct it"),
+            (finite, "finite numbers", "correct it, or set its class to -1"),
+            (solid, "a positive width and height", "correct it, or set its class to -1"),
+            (inside, f"boxes inside the image, {size[1]} x {size[0]} pixels", "clip it, or set its class to -1"),
+        )
+        if not condition[row, slot]
+    )
+    if others and known[row, slot]:
+        remedy += f"; as {' or '.join(others)} all would do: make the Detector with that bounding_box_format"
+    raise RetinaError(
+        f"y: image {row}: expected {expected}, got the box {boxes[row, slot].tolist()}, {convention.box_format}, of "
+        f"class {labels[row, slot]:g}; {remedy}"
     )
 
 
@@ -328,6 +453,11 @@ def source(x: Any, y: Any, convention: Convention, weights: Any = None) -> Any:
     Raises:
         RetinaError: see `checked_batch`.
     """
+    if isinstance(x, str | bytes | Path) or not (hasattr(x, "__iter__") or hasattr(x, "__getitem__")):
+        raise RetinaError(
+            f"x: expected images [B, H, W, 3], or a dataset of them, got {type(x).__name__}; give the pixels "
+            "(retina.load(RUN).predict takes files and Pillow's images)"
+        )
     arrays = isinstance(x, dict | list | tuple) or hasattr(x, "__array__") or hasattr(x, "to_tensor")
     for name, value in (("y", y), ("sample_weight", weights)):
         if value is not None and not arrays:

@@ -18,6 +18,7 @@ from retina.losses.focal import quality_focal, sigmoid_focal_hard, varifocal
 from retina.models.heads import predictions
 from retina.ops import boxes as box_ops
 from retina.ops.assignment import Match, match
+from retina.ops.derivative import with_tangent
 from retina.ops.nms import stable_top_k
 
 Tensor = Any
@@ -240,15 +241,12 @@ def _in_float(level: Tensor, bias: Tensor, classes: int) -> Tensor:
     if keras.backend.backend() != "jax":
         return predictions(level, bias, classes)
 
-    @ops.custom_gradient
-    def with_bias(level: Tensor, bias: Tensor) -> tuple[Tensor, Any]:
-        def gradient(upstream: Tensor) -> tuple[Tensor, Tensor]:
-            slope = ops.cast(ops.reshape(upstream, level.shape), level.dtype)
-            return slope, ops.sum(ops.cast(slope, bias.dtype), axis=(0, 1, 2))
+    def tangent(result: Tensor, _: tuple[Tensor, Tensor], tangents: tuple[Tensor, Tensor]) -> Tensor:
+        of_level, of_bias = tangents
+        of_both = of_level + ops.cast(ops.broadcast_to(of_bias, of_level.shape), of_level.dtype)
+        return ops.reshape(ops.cast(of_both, "float32"), result.shape)
 
-        return predictions(level, bias, classes), gradient
-
-    return with_bias(level, bias)
+    return with_tangent(lambda level, bias: predictions(level, bias, classes), tangent)(level, bias)
 
 
 def _of_class(logits: Tensor, is_positive: Tensor, quality: Tensor, kind: config.ClassificationLoss) -> Tensor:

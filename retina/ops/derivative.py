@@ -1,4 +1,4 @@
-"""Elementwise functions whose derivative is written out."""
+"""Functions whose derivative is written out."""
 
 from __future__ import annotations
 
@@ -30,6 +30,28 @@ def with_slope(value_and_slope: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Ca
         return value, lambda upstream: upstream * slope
 
     return function
+
+
+def with_tangent(
+    function: Callable[..., Tensor], tangent: Callable[[Tensor, tuple, tuple], Tensor]
+) -> Callable[..., Tensor]:
+    """Return, on JAX, a function of tensors whose derivative is `tangent`, in forward and in reverse mode.
+
+    Args:
+        function: of one tensor or several.
+        tangent: of the function's result, its arguments and their tangents: the tangent of the result, linear in those
+            of the arguments. What JAX makes of it, transposed, is the gradient.
+    """
+    import jax
+
+    differentiated = jax.custom_jvp(function)
+
+    @differentiated.defjvp
+    def _(arguments: tuple, tangents: tuple) -> tuple[Tensor, Tensor]:
+        result = differentiated(*arguments)
+        return result, tangent(result, arguments, tangents)
+
+    return differentiated
 
 
 def _of_jax(value_and_slope: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Callable[[Tensor], Tensor]:

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from retina.ops.derivative import with_tangent
+
 Tensor = Any
 
 
@@ -21,38 +23,22 @@ def max_pool(x: Tensor, size: int, stride: int) -> Tensor:
 
 def _gathered(x: Tensor, size: int, stride: int) -> Tensor:
     """`max_pool` whose gradient each value gathers from the windows that hold it."""
-    height, width = int(x.shape[1]), int(x.shape[2])
     offsets = [(dy, dx) for dy in range(size) for dx in range(size)]
 
-    @ops.custom_gradient
-    def pool(x: Tensor) -> tuple[Tensor, Any]:
-        result = ops.max_pool(x, size, stride)
+    def tangent(result: Tensor, arguments: tuple[Tensor], tangents: tuple[Tensor]) -> Tensor:
+        (x,), (of_x,) = arguments, tangents
         rows, columns = ((n - 1) * stride + 1 for n in result.shape[1:3])
+
+        def in_windows(values: Tensor, dy: int, dx: int) -> Tensor:
+            return values[:, dy : dy + rows : stride, dx : dx + columns : stride]
+
         place = ops.full(result.shape, len(offsets), "uint8")
-        for number, (dy, dx) in reversed(list(enumerate(offsets))):
-            largest = x[:, dy : dy + rows : stride, dx : dx + columns : stride] == result
-            place = ops.where(largest, ops.cast(number, "uint8"), place)
+        for number, offset in reversed(list(enumerate(offsets))):
+            place = ops.where(in_windows(x, *offset) == result, ops.cast(number, "uint8"), place)
+        shares = [
+            ops.where(place == number, in_windows(of_x, *offset), ops.zeros_like(result))
+            for number, offset in enumerate(offsets)
+        ]
+        return sum(shares[1:], shares[0])
 
-        def gradient(*args: Tensor, upstream: Tensor = None) -> Tensor:
-            (upstream,) = args if upstream is None else (upstream,)
-            shares = [
-                _spread(ops.where(place == number, upstream, ops.zeros_like(upstream)), stride, offset, (height, width))
-                for number, offset in enumerate(offsets)
-            ]
-            return sum(shares[1:], shares[0])
-
-        return result, gradient
-
-    return pool(x)
-
-
-def _spread(x: Tensor, stride: int, offset: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Place values [B, h, w, C] `stride` apart on zeros [B, *size, C], the first at `offset`."""
-    batch, rows, columns, channels = x.shape
-    gap = (0, stride - 1)
-    apart = ops.pad(x[:, :, None, :, None], [(0, 0), (0, 0), gap, (0, 0), gap, (0, 0)])
-    apart = ops.reshape(apart, (batch, rows * stride, columns * stride, channels))
-    (top, left), (height, width) = offset, size
-    apart = apart[:, : height - top, : width - left]
-    below, right = height - top - apart.shape[1], width - left - apart.shape[2]
-    return ops.pad(apart, [(0, 0), (top, below), (left, right), (0, 0)])
+    return with_tangent(lambda x: ops.max_pool(x, size, stride), tangent)(x)

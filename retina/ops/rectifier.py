@@ -7,6 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from retina.ops.derivative import with_tangent
+
 Tensor = Any
 
 
@@ -16,11 +18,9 @@ def relu(x: Tensor) -> Tensor:
     JAX's own `relu` asks its input where to pass a gradient, so that both tensors wait for the backward pass, and no
     convolution of cuDNN's can carry it. TensorFlow's and PyTorch's ask their result already.
     """
-    return _of_result(x) if keras.backend.backend() == "jax" else ops.relu(x)
+    return with_tangent(ops.relu, _where_not_zero)(x) if keras.backend.backend() == "jax" else ops.relu(x)
 
 
-@ops.custom_gradient
-def _of_result(x: Tensor) -> tuple[Tensor, Any]:
-    result = ops.relu(x)
+def _where_not_zero(result: Tensor, _: tuple[Tensor], tangents: tuple[Tensor]) -> Tensor:
     # XLA turns `result > 0` back into a question about the input.
-    return result, lambda upstream: ops.where(result != 0, upstream, ops.zeros_like(upstream))
+    return ops.where(result != 0, tangents[0], ops.zeros_like(result))

@@ -16,8 +16,9 @@ from retina.config import Config
 from retina.config.differences import changed_keys
 from retina.errors import RetinaError
 from retina.files import exists
+from retina.models import backbones
 from retina.models.detector import Detector
-from retina.models.efficientnet_lite import INSTALLED
+from retina.models.efficientnet_lite import INSTALLED, SCALES
 from retina.runs.checkpoint import Checkpoint, read, restore
 from retina.runs.directory import BEST, LATEST, RunDirectory
 from retina.runs.ema import averaged_weights
@@ -74,6 +75,8 @@ def detector_of_preset(preset: str | Path, class_names: Sequence[str] | None, **
             f"Detector.from_preset: {name}: expected weights to train on, got an export, a graph without any; give the "
             "run that it was made of, or predict with it by retina.load"
         )
+    if name not in PUBLISHED and not exists(Path(name)):
+        raise RetinaError(f"Detector.from_preset: {name}: {_no_preset(name)}")
     try:
         saved = read_initial(Path(name))
     except RetinaError as error:
@@ -85,6 +88,18 @@ def detector_of_preset(preset: str | Path, class_names: Sequence[str] | None, **
     model = {**trained.model.model_dump(), "weights": None, "init_from": Path(name), "init_classes": {}}
     initialise(detector, saved, trained.model_copy(update={"model": configuration.Model.model_validate(model)}))
     return detector
+
+
+def _no_preset(name: str) -> str:
+    if name in backbones.names():
+        return (
+            f"a network without weights; for random ones make Detector(class_names, "
+            f"model=retina.config.Model(backbone={name!r}))"
+        )
+    presets = [*(f"efficientnet_lite{variant}" for variant in SCALES), *PUBLISHED]
+    near = difflib.get_close_matches(name, presets, n=1)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    return f"no such run directory or checkpoint, and no preset; {hint}presets: {', '.join(presets)}"
 
 
 def _of_classifier(name: str) -> configuration.Model:

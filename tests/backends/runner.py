@@ -24,6 +24,9 @@ from retina.ops import boxes as box_ops
 from retina.ops.anchors import level_anchors
 from retina.ops.assignment import match
 from retina.ops.nms import nms, stable_top_k
+from retina.ops.pooling import max_pool
+from retina.ops.rectifier import relu
+from retina.training.fused_layers import shorten_gradients
 from tests.gradient import forward_derivative, second_derivative, value_and_gradient
 
 CANVAS = (64, 96)
@@ -97,6 +100,10 @@ def functions():
     keep("huber", lambda x: losses.huber(x, tensor(np.zeros_like(errors)), delta=1 / 9), errors)
     keep("smooth_l1", lambda x: losses.smooth_l1(x, tensor(np.zeros_like(errors)), beta=1 / 9), errors)
 
+    for name, (function, x) in layers(np.random.default_rng(10)).items():
+        keep(name, function, x)
+        out[f"{name}/forward"] = forward_derivative(function, x)
+
     classic_losses(np.random.default_rng(9), keep, out)
 
     # Grids make ties; both zeros count as equal.
@@ -159,6 +166,22 @@ def functions():
         out |= {f"detections{name}/boxes": found["boxes"], f"detections{name}/scores": found["scores"]}
         out |= {f"index/detections{name}/labels": found["labels"], f"index/detections{name}/valid": found["valid"]}
     return out
+
+
+def layers(random):
+    """ReLU and max pooling, whose values are whole numbers: zeros, many ties, no rounding. Factors before and after
+    tell whose gradient or tangent it is."""
+    values = random.integers(-3, 4, (2, 13, 16, 3)).astype(np.float32)
+    before, after = (random.integers(1, 4, values.shape).astype(np.float32) for _ in range(2))
+    functions = {"relu": lambda x: relu(x * tensor(before)) * tensor(after)}
+    for size, stride in ((3, 2), (2, 2), (3, 1)):
+
+        def pooled(x, size=size, stride=stride):
+            y = max_pool(x * tensor(before), size, stride)
+            return y * tensor(after[:, : y.shape[1], : y.shape[2]])
+
+        functions[f"max_pool/{size}/{stride}"] = pooled
+    return {name: (function, values) for name, function in functions.items()}
 
 
 def classic_losses(random, keep, out):
@@ -256,13 +279,44 @@ def losses_and_gradients(model, batch):
 
         state = [v.value for v in model.trainable_variables], [v.value for v in model.non_trainable_variables]
         (_, values), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(*state)
+        check_forward_mode(model, batch, gradients)
     else:
         import torch
 
         values = model.loss_sums(model(batch, training=True), batch).losses()
         gradients = torch.autograd.grad(values["loss"], [v.value for v in model.trainable_variables])
+        check_forward_mode(model, batch, gradients)
     numpy = ops.convert_to_numpy
     return {name: numpy(value) for name, value in values.items()}, [numpy(g) for g in gradients]
+
+
+def check_forward_mode(model, batch, gradients):
+    """The loss along a direction is the gradient's product with it; on JAX that of a training step, whose gradients are
+    written out."""
+    random = np.random.default_rng(11)
+    gradients = [ops.convert_to_numpy(g) for g in gradients]
+    # No terms of opposite signs: nothing cancels.
+    directions = [tensor(g * random.uniform(0.5, 1.5, g.shape).astype(np.float32)) for g in gradients]
+    expected = sum(np.vdot(g.astype(np.float64), np.asarray(d)) for g, d in zip(gradients, directions, strict=True))
+    variables = [*model.trainable_variables, *model.non_trainable_variables]
+    frozen = [v.value for v in model.non_trainable_variables]
+
+    def loss(*trainable):
+        with keras.StatelessScope(list(zip(variables, [*trainable, *frozen], strict=True))):
+            return model.training_sums(batch).losses()["loss"]
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        shorten_gradients(model.backbone)
+        along = jax.jit(lambda values, directions: jax.jvp(loss, values, directions)[1])
+        slope = along(tuple(v.value for v in model.trainable_variables), tuple(directions))
+    else:
+        import torch
+
+        slope = torch.func.jvp(loss, tuple(v.value.detach() for v in model.trainable_variables), tuple(directions))[1]
+    assert expected > 0.1
+    np.testing.assert_allclose(ops.convert_to_numpy(slope), expected, rtol=1e-5)
 
 
 if __name__ == "__main__":

@@ -69,6 +69,9 @@ def test_the_comparison_is_not_of_nothing(compute):
     assert functions["index/detections/valid"].sum() > 40 and detector["index/detections/valid"].sum() > 10
     assert (functions["index/nms/ties"] >= 0).sum() > 20
     assert all(np.abs(functions[name]).max() > 0 for name in functions if name.endswith("/gradient"))
+    # Where a result is 0 no gradient passes; of equal values the first of a window has it.
+    assert 0 < np.count_nonzero(functions["relu/gradient"]) == np.count_nonzero(functions["relu"])
+    assert np.count_nonzero(functions["max_pool/2/2/gradient"]) == functions["max_pool/2/2"].size
     assert np.abs(detector["outputs/deltas"]).max() > 0.01 and detector["training/loss_box"] > 0.01
 
 

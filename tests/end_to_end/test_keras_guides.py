@@ -3,14 +3,13 @@
 Only names differ: the class, its constructor's arguments, and the loss, which is built in.
 """
 
-import json
-
 import keras
 import numpy as np
 import pytest
 
 import retina
 from retina import config
+from tests.scripts import load_script
 
 pytestmark = pytest.mark.slow
 
@@ -87,57 +86,21 @@ def test_keras_hub(digits):
     assert picture.size[0] > 2 * SIDE
 
 
-STEPS = 200
-OVERFITTED = "{format: digits, images: 32, size: 64, most: 2, single_class: true, height: [0.3, 0.6]}"
-
-
-class Batches(keras.utils.PyDataset):
-    """Dictionaries of images and boxes as KerasCV's guide has them."""
-
-    def __init__(self, batches):
-        super().__init__()
-        self.elements = []
-        for batch in batches:
-            corners = batch["boxes"]
-            xywh = np.concatenate([corners[..., :2], corners[..., 2:] - corners[..., :2]], axis=-1)
-            classes = np.where(batch["valid"], batch["labels"], -1)
-            self.elements.append({"images": batch["images"], "bounding_boxes": {"boxes": xywh, "classes": classes}})
-
-    def __len__(self):
-        return len(self.elements)
-
-    def __getitem__(self, index):
-        return self.elements[index]
-
-
 def test_the_ap_of_retina_train(tmp_path):
     """On the same batches and first weights as many steps of Keras' `fit` as of `retina train` end where that does.
 
     Their losses part by rounding, which grows: a learning rate that differs by 1e-5 of itself moves the AP after 40
-    steps by 0.1, so that the trainings are long enough to have ended.
+    steps by 0.1, so that the trainings are long enough to have ended. BCCD's photographs: the script's own command.
     """
-    settings = retina.load_config(
-        overrides=[
-            f"data.train={OVERFITTED}", f"data.validation={OVERFITTED}",
-            "data.resize={short: 64, long: 64, multiple: 32}", "data.augment={horizontal_flip: 0.0, scale: [1.0, 1.0]}",
-            "model={backbone: resnet10, fpn: {channels: 32, max_level: 5}, head: {channels: 32, layers: 1}}",
-            "optimizer={kind: adamw, learning_rate: 2.0e-3, weight_decay: 0.0, clip_norm: 10.0}",
-            f"schedule={{kind: constant, steps: {STEPS}, warmup_steps: 0}}",
-            f"run={{batch_size: 8, evaluate_every: {STEPS}, log_every: 1, preflight: 'off', report: false}}",
-        ]
-    )  # fmt: skip
-    metrics = retina.train(settings, tmp_path / "run") / "metrics.jsonl"
-    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    (expected,) = (line["metrics"]["AP"] for line in lines if "metrics" in line)
-
-    data = retina.load_dataset(settings)
-    batches = data.as_dataset(8, steps=STEPS, seed=settings.run.seed).as_numpy_iterator()
-    once = data.as_dataset(8, steps=4, seed=settings.run.seed).as_numpy_iterator()
-    keras.utils.set_random_seed(settings.run.seed)
-    sections = {name: getattr(settings, name) for name in ("model", "anchors", "assignment", "loss", "inference")}
-    detector = retina.Detector(data.class_names, bounding_box_format="xywh", **sections)
-    detector.compile(keras.optimizers.Adam(2e-3, global_clipnorm=10.0), metrics=[retina.CocoMetrics()])
-    history = detector.fit(Batches(batches), validation_data=Batches(once), shuffle=False, verbose=0).history
-    losses = [line["loss"] for line in lines if "loss" in line]
-    assert history["loss"][0] == pytest.approx(np.mean(losses), rel=0.1)
-    assert expected > 0.6 and history["val_AP"][0] == pytest.approx(expected, abs=0.1)
+    script = load_script("reproduce/fit_and_train")
+    digits = "{format: digits, images: 32, size: 64, most: 2, single_class: true, height: [0.3, 0.6]}"
+    settings = script.settings(
+        f"{{train: {digits}, validation: {digits}, resize: {{short: 64, long: 64, multiple: 32}}, "
+        "augment: {horizontal_flip: 0.0, scale: [1.0, 1.0]}}",
+        "{backbone: resnet10, fpn: {channels: 32, max_level: 5}, head: {channels: 32, layers: 1}}",
+        steps=200,
+        learning_rate=2e-3,
+    )
+    expected, ended = script.trained(settings, tmp_path / "run"), script.fitted(settings)
+    assert ended.loss == pytest.approx(expected.loss, rel=0.1)
+    assert expected.ap > 0.6 and ended.ap == pytest.approx(expected.ap, abs=0.1)

@@ -60,6 +60,7 @@ def ragged():
         ),
         (IMAGES.astype(np.float64), {"boxes": np.array([[BOX] * 2] * 2), "classes": np.array([[2.0, -1.0], [0, 1]])}),
         ({"images": IMAGES, "bounding_boxes": Y}, None),
+        ({"images": IMAGES}, Y),
         (IMAGES, ragged),
     ],
 )
@@ -130,25 +131,66 @@ def with_box(box, label=0, images=IMAGES):
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
-        (*with_box([np.nan, 0, 9, 9]), "image 1: expected finite boxes in xyxy"),
-        (*with_box([50, 50, 20, 10]), "of positive width"),
-        (*with_box([50, 50, 50, 60]), "of positive width"),
-        (*with_box([100, 10, 140, 20]), "inside the image"),
+        (
+            *with_box([np.nan, 0, 9, 9]),
+            r"image 1: expected finite numbers, got the box \[nan, 0.0, 9.0, 9.0\], xyxy, of",
+        ),
+        (
+            *with_box([50, 50, 20, 10]),
+            "a positive width and height, .* of class 0; correct it, or set its class to -1$",
+        ),
+        (*with_box([50, 50, 50, 60]), "a positive width"),
+        (*with_box([100, 10, 140, 20]), "boxes inside the image, 128 x 64 pixels, .*; clip it"),
         (*with_box([100, -5, 120, 20]), "inside the image"),
-        (*with_box(BOX, 3), "classes from 0 to 2"),
+        (
+            *with_box(BOX, 3),
+            "image 1: expected classes from 0 to 2, -1 in empty slots, got the box .* of class 3; correct",
+        ),
         (*with_box(BOX, -2), "classes from 0 to 2"),
         (*with_box(BOX, 0.5), "classes from 0 to 2"),
+        (*with_box(BOX, np.nan), "classes from 0 to 2"),
         (*with_box(BOX, images=IMAGES / 255), r"pixel_range=\(0, 1\)"),
-        (*with_box(BOX, images=IMAGES - 210.0), "got -10 to -10"),
-        (*with_box(BOX, images=IMAGES[:, :0]), r"of one size, got \[2, 0, 128, 3\]"),
-        (*with_box(BOX, images=IMAGES[..., 0]), r"got \[2, 64, 128\]"),
-        (*with_box(BOX, images=[IMAGES[0], IMAGES[0, :32]]), "of several sizes"),
-        (*with_box(BOX, images=IMAGES[:1]), "expected boxes of 1 images, got 2"),
-        (IMAGES, {"boxes": np.zeros((2, 1, 5)), "classes": np.zeros((2, 1))}, r"got \[2, 1, 5\]"),
+        (*with_box(BOX, images=IMAGES - 210.0), "got -10 to -10; give images that are not normalised"),
+        (*with_box(BOX, images=IMAGES.astype(np.int32) * 257), "got 51400 to 51400; scale them"),
+        (*with_box(BOX, images=-IMAGES.astype(np.int16)), "got -200 to -200; give images that are not normalised"),
+        (*with_box(BOX, images=IMAGES > 100), "numbers from 0 to 255, got bool; convert"),
+        (*with_box(BOX, images=IMAGES[:, :0]), r"with pixels, got \[2, 0, 128, 3\]"),
+        (IMAGES[:0], {name: field[:0] for name, field in Y.items()}, r"at least one, .* got \[0, 64, 128, 3\]"),
+        ([], None, r"at least one, with pixels, got \[0\]; leave"),
+        (*with_box(BOX, images=IMAGES[0]), r"got \[64, 128, 3\]; give a single image as images\[None\], .*batch\(8\)"),
+        (*with_box(BOX, images=IMAGES[..., 0]), r"got \[2, 64, 128\]; .* np.repeat\(images\[..., None\], 3"),
+        (*with_box(BOX, images=IMAGES[..., :1]), r"got \[2, 64, 128, 1\]; .* np.repeat\(images, 3"),
+        (*with_box(BOX, images=np.concatenate([IMAGES, IMAGES[..., :1]], -1)), r"leave the fourth channel out"),
+        (*with_box(BOX, images=IMAGES.transpose(0, 3, 1, 2)), r"images.transpose\(0, 2, 3, 1\)"),
+        (["dog.jpg", "cat.jpg"], None, r"got \[2\]; give their pixels"),
+        (*with_box(BOX, images=[IMAGES[0], IMAGES[0, :32]]), "of several sizes; resize or pad"),
+        (
+            *with_box(BOX, images=IMAGES[:1]),
+            "expected boxes of 1 images, got 2; an image without boxes has classes of -1",
+        ),
+        (IMAGES, {"boxes": np.zeros((2, 1, 5)), "classes": np.zeros((2, 1))}, r"got \[2, 1, 5\].*give each box four"),
         (IMAGES, {"boxes": np.zeros((2, 1, 4)), "classes": np.zeros((2, 3))}, r"and \[2, 3\]"),
+        (IMAGES, {"boxes": np.zeros((2, 4)), "classes": np.zeros(2)}, r"got \[2, 4\] and \[2\]; .*boxes\[:, None\]"),
+        (IMAGES, {**Y, "classes": np.zeros((2, 2, 3))}, r"and \[2, 2, 3\]; .*argmax\(-1\)"),
         (IMAGES, {"boxes": [[BOX[:3]], [BOX]], "classes": [[0], [0]]}, r"an array \[G, 4\]"),
-        (IMAGES, {"boxes": Y["boxes"]}, r"the keys \['boxes'\]"),
-        (IMAGES, Y["boxes"], "got ndarray"),
+        (
+            IMAGES,
+            {"boxes": [[BOX, BOX[:3]], [BOX]], "classes": [[0, 0], [0]]},
+            r"of each image boxes \[G, 4\], got \[\[",
+        ),
+        (
+            IMAGES,
+            {"boxes": [[BOX, BOX], [BOX, BOX]], "classes": [[0], [0, 1]]},
+            "image 0: .* classes as boxes, got 1 and 2",
+        ),
+        (
+            IMAGES,
+            {**Y, "classes": np.array([["cat", "dog"]] * 2)},
+            r"places in class_names from 0, got \['cat', 'dog'\]",
+        ),
+        (IMAGES, {"boxes": Y["boxes"]}, r"the keys \['boxes'\]; rename them"),
+        (IMAGES, {**Y, "labels": Y["classes"]}, r"the keys .*; rename them, or leave others out"),
+        (IMAGES, Y["boxes"], r"got ndarray; give {'boxes': \[B, G, 4\]"),
         ({"images": IMAGES, "boxes": Y["boxes"]}, None, "got the keys"),
         ({"images": IMAGES, "size": 1}, Y, "leave y out"),
     ],
@@ -156,6 +198,58 @@ def with_box(box, label=0, images=IMAGES):
 def test_refused(x, y, message):
     with pytest.raises(RetinaError, match=message):
         checked_batch(x, y, THREE)
+
+
+def test_ragged_classes_are_as_many_as_boxes():
+    tf = pytest.importorskip("tensorflow")
+    targets = {**ragged(), "labels": tf.ragged.constant([[2, 1], [0]])}
+    with pytest.raises(RetinaError, match="image 0: expected as many classes as boxes, got 2 and 1; give each box"):
+        checked_batch(IMAGES, targets, THREE)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant", "boxes"),
+    [
+        ("xyxy", "xywh", [[10, 20, 30, 32], [90, 20, 30, 32]]),
+        ("xyxy", "yxyx", [[20, 10, 52, 100]] * 2),
+        ("xywh", "xyxy", [BOX, [90, 20, 120, 52]]),
+        ("rel_xyxy", "xyxy", [BOX, BOX]),
+    ],
+)
+def test_formats_in_which_all_boxes_would_do_are_named(given, meant, boxes):
+    targets = {"boxes": np.array(boxes, np.float32)[:, None], "classes": np.zeros((2, 1))}
+    named = rf"as (\w+ or )*{meant} (or \w+ )*all would do: make the Detector with that bounding_box_format"
+    with pytest.raises(RetinaError, match=named):
+        checked_batch(IMAGES, targets, THREE._replace(box_format=given))
+
+
+def test_shares_of_the_sides_are_no_pixels():
+    shares = {"boxes": np.array([[SAME["rel_xyxy"]]] * 2), "classes": np.zeros((2, 1))}
+    with pytest.raises(RetinaError, match="in pixels, none lies beyond the first; .*bounding_box_format='rel_xyxy'"):
+        checked_batch(IMAGES, shares, THREE)
+    assert checked_batch(IMAGES, shares, THREE._replace(box_format="rel_xyxy"))["usable"].all()
+    small = {"boxes": np.array([[[0, 0, 1, 1], BOX]] * 2), "classes": np.zeros((2, 2))}
+    assert checked_batch(IMAGES, small, THREE)["usable"].all()
+
+
+def test_data_that_are_no_images():
+    image = pytest.importorskip("PIL.Image").fromarray(IMAGES[0])
+    for x in ("dog.jpg", b"...", image, None, 3):
+        with pytest.raises(RetinaError, match=rf"x: expected images .*, got {type(x).__name__}; give the pixels"):
+            source(x, None, THREE)
+    np.testing.assert_array_equal(source([image, image], None, THREE)["images"], IMAGES[[0, 0]])
+
+
+def test_tensors_of_unknown_rank():
+    tf = pytest.importorskip("tensorflow")
+    data = tf.data.Dataset.from_tensor_slices(IMAGES).map(lambda x: tf.numpy_function(lambda y: y, [x], tf.uint8))
+
+    def convert(images):
+        with pytest.raises(RetinaError, match="images: expected a known number of axes, .*tf.ensure_shape"):
+            to_batch(images, None, THREE)
+        return images
+
+    assert len(list(data.map(convert))) == 2
 
 
 @pytest.mark.parametrize(("box_format", "pixels"), [("XYXY", (0, 255)), ("coco", (0, 255)), ("xyxy", (-1, 1))])

@@ -277,7 +277,9 @@ def test_from_preset_of_a_classifier(of_tiny_backbones):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"preset": "nowhere"}, "Detector.from_preset: nowhere: not a run directory"),
+        ({"preset": "nowhere"}, "nowhere: no such run directory or checkpoint, and no preset; presets: efficientnet_l"),
+        ({"preset": "retinanet_resnet50_fpn_v2"}, r"did you mean 'torchvision/retinanet_resnet50_fpn_v2'\?"),
+        ({"preset": "resnet18"}, r"a network without weights; .* Detector\(class_names, model=.*backbone='resnet18'"),
         ({"preset": "nowhere", "num_classes": 2, "class_names": ["a"]}, "num_classes is 2, class_names are 1"),
     ],
 )

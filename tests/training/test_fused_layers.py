@@ -1,4 +1,7 @@
-"""Layers as a training step computes them: outputs, gradients and moving statistics are those of Keras."""
+"""Layers as a training step computes them: outputs, gradients and moving statistics are those of Keras.
+
+ReLU and max pooling, whose gradients are ours on JAX alone: tests/backends/runner.py.
+"""
 
 from functools import partial
 
@@ -10,7 +13,6 @@ import tensorflow as tf
 from retina import config
 from retina.models import backbones
 from retina.models.detector import Detector
-from retina.ops import pooling, rectifier
 from retina.private_names import all_layers
 from retina.training.fused_layers import (
     _folded,
@@ -183,32 +185,6 @@ def test_every_frozen_normalisation_of_a_residual_network_is_folded(name: str, f
     fold_frozen_batch_norms(network)
     norms = [item for item in network.layers if isinstance(item, keras.layers.BatchNormalization)]
     assert len(norms) == folded and all("call" in vars(item) for item in norms)
-
-
-def test_a_rectifier_passes_gradients_where_its_result_is_not_zero():
-    x = tf.constant([-1.0, -0.0, 0.0, 0.5, 2.0])
-    for function in (rectifier.relu, rectifier._of_result):
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = function(x)
-        np.testing.assert_array_equal(y, [0, 0, 0, 0.5, 2])
-        np.testing.assert_array_equal(tape.gradient(y, x), [0, 0, 0, 1, 1])
-
-
-@pytest.mark.parametrize(
-    ("shape", "size", "stride"), [((2, 13, 16, 3), 3, 2), ((1, 8, 7, 2), 2, 2), ((1, 9, 9, 1), 3, 1)]
-)
-def test_a_max_pooling_passes_gradients_to_the_first_of_the_largest(shape, size, stride):
-    random = np.random.default_rng(6)
-    x = tf.constant(random.integers(0, 4, shape), tf.float32)  # whole numbers: many ties, no rounding
-    y = tf.nn.max_pool2d(x, size, stride, "VALID")
-    upstream = tf.constant(random.integers(-9, 9, y.shape), tf.float32)
-    for function in (pooling.max_pool, pooling._gathered):
-        with tf.GradientTape(persistent=True) as tape:
-            tape.watch(x)
-            expected, value = tf.nn.max_pool2d(x, size, stride, "VALID"), function(x, size, stride)
-        np.testing.assert_array_equal(value, expected)
-        np.testing.assert_array_equal(tape.gradient(value, x, upstream), tape.gradient(expected, x, upstream))
 
 
 def test_the_pooling_of_our_own_residual_network_is_shortened():
