@@ -77,7 +77,8 @@ def predictions(convolved: Tensor, bias: Tensor, width: int) -> Tensor:
 
     The bias is added in float32: in bfloat16 a bias of -4.6 would round the logits to steps of 1/32.
     """
-    x = ops.cast(convolved, "float32") + ops.convert_to_tensor(bias)
+    # Not `+`: TensorFlow computes a bias that is added by Keras inside the convolution, if that is float32 as well.
+    x = ops.add(ops.cast(convolved, "float32"), bias)
     _, height, columns, channels = ops.shape(x)
     return ops.reshape(x, (-1, height * columns * (channels // width), width))
 
