@@ -77,9 +77,7 @@ def predictions(convolved: Tensor, bias: Tensor, width: int) -> Tensor:
 
     The bias is added in float32: in bfloat16 a bias of -4.6 would round the logits to steps of 1/32.
     """
-    x, bias = ops.cast(convolved, "float32"), ops.convert_to_tensor(bias)
-    # TensorFlow computes a bias that `ops.add` adds, and its gradient, inside a convolution of the same dtype.
-    x = ops.add(x, bias) if keras.backend.standardize_dtype(convolved.dtype) == "float32" else x + bias
+    x = ops.cast(convolved, "float32") + ops.convert_to_tensor(bias)
     _, height, columns, channels = ops.shape(x)
     return ops.reshape(x, (-1, height * columns * (channels // width), width))
 
