@@ -221,7 +221,7 @@ def _classification_losses(
 
     def of_level(start: int, level: Tensor, bias: Tensor | None, labels: Tensor, targets: Tensor) -> tuple:
         level = level if bias is None else _in_float(level, bias, logits.classes)
-        observed = ops.sigmoid(ops.stop_gradient(level[:, -start % OBSERVED :: OBSERVED]))
+        observed = ops.sigmoid(_observed(ops.stop_gradient(level), -start % OBSERVED))
         return _of_anchor(level, labels, targets, kind), ops.sum(observed, axis=-1)
 
     # On JAX the backward pass computes the loss anew: what waits for it is the convolution's own output. On CPUs, where
@@ -241,6 +241,14 @@ def _classification_losses(
         # A label beyond the last makes the loss NaN elsewhere; to look it up would be an error on a CPU.
         losses = losses * ops.take(with_background, ops.clip(anchor_labels + 1, 0, len(class_weights)))
     return losses, observed
+
+
+def _observed(logits: Tensor, first: int) -> Tensor:
+    """The logits of each `OBSERVED`th anchor of [B, A, K], from the `first` on."""
+    if keras.backend.backend() != "tensorflow":
+        return logits[:, first::OBSERVED]
+    # Rows looked up take a third of the time of TensorFlow's slices with a stride.
+    return ops.take(logits, ops.arange(first, ops.shape(logits)[1], OBSERVED, dtype="int32"), axis=1)
 
 
 def _in_float(level: Tensor, bias: Tensor, classes: int) -> Tensor:
