@@ -14,7 +14,7 @@ from keras import ops
 from retina import config
 from retina.config.recipe import NO_DECAY
 from retina.errors import RetinaError
-from retina.private_names import updates_in_turn, variable_index
+from retina.private_names import adam_slots, updates_in_turn, variable_index
 
 Tensor = Any
 
@@ -171,12 +171,13 @@ class AdamW(_WithRates, keras.optimizers.Adam):
         if keras.backend.backend() != "tensorflow" or self.amsgrad:
             super().update_step(gradient, variable, rate)
             return
+        momentum, velocity = adam_slots(self, index)
         step = ops.cast(self.iterations + 1, variable.dtype)
         _on_tensorflow(
             "Adam",
             var=variable,
-            m=self._momentums[index],
-            v=self._velocities[index],
+            m=momentum,
+            v=velocity,
             beta1_power=ops.power(self.beta_1, step),
             beta2_power=ops.power(self.beta_2, step),
             lr=rate,
