@@ -74,7 +74,7 @@ def variable_index(optimizer: keras.optimizers.Optimizer, variable: Any) -> int:
 def adam_slots(optimizer: keras.optimizers.Adam, index: int) -> tuple[keras.Variable, keras.Variable]:
     """Return Adam's averages of a variable's gradient and of its square, by the variable's place.
 
-    Public are all of an optimizer's variables together, whose order depends on the options.
+    The public `variables` are all of an optimizer together, in an order that depends on its options.
     """
     return optimizer._momentums[index], optimizer._velocities[index]
 
