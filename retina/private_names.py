@@ -71,6 +71,14 @@ def variable_index(optimizer: keras.optimizers.Optimizer, variable: Any) -> int:
     return optimizer._get_variable_index(variable)
 
 
+def adam_slots(optimizer: keras.optimizers.Adam, index: int) -> tuple[keras.Variable, keras.Variable]:
+    """Return Adam's averages of a variable's gradient and of its square, by the variable's place.
+
+    The public `variables` are all of an optimizer together, in an order that depends on its options.
+    """
+    return optimizer._momentums[index], optimizer._velocities[index]
+
+
 def updates_in_turn(condition: Callable[[], bool]) -> Callable[[Optimizer], Optimizer]:
     """Class decorator: where the condition holds, an optimizer calls `update_step` for one variable after another.
 

@@ -14,7 +14,8 @@ from keras import ops
 
 from retina import config
 from retina.losses.box import ciou_loss, diou_loss, giou_loss, huber, l1, smooth_l1
-from retina.losses.focal import quality_focal, sigmoid_focal_hard, varifocal
+from retina.losses.focal import quality_focal, sigmoid_focal_of_labels, varifocal
+from retina.losses.labels import is_class
 from retina.models.heads import predictions
 from retina.ops import boxes as box_ops
 from retina.ops.assignment import Match, match
@@ -160,6 +161,16 @@ def _with_one_slot(padded: Tensor) -> Tensor:
     return ops.concatenate([padded, ops.zeros(shape, keras.backend.standardize_dtype(padded.dtype))], axis=1)
 
 
+def _of_matches(values: Tensor, index: Tensor) -> Tensor:
+    """Each anchor's values [B, A, N], of the boxes' [B, G, N] by their `index` [B, A]."""
+    if keras.backend.backend() != "tensorflow":
+        return ops.take_along_axis(values, index[..., None], axis=1)
+    # There `take_along_axis` looks up each number by itself.
+    images, count = ops.shape(values)[:2]
+    rows = index + count * ops.arange(images, dtype="int32")[:, None]
+    return ops.take(ops.reshape(values, (-1, values.shape[2])), rows, axis=0)
+
+
 class _Pairs:
     """Each anchor's prediction beside its matched box; without one, the anchor's box and deltas of 0 stand for both.
 
@@ -177,7 +188,7 @@ class _Pairs:
     ):
         self.positive = matches.positive[..., None]
         self.deltas = ops.where(self.positive, deltas, 0.0)
-        self._matched = ops.take_along_axis(boxes, matches.index[..., None], axis=1)
+        self._matched = _of_matches(boxes, matches.index)
         self._anchors, self._weights, self._max_size_ratio = anchors, weights, max_size_ratio
 
     def target_deltas(self) -> Tensor:
@@ -202,7 +213,7 @@ def _classification_losses(
     """The loss of each anchor [B, A], weighted by its class, and σ(logit) of each `OBSERVED`th anchor, both summed over
     classes."""
     # Background anchors get class -1, which no class equals.
-    anchor_labels = ops.take_along_axis(ops.cast(labels, "int32"), matches.index, axis=1)
+    anchor_labels = _of_matches(ops.cast(labels, "int32")[..., None], matches.index)[..., 0]
     anchor_labels = ops.where(matches.positive, anchor_labels, -1)
     if kind.kind in ("quality_focal", "varifocal"):
         targets = ops.stop_gradient(box_ops.iou(*pairs.boxes()))
@@ -211,10 +222,8 @@ def _classification_losses(
 
     def of_level(start: int, level: Tensor, bias: Tensor | None, labels: Tensor, targets: Tensor) -> tuple:
         level = level if bias is None else _in_float(level, bias, logits.classes)
-        is_positive = labels[..., None] == ops.arange(logits.classes, dtype="int32")
-        loss = _of_class(level, is_positive, targets, kind)
-        observed = ops.sigmoid(ops.stop_gradient(level[:, -start % OBSERVED :: OBSERVED]))
-        return ops.sum(loss, axis=-1), ops.sum(observed, axis=-1)
+        observed = ops.sigmoid(_observed(ops.stop_gradient(level), -start % OBSERVED))
+        return _of_anchor(level, labels, targets, kind), ops.sum(observed, axis=-1)
 
     # On JAX the backward pass computes the loss anew: what waits for it is the convolution's own output. On CPUs, where
     # arithmetic takes the time, the slope computed beside the loss waits instead.
@@ -235,6 +244,14 @@ def _classification_losses(
     return losses, observed
 
 
+def _observed(logits: Tensor, first: int) -> Tensor:
+    """The logits of each `OBSERVED`th anchor of [B, A, K], from the `first` on."""
+    if keras.backend.backend() != "tensorflow":
+        return logits[:, first::OBSERVED]
+    # Rows looked up take a third of the time of TensorFlow's slices with a stride.
+    return ops.take(logits, ops.arange(first, ops.shape(logits)[1], OBSERVED, dtype="int32"), axis=1)
+
+
 def _in_float(level: Tensor, bias: Tensor, classes: int) -> Tensor:
     """`retina.models.heads.predictions`; on JAX the bias' gradient is summed from the level's, in its compute dtype:
     the logits' own would have to wait for it in float32."""
@@ -249,18 +266,23 @@ def _in_float(level: Tensor, bias: Tensor, classes: int) -> Tensor:
     return with_tangent(lambda level, bias: predictions(level, bias, classes), tangent)(level, bias)
 
 
-def _of_class(logits: Tensor, is_positive: Tensor, quality: Tensor, kind: config.ClassificationLoss) -> Tensor:
-    """The loss of each anchor and class, [B, A, K]; `quality` [B, A] is the target of kinds that learn an overlap."""
+def _of_anchor(logits: Tensor, labels: Tensor, quality: Tensor, kind: config.ClassificationLoss) -> Tensor:
+    """The loss of each anchor, [B, A], summed over the classes of its logits [B, A, K].
+
+    Args:
+        labels: [B, A] int32, -1 for background.
+        quality: [B, A], the target of kinds that learn an overlap.
+    """
     if kind.kind == "focal":
-        return sigmoid_focal_hard(logits, is_positive, alpha=kind.alpha, gamma=kind.gamma)
+        return sigmoid_focal_of_labels(logits, labels, alpha=kind.alpha, gamma=kind.gamma)
     if kind.kind == "cross_entropy":
-        return sigmoid_focal_hard(logits, is_positive, alpha=kind.alpha, gamma=0.0)
+        return sigmoid_focal_of_labels(logits, labels, alpha=kind.alpha, gamma=0.0)
     if kind.kind == "ohem":
-        return sigmoid_focal_hard(logits, is_positive, alpha=None, gamma=0.0)
-    targets = ops.where(is_positive, quality[..., None], 0.0)
+        return sigmoid_focal_of_labels(logits, labels, alpha=None, gamma=0.0)
+    targets = ops.where(is_class(labels, logits.shape[-1]), quality[..., None], 0.0)
     if kind.kind == "quality_focal":
-        return quality_focal(logits, targets=targets, beta=kind.beta)
-    return varifocal(logits, targets=targets, alpha=kind.alpha, gamma=kind.gamma)
+        return ops.sum(quality_focal(logits, targets=targets, beta=kind.beta), axis=-1)
+    return ops.sum(varifocal(logits, targets=targets, alpha=kind.alpha, gamma=kind.gamma), axis=-1)
 
 
 def _classification_sums(

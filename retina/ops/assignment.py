@@ -84,25 +84,36 @@ def _best(anchors: Tensor, boxes: Tensor, valid: Tensor, crowd: Tensor, config: 
     - `forced`, with `force_match`: the highest overlap with a box whose best anchor it is, at most 0 where there is
       none; `forced_index`: that box, unless ties keep the box that they overlap most.
     """
-    overlap = box_ops.iou(anchors[None, :, None, :], boxes[:, None, :, :])
+    of_box, of_anchor = _axes()
+    overlap = box_ops.iou(ops.expand_dims(anchors[None], of_box), ops.expand_dims(boxes, of_anchor))
     usable = ops.logical_and(valid, ops.logical_not(crowd))
-    overlap = ops.where(usable[:, None, :], overlap, -1.0)
-    index = ops.cast(ops.argmax(overlap, axis=-1), "int32")
+    # No overlap is above 2: a minimum takes one pass over [B, A, G], where a choice takes several.
+    overlap = ops.minimum(overlap, ops.expand_dims(ops.where(usable, 2.0, -1.0), of_anchor))
+    index = ops.cast(ops.argmax(overlap, axis=of_box), "int32")
     best = {
         "overlap": _highest(overlap, index, anchors, boxes, usable),
         "index": index,
         "crowded": _inside_crowd(anchors, boxes, ops.logical_and(valid, crowd), config.crowd_overlap),
     }
     if config.force_match == "ties":
-        is_best = overlap == ops.max(overlap, axis=1, keepdims=True)
-        best["forced"] = ops.max(ops.where(is_best, overlap, -1.0), axis=-1)
+        is_best = overlap == ops.max(overlap, axis=of_anchor, keepdims=True)
+        best["forced"] = ops.max(ops.where(is_best, overlap, -1.0), axis=of_box)
     elif config.force_match:
-        best_anchor = ops.cast(ops.argmax(overlap, axis=1), "int32")
-        rows = ops.arange(overlap.shape[1], dtype="int32")
-        forced = ops.where(rows[None, :, None] == best_anchor[:, None, :], overlap, -1.0)
-        best["forced"] = ops.max(forced, axis=-1)
-        best["forced_index"] = ops.cast(ops.argmax(forced, axis=-1), "int32")
+        best_anchor = ops.cast(ops.argmax(overlap, axis=of_anchor), "int32")
+        rows = ops.expand_dims(ops.arange(anchors.shape[0], dtype="int32")[None], of_box)
+        forced = ops.where(rows == ops.expand_dims(best_anchor, of_anchor), overlap, -1.0)
+        best["forced"] = ops.max(forced, axis=of_box)
+        best["forced_index"] = ops.cast(ops.argmax(forced, axis=of_box), "int32")
     return best
+
+
+def _axes() -> tuple[int, int]:
+    """The axes of boxes and of anchors in tensors of all pairs.
+
+    Where each operation passes over memory, anchors stand last: their long rows are computed several at a time. JAX's
+    compiler joins the operations, and its program is measured with the boxes last.
+    """
+    return (2, 1) if keras.backend.backend() == "jax" else (1, 2)
 
 
 def _highest(overlap: Tensor, index: Tensor, anchors: Tensor, boxes: Tensor, usable: Tensor) -> Tensor:
@@ -112,7 +123,7 @@ def _highest(overlap: Tensor, index: Tensor, anchors: Tensor, boxes: Tensor, usa
     of the best box once more instead.
     """
     if keras.backend.backend() != "jax":
-        return ops.max(overlap, axis=-1)
+        return ops.max(overlap, axis=1)
     best = box_ops.iou(anchors[None], ops.take_along_axis(boxes, index[..., None], axis=1))
     return ops.where(ops.take_along_axis(usable, index, axis=1), best, -1.0)
 
@@ -167,6 +178,14 @@ def _better(best: State, other: State, first: Tensor) -> State:
 
 def _inside_crowd(anchors: Tensor, boxes: Tensor, crowd: Tensor, share: float) -> Tensor:
     """Mask [B, A] of the anchors of which at least this share lies inside a crowd box."""
-    shared = box_ops.intersection(anchors[None, :, None, :], boxes[:, None, :, :])
-    enough = share * box_ops.area(anchors)[None, :, None]
-    return ops.any(ops.logical_and(shared >= enough, crowd[:, None, :]), axis=-1)
+    of_box, of_anchor = _axes()
+
+    def inside() -> Tensor:
+        shared = box_ops.intersection(ops.expand_dims(anchors[None], of_box), ops.expand_dims(boxes, of_anchor))
+        enough = ops.expand_dims(share * box_ops.area(anchors)[None], of_box)
+        return ops.any(ops.logical_and(shared >= enough, ops.expand_dims(crowd, of_anchor)), axis=of_box)
+
+    if keras.backend.backend() == "jax":
+        return inside()
+    nowhere = ops.zeros_like(boxes[:, :1, 0]) > ops.zeros_like(anchors[None, :, 0])
+    return ops.cond(ops.any(crowd), inside, lambda: nowhere)

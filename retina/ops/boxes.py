@@ -39,8 +39,7 @@ def iou(first: Tensor, second: Tensor) -> Tensor:
     `iou(a[:, None], b[None])` is the [A, G] matrix of a [A, 4] and b [G, 4].
     """
     shared = intersection(first, second)
-    union = area(first) + area(second) - shared
-    return shared / ops.where(union > 0, union, 1.0)
+    return ops.divide_no_nan(shared, area(first) + area(second) - shared)
 
 
 def encode(anchors: Tensor, boxes: Tensor, weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:

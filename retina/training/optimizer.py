@@ -14,7 +14,7 @@ from keras import ops
 from retina import config
 from retina.config.recipe import NO_DECAY
 from retina.errors import RetinaError
-from retina.private_names import updates_in_turn, variable_index
+from retina.private_names import adam_slots, updates_in_turn, variable_index
 
 Tensor = Any
 
@@ -93,6 +93,16 @@ class _WithRates(keras.optimizers.Optimizer):
         return learning_rate if factor == 1.0 else factor * learning_rate
 
 
+def _on_tensorflow(rule: str, **arguments: Any) -> None:
+    """Update a variable and its slots by TensorFlow's kernel of a rule: it takes a single pass over them, where
+    operations of their own take three to five."""
+    import tensorflow as tf
+
+    variables = {name: x.value if isinstance(x, keras.Variable) else x for name, x in arguments.items()}
+    handles = {name: x.handle if isinstance(x, tf.Variable) else x for name, x in variables.items()}
+    getattr(tf.raw_ops, f"ResourceApply{rule}")(**handles)
+
+
 @keras.saving.register_keras_serializable("retina")
 class MomentumSGD(_WithRates, keras.optimizers.SGD):
     """Stochastic gradient descent with momentum, as in the paper's code and in PyTorch: v ← m·v + g, w ← w - rate·v.
@@ -109,12 +119,16 @@ class MomentumSGD(_WithRates, keras.optimizers.SGD):
 
     def update_step(self, gradient: Tensor, variable: Any, learning_rate: Tensor) -> None:
         gradient = ops.cast(gradient, variable.dtype)
+        rate = ops.cast(self.rate_of(variable, learning_rate), variable.dtype)
         velocity = gradient
         if self.momentum:
             slot = self.momentums[variable_index(self, variable)]
+            if keras.backend.backend() == "tensorflow":
+                _on_tensorflow("Momentum", var=variable, accum=slot, lr=rate, grad=gradient, momentum=self.momentum)
+                return
             velocity = ops.cast(self.momentum, variable.dtype) * slot + gradient
             self.assign(slot, velocity)
-        self.assign_sub(variable, ops.cast(self.rate_of(variable, learning_rate), variable.dtype) * velocity)
+        self.assign_sub(variable, rate * velocity)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "rates": self.rates}
@@ -151,9 +165,27 @@ class AdamW(_WithRates, keras.optimizers.Adam):
 
     def update_step(self, gradient: Tensor, variable: Any, learning_rate: Tensor) -> None:
         rate = ops.cast(self.rate_of(variable, learning_rate), variable.dtype)
-        if self.decay and self._decays[variable_index(self, variable)]:
-            self.assign_sub(variable, ops.convert_to_tensor(variable) * ops.cast(self.decay, variable.dtype) * rate)
-        super().update_step(gradient, variable, rate)
+        index = variable_index(self, variable)
+        if self.decay and self._decays[index]:
+            self.assign_sub(variable, ops.convert_to_tensor(variable) * (ops.cast(self.decay, variable.dtype) * rate))
+        if keras.backend.backend() != "tensorflow" or self.amsgrad:
+            super().update_step(gradient, variable, rate)
+            return
+        momentum, velocity = adam_slots(self, index)
+        step = ops.cast(self.iterations + 1, variable.dtype)
+        _on_tensorflow(
+            "Adam",
+            var=variable,
+            m=momentum,
+            v=velocity,
+            beta1_power=ops.power(self.beta_1, step),
+            beta2_power=ops.power(self.beta_2, step),
+            lr=rate,
+            beta1=self.beta_1,
+            beta2=self.beta_2,
+            epsilon=self.epsilon,
+            grad=ops.cast(gradient, variable.dtype),
+        )
 
     def get_config(self) -> dict[str, Any]:
         settings = {"decay": self.decay, "no_decay": list(self.no_decay), "rates": self.rates}

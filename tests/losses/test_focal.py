@@ -1,12 +1,13 @@
 import math
 
+import keras
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
 
-from retina.losses.focal import sigmoid_focal, sigmoid_focal_hard
+from retina.losses.focal import sigmoid_focal, sigmoid_focal_of_labels
 from tests import reference
 from tests.gradient import forward_derivative, second_derivative, value_and_gradient
 
@@ -106,15 +107,45 @@ def test_confidently_right_has_no_gradient_rather_than_nan(gamma):
 
 
 @pytest.mark.parametrize("gamma", GAMMAS)
-@pytest.mark.parametrize("alpha", [None, 0.25])
-def test_hard_targets_equal_soft_ones(alpha, gamma):
-    is_positive = np.arange(len(LOGITS)) % 2 == 0
-    soft = value_and_gradient(lambda x: sigmoid_focal(x, targets=tensor(is_positive), alpha=alpha, gamma=gamma), LOGITS)
-    hard = value_and_gradient(
-        lambda x: sigmoid_focal_hard(x, ops.convert_to_tensor(is_positive), alpha=alpha, gamma=gamma), LOGITS
+@pytest.mark.parametrize("alpha", [None, 0.25, 1.0])
+@pytest.mark.parametrize("classes", [1, 3])
+def test_labels_equal_targets_summed_over_classes(classes, alpha, gamma):
+    """-1 and K are no class. 16 divides the rows: what a processor computes one by one differs in a last digit."""
+    labels = np.resize(np.arange(-1, classes + 1), 320)
+    logits = np.resize(LOGITS, (320, classes))
+    targets = tensor(labels[:, None] == np.arange(classes))
+    expected = value_and_gradient(
+        lambda x: ops.sum(sigmoid_focal(x, targets=targets, alpha=alpha, gamma=gamma), axis=-1), logits
     )
-    np.testing.assert_allclose(hard[0], soft[0], rtol=1e-6)
-    np.testing.assert_allclose(hard[1], soft[1], rtol=1e-6)
+    labels = ops.convert_to_tensor(labels.astype(np.int32))
+    result = value_and_gradient(lambda x: sigmoid_focal_of_labels(x, labels, alpha=alpha, gamma=gamma), logits)
+    np.testing.assert_allclose(result[0], expected[0], rtol=1e-6)
+    np.testing.assert_allclose(result[1], expected[1], rtol=1e-6)
+
+
+def test_a_well_learnt_label_leaves_the_other_classes_their_digits():
+    """The label's loss as a background's, 150, is never part of the sum."""
+    logits = tensor([[200.0, -8.0, -9.0]])
+    value = sigmoid_focal_of_labels(logits, ops.convert_to_tensor(np.array([0], np.int32)), alpha=0.25, gamma=2.0)
+    np.testing.assert_allclose(value, [reference.focal([200.0, -8.0, -9.0], [1, 0, 0], 0.25, 2.0).sum()], rtol=1e-6)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="a graph of TensorFlow's")
+def test_few_passes_over_all_classes():
+    """Operations that write a tensor as large as the logits, in value and gradient; 31 with a choice for each class."""
+    import tensorflow as tf
+
+    def gradient(logits, labels):
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            total = tf.reduce_sum(sigmoid_focal_of_labels(logits, labels, alpha=0.25, gamma=2.0))
+        return tape.gradient(total, logits)
+
+    function = tf.function(gradient, autograph=False)
+    graph = function.get_concrete_function(tf.TensorSpec((2, 50, 7)), tf.TensorSpec((2, 50), tf.int32)).graph
+    views = ("Reshape", "Identity", "IdentityN", "Placeholder")
+    sizes = [op.outputs[0].shape.num_elements() for op in graph.get_operations() if op.outputs and op.type not in views]
+    assert sizes.count(2 * 50 * 7) <= 18
 
 
 def test_integer_targets_and_broadcasting():

@@ -1,9 +1,10 @@
+import keras
 import numpy as np
 import pytest
 from keras import ops
 
 from retina.config import Anchors, Assignment
-from retina.ops import assignment
+from retina.ops import assignment, boxes
 from retina.ops.anchors import pyramid_anchors
 from retina.ops.assignment import boxes_at_once, match
 from tests import reference
@@ -84,6 +85,16 @@ def test_a_crowd_is_never_positive():
 
 def test_a_padded_crowd_ignores_nothing():
     assert matched([ANCHOR], [ANCHOR], valid=[False], crowd=[True]) == ([-1], [False])
+
+
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="its compiler joins both, without a branch")
+def test_a_batch_without_crowds_looks_for_none(monkeypatch):
+    calls = []
+    monkeypatch.setattr(boxes, "intersection", lambda *pair, of=boxes.intersection: calls.append(pair) or of(*pair))
+    matched([ANCHOR], [ANCHOR], valid=[False], crowd=[True])
+    assert len(calls) == 1  # the IoU's
+    matched([ANCHOR], [ANCHOR], crowd=[True])
+    assert len(calls) == 3
 
 
 def test_an_object_in_a_crowd_stays_positive():
