@@ -41,7 +41,8 @@ def canvas_findings(dataset: DetectionDataset, settings: config.Config, split: s
         split,
     )
     if repeats > 0:
-        many = repeats >= _MANY_REPEATS
+        # A single canvas repeats fewer images than a batch holds: no setting but a smaller batch would change that.
+        many = repeats >= _MANY_REPEATS and canvases > 1
         yield Finding(
             "warning" if many else "note",
             "repeated-images",

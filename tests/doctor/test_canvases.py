@@ -76,10 +76,18 @@ def test_the_finding_names_the_multiple_that_pads_least():
     assert padding.message.startswith("30.5% of the pixels")
     assert padding.message.endswith("by data.resize.multiple: 32 4.7%, 64 4.7%, 128 30.5%; 64 with 1 canvas 4.7%")
     assert padding.remedy == "data.resize.multiple=64 pads 4.7%"
-    assert (repeats.grade, repeats.code) == ("warning", "repeated-images") and repeats.message.startswith("12.5% of")
+    assert (repeats.grade, repeats.code) == ("note", "repeated-images") and repeats.message.startswith("12.5% of")
     quiet = list(
         canvas_findings(
             data, config.load(None, [*overrides[:1], "data.resize.multiple=64", "run.batch_size=7"]), "train"
         )
     )
     assert [finding.grade for finding in quiet] == ["note"]
+
+
+def test_many_repeats_are_a_warning_where_fewer_canvases_would_repeat_fewer():
+    sizes = [LANDSCAPE] * 7 + [LANDSCAPE[::-1]] * 9
+    settings = config.load(None, ["data.resize={short: 320, long: 640, multiple: 64}", "run.batch_size=4"])
+    _, repeats = canvas_findings(table(sizes, [[(0, 0, 9, 9)]] * len(sizes)), settings, "train")
+    assert (repeats.grade, repeats.code) == ("warning", "repeated-images") and repeats.message.startswith("20.0% of")
+    assert "data.resize.max_canvases" in repeats.remedy
