@@ -117,7 +117,7 @@ class Detector(keras.Model):
 
     Example:
 
-    >>> small = retina.config.Model(backbone="keras_cv/resnet10")
+    >>> small = retina.config.Model(backbone="resnet10")
     >>> detector = retina.Detector(["cat", "dog"], model=small)
     >>> images = np.zeros((2, 64, 64, 3), "uint8")
     >>> targets = {"boxes": [[[8, 8, 40, 40]]] * 2, "classes": [[0], [1]]}

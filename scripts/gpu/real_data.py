@@ -27,9 +27,7 @@ def settings(part: Part) -> retina.Config:
     if part.data == DIGITS:
         length = {} if part.steps is None else {"schedule.steps": part.steps, "schedule.warmup_steps": part.steps // 2}
         small = {"data.train.images": 40, "data.validation.images": 8} if part.tiny else {}
-        words = [f"{key}={value}" for key, value in {**length, **small}.items()]
-        # Our own network: keras-cv's imports TensorFlow, which the machine may lack.
-        words = [*words, "model.backbone=resnet10", "run.evaluate_every=null"]
+        words = [f"{key}={value}" for key, value in {**length, **small, "run.evaluate_every": "null"}.items()]
         return configuration.load(ROOT / "configs/digits.yaml", words)
     root = Path(part.data or "").absolute()
     coco = (root / "annotations").is_dir()

@@ -14,7 +14,6 @@ from tests.scripts import load_script
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = [
-    "model.backbone=resnet10",
     "schedule.steps=30", "schedule.warmup_steps=5", "run.evaluate_every=30", "run.report=false", "run.batch_size=8",
     "data.train.images=80", "data.validation.images=16", "data.resize={short: 64, long: 64, multiple: 32}",
 ]  # fmt: skip
