@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -192,6 +193,7 @@ class WholeImages:
     def __init__(self, table: DetectionDataset):
         self.table, self._reader = table, TableReader(table)
         self._decoded = lru_cache(maxsize=_DECODED)(self._reader.read)
+        self._locks = [Lock() for _ in range(len(table))]  # threads that want one image wait for the first of them
 
     def read(self, row: int) -> np.ndarray:
         """Return the image of a row, uint8 [h, w, 3], turned as the table says; it may be shared, and stays as it is.
@@ -200,7 +202,8 @@ class WholeImages:
             RetinaError: it can't be read.
         """
         try:
-            return self._decoded(row)[0]
+            with self._locks[row]:
+                return self._decoded(row)[0]
         except ImageError as error:
             raise self._reader.reason(error) from None
 

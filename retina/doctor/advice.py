@@ -125,8 +125,8 @@ def limit_findings(most_boxes: int, settings: config.Config, split: str) -> Iter
 
 def tile_findings(settings: config.Config) -> Iterator[Finding]:
     """Yield a finding if training sees tiles, and evaluations see whole images at another scale."""
-    tiles, evaluated = settings.data.tiles, settings.data.validation is not None
-    if tiles is not None and evaluated and settings.evaluation.tiles is None:
+    tiles = settings.data.tiles
+    if tiles is not None and settings.evaluation.tiles is None:
         yield Finding(
             "warning",
             "evaluated-without-tiles",

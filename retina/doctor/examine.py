@@ -137,7 +137,8 @@ def examine(target: Target, *, quick: bool = False, advance: Advance | None = No
             anchors[name] = report(table, target.config, len(trained[name]), training=name == "train")
             findings += coverage_findings(anchors[name], target.config, name)
             findings += limit_findings(statistics(trained[name]).most_boxes, target.config, name)
-        findings += tile_findings(target.config)
+        if "validation" in samples:
+            findings += tile_findings(target.config)
         if "train" in samples:
             findings += canvas_findings(trained["train"], target.config, "train")
             suggestion = _suggestion(samples, target.config, anchors)

@@ -55,8 +55,8 @@ def draw(
     pixels = load_image(image) if isinstance(image, str | Path | bytes) else np.asarray(image)
     shown, truth = (_boxes(part, where) for part, where in ((detections, "detections"), (ground_truth, "ground_truth")))
     most = max([-1, *shown["labels"].tolist(), *truth["labels"].tolist()])
-    known = class_names if class_names is not None else getattr(detections, "class_names", ())
-    names = list(known) or [str(label) for label in range(most + 1)]
+    known = list(class_names if class_names is not None else getattr(detections, "class_names", ()))
+    names = known or [str(label) for label in range(most + 1)]
     if not known and getattr(detections, "names", None) is not None:
         for label, name in zip(shown["labels"].tolist(), detections.names, strict=True):
             names[label] = name

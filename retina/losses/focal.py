@@ -58,7 +58,7 @@ def sigmoid_focal_of_labels(logits: Tensor, labels: Tensor, *, alpha: float | No
     target: the detector's case, at half the work. A label outside of 0..K-1 is none."""
     positive, negative = (1.0, 1.0) if alpha is None else (alpha, 1.0 - alpha)
     classes = logits.shape[-1]
-    if keras.backend.backend() != "tensorflow":
+    if keras.backend.backend() != "tensorflow" or keras.distribution.list_devices("gpu"):
         is_label = is_class(labels, classes)
         weights = ops.where(is_label, positive, negative)
         return ops.sum(weights * _focal_term(ops.where(is_label, -logits, logits), gamma), axis=-1)
@@ -73,16 +73,16 @@ def sigmoid_focal_of_labels(logits: Tensor, labels: Tensor, *, alpha: float | No
     @ops.custom_gradient
     def sums(logits: Tensor) -> tuple[Tensor, Any]:
         logits = ops.reshape(logits, (-1,))
-        of_label = ops.take(logits, place)
+        label_logit = ops.take(logits, place)
         terms = zip(
             _focal_value_and_slope(logits, gamma, negative),
-            _focal_value_and_slope(ops.where(has_label, -of_label, of_label), gamma),
+            _focal_value_and_slope(ops.where(has_label, -label_logit, label_logit), gamma),
             (ops.where(has_label, positive, negative), ops.where(has_label, -positive, negative)),
             strict=True,
         )
         value, slope = (
-            ops.reshape(ops.scatter_update(background, place[:, None], weight * own), shape)
-            for background, own, weight in terms
+            ops.reshape(ops.scatter_update(background, place[:, None], weight * of_label), shape)
+            for background, of_label, weight in terms
         )
         return ops.sum(value, axis=-1), lambda upstream: upstream[..., None] * slope
 

@@ -159,6 +159,8 @@ class Detector(keras.Model):
         load_weights: bool = True,
         **kwargs: Any,
     ):
+        if not isinstance(class_names, str) and hasattr(class_names, "__iter__"):
+            class_names = tuple(class_names)  # once: it may be an iterator
         _check_arguments(
             class_names,
             precision,
@@ -171,7 +173,7 @@ class Detector(keras.Model):
         )
         # Keras would round float images to bfloat16 before they are normalised.
         super().__init__(dtype=precision, autocast=False, **{"name": "detector", **kwargs})
-        self.class_names = tuple(class_names)
+        self.class_names = class_names
         self.convention = keras_inputs.convention(len(self.class_names), bounding_box_format, pixel_range)
         self.sections = Sections(model, anchors, assignment, loss, inference)
         self.image_size: tuple[int, int] | None = None  # (height, width) of the images that fit was given
@@ -733,7 +735,7 @@ class Detector(keras.Model):
 
 def _check_arguments(class_names: Any, precision: str, others: dict[str, Any], **sections: config.Section) -> None:
     """Refuse what no detector can be made of."""
-    names = [] if isinstance(class_names, str) or not hasattr(class_names, "__iter__") else list(class_names)
+    names = class_names if isinstance(class_names, tuple) else ()
     if not names or not all(isinstance(name, str) for name in names) or len({*names}) < len(names):
         raise RetinaError(
             f"Detector: class_names: expected the names of the classes, each once, got {class_names!r}; give a list, "

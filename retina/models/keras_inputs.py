@@ -158,6 +158,8 @@ def _weighable(weights: Tensor) -> Tensor:
 def _images(images: Any, convention: Convention) -> Tensor:
     """Images [B, H, W, 3] from 0 to 255."""
     images = np.stack([np.asarray(image) for image in images]) if _same_shapes(images) else images
+    if not isinstance(images, list | tuple) and not hasattr(images, "shape"):
+        raise RetinaError(f"images: expected [B, H, W, 3], got {type(images).__name__}; give their pixels")
     several = not hasattr(images, "shape") or hasattr(images, "to_tensor")
     shape = (len(images),) if isinstance(images, list | tuple) else _shape(images, "images")
     if 0 in shape[:3]:
@@ -209,7 +211,8 @@ def _targets(y: Any, convention: Convention, size: tuple[int, int], count: int |
     fields = _fields(y)
     boxes_of, classes_of = map(_counts, fields)
     for row, counts in enumerate(zip(boxes_of or (), classes_of or (), strict=False)):
-        if counts[0] != counts[1]:
+        empty = np.asarray(fields[1][row])[counts[0] :] == -1
+        if counts[0] > counts[1] or not empty.all():
             raise RetinaError(
                 f"y: image {row}: expected as many classes as boxes, got {counts[1]} and {counts[0]}; give each box "
                 "its class"
@@ -378,7 +381,7 @@ def _check_boxes(batch: Batch, y: Any, convention: Convention) -> None:
     )
     if batch["usable"].all():
         pixels = batch["boxes"][batch["valid"]]
-        if len(pixels) and pixels.max() <= 1 and not convention.box_format.startswith("rel_"):
+        if len(pixels) and pixels.max() <= 1 and (pixels % 1).any() and not convention.box_format.startswith("rel_"):
             raise RetinaError(
                 f"y: expected boxes in {convention.box_format}, in pixels, none lies beyond the first; multiply them "
                 "by the sides, or make the Detector with bounding_box_format='rel_xyxy'"

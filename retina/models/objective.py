@@ -248,7 +248,7 @@ def _observed(logits: Tensor, first: int) -> Tensor:
     """The logits of each `OBSERVED`th anchor of [B, A, K], from the `first` on."""
     if keras.backend.backend() != "tensorflow":
         return logits[:, first::OBSERVED]
-    # Rows looked up take a third of the time of TensorFlow's slices with a stride. A small level may end before `first`.
+    # Rows looked up take a third of the time of TensorFlow's slices with a stride. A small level has none at all.
     end = ops.maximum(first, ops.shape(logits)[1])
     return ops.take(logits, ops.arange(first, end, OBSERVED, dtype="int32"), axis=1)
 

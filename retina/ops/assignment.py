@@ -85,8 +85,10 @@ def _best(anchors: Tensor, boxes: Tensor, valid: Tensor, crowd: Tensor, config: 
       none; `forced_index`: that box, unless ties keep the box that they overlap most.
     """
     of_box, of_anchor = _axes()
-    overlap = box_ops.iou(ops.expand_dims(anchors[None], of_box), ops.expand_dims(boxes, of_anchor))
     usable = ops.logical_and(valid, ops.logical_not(crowd))
+    # What empty slots hold may be NaN, of which no minimum is the lower number.
+    solid = ops.where(usable[..., None], boxes, 0.0)
+    overlap = box_ops.iou(ops.expand_dims(anchors[None], of_box), ops.expand_dims(solid, of_anchor))
     # No overlap is above 2: a minimum takes one pass over [B, A, G], where a choice takes several.
     overlap = ops.minimum(overlap, ops.expand_dims(ops.where(usable, 2.0, -1.0), of_anchor))
     index = ops.cast(ops.argmax(overlap, axis=of_box), "int32")

@@ -16,6 +16,7 @@ from retina.data.batches.augment import images_per_example
 from retina.data.dataset import DetectionDataset
 from retina.data.fingerprint import Fingerprints, differences, fingerprint
 from retina.data.load import Split, load_split
+from retina.data.tiles import in_tiles
 from retina.errors import RetinaError
 from retina.runs.checkpoint import Checkpoint, DamagedCheckpoint, read
 from retina.runs.directory import LATEST, RunDirectory, has_config, is_begun
@@ -239,6 +240,8 @@ def _left_out(
     notes = []
     for split, table in tables.items():
         whole = load_split(config.data, cast(Split, split), keep_unusable=True)
+        if split == "train":
+            whole = in_tiles(whole, config.data.tiles)
         if differences({split: before.get(split, {})}, {split: fingerprint(whole)}):
             return ()
         remaining = set(table.image_ids)

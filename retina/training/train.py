@@ -59,7 +59,8 @@ def train(
         resume: go on from the latest whole checkpoint, or from step 0 where none was written yet; a finished run stays
             as it is. Other data than the run's are refused: see `retina.data.fingerprint`.
         changed_data: resume even though the data have changed, and say so in the log.
-        train_data, validation_data: tables to use in place of those that `config.data` names.
+        train_data, validation_data: tables to use in place of those that `config.data` names, of whole images:
+            `config.data.tiles` cuts them.
         callbacks: Keras callbacks; see `retina.training.callbacks.Callbacks` for when each method is called.
         collaborators: the functions and classes that the run works with; see `retina.training.loop`.
 

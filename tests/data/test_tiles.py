@@ -359,7 +359,7 @@ def test_training_takes_tiles_for_images_of_their_own(photographs, monkeypatch):
     monkeypatch.setattr(TableReader, "read", lambda self, *place: (reads.append(self), whole(self, *place))[1])
     memory = SETTINGS.model_copy(update={"cache": "memory"})
     tiles = in_tiles(photographs, config.TrainingTiles(size=64, overlap=0.3))
-    cached = training_batches(tiles, memory, batch_size=3, seed=5, steps=9, threads=1)
+    cached = training_batches(tiles, memory, batch_size=3, seed=5, steps=9, threads=4)
     # Each image once, and each tile once.
     assert len(reads) == len(photographs) + len(tiles)
     for batches, first_step in (

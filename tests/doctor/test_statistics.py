@@ -100,13 +100,13 @@ def test_an_imbalance_names_the_settings_that_help(images, sampling):
 def test_tiles_are_parts_of_their_image_files():
     settings = configuration.load(None, ["data.tiles.size=64"])
     whole = table([(64, 96)] * 300, [[BOX]] * 300)
-    tiles, one = in_tiles(whole, settings.data.tiles), whole.subset([299])
-    (finding,) = split_findings({"train": tiles, "validation": one})
+    tiles, last = in_tiles(whole, settings.data.tiles), whole.subset([299])
+    (finding,) = split_findings({"train": tiles, "validation": last})
     assert (finding.grade, finding.code) == ("error", "image-in-two-splits")
     assert finding.message == "1 image file of validation (100.0%) also in train: 299.png"
     sparse = in_tiles(table([(64, 640)] * 20, [[BOX]] * 20), settings.data.tiles)
     assert codes(sparse) == {"images-without-boxes": "note"}  # most tiles of a large image are background
-    names = {finding.code for finding in preflight(settings, tiles, one)}
+    names = {finding.code for finding in preflight(settings, tiles, last)}
     assert {"image-in-two-splits", "evaluated-without-tiles"} <= names
     assert "evaluated-without-tiles" not in {finding.code for finding in preflight(settings, tiles, None)}
 

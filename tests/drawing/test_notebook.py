@@ -49,7 +49,8 @@ def test_names_of_detections_and_of_the_caller():
     named = types.SimpleNamespace(boxes=BOXES, labels=np.array(LABELS), scores=None, names=("dog", "cat"))
     expected = pictures.draw(IMAGE, BOXES, np.array(LABELS), ["cat", "dog"])
     np.testing.assert_array_equal(draw(IMAGE, named), expected)
-    np.testing.assert_array_equal(draw(IMAGE, {**PLAIN, "scores": None}, class_names=["cat", "dog"]), expected)
+    for names in (["cat", "dog"], np.array(["cat", "dog"])):
+        np.testing.assert_array_equal(draw(IMAGE, {**PLAIN, "scores": None}, class_names=names), expected)
 
 
 def test_a_class_has_its_colour_in_every_image_of_a_detector():

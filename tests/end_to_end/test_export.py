@@ -259,9 +259,10 @@ def test_an_export_is_evaluated_in_tiles_as_it_predicts_in_tiles(exported, train
     overrides = ("evaluation.tiles={size: 48, overlap: 0.5}",)
     metrics, table, dataset = package.evaluate(folder, "test", overrides=overrides)
     predicted = package.load(folder).predict(list(dataset.images), tile=48, overlap=0.5)
-    assert table.image.tolist() == np.repeat(np.arange(len(dataset)), [len(found) for found in predicted]).tolist()
+    counts = [len(detections) for detections in predicted]
+    assert table.image.tolist() == np.repeat(np.arange(len(dataset)), counts).tolist()
     for name in ("boxes", "scores", "labels"):
-        expected = np.concatenate([getattr(found, name) for found in predicted])
+        expected = np.concatenate([getattr(detections, name) for detections in predicted])
         assert getattr(table, name).tobytes() == expected.tobytes(), name
     of_run, detections, _ = package.evaluate(trained.run, "test", overrides=overrides)
     assert len(table.scores) == len(detections.scores) > len(package.evaluate(folder, "test")[1].scores)

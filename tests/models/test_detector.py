@@ -577,6 +577,10 @@ def test_what_no_detector_is_made_of(names, arguments, message):
         Detector(names, **arguments)
 
 
+def test_class_names_may_come_from_an_iterator():
+    assert Detector((name for name in "ab"), model=config.Model(backbone="resnet10")).class_names == ("a", "b")
+
+
 def test_regularisers_are_part_of_the_loss(compiled):
     images, targets, _ = usual("xywh")
     batch = tensors(checked_batch(images, targets, compiled.convention))

@@ -200,6 +200,15 @@ def test_refused(x, y, message):
         checked_batch(x, y, THREE)
 
 
+def test_in_lists_an_image_without_boxes_may_have_a_class_of_none():
+    batch = checked_batch(IMAGES, {"boxes": [[BOX], []], "classes": [[2], [-1]]}, THREE)
+    assert batch["usable"].all() and not batch["valid"][1].any()
+
+
+def test_boxes_of_a_pixel_are_boxes():
+    checked_batch(IMAGES[:1], {"boxes": [[[0, 0, 1, 1]]], "classes": [[0]]}, THREE)
+
+
 def test_ragged_classes_are_as_many_as_boxes():
     tf = pytest.importorskip("tensorflow")
     targets = {**ragged(), "labels": tf.ragged.constant([[2, 1], [0]])}

@@ -65,6 +65,11 @@ def test_the_highest_overlap_wins_and_the_first_of_equals():
     assert matched([ANCHOR], [[0, 0, 10, 6], [0, 4, 10, 10], ANCHOR, ANCHOR])[0] == [2]
 
 
+@pytest.mark.parametrize("filling", [np.nan, np.inf])
+def test_what_empty_slots_hold_is_of_no_matter(filling):
+    assert matched([ANCHOR], [ANCHOR, [filling] * 4], valid=[True, False]) == ([0], [False])
+
+
 def test_thresholds_of_the_config():
     config = Assignment(positive_iou=0.7, negative_iou=0.3)
     assert matched([ANCHOR], [[0, 0, 10, 6]], config=config) == ([-1], [True])
