@@ -173,7 +173,7 @@ class Detector(keras.Model):
         )
         # Keras would round float images to bfloat16 before they are normalised.
         super().__init__(dtype=precision, autocast=False, **{"name": "detector", **kwargs})
-        self.class_names = class_names
+        self.class_names: tuple[str, ...] = tuple(class_names)
         self.convention = keras_inputs.convention(len(self.class_names), bounding_box_format, pixel_range)
         self.sections = Sections(model, anchors, assignment, loss, inference)
         self.image_size: tuple[int, int] | None = None  # (height, width) of the images that fit was given
