@@ -160,7 +160,7 @@ class Detector(keras.Model):
         **kwargs: Any,
     ):
         if not isinstance(class_names, str) and hasattr(class_names, "__iter__"):
-            class_names = tuple(class_names)  # once: it may be an iterator
+            class_names = list(class_names)  # once: it may be an iterator
         _check_arguments(
             class_names,
             precision,
@@ -735,7 +735,7 @@ class Detector(keras.Model):
 
 def _check_arguments(class_names: Any, precision: str, others: dict[str, Any], **sections: config.Section) -> None:
     """Refuse what no detector can be made of."""
-    names = class_names if isinstance(class_names, tuple) else ()
+    names = class_names if isinstance(class_names, list) else []
     if not names or not all(isinstance(name, str) for name in names) or len({*names}) < len(names):
         raise RetinaError(
             f"Detector: class_names: expected the names of the classes, each once, got {class_names!r}; give a list, "
