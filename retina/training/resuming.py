@@ -259,8 +259,8 @@ def _left_out(
                 "start a new run, or accept the data with --changed-data (in Python: changed_data=True)"
             )
         notes.append(
-            f"{whole.name}: resumed without {len(rows)} images that no step has used ({names}): from here on the order "
-            "of the images is that of a run without them"
+            f"{whole.name}: resumed without {len(rows)} image{'s' * (len(rows) > 1)} that no step has used ({names}): "
+            "from here on the order of the images is that of a run without them"
         )
     return tuple(notes)
 

@@ -660,7 +660,7 @@ def test_an_image_that_is_cut_short_is_named_and_copied_as_it_is(tmp_path):
     options = [str(file), str(tmp_path / "dst"), "--to", "coco", "--images", str(photo.parent)]
     answer = CliRunner().invoke(app_of("convert"), options)
     assert answer.exit_code == 0
-    assert "note: all: 1 images can't be decoded, copied as they are: p1.jpg: " in answer.stdout
+    assert "note: all: 1 image can't be decoded, copied as they are: p1.jpg: " in answer.stdout
     assert "holds what its source holds, damaged images too." in answer.stdout
     assert "holds what it should" not in answer.stdout
 

@@ -182,7 +182,7 @@ def test_images_that_went_bad_may_be_left_out_on_resume_unless_a_step_has_used_t
         return
     run, _ = of_files("data.invalid_images=skip", resume=True)
     assert run.pointed_step(LATEST) == 20 and run.fingerprints()["train"]["images"] == 7
-    assert f"resumed without 1 images that no step has used ({number})" in log(run)
+    assert f"resumed without 1 image that no step has used ({number})" in log(run)
     assert of_files("data.invalid_images=skip", resume=True)[0].steps() == run.steps()
 
 

@@ -462,7 +462,10 @@ def _damaged(parts: Sequence[Part], report: Progress) -> tuple[str, ...]:
         if faults:
             shown = "; ".join(faults[:3])
             more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
-            notes.append(f"{part.split}: {len(faults)} images can't be decoded, copied as they are: {shown}{more}")
+            notes.append(
+                f"{part.split}: {len(faults)} image{'s' * (len(faults) > 1)} can't be decoded, copied as they "
+                f"are: {shown}{more}"
+            )
     return tuple(notes)
 
 
