@@ -38,8 +38,8 @@ from retina.errors import RetinaError
 
 # Parts of a box's side, and pixels, within which its end counts as being at an edge: detected boxes are not exact.
 _NEAR, _NEAR_PIXELS = 0.1, 2.0
-# Decoded images kept for further tiles: with tiles in order, as `data.cache` reads them, each image is decoded by few
-# of the threads; shuffled ones seldom meet.
+# Decoded images kept for further tiles: with tiles in order, as `data.cache` reads them, each image is decoded once;
+# shuffled ones seldom meet.
 _DECODED = 2
 _BMP_HEADER = 54  # bytes
 
