@@ -4,7 +4,8 @@ The detector runs on real images; each of its anchors is foreground, background 
 the probability of one anchor for one class: a foreground anchor's for its class, a background anchor's for any
 class. (The paper samples "windows" and does not say which class; the other classes of a foreground anchor belong to
 neither panel.) For each γ the losses of either kind are divided by their sum, sorted, and added up. α is the same
-factor for all losses of a kind and drops out.
+factor for all losses of a kind and drops out. It counts in the share of the whole loss that easy background carries,
+which is what focal loss is made to lower.
 """
 
 from __future__ import annotations
@@ -27,16 +28,24 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 SHARES = (0.01, 0.1, 0.2)
+# Background of a lower probability is easy.
+EASY = 0.1
 _POINTS = 1000
 
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Errors of the logits x: `foreground` [n] is -x, `background` [m] is x, float32; from `images` images."""
+    """Errors of the logits x: `foreground` [n] is -x, `background` [m] is x, float32; from `images` images.
+
+    `every` is how many samples of background there were for each that is here, and `alpha` that of the run's loss, None
+    where it balances nothing.
+    """
 
     foreground: np.ndarray
     background: np.ndarray
     images: int
+    every: float = 1.0
+    alpha: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +64,7 @@ class Distribution:
 def distribution(errors: np.ndarray, gamma: float) -> Distribution:
     """Return the distribution of the focal loss σ(z)^γ · softplus(z) over errors z [n] of the logits; n at least 1."""
     z = np.sort(errors.astype(np.float64))
-    # softplus(z) and log σ(z), neither of which overflows.
-    losses = np.logaddexp(0.0, z) * np.exp(-gamma * np.logaddexp(0.0, -z))
+    losses = _losses(z, gamma)
     total = losses.sum()
     # All of them underflowed: none is larger than another.
     normal = losses / total if total > 0 else np.full(len(z), 1 / len(z))
@@ -65,6 +73,20 @@ def distribution(errors: np.ndarray, gamma: float) -> Distribution:
     curve = np.interp(places, np.linspace(0.0, 1.0, len(cumulative)), cumulative)
     shares = {share: float(normal[len(z) - math.ceil(share * len(z) - 1e-9) :].sum()) for share in SHARES}
     return Distribution(curve, shares)
+
+
+def easy_background_share(samples: Samples, gamma: float) -> float:
+    """Return the share of the loss of all samples, α included, that background of a probability below 0.1 carries."""
+    positive, negative = (1.0, 1.0) if samples.alpha is None else (samples.alpha, 1 - samples.alpha)
+    background = _losses(samples.background.astype(np.float64), gamma) * negative * samples.every
+    easy = background[samples.background < math.log(EASY / (1 - EASY))].sum()
+    total = background.sum() + positive * _losses(samples.foreground.astype(np.float64), gamma).sum()
+    return float(easy / total) if total > 0 else 0.0
+
+
+def _losses(z: np.ndarray, gamma: float) -> np.ndarray:
+    """Focal losses of errors z, from softplus(z) and log σ(z), neither of which overflows."""
+    return np.logaddexp(0.0, z) * np.exp(-gamma * np.logaddexp(0.0, -z))
 
 
 def write(out: Path, samples: Samples, distributions: dict[float, dict[str, Distribution]]) -> None:
@@ -82,11 +104,14 @@ def write(out: Path, samples: Samples, distributions: dict[float, dict[str, Dist
 
 
 def to_json(samples: Samples, distributions: dict[float, dict[str, Distribution]]) -> dict[str, Any]:
-    """Return counts, and by γ and kind the share of the loss on the hardest 0.01, 0.1 and 0.2 of the samples."""
+    """Return counts; by γ and kind the share of the loss on the hardest 0.01, 0.1 and 0.2 of the samples; and by γ the
+    share of the whole loss on easy background."""
     return {
         "images": samples.images,
         "foreground": len(samples.foreground),
         "background": len(samples.background),
+        "alpha": samples.alpha,
+        "easy_background": {f"{gamma:g}": easy_background_share(samples, gamma) for gamma in distributions},
         "hardest": [
             {
                 "gamma": gamma,
@@ -112,9 +137,10 @@ def table(samples: Samples, distributions: dict[float, dict[str, Distribution]])
     for kind in ("foreground", "background"):
         for share in SHARES:
             out.add_column(f"{kind}\nhardest {share:.0%}", justify="right")
+    out.add_column(f"of all loss:\nbackground\nbelow {EASY:g}", justify="right")
     for gamma, kinds in distributions.items():
         values = [kinds[kind].shares[share] for kind in ("foreground", "background") for share in SHARES]
-        out.add_row(f"{gamma:g}", *(f"{value:.1%}" for value in values))
+        out.add_row(f"{gamma:g}", *(f"{value:.1%}" for value in (*values, easy_background_share(samples, gamma))))
     return out
 
 

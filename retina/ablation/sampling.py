@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from retina.ablation.loss_distribution import Distribution, Samples, distribution
+from retina.ablation.plan import plain_loss
 from retina.data.batches.evaluation import evaluation_batches, translated
 from retina.data.load import load_split
 from retina.errors import RetinaError
@@ -67,7 +68,7 @@ def sample(run: Path, *, images: int | None, checkpoint: str, seed: int) -> Samp
     rng = np.random.default_rng(seed)
     if images is not None and images < len(dataset):
         dataset = dataset.subset(np.sort(rng.permutation(len(dataset))[:images]))
-    foreground, background = [], []
+    foreground, background, negatives = [], [], 0
     with translated(dataset):
         for batch in evaluation_batches(dataset, config.data, batch_size=config.inference.batch_size):
             batch = {name: keras.ops.convert_to_tensor(np.asarray(value)) for name, value in batch.items()}
@@ -82,6 +83,9 @@ def sample(run: Path, *, images: int | None, checkpoint: str, seed: int) -> Samp
             at = np.nonzero(positive & there)
             foreground.append(-logits[(*at, labels[at])])
             negative = logits[~positive & ~ignored & there].ravel()
+            negatives += len(negative)
             share = _MOST_BACKGROUND / (logits[0].size * len(dataset))
             background.append(negative if share >= 1 else negative[rng.random(len(negative)) < share])
-    return Samples(np.concatenate(foreground), np.concatenate(background), len(dataset))
+    _, alpha = plain_loss(config) or (0.0, None)
+    thinned = np.concatenate(background)
+    return Samples(np.concatenate(foreground), thinned, len(dataset), negatives / max(1, len(thinned)), alpha)

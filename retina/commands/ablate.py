@@ -13,9 +13,9 @@ import typer
 from retina import api
 from retina import config as configuration
 from retina.ablation.execute import seconds_of
+from retina.ablation.loss_distribution import EASY, easy_background_share, write
 from retina.ablation.loss_distribution import table as distribution_table
 from retina.ablation.loss_distribution import to_json as distribution_to_json
-from retina.ablation.loss_distribution import write
 from retina.ablation.pilots import SHARE, read_search
 from retina.ablation.plan import make_plan, number_pairs, numbers, numbers_or_none, seed_counts
 from retina.ablation.results import StudyResult, to_json
@@ -63,12 +63,13 @@ def ablate(
         int | None, typer.Option(help="Resamples of seeds and images (1000, or more for many settings).")
     ] = None,
     images: Annotated[int | None, typer.Option(help="loss-distribution: validation images to look at (all).")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="loss-distribution: best, latest or step_N (best).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Compare settings of the loss, or of anything, over several seeds; the same command goes on after a kill.
 
-    `retina ablate loss-distribution RUN [--gamma 0,0.5,1,2] [--images N] [--out DIR]` draws figure 4 of the paper
-    instead: how the focal loss spreads over easy and hard anchors.
+    `retina ablate loss-distribution RUN [--gamma 0,0.5,1,2] [--images N] [--checkpoint C] [--out DIR]` draws
+    figure 4 of the paper instead: how the focal loss spreads over easy and hard anchors.
     """
     words = arguments or []
     varied: dict[str, Any] = {
@@ -76,16 +77,17 @@ def ablate(
         "baseline": baseline, "executor": executor, "retries": retries, "tune": tune, "pilot": pilot, "for": limit,
     }  # fmt: skip
     if report is not None:
-        _refuse("--report", {**varied, "out": out, "images": images}, words)
+        _refuse("--report", {**varied, "out": out, "images": images, "checkpoint": checkpoint}, words)
         _print(api.summarise_study(report, replicates=replicates, say=_say), report, as_json)
     elif words[:1] == [_DISTRIBUTION]:
         del varied["gamma"]
         _refuse(_DISTRIBUTION, {**varied, "replicates": replicates}, words[2:])
         if len(words) != 2:
             raise RetinaError(f"ablate {_DISTRIBUTION}: expected a run directory, got none")
-        _draw_distribution(Path(words[1]), "0,0.5,1,2" if gamma is None else gamma, out, images, as_json)
+        choice = {"images": images, "checkpoint": checkpoint or "best"}
+        _draw_distribution(Path(words[1]), "0,0.5,1,2" if gamma is None else gamma, choice, out, as_json)
     else:
-        _refuse("a study", {"images": images}, [])
+        _refuse("a study", {"images": images, "checkpoint": checkpoint}, [])
         _run(words, varied, out or _OUT, replicates, as_json)
 
 
@@ -158,9 +160,9 @@ def _print(study: StudyResult, path: Path, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-def _draw_distribution(run: Path, gamma: str, out: Path | None, images: int | None, as_json: bool) -> None:
+def _draw_distribution(run: Path, gamma: str, choice: dict[str, Any], out: Path | None, as_json: bool) -> None:
     gammas, folder = numbers("--gamma", gamma), out or run / "report"  # before Keras is imported
-    samples, distributions = api.loss_distribution(run, gammas, images=images)
+    samples, distributions = api.loss_distribution(run, gammas, **choice)
     write(folder, samples, distributions)
     if as_json:
         print(json.dumps(distribution_to_json(samples, distributions), indent=2))
@@ -170,7 +172,8 @@ def _draw_distribution(run: Path, gamma: str, out: Path | None, images: int | No
     for gamma_, kinds in distributions.items():
         terminal.print(
             f"γ = {gamma_:g}: the hardest 10 % carry {kinds['foreground'].shares[0.1]:.1%} of the foreground's loss "
-            f"and {kinds['background'].shares[0.1]:.1%} of the background's.",
+            f"and {kinds['background'].shares[0.1]:.1%} of the background's; background below {EASY:g} carries "
+            f"{easy_background_share(samples, gamma_):.1%} of all loss.",
             markup=False,
             soft_wrap=True,
         )

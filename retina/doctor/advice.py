@@ -124,14 +124,23 @@ def limit_findings(most_boxes: int, settings: config.Config, split: str) -> Iter
 
 
 def tile_findings(settings: config.Config) -> Iterator[Finding]:
-    """Yield a finding if training sees tiles, and evaluations see whole images at another scale."""
-    tiles = settings.data.tiles
-    if tiles is not None and settings.evaluation.tiles is None:
+    """Yield a finding if training and evaluations see objects at different scales, as their tiles differ."""
+    training, evaluated = settings.data.tiles, settings.evaluation.tiles
+    if training is not None and evaluated is None:
         yield Finding(
             "warning",
             "evaluated-without-tiles",
-            f"training sees tiles of {tiles.size} pixels (data.tiles), evaluations see whole images at data.resize",
-            f"to detect by the same tiles, set evaluation.tiles.size={tiles.size} "
-            f"evaluation.tiles.overlap={tiles.overlap:g}",
+            f"training sees tiles of {training.size} pixels (data.tiles), evaluations see whole images at data.resize",
+            f"to detect by the same tiles, set evaluation.tiles.size={training.size} "
+            f"evaluation.tiles.overlap={training.overlap:g}",
+            "validation",
+        )
+    if training is not None and evaluated is not None and training.size != evaluated.size:
+        yield Finding(
+            "warning",
+            "evaluated-in-other-tiles",
+            f"training sees tiles of {training.size} pixels (data.tiles), evaluations see tiles of {evaluated.size} "
+            "(evaluation.tiles), both at data.resize",
+            f"to detect by the tiles of the training, set evaluation.tiles.size={training.size}",
             "validation",
         )

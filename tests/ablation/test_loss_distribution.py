@@ -1,11 +1,12 @@
 """The paper's figure 4 on samples whose distribution is known."""
 
 import json
+import math
 
 import numpy as np
 import pytest
 
-from retina.ablation.loss_distribution import Samples, distribution, table, to_json, write
+from retina.ablation.loss_distribution import Samples, distribution, easy_background_share, table, to_json, write
 from retina.ablation.sampling import loss_distribution
 from retina.errors import RetinaError
 
@@ -71,6 +72,20 @@ def test_extreme_logits_are_finite():
     assert distribution(np.full(10, -1e4, np.float32), 5.0).shares[0.1] == pytest.approx(0.1)
 
 
+def test_easy_background_carries_the_loss_of_cross_entropy():
+    """Two foreground anchors and 1,000 background ones, all at the prior π = 0.01, of which one in ten is here."""
+    prior = math.log(0.01 / 0.99)
+    errors = np.full(2, -prior, np.float32), np.full(100, prior, np.float32)
+    for gamma, alpha in ((0.0, 0.75), (2.0, 0.25), (1.0, None)):
+        positive, negative = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
+        foreground = 2 * positive * 0.99**gamma * -math.log(0.01)
+        background = 1000 * negative * 0.01**gamma * -math.log(0.99)
+        share = easy_background_share(Samples(*errors, images=1, every=10.0, alpha=alpha), gamma)
+        assert share == pytest.approx(background / (foreground + background), rel=1e-5)
+    hard = Samples(errors[0], np.full(100, 0.0, np.float32), images=1)
+    assert easy_background_share(hard, 0.0) == 0.0
+
+
 def test_files(tmp_path):
     rng = np.random.default_rng(0)
     samples = Samples(rng.normal(0, 1, 50).astype(np.float32), rng.normal(-4, 1, 500).astype(np.float32), 7)
@@ -83,4 +98,6 @@ def test_files(tmp_path):
     assert [row["gamma"] for row in tree["hardest"]] == [0.0, 2.0]
     assert tree["hardest"][1]["background"]["0.1"] == found[2.0]["background"].shares[0.1]
     assert (tmp_path / "out" / "loss_distribution.png").stat().st_size > 10_000
+    assert tree["alpha"] is None
+    assert tree["easy_background"] == {f"{gamma:g}": easy_background_share(samples, gamma) for gamma in found}
     assert table(samples, found).row_count == 2

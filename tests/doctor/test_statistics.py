@@ -111,6 +111,16 @@ def test_tiles_are_parts_of_their_image_files():
     assert "evaluated-without-tiles" not in {finding.code for finding in preflight(settings, tiles, None)}
 
 
+@pytest.mark.parametrize(("evaluated", "warned"), [(64, False), (128, True)])
+def test_evaluations_in_other_tiles_than_the_trainings_are_a_warning(evaluated, warned):
+    settings = configuration.load(None, ["data.tiles.size=64", f"evaluation.tiles.size={evaluated}"])
+    tiles = in_tiles(table([(64, 96)] * 300, [[BOX]] * 300), settings.data.tiles)
+    data = table([(64, 96)] * 20, [[BOX]] * 20)
+    remedies = {finding.code: finding.remedy for finding in preflight(settings, tiles, data)}
+    assert "evaluated-without-tiles" not in remedies and ("evaluated-in-other-tiles" in remedies) == warned
+    assert not warned or remedies["evaluated-in-other-tiles"].endswith("set evaluation.tiles.size=64")
+
+
 @pytest.mark.parametrize(
     ("overrides", "proposed"),
     [

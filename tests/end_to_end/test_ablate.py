@@ -45,6 +45,7 @@ def overlap(anchors: np.ndarray, boxes: np.ndarray) -> np.ndarray:
         (["--gamma", "0", "--retries", "-1"], "--retries: expected at least 0"),
         (["--gamma", "0", "--replicates", "0"], "--replicates: expected at least 1"),
         (["--gamma", "0", "--images", "3"], "--images has no effect on a study"),
+        (["--gamma", "0", "--checkpoint", "best"], "--checkpoint has no effect on a study"),
         (["--preset", "table1c"], "table1c"),
         (["--report", "nowhere"], "nowhere: not a study"),
         (["--report", "nowhere", "--gamma", "0"], "--gamma has no effect on --report"),
@@ -92,9 +93,12 @@ def test_loss_distribution_counts_the_anchors_of_training(retina, trained):
 def test_loss_distribution_in_words_of_fewer_images(retina, trained, tmp_path):
     # In a copy: it writes into the run's report/, and other tests list the files of the run they share.
     run = shutil.copytree(trained.run, tmp_path / "run")
-    done = retina(trained.folder, "ablate", "loss-distribution", run, "--images", "3", COLUMNS="120")
+    done = retina(
+        trained.folder, "ablate", "loss-distribution", run, "--images", "3", "--checkpoint", "latest", COLUMNS="120"
+    )
     assert done.code == 0, done.err
     assert "3 images" in done.out and "γ = 2: the hardest 10 % carry" in done.out
+    assert "background below 0.1 carries" in done.out
     assert (run / "report" / "loss_distribution.png").is_file()
 
 
