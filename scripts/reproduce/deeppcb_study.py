@@ -27,7 +27,7 @@ CONFIG = REPOSITORY / "configs/ablation_deeppcb.yaml"
 PILOT = ["schedule.steps=75", "schedule.warmup_steps=8", "run.evaluate_every=75", "--seeds", "1"]
 PILOT_PAIRS = "0:0.25,0:0.5,0:0.75,0:0.9,0:0.99"
 SGD = "optimizer={kind: sgd, momentum: 0.9, learning_rate: 0.01, weight_decay: 0.0001, clip_norm: 10.0}"
-ADAMW_RATES, SGD_RATES = "optimizer.learning_rate=0.0005,0.001,0.002", "optimizer.learning_rate=0.003,0.01,0.03"
+ADAMW_RATES, SGD_RATES = "optimizer.learning_rate=0.0005,0.001,0.002,0.004", "optimizer.learning_rate=0.003,0.01,0.03"
 TIME_UP = 75
 
 
@@ -62,13 +62,15 @@ def study(data: Path, out: Path, until: float) -> int:
         return code
     alpha = best_alpha(out / "alpha")
     pair = f"0:{alpha:g},2:0.25"
+    further = f"{pair},1:0.25" if alpha == 0.75 else f"{pair},0:0.75,1:0.25"  # 0.75 is the paper's best
     # A study that has grown is not made smaller again.
     plan = out / "adamw" / "study.yaml"
     grown = plan.is_file() and "gamma1_" in plan.read_text(encoding="utf-8")
+    adamw = ["adamw", "--tune", ADAMW_RATES, "--pairs"]
     return (
-        (not grown and ablate("adamw", "--pairs", pair, "--tune", ADAMW_RATES, "--seeds", "3"))
-        or ablate("sgd", SGD, "--pairs", pair, "--tune", SGD_RATES, "--seeds", "3")
-        or ablate("adamw", "--pairs", f"{pair},1:0.25", "--tune", ADAMW_RATES, "--seeds", "5,gamma1_alpha0.25=3")
+        (not grown and ablate(*adamw, pair, "--seeds", "3"))
+        or ablate("sgd", SGD, "--tune", SGD_RATES, "--pairs", pair, "--seeds", "3")
+        or ablate(*adamw, further, "--seeds", f"3,gamma0_alpha{alpha:g}=5,gamma2_alpha0.25=5")
     )
 
 
