@@ -21,6 +21,7 @@ step's loss, of both. Exit code 1 where these losses differ by more than a thous
 
 import argparse
 import json
+import math
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
@@ -67,7 +68,7 @@ FIXED = [
     "anchors.offset=0.0", "anchors.rounding=true", "anchors.spacing=canvas", "optimizer.rates={}",
 ]  # fmt: skip
 BATCH = 8
-ADAM_EPSILON = 1e-7  # Keras'; PyTorch's is 1e-8
+ADAM_EPSILON = 1e-7  # Keras'
 
 Batch = dict[str, np.ndarray]
 
@@ -157,11 +158,13 @@ def steps(config: retina.Config, model: Any, groups: list[dict[str, Any]], batch
     if settings.kind == "sgd":
         optimizer = torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum)
     else:
-        optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(settings.beta_1, settings.beta_2), eps=ADAM_EPSILON)
+        optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(settings.beta_1, settings.beta_2))
     model.train().to(memory_format=torch.channels_last)
     for step, batch in enumerate(batches):
         for group in optimizer.param_groups:
             group["lr"] = float(rate(step))
+            if settings.kind == "adamw":  # PyTorch adds it after the correction of the second moment, Keras before
+                group["eps"] = ADAM_EPSILON / math.sqrt(1 - settings.beta_2 ** (step + 1))
         loss = sum(model(images(config, batch), targets(batch)).values())
         optimizer.zero_grad()
         loss.backward()
@@ -224,7 +227,7 @@ def main() -> None:
     for gamma, alpha in zip(arguments.gamma, arguments.alpha, strict=True):
         given = {"gamma": gamma, "alpha": alpha, "steps": arguments.steps, "seed": arguments.seed}
         config = settings(arguments.config, arguments.overrides, **given)
-        here, there = trained_here(config), trained_there(config)
+        there, here = trained_there(config), trained_here(config)  # the first refuses what torchvision can't hold
         rows.append({**given, "retina": here._asdict(), "torchvision": there._asdict()})
         pairs = [(each.metrics["AP"], each.metrics["AP50"], each.losses[0]) for each in (here, there)]
         figures = [f"{figure:13.4f}" for pair in zip(*pairs, strict=True) for figure in pair]
