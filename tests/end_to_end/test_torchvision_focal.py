@@ -37,8 +37,9 @@ def test_the_losses_of_the_first_steps_agree(tmp_path):
     for row in rows:
         here, there = row["retina"]["losses"], row["torchvision"]["losses"]
         assert there[0] == pytest.approx(here[0], rel=1e-4)
-        assert there[1] == pytest.approx(here[1], rel=1e-2) != there[0]
-        assert len(done.stdout.splitlines()) == 3
+        # Maps of one cell leave nothing but rounding to the gradient of a group normalisation, and Adam scales it up.
+        assert there[1] == pytest.approx(here[1], rel=2e-3) != there[0]
+    assert len(done.stdout.splitlines()) == 3
     assert rows[0]["retina"]["losses"][0] > 2 * rows[1]["retina"]["losses"][0]
 
 
@@ -58,3 +59,16 @@ def test_both_detect_the_same_before_training():
     np.testing.assert_allclose(there["scores"], here["scores"], rtol=0, atol=1e-5)
     same = (there["labels"] == here["labels"]) & (np.abs(there["boxes"] - here["boxes"]).max(axis=-1) < 0.01)
     assert same.mean() > 0.95  # scores that differ by rounding change places
+
+
+def test_other_first_losses_fail(monkeypatch, capsys):
+    script = load_script("reproduce/torchvision_focal")
+    monkeypatch.setattr(sys, "argv", ["torchvision_focal.py", DIGITS, "--gamma", "2", "--alpha", "0.25"])
+    monkeypatch.setattr(script, "trained_here", lambda config: script.Trained({"AP": 0.3, "AP50": 0.6}, [2.0, 1.0]))
+    monkeypatch.setattr(script, "trained_there", lambda config: script.Trained({"AP": 0.2, "AP50": 0.5}, [2.001, 9.0]))
+    script.main()
+    figures = ["2", "0.25", "0.3000", "0.2000", "0.6000", "0.5000", "2.0000", "2.0010"]
+    assert capsys.readouterr().out.splitlines()[1].split() == figures
+    monkeypatch.setattr(script, "trained_there", lambda config: script.Trained({"AP": 0.2, "AP50": 0.5}, [2.003, 1.0]))
+    with pytest.raises(SystemExit, match="the first losses differ"):
+        script.main()
