@@ -31,6 +31,8 @@ _COCO_ROWS = 91
 _COCO_SIZES = ((32, 40, 50), (64, 80, 101), (128, 161, 203), (256, 322, 406), (512, 645, 812))
 _RATIOS = (0.5, 1.0, 2.0)
 _CHANNELS, _LAYERS, _LEVELS, _MAX_SIZE_RATIO = 256, 4, 5, 62.5
+# Channels of C5, without and with bottlenecks.
+_C5 = (512, 2048)
 
 _GROUP_EPSILON = 1e-5
 
@@ -192,11 +194,12 @@ def _obstacles(config: Config) -> Iterator[str]:
     fpn, head = model.fpn, model.head
     wanted: list[tuple[str, Any, str, bool]] = [
         ("model.backbone", model.backbone, f"resnet{'/'.join(map(str, _DEPTHS))}", _is_theirs(model.backbone)),
-        ("model.fpn.channels", fpn.channels, str(_CHANNELS), fpn.channels == _CHANNELS),
         ("model.fpn.min_level", fpn.min_level, "3", fpn.min_level == 3),
         ("model.fpn.max_level", fpn.max_level, "7", fpn.max_level == 7),
+        # torchvision takes C5 for P5 where they are equally wide.
+        ("model.fpn.p6_from", fpn.p6_from, "p5, or other channels", fpn.p6_from == "p5" or fpn.channels not in _C5),
         ("model.fpn.padding", fpn.padding, "symmetric", fpn.padding == "symmetric"),
-        ("model.head.channels", head.channels, str(_CHANNELS), head.channels == _CHANNELS),
+        ("model.head.channels", head.channels, f"model.fpn.channels, {fpn.channels}", head.channels == fpn.channels),
         ("model.head.layers", head.layers, str(_LAYERS), head.layers == _LAYERS),
         ("model.head.conv_bias", head.conv_bias, "false with norm: group", head.conv_bias == (head.norm == "none")),
         ("model.head.norm_epsilon", head.norm_epsilon, str(_GROUP_EPSILON), head.norm_epsilon == _GROUP_EPSILON),
@@ -246,7 +249,7 @@ def building_code(config: Config, kind: Retinanet, file: str) -> str:
         (kind.p6_from, kind.group_norm)
     )
     standard_anchors = sizes == _COCO_SIZES and ratios == _RATIOS
-    if kind.depth == 50 and builder and kind.live and standard_anchors:
+    if kind.depth == 50 and kind.channels == _CHANNELS and builder and kind.live and standard_anchors:
         arguments = ["weights=None", "weights_backbone=None", f"num_classes={kind.rows}", *settings]
         built = "giou" if kind.group_norm else "l1"
         lines = [
@@ -302,26 +305,27 @@ def _training(config: Config, built: str) -> list[str]:
 
 
 def _by_parts(kind: Retinanet, sizes: Any, ratios: tuple[float, ...], settings: list[str]) -> list[str]:
-    c5 = 2048 if ARCHITECTURES[kind.depth].bottleneck else 512
+    c5, channels = _C5[ARCHITECTURES[kind.depth].bottleneck], kind.channels
     norm = "BatchNorm2d" if kind.live else "FrozenBatchNorm2d"
     head_norm = "partial(GroupNorm, 32)" if kind.group_norm else "None"
     arguments = [str(kind.rows), "anchor_generator=anchors", "head=head", *settings]
     return [
         "from functools import partial",
         "from torch.nn import BatchNorm2d, GroupNorm",
+        f"from torchvision.models import resnet{kind.depth}",
         "from torchvision.models.detection import RetinaNet",
         "from torchvision.models.detection.anchor_utils import AnchorGenerator",
-        "from torchvision.models.detection.backbone_utils import resnet_fpn_backbone",
+        "from torchvision.models.detection.backbone_utils import BackboneWithFPN",
         "from torchvision.models.detection.retinanet import RetinaNetHead",
         "from torchvision.ops import FrozenBatchNorm2d",
         "from torchvision.ops.feature_pyramid_network import LastLevelP6P7",
         "",
         f"anchors = AnchorGenerator({sizes}, ({ratios},) * {_LEVELS})",
-        f'backbone = resnet_fpn_backbone(backbone_name="resnet{kind.depth}", weights=None, norm_layer={norm}, '
-        f"returned_layers=[2, 3, 4], extra_blocks=LastLevelP6P7({c5 if kind.p6_from == 'c5' else _CHANNELS}, "
-        f"{_CHANNELS}))",
-        f"head = RetinaNetHead({_CHANNELS}, anchors.num_anchors_per_location()[0], {kind.rows}, "
-        f"norm_layer={head_norm})",
+        f"body = resnet{kind.depth}(weights=None, norm_layer={norm})",
+        'maps = {"layer2": "0", "layer3": "1", "layer4": "2"}',
+        f"coarse = LastLevelP6P7({c5 if kind.p6_from == 'c5' else channels}, {channels})",
+        f"backbone = BackboneWithFPN(body, maps, {[c5 // 4, c5 // 2, c5]}, {channels}, coarse)",
+        f"head = RetinaNetHead({channels}, anchors.num_anchors_per_location()[0], {kind.rows}, norm_layer={head_norm})",
         f"model = RetinaNet(backbone, {', '.join(arguments)})",
     ]
 

@@ -65,6 +65,7 @@ def test_every_setting_of_a_run_arrives(depth):
     assert {(module.eps, round(module.momentum, 6)) for module in norms} == {(0.003, 0.03)}
     assert len(norms) == (20 if depth == 18 else 53)
     assert model.head.regression_head._loss_type == "diou"
+    assert all(parameter.requires_grad for parameter in model.parameters())
     assert not [line for line in code.splitlines() if line.startswith("#")]
     model.train()
     target = {"boxes": torch.tensor([[10.0, 20.0, 90.0, 80.0]]), "labels": torch.tensor([2])}
@@ -83,6 +84,17 @@ def test_a_run_with_their_settings_needs_none():
     assert model.anchor_generator.sizes == plain.anchor_generator.sizes
     for name in ("min_size", "max_size", "image_mean", "image_std", "size_divisible"):
         assert getattr(model.transform, name) == getattr(plain.transform, name)
+
+
+@pytest.mark.parametrize(("depth", "p6_from", "width"), [(18, "c5", 512), (50, "p5", 64)])
+def test_other_widths_than_theirs(depth, p6_from, width):
+    """With the anchors of the builders by name, which have 256 channels."""
+    model, code = built([ANCHORS], depth, channels=64, p6_from=p6_from)
+    assert model.backbone.out_channels == 64 and "retinanet_resnet50_fpn(" not in code
+    coarse = model.backbone.fpn.extra_blocks
+    assert coarse.p6.weight.shape[:2] == (64, width) and coarse.use_P5 == (p6_from == "p5")
+    outputs = model.head(list(model.backbone(torch.rand(1, 3, 64, 64)).values()))
+    assert outputs["cls_logits"].shape == (1, (64 + 16 + 4 + 1 + 1) * 9, 5)
 
 
 @pytest.mark.parametrize(

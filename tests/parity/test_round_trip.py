@@ -177,6 +177,8 @@ def test_cocos_classes_get_cocos_rows(trained):
         ("model.backbone=resnet50_v1", r"model\.backbone is resnet50_v1"),
         ("model.fpn.padding=same", r"model\.fpn\.padding is same \(needs symmetric\)"),
         ("model.fpn.max_level=6", r"model\.fpn\.max_level is 6 \(needs 7\)"),
+        ("model.fpn.channels=512", r"model\.fpn\.p6_from is c5 \(needs p5, or other channels\)"),
+        ("model.head.channels=64", r"model\.head\.channels is 64 \(needs model\.fpn\.channels, 256\)"),
         ("model.head.layers=2", r"model\.head\.layers is 2 \(needs 4\)"),
         ("model.head.norm=group", r"model\.head\.conv_bias is True \(needs false with norm: group\)"),
         ("anchors.offset=0.5", r"anchors\.offset is 0\.5 \(needs 0\.0\)"),
