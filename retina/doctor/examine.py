@@ -17,7 +17,14 @@ from retina.doctor.cost import Cost, cost_findings, estimate
 from retina.doctor.coverage import sampled
 from retina.doctor.findings import GRADES, Finding, count, ordered
 from retina.doctor.inspection import Images, duplicate_findings, image_findings, inspect
-from retina.doctor.statistics import Statistics, fewness_findings, split_findings, statistics, table_findings
+from retina.doctor.statistics import (
+    Statistics,
+    fewness_findings,
+    split_findings,
+    statistics,
+    table_findings,
+    unnamed_image_findings,
+)
 from retina.doctor.suggest import Proposal, propose
 from retina.doctor.targets import Target, read_splits
 from retina.errors import RetinaError
@@ -119,6 +126,8 @@ def examine(target: Target, *, quick: bool = False, advance: Advance | None = No
         findings += table_findings(table, name, name == training, target.config)
         findings += fewness_findings(statistics(table), name, training=name == training)
     findings += split_findings(splits)
+    if len(splits) == len(target.splits) and all(map(_names_all_images, target.splits.values())):
+        findings += unnamed_image_findings(splits)
     limit, skip = configuration.MAX_PIXELS, False
     if target.config is not None:
         limit, skip = target.config.data.max_pixels, target.config.data.invalid_images == "skip"
@@ -157,6 +166,11 @@ def examine(target: Target, *, quick: bool = False, advance: Advance | None = No
         quick=quick,
         positive_iou=0.0 if target.config is None else target.config.assignment.positive_iou,
     )
+
+
+def _names_all_images(source: configuration.Source) -> bool:
+    """Whether a file names the images of a source, and all of them are read."""
+    return source.format in ("coco", "csv") and source.select is None
 
 
 def _as_trained(

@@ -20,9 +20,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from retina import config
-from retina.data.dataset import Difficult, RawObjects, Records, first_repeated, handle_difficult, suggest
+from retina.data.dataset import (
+    Difficult,
+    RawObjects,
+    Records,
+    UnusedLabels,
+    first_repeated,
+    handle_difficult,
+    note_unused,
+    suggest,
+    unused_labels,
+)
 from retina.data.detections import is_name, is_number, short, to_xywh
-from retina.data.folders import LOOKED_AT, files, split_folders
+from retina.data.folders import LOOKED_AT, files, files_called, split_folders
 from retina.data.image_files import NO_SIZE_PIXELS, guess_folder, image_size, locate_images
 from retina.errors import RetinaError
 
@@ -87,6 +97,7 @@ def labelme_records(
         if again is not None:
             both = f"{annotations[values.index(values[again[0]])].file} and {annotations[again[0]].file}"
             raise RetinaError(f"{name}: {both} have one {what}, {values[again[0]]}; remove one of the files")
+    unused, unannotated = _unclaimed(name, folder, annotations, paths)
     names = list(classes) if classes is not None else _all_names(folder, annotations)
     if not names:
         raise RetinaError(f"{name}: no file has a shape, so there are no class names; set data.classes")
@@ -105,7 +116,8 @@ def labelme_records(
         np.array(sizes, np.int32),
         raw,
         lambda row: f"{annotations[raw.image[row]].file.name} object {number[row]}",
-        notes + _notes(name, annotations) + said,
+        notes + _notes(name, annotations) + unannotated + said,
+        unused,
         open_classes=True,
         measured=np.array([entry.size is None for entry in annotations], np.bool_),
     )
@@ -166,6 +178,29 @@ def _locate(home: Path, listed: Sequence[_Annotation], images: Path | None, keep
         looked=looked,
         keep_missing=keep_missing,
     )
+
+
+def _unclaimed(
+    name: str, folder: Path, annotations: Sequence[_Annotation], paths: Sequence[str]
+) -> tuple[UnusedLabels | None, tuple[str, ...]]:
+    """The files called like images that none names, and notes on both."""
+    homes = dict.fromkeys(entry.file.parent for entry in annotations)
+    others = [file for home in split_folders(folder).values() for file in _files_of(home)]
+    annotated = {str(Path(path)) for path in paths}
+    beside = [image for place in dict.fromkeys(Path(path).parent for path in paths) for image in files(place)]
+    stems = {entry.file.stem for entry in annotations} | {file.stem for file in others}
+    without = [image for image in beside if str(image) not in annotated and image.stem not in stems]
+    if not without:
+        return None, ()
+    note = (
+        f"{name}: {len(without)} of {len(beside)} images have no JSON file and are left out, such as "
+        f"{without[0].name}; one without objects needs a file without shapes"
+    )
+    called = map(Path, files_called(folder, [image.stem for image in without], ".json"))
+    elsewhere = sorted(str(file) for file in called if file.parent not in homes and _SHAPES.search(_read(file)))
+    sought = list(map(str, homes))
+    unused = unused_labels(elsewhere, len(annotations), sought, ".json", "is left out")
+    return unused, (note, *([note_unused(name, elsewhere, sought)] if elsewhere else []))
 
 
 def _all_names(folder: Path, annotations: Sequence[_Annotation]) -> list[str]:

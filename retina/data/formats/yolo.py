@@ -33,10 +33,12 @@ from retina.data.dataset import (
     distinct_names,
     first_repeated,
     merging_advice,
+    note_unused,
     suggest,
+    unused_labels,
 )
 from retina.data.detections import short
-from retina.data.folders import LOOKED_AT, SPELLINGS, files, files_below, split_folders, split_of
+from retina.data.folders import LOOKED_AT, SPELLINGS, files, files_below, files_called, split_folders, split_of
 from retina.data.formats import text
 from retina.data.image_files import (
     NO_SIZE_FRACTIONS,
@@ -75,8 +77,6 @@ _SHOWN = 3
 _YAML = (".yaml", ".yml")
 # darknet's keys of splits.
 _KEYS = {"train", "valid", "val", "test"}
-# Where labels that no image claims are looked for: beside images may lie a whole home folder.
-_MOST_FOLDERS = 2000
 
 
 def yolo_records(
@@ -405,16 +405,12 @@ def _listing(
         notes += (f"{name}: {len(strays)} label files have no image and are left out, such as {strays[0]}",)
     claimed = {os.path.abspath(label) for label in (*labels, *strays) if label is not None}
     without = [stem for stem, label in zip(stems, labels, strict=True) if label is None]
-    elsewhere = _labels_elsewhere(root, without, claimed) if without else []
+    elsewhere = _labels_elsewhere(root, without, claimed)
     sought = tuple(sorted(set(folders.values())))
+    used = len(labels) - len(without)
     if elsewhere:
-        notes += (
-            f"{name}: {len(elsewhere)} label files are called like images without labels and are not used, such as "
-            f"{elsewhere[0]}; labels were sought in {', '.join(sought[:_SHOWN])}{' and more' * (len(sought) > _SHOWN)}",
-        )
-    files = (*elsewhere, *strays)
-    share = len(files) / (len(files) + len(labels) - len(without)) if files else 0.0
-    unused = UnusedLabels(files, share, sought) if files else None
+        notes += (note_unused(name, elsewhere, sought),)
+    unused = unused_labels((*elsewhere, *strays), used, sought, ".txt", "is trained as background")
     prefix = f"{base}{os.sep}"
     ids = [stem.removeprefix(prefix) if stem.startswith(prefix) else os.path.relpath(stem, base) for stem in stems]
     return Listing(name, names, named_by, tuple(ids), tuple(images), tuple(labels), keypoints, notes, unused)
@@ -450,7 +446,6 @@ def _paired(
 def _labels_elsewhere(root: Path, stems: Sequence[str], claimed: set[str]) -> list[str]:
     """The text files in the root called like one of these images, in any case, which are no label of any image: with
     another case of the ending or of `labels`, or in another folder."""
-    names = {os.path.basename(stem).casefold() for stem in stems}
     listing: dict[str, set[str]] = {}
 
     def images_in(folder: str) -> set[str]:
@@ -471,16 +466,12 @@ def _labels_elsewhere(root: Path, stems: Sequence[str], claimed: set[str]) -> li
         )
 
     unused = []
-    for folder, _, inside in islice(os.walk(root), _MOST_FOLDERS):
-        for file in inside:
-            stem, ending = os.path.splitext(file)
-            if ending.lower() != ".txt" or stem.casefold() not in names or file.startswith("._"):
-                continue
-            path = os.path.join(folder, file)
-            if os.path.abspath(path) in claimed or text.names_classes(Path(path)):
-                continue
-            if ending != ".txt" or not has_image(folder, stem):
-                unused.append(path)
+    for path in files_called(root, {os.path.basename(stem) for stem in stems}, ".txt"):
+        stem, ending = os.path.splitext(os.path.basename(path))
+        if os.path.abspath(path) in claimed or text.names_classes(Path(path)):
+            continue
+        if ending != ".txt" or not has_image(os.path.dirname(path), stem):
+            unused.append(path)
     return sorted(unused)
 
 

@@ -288,7 +288,8 @@ def test_labels_that_no_image_claims_are_told_apart_from_images_without_labels(t
     label(tmp_path / stray)
     write(tmp_path / "data.yaml", "train: images\nnames: [cat]\n")
     for table in (read_yolo(tmp_path / "data.yaml", "train"), read_yolo(images=tmp_path / "images", classes=("cat",))):
-        assert table.unused == ((str(tmp_path / stray),), share, (str(tmp_path / "labels"),))
+        sought = (str(tmp_path / "labels"),)
+        assert table.unused == ((str(tmp_path / stray),), share, sought, ".txt", "is trained as background")
         assert any(str(tmp_path / stray) in note for note in table.notes)
         (finding,) = (found for found in table_findings(table, "train", training=True) if found.code == "unused-labels")
         assert finding.grade == "error" and str(tmp_path / stray) in finding.message
