@@ -16,7 +16,7 @@ from urllib.parse import unquote
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from retina.data.detections import short
+from retina.data.detections import is_name, short
 from retina.data.folders import LOOKED_AT, files_below, subfolders
 from retina.data.headers import QUARTER_TURNS, orientation, tiff_size
 from retina.data.stored import TableImage, encoded
@@ -58,6 +58,12 @@ def leaves_folder(file: str) -> bool:
     return ".." in file and (".." in PurePosixPath(file).parts or ".." in PureWindowsPath(file).parts)
 
 
+def refuse_no_name(where: str, file: str) -> None:
+    """Raise an error that begins with `where` if no file can be called so: it holds half a character or a null."""
+    if "\0" in file or not is_name(file):
+        raise RetinaError(f"{where} {short(file)}: no file can be called so; correct the name")
+
+
 def within(folder: Path, files: Sequence[str]) -> list[str]:
     """[N] the paths with those that lead into the folder absolutely made relative to it; the others as they are."""
     top = os.path.abspath(folder).rstrip(os.sep) + os.sep
@@ -94,8 +100,8 @@ def locate_images(
         keep_missing: an image that is missing gets its path all the same, to be left out by who decodes it.
 
     Raises:
-        RetinaError: the folder is missing, a path leaves it, an image is missing and `keep_missing` is false, or two
-            names come to mean one file.
+        RetinaError: the folder is missing, a path leaves it or can be no file's, an image is missing and `keep_missing`
+            is false, or two names come to mean one file.
     """
     if not folder.is_dir():
         raise RetinaError(f"{folder}: no such image folder (for {name}); check data.root and images")
@@ -106,6 +112,8 @@ def locate_images(
         file if file in existing or _leads_inside(file, folder) else _read_name(file, folder, home) for file in files
     ]
     for index, (file, read) in enumerate(zip(files, inside, strict=True)):
+        if read is None:
+            refuse_no_name(f"{name}: {where(index)}: {key}", file)
         if read is None and leaves_folder(file):
             raise RetinaError(
                 f"{name}: {where(index)}: {key} {short(file)} leaves the image folder; expected a path relative to "

@@ -282,7 +282,7 @@ def _corners(where: str, shape: Any) -> tuple[str, list[float] | None]:
     points: Any = shape.get("points")
     if kind in _LINES:
         return kind, None
-    if kind not in _BOXED:
+    if not is_name(kind) or kind not in _BOXED:
         raise RetinaError(f"{where}: shape_type must be one of {', '.join((*_BOXED, *_LINES))}, got {short(kind)}")
     pairs = isinstance(points, list) and all(isinstance(point, list) and len(point) == 2 for point in points)
     if not pairs or len(points) < _BOXED[kind] or not all(is_number(number) for point in points for number in point):

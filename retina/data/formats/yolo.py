@@ -48,6 +48,7 @@ from retina.data.image_files import (
     placed,
     plain_names,
     readings,
+    refuse_no_name,
 )
 from retina.errors import RetinaError
 from retina.files import IMAGE_SUFFIXES, write_text
@@ -749,6 +750,7 @@ def _of_text(file: Path, root: Path, *, darknet: bool) -> tuple[list[str], tuple
     entries = [(number, entry) for number, entry in lines if entry]
     guessed: Path | None = None
     for number, entry in entries:
+        refuse_no_name(f"{file}: line {number}:", entry)
         if darknet:
             entry = str(root.absolute() / _in_root(entry, root))
         whole = os.path.normpath(os.path.join(os.path.abspath(file.parent), entry))
