@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -209,7 +210,7 @@ def _ceiling_findings(anchors: dict[str, AnchorReport], suggestion: Suggestion |
             continue
         remedy = ""
         if suggestion is not None:
-            overrides = " ".join(suggestion.proposal.overrides)
+            overrides = shlex.join(suggestion.proposal.overrides)
             remedy = f"{suggestion.after[name].ceilings['assigned']['AP']:.3f} with {overrides}"
         yield Finding(
             "warning" if highest < _LOW_CEILING else "note",
