@@ -14,6 +14,7 @@ from retina.config.reading import override_line
 from retina.data.headers import UPRIGHT
 from retina.data.stored import Photograph, TableImage
 from retina.errors import RetinaError
+from retina.output import count
 
 InvalidBoxes = Literal["error", "clip", "drop"]
 Difficult = Literal["ignore", "use", "drop"]
@@ -344,7 +345,7 @@ def note_unused(name: str, files: Sequence[str], sought: Sequence[str]) -> str:
     """Return a note on label files that are called like images without labels."""
     called = "is called like an image" if len(files) == 1 else "are called like images"
     return (
-        f"{name}: {len(files)} label file{'s' * (len(files) > 1)} {called} without labels, but not used, such as "
+        f"{name}: {count(len(files), 'label file')} {called} without labels, but not used, such as "
         f"{files[0]}; labels were sought in {', '.join(sought[:_SHOWN])}{' and more' * (len(sought) > _SHOWN)}"
     )
 

@@ -22,6 +22,7 @@ from retina.data.headers import QUARTER_TURNS, orientation, tiff_size
 from retina.data.stored import TableImage, encoded
 from retina.errors import RetinaError
 from retina.files import IMAGE_SUFFIXES, exists, partial, refuse_scheme, refuse_special
+from retina.output import count
 
 # What Label Studio puts before the names of uploads, and its address of a file of the server.
 _UPLOADED = re.compile(r"[0-9a-f]{8}-(?P<name>.+)")
@@ -152,7 +153,7 @@ def _other_readings(
                 "as they are called in the image folder"
             )
     first = others[0]
-    return (f"{name}: {len(others)} image names are read otherwise, such as {files[first]} as {paths[first]}",)
+    return (f"{name}: {count(len(others), 'image name')} read otherwise, such as {files[first]} as {paths[first]}",)
 
 
 def _leads_inside(file: str, folder: Path) -> bool:

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from retina import config
 from retina.config.reading import override_line
 from retina.doctor.ceiling import AnchorReport, AtSize, Share
-from retina.doctor.findings import Finding, Grade, count, listed, some
+from retina.doctor.findings import Finding, Grade, listed, some
 from retina.doctor.statistics import FEW_BOXES
+from retina.output import count
 
 # With a smaller share of boxes with a positive anchor, most objects are background to the detector: hopeless.
 HOPELESS = 0.5

@@ -16,7 +16,7 @@ from retina.doctor.canvases import canvas_findings
 from retina.doctor.ceiling import AnchorReport, report
 from retina.doctor.cost import Cost, cost_findings, estimate
 from retina.doctor.coverage import sampled
-from retina.doctor.findings import GRADES, Finding, count, ordered
+from retina.doctor.findings import GRADES, Finding, ordered
 from retina.doctor.inspection import Images, duplicate_findings, image_findings, inspect
 from retina.doctor.statistics import (
     Statistics,
@@ -29,6 +29,7 @@ from retina.doctor.statistics import (
 from retina.doctor.suggest import Proposal, propose
 from retina.doctor.targets import Target, read_splits
 from retina.errors import RetinaError
+from retina.output import count
 
 # The coverage of COCO's 118,000 images takes a minute; a sample of this size gives shares to within half a percent.
 ANCHOR_IMAGES = 10_000

@@ -10,7 +10,8 @@ import numpy as np
 from retina.config.reading import override_line
 from retina.data.batches.decoding import deep_values, is_deep_png
 from retina.data.headers import is_tiff
-from retina.doctor.findings import Finding, count, listed, some
+from retina.doctor.findings import Finding, listed, some
+from retina.output import count
 
 # An image is nearly black if all but a hundredth of its pixels lie below this level of 255.
 _DARK, _QUANTILE = 16, 0.99

@@ -15,7 +15,8 @@ from retina.data.dataset import DetectionDataset, class_list_advice
 from retina.data.folders import files
 from retina.data.stored import FileSlice, TableImage
 from retina.data.tiles import TileImage
-from retina.doctor.findings import Finding, count, listed, some
+from retina.doctor.findings import Finding, listed, some
+from retina.output import count
 
 # COCO's small, medium and large, in square pixels (cocodataset.org/#detection-eval).
 SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, np.inf)}

@@ -16,8 +16,9 @@ from retina.data.image_files import NO_SIZE_FRACTIONS, NO_SIZE_PIXELS, read_head
 from retina.data.limits import image_name
 from retina.data.load import load_split
 from retina.data.orientation import settled
-from retina.doctor.findings import Finding, count, listed, some
+from retina.doctor.findings import Finding, listed, some
 from retina.errors import RetinaError
+from retina.output import count
 
 
 class Target(NamedTuple):

@@ -35,6 +35,7 @@ from retina.data.detections import is_name, is_number, short, to_xywh
 from retina.data.folders import LOOKED_AT, files, files_called, split_folders
 from retina.data.image_files import NO_SIZE_PIXELS, guess_folder, image_size, locate_images
 from retina.errors import RetinaError
+from retina.output import count
 
 LAYOUTS = {"labelme: x.json beside x.jpg, or annotations/x.json and images/x.jpg": ("*.json", "annotations/*.json")}
 """The layouts of folders in words, each with patterns of what hints at it."""
@@ -159,7 +160,7 @@ def _annotations(home: Path) -> tuple[list[_Annotation], tuple[str, ...]]:
     others = sorted({*there} - {entry.file for entry in listed})
     if not others:
         return listed, ()
-    return listed, (f"{home}: {len(others)} JSON files are not labelme's and are left out, such as {others[0].name}",)
+    return listed, (f"{home}: {count(len(others), 'JSON file')} of another tool left out, such as {others[0].name}",)
 
 
 def _locate(home: Path, listed: Sequence[_Annotation], images: Path | None, keep_missing: bool) -> Any:

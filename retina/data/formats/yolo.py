@@ -52,6 +52,7 @@ from retina.data.image_files import (
 )
 from retina.errors import RetinaError
 from retina.files import IMAGE_SUFFIXES, write_text
+from retina.output import count
 
 SPLITS = tuple(SPELLINGS)
 
@@ -267,7 +268,7 @@ def _notes(listing: Listing, lines: _Lines) -> tuple[str, ...]:
     if lines.polygons:
         notes.append(f"{lines.polygons} of {len(lines.words)} objects are polygons: their bounding boxes are taken")
     if lines.repeated:
-        notes.append(f"{lines.repeated} lines stand twice in their label file: taken once")
+        notes.append(f"{count(lines.repeated, 'line')} repeated in a label file: taken once")
     return tuple(f"{listing.name}: {note}" for note in notes)
 
 
@@ -396,14 +397,14 @@ def _listing(
     labels, renamed = _paired(stems, folders, existing)
     if renamed:
         notes += (
-            f"{name}: {renamed} label files are called as Label Studio calls them: taken for the images they name",
+            f"{name}: {count(renamed, 'label file')} called as Label Studio does: taken for the images that they name",
         )
     # A text file of images may leave some out on purpose, and beside images any text may lie.
     strays = sorted(
         f"{home}/{file}" for folder, home in folders.items() for file in existing[home] if home != folder and not listed
     )
     if strays:
-        notes += (f"{name}: {len(strays)} label files have no image and are left out, such as {strays[0]}",)
+        notes += (f"{name}: {count(len(strays), 'label file')} without image left out, such as {strays[0]}",)
     claimed = {os.path.abspath(label) for label in (*labels, *strays) if label is not None}
     without = [stem for stem, label in zip(stems, labels, strict=True) if label is None]
     elsewhere = _labels_elsewhere(root, without, claimed)
@@ -737,7 +738,7 @@ def _left_out(name: str, others: Counter[str]) -> tuple[str, ...]:
     if not others:
         return ()
     what = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
-    return (f"{name}: {sum(others.values())} files are no images of a known kind and are left out: {what}",)
+    return (f"{name}: {count(others.total(), 'file')} of no known kind of image left out: {what}",)
 
 
 def _of_text(file: Path, root: Path, *, darknet: bool) -> tuple[list[str], tuple[str, ...]]:
@@ -772,7 +773,7 @@ def _of_text(file: Path, root: Path, *, darknet: bool) -> tuple[list[str], tuple
         images.append(os.path.join(str(root), whole[len(top.rstrip(os.sep)) + 1 :]))
     if not others:
         return images, ()
-    return images, (f"{file}: {len(others)} image names are read otherwise, such as {others[0]}",)
+    return images, (f"{file}: {count(len(others), 'image name')} read otherwise, such as {others[0]}",)
 
 
 def _labels_folder(root: Path, folder: str) -> str:

@@ -60,7 +60,7 @@ def test_what_is_no_annotation(tmp_path):
         read(tmp_path)
     write(tmp_path)
     (tmp_path / "notes.json").write_text('{"by": "me"}')
-    assert f"{tmp_path}: 1 JSON files are not labelme's and are left out, such as notes.json" in read(tmp_path).notes
+    assert f"{tmp_path}: 1 JSON file of another tool left out, such as notes.json" in read(tmp_path).notes
     (tmp_path / "b.json").write_text('{"shapes": [')
     with pytest.raises(RetinaError, match=r"b\.json: not valid JSON: .*is the file complete\?"):
         read(tmp_path)

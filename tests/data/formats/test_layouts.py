@@ -301,7 +301,7 @@ def test_words_about_what_was_read_otherwise(homes, tmp_path):
     said = notes(homes["Roboflow's COCO"])
     assert "category 0, 'pets', is left out: it has no box and only groups the others" in said
     assert "4 of 8 shapes are outlines or masks: their bounding boxes are taken" in notes(homes["labelme"])
-    assert "5 label files are called as Label Studio calls them" in notes(homes["Label Studio's YOLO without images"])
+    assert "5 label files called as Label Studio does" in notes(homes["Label Studio's YOLO without images"])
     folders.labelimg(tmp_path / "voc")
     (tmp_path / "voc/b.xml").unlink()
     assert "1 of 6 images have no annotation and are left out, such as b.png" in notes(tmp_path / "voc")

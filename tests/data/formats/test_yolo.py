@@ -122,10 +122,10 @@ def test_values(tmp_path):
     assert table.labels.tolist() == [1, 0, 1, 0] and table.areas.round(9).tolist() == [400, 5000, 4800, 30]
     assert not table.crowd.any() and not table.difficult.any()
     assert [note.removeprefix(f"{images}: ") for note in table.notes] == [
-        "1 files are no images of a known kind and are left out: 1 .xyz",
-        f"1 label files have no image and are left out, such as {tmp_path}/labels/gone.txt",
+        "1 file of no known kind of image left out: 1 .xyz",
+        f"1 label file without image left out, such as {tmp_path}/labels/gone.txt",
         "1 of 4 objects are polygons: their bounding boxes are taken",
-        "1 lines stand twice in their label file: taken once",
+        "1 line repeated in a label file: taken once",
     ]
 
 
