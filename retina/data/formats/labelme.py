@@ -271,8 +271,14 @@ def _parse(file: Path) -> _Annotation | None:
         if corners is not None:
             entry.names.append(shape["label"])
             entry.corners.append(corners)
-            entry.difficult.append(shape.get("difficult") is True)
+            entry.difficult.append(_difficult(f"{file}: shape {index}", shape.get("difficult")))
     return entry
+
+
+def _difficult(where: str, flag: Any) -> bool:
+    if flag is not None and (type(flag) not in (bool, int, float) or flag not in (0, 1)):
+        raise RetinaError(f"{where}: difficult must be true or false, got {short(flag)}")
+    return bool(flag)
 
 
 def _corners(where: str, shape: Any) -> tuple[str, list[float] | None]:

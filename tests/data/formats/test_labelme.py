@@ -47,6 +47,10 @@ def read(folder, **settings) -> DetectionDataset:
         ({"shapes": [CAT | {"points": [[1, 2], [3, float("nan")]]}]}, "a rectangle needs at least 2 points"),
         ({"shapes": [CAT | {"shape_type": "polygon"}]}, "a polygon needs at least 3 points"),
         ({"shapes": [CAT | {"points": [[5, 6], [5, 16]]}]}, r"a\.json object 0: .*zero width"),
+        ({"shapes": [CAT | {"difficult": "true"}]}, r"a\.json: shape 0: difficult must be true or false, got 'true'"),
+        ({"shapes": [CAT | {"difficult": 2}]}, "difficult must be true or false, got 2"),
+        ({"shapes": [CAT | {"shape_type": ["rectangle"]}]}, "shape_type must be one of rectangle, .*, got "),
+        ({"imagePath": "a\0.png"}, r"a\.json: imagePath 'a\\x00\.png': no file can be called so"),
         ({"shapes": []}, "no file has a shape, so there are no class names; set data.classes"),
     ],
 )
