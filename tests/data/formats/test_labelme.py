@@ -103,6 +103,11 @@ def test_shapes(tmp_path):
     )
 
 
+@pytest.mark.parametrize(("flag", "difficult"), [(None, False), (0, False), (1, True), (1.0, True), (True, True)])
+def test_flags(tmp_path, flag, difficult):
+    assert read(write(tmp_path, shapes=[CAT | {"difficult": flag}])).difficult.tolist() == [difficult]
+
+
 def test_sizes_that_are_not_given_are_measured(tmp_path):
     write(tmp_path, imageHeight=None)
     records = labelme_records(tmp_path)
