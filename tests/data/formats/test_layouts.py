@@ -126,13 +126,13 @@ def test_tfds_by_folder_and_by_name(tmp_path):
     convert(tmp_path / "src" / "data.json", folder, "tfds", images=tmp_path / "src" / "images", splits=["train"])
     assert both(folder) == (["train"], ["train"])
     target = open_target("blood", [], data_dir=home)
-    assert target.splits == ("train",) and len(read_splits(target)[0]["train"]) == 2
+    assert tuple(target.splits) == ("train",) and len(read_splits(target)[0]["train"]) == 2
     assert list(find_source("blood:1.0.0", data_dir=home).splits) == ["train"]
 
 
 def test_the_real_folders(shared_data):
     assert both(shared_data / "coco_mini") == (["train2017", "val2017"], ["train2017", "val2017"])
-    assert open_target(shared_data / "bccd", []).splits == ("test", "train", "val")
+    assert tuple(open_target(shared_data / "bccd", []).splits) == ("test", "train", "val")
     assert list(look(str(shared_data / "voc100")).splits) == ["all"]
 
 
