@@ -1,4 +1,4 @@
-"""Printed output that can get lost without harm: the work that it is about goes on."""
+"""Printed output that can get lost without harm: the work that it is about goes on; and its words for numbers."""
 
 from __future__ import annotations
 
@@ -75,6 +75,13 @@ def console(stderr: bool = False) -> Console:
     if not terminal.is_terminal and "COLUMNS" not in os.environ:
         terminal.width = _ENDLESS
     return terminal
+
+
+def count(number: int, thing: str, form: str = "") -> str:
+    """Return a number with its noun: "1 box", "2 boxes", "3 images", "2 classes"; with the form "," 1000 is "1,000"."""
+    if number != 1:
+        thing += "es" if thing.endswith(("x", "s")) else "s"
+    return f"{number:{form}} {thing}"
 
 
 def unwatched(items: Iterable[Any], count: int) -> Iterable[Any]:

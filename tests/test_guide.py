@@ -15,6 +15,7 @@ from retina import cli
 from retina.commands.guide import for_terminal, with_backticks
 from retina.errors import RetinaError
 from retina.guide import page, topics
+from tests.malformed import KINDS
 from tests.manual import GUIDE, PAGES, ROOT, fences
 from tests.manual import text as markdown
 
@@ -110,6 +111,11 @@ def test_the_message_that_the_page_of_errors_shows_is_the_message(monkeypatch, c
     with pytest.raises(SystemExit) as stop:
         cli.main()
     assert (stop.value.code, capsys.readouterr().err) == (2, f"{message}\n")
+
+
+@pytest.mark.parametrize("topic", ["errors", "measurements"])
+def test_the_number_of_kinds_of_broken_input(topic):
+    assert f" {len(KINDS)} kinds of broken input " in " ".join(page(topic).split())
 
 
 def test_the_guide_is_light():

@@ -11,9 +11,17 @@ from rich.console import Console
 from retina import cli
 from retina.errors import RetinaError
 from retina.files import refuse_scheme
-from retina.output import bar, console
+from retina.output import bar, console, count
 from retina.runs.directory import RunDirectory
 from retina.training.progress import Report
+
+
+@pytest.mark.parametrize(
+    ("number", "thing", "words"),
+    [(1, "box", "1 box"), (2, "box", "2 boxes"), (0, "class", "0 classes"), (1000, "image", "1,000 images")],
+)
+def test_numbers_with_their_nouns(number, thing, words):
+    assert count(number, thing, ",") == words and count(number, thing) == words.replace(",", "")
 
 
 def test_a_pipe_gets_whole_lines(monkeypatch):

@@ -14,7 +14,7 @@ from retina.commands.options import DataDir, DataFormat, DataImages, Json
 from retina.config.reading import write_yaml
 from retina.data.convert.converting import Conversion
 from retina.data.convert.part import Written
-from retina.output import console
+from retina.output import console, count
 from retina.startup import require_tensorflow
 
 _Choice = Literal["keep", "drop"]
@@ -118,7 +118,9 @@ class _Bar:
 def _print(conversion: Conversion) -> None:
     terminal = console()
     for split, counts in conversion.splits.items():
-        terminal.print(f"{split}: {counts['images']:,} images, {counts['boxes']:,} boxes", markup=False)
+        terminal.print(
+            f"{split}: {count(counts['images'], 'image', ',')}, {count(counts['boxes'], 'box', ',')}", markup=False
+        )
     for note in conversion.notes:
         terminal.print(f"note: {note}", markup=False, soft_wrap=True)
     folder = conversion.folder

@@ -9,8 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from retina import api
-from retina.doctor.findings import count
-from retina.output import console
+from retina.output import console, count
 
 
 def export_weights(

@@ -14,9 +14,11 @@ from retina.config.reading import override_line
 from retina.data.headers import UPRIGHT
 from retina.data.stored import Photograph, TableImage
 from retina.errors import RetinaError
+from retina.output import count
 
 InvalidBoxes = Literal["error", "clip", "drop"]
 Difficult = Literal["ignore", "use", "drop"]
+Fate = Literal["is trained as background", "is left out"]
 Orientation = Literal["", "stored", "upright", "both", "unknown"]
 """What the boxes of images with an EXIF rotation belong to: the pixels as stored, the upright pictures, of some the one
 and of some the other, or it can't be told; "" if no image has a rotation, or nobody looked."""
@@ -28,12 +30,14 @@ _SHOWN, _DETAILED = 3, 1000
 
 
 class UnusedLabels(NamedTuple):
-    """Label files that no image claims: the `files`, their `share` of all label files of the split, and where the
-    labels of its images were `sought`."""
+    """Label files that no image claims: the `files`, their `share` of all label files of the split, where the labels of
+    its images were `sought` and with which `ending`, and the `fate` of an image without labels, as a verb."""
 
     files: tuple[str, ...]
     share: float
     sought: tuple[str, ...]
+    ending: str
+    fate: Fate
 
 
 class Objects(NamedTuple):
@@ -326,6 +330,24 @@ class Records(NamedTuple):
     unused: UnusedLabels | None = None
     open_classes: bool = False
     measured: bool | np.ndarray = False
+
+
+def unused_labels(
+    files: Sequence[str], used: int, sought: Sequence[str], ending: str, fate: Fate
+) -> UnusedLabels | None:
+    """Return the label files that no image claims, beside `used` ones; None if there are none."""
+    if not files:
+        return None
+    return UnusedLabels(tuple(files), len(files) / (len(files) + used), tuple(sought), ending, fate)
+
+
+def note_unused(name: str, files: Sequence[str], sought: Sequence[str]) -> str:
+    """Return a note on label files that are called like images without labels."""
+    called = "is called like an image" if len(files) == 1 else "are called like images"
+    return (
+        f"{name}: {count(len(files), 'label file')} {called} without labels, but not used, such as "
+        f"{files[0]}; labels were sought in {', '.join(sought[:_SHOWN])}{' and more' * (len(sought) > _SHOWN)}"
+    )
 
 
 def handle_difficult(name: str, raw: RawObjects, policy: Difficult) -> tuple[RawObjects, np.ndarray, tuple[str, ...]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 from retina.errors import RetinaError
@@ -19,6 +20,9 @@ SPELLINGS = {
 
 LOOKED_AT = 100
 """Files of a folder that are opened to learn their kind."""
+
+# Where files are looked for by their names alone: beside images may lie a whole home folder.
+_MOST_FOLDERS = 2000
 
 
 def files(folder: Path, endings: Sequence[str] = IMAGE_SUFFIXES) -> list[Path]:
@@ -57,6 +61,17 @@ def _below(folder: str, visited: set[tuple[int, int]]) -> Iterator[str]:
             yield from _below(entry.path, visited)
         else:
             yield entry.path
+
+
+def files_called(folder: Path, stems: Collection[str], ending: str) -> Iterator[str]:
+    """Yield the files of a folder and its subfolders that have one of some names without ending, and this ending, both
+    in any case; hidden ones left out."""
+    names = {stem.casefold() for stem in stems}
+    for parent, _, inside in islice(os.walk(folder), _MOST_FOLDERS) if names else ():
+        for file in inside:
+            stem, suffix = os.path.splitext(file)
+            if suffix.lower() == ending and stem.casefold() in names and not file.startswith("."):
+                yield os.path.join(parent, file)
 
 
 def subfolders(folder: Path) -> list[Path]:

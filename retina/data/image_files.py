@@ -16,12 +16,13 @@ from urllib.parse import unquote
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from retina.data.detections import short
+from retina.data.detections import is_name, short
 from retina.data.folders import LOOKED_AT, files_below, subfolders
 from retina.data.headers import QUARTER_TURNS, orientation, tiff_size
 from retina.data.stored import TableImage, encoded
 from retina.errors import RetinaError
 from retina.files import IMAGE_SUFFIXES, exists, partial, refuse_scheme, refuse_special
+from retina.output import count
 
 # What Label Studio puts before the names of uploads, and its address of a file of the server.
 _UPLOADED = re.compile(r"[0-9a-f]{8}-(?P<name>.+)")
@@ -56,6 +57,12 @@ def leaves_folder(file: str) -> bool:
     if not file or file[0] in "/\\" or (file[1:2] == ":" and (file[2:3] in ("/", "\\") or os.name == "nt")):
         return True
     return ".." in file and (".." in PurePosixPath(file).parts or ".." in PureWindowsPath(file).parts)
+
+
+def refuse_no_name(where: str, file: str) -> None:
+    """Raise an error that begins with `where` if no file can be called so: it holds half a character or a null."""
+    if "\0" in file or not is_name(file):
+        raise RetinaError(f"{where} {short(file)}: no file can be called so; correct the name")
 
 
 def within(folder: Path, files: Sequence[str]) -> list[str]:
@@ -94,8 +101,8 @@ def locate_images(
         keep_missing: an image that is missing gets its path all the same, to be left out by who decodes it.
 
     Raises:
-        RetinaError: the folder is missing, a path leaves it, an image is missing and `keep_missing` is false, or two
-            names come to mean one file.
+        RetinaError: the folder is missing, a path leaves it or can be no file's, an image is missing and `keep_missing`
+            is false, or two names come to mean one file.
     """
     if not folder.is_dir():
         raise RetinaError(f"{folder}: no such image folder (for {name}); check data.root and images")
@@ -106,6 +113,8 @@ def locate_images(
         file if file in existing or _leads_inside(file, folder) else _read_name(file, folder, home) for file in files
     ]
     for index, (file, read) in enumerate(zip(files, inside, strict=True)):
+        if read is None:
+            refuse_no_name(f"{name}: {where(index)}: {key}", file)
         if read is None and leaves_folder(file):
             raise RetinaError(
                 f"{name}: {where(index)}: {key} {short(file)} leaves the image folder; expected a path relative to "
@@ -144,7 +153,7 @@ def _other_readings(
                 "as they are called in the image folder"
             )
     first = others[0]
-    return (f"{name}: {len(others)} image names are read otherwise, such as {files[first]} as {paths[first]}",)
+    return (f"{name}: {count(len(others), 'image name')} read otherwise, such as {files[first]} as {paths[first]}",)
 
 
 def _leads_inside(file: str, folder: Path) -> bool:

@@ -20,6 +20,7 @@ from retina.data.orientation import turned
 from retina.data.stored import Photograph, StoredImage
 from retina.errors import RetinaError
 from retina.files import refuse_scheme, refuse_special
+from retina.output import count
 from retina.startup import has_tensorflow, import_tensorflow_quietly
 
 _Answer = TypeVar("_Answer")
@@ -193,16 +194,16 @@ def without_unusable(
     faults = [size_fault(dataset, row, size) for row, size in enumerate(sizes)]
     rate = len(faults) / max(time.perf_counter() - start, 1e-9)
     bad = [fault for fault in faults if fault is not None]
-    checked = f"{dataset.name}: data.invalid_images: skip: decoded {len(faults)} images at {rate:.0f} images/s"
+    checked = f"{dataset.name}: data.invalid_images: skip: decoded {count(len(faults), 'image')} at {rate:.0f} images/s"
     if not bad:
         return replace(dataset, notes=(*dataset.notes, f"{checked}, all of which can be used"))
     if len(bad) == len(faults):
-        raise RetinaError(f"{dataset.name}: none of its {len(bad)} images can be used; the first: {bad[0]}")
+        raise RetinaError(f"{dataset.name}: none of its {count(len(bad), 'image')} can be used; the first: {bad[0]}")
     shown = "; ".join(str(fault) for fault in bad[:_SHOWN])
     more = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
     usable = dataset.subset([row for row, fault in enumerate(faults) if fault is None])
     lost = len(dataset.boxes) - len(usable.boxes)
-    note = f"{checked}, {len(bad)} of them, with {lost} boxes, can't be used and are left out: {shown}{more}"
+    note = f"{checked}, {len(bad)} of them, with {count(lost, 'box')}, can't be used and are left out: {shown}{more}"
     return replace(usable, notes=(*dataset.notes, note))
 
 

@@ -32,7 +32,7 @@ from retina.data.select import new_names, relabel, select_images, unknown_names,
 from retina.data.tiles import in_tiles
 from retina.errors import RetinaError
 from retina.files import exists
-from retina.output import console
+from retina.output import console, count
 
 # Endings of files that are told apart by their content; of ground truth any other is COCO's.
 _OF_DATA = (".yaml", ".yml", ".csv", ".data", ".names")
@@ -137,12 +137,12 @@ def _read_split(
     elif not keep_unusable:
         refuse_too_large(table, data.max_pixels)
     if (table.crowd | table.difficult).all():
-        what = f"all its {len(table.boxes)} boxes are crowds or difficult" if len(table.boxes) else "has no box at all"
+        what = "nothing but crowds and difficult boxes" if len(table.boxes) else "no box at all"
         # They may be gone by a policy, which the notes tell with counts.
         why = f" ({'; '.join(table.notes)})" if table.notes else ""
         raise RetinaError(
-            f"{table.name}: {what} in {len(table)} images{why}, so there is nothing to train on or to measure; "
-            f"check data.{split}"
+            f"{table.name}: has {what} in {count(len(table), 'image')}{why}, so there is nothing to train on or to "
+            f"measure; check data.{split}"
         )
     partial = _may_lack_classes(data, records)
     return (

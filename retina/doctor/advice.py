@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from retina import config
+from retina.config.reading import override_line
 from retina.doctor.ceiling import AnchorReport, AtSize, Share
-from retina.doctor.findings import Finding, Grade, count, listed, some
+from retina.doctor.findings import Finding, Grade, listed, some
 from retina.doctor.statistics import FEW_BOXES
+from retina.output import count
 
 # With a smaller share of boxes with a positive anchor, most objects are background to the detector: hopeless.
 HOPELESS = 0.5
@@ -112,13 +114,16 @@ def _classes(classes: dict[str, Share], ever: set[str], remedy: str, split: str)
 
 def limit_findings(most_boxes: int, settings: config.Config, split: str) -> Iterator[Finding]:
     """Yield a finding if an image holds more boxes than a detector may return."""
-    limit = settings.inference.max_detections
+    limit, counted = settings.inference.max_detections, settings.evaluation.max_detections
     if most_boxes > limit:
+        overrides = [override_line("inference.max_detections", most_boxes)]
+        if most_boxes > counted[-1]:
+            overrides.append(override_line("evaluation.max_detections", [*counted, most_boxes]))
         yield Finding(
             "warning",
             "more-boxes-than-detections",
             f"an image has {most_boxes} boxes, and inference.max_detections is {limit}",
-            f"raise inference.max_detections (and evaluation.max_detections); otherwise at most {limit} are returned",
+            f"set {' '.join(overrides)}; otherwise at most {limit} are returned",
             split,
         )
 

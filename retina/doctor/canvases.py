@@ -9,7 +9,8 @@ import numpy as np
 from retina import config
 from retina.data.batches import plan
 from retina.data.dataset import DetectionDataset
-from retina.doctor.findings import Finding, count
+from retina.doctor.findings import Finding
+from retina.output import count
 
 # A layout is worth another setting from this share of padding on, if that saves this much of the pixels.
 _MUCH, _WORTH = 0.15, 0.05

@@ -13,10 +13,11 @@ from retina.data.dataset import DetectionDataset
 from retina.data.headers import QUARTER_TURNS, UPRIGHT
 from retina.data.image_files import NO_SIZE_FRACTIONS, NO_SIZE_PIXELS
 from retina.doctor.coverage import coverage
-from retina.doctor.findings import count, some
+from retina.doctor.findings import some
 from retina.doctor.inspection import Images, duplicate_groups
 from retina.doctor.targets import Target
 from retina.errors import RetinaError
+from retina.output import count
 
 # Boxes that a sentence names.
 _NAMED = 3

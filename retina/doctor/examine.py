@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,12 +16,20 @@ from retina.doctor.canvases import canvas_findings
 from retina.doctor.ceiling import AnchorReport, report
 from retina.doctor.cost import Cost, cost_findings, estimate
 from retina.doctor.coverage import sampled
-from retina.doctor.findings import GRADES, Finding, count, ordered
+from retina.doctor.findings import GRADES, Finding, ordered
 from retina.doctor.inspection import Images, duplicate_findings, image_findings, inspect
-from retina.doctor.statistics import Statistics, fewness_findings, split_findings, statistics, table_findings
+from retina.doctor.statistics import (
+    Statistics,
+    fewness_findings,
+    split_findings,
+    statistics,
+    table_findings,
+    unnamed_image_findings,
+)
 from retina.doctor.suggest import Proposal, propose
 from retina.doctor.targets import Target, read_splits
 from retina.errors import RetinaError
+from retina.output import count
 
 # The coverage of COCO's 118,000 images takes a minute; a sample of this size gives shares to within half a percent.
 ANCHOR_IMAGES = 10_000
@@ -119,6 +128,8 @@ def examine(target: Target, *, quick: bool = False, advance: Advance | None = No
         findings += table_findings(table, name, name == training, target.config)
         findings += fewness_findings(statistics(table), name, training=name == training)
     findings += split_findings(splits)
+    if len(splits) == len(target.splits) and all(map(_names_all_images, target.splits.values())):
+        findings += unnamed_image_findings(splits)
     limit, skip = configuration.MAX_PIXELS, False
     if target.config is not None:
         limit, skip = target.config.data.max_pixels, target.config.data.invalid_images == "skip"
@@ -159,6 +170,11 @@ def examine(target: Target, *, quick: bool = False, advance: Advance | None = No
     )
 
 
+def _names_all_images(source: configuration.Source) -> bool:
+    """Whether a file names the images of a source, and all of them are read."""
+    return source.format in ("coco", "csv") and source.select is None
+
+
 def _as_trained(
     splits: dict[str, DetectionDataset], settings: configuration.Config, findings: list[Finding]
 ) -> dict[str, DetectionDataset]:
@@ -195,7 +211,7 @@ def _ceiling_findings(anchors: dict[str, AnchorReport], suggestion: Suggestion |
             continue
         remedy = ""
         if suggestion is not None:
-            overrides = " ".join(suggestion.proposal.overrides)
+            overrides = shlex.join(suggestion.proposal.overrides)
             remedy = f"{suggestion.after[name].ceilings['assigned']['AP']:.3f} with {overrides}"
         yield Finding(
             "warning" if highest < _LOW_CEILING else "note",

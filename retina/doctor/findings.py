@@ -60,10 +60,3 @@ def some(names: Sequence[str], most: int = 5) -> str:
 def listed(names: Iterable[str]) -> tuple[str, ...]:
     """Return at most `LISTED` examples."""
     return tuple(name for name, _ in zip(names, range(LISTED), strict=False))
-
-
-def count(number: int, thing: str) -> str:
-    """Return a number with its noun: "1 box", "2 boxes", "3 images", "2 classes"."""
-    if number != 1:
-        thing += "es" if thing.endswith(("x", "s")) else "s"
-    return f"{number} {thing}"

@@ -23,10 +23,11 @@ from retina.data.limits import image_name, too_large
 from retina.data.orientation import CHOICE
 from retina.data.stored import FileSlice, TableImage, encoded
 from retina.doctor import duplicates
-from retina.doctor.findings import Finding, Grade, count, listed, some
+from retina.doctor.findings import Finding, Grade, listed, some
 from retina.doctor.levels import Deep, Levels, deep, depth_findings, level_findings, levels
 from retina.doctor.statistics import figures_of, place_of
 from retina.errors import RetinaError
+from retina.output import count
 
 _LEFT_OUT = ("unreadable-images", "exif-rotated-size", "size-mismatch")
 

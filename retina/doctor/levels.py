@@ -7,9 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from retina.config.reading import override_line
 from retina.data.batches.decoding import deep_values, is_deep_png
 from retina.data.headers import is_tiff
-from retina.doctor.findings import Finding, count, listed, some
+from retina.doctor.findings import Finding, listed, some
+from retina.output import count
 
 # An image is nearly black if all but a hundredth of its pixels lie below this level of 255.
 _DARK, _QUANTILE = 16, 0.99
@@ -114,7 +116,8 @@ def depth_findings(images: Sequence[Deep | None], depth: tuple[float, float] | N
     what = f"{count(len(deep_images), 'image')} of more than 8 bits ({', '.join(kinds)}), from {low:g} to {high:g}"
     if kinds == ["uint16"]:
         low, high = 0.0, float(2 ** int(high).bit_length() - 1)
-    setting = f"data.depth={{low: {low:g}, high: {max(high, low + 1):g}}}" if high > low else ""
+    bounds = {"low": _plain(low), "high": _plain(max(high, low + 1))}
+    setting = override_line("data.depth", bounds) if high > low else ""
     if depth is not None:
         yield Finding(
             "note", "deep-images", f"{what}, read with data.depth from {depth[0]:g} to {depth[1]:g}", "", split
@@ -131,6 +134,11 @@ def depth_findings(images: Sequence[Deep | None], depth: tuple[float, float] | N
         )
     else:
         yield Finding("note", "deep-images", f"{what}, read by their upper 8 bits", "data.depth chooses others", split)
+
+
+def _plain(number: float) -> float:
+    """A number without a superfluous point."""
+    return int(number) if number.is_integer() else number
 
 
 def _share(names: Sequence[str], known: Sequence[object]) -> str:

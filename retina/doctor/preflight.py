@@ -8,9 +8,10 @@ from retina.doctor.advice import coverage_findings, tile_findings
 from retina.doctor.canvases import canvas_findings
 from retina.doctor.ceiling import report
 from retina.doctor.coverage import sampled
-from retina.doctor.findings import Finding, count, ordered
+from retina.doctor.findings import Finding, ordered
 from retina.doctor.statistics import split_findings, table_findings
 from retina.errors import RetinaError
+from retina.output import count
 
 # Enough for shares to within a percent, in a second or two, and in as much again for a few of data.resize.train_short.
 IMAGES = 2000

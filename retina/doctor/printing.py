@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from retina.doctor.ceiling import Share
 from retina.doctor.cost import duration, operations, size
 from retina.doctor.examine import Examination
-from retina.doctor.findings import GRADES, count, some
+from retina.doctor.findings import GRADES, some
+from retina.output import count
 
 if TYPE_CHECKING:
     from rich.console import Console

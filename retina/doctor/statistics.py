@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from retina import config
 from retina.config.reading import override_line
 from retina.data.dataset import DetectionDataset, class_list_advice
+from retina.data.folders import files
 from retina.data.stored import FileSlice, TableImage
 from retina.data.tiles import TileImage
-from retina.doctor.findings import Finding, count, listed, some
+from retina.doctor.findings import Finding, listed, some
+from retina.output import count
 
 # COCO's small, medium and large, in square pixels (cocodataset.org/#detection-eval).
 SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, np.inf)}
@@ -187,6 +190,22 @@ def fewness_findings(stats: Statistics, split: str, training: bool) -> Iterator[
     yield Finding("warning", "few-images", f"{number} {what}", remedy, split)
 
 
+def unnamed_image_findings(splits: Mapping[str, DetectionDataset]) -> Iterator[Finding]:
+    """Yield a note on image files that lie beside those of the splits and that no split names."""
+    named = {place for table in splits.values() for place in _files(table) if isinstance(place, str)}
+    beside = [image for folder in sorted(set(map(os.path.dirname, named))) for image in map(str, files(Path(folder)))]
+    unnamed = [image for image in beside if image not in named]
+    if unnamed:
+        yield Finding(
+            "note",
+            "images-that-no-split-names",
+            f"{len(unnamed)} of {count(len(beside), 'image file')} in the folders of the images are named by no split "
+            f"and not used: {some(unnamed, 3)}",
+            "one without objects is background to learn from, once the file of annotations names it",
+            examples=listed(unnamed),
+        )
+
+
 def _unused_labels(dataset: DetectionDataset, split: str) -> Iterator[Finding]:
     unused = dataset.unused
     if unused is not None:
@@ -195,8 +214,8 @@ def _unused_labels(dataset: DetectionDataset, split: str) -> Iterator[Finding]:
             "unused-labels",
             f"{count(len(unused.files), 'label file')} ({unused.share:.1%}) belong to no image and are not used: "
             f"{some(list(unused.files), 3)}; labels were sought in {some(list(unused.sought), 3)}",
-            "an image without labels is trained as background: put each label file where it is sought, called like its "
-            "image, with the ending .txt, or remove it; run.preflight: warn trains all the same",
+            f"an image without labels {unused.fate}: put each label file where it is sought, called like its image, "
+            f"with the ending {unused.ending}, or remove it; run.preflight: warn trains all the same",
             split,
             listed(unused.files),
         )

@@ -16,17 +16,18 @@ from retina.data.image_files import NO_SIZE_FRACTIONS, NO_SIZE_PIXELS, read_head
 from retina.data.limits import image_name
 from retina.data.load import load_split
 from retina.data.orientation import settled
-from retina.doctor.findings import Finding, count, listed, some
+from retina.doctor.findings import Finding, listed, some
 from retina.errors import RetinaError
+from retina.output import count
 
 
 class Target(NamedTuple):
-    """Data to examine: its name for the reports, the configuration if there is one, and `read`, which takes a split's
-    name and a policy for invalid boxes and returns the table."""
+    """Data to examine: its name for the reports, the configuration if there is one, the source of each split, and
+    `read`, which takes a split's name and a policy for invalid boxes and returns the table."""
 
     name: str
     config: configuration.Config | None
-    splits: tuple[str, ...]
+    splits: dict[str, configuration.Source]
     read: Callable[[str, str], DetectionDataset]
     invalid_boxes: str
 
@@ -54,7 +55,7 @@ def open_target(
     if overrides:
         raise RetinaError(f"{overrides[0]}: overrides need a configuration, and {source} is data; leave them out")
     sources = _splits(Path(source), layout)
-    return Target(str(source), None, tuple(sources), lambda split, policy: _read(sources[split], policy), "error")
+    return Target(str(source), None, sources, lambda split, policy: _read(sources[split], policy), "error")
 
 
 def read_splits(target: Target) -> tuple[dict[str, DetectionDataset], list[Finding]]:
@@ -137,9 +138,12 @@ def _finding(error: RetinaError, split: str, target: Target) -> Finding:
 
 
 def _of_config(source: str | Path, config: configuration.Config) -> Target:
-    splits = tuple(name for name in ("train", "validation", "test") if getattr(config.data, name) is not None)
-
     data = config.data
+    splits = {
+        split: source
+        for split, source in (("train", data.train), ("validation", data.validation), ("test", data.test))
+        if source is not None
+    }
 
     def read(split: Any, policy: str) -> DetectionDataset:
         nonlocal data

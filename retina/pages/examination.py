@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from retina.doctor.ceiling import AnchorReport, Share
 from retina.doctor.cost import duration, operations, size
-from retina.doctor.findings import GRADES, count
+from retina.doctor.findings import GRADES
 from retina.doctor.statistics import Statistics
 from retina.drawing import furniture
+from retina.output import count
 from retina.pages import examination_charts as charts
 
 if TYPE_CHECKING:

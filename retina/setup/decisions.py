@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from retina.doctor.cost import Cost, duration, size
-from retina.doctor.findings import count, some
+from retina.doctor.findings import some
+from retina.output import count
 from retina.setup.device import Device
 from retina.setup.draft import Choice
 

@@ -19,12 +19,12 @@ from retina.data.load import load_split
 from retina.doctor.ceiling import report
 from retina.doctor.cost import duration, estimate
 from retina.doctor.coverage import place, resized_sides, sampled
-from retina.doctor.findings import count
 from retina.doctor.inspection import Images, duplicate_groups, inspect
 from retina.doctor.suggest import propose
 from retina.errors import RetinaError, install_hint
 from retina.files import bare_name, exists, write_text
 from retina.models.efficientnet_lite import installed_file
+from retina.output import count
 from retina.runs.directory import SETUP, numbered, refuse_if_used
 from retina.setup import decisions
 from retina.setup.decisions import Speed, Work

@@ -19,10 +19,10 @@ from retina.data.batches.training import described, training_batches
 from retina.data.dataset import DetectionDataset
 from retina.data.ground_truth import GroundTruth
 from retina.doctor import preflight
-from retina.doctor.findings import count
 from retina.errors import RetinaError, RunFailed
 from retina.inference import build_detector
 from retina.models.detector import Detector
+from retina.output import count
 from retina.runs import checkpoint as checkpoints
 from retina.runs.checkpoint import BackgroundWriter
 from retina.runs.directory import BEST, LATEST, RunDirectory, resume_command, stored, storing

@@ -18,6 +18,7 @@ from retina.data.fingerprint import Fingerprints, differences, fingerprint
 from retina.data.load import Split, load_split
 from retina.data.tiles import in_tiles
 from retina.errors import RetinaError
+from retina.output import count
 from retina.runs.checkpoint import Checkpoint, DamagedCheckpoint, read
 from retina.runs.directory import LATEST, RunDirectory, has_config, is_begun
 from retina.runs.state import Progress
@@ -259,7 +260,7 @@ def _left_out(
                 "start a new run, or accept the data with --changed-data (in Python: changed_data=True)"
             )
         notes.append(
-            f"{whole.name}: resumed without {len(rows)} image{'s' * (len(rows) > 1)} that no step has used ({names}): "
+            f"{whole.name}: resumed without {count(len(rows), 'image')} that no step has used ({names}): "
             "from here on the order of the images is that of a run without them"
         )
     return tuple(notes)

@@ -109,7 +109,7 @@ def test_voc_keeps_fractions_and_escapes_names(tmp_path):
     done = convert(file, tmp_path / "dst", "voc", images=tmp_path / "src/photos", splits=["train"])
     assert done.problems == ()
     assert done.notes == (
-        f"{file}: 4 areas of their own are lost, Pascal VOC has only those of the boxes",
+        f"{file}: 4 areas other than the box's lost, Pascal VOC has only those of the boxes",
         "Pascal VOC: truncated and pose are not known: written as 0 and Unspecified",
         "Pascal VOC: the names of the files take the place of image ids, 1 to K that of category ids",
     )
@@ -258,10 +258,10 @@ def test_crowds_ask_for_a_decision(tmp_path):
         convert(file, tmp_path / "dst", "voc", images=photos)
     assert not (tmp_path / "dst").exists()
     dropped = convert(file, tmp_path / "dropped", "voc", images=photos, crowd="drop")
-    assert dropped.splits["all"]["boxes"] == 3 and f"{file}: 1 crowd boxes left out (--crowd drop)" in dropped.notes
+    assert dropped.splits["all"]["boxes"] == 3 and f"{file}: 1 crowd box left out (--crowd drop)" in dropped.notes
     kept = convert(file, tmp_path / "kept", "voc", images=photos, crowd="keep")
     assert kept.splits["all"]["boxes"] == 4
-    assert f"{file}: 1 crowd boxes become ordinary ones (--crowd keep)" in kept.notes
+    assert f"{file}: 1 crowd box made ordinary (--crowd keep)" in kept.notes
     with pytest.raises(RetinaError, match="--crowd keep: it has no effect, COCO JSON marks crowd boxes"):
         convert(file, tmp_path / "dst", "coco", images=photos, crowd="keep")
 
@@ -272,13 +272,13 @@ def test_difficult_boxes_and_areas():
         fitted(given, HOLDS["coco"], None, None)
     held, notes = fitted(given, HOLDS["coco"], None, "keep")
     assert not held.difficult.any() and held.areas.tolist() == [500.5, 1400] * 2
-    assert notes == ("made: 2 difficult boxes become ordinary ones (--difficult keep)",)
+    assert notes == ("made: 2 difficult boxes made ordinary (--difficult keep)",)
     held, _ = fitted(given, HOLDS["coco"], None, "drop")
     assert held.offsets.tolist() == [0, 1, 2] and held.labels.tolist() == [1, 0]
     held, notes = fitted(given, HOLDS["tfds-voc"], None, None)
     assert held.difficult.tolist() == [True, False, False, True] and held.areas[0] == 18.5 * 27.75
     held, notes = fitted(table(1), HOLDS["tfds-coco"], None, None)
-    assert held.areas.tolist() == [500, 1400] and "1 areas are cut to whole pixels" in notes[0]
+    assert held.areas.tolist() == [500, 1400] and "1 area cut to whole pixels" in notes[0]
 
 
 def test_boxes_that_a_format_cannot_hold():
@@ -356,7 +356,7 @@ def test_odd_names_are_stated_and_read_again(tmp_path):
     assert done.problems == ()
     photos = tmp_path / "src/photos"
     assert done.renamed == ((f"{photos}/a b.png", "a_b.png"), (f"{photos}/a?b.png", "a_b_2.png"))
-    assert any(note.startswith("2 images get another name, such as a_b.png for ") for note in done.notes)
+    assert any(note.startswith("2 images renamed, such as a_b.png for ") for note in done.notes)
     assert json.loads((tmp_path / "dst" / REPORT).read_text())["renamed"] == [list(pair) for pair in done.renamed]
 
 
@@ -524,7 +524,7 @@ def test_hard_links(tmp_path):
         ({"difficult": [False, True]}, "1 of 2 boxes differ in their difficult flag, in 0.png"),
         ({"areas": [500.5, 1401.0]}, "1 of 2 boxes differ in their area, in 0.png"),
         ({"sizes": [(41, 60)]}, "0.png: (height, width) is [41, 60], expected [40, 60]"),
-        ({"images": ("1.png",)}, "1 images are not there, such as 0.png"),
+        ({"images": ("1.png",)}, "1 image not there, such as 0.png"),
     ],
 )
 def test_the_check_can_fail(tmp_path, monkeypatch, change, said):
@@ -542,14 +542,14 @@ def test_the_check_counts_images_boxes_and_bytes(tmp_path, monkeypatch):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(content)
     made = table(2)
-    assert differences(part_of(made), made.subset([0]), np.zeros(4)) == ("1 images, expected 2",)
+    assert differences(part_of(made), made.subset([0]), np.zeros(4)) == ("1 image, expected 2",)
     assert differences(part_of(made), made.subset([1, 0]), np.zeros(4)) == (), "in another order is no matter"
     fewer = replace(
         made.subset([0, 1]),
         offsets=[0, 2, 3],
         **{c: getattr(made, c)[:3] for c in ("boxes", "labels", "crowd", "difficult", "areas")},
     )
-    assert differences(part_of(made), fewer, np.zeros(4)) == ("1.png: 1 boxes, expected 2",)
+    assert differences(part_of(made), fewer, np.zeros(4)) == ("1.png: 1 box, expected 2",)
     copied = replace(made, images=("copy/0.png", "copy/1.png"))
     assert differences(part_of(made), copied, np.zeros(4)) == ("0.png: 3 bytes, expected 4",)
     (tmp_path / "copy/1.png").write_bytes(b"2")
@@ -660,7 +660,7 @@ def test_an_image_that_is_cut_short_is_named_and_copied_as_it_is(tmp_path):
     options = [str(file), str(tmp_path / "dst"), "--to", "coco", "--images", str(photo.parent)]
     answer = CliRunner().invoke(app_of("convert"), options)
     assert answer.exit_code == 0
-    assert "note: all: 1 image can't be decoded, copied as they are: p1.jpg: " in answer.stdout
+    assert "note: all: 1 image can't be decoded, copied unchanged: p1.jpg: " in answer.stdout
     assert "holds what its source holds, damaged images too." in answer.stdout
     assert "holds what it should" not in answer.stdout
 
@@ -763,7 +763,7 @@ def test_cocos_features_in_shards(tmp_path, file_format):
     settings = {"images": photos, "splits": ["train"], "file_format": file_format, "shard_bytes": 2 * size}
     done = convert(file, tmp_path / "sets/tiny/2.0.0", "tfds", **settings)
     assert done.problems == ()
-    assert done.notes == (f"{file}: 4 areas are cut to whole pixels, as TFDS with COCO's features stores them",)
+    assert done.notes == (f"{file}: 4 areas cut to whole pixels, as TFDS with COCO's features stores them",)
     builder = tfds.builder_from_directory(tmp_path / "sets/tiny/2.0.0")
     assert builder.info.full_name == "tiny/2.0.0" and builder.info.splits["train"].shard_lengths == [1, 2]
     told = builder.info.features.get_serialized_info()

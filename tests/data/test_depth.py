@@ -200,7 +200,7 @@ def test_the_doctor_names_the_setting_that_scales_deep_images(tmp_path):
     floats = [by_opencv((TWELVE / 4095).astype(np.float32), "tiff")]
     codes = findings(tmp_path / "c", floats, "tiff")
     assert set(codes) == {"deep-images", "unreadable-images"}
-    assert codes["deep-images"].grade == "error" and codes["deep-images"].remedy == "data.depth={low: 0, high: 1}"
+    assert codes["deep-images"].grade == "error" and codes["deep-images"].remedy == "'data.depth={low: 0, high: 1}'"
 
 
 def test_convert_copies_deep_images_and_says_how_they_are_read(tmp_path):

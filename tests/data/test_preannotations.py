@@ -194,4 +194,4 @@ def test_nothing_detected(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     table, scores = table_of([entry(tmp_path / "a.png", (8, 8))], NAMES, upright=False)
     for format in ("voc", "label-studio"):
-        assert write(table, scores, tmp_path, format, link=False)[0].endswith("1 images, 0 boxes")
+        assert write(table, scores, tmp_path, format, link=False)[0].endswith("1 image, 0 boxes")

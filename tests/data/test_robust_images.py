@@ -355,7 +355,7 @@ def test_skip_leaves_out_what_cannot_be_used(tmp_path, content):
     dataset, truth = read_split(skip, "train")
     assert dataset.image_ids == (41,)
     (note,) = dataset.notes
-    assert "decoded 2 images at" in note and "1 of them, with 1 boxes, can't be used and are left out" in note
+    assert "decoded 2 images at" in note and "1 of them, with 1 box, can't be used and are left out" in note
     assert "0.png" in note
     assert truth.image_ids == (41,) and truth.image.tolist() == [0] and len(truth.boxes) == 1
     assert [int(batch["index"][0]) for batch in batches(skip)] == [0]
@@ -480,9 +480,7 @@ def test_missing_images_are_counted_alike(tmp_path, format):
     dataset = load_split(data(source, tmp_path, invalid_images="skip"), "train")
     assert len(dataset) == 2 and len(dataset.boxes) == 2
     note = dataset.notes[-1]
-    assert (
-        "1 of them, with 1 boxes, can't be used and are left out" in note and "No such file" in note and "/0." in note
-    )
+    assert "1 of them, with 1 box, can't be used and are left out" in note and "No such file" in note and "/0." in note
     (tmp_path / "images" / "1.png").unlink()
     (tmp_path / "JPEGImages" / "1.png").unlink()
     with pytest.raises(RetinaError, match=r"0(\.png)?: no such image .*, 2 of 3 images are missing"):

@@ -6,7 +6,10 @@ import pytest
 from PIL import Image
 
 from retina import cli, config
+from retina.doctor.examine import examine
+from retina.doctor.targets import open_target
 from retina.errors import RetinaError
+from tests.data.formats import folders
 from tests.doctor.made import picture, table, write_coco
 
 CATEGORIES = [{"id": 1, "name": "cat"}, {"id": 3, "name": "<b>dog</b>"}]
@@ -184,21 +187,43 @@ def test_a_file_that_cannot_be_read_is_a_finding(tmp_path, monkeypatch, capsys):
 
 
 def test_voc_splits_leave_out_trainval(tmp_path):
-    from retina.doctor.targets import open_target
-
     for split in ("train", "val", "trainval", "test", "cat_train"):
         file = tmp_path / "VOC2007" / "ImageSets" / "Main" / f"{split}.txt"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("1\n")
-    assert open_target(tmp_path, []).splits == ("2007/test", "2007/train", "2007/val")
+    assert tuple(open_target(tmp_path, []).splits) == ("2007/test", "2007/train", "2007/val")
+
+
+@pytest.mark.parametrize(
+    ("writer", "unnamed"),
+    [
+        (folders.coco_beside, ["x.png"]),
+        (folders.coco_per_split, ["test2017/x.png"]),
+        (folders.keras_retinanet, ["images/x.png"]),
+        (folders.roboflow_csv, [f"train/{folders.roboflow('c.png')}", "test/x.png"]),
+    ],
+)
+def test_images_that_no_split_names(tmp_path, writer, unnamed):
+    """A file of annotations may leave images out: no fault, a note, once for all splits."""
+    writer(tmp_path)
+    notes = [finding.code for finding in examine(open_target(tmp_path, []), quick=True).findings]
+    assert ("images-that-no-split-names" in notes) == (len(unnamed) > 1)
+    Image.new("RGB", (40, 40)).save(tmp_path / unnamed[-1])
+    examined = examine(open_target(tmp_path, []), quick=True)
+    (finding,) = (entry for entry in examined.findings if entry.code == "images-that-no-split-names")
+    assert finding.grade == "note" and sorted(finding.examples) == sorted(str(tmp_path / name) for name in unnamed)
+
+
+def test_images_that_a_selection_leaves_out_are_not_called_unnamed(planted):
+    settings = ["data.train.select={every: 2}"]
+    examined = examine(open_target(planted / "settings.yaml", settings), quick=True)
+    assert "images-that-no-split-names" not in {finding.code for finding in examined.findings}
 
 
 def test_a_yolo_yaml_is_data_and_no_configuration(tmp_path):
-    from retina.doctor.targets import open_target
-
     (tmp_path / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [a]\n")
     target = open_target(tmp_path / "data.yaml", [])
-    assert target.config is None and target.splits == ("train", "val")
+    assert target.config is None and tuple(target.splits) == ("train", "val")
 
 
 def test_training_refuses_a_hopeless_set_up_before_it_writes_anything(tmp_path):

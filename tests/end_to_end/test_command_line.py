@@ -303,6 +303,29 @@ def test_a_reader_that_goes_is_no_defect(arguments, tmp_path):
     assert done.stderr in ("0\n", "1\n"), "0 where all of it was written before the reader went"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "written"),
+    [
+        ("score --ground-truth gt.json --detections dt.json --out scored", "scored/metrics.json"),
+        ("convert gt.json out --to yolo --split gt=train", "out/data.yaml"),
+        ("evaluate {run} --replicates 0 --out evaluated", "evaluated/metrics.json"),
+    ],
+)
+def test_a_reader_that_is_gone_costs_no_work(request, arguments, written, tmp_path):
+    run = request.getfixturevalue("trained").run if "{run}" in arguments else None
+    images = [{"id": 0, "file_name": "x.png", "height": 40, "width": 40}]
+    thing = {"image_id": 0, "category_id": 3, "bbox": [10, 10, 20, 20]}
+    categories, annotation = [{"id": 3, "name": "cat"}], {"id": 1, "area": 400, "iscrowd": 0, **thing}
+    truth = {"images": images, "categories": categories, "annotations": [annotation]}
+    (tmp_path / "gt.json").write_text(json.dumps(truth))
+    (tmp_path / "dt.json").write_text(json.dumps([{**thing, "score": 0.5}]))
+    Image.new("RGB", (40, 40)).save(tmp_path / "x.png")
+    command = f"{sys.executable} -m retina {arguments.format(run=run)} | true; echo ${{PIPESTATUS[0]}} >&2"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout == "" and done.stderr.splitlines()[-1] == "1" and "Traceback" not in done.stderr
+    assert (tmp_path / written).stat().st_size and not list(tmp_path.rglob(".partial*"))
+
+
 @pytest.mark.parametrize(("redirection", "says"), [(">/dev/full", "could not be written"), (">&-", ""), ("2>&-", "")])
 def test_output_that_cannot_be_written_is_the_last_thing_that_fails(redirection, says, tmp_path):
     """A figure that nobody got is a failure; the words on standard error are not."""

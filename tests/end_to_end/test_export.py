@@ -221,6 +221,25 @@ def test_the_certificate(exported, trained):
     assert "difference exactly 0" in found.words()
 
 
+def test_an_export_keeps_other_inference_settings(main, trained, tmp_path):
+    """They are printed, stand in the export, and are what it detects with; the run stays as it is."""
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    settings = ["inference.max_detections=3", "inference.score_threshold=0.06", "inference.nms_iou=0.3"]
+    options = ["--out", tmp_path / "model", "--certify", "2", "--json"]
+    code, out, err = main("export", trained.run, *settings, *options)
+    assert (code, err) == (0, "")
+    tree = json.loads(out)
+    assert any("0.06" in note and "0.3" in note and "3" in note for note in tree["notes"])
+    kept, own = package.load(tmp_path / "model"), package.load(trained.run)
+    inference = kept.config.inference
+    assert (inference.max_detections, inference.score_threshold, inference.nms_iou) == (3, 0.06, 0.3)
+    assert own.config.inference.max_detections == 20
+    (theirs,) = kept.predict(image)
+    (ours,) = package.load(trained.run, overrides=settings).predict(image)
+    assert len(theirs) == len(ours) == 3 < len(own.predict(image)[0])
+    np.testing.assert_array_equal(theirs.boxes, ours.boxes)
+
+
 def test_evaluate_and_predict_take_an_export(exported, trained, main, tmp_path):
     folder, _ = exported
     figures = []

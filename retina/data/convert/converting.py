@@ -44,6 +44,7 @@ from retina.data.load import read_source
 from retina.data.orientation import ROTATED, Policy
 from retina.errors import RetinaError
 from retina.files import write_text
+from retina.output import count
 
 REPORT = "conversion.json"
 _STATE = ".retina_convert.json"
@@ -336,7 +337,7 @@ def _plan(
             parts.append(Part(split, table, mine, tuple(header.suffix for header in headers), rotations))
     if renamed:
         old, new = renamed[0]
-        notes += (f"{len(renamed)} images get another name, such as {new} for {old}; {REPORT} lists them",)
+        notes += (f"{count(len(renamed), 'image')} renamed, such as {new} for {old}; {REPORT} lists them",)
     return parts, notes, renamed
 
 
@@ -463,8 +464,7 @@ def _damaged(parts: Sequence[Part], report: Progress) -> tuple[str, ...]:
             shown = "; ".join(faults[:3])
             more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
             notes.append(
-                f"{part.split}: {len(faults)} image{'s' * (len(faults) > 1)} can't be decoded, copied as they "
-                f"are: {shown}{more}"
+                f"{part.split}: {count(len(faults), 'image')} can't be decoded, copied unchanged: {shown}{more}"
             )
     return tuple(notes)
 

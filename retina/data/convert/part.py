@@ -15,6 +15,7 @@ from retina.data.image_files import place_image
 from retina.data.stored import TableImage
 from retina.errors import RetinaError
 from retina.files import IMAGE_SUFFIXES
+from retina.output import count
 
 Written = Literal["coco", "voc", "yolo", "csv", "tfds"]
 """What `retina convert` writes and reads again."""
@@ -121,33 +122,34 @@ def fitted(
     notes: list[str] = []
     for kind, chosen, can in (("crowd", crowd, holds.crowd), ("difficult", difficult, holds.difficult)):
         flags = getattr(table, kind)
-        count = int(flags.sum())
+        number = int(flags.sum())
         if chosen == "keep" and can:
             raise RetinaError(f"--{kind} keep: it has no effect, {holds.title} marks {kind} boxes; leave it out")
-        if not count or (can and chosen is None):
+        if not number or (can and chosen is None):
             continue
         if chosen is None:
             raise RetinaError(
-                f"{table.name}: {count} of {len(flags)} boxes are marked {kind}, which {holds.title} can't say; decide "
-                f"with --{kind} drop (leave them out) or --{kind} keep (they become ordinary boxes)"
+                f"{table.name}: {number} of {len(flags)} boxes are marked {kind}, which {holds.title} can't say; "
+                f"decide with --{kind} drop (leave them out) or --{kind} keep (they become ordinary boxes)"
             )
         if chosen == "drop":
             table = without(table, flags)
-            notes.append(f"{table.name}: {count} {kind} boxes left out (--{kind} drop)")
+            notes.append(f"{table.name}: {count(number, f'{kind} box')} left out (--{kind} drop)")
         else:
             table = replace(table, **{kind: np.zeros_like(flags)})
-            notes.append(f"{table.name}: {count} {kind} boxes become ordinary ones (--{kind} keep)")
+            notes.append(f"{table.name}: {count(number, f'{kind} box')} made ordinary (--{kind} keep)")
     of_boxes = _areas(table.boxes)
     if holds.areas == "whole":
         cut = int((np.floor(table.areas) != table.areas).sum())
         if cut:
-            notes.append(f"{table.name}: {cut} areas are cut to whole pixels, as {holds.title} stores them")
+            notes.append(f"{table.name}: {count(cut, 'area')} cut to whole pixels, as {holds.title} stores them")
         table = replace(table, areas=np.floor(table.areas))
     elif holds.areas == "no":
         other = int((np.abs(table.areas - of_boxes) > 1e-6 * np.maximum(of_boxes, 1)).sum())
         if other:
             notes.append(
-                f"{table.name}: {other} areas of their own are lost, {holds.title} has only those of the boxes"
+                f"{table.name}: {count(other, 'area')} other than the box's lost, {holds.title} has only those of "
+                "the boxes"
             )
         table = replace(table, areas=of_boxes)
     return table, tuple(notes)

@@ -13,6 +13,7 @@ from retina.data.convert.part import Target
 from retina.data.dataset import DetectionDataset
 from retina.data.headers import UPRIGHT, orientation
 from retina.errors import RetinaError
+from retina.output import count
 
 FORMATS = ("coco", "voc", "yolo", "csv", "label-studio")
 
@@ -109,4 +110,4 @@ def write(table: DetectionDataset, scores: np.ndarray, home: Path, format: str, 
     if done.problems:
         raise RetinaError(f"{home / format}: it is not what was to be written: {'; '.join(done.problems)}")
     counts = done.splits[_SPLIT]
-    return (f"{home / format}: {counts['images']} images, {counts['boxes']} boxes", *done.notes)
+    return (f"{home / format}: {count(counts['images'], 'image')}, {count(counts['boxes'], 'box')}", *done.notes)

@@ -16,6 +16,7 @@ from retina.data.images import each_image
 from retina.data.orientation import turned
 from retina.data.stored import StoredImage, TableImage, encoded
 from retina.errors import RetinaError
+from retina.output import count
 
 _SHOWN = 3
 # Of JPEGs encoded again at quality 95: the largest and the mean difference of a channel, in levels of 255. Noise and
@@ -52,7 +53,7 @@ def differences(
     if (np.diff(written.offsets)[rows] != counts).any():
         row = int(np.argmax(np.diff(written.offsets)[rows] != counts))
         got = int(np.diff(written.offsets)[rows[row]])
-        return (f"{part.names[row]}: {got} boxes, expected {counts[row]}",)
+        return (f"{part.names[row]}: {count(got, 'box')}, expected {counts[row]}",)
     written = written.subset(rows)
     faults = [*_copies(part, written, tick)]
     named = np.array(written.class_names)[written.labels], np.array(expected.class_names)[expected.labels]
@@ -89,13 +90,13 @@ def differing_texts(texts: Iterable[tuple[Path, str]]) -> tuple[str, ...]:
 def _rows(part: Part, written: DetectionDataset) -> np.ndarray | str:
     """[N] the row of each image of the part in the table, or the fault."""
     if len(written) != len(part.table):
-        return f"{len(written)} images, expected {len(part.table)}"
+        return f"{count(len(written), 'image')}, expected {len(part.table)}"
     if any(isinstance(image, StoredImage) for image in written.images):
         return np.arange(len(written))
     place = {Path(str(image)).name: row for row, image in enumerate(written.images)}
     missing = [name for name in part.names if name not in place]
     if missing:
-        return f"{len(missing)} images are not there, such as {missing[0]}"
+        return f"{count(len(missing), 'image')} not there, such as {missing[0]}"
     return np.array([place[name] for name in part.names], np.int64)
 
 

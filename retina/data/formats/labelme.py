@@ -20,11 +20,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from retina import config
-from retina.data.dataset import Difficult, RawObjects, Records, first_repeated, handle_difficult, suggest
+from retina.data.dataset import (
+    Difficult,
+    RawObjects,
+    Records,
+    UnusedLabels,
+    first_repeated,
+    handle_difficult,
+    note_unused,
+    suggest,
+    unused_labels,
+)
 from retina.data.detections import is_name, is_number, short, to_xywh
-from retina.data.folders import LOOKED_AT, files, split_folders
+from retina.data.folders import LOOKED_AT, files, files_called, split_folders
 from retina.data.image_files import NO_SIZE_PIXELS, guess_folder, image_size, locate_images
 from retina.errors import RetinaError
+from retina.output import count
 
 LAYOUTS = {"labelme: x.json beside x.jpg, or annotations/x.json and images/x.jpg": ("*.json", "annotations/*.json")}
 """The layouts of folders in words, each with patterns of what hints at it."""
@@ -87,6 +98,7 @@ def labelme_records(
         if again is not None:
             both = f"{annotations[values.index(values[again[0]])].file} and {annotations[again[0]].file}"
             raise RetinaError(f"{name}: {both} have one {what}, {values[again[0]]}; remove one of the files")
+    unused, unannotated = _unclaimed(name, folder, annotations, paths)
     names = list(classes) if classes is not None else _all_names(folder, annotations)
     if not names:
         raise RetinaError(f"{name}: no file has a shape, so there are no class names; set data.classes")
@@ -105,7 +117,8 @@ def labelme_records(
         np.array(sizes, np.int32),
         raw,
         lambda row: f"{annotations[raw.image[row]].file.name} object {number[row]}",
-        notes + _notes(name, annotations) + said,
+        notes + _notes(name, annotations) + unannotated + said,
+        unused,
         open_classes=True,
         measured=np.array([entry.size is None for entry in annotations], np.bool_),
     )
@@ -147,7 +160,7 @@ def _annotations(home: Path) -> tuple[list[_Annotation], tuple[str, ...]]:
     others = sorted({*there} - {entry.file for entry in listed})
     if not others:
         return listed, ()
-    return listed, (f"{home}: {len(others)} JSON files are not labelme's and are left out, such as {others[0].name}",)
+    return listed, (f"{home}: {count(len(others), 'JSON file')} of another tool left out, such as {others[0].name}",)
 
 
 def _locate(home: Path, listed: Sequence[_Annotation], images: Path | None, keep_missing: bool) -> Any:
@@ -166,6 +179,29 @@ def _locate(home: Path, listed: Sequence[_Annotation], images: Path | None, keep
         looked=looked,
         keep_missing=keep_missing,
     )
+
+
+def _unclaimed(
+    name: str, folder: Path, annotations: Sequence[_Annotation], paths: Sequence[str]
+) -> tuple[UnusedLabels | None, tuple[str, ...]]:
+    """The files called like images that none names, and notes on both."""
+    homes = dict.fromkeys(entry.file.parent for entry in annotations)
+    others = [file for home in split_folders(folder).values() for file in _files_of(home)]
+    annotated = {str(Path(path)) for path in paths}
+    beside = [image for place in dict.fromkeys(Path(path).parent for path in paths) for image in files(place)]
+    stems = {entry.file.stem for entry in annotations} | {file.stem for file in others}
+    without = [image for image in beside if str(image) not in annotated and image.stem not in stems]
+    if not without:
+        return None, ()
+    note = (
+        f"{name}: {len(without)} of {len(beside)} images have no JSON file and are left out, such as "
+        f"{without[0].name}; one without objects needs a file without shapes"
+    )
+    called = map(Path, files_called(folder, [image.stem for image in without], ".json"))
+    elsewhere = sorted(str(file) for file in called if file.parent not in homes and _SHAPES.search(_read(file)))
+    sought = list(map(str, homes))
+    unused = unused_labels(elsewhere, len(annotations), sought, ".json", "is left out")
+    return unused, (note, *([note_unused(name, elsewhere, sought)] if elsewhere else []))
 
 
 def _all_names(folder: Path, annotations: Sequence[_Annotation]) -> list[str]:
@@ -235,8 +271,14 @@ def _parse(file: Path) -> _Annotation | None:
         if corners is not None:
             entry.names.append(shape["label"])
             entry.corners.append(corners)
-            entry.difficult.append(shape.get("difficult") is True)
+            entry.difficult.append(_difficult(f"{file}: shape {index}", shape.get("difficult")))
     return entry
+
+
+def _difficult(where: str, flag: Any) -> bool:
+    if flag is not None and (type(flag) not in (bool, int, float) or flag not in (0, 1)):
+        raise RetinaError(f"{where}: difficult must be true or false, got {short(flag)}")
+    return bool(flag)
 
 
 def _corners(where: str, shape: Any) -> tuple[str, list[float] | None]:
@@ -247,7 +289,7 @@ def _corners(where: str, shape: Any) -> tuple[str, list[float] | None]:
     points: Any = shape.get("points")
     if kind in _LINES:
         return kind, None
-    if kind not in _BOXED:
+    if not is_name(kind) or kind not in _BOXED:
         raise RetinaError(f"{where}: shape_type must be one of {', '.join((*_BOXED, *_LINES))}, got {short(kind)}")
     pairs = isinstance(points, list) and all(isinstance(point, list) and len(point) == 2 for point in points)
     if not pairs or len(points) < _BOXED[kind] or not all(is_number(number) for point in points for number in point):

@@ -73,6 +73,7 @@ _POSES = ("frontal", "rear", "left", "right", "unspecified")
 
 # A record of TFRecord: length (8 bytes), its checksum (4), the data, its checksum (4).
 _RECORD_HEAD, _RECORD_FRAME = 12, 16
+_NAMES = "image/id", "image/filename"
 
 
 class _Record(NamedTuple):
@@ -121,6 +122,7 @@ def tfds_records(
         sizes.append((width, height) if turned else (height, width))
         ids.append(_image_id(record.example, row, builder.info.metadata))
         columns.append({key: np.array(values) for key, values in record.example["objects"].items()})
+        _refuse_uneven(f"{title}: image {row}{_called(record.example)}", columns[-1])
     if not images:
         raise RetinaError(f"{title}: this split holds no image; choose another split")
     again = first_repeated(ids)
@@ -248,7 +250,7 @@ def _records(builder: Any, split: str, title: str) -> Iterator[_Record]:
         source = builder.as_data_source(split, decoders=decoders)
         for row in range(len(source)):
             example = source[row]
-            yield _Record(example, SourceImage(source, row, len(example["image"])))
+            yield _Record(example, SourceImage(source, row, len(_image(example))))
     except (tf.errors.OpError, OSError, RuntimeError, ValueError, NotImplementedError) as error:
         reason = (getattr(error, "message", None) or str(error)).splitlines()[0]
         plain = _WHERE_IN_TENSORFLOW.sub("", reason).strip()
@@ -270,12 +272,27 @@ def _from_tfrecord(instructions: Sequence[Any], features: Any, decoders: Mapping
             if number >= part.skip:
                 example = features.deserialize_example_np(record, decoders=decoders)
                 # The image is stored as it is: its bytes stand in the record once, or equal ones do.
-                start = place + _RECORD_HEAD + record.index(example["image"])
-                yield _Record(example, FileSlice(path, start, len(example["image"])))
+                image = _image(example)
+                start = place + _RECORD_HEAD + record.index(image)
+                yield _Record(example, FileSlice(path, start, len(image)))
             place += len(record) + _RECORD_FRAME
         else:
             if number + 1 < part.skip + part.take:
                 raise OSError(f"{part.filename} holds {number + 1} records, expected {part.skip + part.take}")
+
+
+def _image(example: Mapping[str, Any]) -> bytes:
+    image = example["image"]
+    if not isinstance(image, bytes):
+        raise ValueError(f"a record holds {type(image).__name__} in the place of an encoded image")
+    return image
+
+
+def _refuse_uneven(where: str, objects: Mapping[str, np.ndarray]) -> None:
+    counts = {key: len(values) for key, values in objects.items()}
+    if len(set(counts.values())) > 1:
+        numbers = ", ".join(f"objects/{key} {number}" for key, number in sorted(counts.items()))
+        raise RetinaError(f"{where}: expected a value of each feature for each object, got {numbers}; prepare it again")
 
 
 def _size(title: str, row: int, example: Mapping[str, Any], unreadable: tuple[int, int] | None) -> tuple[int, int]:
@@ -295,12 +312,15 @@ def _size(title: str, row: int, example: Mapping[str, Any], unreadable: tuple[in
 
 def _called(example: Mapping[str, Any]) -> str:
     """The name of a record's image in messages: a row's number finds nothing in a folder of files."""
-    name, keys = example.get("image/filename"), []
-    if "image/id" in example:
-        keys.append(f"image/id {int(example['image/id'])}")
-    if name:
-        keys.append(f"image/filename {name.decode('utf-8', 'replace')}")
+    keys = [f"{key} {_plain(example[key])}" for key in _NAMES if _plain(example.get(key)) not in (None, "")]
     return f" ({', '.join(keys)})" if keys else ""
+
+
+def _plain(value: Any, errors: str = "replace") -> int | str | None:
+    """A number or a text of a record; None for anything else."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", errors)
+    return int(value) if isinstance(value, int | np.integer) else None
 
 
 def _refuse_unlabelled(title: str, raw: RawObjects, ids: Sequence[int | str], classes: int) -> None:
@@ -315,10 +335,10 @@ def _refuse_unlabelled(title: str, raw: RawObjects, ids: Sequence[int | str], cl
 
 
 def _image_id(example: Mapping[str, Any], row: int, metadata: Mapping[str, Any]) -> int | str:
-    name = example.get("image/filename")
-    if "image/id" in example and metadata.get(IMAGE_IDS) != "filename":
-        return int(example["image/id"])
-    return row if name is None else stem(name.decode("utf-8", "surrogateescape"))
+    identifier, name = (_plain(example.get(key), "surrogateescape") for key in _NAMES)
+    if identifier is not None and metadata.get(IMAGE_IDS) != "filename":
+        return identifier
+    return stem(name) if isinstance(name, str) else row
 
 
 def _category_ids(builder: Any, classes: int) -> tuple[int, ...]:
@@ -342,16 +362,18 @@ def _objects(columns: Sequence[Mapping[str, np.ndarray]], sizes: np.ndarray, *, 
     given = np.concatenate([objects["bbox"].reshape(-1, 4) for objects in columns]).astype(np.float64)
     sides = np.tile(sizes[image].astype(np.float64), 2)
     boxes = (given * sides)[:, [1, 0, 3, 2]]
-    extent = boxes[:, 2:] - boxes[:, :2]
-    if one_based:
-        boxes[:, :2] = np.maximum(boxes[:, :2] - 1, 0)
+    with np.errstate(invalid="ignore"):  # of infinite corners
+        extent = boxes[:, 2:] - boxes[:, :2]
+        if one_based:
+            boxes[:, :2] = np.maximum(boxes[:, :2] - 1, 0)
+        xywh = to_xywh(boxes)
     return RawObjects(
         image=image,
         boxes=boxes,
-        xywh=to_xywh(boxes),
+        xywh=xywh,
         given=given,
         extent=extent,
-        labels=column("label", np.int32, 0),
+        labels=column("label", np.int64, 0),
         crowd=column("is_crowd", np.bool_, False),
         difficult=column("is_difficult", np.bool_, False),
         areas=column("area", np.float64, np.nan),

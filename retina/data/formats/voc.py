@@ -31,12 +31,15 @@ from retina.data.dataset import (
     Difficult,
     RawObjects,
     Records,
+    UnusedLabels,
     first_repeated,
     handle_difficult,
+    note_unused,
     suggest,
+    unused_labels,
 )
 from retina.data.detections import Pixels, short, to_continuous, to_xywh
-from retina.data.folders import files, first_folder, split_folders, subfolders
+from retina.data.folders import files, files_called, first_folder, split_folders, subfolders
 from retina.data.formats import text
 from retina.data.ground_truth import (
     FileTruth,
@@ -121,6 +124,7 @@ def voc_records(
         names = list(classes)
         _check_names(annotations, names)
     raw, rows, notes = handle_difficult(name, _objects(annotations, names), difficult)
+    unused, unannotated = _unclaimed(name, folder, listed, pictures)
     # Where each object stands in its file.
     number = np.array([i for annotation in annotations for i in range(len(annotation.names))], np.int64)[rows]
     return Records(
@@ -132,7 +136,8 @@ def voc_records(
         np.array([annotation.size for annotation in annotations], np.int32),
         raw,
         lambda row: f"{annotations[raw.image[row]].file.name} object {number[row]}",
-        notes + tuple(note for home in homes for note in _without_annotation(home, listed, pictures[home])),
+        notes + unannotated,
+        unused,
         open_classes=True,
     )
 
@@ -327,17 +332,31 @@ def _picture(entry: _Listed, annotation: _Annotation, candidates: Sequence[str])
     return candidates[0] if candidates else f"{entry.stem}.jpg"
 
 
-def _without_annotation(home: Path, listed: Sequence[_Listed], pictures: Mapping[str, list[str]]) -> tuple[str, ...]:
-    """A note on images without annotation, where all annotations are read: lists say what they leave out."""
-    if (home / "ImageSets").is_dir():
-        return ()
-    left_out = sorted(set(pictures) - {entry.stem for entry in listed if entry.home == home})
-    if not left_out:
-        return ()
-    return (
-        f"{home}: {len(left_out)} of {len(pictures)} images have no annotation and are left out, such as "
-        f"{pictures[left_out[0]][0]}; one without objects needs an annotation without <object>",
+def _unclaimed(
+    name: str, folder: Path, listed: Sequence[_Listed], pictures: Mapping[Path, Mapping[str, list[str]]]
+) -> tuple[UnusedLabels | None, tuple[str, ...]]:
+    """The annotations called like images that have none, and notes on both, where all annotations are read: lists say
+    what they leave out."""
+    without: dict[Path, list[str]] = {}
+    for home, images in pictures.items():
+        annotated = {entry.stem for entry in listed if entry.home == home}
+        left_out = sorted(set(images) - annotated)
+        if left_out and not (home / "ImageSets").is_dir():
+            without[home] = left_out
+    notes = tuple(
+        f"{home}: {len(left_out)} of {len(pictures[home])} images have no annotation and are left out, such as "
+        f"{pictures[home][left_out[0]][0]}; one without objects needs an annotation without <object>"
+        for home, left_out in without.items()
     )
+    claimed = {str(entry.file) for entry in listed}
+    if without:
+        claimed.update(str(file) for home in _split_homes(folder).values() for file in _annotations(home).values())
+    stems = {os.path.basename(stem) for left_out in without.values() for stem in left_out}
+    others = (file for file in files_called(folder, stems, ".xml") if file not in claimed)
+    elsewhere = sorted(file for file in others if _OUTERMOST.search(Path(file).read_bytes()))
+    sought = [str(_annotation_folder(home)) for home in without]
+    unused = unused_labels(elsewhere, len(listed), sought, ".xml", "is left out")
+    return unused, notes + ((note_unused(name, elsewhere, sought),) if elsewhere else ())
 
 
 def _pictures(folder: Path) -> dict[str, list[str]]:

@@ -33,10 +33,12 @@ from retina.data.dataset import (
     distinct_names,
     first_repeated,
     merging_advice,
+    note_unused,
     suggest,
+    unused_labels,
 )
 from retina.data.detections import short
-from retina.data.folders import LOOKED_AT, SPELLINGS, files, files_below, split_folders, split_of
+from retina.data.folders import LOOKED_AT, SPELLINGS, files, files_below, files_called, split_folders, split_of
 from retina.data.formats import text
 from retina.data.image_files import (
     NO_SIZE_FRACTIONS,
@@ -46,9 +48,11 @@ from retina.data.image_files import (
     placed,
     plain_names,
     readings,
+    refuse_no_name,
 )
 from retina.errors import RetinaError
 from retina.files import IMAGE_SUFFIXES, write_text
+from retina.output import count
 
 SPLITS = tuple(SPELLINGS)
 
@@ -75,8 +79,6 @@ _SHOWN = 3
 _YAML = (".yaml", ".yml")
 # darknet's keys of splits.
 _KEYS = {"train", "valid", "val", "test"}
-# Where labels that no image claims are looked for: beside images may lie a whole home folder.
-_MOST_FOLDERS = 2000
 
 
 def yolo_records(
@@ -266,7 +268,7 @@ def _notes(listing: Listing, lines: _Lines) -> tuple[str, ...]:
     if lines.polygons:
         notes.append(f"{lines.polygons} of {len(lines.words)} objects are polygons: their bounding boxes are taken")
     if lines.repeated:
-        notes.append(f"{lines.repeated} lines stand twice in their label file: taken once")
+        notes.append(f"{count(lines.repeated, 'line')} repeated in a label file: taken once")
     return tuple(f"{listing.name}: {note}" for note in notes)
 
 
@@ -395,26 +397,22 @@ def _listing(
     labels, renamed = _paired(stems, folders, existing)
     if renamed:
         notes += (
-            f"{name}: {renamed} label files are called as Label Studio calls them: taken for the images they name",
+            f"{name}: {count(renamed, 'label file')} called as Label Studio does: taken for the images that they name",
         )
     # A text file of images may leave some out on purpose, and beside images any text may lie.
     strays = sorted(
         f"{home}/{file}" for folder, home in folders.items() for file in existing[home] if home != folder and not listed
     )
     if strays:
-        notes += (f"{name}: {len(strays)} label files have no image and are left out, such as {strays[0]}",)
+        notes += (f"{name}: {count(len(strays), 'label file')} without image left out, such as {strays[0]}",)
     claimed = {os.path.abspath(label) for label in (*labels, *strays) if label is not None}
     without = [stem for stem, label in zip(stems, labels, strict=True) if label is None]
-    elsewhere = _labels_elsewhere(root, without, claimed) if without else []
+    elsewhere = _labels_elsewhere(root, without, claimed)
     sought = tuple(sorted(set(folders.values())))
+    used = len(labels) - len(without)
     if elsewhere:
-        notes += (
-            f"{name}: {len(elsewhere)} label files are called like images without labels and are not used, such as "
-            f"{elsewhere[0]}; labels were sought in {', '.join(sought[:_SHOWN])}{' and more' * (len(sought) > _SHOWN)}",
-        )
-    files = (*elsewhere, *strays)
-    share = len(files) / (len(files) + len(labels) - len(without)) if files else 0.0
-    unused = UnusedLabels(files, share, sought) if files else None
+        notes += (note_unused(name, elsewhere, sought),)
+    unused = unused_labels((*elsewhere, *strays), used, sought, ".txt", "is trained as background")
     prefix = f"{base}{os.sep}"
     ids = [stem.removeprefix(prefix) if stem.startswith(prefix) else os.path.relpath(stem, base) for stem in stems]
     return Listing(name, names, named_by, tuple(ids), tuple(images), tuple(labels), keypoints, notes, unused)
@@ -450,7 +448,6 @@ def _paired(
 def _labels_elsewhere(root: Path, stems: Sequence[str], claimed: set[str]) -> list[str]:
     """The text files in the root called like one of these images, in any case, which are no label of any image: with
     another case of the ending or of `labels`, or in another folder."""
-    names = {os.path.basename(stem).casefold() for stem in stems}
     listing: dict[str, set[str]] = {}
 
     def images_in(folder: str) -> set[str]:
@@ -471,16 +468,12 @@ def _labels_elsewhere(root: Path, stems: Sequence[str], claimed: set[str]) -> li
         )
 
     unused = []
-    for folder, _, inside in islice(os.walk(root), _MOST_FOLDERS):
-        for file in inside:
-            stem, ending = os.path.splitext(file)
-            if ending.lower() != ".txt" or stem.casefold() not in names or file.startswith("._"):
-                continue
-            path = os.path.join(folder, file)
-            if os.path.abspath(path) in claimed or text.names_classes(Path(path)):
-                continue
-            if ending != ".txt" or not has_image(folder, stem):
-                unused.append(path)
+    for path in files_called(root, {os.path.basename(stem) for stem in stems}, ".txt"):
+        stem, ending = os.path.splitext(os.path.basename(path))
+        if os.path.abspath(path) in claimed or text.names_classes(Path(path)):
+            continue
+        if ending != ".txt" or not has_image(os.path.dirname(path), stem):
+            unused.append(path)
     return sorted(unused)
 
 
@@ -745,7 +738,7 @@ def _left_out(name: str, others: Counter[str]) -> tuple[str, ...]:
     if not others:
         return ()
     what = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
-    return (f"{name}: {sum(others.values())} files are no images of a known kind and are left out: {what}",)
+    return (f"{name}: {count(others.total(), 'file')} of no known kind of image left out: {what}",)
 
 
 def _of_text(file: Path, root: Path, *, darknet: bool) -> tuple[list[str], tuple[str, ...]]:
@@ -758,6 +751,7 @@ def _of_text(file: Path, root: Path, *, darknet: bool) -> tuple[list[str], tuple
     entries = [(number, entry) for number, entry in lines if entry]
     guessed: Path | None = None
     for number, entry in entries:
+        refuse_no_name(f"{file}: line {number}:", entry)
         if darknet:
             entry = str(root.absolute() / _in_root(entry, root))
         whole = os.path.normpath(os.path.join(os.path.abspath(file.parent), entry))
@@ -779,7 +773,7 @@ def _of_text(file: Path, root: Path, *, darknet: bool) -> tuple[list[str], tuple
         images.append(os.path.join(str(root), whole[len(top.rstrip(os.sep)) + 1 :]))
     if not others:
         return images, ()
-    return images, (f"{file}: {len(others)} image names are read otherwise, such as {others[0]}",)
+    return images, (f"{file}: {count(len(others), 'image name')} read otherwise, such as {others[0]}",)
 
 
 def _labels_folder(root: Path, folder: str) -> str:

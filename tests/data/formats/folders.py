@@ -6,7 +6,7 @@ Names, keys and places are those of the tools that write them; a picture is reco
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,7 +76,7 @@ def xml(picture: Picture, file: str) -> str:
     return f"<annotation>\n<filename>{file}</filename>{size}{objects}</annotation>"
 
 
-def xmls(folder: Path, numbers: range = EVERY, called: Callable[[str], str] = str) -> None:
+def xmls(folder: Path, numbers: Iterable[int] = EVERY, called: Callable[[str], str] = str) -> None:
     for which in numbers:
         file = called(PICTURES[which].name)
         write(folder / f"{Path(file).stem}.xml", xml(PICTURES[which], file))
@@ -113,7 +113,7 @@ def yolo(folder: Path, numbers: range = EVERY, called: Callable[[str], str] = st
             write(folder / f"{Path(called(PICTURES[which].name)).stem}.txt", "".join(lines))
 
 
-def labelme(folder: Path, numbers: range = EVERY, images: str = "") -> None:
+def labelme(folder: Path, numbers: Iterable[int] = EVERY, images: str = "") -> None:
     """Dogs are polygons, cats rectangles by two corners in any order."""
     for which in numbers:
         name, (width, height), boxes = PICTURES[which]

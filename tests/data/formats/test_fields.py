@@ -4,6 +4,7 @@ raises anything else."""
 from __future__ import annotations
 
 import copy
+import io
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -12,15 +13,16 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from PIL import Image
 
 from retina import config
 from retina.data.convert.origin import find_source
 from retina.data.formats.coco import coco_results
-from retina.data.load import load_split, read_ground_truth, read_source
+from retina.data.load import load_split, read_ground_truth, read_results, read_source
 from retina.doctor.targets import open_target, read_splits
 from retina.errors import RetinaError
 
@@ -82,6 +84,25 @@ YOLO = {
     "kpt_shape": None,
 }
 LINE = ["0", "0.5", "0.5", "0.25", "0.25"]
+LABELME = {
+    "version": "5.4.1",
+    "flags": {},
+    "shapes": [
+        {"label": "cat", "points": [[1, 2], [11, 22]], "group_id": None, "shape_type": "rectangle", "flags": {}},
+        {"label": "dog", "points": [[1, 2], [9, 2], [9, 8.5]], "shape_type": "polygon", "difficult": False},
+    ],
+    "imagePath": "a.png",
+    "imageData": None,
+    "imageHeight": SIDE,
+    "imageWidth": SIDE,
+}
+TEXT = {
+    "xywh": ["cat", "0.5", "1", "2", "10", "20"],
+    "xyxy": ["cat", "0.5", "1", "2", "11", "22"],
+    "yolo": ["0", "0.5", "0.3", "0.3", "0.2", "0.2"],
+    "ultralytics": ["0", "0.3", "0.3", "0.2", "0.2", "0.5"],
+    "voc": ["a", "0.5", "1", "2", "11", "22"],
+}
 CSV = {
     "image": "a.png", "width": SIDE, "height": SIDE, "x1": 1, "y1": 2, "x2": 11, "y2": 22, "label": "cat", "crowd": 0,
     "difficult": 0, "area": 200,
@@ -105,6 +126,38 @@ def changed(tree: Any, path: tuple, value: Any) -> Any:
         inner = inner[key]
     inner[path[-1]] = value
     return tree
+
+
+IN_RECORDS = {"format": "tfds", "name": "made", "split": "train", "data_dir": "."}
+RECORDS = {
+    "objects/bbox": [0.1, 0.1, 0.5, 0.5, 0.0, 0.2, 1.0, 0.9],
+    "objects/label": [0, 1],
+    "objects/is_crowd": [0, 0],
+    "objects/is_difficult": [0, 1],
+    "objects/area": [100, 200],
+    "image/id": [7],
+    "image/filename": [b"a.png"],
+    "image": [],
+}
+VALUES = st.one_of(
+    st.lists(st.sampled_from((0.0, 0.5, 1.0, -1.0, 1e-320, 3e38, math.nan, math.inf)), max_size=9),
+    st.lists(st.sampled_from((0, 1, -1, 5, 2**31, 2**62, -(2**63))), max_size=3),
+    st.lists(st.sampled_from((b"", b"x", b"\xff\xfe", b"a\0")), max_size=2),
+)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> Path:
+    """A folder with the TFDS dataset `made`, of one record."""
+    tfds = pytest.importorskip("tensorflow_datasets")
+    from tests.data.formats.test_tfds import example as record
+    from tests.data.formats.test_tfds import features, write
+
+    root = tmp_path_factory.mktemp("prepared")
+    spec = features(**{"image/id": np.int64, "image/filename": tfds.features.Text()})
+    rows = [record(0, **{"image/id": 7, "image/filename": "a.png"})]
+    write(root / "made" / "1.0.0", "made", "tfrecord", spec, {"train": rows}, shards=1)
+    return root
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +204,8 @@ def alike(root: Path, source: dict, path: Path, *, scored: bool) -> None:
     if "nothing to train on" in trained:
         trained = examined = converted if converted == "read" else trained
     # The doctor goes on without images that can't be used, and names them.
-    if any(words in trained for words in ("no such image", "expected an image file", "data.max_pixels")):
+    unusable = ("no such image", "expected an image file", "expected an encoded image", "data.max_pixels")
+    if any(words in trained for words in unusable):
         examined = trained
     # Convert copies files, however many pixels they are declared to have.
     if "data.max_pixels" in trained:
@@ -164,6 +218,8 @@ def alike(root: Path, source: dict, path: Path, *, scored: bool) -> None:
 
 @EXAMPLES
 @given(st.sampled_from(list(places(COCO))), STRANGE)
+@example(("images", 0, "file_name"), "\ud800")
+@example(("images", 0, "file_name"), "\0")
 def test_coco(home, path, value):
     (home / "data.json").write_text(json.dumps(changed(COCO, path, value)))
     source = {"format": "coco", "annotations": "data.json", "images": "images"}
@@ -213,12 +269,102 @@ def test_a_data_yaml(home, path, value):
 
 
 @EXAMPLES
+@given(STRANGE)
+@example("images/\0.png")
+def test_a_list_of_yolo_images(home, value):
+    (home / "list.yaml").write_text("train: list.txt\nnames: [cat, dog]\n")
+    (home / "list.txt").write_bytes(f"images/a.png\n{value}\n".encode("utf-8", "replace"))
+    alike(home, {"format": "yolo", "data": "list.yaml", "split": "train"}, home / "list.yaml", scored=False)
+
+
+@EXAMPLES
 @given(st.sampled_from(range(len(LINE))), STRANGE)
 def test_a_yolo_label(home, column, value):
     (home / "plain.yaml").write_text("train: images\nnames: [cat, dog]\n")
     words = [str(value) if place == column else word for place, word in enumerate(LINE)]
     (home / "labels/a.txt").write_bytes(" ".join(words).encode("utf-8", "replace"))
     alike(home, {"format": "yolo", "data": "plain.yaml", "split": "train"}, home / "plain.yaml", scored=False)
+
+
+@EXAMPLES
+@given(st.sampled_from(list(places(LABELME))), STRANGE)
+@example(("shapes", 0, "shape_type"), ["rectangle"])
+@example(("imagePath",), "\ud800")
+@example(("imagePath",), "\0")
+def test_labelme(home, path, value):
+    folder = home / "labelme"
+    folder.mkdir(exist_ok=True)
+    for name, tree in (("a", changed(LABELME, path, value)), ("b", LABELME | {"imagePath": "b.png"})):
+        Image.new("RGB", (SIDE, SIDE)).save(folder / f"{name}.png")
+        (folder / f"{name}.json").write_text(json.dumps(tree))
+    alike(home, {"format": "labelme", "folder": "labelme"}, folder, scored=False)
+
+
+def write_record(prepared: Path, field: str, value: list) -> None:
+    """A record with another value of a field, as protocol buffers can hold it."""
+    import tensorflow as tf
+
+    (shard,) = (prepared / "made" / "1.0.0").glob("made-train*")
+    image = io.BytesIO()
+    Image.new("RGB", (SIDE, SIDE)).save(image, "PNG")
+    kinds = {
+        float: lambda values: tf.train.Feature(float_list=tf.train.FloatList(value=values)),
+        int: lambda values: tf.train.Feature(int64_list=tf.train.Int64List(value=values)),
+        bytes: lambda values: tf.train.Feature(bytes_list=tf.train.BytesList(value=values)),
+    }
+    fields = RECORDS | {"image": [image.getvalue()], field: value}
+    record = {key: kinds[type(values[0])](values) for key, values in fields.items() if values}
+    with tf.io.TFRecordWriter(str(shard)) as writer:
+        writer.write(tf.train.Example(features=tf.train.Features(feature=record)).SerializeToString())
+
+
+@settings(EXAMPLES, max_examples=15)
+@given(st.sampled_from(list(RECORDS)), VALUES)
+@example("objects/bbox", [0.0, 0.0, 1.0, 1.0])
+@example("objects/label", [2**62, 1])
+@example("objects/label", [])
+@example("objects/area", [1])
+@example("image/id", [])
+@example("image/filename", [0.5])
+@example("image", [])
+@example("image", [b""])
+def test_tfds(prepared, field, value):
+    write_record(prepared, field, value)
+    alike(prepared, IN_RECORDS, prepared / "made" / "1.0.0", scored=False)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        (
+            "objects/bbox",
+            [0.0, 0.0, 1.0, 1.0],
+            r"image 0 .*: expected a value of each .*, got objects/area 2, objects/bbox 1",
+        ),
+        ("objects/label", [2**62, 1], "image 7: an object has the label 4611686018427387904, expected 0 to 2"),
+        ("image", [], "a record holds NoneType in the place of an encoded image; prepare it again"),
+    ],
+)
+def test_records_that_contradict_themselves(prepared, field, value, message):
+    """A box for two labels isn't shared, and a number too large for a label isn't cut."""
+    write_record(prepared, field, value)
+    data = config.Data.model_validate({"root": prepared, "train": IN_RECORDS, "validation": None})
+    with pytest.raises(RetinaError, match=message):
+        load_split(data, "train")
+
+
+@EXAMPLES
+@given(st.sampled_from(list(TEXT)), st.sampled_from(range(6)), STRANGE)
+def test_text_results(home, layout, column, value):
+    (home / "truth.json").write_text(json.dumps(COCO))
+    folder = home / layout
+    folder.mkdir(exist_ok=True)
+    words = [str(value) if place == column else word for place, word in enumerate(TEXT[layout])]
+    file = folder / ("comp4_det_test_cat.txt" if layout == "voc" else "a.txt")
+    file.write_bytes(" ".join(words).encode("utf-8", "replace"))
+    truth = read_ground_truth(home / "truth.json")
+    line = outcome(lambda: read_results(folder, truth, format=layout))
+    assert line == "read" or file.name in line
 
 
 @EXAMPLES

@@ -47,6 +47,10 @@ def read(folder, **settings) -> DetectionDataset:
         ({"shapes": [CAT | {"points": [[1, 2], [3, float("nan")]]}]}, "a rectangle needs at least 2 points"),
         ({"shapes": [CAT | {"shape_type": "polygon"}]}, "a polygon needs at least 3 points"),
         ({"shapes": [CAT | {"points": [[5, 6], [5, 16]]}]}, r"a\.json object 0: .*zero width"),
+        ({"shapes": [CAT | {"difficult": "true"}]}, r"a\.json: shape 0: difficult must be true or false, got 'true'"),
+        ({"shapes": [CAT | {"difficult": 2}]}, "difficult must be true or false, got 2"),
+        ({"shapes": [CAT | {"shape_type": ["rectangle"]}]}, "shape_type must be one of rectangle, .*, got "),
+        ({"imagePath": "a\0.png"}, r"a\.json: imagePath 'a\\x00\.png': no file can be called so"),
         ({"shapes": []}, "no file has a shape, so there are no class names; set data.classes"),
     ],
 )
@@ -60,7 +64,7 @@ def test_what_is_no_annotation(tmp_path):
         read(tmp_path)
     write(tmp_path)
     (tmp_path / "notes.json").write_text('{"by": "me"}')
-    assert f"{tmp_path}: 1 JSON files are not labelme's and are left out, such as notes.json" in read(tmp_path).notes
+    assert f"{tmp_path}: 1 JSON file of another tool left out, such as notes.json" in read(tmp_path).notes
     (tmp_path / "b.json").write_text('{"shapes": [')
     with pytest.raises(RetinaError, match=r"b\.json: not valid JSON: .*is the file complete\?"):
         read(tmp_path)
@@ -97,6 +101,11 @@ def test_shapes(tmp_path):
         f"{tmp_path}: 4 of 8 shapes are outlines or masks: their bounding boxes are taken",
         f"{tmp_path}: 2 of 8 shapes are points or lines, which have no area: left out",
     )
+
+
+@pytest.mark.parametrize(("flag", "difficult"), [(None, False), (0, False), (1, True), (1.0, True), (True, True)])
+def test_flags(tmp_path, flag, difficult):
+    assert read(write(tmp_path, shapes=[CAT | {"difficult": flag}])).difficult.tolist() == [difficult]
 
 
 def test_sizes_that_are_not_given_are_measured(tmp_path):

@@ -11,6 +11,7 @@ from retina.data.convert.origin import find_source
 from retina.data.formats import layouts
 from retina.data.formats.layouts import look
 from retina.data.load import load_split, read_ground_truth
+from retina.doctor.statistics import table_findings
 from retina.doctor.targets import open_target, read_splits
 from retina.errors import RetinaError
 from tests.data.formats import folders
@@ -125,13 +126,13 @@ def test_tfds_by_folder_and_by_name(tmp_path):
     convert(tmp_path / "src" / "data.json", folder, "tfds", images=tmp_path / "src" / "images", splits=["train"])
     assert both(folder) == (["train"], ["train"])
     target = open_target("blood", [], data_dir=home)
-    assert target.splits == ("train",) and len(read_splits(target)[0]["train"]) == 2
+    assert tuple(target.splits) == ("train",) and len(read_splits(target)[0]["train"]) == 2
     assert list(find_source("blood:1.0.0", data_dir=home).splits) == ["train"]
 
 
 def test_the_real_folders(shared_data):
     assert both(shared_data / "coco_mini") == (["train2017", "val2017"], ["train2017", "val2017"])
-    assert open_target(shared_data / "bccd", []).splits == ("test", "train", "val")
+    assert tuple(open_target(shared_data / "bccd", []).splits) == ("test", "train", "val")
     assert list(look(str(shared_data / "voc100")).splits) == ["all"]
 
 
@@ -300,10 +301,65 @@ def test_words_about_what_was_read_otherwise(homes, tmp_path):
     said = notes(homes["Roboflow's COCO"])
     assert "category 0, 'pets', is left out: it has no box and only groups the others" in said
     assert "4 of 8 shapes are outlines or masks: their bounding boxes are taken" in notes(homes["labelme"])
-    assert "5 label files are called as Label Studio calls them" in notes(homes["Label Studio's YOLO without images"])
-    folders.labelimg(tmp_path)
-    (tmp_path / "b.xml").unlink()
-    assert "1 of 6 images have no annotation and are left out, such as b.png" in notes(tmp_path)
+    assert "5 label files called as Label Studio does" in notes(homes["Label Studio's YOLO without images"])
+    folders.labelimg(tmp_path / "voc")
+    (tmp_path / "voc/b.xml").unlink()
+    assert "1 of 6 images have no annotation and are left out, such as b.png" in notes(tmp_path / "voc")
+    folders.labelme_beside(tmp_path / "labelme")
+    for name in "be":
+        (tmp_path / f"labelme/{name}.json").unlink()
+    assert "2 of 6 images have no JSON file and are left out, such as b.png" in notes(tmp_path / "labelme")
+
+
+@pytest.mark.parametrize(
+    ("writer", "label", "moved", "fate"),
+    [
+        (folders.voc_without_lists, "Annotations/b.xml", "annotations/b.xml", "is left out"),
+        (folders.voc_without_lists, "Annotations/b.xml", "JPEGImages/b.XML", "is left out"),
+        (folders.kaggle_voc, "annotations/b.xml", "new/sub/B.xml", "is left out"),
+        (folders.roboflow_voc, "train/", "later/", "is left out"),
+        (folders.labelme_beside, "b.json", "new/sub/b.JSON", "is left out"),
+        (folders.labelme_in_annotations, "annotations/b.json", "annotations/B/B.json", "is left out"),
+        (folders.labelme_in_split_folders, "train/b.json", "later/b.json", "is left out"),
+        (folders.yolo_in_split_folders, "train/labels/b.txt", "train/labels_new/b.txt", "is trained as background"),
+    ],
+)
+def test_labels_that_no_image_claims(tmp_path, writer, label, moved, fate):
+    """Of every format with a file of labels for each image, in another folder: the preflight refuses them."""
+    writer(tmp_path)
+    source = next(iter(look(str(tmp_path)).splits.values()))
+    assert table_of(source).unused is None
+    if label.endswith("/"):
+        (name,) = (file.name for file in (tmp_path / label).glob("b*.xml"))
+        label, moved = label + name, moved + name
+    (tmp_path / moved).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / label).rename(tmp_path / moved)
+    table = table_of(source)
+    assert table.unused.files == (str(tmp_path / moved),) and table.unused.sought == (str((tmp_path / label).parent),)
+    assert (table.unused.ending, table.unused.fate) == (Path(label).suffix, fate)
+    assert f"1 label file is called like an image without labels, but not used, such as {tmp_path / moved}" in " ".join(
+        table.notes
+    )
+    (finding,) = (finding for finding in table_findings(table, "train", True) if finding.code == "unused-labels")
+    assert finding.grade == "error" and finding.remedy.startswith(f"an image without labels {fate}: put each")
+    (tmp_path / moved).rename(tmp_path / label)
+    assert table_of(source).unused is None, "where they are sought"
+
+
+def test_labels_of_other_splits_are_theirs(tmp_path):
+    """Images of two splits may have one name, and splits may share a folder of images."""
+    for writer, home in ((folders.xmls, "voc"), (folders.labelme, "labelme")):
+        for split, numbers in (("train", range(1, 4)), ("val", range(2, 3))):
+            folders.draw(tmp_path / home / split, range(1, 4))
+            writer(tmp_path / home / split, [number for number in numbers if (split, number) != ("train", 2)])
+        table = table_of(look(str(tmp_path / home)).splits["train"])
+        assert table.image_ids == ("b", "d") and table.unused is None
+    folders.draw(tmp_path / "shared/images")
+    for split, numbers in folders.SPLITS.items():
+        folders.labelme(tmp_path / "shared" / split, numbers, "../images/")
+    for source in look(str(tmp_path / "shared")).splits.values():
+        table = table_of(source.model_copy(update={"images": tmp_path / "shared/images"}))
+        assert table.unused is None and "left out" not in " ".join(table.notes)
 
 
 def test_the_superfluous_category(tmp_path):

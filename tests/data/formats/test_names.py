@@ -6,6 +6,7 @@ Each picture has a colour and a box of its own, so that a mixed up pair shows.
 from __future__ import annotations
 
 import csv
+import io
 import json
 from pathlib import Path
 
@@ -20,8 +21,10 @@ from retina.data.formats.layouts import look
 from retina.data.image_files import stem, without_ending
 from retina.data.load import load_split, read_ground_truth, read_results
 from retina.data.select import select_images
+from retina.data.stored import TableImage, encoded
 from retina.doctor.targets import open_target, read_splits
 from retina.errors import RetinaError
+from tests.data.formats.test_tfds import features, tfds, write
 from tests.data.formats.test_voc import devkit, obj, xml
 
 NAMES = (
@@ -118,20 +121,60 @@ def write_csv(root: Path) -> dict:
     return {"format": "csv", "annotations": "data.csv"}
 
 
-WRITERS = {"coco": write_coco, "voc": write_voc, "yolo": write_yolo, "csv": write_csv}
-SOURCES = {"coco": "data.json", "voc": ".", "yolo": "data.yaml", "csv": "data.csv"}
-SPLITS = {"coco": "data", "voc": "all", "yolo": "train", "csv": "data"}
+def write_darknet(root: Path) -> dict:
+    """The same as YOLO's, in darknet's own files."""
+    source = write_yolo(root)
+    (root / "data.yaml").unlink()
+    (root / "obj.data").write_text("classes = 1\ntrain = list.txt\nnames = obj.names\n")
+    (root / "obj.names").write_text("cat\n")
+    return source | {"data": "obj.data"}
+
+
+def write_labelme(root: Path) -> dict:
+    folder = pictures(root / "all")
+    for number, name in enumerate(NAMES):
+        x1, y1, x2, y2 = box_of(number)
+        shape = {"label": "cat", "shape_type": "rectangle", "points": [[x1, y1], [x2, y2]]}
+        tree = {"shapes": [shape], "imagePath": name, "imageHeight": SIDE, "imageWidth": SIDE}
+        (folder / f"{Path(name).stem}.json").write_text(json.dumps(tree))
+    return {"format": "labelme", "folder": "all"}
+
+
+def write_tfds(root: Path) -> dict:
+    folder = pictures(root / "pictures")
+    flags = {"label": 0, "is_crowd": False, "is_difficult": False, "area": 600}
+    rows = []
+    for number, name in enumerate(NAMES):
+        x1, y1, x2, y2 = (side / SIDE for side in box_of(number))
+        thing = {"bbox": tfds.features.BBox(y1, x1, y2, x2), **flags}
+        image = io.BytesIO((folder / name).read_bytes())
+        rows.append({"image": image, "image/filename": name, "objects": [thing]})
+    spec = features(**{"image/filename": tfds.features.Text()})
+    write(root / "all/1.0.0", "all", "tfrecord", spec, {"train": rows})
+    return {"format": "tfds", "name": "all", "split": "train", "data_dir": "."}
+
+
+# Of each format what writes it, what a command is given, and how its split is called.
+WRITERS = {
+    "coco": (write_coco, "data.json", "data"),
+    "voc": (write_voc, ".", "all"),
+    "yolo": (write_yolo, "data.yaml", "train"),
+    "darknet": (write_darknet, "obj.data", "train"),
+    "csv": (write_csv, "data.csv", "data"),
+    "labelme": (write_labelme, "all", "all"),
+    "tfds": (write_tfds, "all/1.0.0", "train"),
+}
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory) -> dict[str, tuple[Path, dict]]:
     homes = {name: tmp_path_factory.mktemp(name) for name in WRITERS}
-    return {name: (homes[name], write(homes[name])) for name, write in WRITERS.items()}
+    return {name: (homes[name], writer(homes[name])) for name, (writer, _, _) in WRITERS.items()}
 
 
-def number_of(image: str) -> int:
+def number_of(image: TableImage) -> int:
     """Place of a picture in NAMES, by its colour."""
-    return Image.open(image).getpixel((0, 0))[0] // 8
+    return Image.open(io.BytesIO(encoded(image))).getpixel((0, 0))[0] // 8
 
 
 def check(table: DetectionDataset) -> None:
@@ -147,17 +190,20 @@ def test_the_table_of_training_and_of_the_doctor(written, name):
     data = config.Data.model_validate({"root": root, "train": source, "validation": source})
     table = load_split(data, "train")
     check(table)
-    assert [number_of(image) for image in table.images] == list(range(len(NAMES)))
-    splits, findings = read_splits(open_target(root / SOURCES[name], []))
+    if name != "labelme":  # whose files are sorted by their names
+        assert [number_of(image) for image in table.images] == list(range(len(NAMES)))
+    if name == "tfds":  # whose records are not files
+        assert list(table.image_ids) == [without_ending(file) for file in NAMES]
+    splits, findings = read_splits(open_target(root / WRITERS[name][1], []))
     assert not findings
     check(next(iter(splits.values())))
 
 
-@pytest.mark.parametrize("to", ["coco", "voc", "yolo", "tfds"])
+@pytest.mark.parametrize("to", ["coco", "voc", "yolo", "csv", "tfds"])
 @pytest.mark.parametrize("name", WRITERS)
 def test_conversion(written, tmp_path, name, to):
     root, _ = written[name]
-    done = convert(root / SOURCES[name], tmp_path / "out", to, splits=[f"{SPLITS[name]}=train"])
+    done = convert(root / WRITERS[name][1], tmp_path / "out", to, splits=[f"{WRITERS[name][2]}=train"])
     assert done.problems == ()
     data = config.Data.model_validate(
         {
@@ -168,15 +214,15 @@ def test_conversion(written, tmp_path, name, to):
     )
     table = load_split(data, "train")
     assert len(table) == len(NAMES)
+    check(table)
     if to != "tfds":
-        check(table)
         assert len({Path(image).name.casefold() for image in table.images}) == len(NAMES)
 
 
 @pytest.mark.parametrize("name", ["coco", "voc"])
 def test_the_ground_truth_to_score(written, tmp_path, name):
     root, _ = written[name]
-    truth = read_ground_truth(root / SOURCES[name])
+    truth = read_ground_truth(root / WRITERS[name][1])
     place = {without_ending(file): number for number, file in enumerate(NAMES)}
     for row, box in zip(truth.image, truth.boxes, strict=True):
         assert tuple(box[:2]) == box_of(place[truth.stems[row]])[:2]
@@ -202,15 +248,16 @@ def test_the_ground_truth_to_score(written, tmp_path, name):
             assert tuple(box[:2]) == box_of(place[truth.stems[row]])[:2], format
 
 
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", [name for name in WRITERS if name != "tfds"])
 def test_a_selection_by_name(written, tmp_path, name):
     root, source = written[name]
     table = load_split(config.Data.model_validate({"root": root, "train": source, "validation": source}), "train")
     wanted = ["a 1.png", "(1) [x] {y}.png", "photo.jpg.png", "line\u2028end.png"]
     (tmp_path / "list.txt").write_text("\n".join(wanted))
     chosen = select_images(table, config.Select(images="list.txt"), tmp_path, "here")
-    assert [NAMES[number_of(image)] for image in chosen.images] == sorted(wanted, key=NAMES.index)
-    if name == "voc":  # whose ids are names without ending: photo.png is the id of one image and the file of another
+    assert sorted(NAMES[number_of(image)] for image in chosen.images) == sorted(wanted)
+    # Whose ids are names without ending: photo.png is the id of one image and the file of another.
+    if name in ("voc", "labelme"):
         (tmp_path / "list.txt").write_text("photo.png\n")
         with pytest.raises(RetinaError, match="several images have this id or file name"):
             select_images(table, config.Select(images="list.txt"), tmp_path, "here")

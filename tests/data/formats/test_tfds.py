@@ -331,7 +331,7 @@ def test_skip_leaves_out_an_image_that_is_none_and_the_error_names_its_record(tm
     data = config.Data.model_validate({"train": source, "validation": source, "invalid_images": "skip"})
     dataset, truth = read_split(data, "train")
     assert dataset.image_ids == (70, 72) and dataset.sizes.tolist() == [[60, 80], [50, 100]]
-    assert "1 of them, with 1 boxes, can't be used" in dataset.notes[-1] and "image 71" in dataset.notes[-1]
+    assert "1 of them, with 1 box, can't be used" in dataset.notes[-1] and "image 71" in dataset.notes[-1]
     assert truth.image_ids == (70, 72)
 
 

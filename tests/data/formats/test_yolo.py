@@ -122,10 +122,10 @@ def test_values(tmp_path):
     assert table.labels.tolist() == [1, 0, 1, 0] and table.areas.round(9).tolist() == [400, 5000, 4800, 30]
     assert not table.crowd.any() and not table.difficult.any()
     assert [note.removeprefix(f"{images}: ") for note in table.notes] == [
-        "1 files are no images of a known kind and are left out: 1 .xyz",
-        f"1 label files have no image and are left out, such as {tmp_path}/labels/gone.txt",
+        "1 file of no known kind of image left out: 1 .xyz",
+        f"1 label file without image left out, such as {tmp_path}/labels/gone.txt",
         "1 of 4 objects are polygons: their bounding boxes are taken",
-        "1 lines stand twice in their label file: taken once",
+        "1 line repeated in a label file: taken once",
     ]
 
 
@@ -288,7 +288,8 @@ def test_labels_that_no_image_claims_are_told_apart_from_images_without_labels(t
     label(tmp_path / stray)
     write(tmp_path / "data.yaml", "train: images\nnames: [cat]\n")
     for table in (read_yolo(tmp_path / "data.yaml", "train"), read_yolo(images=tmp_path / "images", classes=("cat",))):
-        assert table.unused == ((str(tmp_path / stray),), share, (str(tmp_path / "labels"),))
+        sought = (str(tmp_path / "labels"),)
+        assert table.unused == ((str(tmp_path / stray),), share, sought, ".txt", "is trained as background")
         assert any(str(tmp_path / stray) in note for note in table.notes)
         (finding,) = (found for found in table_findings(table, "train", training=True) if found.code == "unused-labels")
         assert finding.grade == "error" and str(tmp_path / stray) in finding.message
