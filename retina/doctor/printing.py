@@ -120,8 +120,8 @@ def _levels(terminal: Console, examined: Examination) -> None:
     terminal.print(f"positive anchors in {name}: {'; '.join(parts)}", markup=False, soft_wrap=True)
     if math.isfinite(report.background_per_positive):
         terminal.print(
-            f"imbalance in {name}: {report.background_per_positive:,.0f} background anchors for each positive; "
-            "`retina guide ablation` says what that means for γ",
+            f"imbalance in {name}: {report.background_per_positive:,.0f} background anchors for each positive, each "
+            f"scored for {count(len(report.classes), 'class')}; `retina guide gamma` says what that means for γ",
             markup=False,
             soft_wrap=True,
         )

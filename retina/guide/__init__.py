@@ -13,8 +13,8 @@ from retina.errors import RetinaError
 
 _FOLDER = Path(__file__).parent
 _ORDER = (
-    "data", "training", "settings", "devices", "weights", "evaluation", "ablation", "prediction", "export", "python",
-    "reference", "ecosystem", "commands", "measurements", "gpu", "errors",
+    "data", "training", "settings", "devices", "weights", "evaluation", "ablation", "gamma", "prediction", "export",
+    "python", "reference", "ecosystem", "commands", "measurements", "gpu", "errors",
 )  # fmt: skip
 
 

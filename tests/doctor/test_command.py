@@ -144,6 +144,7 @@ def test_quick_reads_headers_only(planted, monkeypatch, capsys):
     code, out, _ = run(monkeypatch, capsys, planted / "settings.yaml", "--quick")
     assert code == 1 and "duplicate-images-across-splits" in out and "unreadable-images" not in out
     assert "AP ceiling" in out and "TFLOP" not in out and "million parameters" not in out
+    assert "background anchors for each positive, each scored for" in out and "`retina guide gamma`" in out
 
 
 def test_what_cannot_be_trained_on_is_not_timed(planted, monkeypatch, capsys):
