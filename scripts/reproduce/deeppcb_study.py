@@ -91,7 +91,7 @@ def unpack(archive: Path, out: Path, data: Path) -> None:
 def pack(out: Path, archive: Path) -> None:
     """Write the plans, outcomes and last evaluations of all finished trials."""
     plans = sorted(out.rglob("study.yaml"))
-    files = [file for plan in plans for file in (*results(plan.parent), out / plan.parent.name / "study.json")]
+    files = [file for plan in plans for file in (*results(plan.parent), plan.parent / "study.json")]
     with tarfile.open(archive, "w:xz", preset=9) as packed:
         for plan in plans:
             text = with_root(plan, "deeppcb").encode()
