@@ -67,9 +67,10 @@ def _below(folder: str, visited: set[tuple[int, int]]) -> Iterator[str]:
 
 def files_called(folder: Path, stems: Collection[str], ending: str) -> Iterator[str]:
     """Yield the files of a folder and its subfolders that have one of some names without ending, and this ending, both
-    in any case; hidden ones left out, and what is no file, such as a broken link."""
+    in any case; hidden ones and hidden folders left out, and what is no file, such as a broken link."""
     names = {stem.casefold() for stem in stems}
-    for parent, _, inside in islice(os.walk(folder), _MOST_FOLDERS) if names else ():
+    for parent, folders, inside in islice(os.walk(folder), _MOST_FOLDERS) if names else ():
+        folders[:] = [below for below in folders if not below.startswith((".", "__"))]  # of trash, caches, archives
         for file in inside:
             stem, suffix = os.path.splitext(file)
             if suffix.lower() == ending and stem.casefold() in names and not file.startswith("."):

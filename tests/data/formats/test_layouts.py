@@ -397,7 +397,7 @@ def test_labels_of_other_images_are_theirs(tmp_path):
 @pytest.mark.parametrize(
     ("writer", "label"), [(folders.voc_without_lists, "Annotations/b.xml"), (folders.labelme_beside, "b.json")]
 )
-def test_what_is_called_like_labels_and_cannot_be_read_is_no_label(tmp_path, monkeypatch, writer, label):
+def test_what_is_called_like_labels_and_is_hidden_or_cannot_be_read_is_no_label(tmp_path, monkeypatch, writer, label):
     writer(tmp_path)
     file = tmp_path / "more" / Path(label).name
     file.parent.mkdir()
@@ -414,7 +414,9 @@ def test_what_is_called_like_labels_and_cannot_be_read_is_no_label(tmp_path, mon
     with monkeypatch.context() as patched:
         patched.setattr(Path, "read_bytes", refused)
         assert table_of(source).unused is None
-    file.unlink()
+    file.parent.rename(tmp_path / ".trash")
+    assert table_of(source).unused is None
+    file.parent.mkdir()
     file.symlink_to("nowhere")
     assert table_of(source).unused is None
 
