@@ -91,26 +91,30 @@ def labels_elsewhere(
         content: what a label file holds.
     """
     without, used = ({os.path.abspath(path) for path in paths} for paths in (images, claimed))
-    listing: dict[Path, dict[str, list[str]]] = {}
+    named: dict[Path, dict[str, list[str]]] = {}
+    beside: dict[str, list[dict[str, list[str]]]] = {}
 
-    def is_of_another(label: Path) -> bool:
-        above = label.parent.parent
-        for place in (label.parent, above, *(above / name for name in _IMAGES)):
-            if place not in listing:
-                listing[place] = {}
-                for image in files(place):
-                    listing[place].setdefault(image.stem, []).append(str(image))
-            beside = listing[place].get(label.stem)
-            if beside:
-                return without.isdisjoint(beside)
-        return False
+    def images_of(folder: Path) -> dict[str, list[str]]:
+        """The images of a folder by their names without ending."""
+        if folder not in named:
+            named[folder] = {}
+            for image in files(folder):
+                named[folder].setdefault(image.stem, []).append(str(image))
+        return named[folder]
+
+    def is_of_another(label: str) -> bool:
+        home, name = os.path.split(label)
+        if home not in beside:
+            above = Path(home).parent
+            beside[home] = [images_of(place) for place in (Path(home), above, *(above / inside for inside in _IMAGES))]
+        stem = os.path.splitext(name)[0]
+        nearest = next((images[stem] for images in beside[home] if stem in images), None)
+        return nearest is not None and without.isdisjoint(nearest)
 
     stems = {os.path.splitext(os.path.basename(image))[0] for image in without}
     called = {file: os.path.abspath(file) for file in files_called(folder, stems, ending)}
     return sorted(
-        file
-        for file, path in called.items()
-        if path not in used and not is_of_another(Path(path)) and _holds(path, content)
+        file for file, path in called.items() if path not in used and not is_of_another(path) and _holds(path, content)
     )
 
 
