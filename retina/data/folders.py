@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -23,6 +23,8 @@ LOOKED_AT = 100
 
 # Where files are looked for by their names alone: beside images may lie a whole home folder.
 _MOST_FOLDERS = 2000
+# Where the images of a folder of labels lie, beside that folder.
+_IMAGES = "JPEGImages", "images"
 
 
 def files(folder: Path, endings: Sequence[str] = IMAGE_SUFFIXES) -> list[Path]:
@@ -65,13 +67,62 @@ def _below(folder: str, visited: set[tuple[int, int]]) -> Iterator[str]:
 
 def files_called(folder: Path, stems: Collection[str], ending: str) -> Iterator[str]:
     """Yield the files of a folder and its subfolders that have one of some names without ending, and this ending, both
-    in any case; hidden ones left out."""
+    in any case; hidden ones and hidden folders left out, and what is no file, such as a broken link."""
     names = {stem.casefold() for stem in stems}
-    for parent, _, inside in islice(os.walk(folder), _MOST_FOLDERS) if names else ():
+    for parent, folders, inside in islice(os.walk(folder), _MOST_FOLDERS) if names else ():
+        folders[:] = [below for below in folders if not below.startswith((".", "__"))]  # of trash, caches, archives
         for file in inside:
             stem, suffix = os.path.splitext(file)
             if suffix.lower() == ending and stem.casefold() in names and not file.startswith("."):
-                yield os.path.join(parent, file)
+                path = os.path.join(parent, file)
+                if os.path.isfile(path):
+                    yield path
+
+
+def labels_elsewhere(
+    folder: Path, images: Iterable[Path], claimed: Iterable[Path], ending: str, content: re.Pattern[bytes]
+) -> list[str]:
+    """Return the label files of a folder and its subfolders that are called like one of some images without labels, in
+    any case, sorted; but for those that can't be read or are the labels of another image, beside which they lie.
+
+    Args:
+        images: those without labels.
+        claimed: the label files in use, of this split and others.
+        content: what a label file holds.
+    """
+    without, used = ({os.path.abspath(path) for path in paths} for paths in (images, claimed))
+    named: dict[Path, dict[str, list[str]]] = {}
+    beside: dict[str, list[dict[str, list[str]]]] = {}
+
+    def images_of(folder: Path) -> dict[str, list[str]]:
+        """The images of a folder by their names without ending."""
+        if folder not in named:
+            named[folder] = {}
+            for image in files(folder):
+                named[folder].setdefault(image.stem, []).append(str(image))
+        return named[folder]
+
+    def is_of_another(label: str) -> bool:
+        home, name = os.path.split(label)
+        if home not in beside:
+            above = Path(home).parent
+            beside[home] = [images_of(place) for place in (Path(home), above, *(above / inside for inside in _IMAGES))]
+        stem = os.path.splitext(name)[0]
+        nearest = next((images[stem] for images in beside[home] if stem in images), None)
+        return nearest is not None and without.isdisjoint(nearest)
+
+    stems = {os.path.splitext(os.path.basename(image))[0] for image in without}
+    called = {file: os.path.abspath(file) for file in files_called(folder, stems, ending)}
+    return sorted(
+        file for file, path in called.items() if path not in used and not is_of_another(path) and _holds(path, content)
+    )
+
+
+def _holds(file: str, content: re.Pattern[bytes]) -> bool:
+    try:
+        return content.search(Path(file).read_bytes()) is not None
+    except OSError:
+        return False
 
 
 def subfolders(folder: Path) -> list[Path]:

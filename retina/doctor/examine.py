@@ -128,7 +128,9 @@ def examine(target: Target, *, quick: bool = False, advance: Advance | None = No
         findings += table_findings(table, name, name == training, target.config)
         findings += fewness_findings(statistics(table), name, training=name == training)
     findings += split_findings(splits)
-    if len(splits) == len(target.splits) and all(map(_names_all_images, target.splits.values())):
+    # Images that can't be read are left out of the tables, though they are named.
+    whole = len(splits) == len(target.splits) and all(finding.code != "unreadable-images" for finding in findings)
+    if whole and all(map(_names_all_images, target.splits.values())):
         findings += unnamed_image_findings(splits)
     limit, skip = configuration.MAX_PIXELS, False
     if target.config is not None:

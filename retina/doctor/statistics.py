@@ -209,10 +209,11 @@ def unnamed_image_findings(splits: Mapping[str, DetectionDataset]) -> Iterator[F
 def _unused_labels(dataset: DetectionDataset, split: str) -> Iterator[Finding]:
     unused = dataset.unused
     if unused is not None:
+        belong = "belongs to no image and is" if len(unused.files) == 1 else "belong to no image and are"
         yield Finding(
             "error" if unused.share > _UNUSED else "warning",
             "unused-labels",
-            f"{count(len(unused.files), 'label file')} ({unused.share:.1%}) belong to no image and are not used: "
+            f"{count(len(unused.files), 'label file')} ({unused.share:.1%}) {belong} not used: "
             f"{some(list(unused.files), 3)}; labels were sought in {some(list(unused.sought), 3)}",
             f"an image without labels {unused.fate}: put each label file where it is sought, called like its image, "
             f"with the ending {unused.ending}, or remove it; run.preflight: warn trains all the same",

@@ -215,6 +215,14 @@ def test_images_that_no_split_names(tmp_path, writer, unnamed):
     assert finding.grade == "note" and sorted(finding.examples) == sorted(str(tmp_path / name) for name in unnamed)
 
 
+def test_images_that_cannot_be_read_are_not_called_unnamed(tmp_path):
+    """They are left out of the tables, where nothing else tells their sizes."""
+    folders.keras_retinanet(tmp_path)
+    (tmp_path / "images/b.png").write_bytes(b"no image")
+    codes = {finding.code for finding in examine(open_target(tmp_path, []), quick=True).findings}
+    assert "unreadable-images" in codes and "images-that-no-split-names" not in codes
+
+
 def test_images_that_a_selection_leaves_out_are_not_called_unnamed(planted):
     settings = ["data.train.select={every: 2}"]
     examined = examine(open_target(planted / "settings.yaml", settings), quick=True)

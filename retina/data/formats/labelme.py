@@ -32,7 +32,7 @@ from retina.data.dataset import (
     unused_labels,
 )
 from retina.data.detections import is_name, is_number, short, to_xywh
-from retina.data.folders import LOOKED_AT, files, files_called, split_folders
+from retina.data.folders import LOOKED_AT, files, labels_elsewhere, split_folders, subfolders
 from retina.data.image_files import NO_SIZE_PIXELS, guess_folder, image_size, locate_images
 from retina.errors import RetinaError
 from retina.output import count
@@ -98,7 +98,7 @@ def labelme_records(
         if again is not None:
             both = f"{annotations[values.index(values[again[0]])].file} and {annotations[again[0]].file}"
             raise RetinaError(f"{name}: {both} have one {what}, {values[again[0]]}; remove one of the files")
-    unused, unannotated = _unclaimed(name, folder, annotations, paths)
+    unused, unannotated = _unclaimed(name, folder, splits, annotations, paths)
     names = list(classes) if classes is not None else _all_names(folder, annotations)
     if not names:
         raise RetinaError(f"{name}: no file has a shape, so there are no class names; set data.classes")
@@ -182,11 +182,11 @@ def _locate(home: Path, listed: Sequence[_Annotation], images: Path | None, keep
 
 
 def _unclaimed(
-    name: str, folder: Path, annotations: Sequence[_Annotation], paths: Sequence[str]
+    name: str, folder: Path, splits: Sequence[str], annotations: Sequence[_Annotation], paths: Sequence[str]
 ) -> tuple[UnusedLabels | None, tuple[str, ...]]:
     """The files called like images that none names, and notes on both."""
     homes = dict.fromkeys(entry.file.parent for entry in annotations)
-    others = [file for home in split_folders(folder).values() for file in _files_of(home)]
+    others = [file for home in _homes_of_splits(folder, splits) for file in _files_of(home)]
     annotated = {str(Path(path)) for path in paths}
     beside = [image for place in dict.fromkeys(Path(path).parent for path in paths) for image in files(place)]
     stems = {entry.file.stem for entry in annotations} | {file.stem for file in others}
@@ -197,11 +197,17 @@ def _unclaimed(
         f"{name}: {len(without)} of {len(beside)} images have no JSON file and are left out, such as "
         f"{without[0].name}; one without objects needs a file without shapes"
     )
-    called = map(Path, files_called(folder, [image.stem for image in without], ".json"))
-    elsewhere = sorted(str(file) for file in called if file.parent not in homes and _SHAPES.search(_read(file)))
+    claimed = [*others, *(file for home in homes for file in files(home, (".json",)))]
+    elsewhere = labels_elsewhere(folder, without, claimed, ".json", _SHAPES)
     sought = list(map(str, homes))
     unused = unused_labels(elsewhere, len(annotations), sought, ".json", "is left out")
     return unused, (note, *([note_unused(name, elsewhere, sought)] if elsewhere else []))
+
+
+def _homes_of_splits(folder: Path, splits: Sequence[str]) -> list[Path]:
+    """The folders that may be splits: those called so or, where splits are called otherwise, all in the folder."""
+    called = list(split_folders(folder).values())
+    return called if all(folder / split in (folder, *called) for split in splits) else subfolders(folder)
 
 
 def _all_names(folder: Path, annotations: Sequence[_Annotation]) -> list[str]:

@@ -74,6 +74,8 @@ _POSES = ("frontal", "rear", "left", "right", "unspecified")
 # A record of TFRecord: length (8 bytes), its checksum (4), the data, its checksum (4).
 _RECORD_HEAD, _RECORD_FRAME = 12, 16
 _NAMES = "image/id", "image/filename"
+# What is read of an object; it may have any other feature.
+_OBJECT = "bbox", "label", "is_crowd", "is_difficult", "area"
 
 
 class _Record(NamedTuple):
@@ -121,7 +123,8 @@ def tfds_records(
         turned = upright and orientation(record.example["image"]) in QUARTER_TURNS
         sizes.append((width, height) if turned else (height, width))
         ids.append(_image_id(record.example, row, builder.info.metadata))
-        columns.append({key: np.array(values) for key, values in record.example["objects"].items()})
+        objects = record.example["objects"]
+        columns.append({key: np.array(objects[key]) for key in _OBJECT if key in objects})
         _refuse_uneven(f"{title}: image {row}{_called(record.example)}", columns[-1])
     if not images:
         raise RetinaError(f"{title}: this split holds no image; choose another split")
@@ -130,9 +133,9 @@ def tfds_records(
         raise RetinaError(f"{title}: image {again[0]}: id {again[1]!r} is given twice; each image needs its own")
     size = np.array(sizes, np.int32)
     official_voc = builder.name == "voc" and CATEGORY_IDS not in builder.info.metadata
-    objects = _objects(columns, size, one_based=official_voc)
-    _refuse_unlabelled(title, objects, ids, label.num_classes)
-    raw, _, notes = handle_difficult(title, objects, difficult)
+    raw = _objects(columns, size, one_based=official_voc)
+    _refuse_unlabelled(title, raw, ids, label.num_classes)
+    raw, _, notes = handle_difficult(title, raw, difficult)
     classes = dict(zip(label.names, _category_ids(builder, label.num_classes), strict=True))
     return Records(
         title,

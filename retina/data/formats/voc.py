@@ -39,7 +39,7 @@ from retina.data.dataset import (
     unused_labels,
 )
 from retina.data.detections import Pixels, short, to_continuous, to_xywh
-from retina.data.folders import files, files_called, first_folder, split_folders, subfolders
+from retina.data.folders import files, first_folder, labels_elsewhere, split_folders, subfolders
 from retina.data.formats import text
 from retina.data.ground_truth import (
     FileTruth,
@@ -348,12 +348,17 @@ def _unclaimed(
         f"{pictures[home][left_out[0]][0]}; one without objects needs an annotation without <object>"
         for home, left_out in without.items()
     )
-    claimed = {str(entry.file) for entry in listed}
-    if without:
-        claimed.update(str(file) for home in _split_homes(folder).values() for file in _annotations(home).values())
-    stems = {os.path.basename(stem) for left_out in without.values() for stem in left_out}
-    others = (file for file in files_called(folder, stems, ".xml") if file not in claimed)
-    elsewhere = sorted(file for file in others if _OUTERMOST.search(Path(file).read_bytes()))
+    if not without:
+        return None, ()
+    unlabelled = [
+        _image_folder(home) / file
+        for home, left_out in without.items()
+        for stem in left_out
+        for file in pictures[home][stem]
+    ]
+    claimed = [entry.file for entry in listed]
+    claimed += [file for home in _split_homes(folder).values() for file in _annotations(home).values()]
+    elsewhere = labels_elsewhere(folder, unlabelled, claimed, ".xml", _OUTERMOST)
     sought = [str(_annotation_folder(home)) for home in without]
     unused = unused_labels(elsewhere, len(listed), sought, ".xml", "is left out")
     return unused, notes + ((note_unused(name, elsewhere, sought),) if elsewhere else ())

@@ -362,7 +362,9 @@ def listing_of_folder(images: Path, labels: Path | None, names: Path | None, cla
         for folder in {os.path.dirname(image) for image in paths}
     }
     notes = _left_out(str(images), others)
-    return _listing(str(images), listed, named_by, images, images.parent, paths, folders, 0, notes, False)
+    # Beside a folder that holds images and labels lie other data sets.
+    root = images if home == images and images.name != "images" else images.parent
+    return _listing(str(images), listed, named_by, images, root, paths, folders, 0, notes, False)
 
 
 def _listing(

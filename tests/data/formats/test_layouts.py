@@ -342,6 +342,7 @@ def test_labels_that_no_image_claims(tmp_path, writer, label, moved, fate):
     )
     (finding,) = (finding for finding in table_findings(table, "train", True) if finding.code == "unused-labels")
     assert finding.grade == "error" and finding.remedy.startswith(f"an image without labels {fate}: put each")
+    assert ") belongs to no image and is not used: " in finding.message
     (tmp_path / moved).rename(tmp_path / label)
     assert table_of(source).unused is None, "where they are sought"
 
@@ -360,6 +361,64 @@ def test_labels_of_other_splits_are_theirs(tmp_path):
     for source in look(str(tmp_path / "shared")).splits.values():
         table = table_of(source.model_copy(update={"images": tmp_path / "shared/images"}))
         assert table.unused is None and "left out" not in " ".join(table.notes)
+
+
+def test_labels_of_other_splits_are_theirs_from_their_own_folder(tmp_path, monkeypatch):
+    """`.` is no part of a path, as `retina train .` gives it."""
+    for split, numbers in (("train", (1, 3)), ("val", (2, 4))):
+        folders.draw(tmp_path / split, range(1, 5))
+        folders.xmls(tmp_path / split, numbers)
+    monkeypatch.chdir(tmp_path)
+    for source in look(".").splits.values():
+        assert table_of(source).unused is None
+
+
+def test_labels_of_other_images_are_theirs(tmp_path):
+    """Another data set may lie within, and a folder of labels may be that of a split called otherwise."""
+    for home in (tmp_path / "voc", tmp_path / "voc/more"):
+        folders.draw(home / "JPEGImages", range(1, 4))
+        folders.xmls(home / "Annotations", (1, 3) if home.name == "voc" else range(1, 4))
+    for home in (tmp_path / "labelme", tmp_path / "labelme/more"):
+        folders.draw(home, range(1, 4))
+        folders.labelme(home, (1, 3) if home.name == "labelme" else range(1, 4))
+    for name in ("voc", "labelme"):
+        (source,) = look(str(tmp_path / name)).splits.values()
+        table = table_of(source)
+        assert table.image_ids == ("b", "d") and table.unused is None
+        assert "1 of 3 images have no" in " ".join(table.notes)
+    folders.draw(tmp_path / "days/images", range(1, 4))
+    for split, numbers in (("monday", (1, 3)), ("tuesday", (2,))):
+        folders.labelme(tmp_path / "days" / split, numbers, "../images/")
+        settings = {"folder": tmp_path / "days", "splits": (split,), "images": tmp_path / "days/images"}
+        if split == "monday":
+            assert table_of(config.LabelmeSource(**settings)).unused is None
+
+
+@pytest.mark.parametrize(
+    ("writer", "label"), [(folders.voc_without_lists, "Annotations/b.xml"), (folders.labelme_beside, "b.json")]
+)
+def test_what_is_called_like_labels_and_is_hidden_or_cannot_be_read_is_no_label(tmp_path, monkeypatch, writer, label):
+    writer(tmp_path)
+    file = tmp_path / "more" / Path(label).name
+    file.parent.mkdir()
+    (tmp_path / label).rename(file)
+    (source,) = look(str(tmp_path)).splits.values()
+    assert table_of(source).unused.files == (str(file),)
+    read = Path.read_bytes
+
+    def refused(path):
+        if path == file:
+            raise PermissionError(13, "Permission denied")
+        return read(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", refused)
+        assert table_of(source).unused is None
+    file.parent.rename(tmp_path / ".trash")
+    assert table_of(source).unused is None
+    file.parent.mkdir()
+    file.symlink_to("nowhere")
+    assert table_of(source).unused is None
 
 
 def test_the_superfluous_category(tmp_path):

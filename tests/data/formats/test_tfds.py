@@ -317,6 +317,22 @@ def test_an_image_that_is_none(tmp_path):
         read_tfds(None, "train", folder)
 
 
+def test_other_features_of_objects_are_passed_over(tmp_path):
+    """They may be nested, or have any number of values."""
+    more = {"attributes": {"age": np.int64}, "parts": tfds.features.Sequence(np.int64)}
+    objects = tfds.features.Sequence({**features()["objects"].feature, **more})
+    row = example(0)
+    for number, thing in enumerate(row["objects"]):
+        thing |= {"attributes": {"age": 3}, "parts": [1] * number}
+    spec = tfds.features.FeaturesDict({"image": tfds.features.Image(), "objects": objects})
+    write(tmp_path / "more/1.0.0", "more", "tfrecord", spec, {"train": [row]})
+    source = config.TfdsSource(name="more", split="train", data_dir=tmp_path)
+    table = load_split(config.Data(train=source, validation=source), "train")
+    height, width = SIZES[0]
+    whole, part = [0, 0, width, height], [0.125 * width, 0.25 * height, 0.75 * width, 0.5 * height]
+    assert table.boxes.tolist() == [whole, part] and table.areas.tolist() == [100, 101]
+
+
 def test_skip_leaves_out_an_image_that_is_none_and_the_error_names_its_record(tmp_path):
     spec = tfds.features.FeaturesDict(
         dict(minimal(2).items()) | {"image/id": np.int64, "image/filename": tfds.features.Text()}

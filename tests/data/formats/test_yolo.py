@@ -316,6 +316,17 @@ def test_labels_of_other_splits_and_a_few_leftovers(tmp_path):
     assert grades["unused-labels"] == "warning"
 
 
+def test_labels_of_other_data_sets_are_theirs(tmp_path):
+    """What lies beside a folder of images and labels does not belong to it."""
+    for name in "ab":
+        picture(tmp_path / f"mine/{name}.png")
+    label(tmp_path / "mine/a.txt")
+    label(tmp_path / "theirs/labels/b.txt")
+    assert read_yolo(images=tmp_path / "mine", classes=("cat",)).unused is None
+    label(tmp_path / "mine/new/b.txt")
+    assert read_yolo(images=tmp_path / "mine", classes=("cat",)).unused.files == (str(tmp_path / "mine/new/b.txt"),)
+
+
 def test_an_image_called_classes(tmp_path):
     """Its label file has the name of the file of names; what stands in it decides."""
     for name in ("a", "classes"):
