@@ -4,7 +4,7 @@ The detector runs on real images; each of its anchors is foreground, background 
 the probability of one anchor for one class: a foreground anchor's for its class, a background anchor's for any
 class. (The paper samples "windows" and does not say which class; the other classes of a foreground anchor belong to
 neither panel.) For each γ the losses of either kind are divided by their sum, sorted, and added up. α is the same
-factor for all losses of a kind and drops out. It counts in the share of the whole loss that easy background carries,
+factor for all losses of a kind and drops out. It counts in the share of both kinds' loss that easy background carries,
 which is what focal loss is made to lower.
 """
 
@@ -105,7 +105,7 @@ def write(out: Path, samples: Samples, distributions: dict[float, dict[str, Dist
 
 def to_json(samples: Samples, distributions: dict[float, dict[str, Distribution]]) -> dict[str, Any]:
     """Return counts; by γ and kind the share of the loss on the hardest 0.01, 0.1 and 0.2 of the samples; and by γ the
-    share of the whole loss on easy background."""
+    share of both kinds' loss on easy background, with the run's α."""
     return {
         "images": samples.images,
         "foreground": len(samples.foreground),
@@ -137,7 +137,7 @@ def table(samples: Samples, distributions: dict[float, dict[str, Distribution]])
     for kind in ("foreground", "background"):
         for share in SHARES:
             out.add_column(f"{kind}\nhardest {share:.0%}", justify="right")
-    out.add_column(f"of all loss:\nbackground\nbelow {EASY:g}", justify="right")
+    out.add_column(f"of both:\nbackground\nbelow {EASY:g}", justify="right")
     for gamma, kinds in distributions.items():
         values = [kinds[kind].shares[share] for kind in ("foreground", "background") for share in SHARES]
         out.add_row(f"{gamma:g}", *(f"{value:.1%}" for value in (*values, easy_background_share(samples, gamma))))

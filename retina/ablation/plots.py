@@ -79,7 +79,7 @@ def _differences(figure: Figure, result: StudyResult) -> None:
     axes.set_yticks(range(len(rows)), [row.setting.label for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     base = result.plan.setting(result.plan.baseline).label
-    axes.set_xlabel(f"AP minus that of {base}; 95 % interval, dark: significant")
+    axes.set_xlabel(f"AP minus that of {base}\n95 % interval, dark: significant")
 
 
 def _heatmap(figure: Figure, result: StudyResult) -> None:

@@ -173,7 +173,7 @@ def _draw_distribution(run: Path, gamma: str, choice: dict[str, Any], out: Path 
         terminal.print(
             f"γ = {gamma_:g}: the hardest 10 % carry {kinds['foreground'].shares[0.1]:.1%} of the foreground's loss "
             f"and {kinds['background'].shares[0.1]:.1%} of the background's; background below {EASY:g} carries "
-            f"{easy_background_share(samples, gamma_):.1%} of all loss.",
+            f"{easy_background_share(samples, gamma_):.1%} of the classification loss, with the run's α.",
             markup=False,
             soft_wrap=True,
         )

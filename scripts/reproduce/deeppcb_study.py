@@ -20,6 +20,7 @@ from pathlib import Path
 from retina.ablation.directory import Study
 from retina.ablation.execute import seconds_of
 from retina.config.reading import read_yaml, write_yaml
+from retina.files import written
 
 REPOSITORY = Path(__file__).parents[2]
 KEPT = REPOSITORY / "notebooks/data/deeppcb_study.tar.xz"
@@ -52,7 +53,7 @@ def study(data: Path, out: Path, until: float) -> int:
 
     def ablate(part: str, *words: str) -> int:
         left = until - time.monotonic()
-        if left <= 0:
+        if left < 1:
             return TIME_UP
         given = ["ablate", str(CONFIG), f"data.root={data}", *words, "--out", str(out / part), "--for", f"{left:.0f}s"]
         print(f"retina {' '.join(given)}", flush=True)
@@ -89,17 +90,23 @@ def unpack(archive: Path, out: Path, data: Path) -> None:
 
 
 def pack(out: Path, archive: Path) -> None:
-    """Write the plans, outcomes and last evaluations of all finished trials."""
+    """Write the plans, outcomes and last evaluations of all finished trials, unless the archive holds more files."""
     plans = sorted(out.rglob("study.yaml"))
     files = [file for plan in plans for file in (*results(plan.parent), plan.parent / "study.json")]
-    with tarfile.open(archive, "w:xz", preset=9) as packed:
+    files = [file for file in files if file.is_file()]
+    if archive.is_file():
+        with tarfile.open(archive) as packed:
+            if len(packed.getnames()) > len(plans) + len(files):
+                print(f"{archive}: left as it is, {out} holds fewer results")
+                return
+    with written(archive) as file, tarfile.open(file, "w:xz", preset=9) as packed:
         for plan in plans:
             text = with_root(plan, "deeppcb").encode()
             member = tarfile.TarInfo(str(plan.relative_to(out)))
             member.size = len(text)
             packed.addfile(member, io.BytesIO(text))
-        for file in filter(Path.is_file, files):
-            packed.add(file, file.relative_to(out), filter=anonymous)
+        for result in files:
+            packed.add(result, result.relative_to(out), filter=anonymous)
     print(f"{archive}: {archive.stat().st_size / 1e6:.1f} MB")
 
 

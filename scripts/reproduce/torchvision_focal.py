@@ -120,8 +120,8 @@ def trained_there(config: retina.Config) -> Trained:
         losses = list(steps(config, model, groups, batches))
     table, truth = read_split(config.data, "validation")
     shown = evaluation_batches(table, config.data, batch_size=BATCH)
-    found = detect(CompiledInference(inference(config, model)), table, shown)
-    return Trained(evaluate_as(config.evaluation, truth, results(found, table)).metrics, losses)
+    detections = detect(CompiledInference(inference(config, model)), table, shown)
+    return Trained(evaluate_as(config.evaluation, truth, results(detections, table)).metrics, losses)
 
 
 def carried(config: retina.Config, class_names: tuple[str, ...]) -> tuple[Any, list[dict[str, Any]]]:
@@ -199,12 +199,12 @@ def inference(config: retina.Config, model: Any) -> Callable[[Batch], Batch]:
 
     @torch.no_grad()
     def infer(batch: Batch) -> Batch:
-        found = model(images(config, batch))
-        shape = len(found), config.inference.max_detections
-        valid = np.arange(shape[1]) < np.array([[len(each["scores"])] for each in found])
-        fields = {name: np.zeros((*shape, *each.shape[1:]), each.numpy().dtype) for name, each in found[0].items()}
+        listed = model(images(config, batch))
+        shape = len(listed), config.inference.max_detections
+        valid = np.arange(shape[1]) < np.array([[len(each["scores"])] for each in listed])
+        fields = {name: np.zeros((*shape, *each.shape[1:]), each.numpy().dtype) for name, each in listed[0].items()}
         for name, field in fields.items():
-            field[valid] = torch.cat([each[name] for each in found]).numpy()
+            field[valid] = torch.cat([each[name] for each in listed]).numpy()
         fields["boxes"] /= np.tile(np.asarray(batch["scale"])[:, ::-1], 2)[:, None]
         return {**fields, "valid": valid}
 

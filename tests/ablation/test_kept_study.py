@@ -21,7 +21,7 @@ def home(tmp_path_factory):
 def test_they_open_as_a_study_on_the_data_that_are_here(home):
     for plan in home.rglob("study.yaml"):
         study = Study.open(plan.parent)
-        assert study.plan.config.data.root == str(home / "boards")
+        assert study.plan.config.data.root == home / "boards"
         done = [trial for trial in study.plan.trials if study.is_finished(trial)]
         assert done and all(study.outcome(trial).status == "finished" for trial in done)
         assert all(0 <= study.figure(trial) < 1 for trial in done)
@@ -41,7 +41,15 @@ def test_the_tables_are_of_the_trials(home):
 def test_packed_again_they_hold_the_same_and_no_path(home, tmp_path):
     script.pack(home, tmp_path / "again.tar.xz")
     kept, again = contents(script.KEPT), contents(tmp_path / "again.tar.xz")
-    assert again == kept and not any(str(tmp_path.parent).encode() in content for content in again.values())
+    assert again == kept
+    assert not any(str(tmp_path.parent).encode() in content for content in again.values())
+
+
+def test_fewer_results_do_not_replace_them(home, tmp_path, capsys):
+    (tmp_path / "study").mkdir()
+    before = script.KEPT.read_bytes()
+    script.pack(tmp_path / "study", script.KEPT)
+    assert script.KEPT.read_bytes() == before and "holds fewer results" in capsys.readouterr().out
 
 
 def contents(archive):
