@@ -20,7 +20,7 @@ from tests.manual import GUIDE, PAGES, ROOT, fences
 from tests.manual import text as markdown
 
 TOPICS = (
-    "data", "training", "settings", "devices", "weights", "evaluation", "ablation", "prediction", "export", "python",
+    "data", "training", "settings", "devices", "weights", "evaluation", "ablation", "gamma", "prediction", "export", "python",
     "reference", "ecosystem", "commands", "measurements", "gpu", "errors",
 )  # fmt: skip
 HEAVY = ("tensorflow", "keras", "jax", "torch", "numpy", "matplotlib", "pandas")
