@@ -20,8 +20,8 @@ from tests.manual import GUIDE, PAGES, ROOT, fences
 from tests.manual import text as markdown
 
 TOPICS = (
-    "data", "training", "settings", "devices", "weights", "evaluation", "ablation", "gamma", "prediction", "export", "python",
-    "reference", "ecosystem", "commands", "measurements", "gpu", "errors",
+    "data", "training", "settings", "devices", "weights", "evaluation", "ablation", "gamma", "prediction", "export",
+    "python", "reference", "ecosystem", "commands", "measurements", "gpu", "errors",
 )  # fmt: skip
 HEAVY = ("tensorflow", "keras", "jax", "torch", "numpy", "matplotlib", "pandas")
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
