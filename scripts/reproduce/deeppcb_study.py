@@ -40,10 +40,11 @@ def main() -> int:
     parser.add_argument("--for", dest="time", default="90m", help="stop after this time (%(default)s)")
     arguments = parser.parse_args()
     until = time.monotonic() + seconds_of("--for", arguments.time)
+    data = arguments.data.absolute()  # as a study stores it
     if arguments.kept.is_file() and not arguments.out.exists():
-        unpack(arguments.kept, arguments.out, arguments.data)
+        unpack(arguments.kept, arguments.out, data)
     try:
-        return study(arguments.data, arguments.out, until)
+        return study(data, arguments.out, until)
     finally:
         pack(arguments.out, arguments.kept)
 
