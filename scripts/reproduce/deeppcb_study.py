@@ -92,7 +92,7 @@ def unpack(archive: Path, out: Path, data: Path) -> None:
 
 def pack(out: Path, archive: Path) -> None:
     """Write the plans, outcomes and last evaluations of all finished trials, unless the archive holds more files."""
-    plans = sorted(out.rglob("study.yaml"))
+    plans = sorted(plan for plan in out.rglob("study.yaml") if results(plan.parent))
     files = [file for plan in plans for file in (*results(plan.parent), plan.parent / "study.json")]
     files = [file for file in files if file.is_file()]
     if archive.is_file():
