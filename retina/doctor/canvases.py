@@ -32,12 +32,12 @@ def canvas_findings(dataset: DetectionDataset, settings: config.Config, split: s
     best = max(multiple for multiple, share in others.items() if share <= least + 0.01)
     more = _shares(dataset, _at(settings.data, best, max(most, _MORE_CANVASES)), batch_size)
     listed = ", ".join(f"{multiple} {share:.1%}" for multiple, share in others.items())
+    now = f"{padding:.1%} of the pixels of its {count(canvases, 'canvas')} are padding"
     saves = padding >= _MUCH and padding - others[best] >= _WORTH
     yield Finding(
         "warning" if saves else "note",
         "canvas-padding",
-        f"{padding:.1%} of the pixels of its {canvases} canvases are padding; by data.resize.multiple: {listed}; "
-        f"{best} with {count(more[2], 'canvas')} {more[0]:.1%}",
+        f"{now}; by data.resize.multiple: {listed}; {best} with {count(more[2], 'canvas')} {more[0]:.1%}",
         f"data.resize.multiple={best} pads {others[best]:.1%}" if saves else "",
         split,
     )

@@ -9,13 +9,14 @@ from typing import Literal, NamedTuple
 
 from retina.drawing import furniture
 from retina.evaluation.tide import IN_WORDS, MEANINGS
-from retina.pages.run_judgement import Judgement
+from retina.pages.run_judgement import Change, Judgement, compared_steps
 from retina.pages.run_sections import Coverage, ExportRow, Figures, error_rows, interval, level
 from retina.runs.record import Record
 
-Verdict = Literal["fine", "look", "stop"]
+# Open is what nobody has done yet.
+Verdict = Literal["fine", "look", "stop", "open"]
 
-SIGNS: dict[Verdict, str] = {"fine": "✓", "look": "!", "stop": "✕"}
+SIGNS: dict[Verdict, str] = {"fine": "✓", "look": "!", "stop": "✕", "open": "–"}
 
 # Shares of boxes with a positive anchor below which a class is hardly learned, and a detector is of no use.
 _FEW, _TOO_FEW = 0.9, 0.5
@@ -42,12 +43,13 @@ _REMEDIES = {
 
 
 class Answer(NamedTuple):
-    """A question, its answer, the id of the section with details or "", and the verdict."""
+    """A question, its verdict, the reason with what to do, facts, and the id of the section with details or ""."""
 
     question: str
-    answer: str
-    section: str
     verdict: Verdict
+    reason: str
+    facts: str
+    section: str
 
     @property
     def sign(self) -> str:
@@ -57,7 +59,8 @@ class Answer(NamedTuple):
 
 class _Judged(NamedTuple):
     verdict: Verdict
-    text: str
+    reason: str
+    facts: str = ""
 
 
 def answers(
@@ -70,84 +73,95 @@ def answers(
     """
     data = _data(record, judged, anchors)
     if data is not None:
-        yield _answer("Is the data fine?", data, "anchors" if anchors is not None else "")
-    learned = _learned(record)
+        yield Answer("Is the data fine?", *data, "anchors" if anchors is not None else "")
+    learned = _learned(record, judged.change)
     if learned is not None:
-        yield _answer("Is it learning?", learned, "training")
+        yield Answer("Is it learning?", *learned, "training")
     modes = dict(record.modes).get(judged.step or -1)
     if modes is not None:
-        yield _answer(
-            "Is it the network that was trained?", _Judged("stop" if modes.part else "fine", modes.verdict), ""
+        reason, facts = "Training and inference are the same network.", f"{str(modes).capitalize()}."
+        yield Answer(
+            "Is it the network that was trained?",
+            *(("stop", modes.verdict, "") if modes.part else ("fine", reason, facts)),
+            section="",
         )
     if judged.figures is not None:
         quality = _quality(judged.figures, judged.split, None if anchors is None else anchors.allowed)
-        yield _answer("How good is it?", quality, "quality" if has_curves else "")
+        yield Answer("How good is it?", *quality, "quality" if has_curves else "")
         wrong = _wrong(judged.figures)
         if wrong is not None:
-            yield _answer("What does it get wrong?", wrong, "errors" if judged.evidence else "classes")
-    yield _answer("Can it be shipped?", _shipped(exports), "exports")
-
-
-def _answer(question: str, judged: _Judged, section: str) -> Answer:
-    return Answer(question, judged.text, section, judged.verdict)
+            yield Answer("What does it get wrong?", *wrong, "errors" if judged.evidence else "classes")
+    yield Answer("Can it be shipped?", *_shipped(exports), "exports")
 
 
 def _data(record: Record, judged: Judgement, anchors: Coverage | None) -> _Judged | None:
     """The anchors of all boxes and of the least covered class, and what the check before the training warned of."""
     verdict: Verdict = "fine"
-    sentences = []
+    reasons: list[str] = []
+    facts = ""
     if anchors is not None:
         share, worst = anchors.rows[0], anchors.classes[0] if anchors.classes else None
-        allowed = (
-            "" if anchors.allowed is None else f", which allows an AP of about {furniture.figure(anchors.allowed)}"
-        )
-        sentences.append(f"{share.text} boxes in {judged.split} have a positive anchor{allowed}.")
+        facts = f"{share.text} boxes in {judged.split} have a positive anchor"
+        if anchors.allowed is not None:
+            facts += f", which allows an AP of about {furniture.figure(anchors.allowed)}"
+        facts += "."
         verdict = "stop" if share.percent < 100 * _TOO_FEW else "look" if share.percent < 100 * _FEW else "fine"
+        if verdict != "fine":
+            reasons.append("Too many boxes have no anchor.")
         if worst is not None and worst.percent < 100 * _FEW:
             verdict = "look" if verdict == "fine" else verdict
-            sentences.append(f"Of {worst.label} only {worst.text} boxes have one: the rest is hardly learned.")
+            reasons.append(f"Of {worst.label} only {worst.text} boxes have an anchor: the rest is hardly learned.")
         if verdict != "fine":
-            sentences.append("retina doctor suggests anchors and sizes that cover more.")
+            reasons.append("retina doctor suggests anchors and sizes that cover more.")
     warnings = record.preflight
     if warnings:
         verdict = "look" if verdict == "fine" else verdict
         more = f" And {len(warnings) - _SHOWN} more in log.txt." if len(warnings) > _SHOWN else ""
-        sentences.append(f"The check before the training said: {' '.join(warnings[:_SHOWN])}{more}")
-    if not sentences:
+        reasons.append(f"The check before the training said: {' '.join(warnings[:_SHOWN])}{more}")
+    if not reasons and not facts:
         return None
     if verdict == "fine":
-        sentences.append("retina doctor also checks the images.")
-    return _Judged(verdict, " ".join(sentences))
+        reasons.append("The anchors suit the boxes.")
+        facts += " retina doctor also checks the images."
+    return _Judged(verdict, " ".join(reasons), facts)
 
 
-def _learned(record: Record) -> _Judged | None:
+def _learned(record: Record, change: Change | None) -> _Judged | None:
     losses = record.series("loss")[1]
     if len(losses) < 2:
         return None
-    text = f"The loss went from {losses[0]:.3g} to {losses[-1]:.3g}"
+    facts = f"The loss went from {losses[0]:.3g} to {losses[-1]:.3g}"
+    if losses[-1] >= losses[0]:
+        reason = "The loss did not fall: lower optimizer.learning_rate, or look at the data."
+        return _Judged("stop", reason, facts + ".")
     metric = record.config.evaluation.metric
     values = [(step, figures[metric]) for step, figures in record.evaluations if figures.get(metric, -1) >= 0]
-    if losses[-1] >= losses[0]:
-        return _Judged("stop", f"{text}: it did not fall. Lower optimizer.learning_rate, or look at the data.")
     if values and values[-1][1] < _NOTHING:
-        advice = "Train longer, or look at the data and the anchors."
-        return _Judged("stop", f"{text}, but {metric} is {values[-1][1]:.3f} at the end. {advice}")
-    if len(values) < 2:
-        return _Judged("fine", text + ".")
-    best, before, last = max(values, key=lambda pair: pair[1]), values[-2], values[-1]
-    if best[1] == last[1]:
-        course = f"was highest at the last evaluation, {last[1]:.3f} after {values[0][1]:.3f} at the first"
+        reason = "It has learned next to nothing: train longer, or look at the data and the anchors."
+        return _Judged("stop", reason, f"{facts}, but {metric} is {values[-1][1]:.3f} at the end.")
+    steps = compared_steps(record)
+    if steps is None:
+        return _Judged("fine", "The loss falls.", facts + ".")
+    first, before, last = values[0][1], dict(values)[steps[0]], values[-1][1]
+    since = f" since step {steps[0]:,}"
+    certain = change if change is not None and (change.before, change.last) == steps else None
+    within = ""
+    if certain is not None:
+        within = f" (95\u00a0% interval {certain.low:+.3f} to {certain.high:+.3f}, on the same images)"
+    if last >= before:
+        facts += f"; {metric} was highest at the last evaluation, {last:.3f} after {first:.3f} at the first"
+        facts += f", {last - before:+.3f}{since}{within}."
         # A lucky last evaluation is no rise.
-        by_slope = _slope(values[-_FEW_LAST:]) * (last[0] - before[0])
-        if min(last[1] - before[1], by_slope) > _RISING * last[1] and len(values) > 2:
-            advice = f"Still rising, by {last[1] - before[1]:.3f} since step {before[0]:,}: train longer."
-            return _Judged("look", f"{text}; {metric} {course}. {advice}")
-        return _Judged("fine", f"{text}; {metric} {course}.")
-    course = f"was highest at step {best[0]:,} with {best[1]:.3f}, and {last[1]:.3f} at the end"
-    if best[1] - last[1] > _FELL:
-        advice = f"It may overfit: the checkpoint of step {best[0]:,} is the best; more images or augmentation help."
-        return _Judged("look", f"{text}; {metric} {course}. {advice}")
-    return _Judged("fine", f"{text}; {metric} {course}.")
+        by_slope = _slope(values[-_FEW_LAST:]) * (steps[1] - steps[0])
+        rises = len(values) > 2 and min(last - before, by_slope) > _RISING * last
+        if rises and (certain is None or certain.low > 0):
+            return _Judged("look", f"{metric} still rises: train longer.", facts)
+        return _Judged("fine", "It has learned, and hardly rises any more." if len(values) > 2 else "It learns.", facts)
+    facts += f"; {metric} was highest at step {steps[0]:,} with {before:.3f}, and {last:.3f} at the end{within}."
+    if before - last > _FELL and (certain is None or certain.high < 0):
+        reason = f"It may overfit: step {steps[0]:,} is the best checkpoint; more images or augmentation help."
+        return _Judged("look", reason, facts)
+    return _Judged("fine", "It has learned, and does not rise any more.", facts)
 
 
 def _slope(values: Sequence[tuple[int, float]]) -> float:
@@ -160,51 +174,52 @@ def _quality(figures: Figures, split: str, allowed: float | None) -> _Judged:
     if ap is None or ap < 0:
         return _Judged("look", f"Nothing in {split} defines an AP: it has no boxes that count.")
     ends = (figures.get("intervals") or {}).get("metrics", {}).get("AP")
-    text = f"AP {ap:.3f} on {split}"
-    if ends:
-        text += f", {level(figures)} interval {interval(ends)}"
+    stated = f"AP {ap:.3f} on {split}" + (f", {level(figures)} interval {interval(ends)}" if ends else "")
+    facts = []
     if allowed:
-        text += f", {furniture.percent(min(ap / allowed, 1.0))} of what the anchors allow"
+        facts.append(f"That is {furniture.percent(min(ap / allowed, 1.0))} of what the anchors allow.")
     point = (figures.get("operating_points") or {}).get("overall", {})
     if point.get("threshold") is not None:
         precision, recall = furniture.percent(point["precision"]), furniture.percent(point["recall"])
-        text += (
-            f". At its best F1, with detections of score {point['threshold']:.3f} and above, {precision} of the "
-            f"detections are right and {recall} of the boxes are found (IoU 0.5)"
+        facts.append(
+            f"At scores of {point['threshold']:.3f} and above, the best F1, {precision} of the detections are right "
+            f"and {recall} of the boxes are detected (IoU 0.5)."
         )
+    verdict: Verdict = "fine"
     if ap < _NOTHING:
-        return _Judged("stop", f"{text}. It finds next to nothing.")
-    if ap50 is not None and ap50 < _LOW:
-        return _Judged("look", f"{text}. AP50 {ap50:.3f} is little for most uses.")
-    if ends and ends[1] - ends[0] > _WIDE:
-        return _Judged("look", f"{text}. The interval is wide: more {split} images would make the figure surer.")
-    return _Judged("fine", f"{text}.")
+        verdict, stated = "stop", f"{stated}: it detects next to nothing"
+    elif ap50 is not None and ap50 < _LOW:
+        verdict, stated = "look", f"{stated}; AP50 {ap50:.3f} is little for most uses"
+    elif ends and ends[1] - ends[0] > _WIDE:
+        verdict, stated = "look", f"{stated}, which is wide: more {split} images would make the figure surer"
+    return _Judged(verdict, f"{stated}.", " ".join(facts))
 
 
 def _wrong(figures: Figures) -> _Judged | None:
-    sentences = []
     verdict: Verdict = "fine"
+    reasons: list[str] = []
+    facts: list[str] = []
     if "errors" in figures:
         worst = error_rows(figures)[0]
         if worst.cost:
-            kind = f"{IN_WORDS[worst.kind]} ({MEANINGS[worst.kind]})"
-            sentences.append(f"What costs AP50 most: {kind}, {worst.cost:.3f}.")
+            reasons.append(f"What costs AP50 most: {IN_WORDS[worst.kind]} ({MEANINGS[worst.kind]}), {worst.cost:.3f}.")
             if worst.cost > _COSTLY:
                 verdict = "look"
-                sentences.append(_REMEDIES[worst.kind])
+                reasons.append(_REMEDIES[worst.kind])
     known = {name: values["AP"] for name, values in figures["per_class"].items() if values.get("AP", -1) >= 0}
     if len(known) > 1:
         lowest = sorted(known, key=lambda name: known[name])[:_WORST]
-        sentences.append("The lowest AP: " + ", ".join(f"{name} ({known[name]:.3f})" for name in lowest) + ".")
+        lines = reasons if not reasons or known[lowest[0]] < _NOTHING else facts
+        lines.append("The lowest AP: " + ", ".join(f"{name} ({known[name]:.3f})" for name in lowest) + ".")
         if known[lowest[0]] < _NOTHING:
             verdict = "look"
-    return _Judged(verdict, " ".join(sentences)) if sentences else None
+    return _Judged(verdict, " ".join(reasons), " ".join(facts)) if reasons else None
 
 
 def _shipped(exports: Sequence[ExportRow]) -> _Judged:
     if not exports:
-        text = "Not yet: retina export writes a model with a certificate that it scores what the checkpoint scores."
-        return _Judged("look", text)
+        reason = "Not exported: retina export writes a model"
+        return _Judged("open", f"{reason} with a certificate that it scores what the checkpoint scores.")
     parts = []
     for row in exports:
         state = f"certificate passed, AP difference {row.difference}" if row.passed else "certificate refused"

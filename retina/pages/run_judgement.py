@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import isnan
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 from retina import config as configuration
 from retina.data.dataset import DetectionDataset
@@ -12,7 +13,10 @@ from retina.data.ground_truth import GroundTruth, Results
 from retina.data.load import Split, SplitTables, read_results, read_split
 from retina.errors import RetinaError
 from retina.evaluation.assessment import Assessment, assess
+from retina.evaluation.bootstrap import NAMES
+from retina.evaluation.comparison import compare
 from retina.evaluation.document import to_json
+from retina.evaluation.matching import match
 from retina.runs.checkpoint import classes_of
 from retina.runs.directory import BEST, LATEST, RunDirectory
 from retina.runs.loading import detect_split
@@ -29,6 +33,15 @@ class Evidence:
     truth: GroundTruth
     detections: Results
     assessment: Assessment
+
+
+class Change(NamedTuple):
+    """The interval of what the metric gained between two evaluations, from the same resamples of the images."""
+
+    before: int
+    last: int
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +66,7 @@ class Judgement:
     missing: str = ""
     changed: str = ""
     overrides: tuple[str, ...] = ()
+    change: Change | None = None
 
 
 def judge_run(
@@ -94,7 +108,36 @@ def judge_run(
         return Judgement(of, checkpoint, step, stored, None, missing=f"The data can't be read: {error}")
     evaluated = (dataset, truth, detections, settings)
     figures, evidence = _documented(evaluated, stored)
-    return Judgement(of, checkpoint, step, figures, evidence, changed=_changed(stored, figures), overrides=overrides)
+    changed, change = _changed(stored, figures), _change(record, evidence.truth, settings)
+    return Judgement(of, checkpoint, step, figures, evidence, changed=changed, overrides=overrides, change=change)
+
+
+def compared_steps(record: Record) -> tuple[int, int] | None:
+    """Return the best evaluation, or where that is the last the one before it, and the last; None of a single one."""
+    metric = record.config.evaluation.metric
+    values = [(step, figures[metric]) for step, figures in record.evaluations if figures.get(metric, -1) >= 0]
+    if len(values) < 2:
+        return None
+    best, last = max(values, key=lambda pair: pair[1]), values[-1]
+    return (values[-2] if best[1] == last[1] else best)[0], last[0]
+
+
+def _change(record: Record, truth: GroundTruth, settings: configuration.Config) -> Change | None:
+    """The interval of the change that the run's curve ends with; None where detections of a step are gone."""
+    steps, metric = compared_steps(record), settings.evaluation.metric
+    if steps is None or metric not in NAMES:
+        return None
+    files = [detections_file(record, step) for step in steps]
+    if None in files:
+        return None
+    categories, limit = _with_categories(truth, record), settings.evaluation.max_detections[-1]
+    try:
+        detections = [read_results(cast(Path, file), categories, format="coco") for file in files]
+    except RetinaError:  # one is torn, and the page has its figures
+        return None
+    before, last = (match(truth, results, max_detections=limit) for results in detections)
+    difference = compare(truth, before, last, replicates=REPLICATES).figures[metric]
+    return None if isnan(difference.low) else Change(*steps, difference.low, difference.high)
 
 
 def _split(data: configuration.Data, split: Split) -> SplitTables:

@@ -25,10 +25,16 @@ from retina.files import written
 REPOSITORY = Path(__file__).parents[2]
 KEPT = REPOSITORY / "notebooks/data/deeppcb_study.tar.xz"
 CONFIG = REPOSITORY / "configs/ablation_deeppcb.yaml"
+OTHERS = REPOSITORY / "configs/grids/deeppcb.yaml"
 PILOT = ["schedule.steps=75", "schedule.warmup_steps=8", "run.evaluate_every=75", "--seeds", "1"]
 PILOT_PAIRS = "0:0.25,0:0.5,0:0.75,0:0.9,0:0.99"
-SGD = "optimizer={kind: sgd, momentum: 0.9, learning_rate: 0.01, weight_decay: 0.0001, clip_norm: 10.0}"
-ADAMW_RATES, SGD_RATES = "optimizer.learning_rate=0.0005,0.001,0.002,0.004", "optimizer.learning_rate=0.003,0.01,0.03"
+ADAMW_RATES = "optimizer.learning_rate=0.0005,0.001,0.002,0.004,0.008"
+SGD_RATES = "optimizer.learning_rate=0.01,0.03,0.1"
+# The optimizer and schedule of arXiv:1708.02002, section 4.1, to the length of a training here.
+SGD = [
+    "optimizer={kind: sgd, momentum: 0.9, learning_rate: 0.01, weight_decay: 0.0001, clip_norm: 10.0}",
+    "schedule={kind: step, steps: 300, milestones: [200, 267], factor: 0.1, warmup_steps: 30}",
+]
 TIME_UP = 75
 
 
@@ -65,15 +71,20 @@ def study(data: Path, out: Path, until: float) -> int:
     alpha = best_alpha(out / "alpha")
     pair = f"0:{alpha:g},2:0.25"
     further = f"{pair},1:0.25" if alpha == 0.75 else f"{pair},0:0.75,1:0.25"  # 0.75 is the paper's best
-    # A study that has grown is not made smaller again.
-    plan = out / "adamw" / "study.yaml"
-    grown = plan.is_file() and "gamma1_" in plan.read_text(encoding="utf-8")
     adamw = ["adamw", "--tune", ADAMW_RATES, "--pairs"]
+    trials = planned(out / "adamw")  # a study that has grown is not made smaller again
     return (
-        (not grown and ablate(*adamw, pair, "--seeds", "3"))
-        or ablate("sgd", SGD, "--tune", SGD_RATES, "--pairs", pair, "--seeds", "3")
+        (trials <= 6 and ablate(*adamw, pair, "--seeds", "3"))
+        or ablate("sgd", *SGD, "--tune", SGD_RATES, "--pairs", pair, "--seeds", "3")
+        or (trials <= 10 and ablate(*adamw, pair, "--seeds", "5"))
+        or ablate("others", "--grid", str(OTHERS), "--seeds", "1")
         or ablate(*adamw, further, "--seeds", f"3,gamma0_alpha{alpha:g}=5,gamma2_alpha0.25=5")
     )
+
+
+def planned(folder: Path) -> int:
+    """Return the number of trials that the study in the folder plans, 0 without one."""
+    return len(Study.open(folder).plan.trials) if (folder / "study.yaml").is_file() else 0
 
 
 def best_alpha(out: Path) -> float:

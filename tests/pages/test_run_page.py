@@ -19,7 +19,7 @@ from retina.errors import RetinaError
 from retina.pages.config_changes import changes
 from retina.pages.run_answers import answers
 from retina.pages.run_charts import curves
-from retina.pages.run_judgement import judge_run
+from retina.pages.run_judgement import Change, judge_run
 from retina.pages.run_page import gallery_values, write_report
 from retina.pages.run_sections import (
     Coverage,
@@ -79,7 +79,7 @@ def answers_of(page: str) -> dict[str, str]:
     found = re.findall(
         r'<dt>([^<]*)</dt><dd class="verdict .*?</dd><dd class="text">(.*?)(?: <a .*?)?</dd></div>', page
     )
-    return {html.unescape(question): html.unescape(answer) for question, answer in found}
+    return {html.unescape(question): html.unescape(re.sub("</?span>", "", answer)) for question, answer in found}
 
 
 def remarks(page: str) -> list[str]:
@@ -343,25 +343,26 @@ def test_the_questions_are_answered_with_the_run_s_figures(made, page):
     assert list(told) == [
         "Is the data fine?", "Is it learning?", "How good is it?", "What does it get wrong?", "Can it be shipped?",
     ]  # fmt: skip
-    assert re.match(r"\d+\.\d % of 24 boxes in validation have a positive anchor", told["Is the data fine?"])
+    assert re.search(r"\. \d+\.\d % of 24 boxes in validation have a positive anchor", told["Is the data fine?"])
     # Both evaluations are the same.
     assert told["Is it learning?"] == (
-        f"The loss went from 2 to 1; AP was highest at the last evaluation, {metrics['AP']:.3f} after "
-        f"{metrics['AP']:.3f} at the first."
+        f"It learns. The loss went from 2 to 1; AP was highest at the last evaluation, {metrics['AP']:.3f} after "
+        f"{metrics['AP']:.3f} at the first, +0.000 since step 20 (95\u00a0% interval +0.000 to +0.000, on the same "
+        "images)."
     )
     assert told["How good is it?"].startswith(f"AP {metrics['AP']:.3f} on validation, 95\u00a0% interval ")
-    assert f"with detections of score {point['threshold']:.3f} and above" in told["How good is it?"]
+    assert f"At scores of {point['threshold']:.3f} and above" in told["How good is it?"]
     # Half of the birds are missing, and every second box of the other class is below the shifted ones.
     assert "What costs AP50 most: missed (a box that nothing found), 0." in told["What does it get wrong?"]
     lowest = sorted(judged.figures["per_class"], key=lambda name: judged.figures["per_class"][name]["AP"])[:2]
     assert f"The lowest AP: {lowest[0]} (" in told["What does it get wrong?"]
-    assert told["Can it be shipped?"].startswith("Not yet")
+    assert told["Can it be shipped?"].startswith("Not exported")
 
 
 @pytest.mark.parametrize(
     ("losses", "verdict"),
     [
-        ({"batch": 0.5, "moving": 0.52}, "Training and inference are the same network: "),
+        ({"batch": 0.5, "moving": 0.52}, "Training and inference are the same network."),
         ({"batch": 0.5, "moving": 1.5}, "Training and inference are not the same network: "),
         ({"batch": 0.5, "moving": None}, "Training and inference are not the same network: "),
     ],
@@ -371,11 +372,11 @@ def test_the_two_modes_of_batch_norm_have_a_verdict(run, losses, verdict):
     lines[-1]["mode_losses"] = losses
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     record = read_record(run)
-    answer = dict(answer[:2] for answer in answers(record, judge_run(record), None, [], False))
+    answer = {answer.question: answer.reason for answer in answers(record, judge_run(record), None, [], False)}
     assert answer["Is it the network that was trained?"].startswith(verdict)
 
 
-def verdicts(record, figures=None, anchors=None, exports=(), split="validation"):
+def verdicts(record, figures=None, anchors=None, exports=(), split="validation", change=None):
     """(Verdict, answer) by question of a run of which only this is known."""
     values = {"preflight": (), "evaluations": [], "modes": (), "losses": [2.0, 1.0], **record}
     stand_in = SimpleNamespace(
@@ -385,8 +386,9 @@ def verdicts(record, figures=None, anchors=None, exports=(), split="validation")
         config=configuration.load(None),
         series=lambda name: (range(len(values["losses"])), values["losses"]),
     )
-    judged = SimpleNamespace(step=None, figures=figures, split=split, evidence=None)
-    return {a.question: (a.verdict, a.answer) for a in answers(stand_in, judged, anchors, exports, False)}
+    judged = SimpleNamespace(step=None, figures=figures, split=split, evidence=None, change=change)
+    given = answers(stand_in, judged, anchors, exports, False)
+    return {answer.question: (answer.verdict, f"{answer.reason} {answer.facts}") for answer in given}
 
 
 def covered(everything, worst, name="owl"):
@@ -398,7 +400,7 @@ def covered(everything, worst, name="owl"):
     ("anchors", "preflight", "verdict", "sentence"),
     [
         (covered(99.0, 95.0), (), "fine", "retina doctor also checks the images."),
-        (covered(95.0, 23.4), (), "look", "Of owl only 23.4 % of 9 boxes have one: the rest is hardly learned."),
+        (covered(95.0, 23.4), (), "look", "Of owl only 23.4 % of 9 boxes have an anchor: the rest is hardly learned."),
         (covered(80.0, 95.0), (), "look", "retina doctor suggests anchors and sizes that cover more."),
         (covered(40.0, 10.0), (), "stop", "retina doctor suggests"),
         (covered(99.0, 95.0), ("Copies.", "B.", "C.", "D."), "look", "said: Copies. B. C. And 1 more in log.txt."),
@@ -414,14 +416,14 @@ def test_the_verdict_on_the_data(anchors, preflight, verdict, sentence):
     ("losses", "figures", "verdict", "sentence"),
     [
         ([2.0, 1.0], [], "fine", "The loss went from 2 to 1."),
-        ([1.0, 1.5], [0.2], "stop", "it did not fall. Lower optimizer.learning_rate"),
-        ([2.0, 1.0], [0.0, 0.001], "stop", "but AP is 0.001 at the end. Train longer"),
+        ([1.0, 1.5], [0.2], "stop", "The loss did not fall: lower optimizer.learning_rate"),
+        ([2.0, 1.0], [0.0, 0.001], "stop", "It has learned next to nothing: train longer, or look"),
         ([2.0, 1.0], [0.3, 0.5, 0.51], "fine", "highest at the last evaluation, 0.510 after 0.300"),
-        ([2.0, 1.0], [0.3, 0.4, 0.5], "look", "Still rising, by 0.100 since step 2: train longer."),
-        ([2.0, 1.0], [0.1, 0.2, 0.28, 0.35, 0.42], "look", "Still rising, by 0.070 since step 4: train longer."),
+        ([2.0, 1.0], [0.3, 0.4, 0.5], "look", "AP still rises: train longer. The loss went from 2 to 1"),
+        ([2.0, 1.0], [0.1, 0.2, 0.28, 0.35, 0.42], "look", "0.420 after 0.100 at the first, +0.070 since step 4."),
         ([2.0, 1.0], [0.40, 0.41, 0.40, 0.41, 0.45], "fine", "highest at the last evaluation, 0.450"),
         ([2.0, 1.0], [0.3, 0.5, 0.495], "fine", "was highest at step 2 with 0.500, and 0.495 at the end."),
-        ([2.0, 1.0], [0.3, 0.5, 0.4], "look", "It may overfit: the checkpoint of step 2 is the best"),
+        ([2.0, 1.0], [0.3, 0.5, 0.4], "look", "It may overfit: step 2 is the best checkpoint"),
     ],
 )
 def test_the_verdict_on_the_learning(losses, figures, verdict, sentence):
@@ -431,12 +433,39 @@ def test_the_verdict_on_the_learning(losses, figures, verdict, sentence):
 
 
 @pytest.mark.parametrize(
+    ("figures", "change", "verdict"),
+    [
+        ([0.3, 0.4, 0.5], Change(2, 3, 0.02, 0.18), "look"),
+        ([0.3, 0.4, 0.5], Change(2, 3, -0.02, 0.22), "fine"),
+        ([0.3, 0.4, 0.5], Change(1, 3, -0.02, 0.22), "look"),  # of other evaluations
+        ([0.3, 0.5, 0.4], Change(2, 3, -0.18, -0.02), "look"),
+        ([0.3, 0.5, 0.4], Change(2, 3, -0.22, 0.02), "fine"),
+    ],
+)
+def test_a_rise_or_fall_within_its_interval_is_none(figures, change, verdict):
+    evaluations = [(step, {"AP": value}) for step, value in enumerate(figures, 1)]
+    given, answer = verdicts({"evaluations": evaluations}, change=change)["Is it learning?"]
+    assert given == verdict
+    stated = f"(95\u00a0% interval {change.low:+.3f} to {change.high:+.3f}, on the same images)"
+    assert (stated in answer) == (change.before == 2)
+
+
+def test_the_change_is_that_of_the_two_evaluations(run):
+    record = read_record(run)
+    (run / "eval/step_20/detections.json").write_text("[]")  # nothing is detected at first
+    change = judge_run(record).change
+    assert change is not None and change[:2] == (20, 40) and 0 < change.low < change.high
+    (run / "eval/step_20/detections.json").write_text("[")
+    assert judge_run(record).change is None
+
+
+@pytest.mark.parametrize(
     ("ap", "ap50", "ends", "verdict", "sentence"),
     [
-        (0.45, 0.8, (0.43, 0.47), "fine", "interval 0.430–0.470, 50.0 % of what the anchors allow."),
+        (0.45, 0.8, (0.43, 0.47), "fine", "interval 0.430–0.470. That is 50.0 % of what the anchors allow."),
         (0.45, 0.8, (0.35, 0.55), "look", "more validation images would make the figure surer"),
         (0.2, 0.4, (0.19, 0.21), "look", "AP50 0.400 is little for most uses."),
-        (0.001, 0.01, (0.0, 0.01), "stop", "It finds next to nothing."),
+        (0.001, 0.01, (0.0, 0.01), "stop", "it detects next to nothing."),
         (-1.0, -1.0, (-1.0, -1.0), "look", "it has no boxes that count"),
     ],
 )
@@ -462,7 +491,7 @@ def test_the_verdict_on_the_errors(costs, owl, verdict, sentence):
     assert given == verdict and sentence in answer
 
 
-@pytest.mark.parametrize(("passed", "verdict"), [((), "look"), ((True,), "fine"), ((True, False), "stop")])
+@pytest.mark.parametrize(("passed", "verdict"), [((), "open"), ((True,), "fine"), ((True, False), "stop")])
 def test_the_verdict_on_exports(passed, verdict):
     rows = [ExportRow("m", "onnx", value, 0.5, 0.5, "exactly 0", "–", "1 MB", 9, []) for value in passed]
     assert verdicts({}, exports=rows)["Can it be shipped?"][0] == verdict
