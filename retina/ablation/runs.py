@@ -86,14 +86,14 @@ def settings_verdict(comparison: SettingsComparison) -> str:
     """Return in one sentence which setting has the higher AP."""
     overall, count = comparison.differences["AP"], len(comparison.seeds)
     if overall is None:
-        return "nothing can be compared: no box of the ground truth counts"
+        return "Nothing can be compared: no box of the ground truth counts"
     interval = f"{100 * LEVEL:g} % interval {overall.low:+.3f} to {overall.high:+.3f}"
     if overall.p is None:
-        return f"no conclusion on the settings is possible from one seed: B - A is {overall.value:+.3f} AP ({interval})"
+        return f"No conclusion on the settings is possible from one seed: B - A is {overall.value:+.3f} AP ({interval})"
     text = f"B - A is {overall.value:+.3f} AP over {count} seeds ({interval}, p = {overall.p:.3f})"
     if not comparison.significant:
-        return f"no clear difference between the settings: {text}"
-    return f"setting {'B' if overall.value > 0 else 'A'} is better: {text}, for trainings and images like these"
+        return f"No clear difference between the settings: {text}"
+    return f"Setting {'B' if overall.value > 0 else 'A'} is better: {text}, for trainings and images like these"
 
 
 def to_json(comparison: SettingsComparison) -> dict[str, Any]:

@@ -183,10 +183,10 @@ def verdict(comparison: Comparison, a: str = "A", b: str = "B") -> str:
     overall = comparison.figures["AP"]
     level = f"{100 * comparison.level:g} %"
     if np.isnan(overall.difference):
-        return "nothing can be compared: no box of the ground truth counts"
+        return "Nothing can be compared: no box of the ground truth counts"
     if np.isnan(overall.low):
         return (
-            f"no conclusion is possible: {b} - {a} is {_shown(overall.difference)} AP, "
+            f"No conclusion is possible: {b} has {_shown(overall.difference, '+')} AP against {a}, "
             "but all boxes that count lie in one image"
         )
     if overall.low > 0:
@@ -196,8 +196,8 @@ def verdict(comparison: Comparison, a: str = "A", b: str = "B") -> str:
         span = _span(-overall.high, -overall.low)
         return f"{a} is better by {_shown(-overall.difference)} AP ({level} interval {span}); {_SCOPE}"
     return (
-        f"no clear difference at {level}: {b} - {a} is {_shown(overall.difference)} AP "
-        f"(interval {_span(overall.low, overall.high)})"
+        f"No clear difference: {b} has {_shown(overall.difference, '+')} AP against {a}, and the {level} interval, "
+        f"{_span(overall.low, overall.high, '+')}, includes 0"
     )
 
 

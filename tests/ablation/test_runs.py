@@ -45,13 +45,13 @@ def test_the_figures_are_those_of_the_trainings():
 def test_a_clear_difference_and_none_and_one_that_a_seed_cannot_show():
     a, b = trainings(0.3), trainings(1.0)
     clear = compare_settings(TRUTH, a, b, replicates=200)
-    assert clear.significant and settings_verdict(clear).startswith("setting B is better: B - A is +0.")
+    assert clear.significant and settings_verdict(clear).startswith("Setting B is better: B - A is +0.")
     assert settings_verdict(compare_settings(TRUTH, b, a, replicates=200)).startswith(
-        "setting A is better: B - A is -0."
+        "Setting A is better: B - A is -0."
     )
     same = compare_settings(TRUTH, a, a, replicates=50)
     assert settings_verdict(same).startswith(
-        "no clear difference between the settings: B - A is +0.000 AP over 3 seeds"
+        "No clear difference between the settings: B - A is +0.000 AP over 3 seeds"
     )
     single = compare_settings(TRUTH, {0: a[0]}, {0: b[0]}, replicates=50)
     assert not single.significant and "possible from one seed" in settings_verdict(single)
@@ -85,7 +85,7 @@ def test_the_command_compares_settings_and_has_gates(runs, capsys):
     a, b = ([str(runs / f"{setting}_{seed}") for seed in range(3)] for setting in "ab")
     few = ["--replicates", "100"]
     assert not cli.run(["compare", "--a", *a, "--b", *b, *few, "--fail-if-worse", "--fail-below", "AP=0.5"])
-    assert "setting B is better" in capsys.readouterr().out
+    assert "Setting B is better" in capsys.readouterr().out
     assert cli.run(["compare", "--a", *b, "--b", *a, *few, "--fail-if-worse", "0.1", "--fail-below", "AP50=0.9"]) == 1
     fault = capsys.readouterr().err
     assert "below that of A, tolerated are 0.1 (--fail-if-worse)" in fault and "AP50 is 0." in fault

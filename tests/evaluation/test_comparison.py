@@ -76,7 +76,7 @@ def test_nothing_to_compare(truth):
     matches = match(truth, results([]))
     compared = compare(truth, matches, matches, replicates=3)
     assert all(np.isnan(value) for figure in compared.figures.values() for value in vars(figure).values())
-    assert verdict(compared) == "nothing can be compared: no box of the ground truth counts"
+    assert verdict(compared) == "Nothing can be compared: no box of the ground truth counts"
     tree = to_json(compared)
     assert tree["metrics"]["AP"] == dict.fromkeys(["a", "b", "difference", "low", "high", "superiority"])
     assert json.loads(json.dumps(tree, allow_nan=False)) == tree
@@ -91,7 +91,10 @@ def test_a_detector_is_not_better_than_itself():
     for figure in [*compared.figures.values(), *compared.per_class["a"].values()]:
         assert (figure.difference, figure.low, figure.high, figure.superiority) == (0, 0, 0, 0.5)
         assert figure.a == figure.b > 0
-    assert verdict(compared) == "no clear difference at 95 %: B - A is 0.000 AP (interval 0.000 to 0.000)"
+    assert (
+        verdict(compared)
+        == "No clear difference: B has +0.000 AP against A, and the 95 % interval, +0.000 to +0.000, includes 0"
+    )
 
 
 def test_all_and_nothing_by_hand():
@@ -167,8 +170,20 @@ def test_the_arguments_are_kept_and_used():
         (0.0124, 0.0031, 0.0214, 0.95, "B is better by 0.012 AP (95 % interval 0.003 to 0.021)"),
         (0.0124, 0.0002, 0.0214, 0.95, "B is better by 0.012 AP (95 % interval 0.0002 to 0.021)"),
         (-0.25, -0.5, -0.125, 0.9, "A is better by 0.250 AP (90 % interval 0.125 to 0.500)"),
-        (0.004, -0.002, 0.01, 0.95, "no clear difference at 95 %: B - A is 0.004 AP (interval -0.002 to 0.010)"),
-        (0.5, 0.0, 1.0, 0.999, "no clear difference at 99.9 %: B - A is 0.500 AP (interval 0.000 to 1.000)"),
+        (
+            0.004,
+            -0.002,
+            0.01,
+            0.95,
+            "No clear difference: B has +0.004 AP against A, and the 95 % interval, -0.002 to +0.010, includes 0",
+        ),
+        (
+            0.5,
+            0.0,
+            1.0,
+            0.999,
+            "No clear difference: B has +0.500 AP against A, and the 99.9 % interval, +0.000 to +1.000, includes 0",
+        ),
     ],
 )
 def test_verdict(difference, low, high, level, sentence):
@@ -235,5 +250,5 @@ def test_one_image_tells_nothing():
     compared = compare(truth, a, b, replicates=100)
     assert compared.figures["AP"].difference == pytest.approx(1.0, abs=1e-12)
     assert np.isnan(compared.figures["AP"].low) and np.isnan(compared.figures["AP"].superiority)
-    assert "no conclusion is possible" in verdict(compared) and "one image" in verdict(compared)
+    assert "No conclusion is possible" in verdict(compared) and "one image" in verdict(compared)
     assert to_json(compared)["metrics"]["AP"]["low"] is None
