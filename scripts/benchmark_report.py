@@ -2,8 +2,8 @@
 """The report of a large evaluation: seconds to build it, and its size.
 
 Makes a run directory with a synthetic evaluation (80 classes, seven boxes and by default 100 detections an image, every
-second box detected, photographs of noise and shapes of 640 × 480 pixels), and writes its report. It fails (exit code 1)
-above 60 seconds or 10 MB.
+second box detected, photographs of noise and shapes of 640 × 480 pixels) and an earlier one, and writes its report. It
+fails (exit code 1) above 60 seconds or 10 MB.
 
     scripts/benchmark_report.py --images 5000 --detections 100
 """
@@ -89,7 +89,11 @@ def make_run(folder: Path, images: int, detections: int) -> Path:
     config = configuration.load(None, [*overrides, f"schedule={{kind: constant, steps: {STEPS}}}"])
     (run / "config.yaml").write_text(configuration.to_yaml(config))
     (evaluation / "detections.json").write_text(json.dumps(detected))
+    earlier = run / "eval" / f"step_{STEPS // 2}"
+    earlier.mkdir()
+    (earlier / "detections.json").write_text(json.dumps(detected[::2]))
     lines = [{"step": s, "loss": 3 / s**0.3, "images_per_second": 20.0, "data_wait": 0.01} for s in range(1, STEPS + 1)]
+    lines += [{"step": step, "metrics": {"AP": ap}} for step, ap in ((STEPS // 2, 0.1), (STEPS, 0.2))]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return run
 

@@ -23,6 +23,8 @@ from retina.runs.loading import detect_split
 from retina.runs.record import Record, detections_file, evaluation_step, stored_figures
 
 REPLICATES = 1000
+# Enough to tell a change from none: of 5,000 images a thousand would take as long as the rest of the page.
+_REPLICATES_OF_CHANGE = 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +110,7 @@ def judge_run(
         return Judgement(of, checkpoint, step, stored, None, missing=f"The data can't be read: {error}")
     evaluated = (dataset, truth, detections, settings)
     figures, evidence = _documented(evaluated, stored)
-    changed, change = _changed(stored, figures), _change(record, evidence.truth, settings)
+    changed, change = _changed(stored, figures), _change(record, step, evidence, settings)
     return Judgement(of, checkpoint, step, figures, evidence, changed=changed, overrides=overrides, change=change)
 
 
@@ -122,21 +124,25 @@ def compared_steps(record: Record) -> tuple[int, int] | None:
     return (values[-2] if best[1] == last[1] else best)[0], last[0]
 
 
-def _change(record: Record, truth: GroundTruth, settings: configuration.Config) -> Change | None:
+def _change(record: Record, judged: int | None, evidence: Evidence, settings: configuration.Config) -> Change | None:
     """The interval of the change that the run's curve ends with; None where detections of a step are gone."""
     steps, metric = compared_steps(record), settings.evaluation.metric
     if steps is None or metric not in NAMES:
         return None
-    files = [detections_file(record, step) for step in steps]
-    if None in files:
-        return None
-    categories, limit = _with_categories(truth, record), settings.evaluation.max_detections[-1]
-    try:
-        detections = [read_results(cast(Path, file), categories, format="coco") for file in files]
-    except RetinaError:  # one is torn, and the page has its figures
-        return None
-    before, last = (match(truth, results, max_detections=limit) for results in detections)
-    difference = compare(truth, before, last, replicates=REPLICATES).figures[metric]
+    truth, limit = evidence.truth, settings.evaluation.max_detections[-1]
+    matches = {judged: evidence.assessment.matches}
+    for step in steps:
+        file = detections_file(record, step)
+        if file is None:
+            return None
+        if step != judged:
+            try:
+                detections = read_results(file, _with_categories(truth, record), format="coco")
+            except RetinaError:  # torn; the page has the figures without it
+                return None
+            matches[step] = match(truth, detections, max_detections=limit)
+    before, last = (matches[step] for step in steps)
+    difference = compare(truth, before, last, replicates=_REPLICATES_OF_CHANGE).figures[metric]
     return None if isnan(difference.low) else Change(*steps, difference.low, difference.high)
 
 

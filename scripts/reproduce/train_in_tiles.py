@@ -14,6 +14,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -50,12 +51,13 @@ def retina(command: str, *words: object) -> None:
 def side_by_side(data: Path, split: str, out: Path) -> None:
     """Write the pictures of a split, without loss, and their annotations; boards that fill no picture are left out."""
     source = json.loads((data / f"annotations/{split}.json").read_text(encoding="utf-8"))
-    boxes: dict[int, list[dict]] = {}
+    boxes: dict[int, list[dict[str, Any]]] = {}
     for annotation in source["annotations"]:
         boxes.setdefault(annotation["image_id"], []).append(annotation)
     (out / "images").mkdir(parents=True, exist_ok=True)
     (out / "annotations").mkdir(exist_ok=True)
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     places = [(BOARD * column, BOARD * row) for row in range(SIDE) for column in range(SIDE)]
     for number in range(len(source["images"]) // len(places)):
         picture = Image.new("L", (SIDE * BOARD, SIDE * BOARD))
