@@ -44,7 +44,7 @@ def main() -> None:
     common = [f"data.root={pictures.absolute()}", "optimizer.learning_rate=0.004"]
     common += [f"inference.max_detections={MOST}", f"evaluation.max_detections=[1,10,{MOST}]"]
     common += [f"schedule.steps={steps}", f"schedule.warmup_steps={steps // 10}", f"run.evaluate_every={steps}"]
-    whole = [f"anchors.size={2 / side:.2f}", "assignment.force_match=true"]  # as the doctor suggests
+    whole = [f"anchors.size={2 / side:.2f}", "assignment.force_match=true"]  # boxes are as much smaller
     for name, settings in (("whole", whole), ("tiles", TILES)):
         if not (out / name).exists():
             retina("train", CONFIG, *common, *settings, "--run-dir", out / name)
