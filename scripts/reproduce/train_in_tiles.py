@@ -3,10 +3,11 @@
 
     .venv/bin/python scripts/reproduce/train_in_tiles.py ../shared/data/deeppcb --out /tmp/tiles
 
-DeepPCB's boards are put side by side, four to a picture of 1280 × 1280 pixels, the training and validation boards each
-among themselves. Both trainings have the settings of configs/ablation_deeppcb.yaml, a learning rate of 0.004, canvases
-of 320 × 320 pixels and equally many steps; the first has anchors half as large, since its boxes are, and every box gets
-one. The first is evaluated on the whole pictures, the second in tiles; then they are compared on the same pictures.
+DeepPCB's boards are put side by side, four to a picture of 1280 × 1280 pixels, with `--side 3` nine to one of 1920 ×
+1920, the training and validation boards each among themselves. Both trainings have the settings of
+configs/ablation_deeppcb.yaml, a learning rate of 0.004, canvases of 320 × 320 pixels and equally many steps; the first
+has anchors as much smaller as its boxes are, and every box gets one. On the same pictures the first is evaluated whole
+and, which is not the same, in tiles; the second in tiles. Trainings and evaluations that are there are not made again.
 """
 
 import argparse
@@ -18,28 +19,62 @@ from typing import Any
 
 from PIL import Image
 
+from retina.data.load import read_ground_truth, read_results
+from retina.evaluation.comparison import compare
+from retina.evaluation.matching import match
+
 CONFIG = Path(__file__).parents[2] / "configs/ablation_deeppcb.yaml"
-BOARD, SIDE = 640, 2  # pixels of a board, and boards along a side of a picture
-TILES = ["data.tiles.size=640", "data.cache=memory", "evaluation.tiles.size=640"]
-WHOLE = ["anchors.size=1.0", "assignment.force_match=true"]  # as the doctor suggests
+BOARD = 640  # pixels
+MOST = 300  # detections in an image or tile, and of a class in an image; nine boards have up to 99 boxes
+IN_TILES = ["evaluation.tiles.size=640", "evaluation.tiles.overlap=0.2"]
+TILES = ["data.tiles.size=640", "data.tiles.overlap=0.2", "data.cache=memory", *IN_TILES]
+FIGURES = ("AP", "AP50", "AP75", "APs", "APm")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder of DeepPCB, with annotations/ and images/")
     parser.add_argument("--out", type=Path, default=Path("runs/train_in_tiles"), help="(%(default)s)")
+    parser.add_argument("--side", type=int, default=2, help="boards along a side of a picture (%(default)s)")
     parser.add_argument("--steps", type=int, default=300, help="(%(default)s)")
     arguments = parser.parse_args()
-    pictures, out = arguments.out / "pictures", arguments.out
+    side, steps, out = arguments.side, arguments.steps, arguments.out
+    pictures = out / "pictures"
     for split in ("train", "val"):
-        side_by_side(arguments.data, split, pictures)
-    common = [f"data.root={pictures.absolute()}", "optimizer.learning_rate=0.004", "inference.max_detections=100"]
-    steps = arguments.steps
+        side_by_side(arguments.data, split, side, pictures)
+    common = [f"data.root={pictures.absolute()}", "optimizer.learning_rate=0.004"]
+    common += [f"inference.max_detections={MOST}", f"evaluation.max_detections=[1,10,{MOST}]"]
     common += [f"schedule.steps={steps}", f"schedule.warmup_steps={steps // 10}", f"run.evaluate_every={steps}"]
-    for name, settings in (("whole", WHOLE), ("tiles", TILES)):
+    whole = [f"anchors.size={2 / side:.2f}", "assignment.force_match=true"]  # as the doctor suggests
+    for name, settings in (("whole", whole), ("tiles", TILES)):
         if not (out / name).exists():
             retina("train", CONFIG, *common, *settings, "--run-dir", out / name)
-    retina("compare", out / "whole", out / "tiles")
+    evaluations = {"whole": ("whole", []), "whole, evaluated in tiles": ("whole", IN_TILES), "tiles": ("tiles", [])}
+    folders = {name: out / "evaluations" / name.replace(", ", "_").replace(" ", "_") for name in evaluations}
+    for name, (run, settings) in evaluations.items():
+        if not folders[name].exists():
+            retina("evaluate", out / run, *settings, "--out", folders[name])
+    summary(folders, pictures / "annotations/val.json")
+
+
+def summary(folders: dict[str, Path], annotations: Path) -> None:
+    """Print the figures of each evaluation, and the differences from the last."""
+    print(f"\n{'trained on':26}" + "".join(f"{name:>7}" for name in FIGURES) + "   AP's 95 % interval")
+    for name, folder in folders.items():
+        document = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        values = [document["metrics"][figure] for figure in FIGURES]
+        low, high = document["intervals"]["metrics"]["AP"]
+        cells = "".join(f"{'-' if value < 0 else format(value, '.3f'):>7}" for value in values)
+        print(f"{name:26}{cells}   {low:.3f} to {high:.3f}")
+    truth = read_ground_truth(annotations)
+    matches = {
+        name: match(truth, read_results(folder / "detections.json", truth), max_detections=MOST)
+        for name, folder in folders.items()
+    }
+    *others, last = matches
+    for other in others:
+        for figure, of in compare(truth, matches[other], matches[last]).figures.items():
+            print(f"{last} - {other}: {figure} {of.difference:+.3f} ({of.low:+.3f} to {of.high:+.3f})")
 
 
 def retina(command: str, *words: object) -> None:
@@ -48,7 +83,7 @@ def retina(command: str, *words: object) -> None:
         sys.exit(code)
 
 
-def side_by_side(data: Path, split: str, out: Path) -> None:
+def side_by_side(data: Path, split: str, side: int, out: Path) -> None:
     """Write the pictures of a split, without loss, and their annotations; boards that fill no picture are left out."""
     source = json.loads((data / f"annotations/{split}.json").read_text(encoding="utf-8"))
     boxes: dict[int, list[dict[str, Any]]] = {}
@@ -58,9 +93,9 @@ def side_by_side(data: Path, split: str, out: Path) -> None:
     (out / "annotations").mkdir(exist_ok=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    places = [(BOARD * column, BOARD * row) for row in range(SIDE) for column in range(SIDE)]
+    places = [(BOARD * column, BOARD * row) for row in range(side) for column in range(side)]
     for number in range(len(source["images"]) // len(places)):
-        picture = Image.new("L", (SIDE * BOARD, SIDE * BOARD))
+        picture = Image.new("L", (side * BOARD, side * BOARD))
         boards = source["images"][number * len(places) : (number + 1) * len(places)]
         for board, (left, top) in zip(boards, places, strict=True):
             picture.paste(Image.open(data / "images" / board["file_name"]).convert("L"), (left, top))
