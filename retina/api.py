@@ -58,7 +58,7 @@ from retina.evaluation.judging import judge as judge_tables
 from retina.evaluation.matching import match
 from retina.evaluation.voc import Difficult
 from retina.files import exists, write_text
-from retina.output import Watch, unwatched
+from retina.output import Watch, count, unwatched
 from retina.pages import study as study_page
 from retina.runs.directory import RunDirectory
 from retina.startup import prepare_keras
@@ -942,8 +942,8 @@ def ablate(
         raise RetinaError(f"--retries: expected at least 0, got {retries}")
 
     def run(study: Study) -> StudyResult:
-        settings, count = len(study.plan.settings), len(study.plan.trials)
-        say(f"{settings} settings, {seed_range(study.plan)}: {count} trials{total_length(study.plan)} in {study.path}")
+        settings, trials = count(len(study.plan.settings), "setting"), count(len(study.plan.trials), "trial")
+        say(f"{settings}, {seed_range(study.plan)}: {trials}{total_length(study.plan)} in {study.path}")
         with study.locked() as lock:
             if executor == "ray":
                 run_on_ray(study, retries=retries, say=say, again=again, until=until)

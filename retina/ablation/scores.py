@@ -17,6 +17,7 @@ from retina.data.load import read_split
 from retina.errors import RetinaError
 from retina.evaluation.bootstrap import bootstrap, observed
 from retina.evaluation.matching import match
+from retina.output import count
 
 _REPLICATES = 1000
 
@@ -60,7 +61,7 @@ def score(
     if replicates is None:
         replicates = max(_REPLICATES, enough_replicates(len(plan.settings) - 1))
     if say is not None and finished:
-        say(f"scoring {len(finished)} trials on {replicates} resamples of the images")
+        say(f"scoring {count(len(finished), 'trial')} on {replicates} resamples of the images")
     shape = (len(plan.settings), plan.most_seeds)
     plain = {name: np.full(shape, np.nan) for name in NAMES}
     drawn = {name: np.full((*shape, replicates), np.nan) for name in NAMES}

@@ -8,6 +8,7 @@ from retina.ablation.plan import Plan, varied
 from retina.ablation.presets import NAMES
 from retina.ablation.results import SettingResult, StudyResult
 from retina.ablation.statistics import Difference, Spread
+from retina.output import count
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -63,8 +64,7 @@ def title(result: StudyResult) -> str:
     """Return the title: the keys that vary, and the numbers of settings and seeds."""
     keys = [_KEYS.get(key, key.removeprefix("loss.")) for key in varied(result.plan)] or ["nothing"]
     more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
-    count = len(result.settings)
-    return f"Study of {', '.join(keys[:4])}{more}: {count} setting{'s' if count > 1 else ''}, {seed_range(result.plan)}"
+    return f"Study of {', '.join(keys[:4])}{more}: {count(len(result.settings), 'setting')}, {seed_range(result.plan)}"
 
 
 def seed_range(plan: Plan) -> str:
