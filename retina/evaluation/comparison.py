@@ -189,6 +189,8 @@ def verdict(comparison: Comparison, a: str = "A", b: str = "B") -> str:
             f"No conclusion is possible: {b} has {_shown(overall.difference, '+')} AP against {a}, "
             "but all boxes that count lie in one image"
         )
+    if overall.low == overall.high == 0:
+        return f"{a} and {b} have the same AP, in every resample of the images"
     if overall.low > 0:
         span = _span(overall.low, overall.high)
         return f"{b} is better by {_shown(overall.difference)} AP ({level} interval {span}); {_SCOPE}"

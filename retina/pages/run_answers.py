@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations
+from math import isfinite
 from statistics import median
 from typing import Literal, NamedTuple
 
 from retina.drawing import furniture
 from retina.evaluation.tide import IN_WORDS, MEANINGS
+from retina.output import count
 from retina.pages.run_judgement import Change, Judgement, compared_steps
 from retina.pages.run_sections import Coverage, ExportRow, Figures, error_rows, interval, level
 from retina.runs.record import Record
@@ -131,9 +133,10 @@ def _learned(record: Record, change: Change | None) -> _Judged | None:
     if len(losses) < 2:
         return None
     facts = f"The loss went from {losses[0]:.3g} to {losses[-1]:.3g}"
-    if losses[-1] >= losses[0]:
-        reason = "The loss did not fall: lower optimizer.learning_rate, or look at the data."
-        return _Judged("stop", reason, facts + ".")
+    if not losses[-1] < losses[0]:  # NaN is not below anything
+        reason = "fall" if isfinite(losses[-1]) else "stay a number"
+        remedy = "lower optimizer.learning_rate, or look at the data."
+        return _Judged("stop", f"The loss did not {reason}: {remedy}", facts + ".")
     metric = record.config.evaluation.metric
     values = [(step, figures[metric]) for step, figures in record.evaluations if figures.get(metric, -1) >= 0]
     if values and values[-1][1] < _NOTHING:
@@ -142,26 +145,37 @@ def _learned(record: Record, change: Change | None) -> _Judged | None:
     steps = compared_steps(record)
     if steps is None:
         return _Judged("fine", "The loss falls.", facts + ".")
-    first, before, last = values[0][1], dict(values)[steps[0]], values[-1][1]
-    since = f" since step {steps[0]:,}"
-    certain = change if change is not None and (change.before, change.last) == steps else None
-    within = ""
-    if certain is not None:
-        within = f" (95\u00a0% interval {certain.low:+.3f} to {certain.high:+.3f}, on the same images)"
-    if last >= before:
-        facts += f"; {metric} was highest at the last evaluation, {last:.3f} after {first:.3f} at the first"
-        facts += f", {last - before:+.3f}{since}{within}."
-        # A lucky last evaluation is no rise.
-        by_slope = _slope(values[-_FEW_LAST:]) * (steps[1] - steps[0])
-        rises = len(values) > 2 and min(last - before, by_slope) > _RISING * last
-        if rises and (certain is None or certain.low > 0):
-            return _Judged("look", f"{metric} still rises: train longer.", facts)
-        return _Judged("fine", "It has learned, and hardly rises any more." if len(values) > 2 else "It learns.", facts)
+    before, last = dict(values)[steps[0]], values[-1][1]
+    within, certain = "", True
+    if change is not None and (change.before, change.last) == steps:
+        certain = change.low > 0 or change.high < 0
+        within = f" (95\u00a0% interval {change.low:+.3f} to {change.high:+.3f}, on the same images)"
+    if last > before:
+        facts += f"; {metric} was highest at the last evaluation, {last:.3f} after {values[0][1]:.3f} at the first"
+        facts += f", {last - before:+.3f} since step {steps[0]:,}{within}."
+        return _Judged(*_risen(metric, values, change if not certain else None), facts)
     facts += f"; {metric} was highest at step {steps[0]:,} with {before:.3f}, and {last:.3f} at the end{within}."
-    if before - last > _FELL and (certain is None or certain.high < 0):
-        reason = f"It may overfit: step {steps[0]:,} is the best checkpoint; more images or augmentation help."
-        return _Judged("look", reason, facts)
-    return _Judged("fine", "It has learned, and does not rise any more.", facts)
+    if before - last <= _FELL:
+        return _Judged("fine", "It has learned, and does not rise any more.", facts)
+    if not certain:
+        return _Judged("fine", "It has learned; the last evaluation is lower, but by no more than chance.", facts)
+    reason = f"It may overfit: step {steps[0]:,} is the best checkpoint; more images or augmentation help."
+    return _Judged("look", reason, facts)
+
+
+def _risen(metric: str, values: Sequence[tuple[int, float]], unsure: Change | None) -> tuple[Verdict, str]:
+    """Tell whether a curve that is highest at its end still rises; `unsure`: a last change that may be chance."""
+    (step, before), (end, last) = values[-2:]
+    # A lucky last evaluation is no rise.
+    by_slope = _slope(values[-_FEW_LAST:]) * (end - step)
+    if len(values) < 3:
+        return "fine", "It learns."
+    if min(last - before, by_slope) <= _RISING * last:
+        return "fine", "It has learned, and hardly rises any more."
+    if unsure is None:
+        return "look", f"{metric} still rises: train longer."
+    images = count(unsure.images, "image")
+    return "look", f"Whether {metric} still rises, {images} can't tell: train longer, or validate on more."
 
 
 def _slope(values: Sequence[tuple[int, float]]) -> float:
@@ -191,7 +205,7 @@ def _quality(figures: Figures, split: str, allowed: float | None) -> _Judged:
     elif ap50 is not None and ap50 < _LOW:
         verdict, stated = "look", f"{stated}; AP50 {ap50:.3f} is little for most uses"
     elif ends and ends[1] - ends[0] > _WIDE:
-        verdict, stated = "look", f"{stated}, which is wide: more {split} images would make the figure surer"
+        verdict, stated = "look", f"{stated}, which is wide: more images to judge on would make the figure surer"
     return _Judged(verdict, f"{stated}.", " ".join(facts))
 
 

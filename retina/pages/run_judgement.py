@@ -25,6 +25,8 @@ from retina.runs.record import Record, detections_file, evaluation_step, stored_
 REPLICATES = 1000
 # Enough to tell a change from none: of 5,000 images a thousand would take as long as the rest of the page.
 _REPLICATES_OF_CHANGE = 200
+# Figures of the same detections differ by rounding only.
+_SAME = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,12 +40,13 @@ class Evidence:
 
 
 class Change(NamedTuple):
-    """The interval of what the metric gained between two evaluations, from the same resamples of the images."""
+    """The interval of what the metric gained between two evaluations, from the same resamples of the images [N]."""
 
     before: int
     last: int
     low: float
     high: float
+    images: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,12 +124,15 @@ def compared_steps(record: Record) -> tuple[int, int] | None:
     if len(values) < 2:
         return None
     best, last = max(values, key=lambda pair: pair[1]), values[-1]
-    return (values[-2] if best[1] == last[1] else best)[0], last[0]
+    return (values[-2] if best[0] == last[0] else best)[0], last[0]
 
 
 def _change(record: Record, judged: int | None, evidence: Evidence, settings: configuration.Config) -> Change | None:
-    """The interval of the change that the run's curve ends with; None where detections of a step are gone."""
-    steps, metric = compared_steps(record), settings.evaluation.metric
+    """The interval of the change that the run's curve ends with.
+
+    None where detections of a step are gone, or where other data or settings than the run's give another change.
+    """
+    steps, metric = compared_steps(record), record.config.evaluation.metric
     if steps is None or metric not in NAMES:
         return None
     truth, limit = evidence.truth, settings.evaluation.max_detections[-1]
@@ -138,12 +144,16 @@ def _change(record: Record, judged: int | None, evidence: Evidence, settings: co
         if step != judged:
             try:
                 detections = read_results(file, _with_categories(truth, record), format="coco")
+                matches[step] = match(truth, detections, max_detections=limit)
             except RetinaError:  # torn; the page has the figures without it
                 return None
-            matches[step] = match(truth, detections, max_detections=limit)
     before, last = (matches[step] for step in steps)
     difference = compare(truth, before, last, replicates=_REPLICATES_OF_CHANGE).figures[metric]
-    return None if isnan(difference.low) else Change(*steps, difference.low, difference.high)
+    logged = dict(record.evaluations)
+    gained = logged[steps[1]][metric] - logged[steps[0]][metric]
+    if isnan(difference.low) or abs(difference.difference - gained) > _SAME:
+        return None
+    return Change(*steps, difference.low, difference.high, len(truth))
 
 
 def _split(data: configuration.Data, split: Split) -> SplitTables:

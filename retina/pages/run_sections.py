@@ -90,13 +90,6 @@ def remarks(record: Record, judged: Judgement) -> Iterator[Remark]:
             yield Remark("warning", text)
     if judged.evidence is not None and not len(judged.evidence.detections):
         yield Remark("warning", f"Nothing was detected in {judged.split}: no score reached inference.score_threshold.")
-    metric = record.config.evaluation.metric
-    values = [(step, figures[metric]) for step, figures in record.evaluations if figures.get(metric, -1) >= 0]
-    if len(values) > 1:
-        best, last = max(values, key=lambda pair: pair[1]), values[-1]
-        if best[1] - last[1] > 0.01:
-            text = f"{metric} fell from {best[1]:.3f} at step {best[0]:,} to {last[1]:.3f} at the end: it may overfit."
-            yield Remark("warning", text)
     waits = record.series("data_wait")[1]
     if waits and statistics.median(waits) > _WAITS:
         share = furniture.percent(statistics.median(waits))

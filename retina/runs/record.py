@@ -133,24 +133,27 @@ def read_record(path: Path) -> Record:
     """
     directory = RunDirectory.open(path)
     config = configuration.load(path / "config.yaml")
-    lines, evaluations, modes = [], [], []
+    lines, modes = [], []
+    evaluations: dict[int, dict[str, float]] = {}  # where a step stands twice, the later holds
     for line in _lines(path / "metrics.jsonl"):
         figures = line.get("metrics")
         if isinstance(figures, dict):
             if line.get("split", "validation") == "validation":
-                evaluations.append((line["step"], {name: v for name, v in figures.items() if _is_number(v)}))
+                evaluations[line["step"]] = {name: v for name, v in figures.items() if _is_number(v)}
                 if losses := ModeLosses.from_dict(line.get("mode_losses")):
                     modes.append((line["step"], losses))
         elif not any(mark in line for mark in _MARKS):
             lines.append(line)
     log = _log(path)
     # After the step of the last evaluation: a run that went on since has later ones.
-    stopped_early = bool(evaluations) and f"  stopped early after step {evaluations[-1][0]}:" in log
+    stopped_early = bool(evaluations) and f"  stopped early after step {max(evaluations)}:" in log
     stopped_early = stopped_early and config.run.early_stopping is not None
     preflight = tuple(dict.fromkeys(_PREFLIGHT.findall(log)))
     imported = (path / _IMPORT_REPORT).is_file()
     environment = directory.environment()
-    return Record(path, config, environment, lines, evaluations, stopped_early, imported, tuple(modes), preflight)
+    return Record(
+        path, config, environment, lines, sorted(evaluations.items()), stopped_early, imported, tuple(modes), preflight
+    )
 
 
 def evaluation_step(record: Record, checkpoint: str) -> int | None:

@@ -7,7 +7,7 @@ DeepPCB's boards are put side by side, four to a picture of 1280 × 1280 pixels,
 1920, the training and validation boards each among themselves. Both trainings have the settings of
 configs/ablation_deeppcb.yaml, a learning rate of 0.004, canvases of 320 × 320 pixels and equally many steps; the first
 has anchors as much smaller as its boxes are, and every box gets one. On the same pictures the first is evaluated whole
-and, which is not the same, in tiles; the second in tiles. Trainings and evaluations that are there are not made again.
+and, which is not the same, in tiles; the second in tiles. Repeated after a kill, it goes on.
 """
 
 import argparse
@@ -38,7 +38,8 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=2, help="boards along a side of a picture (%(default)s)")
     parser.add_argument("--steps", type=int, default=300, help="(%(default)s)")
     arguments = parser.parse_args()
-    side, steps, out = arguments.side, arguments.steps, arguments.out
+    side, steps = arguments.side, arguments.steps
+    out = arguments.out / f"{side}x{side}_{steps}"
     pictures = out / "pictures"
     for split in ("train", "val"):
         side_by_side(arguments.data, split, side, pictures)
@@ -47,12 +48,13 @@ def main() -> None:
     common += [f"schedule.steps={steps}", f"schedule.warmup_steps={steps // 10}", f"run.evaluate_every={steps}"]
     whole = [f"anchors.size={2 / side:.2f}", "assignment.force_match=true"]  # as the doctor suggests
     for name, settings in (("whole", whole), ("tiles", TILES)):
-        if not (out / name).exists():
-            retina("train", CONFIG, *common, *settings, "--run-dir", out / name)
+        run = out / name
+        resume = ["--resume"] if (run / "config.yaml").is_file() else []
+        retina("train", CONFIG, *common, *settings, "--run-dir", run, *resume)
     evaluations = {"whole": ("whole", []), "whole, evaluated in tiles": ("whole", IN_TILES), "tiles": ("tiles", [])}
     folders = {name: out / "evaluations" / name.replace(", ", "_").replace(" ", "_") for name in evaluations}
     for name, (run, settings) in evaluations.items():
-        if not folders[name].exists():
+        if not (folders[name] / "metrics.json").is_file():
             retina("evaluate", out / run, *settings, "--out", folders[name])
     summary(folders, pictures / "annotations/val.json")
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -345,10 +347,10 @@ def test_the_questions_are_answered_with_the_run_s_figures(made, page):
     ]  # fmt: skip
     assert re.search(r"\. \d+\.\d % of 24 boxes in validation have a positive anchor", told["Is the data fine?"])
     # Both evaluations are the same.
+    ap = f"{metrics['AP']:.3f}"
     assert told["Is it learning?"] == (
-        f"It learns. The loss went from 2 to 1; AP was highest at the last evaluation, {metrics['AP']:.3f} after "
-        f"{metrics['AP']:.3f} at the first, +0.000 since step 20 (95\u00a0% interval +0.000 to +0.000, on the same "
-        "images)."
+        f"It has learned, and does not rise any more. The loss went from 2 to 1; AP was highest at step 20 with {ap}, "
+        f"and {ap} at the end (95\u00a0% interval +0.000 to +0.000, on the same images)."
     )
     assert told["How good is it?"].startswith(f"AP {metrics['AP']:.3f} on validation, 95\u00a0% interval ")
     assert f"At scores of {point['threshold']:.3f} and above" in told["How good is it?"]
@@ -417,6 +419,8 @@ def test_the_verdict_on_the_data(anchors, preflight, verdict, sentence):
     [
         ([2.0, 1.0], [], "fine", "The loss went from 2 to 1."),
         ([1.0, 1.5], [0.2], "stop", "The loss did not fall: lower optimizer.learning_rate"),
+        ([2.0, math.nan], [0.2], "stop", "The loss did not stay a number: lower optimizer.learning_rate"),
+        ([2.0, 1.0], [0.5, 0.4, 0.5], "fine", "was highest at step 1 with 0.500, and 0.500 at the end."),
         ([2.0, 1.0], [0.0, 0.001], "stop", "It has learned next to nothing: train longer, or look"),
         ([2.0, 1.0], [0.3, 0.5, 0.51], "fine", "highest at the last evaluation, 0.510 after 0.300"),
         ([2.0, 1.0], [0.3, 0.4, 0.5], "look", "AP still rises: train longer. The loss went from 2 to 1"),
@@ -435,35 +439,59 @@ def test_the_verdict_on_the_learning(losses, figures, verdict, sentence):
 @pytest.mark.parametrize(
     ("figures", "change", "verdict"),
     [
-        ([0.3, 0.4, 0.5], Change(2, 3, 0.02, 0.18), "look"),
-        ([0.3, 0.4, 0.5], Change(2, 3, -0.02, 0.22), "fine"),
-        ([0.3, 0.4, 0.5], Change(1, 3, -0.02, 0.22), "look"),  # of other evaluations
-        ([0.3, 0.5, 0.4], Change(2, 3, -0.18, -0.02), "look"),
-        ([0.3, 0.5, 0.4], Change(2, 3, -0.22, 0.02), "fine"),
+        ([0.3, 0.4, 0.5], Change(2, 3, 0.02, 0.18, 9), "look: AP still rises: train longer."),
+        ([0.3, 0.4, 0.5], Change(2, 3, -0.02, 0.22, 9), "look: Whether AP still rises, 9 images can't tell"),
+        ([0.3, 0.5, 0.505], Change(2, 3, -0.02, 0.03, 9), "fine: It has learned, and hardly rises any more."),
+        ([0.3, 0.4, 0.5], Change(1, 3, -0.02, 0.22, 9), "look: AP still rises"),  # of other evaluations
+        ([0.3, 0.5, 0.4], Change(2, 3, -0.18, -0.02, 9), "look: It may overfit"),
+        ([0.3, 0.5, 0.4], Change(2, 3, -0.22, 0.02, 9), "fine: It has learned; the last evaluation is lower, but by"),
     ],
 )
-def test_a_rise_or_fall_within_its_interval_is_none(figures, change, verdict):
+def test_a_rise_or_fall_may_lie_within_its_interval(figures, change, verdict):
     evaluations = [(step, {"AP": value}) for step, value in enumerate(figures, 1)]
     given, answer = verdicts({"evaluations": evaluations}, change=change)["Is it learning?"]
-    assert given == verdict
+    assert f"{given}: {answer}".startswith(verdict)
     stated = f"(95\u00a0% interval {change.low:+.3f} to {change.high:+.3f}, on the same images)"
     assert (stated in answer) == (change.before == 2)
 
 
 def test_the_change_is_that_of_the_two_evaluations(run):
+    # Nothing is detected at first.
+    (run / "eval/step_20/detections.json").write_text("[]")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [{**line, "metrics": {"AP": 0.0}} if line["step"] == 20 and "metrics" in line else line for line in lines]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     record = read_record(run)
-    (run / "eval/step_20/detections.json").write_text("[]")  # nothing is detected at first
     change = judge_run(record).change
-    assert change is not None and change[:2] == (20, 40) and 0 < change.low < change.high
+    assert change is not None and change[:2] == (20, 40) and 0 < change.low < change.high and change.images == 8
+    page = html.unescape(written(run))
+    assert f"95\u00a0% interval {change.low:+.3f} to {change.high:+.3f}, on the same images" in page
+    # The interval is of the logged difference, or there is none.
+    other = [(step, {"AP": figures["AP"] + 0.01 * (step == STEPS)}) for step, figures in record.evaluations]
+    assert judge_run(replace(record, evaluations=other)).change is None
+    assert judge_run(record, overrides=("evaluation.metric=AP50",)).change == change
     (run / "eval/step_20/detections.json").write_text("[")
     assert judge_run(record).change is None
+
+
+def test_of_a_step_that_was_evaluated_twice_the_later_counts(run):
+    before = read_record(run).evaluations
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": STEPS, "metrics": {"AP": 0.123}}) + "\n")
+    assert read_record(run).evaluations == [*before[:-1], (STEPS, {"AP": 0.123})]
+
+
+def test_overfitting_is_said_once(run):
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": STEPS, "metrics": {"AP": 0.123}}) + "\n")
+    assert html.unescape(written(run)).count("may overfit") == 1
 
 
 @pytest.mark.parametrize(
     ("ap", "ap50", "ends", "verdict", "sentence"),
     [
         (0.45, 0.8, (0.43, 0.47), "fine", "interval 0.430–0.470. That is 50.0 % of what the anchors allow."),
-        (0.45, 0.8, (0.35, 0.55), "look", "more validation images would make the figure surer"),
+        (0.45, 0.8, (0.35, 0.55), "look", "more images to judge on would make the figure surer"),
         (0.2, 0.4, (0.19, 0.21), "look", "AP50 0.400 is little for most uses."),
         (0.001, 0.01, (0.0, 0.01), "stop", "it detects next to nothing."),
         (-1.0, -1.0, (-1.0, -1.0), "look", "it has no boxes that count"),
