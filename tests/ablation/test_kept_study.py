@@ -26,6 +26,7 @@ def test_they_open_as_a_study_on_the_data_that_are_here(home):
         assert done and all(study.outcome(trial).status == "finished" for trial in done)
         assert all(0 <= study.figure(trial) < 1 for trial in done)
     assert script.best_alpha(home / "alpha") == 0.99
+    assert Study.open(home / "sgd").plan.config.schedule.kind == "step"  # as the script goes on
 
 
 def test_the_tables_are_of_the_trials(home):
