@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Carry what retina needs to a GPU machine without a network that has PyTorch, JAX and their CUDA already.
 
-    scripts/carry_wheels.py download wheels --python 3.12                    the network, losses, training step (6 MiB)
+    scripts/carry_wheels.py download wheels --python 3.12                    training, evaluation on JAX (9 MiB)
     scripts/carry_wheels.py download wheels --python 3.12 --sets core data   with TensorFlow (CPU) for tf.data (300 MiB)
     scripts/carry_wheels.py install wheels site                              there, then: export PYTHONPATH=$PWD/site
 
@@ -27,19 +27,20 @@ THERE = (
     "requests", "six", "wrapt", "flatbuffers", "opt_einsum", "setuptools",
 )  # fmt: skip
 SETS = {
-    "core": ("keras", "namex", "optree", "pydantic", "pydantic_core", "annotated-types", "typing-inspection"),
-    "data": (
-        "tensorflow-cpu",
-        "astunparse",
-        "gast",
-        "google-pasta",
-        "termcolor",
-        "libclang",
+    "core": (
+        "keras",
+        "namex",
+        "optree",
+        "pydantic",
+        "pydantic_core",
+        "annotated-types",
+        "typing-inspection",
         "defusedxml",
         "pycocotools",
         "hotcoco",
         "simplejpeg",
     ),
+    "data": ("tensorflow-cpu", "astunparse", "gast", "google-pasta", "termcolor", "libclang"),
 }
 PLATFORMS = (*(f"manylinux_2_{n}_x86_64" for n in (34, 31, 28, 27, 24, 17, 12, 5)), "manylinux2014_x86_64")
 # TensorFlow's build without CUDA is a package of another name and of the same version.

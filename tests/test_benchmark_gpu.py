@@ -166,6 +166,53 @@ def test_the_part_with_a_goal_comes_first():
     assert [Part.from_dict(json.loads(json.dumps(p.to_dict()))) for p in first] == first
 
 
+def test_a_batch_is_traced_after_its_speed_is_answered():
+    """A trace that fails costs neither the speed nor the next batch."""
+    from part import _sweep
+    from plan import Part
+
+    answers: list[dict] = []
+    part = Part("train", "retina", "none", batches=(16, 32), traced=True)
+
+    def trace() -> list[dict]:
+        if answers[-1]["batch"] == 16:
+            raise OSError("no counters")
+        return [{"name": "conv"}]
+
+    _sweep(part, answers.append, lambda part, size: {"peak_bytes": None, "images_per_second": size}, trace)
+    speeds = [(a["batch"], a["images_per_second"]) for a in answers if "images_per_second" in a]
+    assert speeds == [(16, 16), (32, 32)]
+    assert answers[1] == {"batch": 16, "error": "no trace: OSError: no counters"}
+    assert answers[3] == {"batch": 32, "operations": [{"name": "conv"}]}
+
+
+def test_the_speed_of_training_is_answered_before_its_evaluation(monkeypatch: pytest.MonkeyPatch):
+    import real_data
+    from plan import Part
+    from table import table
+
+    answers: list[dict] = []
+
+    def train(config, directory: Path, callbacks: list) -> None:
+        directory.mkdir()
+        (directory / "config.yaml").write_text("{}")
+        lines = [
+            {"step": 1, "images_per_second": 7.0, "data_wait": 0.25},
+            {"step": 1, "metrics": {"AP": 0.5, "AP50": 1}},
+        ]
+        (directory / "metrics.jsonl").write_text(json.dumps(lines[0]) + "\n")
+        callbacks[0].on_test_begin()
+        (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    monkeypatch.setattr(real_data.retina, "train", train)
+    part = Part("accuracy", "retina", "jax", data="digits", steps=2)
+    real_data.run(part, answers.append)
+    assert [(a["fed_images_per_second"], a["metrics"] and a["metrics"]["AP"]) for a in answers] == [(7, None), (7, 0.5)]
+    records = [{"part": part.name, "round": 1, "of": part.to_dict(), **a} for a in answers]
+    assert table(records).count("7 images/s") == 1 and "validation AP 0.5000" in table(records)
+    assert "7 images/s, 25.0% of the time waiting for data" in table(records[:1])
+
+
 def test_two_calls_fit_in_fifteen_minutes(tmp_path: Path):
     """The order of each, seconds, and the commands in the help to the letter."""
     from plan import CALLS, call_parts
@@ -338,6 +385,16 @@ def test_every_package_that_training_needs_is_carried_or_expected_there():
     assert {one for one in needed if carry.normal(one) not in there} == set()
 
 
+def test_both_calls_need_no_more_than_the_core_wheels():
+    """Those with TensorFlow are larger than what a GPU machine may take at once."""
+    carry = load_script("carry_wheels")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = {carry.normal(re.split(r"[<>=\[]", text)[0]) for text in project["dependencies"]}
+    needed -= {"tensorflow", "tensorflow-datasets", "importlib-resources", "keras-cv"}
+    assert needed <= {carry.normal(package) for package in (*carry.SETS["core"], *carry.THERE)}
+    assert "tensorflow-cpu" not in carry.SETS["core"]
+
+
 def test_wheels_have_the_tested_versions():
     carry = load_script("carry_wheels")
     constraints = (ROOT / "constraints.txt").read_text()
@@ -434,6 +491,31 @@ def test_training_from_photographs_runs_on_a_cpu(tmp_path: Path, shared_data: Pa
     for record in records.values():
         assert record["steps"] == 1 and 0 <= record["metrics"]["AP"] <= 1 and record["fed_images_per_second"] > 0
         assert f"{record['part']}: 1 steps of {record['batch']}" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("jax") is None, reason="needs JAX")
+def test_a_traced_step_is_compiled_once():
+    """Counting the operations and tracing compile nothing: the step has one program, made by its first call."""
+    code = """
+import jax, part
+from plan import Part
+of = Part("train", "retina", "jax", canvas=(64, 64), frozen=True, tiny=True, repeats=1, block_seconds=0.0,
+          precision="float32", traced=True)
+measure, trace = part._ours(of)
+made = []
+jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: made.append(name))
+measure(of, 1)
+step = [name for name in made if name.endswith("backend_compile_duration")]
+made.clear()
+assert trace()
+print(len(step), [name for name in made if "compile" in name])
+"""
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    environment["PYTHONPATH"] = f"{ROOT}:{ROOT / 'scripts' / 'gpu'}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "1 []\n"
 
 
 @pytest.mark.slow

@@ -40,14 +40,16 @@ def main() -> int:
     elif part.kind in ("fed", "accuracy"):
         from real_data import run
 
-        answer(run(part))
+        run(part, answer)
     elif part.kind == "profile":
         if part.backend == "jax":
             _sweep(part, answer, _profile)
         else:
             answer({"skipped": "the profile is written for JAX"})
+    elif part.who == "torchvision":
+        _sweep(part, answer, _theirs)
     else:
-        _sweep(part, answer, _theirs if part.who == "torchvision" else _ours(part))
+        _sweep(part, answer, *_ours(part))
     return 0
 
 
@@ -62,8 +64,13 @@ def lacking(part: Part) -> str | None:
     return next((name for name in wanted if importlib.util.find_spec(name) is None), None)
 
 
-def _sweep(part: Part, answer: Answer, measure: Callable[[Part, int], dict[str, Any]]) -> None:
-    """Batch after batch until one does not fit; then one between the last two."""
+def _sweep(
+    part: Part,
+    answer: Answer,
+    measure: Callable[[Part, int], dict[str, Any]],
+    trace: Callable[[], list[dict[str, Any]]] | None = None,
+) -> None:
+    """Batch after batch until one does not fit; then one between the last two. Each is timed, then traced."""
     largest, tried = 0, list(part.batches)
     while tried:
         size = tried.pop(0)
@@ -79,6 +86,8 @@ def _sweep(part: Part, answer: Answer, measure: Callable[[Part, int], dict[str, 
                 }
             )
             largest = size
+            if part.traced and trace is not None:
+                _answer_trace(answer, size, trace)
         except Exception as error:
             if not out_of_memory(error):
                 raise
@@ -88,6 +97,16 @@ def _sweep(part: Part, answer: Answer, measure: Callable[[Part, int], dict[str, 
         _forget(part)
         if part.kind == "profile":
             break
+
+
+def _answer_trace(answer: Answer, size: int, trace: Callable[[], list[dict[str, Any]]]) -> None:
+    """Answer with the busiest kernels; where there is no trace of them, the next batch is timed all the same."""
+    try:
+        answer({"batch": size, "operations": trace()})
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        answer({"batch": size, "error": f"no trace: {type(error).__name__}: {str(error)[:200]}"})
 
 
 def _forget(part: Part) -> None:
@@ -105,15 +124,18 @@ def _forget(part: Part) -> None:
             torch.cuda.reset_peak_memory_stats()
 
 
-def _ours(part: Part) -> Callable[[Part, int], dict[str, Any]]:
-    """The measure of a batch, with one detector for all of them."""
+def _ours(
+    part: Part,
+) -> tuple[Callable[[Part, int], dict[str, Any]], Callable[[], list[dict[str, Any]]] | None]:
+    """The measure of a batch, with one detector for all of them, and the trace of the batch measured last (JAX)."""
     from inputs import batch
     from retina_work import Inference, Training, operations
 
     work: Any = (Inference if part.kind == "infer" else Training)(part)
+    fed: dict[str, Any] = {}
 
     def measure(part: Part, size: int) -> dict[str, Any]:
-        fed = work.feed(batch(size, part.canvas))
+        fed.update(work.feed(batch(size, part.canvas)))
         start = time.perf_counter()
         work.run(fed)
         loss = work.wait()
@@ -122,10 +144,9 @@ def _ours(part: Part) -> Callable[[Part, int], dict[str, Any]]:
             raise ValueError(f"the loss is {loss}")
         times = seconds(lambda: work.run(fed), work.wait, part.repeats, part.block_seconds)
         tflop = work.flop(fed) * 1e-12
-        traced = {"operations": operations(work, fed)} if part.traced and part.backend == "jax" else {}
-        return {**rates(times, size, tflop), "first_step_seconds": first, "loss": loss, **traced}
+        return {**rates(times, size, tflop), "first_step_seconds": first, "loss": loss}
 
-    return measure
+    return measure, (lambda: operations(work, fed)) if part.backend == "jax" else None
 
 
 def _theirs(part: Part, size: int) -> dict[str, Any]:

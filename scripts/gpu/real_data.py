@@ -6,10 +6,12 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 from PIL import Image
 from plan import DIGITS, MADE_UP, Part
@@ -109,23 +111,43 @@ def made_up(root: Path, count: int) -> Path:
     return root
 
 
-def run(part: Part) -> dict[str, Any]:
-    """Train, and return speed, the share of time spent waiting for data, and the validation figures (coco_mini's 160
-    photographs teach little from scratch: its figure shows that the path works, not what the detector can do)."""
+class BeforeEvaluation(keras.callbacks.Callback):
+    """Call a function before each evaluation."""
+
+    def __init__(self, call: Callable[[], None]):
+        super().__init__()
+        self.call = call
+
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self.call()
+
+
+def run(part: Part, answer: Callable[[dict[str, Any]], None]) -> None:
+    """Train, and answer with the speed and the share of time spent waiting for data before each evaluation, which is
+    compiled anew and may not end in time, and with the validation figures at the end (coco_mini's 160 photographs teach
+    little from scratch: its figure shows that the path works, not what the detector can do)."""
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         if part.data == MADE_UP:
             part = replace(part, data=str(made_up(Path(folder) / "data", 8 if part.tiny else 256)))
         config = settings(part)
-        trained = RunDirectory.open(retina.train(config, Path(folder) / "run"))
-        lines = trained.metrics()
+        directory = Path(folder) / "run"
+
+        def figures() -> dict[str, Any]:
+            return _figures(config, RunDirectory.open(directory).metrics(), time.perf_counter() - start)
+
+        retina.train(config, directory, callbacks=[BeforeEvaluation(lambda: answer(figures()))])
+        answer(figures())
+
+
+def _figures(config: retina.Config, lines: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
     speeds = [line["images_per_second"] for line in lines if line.get("images_per_second")]
     waits = [value for line in lines for key, value in line.items() if key == "data_wait"]
     scored = [line["metrics"] for line in lines if "metrics" in line]
     return {
         "batch": config.run.batch_size,
         "steps": config.schedule.steps,
-        "wall_seconds": time.perf_counter() - start,
+        "wall_seconds": seconds,
         # The first line holds the compilation.
         "fed_images_per_second": statistics.median(speeds[1:] or speeds) if speeds else None,
         "waiting_for_data": statistics.median(waits) if waits else None,

@@ -82,6 +82,8 @@ def table(records: list[Record]) -> str:
             cell(row["of_peak"], ".1%"),
         )
         lines.append(_line(cells))
+    # One part answers before its evaluation and after it.
+    trained = {(r["part"], r["round"]): r for r in records if "fed_images_per_second" in r}
     for record in records:
         if "parts" in record:
             lines += ["", *_profile(record)]
@@ -91,7 +93,7 @@ def table(records: list[Record]) -> str:
             lines.append(
                 f"gradient check {record['gradient_check']}: {record['relative_error']:.2g} ({record['worst']})"
             )
-        if "wall_seconds" in record and "metrics" in record:
+        if record is trained.get((record["part"], record["round"])):
             lines += ["", _trained(record)]
     for key, words in (("error", "failed"), ("skipped", "left out"), ("not_run", "not run")):
         lines += [f"{words}: {r['part']}, round {r['round']}: {r[key]}" for r in records if key in r]
