@@ -24,8 +24,9 @@ the table of several such files and runs nothing. Exit code 1 if a part failed; 
     scripts/benchmark_gpu.py --kinds peak train --tiny
 
 Where a GPU is at hand for fifteen minutes, these two calls, in this order. Each appends a record as soon as it has one
-and leaves three files in its folder: records.jsonl, log.txt, table.txt. Neither needs TensorFlow. The first is cut
-off after 360 s: torchvision, the same compiled, ours at batch 32 and 64 with a trace of three steps, the gradient check
+and leaves three files in its folder: records.jsonl, log.txt, table.txt. Neither needs TensorFlow; what they need beside
+JAX, PyTorch and torchvision, `scripts/carry_wheels.py` brings (9 MiB). The first is cut off after 360 s: torchvision,
+the same compiled, ours at batch 32 and 64 with a trace of three steps each, the gradient check
 (scripts/gpu/gradient_check.py) and inference. The second takes 180 s: training fed by files, and the digits' accuracy.
 
     python3 scripts/benchmark_gpu.py --call step --out gpu-step

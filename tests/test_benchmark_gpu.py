@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from retina.data.batches.plan import training_geometries
 from retina.data.load import load_split
 from tests.scripts import load_script
 
@@ -245,7 +246,10 @@ def test_made_up_photographs_and_digits_can_be_trained_on(tmp_path: Path):
 
     data = str(made_up(tmp_path, 3))
     fed = settings(Part("fed", "retina", "jax", canvas=(128, 128), batches=(2,), data=data, tiny=True))
-    assert len(load_split(fed.data, "train").boxes) == 21
+    read = load_split(fed.data, "train")
+    assert len(read.boxes) == 21
+    # The canvas that the part is named after.
+    assert training_geometries(read, fed.data, batch_size=2)[0].canvases.tolist() == [[128, 128]]
     digits = settings(Part("accuracy", "retina", "jax", data="digits"))
     assert (digits.model.backbone, digits.schedule.steps) == ("resnet10", 950)
 

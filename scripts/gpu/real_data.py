@@ -91,17 +91,17 @@ def _coco(root: Path) -> dict[str, Any]:
 
 
 def made_up(root: Path, count: int) -> Path:
-    """Write JPEGs of 640x480 pixels of smooth noise with seven boxes each, in COCO's layout."""
+    """Write square JPEGs of smooth noise with seven boxes each, in COCO's layout: they fill a square canvas."""
     draw = np.random.default_rng(0)
     for split in ("train2017", "val2017"):
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
         for number in range(count if split == "train2017" else 8):
-            coarse = draw.integers(0, 256, (60, 80, 3), dtype=np.uint8)
-            images.append({"id": number + 1, "file_name": f"{number}.jpg", "width": 640, "height": 480})
+            coarse = draw.integers(0, 256, (80, 80, 3), dtype=np.uint8)
+            images.append({"id": number + 1, "file_name": f"{number}.jpg", "width": 640, "height": 640})
             file = root / split / f"{number}.jpg"
             file.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(coarse).resize((640, 480), Image.Resampling.BICUBIC).save(file, quality=90)
+            Image.fromarray(coarse).resize((640, 640), Image.Resampling.BICUBIC).save(file, quality=90)
             for x, y in draw.integers(0, 300, (7, 2)).tolist():
                 box = {"bbox": [x, y, 120, 90], "area": 10800, "iscrowd": 0, "category_id": 1}
                 annotations.append({"id": len(annotations) + 1, "image_id": number + 1, **box})
