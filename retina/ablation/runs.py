@@ -88,9 +88,10 @@ def settings_verdict(comparison: SettingsComparison) -> str:
     if overall is None:
         return "Nothing can be compared: no box of the ground truth counts"
     interval = f"{100 * LEVEL:g} % interval {overall.low:+.3f} to {overall.high:+.3f}"
+    against = f"B has {overall.value:+.3f} AP against A"
     if overall.p is None:
-        return f"No conclusion on the settings is possible from one seed: B - A is {overall.value:+.3f} AP ({interval})"
-    text = f"B - A is {overall.value:+.3f} AP over {count} seeds ({interval}, p = {overall.p:.3f})"
+        return f"No conclusion on the settings is possible from one seed: {against} ({interval})"
+    text = f"{against} over {count} seeds ({interval}, p = {overall.p:.3f})"
     if not comparison.significant:
         return f"No clear difference between the settings: {text}"
     return f"Setting {'B' if overall.value > 0 else 'A'} is better: {text}, for trainings and images like these"

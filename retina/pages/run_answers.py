@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 from retina.drawing import furniture
 from retina.evaluation.tide import IN_WORDS, MEANINGS
 from retina.output import count
-from retina.pages.run_judgement import Change, Judgement, compared_steps
+from retina.pages.run_judgement import Change, Judgement, compared_steps, curve
 from retina.pages.run_sections import Coverage, ExportRow, Figures, error_rows, interval, level
 from retina.runs.record import Record
 
@@ -137,8 +137,7 @@ def _learned(record: Record, change: Change | None) -> _Judged | None:
         reason = "fall" if isfinite(losses[-1]) else "stay a number"
         remedy = "lower optimizer.learning_rate, or look at the data."
         return _Judged("stop", f"The loss did not {reason}: {remedy}", facts + ".")
-    metric = record.config.evaluation.metric
-    values = [(step, figures[metric]) for step, figures in record.evaluations if figures.get(metric, -1) >= 0]
+    metric, values = record.config.evaluation.metric, curve(record)
     if values and values[-1][1] < _NOTHING:
         reason = "It has learned next to nothing: train longer, or look at the data and the anchors."
         return _Judged("stop", reason, f"{facts}, but {metric} is {values[-1][1]:.3f} at the end.")

@@ -117,10 +117,15 @@ def judge_run(
     return Judgement(of, checkpoint, step, figures, evidence, changed=changed, overrides=overrides, change=change)
 
 
+def curve(record: Record) -> list[tuple[int, float]]:
+    """Return the metric of each evaluation that defines it, by step."""
+    metric = record.config.evaluation.metric
+    return [(step, figures[metric]) for step, figures in record.evaluations if figures.get(metric, -1) >= 0]
+
+
 def compared_steps(record: Record) -> tuple[int, int] | None:
     """Return the best evaluation, or where that is the last the one before it, and the last; None of a single one."""
-    metric = record.config.evaluation.metric
-    values = [(step, figures[metric]) for step, figures in record.evaluations if figures.get(metric, -1) >= 0]
+    values = curve(record)
     if len(values) < 2:
         return None
     best, last = max(values, key=lambda pair: pair[1]), values[-1]
@@ -149,8 +154,8 @@ def _change(record: Record, judged: int | None, evidence: Evidence, settings: co
                 return None
     before, last = (matches[step] for step in steps)
     difference = compare(truth, before, last, replicates=_REPLICATES_OF_CHANGE).figures[metric]
-    logged = dict(record.evaluations)
-    gained = logged[steps[1]][metric] - logged[steps[0]][metric]
+    logged = dict(curve(record))
+    gained = logged[steps[1]] - logged[steps[0]]
     if isnan(difference.low) or abs(difference.difference - gained) > _SAME:
         return None
     return Change(*steps, difference.low, difference.high, len(truth))

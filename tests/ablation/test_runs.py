@@ -45,13 +45,11 @@ def test_the_figures_are_those_of_the_trainings():
 def test_a_clear_difference_and_none_and_one_that_a_seed_cannot_show():
     a, b = trainings(0.3), trainings(1.0)
     clear = compare_settings(TRUTH, a, b, replicates=200)
-    assert clear.significant and settings_verdict(clear).startswith("Setting B is better: B - A is +0.")
-    assert settings_verdict(compare_settings(TRUTH, b, a, replicates=200)).startswith(
-        "Setting A is better: B - A is -0."
-    )
+    assert clear.significant and settings_verdict(clear).startswith("Setting B is better: B has +0.")
+    assert settings_verdict(compare_settings(TRUTH, b, a, replicates=200)).startswith("Setting A is better: B has -0.")
     same = compare_settings(TRUTH, a, a, replicates=50)
     assert settings_verdict(same).startswith(
-        "No clear difference between the settings: B - A is +0.000 AP over 3 seeds"
+        "No clear difference between the settings: B has +0.000 AP against A over 3 seeds"
     )
     single = compare_settings(TRUTH, {0: a[0]}, {0: b[0]}, replicates=50)
     assert not single.significant and "possible from one seed" in settings_verdict(single)

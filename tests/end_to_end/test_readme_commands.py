@@ -151,7 +151,7 @@ def test_commands_on_settings(type_in, trained, tmp_path, line):
             (run / "config.yaml").write_text(re.sub(r"^  seed: \d+", f"  seed: {seed}", config, flags=re.MULTILINE))
     shown = type_in(line)
     assert "A: runs/plain_1, runs/plain_2" in shown and "seeds 1, 2" in shown
-    assert "No clear difference between the settings: B - A is +0.000 AP over 2 seeds" in shown
+    assert "No clear difference between the settings: B has +0.000 AP against A over 2 seeds" in shown
 
 
 @pytest.fixture
